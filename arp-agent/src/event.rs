@@ -1,0 +1,187 @@
+//! What the kernel says, as plain data: `kernel/` makes these from netlink and procfs, `mirror/` folds them.
+//! Addresses are in wire order; a missing attribute is `None`, never a guess.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+/// One statement of the kernel about its state in the agent's network namespace.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A link is, or has become, so (RTM_NEWLINK).
+    Link(Link),
+    /// A link is gone (RTM_DELLINK).
+    LinkGone(u32),
+    /// An interface has an address (RTM_NEWADDR).
+    Address(Address),
+    /// It has it no longer (RTM_DELADDR).
+    AddressGone(Address),
+    /// A route was added; `how` says where it goes among routes of the same prefix, tos and metric (RTM_NEWROUTE).
+    Route(Route, Placement),
+    /// A route was removed (RTM_DELROUTE).
+    RouteGone(Route),
+    /// A routing rule was added (RTM_NEWRULE).
+    Rule(Rule),
+    /// A routing rule was removed (RTM_DELRULE).
+    RuleGone(Rule),
+    /// A neighbour entry is so (RTM_NEWNEIGH).
+    Neighbour(NeighbourEntry),
+    /// A neighbour entry is gone (RTM_DELNEIGH).
+    NeighbourGone {
+        /// Its interface.
+        ifindex: u32,
+        /// Its address.
+        addr: Ipv4Addr,
+    },
+    /// All static proxy entries (a dump with NTF_PROXY): ifindex (0: any) and address.
+    Proxies(Vec<(u32, Ipv4Addr)>),
+    /// `proxy_delay` in milliseconds of every interface that has ARP parameters (RTM_GETNEIGHTBL).
+    ProxyDelays(Vec<(u32, u64)>),
+    /// `net.ipv4.conf.all.*`.
+    AllSettings(Settings),
+    /// Whether an ARP-family netfilter chain with a hook exists (nft) or an arptables table is loaded.
+    ArpNetfilter(bool),
+    /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
+    IngressHooks(Vec<u32>),
+}
+
+/// A link, as RTM_NEWLINK says it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Link {
+    /// Index of the interface.
+    pub ifindex: u32,
+    /// Name of the interface.
+    pub name: String,
+    /// Its alternative names.
+    pub altnames: Vec<String>,
+    /// Link-layer address, if it is 6 bytes long (IFLA_ADDRESS).
+    pub mac: Option<[u8; 6]>,
+    /// ARPHRD_* of the device; 1 is Ethernet.
+    pub hardware_type: u16,
+    /// IFF_* flags.
+    pub flags: u32,
+    /// IFLA_CARRIER.
+    pub carrier: bool,
+    /// IFLA_MASTER.
+    pub master: Option<u32>,
+    /// IFLA_LINK: a veth's other end, or the device below a stacked one; in this namespace if `link_netnsid` is `None`.
+    pub link: Option<u32>,
+    /// IFLA_LINK_NETNSID.
+    pub link_netnsid: Option<i32>,
+    /// IFLA_INFO_KIND: `veth`, `bridge`, `vlan` …
+    pub kind: Option<String>,
+    /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode).
+    pub xdp_program: Option<u32>,
+    /// `net.ipv4.conf.<name>.*` (IFLA_INET_CONF); `None` if the device has no IPv4 settings.
+    pub settings: Option<Settings>,
+}
+
+/// The values under `net.ipv4.conf.<interface or all>` that answering depends on, raw
+/// (`IPV4_DEVCONF_*`, include/uapi/linux/ip.h; not combined with those of `all`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    pub forwarding: i32,
+    pub proxy_arp: i32,
+    pub proxy_arp_pvlan: i32,
+    pub medium_id: i32,
+    pub arp_ignore: i32,
+    pub arp_filter: i32,
+    pub rp_filter: i32,
+    pub accept_local: i32,
+    pub route_localnet: i32,
+    pub drop_gratuitous_arp: i32,
+    pub ignore_routes_with_linkdown: i32,
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    /// The interface.
+    pub ifindex: u32,
+    /// IFA_LOCAL: the address itself.
+    pub local: Ipv4Addr,
+    /// IFA_ADDRESS: the peer's, or the same again.
+    pub peer: Ipv4Addr,
+    /// Length of the subnet's prefix around `peer`, in bits.
+    pub prefix_len: u8,
+}
+
+/// An IPv4 prefix; host bits are 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Prefix {
+    /// The address, as a number: so prefixes sort with those inside right after those outside.
+    pub addr: u32,
+    /// Length in bits, 0–32.
+    pub len: u8,
+}
+
+/// A route's type (RTN_*), as far as answering tells them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// RTN_UNICAST.
+    Unicast,
+    /// RTN_LOCAL.
+    Local,
+    /// RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT: never answered.
+    Unanswerable,
+    /// RTN_THROW: leaves the table.
+    Throw,
+    /// Any other.
+    Other,
+}
+
+/// An IPv4 route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// RTA_TABLE: 255 local, 254 main, 253 default.
+    pub table: u32,
+    /// Destination.
+    pub prefix: Prefix,
+    /// rtm_tos; a route with one never matches ARP.
+    pub tos: u8,
+    /// RTA_PRIORITY; 0 if missing.
+    pub metric: u32,
+    /// rtm_type.
+    pub kind: RouteKind,
+    /// RTA_OIF of a single-path route.
+    pub oif: Option<u32>,
+    /// RTA_GATEWAY or RTA_VIA.
+    pub gateway: Option<IpAddr>,
+    /// RTA_NH_ID: a nexthop object.
+    pub nexthop: Option<u32>,
+    /// The route has RTA_MULTIPATH.
+    pub multipath: bool,
+    /// The route has RTA_ENCAP (light-weight tunnel).
+    pub encap: bool,
+}
+
+/// Where a new route goes among those with the same table, prefix, tos and metric (the message's NLM_F_* flags).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In place of the first (NLM_F_REPLACE).
+    Replace,
+    /// After the others (NLM_F_APPEND, and routes in dump order).
+    Last,
+    /// Before the others.
+    First,
+}
+
+/// A routing rule, as far as it can be told from the three default ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// FRA_PRIORITY; 0 if missing.
+    pub priority: u32,
+    /// Table that a bare lookup rule names; `None` for any rule with another action or with any selector.
+    pub plain_lookup: Option<u32>,
+}
+
+/// A neighbour entry that is not a proxy entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NeighbourEntry {
+    /// Its interface.
+    pub ifindex: u32,
+    /// Its address.
+    pub addr: Ipv4Addr,
+    /// NUD_* state, as bits.
+    pub state: u16,
+    /// Its link-layer address, if it has one of 6 bytes.
+    pub lladdr: Option<[u8; 6]>,
+}

@@ -1,0 +1,197 @@
+//! Whether the kernel would answer a request just so, and leave its neighbour table as it is. If anything in that
+//! is not known for certain, the verdict is to pass.
+//!
+//! The order follows `arp_process` (net/ipv4/arp.c) and `ip_route_input` (net/ipv4/route.c); docs/semantics.md has
+//! the table, with the test of each row.
+
+use crate::fib::{self, Entry, Kind};
+use crate::frame::ArpFrame;
+use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use crate::reason::Reason;
+
+/// What to do with a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the reply that carries this link-layer address.
+    Reply([u8; 6]),
+    /// Hand the frame up, untouched.
+    Pass(Reason),
+}
+
+/// The tables that a decision reads. The program has BPF maps behind it, `explain` the same maps through the agent,
+/// tests plain memory.
+pub trait Tables {
+    /// The writers' sequence: odd while a batch is being written.
+    fn sequence(&self) -> u64;
+    /// Whether the agent's lease has not run out.
+    fn lease_is_valid(&self) -> bool;
+    /// The ingress interface.
+    fn iface(&self, ifindex: u32) -> Option<Iface>;
+    /// The valid neighbour entry, if there is one.
+    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour>;
+    /// Whether there is a static proxy entry (pneigh).
+    fn proxied(&self, key: IfaceAddr) -> bool;
+    /// Whether `arp_ignore` 1 lets the interface answer for the address.
+    fn owned(&self, key: IfaceAddr) -> bool;
+    /// The interface in a slot.
+    fn oif(&self, slot: u16) -> Option<Oif>;
+    /// An entry of the FIB's root.
+    fn fib_root(&self, index: u16) -> Entry;
+    /// An entry of a FIB node; [`Entry::OPAQUE`] if there is no such node.
+    fn fib_node(&self, node: u32, index: u8) -> Entry;
+}
+
+/// Decides on a frame of EtherType ARP that came in on `ingress`.
+#[inline(always)]
+pub fn decide(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> Verdict {
+    let sequence = tables.sequence();
+    if sequence & 1 != 0 {
+        return Verdict::Pass(Reason::UPDATING);
+    }
+    match decide_unbracketed(frame, ingress, tables) {
+        // A batch that was written meanwhile may have shown us half of itself.
+        Verdict::Reply(_) if tables.sequence() != sequence => Verdict::Pass(Reason::UPDATING),
+        verdict => verdict,
+    }
+}
+
+#[inline(always)]
+fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> Verdict {
+    if !frame.is_ipv4_over_ethernet() {
+        return Verdict::Pass(Reason::BAD_HEADER);
+    }
+    if !frame.is_request() {
+        return Verdict::Pass(Reason::NOT_REQUEST);
+    }
+    if !tables.lease_is_valid() {
+        return Verdict::Pass(Reason::LEASE_EXPIRED);
+    }
+    let Some(iface) = tables.iface(ingress) else {
+        return Verdict::Pass(Reason::INTERFACE_UNKNOWN);
+    };
+    if iface.blocked != 0 {
+        return Verdict::Pass(Reason::from_raw(iface.blocked));
+    }
+
+    let to_us = frame.dst == iface.mac;
+    if !to_us && frame.dst[0] & 1 == 0 {
+        return Verdict::Pass(Reason::OTHER_DESTINATION);
+    }
+    let (spa, tpa) = (frame.arp.spa, frame.arp.tpa);
+    if is_special(tpa) || tpa == [0; 4] {
+        return Verdict::Pass(Reason::SPECIAL_TARGET);
+    }
+
+    // A probe asks the local table alone: no sender, no neighbour, no proxying.
+    if spa == [0; 4] {
+        return if !matches!(fib::lookup(tables, tpa).kind(), Kind::Local) {
+            Verdict::Pass(Reason::PROBE_NOT_LOCAL)
+        } else if may_answer_local(&iface, ingress, tpa, tables) {
+            Verdict::Reply(iface.mac)
+        } else {
+            Verdict::Pass(Reason::ARP_IGNORE)
+        };
+    }
+
+    if is_special(spa) {
+        return Verdict::Pass(Reason::SPECIAL_SENDER);
+    }
+    if spa == tpa {
+        return Verdict::Pass(Reason::ANNOUNCEMENT);
+    }
+    if !is_reached_by(ingress, spa, tables) {
+        return Verdict::Pass(Reason::SENDER_ROUTE);
+    }
+    let Some(neighbour) = tables.neighbour(IfaceAddr { ifindex: ingress, addr: spa }) else {
+        return Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN);
+    };
+    if neighbour.fixed == 0 && neighbour.lladdr != frame.arp.sha {
+        return Verdict::Pass(Reason::NEIGHBOUR_DIFFERS);
+    }
+
+    let route = fib::lookup(tables, tpa);
+    match route.kind() {
+        Kind::None => return Verdict::Pass(Reason::NO_ROUTE),
+        Kind::Unanswerable => return Verdict::Pass(Reason::UNANSWERABLE_ROUTE),
+        Kind::Opaque => return Verdict::Pass(Reason::OPAQUE_ROUTE),
+        Kind::Local => {
+            return if may_answer_local(&iface, ingress, tpa, tables) {
+                Verdict::Reply(iface.mac)
+            } else {
+                Verdict::Pass(Reason::ARP_IGNORE)
+            };
+        }
+        Kind::Unicast => {}
+    }
+
+    if !iface.has(Iface::FORWARDING) {
+        return Verdict::Pass(Reason::FORWARDING_OFF);
+    }
+    let oif = match tables.oif(route.slot()) {
+        Some(oif) if oif.ifindex != 0 => oif,
+        _ => return Verdict::Pass(Reason::OPAQUE_ROUTE),
+    };
+    if oif.ifindex == ingress {
+        if !iface.has(Iface::PVLAN) {
+            return Verdict::Pass(Reason::PVLAN_OFF);
+        }
+    } else if !(iface.has(Iface::HAS_PROXIES) && is_static_proxy(ingress, tpa, tables)) {
+        if !iface.has(Iface::PROXY_ARP) {
+            return Verdict::Pass(Reason::PROXY_ARP_OFF);
+        }
+        if !medium_allows(iface.medium_id, oif.medium_id) {
+            return Verdict::Pass(Reason::MEDIUM_ID);
+        }
+    }
+    if !to_us && iface.has(Iface::DELAYED) {
+        return Verdict::Pass(Reason::PROXY_DELAY);
+    }
+    Verdict::Reply(iface.mac)
+}
+
+/// Multicast, loopback or 255.255.255.255: addresses that `ip_route_input` treats apart.
+#[inline(always)]
+fn is_special(addr: [u8; 4]) -> bool {
+    addr[0] & 0xf0 == 0xe0 || addr[0] == 127 || addr == [0xff; 4]
+}
+
+/// Whether source validation is sure to accept `spa`, whatever `rp_filter`, `accept_local` and `arp_filter` say: its
+/// best route is a single path out of the ingress interface, and not 0.0.0.0/0.
+#[inline(always)]
+fn is_reached_by(ingress: u32, spa: [u8; 4], tables: &impl Tables) -> bool {
+    let route = fib::lookup(tables, spa);
+    if !matches!(route.kind(), Kind::Unicast) || route.is_default_route() {
+        return false;
+    }
+    match tables.oif(route.slot()) {
+        Some(oif) => oif.ifindex == ingress,
+        None => false,
+    }
+}
+
+/// Whether `arp_ignore` (net/ipv4/arp.c) surely lets the interface answer for a local target.
+#[inline(always)]
+fn may_answer_local(iface: &Iface, ingress: u32, tpa: [u8; 4], tables: &impl Tables) -> bool {
+    iface.has(Iface::LOCAL_ALWAYS)
+        || iface.has(Iface::LOCAL_OWN) && tables.owned(IfaceAddr { ifindex: ingress, addr: tpa })
+}
+
+/// `pneigh_lookup`: an entry on the ingress interface, or one without an interface.
+#[inline(always)]
+fn is_static_proxy(ingress: u32, tpa: [u8; 4], tables: &impl Tables) -> bool {
+    tables.proxied(IfaceAddr { ifindex: ingress, addr: tpa }) || tables.proxied(IfaceAddr { ifindex: 0, addr: tpa })
+}
+
+/// `arp_fwd_proxy` (net/ipv4/arp.c): an ingress id of 0 allows all, -1 nothing; else the ids must differ, and the
+/// outgoing one must not be -1.
+#[inline(always)]
+const fn medium_allows(ingress: i32, out: i32) -> bool {
+    match ingress {
+        0 => true,
+        -1 => false,
+        _ => out != ingress && out != -1,
+    }
+}
+
+#[cfg(test)]
+mod tests;

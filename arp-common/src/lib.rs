@@ -1,0 +1,22 @@
+//! What the eBPF program and userspace share: the frame ([`frame`]), the decision ([`decide`]), why a frame is
+//! passed ([`reason`]), the routing lookup ([`fib`]) and the layout of the BPF maps ([`maps`]).
+//!
+//! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
+//! allocation, no clock, no `unsafe`; functions that the program calls are inlined, because the verifier refuses
+//! what a real call would pass (an enum with a payload, a slice of unknown length).
+#![no_std]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod decide;
+pub mod fib;
+pub mod frame;
+pub mod maps;
+pub mod reason;
+
+pub use decide::{Tables, Verdict, decide};
+pub use frame::ArpFrame;
+pub use reason::Reason;
