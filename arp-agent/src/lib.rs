@@ -1,6 +1,7 @@
 //! The agent as a library: the binary, and the tests, are made of it.
 
+pub mod dataplane;
 pub mod event;
+pub mod mirror;
 
-/// The eBPF object.
-pub static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/arp-ebpf"));
+
