@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The interfaces that are wanted, and what became of each.
 pub struct Attachments {
+    patterns: Vec<String>,
     wanted: GlobSet,
     by_ifindex: BTreeMap<u32, Attachment>,
 }
@@ -35,7 +36,18 @@ impl Attachments {
                 format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
             })?);
         }
-        Ok(Attachments { wanted: wanted.build()?, by_ifindex: BTreeMap::new() })
+        Ok(Attachments { patterns: patterns.to_vec(), wanted: wanted.build()?, by_ifindex: BTreeMap::new() })
+    }
+
+    /// How many of the links match each pattern.
+    pub fn matches(&self, links: &BTreeMap<u32, Link>) -> BTreeMap<String, usize> {
+        let mut matches: BTreeMap<String, usize> = self.patterns.iter().map(|pattern| (pattern.clone(), 0)).collect();
+        for link in links.values() {
+            for which in self.wanted.matches(&link.name) {
+                *matches.entry(self.patterns[which].clone()).or_default() += 1;
+            }
+        }
+        matches
     }
 
     /// What became of each interface that is wanted.
