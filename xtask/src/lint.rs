@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::setup::{self, Need};
+use crate::setup::{self, Need, Toolchain};
 use crate::{machine, process, workspace};
 
 #[derive(clap::Args)]
@@ -27,8 +27,10 @@ enum Done {
 
 const CARGO_DENY: &str = "0.20.2";
 const BUILD: Duration = Duration::from_secs(60 * 60);
-/// The crates that end up in the eBPF object.
-const BPF: [&str; 6] = ["-p", "arp-common", "-p", "arp-ebpf", "--target", "bpfel-unknown-none"];
+/// The eBPF crate on the target that it is for.
+const BPF: [&str; 6] = ["-Z", "build-std=core", "--target", "bpfel-unknown-none", "-p", "arp-ebpf"];
+/// As `bpf_target_arch` names them.
+const CPUS: [&str; 2] = ["x86_64", "aarch64"];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Build])?;
@@ -68,29 +70,51 @@ fn clippy_host() -> Result<Done> {
     clean(workspace::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
 }
 
+/// For each CPU that the object can be built for, since code may depend on it: an object is made for the CPU that it
+/// runs on.
 fn clippy_bpf() -> Result<Done> {
-    let (mut cargo, toolchain) = setup::bpf_cargo()?;
-    // A folder of its own: another compiler's work in the same one would be thrown away each time.
-    let target = workspace::target_directory(&workspace::metadata()?)?.join("lint-bpf");
-    cargo.env("CARGO_TARGET_DIR", target);
-    let clippy = toolchain.sysroot.join("bin/cargo-clippy");
-    if !clippy.is_file() && toolchain.name == "/usr" && machine::is_root() {
-        // Without it the compiler's own lints remain, and the list says so.
-        if let Err(error) = setup::install_distribution_clippy() {
-            eprintln!("{error:#}");
+    let mut done = Done::Clean;
+    for cpu in CPUS {
+        let (mut cargo, toolchain) = bpf_cargo(cpu, &[])?;
+        let clippy = toolchain.sysroot.join("bin/cargo-clippy");
+        if !clippy.is_file() && toolchain.is_the_distributions() && machine::is_root() {
+            // Without it the compiler's own lints remain, and the list says so.
+            if let Err(error) = setup::install_distribution_clippy() {
+                eprintln!("{error:#}");
+            }
+        }
+        if clippy.is_file() {
+            process::run(cargo.arg("clippy").args(BPF).args(["-p", "arp-common", "--", "-D", "warnings"]))?;
+        } else {
+            let (mut cargo, toolchain) = bpf_cargo(cpu, &["-Dwarnings"])?;
+            process::run(cargo.arg("check").args(BPF).args(["-p", "arp-common"]))?;
+            let why = format!("toolchain `{}` has no clippy: the compiler's own lints only", toolchain.name);
+            done = Done::Less(why);
         }
     }
-    if clippy.is_file() {
-        return clean(cargo.args(["clippy", "-Z", "build-std=core"]).args(BPF).args(["--", "-D", "warnings"]));
-    }
-    process::run(cargo.args(["check", "-Z", "build-std=core"]).args(BPF).env("RUSTFLAGS", "-D warnings"))?;
-    Ok(Done::Less(format!("toolchain `{}` has no clippy: the compiler's own lints only", toolchain.name)))
+    Ok(done)
 }
 
+/// Cargo for the BPF target, called as aya-build calls it.
+fn bpf_cargo(cpu: &str, flags: &[&str]) -> Result<(Command, Toolchain)> {
+    let (mut cargo, toolchain) = setup::bpf_cargo()?;
+    let cfg = format!("--cfg=bpf_target_arch=\"{cpu}\"");
+    // A folder of its own: two compilers in one would throw away each other's work.
+    let target = workspace::target_directory(&workspace::metadata()?)?.join("lint-bpf");
+    cargo.env("CARGO_TARGET_DIR", target);
+    cargo.env("RUSTDOCFLAGS", format!("-D warnings {cfg}"));
+    let flags: Vec<&str> = [cfg.as_str()].into_iter().chain(flags.iter().copied()).collect();
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    Ok((cargo, toolchain))
+}
+
+/// Links and examples of every crate; the eBPF crate's on its own target, since the host sees an empty one.
 fn documentation() -> Result<Done> {
     let mut cargo = workspace::cargo();
-    cargo.args(["doc", "--no-deps", "--workspace", "--document-private-items"]);
-    clean(cargo.env("RUSTDOCFLAGS", "-D warnings"))
+    cargo.args(["doc", "--no-deps", "--workspace", "--exclude", "arp-ebpf", "--document-private-items"]);
+    process::run(cargo.env("RUSTDOCFLAGS", "-D warnings"))?;
+    let (mut cargo, _) = bpf_cargo(CPUS[0], &[])?;
+    clean(cargo.args(["doc", "--no-deps", "--document-private-items"]).args(BPF))
 }
 
 /// Licences, sources and duplicates of the dependencies. Advisories need a database from the network: not here.

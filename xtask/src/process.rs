@@ -79,7 +79,7 @@ pub(crate) fn long(what: &str, log: &str, limit: Duration, command: &mut Command
         let why = essence(&text).unwrap_or_else(|| status.to_string());
         bail!("{described}: {why} (the whole output: .tools/log/{log}.log)");
     }
-    eprintln!("setup: {what}: done in {:.0} s", start.elapsed().as_secs_f32());
+    eprintln!("setup: … done in {:.0} s", start.elapsed().as_secs_f32());
     Ok(())
 }
 

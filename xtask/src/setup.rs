@@ -13,7 +13,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::workspace;
-use toolchain::{Search, Toolchain};
+use toolchain::Search;
+pub(crate) use toolchain::Toolchain;
 
 /// What a verb is about to do.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -33,6 +33,13 @@ pub(crate) struct Toolchain {
     pub(super) llvm: u32,
 }
 
+impl Toolchain {
+    /// Whether the distribution's packages can add to it.
+    pub(crate) fn is_the_distributions(&self) -> bool {
+        self.name == DISTRIBUTION
+    }
+}
+
 /// A toolchain, or why each candidate was refused.
 pub(super) struct Search {
     pub(super) toolchain: Option<Toolchain>,

@@ -71,10 +71,12 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// This machine cannot run the tier, which has that many tests.
-    pub(super) fn not_run(tier: &'static str, tests: usize, why: String) -> Outcome {
-        let counts = Counts { skipped: tests, ..Counts::default() };
-        let skips = vec![Skip::new(&format!("the tier ({tests} tests)"), &why)];
+    /// This machine cannot run the tier, which has that many tests, if that is known.
+    pub(super) fn not_run(tier: &'static str, tests: Option<usize>, why: String) -> Outcome {
+        // Unknown how many, but not none: a tier that vanishes must not look like one without tests.
+        let counts = Counts { skipped: tests.unwrap_or(1), ..Counts::default() };
+        let what = tests.map_or("the whole tier".to_owned(), |tests| format!("the whole tier ({tests} tests)"));
+        let skips = vec![Skip::new(&what, &why)];
         Outcome { tier, counts, took: Duration::ZERO, failures: Vec::new(), skips }
     }
 
@@ -271,7 +273,7 @@ mod tests {
     fn the_summary_names_failures_and_reasons() {
         let outcomes = [
             read(OUTPUT).outcome("unit", Vec::new(), false, Duration::from_millis(1240)),
-            Outcome::not_run("lab", 40, "not root".to_owned()),
+            Outcome::not_run("lab", Some(40), "not root".to_owned()),
         ];
         let expected = "
 tier        passed  failed  skipped  seconds
@@ -283,7 +285,7 @@ Failed:
 
 This machine could not run:
   unit  later: needs a radio
-  lab  the tier (40 tests): not root
+  lab  the whole tier (40 tests): not root
 
 ";
         assert_eq!(summary(&outcomes), expected);
