@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need, Toolchain};
 use crate::{machine, process, workspace};
@@ -73,7 +73,7 @@ fn clippy_host() -> Result<Done> {
 /// For each CPU that the object can be built for, since code may depend on it: an object is made for the CPU that it
 /// runs on.
 fn clippy_bpf() -> Result<Done> {
-    let mut done = Done::Clean;
+    let mut done = Ok(Done::Clean);
     for cpu in CPUS {
         let (mut cargo, toolchain) = bpf_cargo(cpu, &[])?;
         let clippy = toolchain.sysroot.join("bin/cargo-clippy");
@@ -83,16 +83,17 @@ fn clippy_bpf() -> Result<Done> {
                 eprintln!("{error:#}");
             }
         }
-        if clippy.is_file() {
-            process::run(cargo.arg("clippy").args(BPF).args(["-p", "arp-common", "--", "-D", "warnings"]))?;
+        let checked = if clippy.is_file() {
+            clean(cargo.arg("clippy").args(BPF).args(["-p", "arp-common", "--", "-D", "warnings"]))
         } else {
             let (mut cargo, toolchain) = bpf_cargo(cpu, &["-Dwarnings"])?;
-            process::run(cargo.arg("check").args(BPF).args(["-p", "arp-common"]))?;
             let why = format!("toolchain `{}` has no clippy: the compiler's own lints only", toolchain.name);
-            done = Done::Less(why);
-        }
+            process::run(cargo.arg("check").args(BPF).args(["-p", "arp-common"])).map(|()| Done::Less(why))
+        };
+        // The other CPU is checked all the same: each may have complaints of its own.
+        done = done.and(checked.with_context(|| format!("for {cpu}")));
     }
-    Ok(done)
+    done
 }
 
 /// Cargo for the BPF target, called as aya-build calls it.
@@ -112,9 +113,10 @@ fn bpf_cargo(cpu: &str, flags: &[&str]) -> Result<(Command, Toolchain)> {
 fn documentation() -> Result<Done> {
     let mut cargo = workspace::cargo();
     cargo.args(["doc", "--no-deps", "--workspace", "--exclude", "arp-ebpf", "--document-private-items"]);
-    process::run(cargo.env("RUSTDOCFLAGS", "-D warnings"))?;
+    let host = clean(cargo.env("RUSTDOCFLAGS", "-D warnings"));
     let (mut cargo, _) = bpf_cargo(CPUS[0], &[])?;
-    clean(cargo.args(["doc", "--no-deps", "--document-private-items"]).args(BPF))
+    let bpf = clean(cargo.args(["doc", "--no-deps", "--document-private-items"]).args(BPF));
+    host.and(bpf)
 }
 
 /// Licences, sources and duplicates of the dependencies. Advisories need a database from the network: not here.
