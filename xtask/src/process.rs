@@ -14,6 +14,9 @@ use crate::workspace;
 /// How often a long command says that it is still at work.
 const STILL_HERE: Duration = Duration::from_secs(15);
 
+/// How much of a program's complaint is repeated; some put their whole chain of causes into one line.
+const LINE: usize = 160;
+
 /// The command as one would type it.
 pub(crate) fn describe(command: &Command) -> String {
     let program = Path::new(command.get_program());
@@ -87,7 +90,12 @@ pub(crate) fn long(what: &str, log: &str, limit: Duration, command: &mut Command
 fn essence(output: &str) -> Option<String> {
     let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty());
     let error = lines.clone().find(|line| ["error", "E: "].iter().any(|mark| line.starts_with(mark)));
-    error.or_else(|| lines.next_back()).map(str::to_owned)
+    let line = error.or_else(|| lines.next_back())?;
+    let mut short: String = line.chars().take(LINE).collect();
+    if short.len() < line.len() {
+        short.push('…');
+    }
+    Some(short)
 }
 
 /// Where a program is: in PATH, or in a folder of the administrator's programs, which a user's PATH often lacks.
@@ -116,6 +124,7 @@ mod tests {
         assert_eq!(essence(rustup).as_deref(), Some("error: could not download"));
         assert_eq!(essence("one\ntwo\n\n").as_deref(), Some("two"));
         assert_eq!(essence("\n"), None);
+        assert_eq!(essence(&"x".repeat(1000)).map(|line| line.chars().count()), Some(LINE + 1));
     }
 
     #[test]

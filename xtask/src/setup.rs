@@ -48,7 +48,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         match found.toolchain {
             Some(ref toolchain) => missing.extend(linker::missing_packages(toolchain.llvm)?),
             None => {
-                missing.extend(toolchain::DISTRIBUTION_PACKAGES.map(str::to_owned));
+                // It may be there, and only lack a linker.
+                if toolchain::inspect(toolchain::DISTRIBUTION).is_err() {
+                    missing.extend(toolchain::DISTRIBUTION_PACKAGES.map(str::to_owned));
+                }
                 missing.extend(linker::missing_packages(toolchain::DISTRIBUTION_LLVM)?);
             }
         }

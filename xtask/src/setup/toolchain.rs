@@ -93,15 +93,15 @@ impl Search {
         } else {
             rustup(["toolchain", "install", NIGHTLY, "--profile", "minimal", "--component", "rust-src"])
         };
+        // Whether it succeeds or not, this is no longer what there is to say about nightly.
+        self.refused.retain(|(name, _)| *name != NIGHTLY);
         let what = "fetching Rust nightly with the standard library's source";
         match process::long(what, "rustup", DOWNLOAD, &mut command) {
-            Ok(()) => {
-                self.refused.retain(|(name, _)| *name != NIGHTLY);
-                self.consider(NIGHTLY, refuses);
-            }
+            Ok(()) => self.consider(NIGHTLY, refuses),
             Err(error) => {
                 eprintln!("setup: that failed; trying the distribution's Rust");
-                self.refused.push((NIGHTLY, format!("{error:#}")));
+                self.refused
+                    .push((NIGHTLY, format!("no rust-src (the standard library's source) here, and {error:#}")));
             }
         }
     }
