@@ -23,6 +23,8 @@ pub const STATUS_NOT_RUNNING: i32 = 1;
 
 /// How often the tests' agents re-read what the kernel does not notify.
 const REREAD: Duration = Duration::from_millis(50);
+/// How often an agent re-reads by default.
+const DEFAULT_REREAD: Duration = Duration::from_millis(250);
 /// What a loaded machine may add to that.
 const SLACK: Duration = Duration::from_millis(150);
 /// How long an agent may take to become ready, or to end.
@@ -66,7 +68,7 @@ pub struct AgentOptions {
     arguments: Vec<OsString>,
     wrapper: Vec<String>,
     run_dir: Option<PathBuf>,
-    reread: Duration,
+    reread: Option<Duration>,
 }
 
 impl AgentOptions {
@@ -81,8 +83,15 @@ impl AgentOptions {
             arguments: Vec::new(),
             wrapper: Vec::new(),
             run_dir: None,
-            reread: REREAD,
+            reread: Some(REREAD),
         }
+    }
+
+    /// Leaves the interval of re-reading to the agent.
+    #[must_use]
+    pub fn default_reread(mut self) -> Self {
+        self.reread = None;
+        self
     }
 
     /// A further argument to `run`.
@@ -135,9 +144,11 @@ impl AgentOptions {
         };
         command.arg("run").arg("--interface").args(&self.interfaces);
         command.arg("--run-dir").arg(&run_dir);
-        command
-            .arg("--reread-interval")
-            .arg(self.reread.as_millis().to_string());
+        if let Some(reread) = self.reread {
+            command
+                .arg("--reread-interval")
+                .arg(reread.as_millis().to_string());
+        }
         command
             .args(&self.arguments)
             .stdin(Stdio::null())
@@ -153,7 +164,7 @@ impl AgentOptions {
             binary,
             run_dir,
             log,
-            reread: self.reread,
+            reread: self.reread.unwrap_or(DEFAULT_REREAD),
             _scratch: scratch,
         })
     }

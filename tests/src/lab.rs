@@ -123,6 +123,15 @@ impl Lab {
         }
     }
 
+    /// Removes the host of that name, and its namespace.
+    pub fn forget_host(&mut self, name: &str) {
+        if let Some(host) = self.hosts.remove(name) {
+            host.namespace().remove();
+            self.namespaces
+                .retain(|namespace| namespace.name() != host.namespace().name());
+        }
+    }
+
     /// The host of that name, to give it an address.
     pub(crate) fn host_mut(&mut self, name: &str) -> Option<&mut Host> {
         self.hosts.get_mut(name)

@@ -67,8 +67,9 @@ impl Namespace {
         &self.0.name
     }
 
-    /// Removes the name; does nothing the second time.
-    pub(crate) fn remove(&self) {
+    /// Removes the name, while the handles keep the namespace itself; does nothing the second time. `ip` commands
+    /// need the name.
+    pub fn remove(&self) {
         self.0.remove();
     }
 

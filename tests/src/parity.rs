@@ -30,6 +30,18 @@ pub enum Answerer {
     Nobody(String),
 }
 
+impl Answerer {
+    /// The kernel, after a pass for `reason`.
+    pub fn kernel(reason: &str) -> Self {
+        Answerer::Kernel(reason.to_owned())
+    }
+
+    /// Nobody, after a pass for `reason`.
+    pub fn nobody(reason: &str) -> Self {
+        Answerer::Nobody(reason.to_owned())
+    }
+}
+
 /// What both labs did with a request; they did the same.
 #[derive(Clone, Debug)]
 pub struct Outcome {
