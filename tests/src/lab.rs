@@ -155,8 +155,9 @@ fn set_defaults(namespace: &Namespace) -> Result<()> {
         for scope in ["all", "default", "lo"] {
             for (key, value) in DEFAULTS {
                 let path = format!("/proc/sys/net/ipv4/conf/{scope}/{key}");
-                // A key that this kernel does not know has no value to reset.
-                if Path::new(&path).exists() {
+                // A key that this kernel does not know has no value to reset. One that is right is not written:
+                // interfaces made after a write to `default` no longer follow later ones.
+                if fs::read_to_string(&path).is_ok_and(|now| now.trim_end() != value) {
                     fs::write(path, value)?;
                 }
             }

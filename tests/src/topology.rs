@@ -1,12 +1,16 @@
 //! Ready-made labs. Each sets every value that decides about an answer, so that two of them are alike to the byte.
 
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::bytes::Mac;
 use crate::host::Host;
 use crate::lab::Lab;
+use crate::namespace::Namespace;
 
 /// Address of every pod's node end, as Calico sets it.
 pub const CALICO_MAC: Mac = Mac([0xee; 6]);
@@ -125,7 +129,29 @@ pub fn private_vlan() -> Result<Lab> {
         lab.add_host(&name, namespace, mac, "wifi0")?;
         with_ip(&mut lab, &name, ip)?;
     }
+    await_forwarding(&switch, 3)?;
     Ok(lab)
+}
+
+/// Waits until a switch forwards on that many ports: the kernel opens a port some time after its link is up.
+fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let links = switch.ip_json("-details link show type bridge_slave")?;
+        let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
+        let state = |link: &Value| {
+            link["linkinfo"]["info_slave_data"]["state"].as_str() == Some("forwarding")
+        };
+        let forwarding = links.iter().filter(|link| state(link)).count();
+        if forwarding == ports {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{forwarding} of {ports} ports of the switch forward after 3 s"
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The base of the exactness matrix: `v0` without an address leads to the pod `p0`, 10.5.0.5; `u0` is the uplink;
