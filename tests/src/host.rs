@@ -122,9 +122,17 @@ impl Host {
     /// Sends a frame to the node and gives the ARP frames, other than requests, that come back within `wait`; for
     /// answers that the kernel delays, and for links that carry no marker.
     pub fn ask_within(&self, frame: &[u8], wait: Duration) -> Result<Vec<Vec<u8>>> {
+        {
+            let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
+            wires.host.drain()?;
+            wires.host.send(frame)?;
+        }
+        self.collect(wait)
+    }
+
+    /// The ARP frames, other than requests, that come in within `wait`.
+    pub fn collect(&self, wait: Duration) -> Result<Vec<Vec<u8>>> {
         let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
-        wires.host.drain()?;
-        wires.host.send(frame)?;
         let deadline = Instant::now() + wait;
         let mut answers = Vec::new();
         while let Some(frame) = wires.host.receive(deadline)? {

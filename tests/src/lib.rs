@@ -26,5 +26,5 @@ pub use lab::Lab;
 pub use namespace::Namespace;
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
-pub use parity::{Answerer, Outcome, Parity};
+pub use parity::{Answerer, Outcome, Parity, UNCOUNTED};
 pub use skip::{missing_privilege, skip};

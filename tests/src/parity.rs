@@ -19,6 +19,9 @@ pub struct Parity {
     fast: Lab,
 }
 
+/// In place of a reason: the program did not count the frame, because it is not ARP to it.
+pub const UNCOUNTED: &str = "uncounted";
+
 /// Who answered a request, by the fast path's own counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answerer {
@@ -115,7 +118,7 @@ impl Parity {
     }
 
     /// Sends the same frame in both labs. An error if the replies or the neighbour tables differ, or if the counters
-    /// do not account for exactly one frame.
+    /// account for more than this frame.
     pub fn ask<B: AsRef<[u8]>>(
         &mut self,
         host: &str,
@@ -183,6 +186,8 @@ impl Counted {
         let passed: Vec<(String, u64)> = self.passed.into_iter().collect();
         Ok(match (self.answered, passed.as_slice()) {
             (1, []) if replied => Answerer::FastPath,
+            (0, []) if replied => Answerer::kernel(UNCOUNTED),
+            (0, []) => Answerer::nobody(UNCOUNTED),
             (0, [(reason, 1)]) if replied => Answerer::Kernel(reason.clone()),
             (0, [(reason, 1)]) => Answerer::Nobody(reason.clone()),
             (answered, passed) => {

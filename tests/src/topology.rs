@@ -31,6 +31,9 @@ pub const LOCAL_TARGET: [u8; 4] = [10, 77, 0, 1];
 /// An address that the node routes out of its uplink: X of the matrix. Nobody has it.
 pub const ROUTED_TARGET: [u8; 4] = [10, 9, 0, 9];
 
+/// An address that the node routes back to the pod's interface in the matrix: Y. Nobody has it.
+pub const SAME_INTERFACE_TARGET: [u8; 4] = [10, 5, 0, 6];
+
 /// A node with `pods` pods as Calico sets them up: `p0` is 10.244.235.132, the next ones follow; the node ends are
 /// `cali0`, `cali1`, … without an address. The uplink is `eth0`, with [`FAR_HOST`] behind it.
 pub fn calico(pods: u8) -> Result<Lab> {
@@ -166,8 +169,10 @@ pub fn matrix() -> Result<Lab> {
     lab.node().ip_each(&format!(
         "addr add {}/32 dev lo
          route add 10.5.0.5/32 dev v0 scope link
+         route add {}/32 dev v0 scope link
          neigh add 10.5.0.5 lladdr {mac} dev v0 nud stale",
         Ipv4Addr::from(LOCAL_TARGET),
+        Ipv4Addr::from(SAME_INTERFACE_TARGET),
     ))?;
     let pod = with_ip(&mut lab, "p0", [10, 5, 0, 5])?;
     pod.namespace().ip("addr add 10.5.0.5/32 dev eth0")?;

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
+use tests::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET, SAME_INTERFACE_TARGET};
 use tests::{AgentOptions, Answerer, Mac, Parity, needs_root, reply_bytes};
 
 /// A target that only the default route covers at first.
@@ -27,14 +27,15 @@ fn each_flag_is_followed_there_and_back() -> Result<()> {
         ("conf.v0.arp_ignore", 0, 8, LOCAL_TARGET, "arp_ignore"),
         ("conf.all.arp_ignore", 0, 1, LOCAL_TARGET, "arp_ignore"),
         ("conf.v0.medium_id", 0, -1, ROUTED_TARGET, "medium_id"),
-        ("conf.v0.proxy_arp_pvlan", 1, 0, [10, 5, 0, 6], "pvlan_off"),
+        (
+            "conf.v0.proxy_arp_pvlan",
+            1,
+            0,
+            SAME_INTERFACE_TARGET,
+            "pvlan_off",
+        ),
     ];
     let mut parity = matrix_with_agent()?;
-    parity.both(|lab| {
-        lab.node()
-            .ip("route add 10.5.0.6/32 dev v0 scope link")
-            .map(drop)
-    })?;
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp_pvlan", 1)?;
     for (key, on, off, tpa, reason) in rows {
         let key = format!("net.ipv4.{key}");

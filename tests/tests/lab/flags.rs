@@ -1,19 +1,11 @@
 //! `all` against the interface's own values (kernel-arp 3.1).
 
 use anyhow::Result;
-use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
+use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
 use tests::{Answerer, Parity, needs_root};
 
-/// A target that the node routes back to the pod's interface: Y of the matrix.
-const SAME_INTERFACE: [u8; 4] = [10, 5, 0, 6];
-
 fn matrix_with_agent() -> Result<Parity> {
-    let build = || {
-        let lab = topology::matrix()?;
-        lab.node().ip("route add 10.5.0.6/32 dev v0 scope link")?;
-        Ok(lab)
-    };
-    Parity::start(build, &["v0"])
+    Parity::start(topology::matrix, &["v0"])
 }
 
 fn set(parity: &mut Parity, values: &[(&str, i64)]) -> Result<()> {
@@ -48,7 +40,7 @@ fn proxy_arp_is_on_where_all_or_the_interface_says_so() -> Result<()> {
             "all {all}, v0 {own}"
         );
         assert_eq!(
-            who_has(&mut parity, SAME_INTERFACE)?,
+            who_has(&mut parity, SAME_INTERFACE_TARGET)?,
             Answerer::nobody("pvlan_off"),
             "all {all}, v0 {own}"
         );
@@ -75,7 +67,7 @@ fn pvlan_is_on_where_all_or_the_interface_says_so() -> Result<()> {
             Answerer::nobody("pvlan_off")
         };
         assert_eq!(
-            who_has(&mut parity, SAME_INTERFACE)?,
+            who_has(&mut parity, SAME_INTERFACE_TARGET)?,
             expected,
             "all {all}, v0 {own}"
         );
@@ -128,7 +120,7 @@ fn forwarding_off_ends_pvlan_too() -> Result<()> {
         &[("v0.proxy_arp_pvlan", 1), ("v0.forwarding", 0)],
     )?;
     assert_eq!(
-        who_has(&mut parity, SAME_INTERFACE)?,
+        who_has(&mut parity, SAME_INTERFACE_TARGET)?,
         Answerer::nobody("forwarding_off")
     );
     Ok(())
@@ -139,12 +131,12 @@ fn default_moves_an_interface_that_was_never_numbered_nor_written() -> Result<()
     needs_root!();
     let mut parity = matrix_with_agent()?;
     assert_eq!(
-        who_has(&mut parity, SAME_INTERFACE)?,
+        who_has(&mut parity, SAME_INTERFACE_TARGET)?,
         Answerer::nobody("pvlan_off")
     );
     set(&mut parity, &[("default.proxy_arp_pvlan", 1)])?;
     assert_eq!(
-        who_has(&mut parity, SAME_INTERFACE)?,
+        who_has(&mut parity, SAME_INTERFACE_TARGET)?,
         Answerer::FastPath,
         "K148: v0 follows, and nobody is told"
     );

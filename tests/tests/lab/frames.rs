@@ -1,8 +1,8 @@
 //! Frames that nobody should send: every length, and bytes that are wrong. The same answers as the kernel alone.
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, CALICO_GATEWAY, LOCAL_TARGET};
-use tests::{Answerer, Host, Parity, Status, needs_root};
+use tests::topology::{self, CALICO_GATEWAY};
+use tests::{Parity, Status, needs_root};
 
 /// All of an interface's counters together.
 fn counted(status: &Status, interface: &str) -> u64 {
@@ -123,76 +123,6 @@ fn a_request_with_wrong_bytes_gets_the_kernel_s_answer() -> Result<()> {
         "{answered} of {replied}"
     );
     parity.compare_neighbours()
-}
-
-/// Where bytes of a frame are, and what they become.
-type Change<'a> = (usize, &'a [u8]);
-
-/// Changes bytes of a request.
-fn with(request: [u8; 42], changes: &[Change<'_>]) -> Vec<u8> {
-    let mut frame = request.to_vec();
-    for &(at, bytes) in changes {
-        frame[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-    frame
-}
-
-#[test]
-fn each_header_field_decides_as_in_the_kernel() -> Result<()> {
-    needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
-    let nobody = Answerer::nobody;
-    let rows: [(&str, &[Change<'_>], Answerer); 16] = [
-        (
-            "K04 to the interface's own address",
-            &[(0, &topology::NODE_MAC.0)],
-            Answerer::FastPath,
-        ),
-        (
-            "K05 to somebody else",
-            &[(0, &[2, 0, 0, 0, 0xab, 0xcd])],
-            nobody("other_destination"),
-        ),
-        (
-            "K06 to an IPv4 group",
-            &[(0, &[1, 0, 0x5e, 0, 0, 1])],
-            Answerer::FastPath,
-        ),
-        (
-            "K06 to an IPv6 group",
-            &[(0, &[0x33, 0x33, 0, 0, 0, 1])],
-            Answerer::FastPath,
-        ),
-        (
-            "K07 to 00:00:00:00:00:00",
-            &[(0, &[0; 6])],
-            nobody("other_destination"),
-        ),
-        ("K08 htype 6", &[(14, &[0, 6])], Answerer::FastPath),
-        ("K09 htype 2", &[(14, &[0, 2])], nobody("bad_header")),
-        ("K10 ptype", &[(16, &[0x86, 0xdd])], nobody("bad_header")),
-        ("K11 hlen", &[(18, &[8])], nobody("bad_header")),
-        ("K11 plen", &[(19, &[16])], nobody("bad_header")),
-        ("K12 a reply", &[(20, &[0, 2])], nobody("not_request")),
-        ("K12 oper 8", &[(20, &[0, 8])], nobody("not_request")),
-        ("K12 oper 0x0100", &[(20, &[1, 0])], nobody("not_request")),
-        ("K16 tha", &[(32, &[1, 2, 3, 4, 5, 6])], Answerer::FastPath),
-        (
-            "K17 another Ethernet source",
-            &[(6, &[2, 9, 9, 9, 9, 9])],
-            Answerer::FastPath,
-        ),
-        (
-            "K31 a multicast target",
-            &[(38, &[224, 0, 0, 1])],
-            nobody("special_target"),
-        ),
-    ];
-    for (row, changes, expected) in rows {
-        let frame = |host: &Host| with(host.who_has(LOCAL_TARGET), changes);
-        assert_eq!(parity.ask("p0", frame)?.by, expected, "{row}");
-    }
-    Ok(())
 }
 
 /// A small generator (xorshift64): the same frames on every machine.

@@ -10,5 +10,6 @@ mod interfaces;
 mod kernel;
 mod lan;
 mod lease;
+mod matrix;
 mod private_vlan;
 mod refusals;
