@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::{fs, process};
+use std::time::{Duration, Instant};
+use std::{fs, process, thread};
 
 use anyhow::{Result, ensure};
 
@@ -129,6 +130,39 @@ impl Lab {
             host.namespace().remove();
             self.namespaces
                 .retain(|namespace| namespace.name() != host.namespace().name());
+        }
+    }
+
+    /// Takes a host's end of its link down, and waits until the node has acted on the loss of carrier: the kernel
+    /// does that up to a second later.
+    pub fn unplug(&self, name: &str) -> Result<()> {
+        self.set_carrier(name, "down", "DOWN")
+    }
+
+    /// Takes a host's end of its link up again, and waits until the node has acted on it.
+    pub fn plug(&self, name: &str) -> Result<()> {
+        self.set_carrier(name, "up", "UP")
+    }
+
+    fn set_carrier(&self, name: &str, link: &str, operstate: &str) -> Result<()> {
+        let host = self.host(name);
+        host.namespace().ip(&format!("link set eth0 {link}"))?;
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            let shown = self
+                .node
+                .ip_json(&format!("link show {}", host.node_end()))?;
+            if shown[0]["operstate"] == operstate {
+                // The routes follow within the same step of the kernel's.
+                thread::sleep(Duration::from_millis(20));
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} is not {operstate} after 3 s: {shown}",
+                host.node_end()
+            );
+            thread::sleep(Duration::from_millis(10));
         }
     }
 

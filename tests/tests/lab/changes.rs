@@ -323,23 +323,13 @@ fn the_uplink_takes_its_routes_with_it_when_it_goes_down() -> Result<()> {
 fn an_uplink_without_carrier_counts_unless_such_routes_are_to_be_ignored() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
-    parity.change(|lab| {
-        lab.host("external")
-            .namespace()
-            .ip("link set eth0 down")
-            .map(drop)
-    })?;
+    parity.change(|lab| lab.unplug("external"))?;
     let without = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
     assert_eq!(without.replies.len(), 1, "K109; by {:?}", without.by);
     parity.node_sysctl("net.ipv4.conf.u0.ignore_routes_with_linkdown", 1)?;
     let ignored = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
     assert_eq!(ignored.replies.len(), 0, "K110; by {:?}", ignored.by);
-    parity.change(|lab| {
-        lab.host("external")
-            .namespace()
-            .ip("link set eth0 up")
-            .map(drop)
-    })?;
+    parity.change(|lab| lab.plug("external"))?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath);
     Ok(())
 }

@@ -12,12 +12,12 @@ const ON_UPLINK: [u8; 4] = [10, 9, 0, 1];
 #[test]
 fn k54_to_k57_addresses_of_other_interfaces() -> Result<()> {
     needs_root!();
-    const CARRIER: &[&str] = &["external link set eth0 up"];
+    const CARRIER: &[&str] = &["plug external"];
     check(&[
         row("K54 on the uplink", For(ON_UPLINK), Fast),
         when(
             "K55 without carrier",
-            &["external link set eth0 down"],
+            &["unplug external"],
             &[],
             For(ON_UPLINK),
             Fast,

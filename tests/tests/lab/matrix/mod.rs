@@ -80,6 +80,8 @@ enum Expect {
     KernelForAnyReason,
     /// Answered by either.
     Answered,
+    /// Passed; the kernel may answer or not.
+    Passed,
     /// Not answered, after a pass for this reason.
     Silent(&'static str),
     /// Not answered.
@@ -93,6 +95,7 @@ impl Expect {
             Expect::Kernel(reason) => *by == Answerer::kernel(reason),
             Expect::KernelForAnyReason => matches!(by, Answerer::Kernel(_)),
             Expect::Answered => matches!(by, Answerer::FastPath | Answerer::Kernel(_)),
+            Expect::Passed => *by != Answerer::FastPath,
             Expect::Silent(reason) => *by == Answerer::nobody(reason),
             Expect::SilentForAnyReason => matches!(by, Answerer::Nobody(_)),
         }
@@ -167,7 +170,7 @@ fn check_row(parity: &mut Parity, row: &Row) -> Result<()> {
 }
 
 /// One step of a row: `v0.arp_ignore=1` (a sysctl under net.ipv4.conf), `/net/ipv4/neigh/v0/proxy_delay=80` (any
-/// sysctl), `external link set eth0 down` (`ip` there), `nft …` or `tc …` on the node, anything else `ip` on the node.
+/// sysctl), `unplug external` and `plug external`, `nft …` or `tc …` on the node, anything else `ip` on the node.
 fn run(lab: &Lab, step: &str) -> Result<()> {
     let node = lab.node();
     let done = if let Some((key, value)) = step.split_once('=').filter(|_| !step.contains(' ')) {
@@ -175,8 +178,10 @@ fn run(lab: &Lab, step: &str) -> Result<()> {
             Some(path) => node.sysctl(path, value),
             None => node.sysctl(&format!("net.ipv4.conf.{key}"), value),
         }
-    } else if let Some(command) = step.strip_prefix("external ") {
-        lab.host("external").namespace().ip(command).map(drop)
+    } else if let Some(host) = step.strip_prefix("unplug ") {
+        lab.unplug(host)
+    } else if let Some(host) = step.strip_prefix("plug ") {
+        lab.plug(host)
     } else if step.starts_with("nft ") || step.starts_with("tc ") {
         node.output(step).and_then(|output| {
             ensure!(

@@ -65,10 +65,10 @@ fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
             SilentForAnyReason,
         ),
         when(
-            "K139 a tc filter",
+            "K139 a tc filter that takes ARP away",
             &[
                 "tc qdisc add dev v0 clsact",
-                "tc filter add dev v0 ingress protocol arp matchall action drop",
+                "tc filter add dev v0 ingress protocol arp u32 match u32 0 0 action mirred egress redirect dev u0",
             ],
             &["tc qdisc del dev v0 clsact"],
             For(L),
