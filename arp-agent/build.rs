@@ -22,6 +22,9 @@ fn main() -> anyhow::Result<()> {
         unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
     }
     let package = Package { name: "arp-ebpf", root_dir: "../arp-ebpf", ..Package::default() };
-    aya_build::build_ebpf([package], Toolchain::Custom(toolchain))
-        .with_context(|| format!("building the eBPF object with toolchain `{toolchain}` failed: `cargo xtask setup` installs what it needs"))
+    aya_build::build_ebpf([package], Toolchain::Custom(toolchain)).with_context(|| {
+        format!(
+            "building the eBPF object with toolchain `{toolchain}` failed: `cargo xtask setup` installs what it needs"
+        )
+    })
 }

@@ -180,7 +180,8 @@ impl RunDir {
         // What an agent left that was killed.
         match std::fs::remove_file(socket_path(path)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("run directory {shown}: a socket left behind cannot be removed"));
+                return Err(error)
+                    .with_context(|| format!("run directory {shown}: a socket left behind cannot be removed"));
             }
             _ => {}
         }

@@ -85,7 +85,9 @@ impl Iface {
 
 /// An IPv4 address on an interface: the key of neighbours, static proxy entries and own addresses.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
 pub struct IfaceAddr {
     /// The interface; 0 stands for any, where the map allows it.
     pub ifindex: u32,

@@ -1,12 +1,12 @@
 //! The BPF maps, and [`Maps`], through which the decision reads them.
 
+use arp_common::Reason;
 use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
     Counters, FibNode, Global, Iface, IfaceAddr, MAX_IFACE_ADDRS, MAX_IFACES, MAX_OIFS, Neighbour, Oif,
 };
 use arp_common::reason::ANSWERED;
-use arp_common::Reason;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuHashMap};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::btf_map;

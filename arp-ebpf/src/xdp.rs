@@ -3,12 +3,7 @@
 use crate::tables::{Maps, count_answer, count_pass};
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
-use aya_ebpf::{
-    bindings::xdp_action,
-    helpers::generated::bpf_xdp_adjust_tail,
-    macros::xdp,
-    programs::XdpContext,
-};
+use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_xdp_adjust_tail, macros::xdp, programs::XdpContext};
 use aya_log_ebpf::trace;
 
 /// What a frame is, before anything is decided.

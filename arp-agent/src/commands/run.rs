@@ -178,7 +178,11 @@ mod tests {
     use super::*;
 
     fn config(text: &str) -> anyhow::Result<Config> {
-        let dir = std::env::temp_dir().join(format!("arp-agent-config-{}-{:?}", std::process::id(), std::thread::current().id()));
+        let dir = std::env::temp_dir().join(format!(
+            "arp-agent-config-{}-{:?}",
+            std::process::id(),
+            std::thread::current().id()
+        ));
         std::fs::write(&dir, text)?;
         let config = read_config(&dir);
         std::fs::remove_file(&dir)?;
@@ -195,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_configuration_file_s_mistakes_are_named() {
-        for (text, named) in [("interfaces = []", "interfaces"), ("lease = 1", "lease = 1"), ("lease = \"x\"", "lease")] {
+        for (text, named) in [("interfaces = []", "interfaces"), ("lease = 1", "lease = 1"), ("lease = \"x\"", "lease")]
+        {
             let error = format!("{:#}", config(text).unwrap_err());
             assert!(error.contains(named), "{error}");
         }

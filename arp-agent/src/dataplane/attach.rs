@@ -70,7 +70,10 @@ impl Attachments {
             if let Attachment::Attached(id) = attachment {
                 // The link of an interface that vanished is already dead; only the descriptor is left to close.
                 let closed = bpf.xdp().and_then(|xdp| Ok(xdp.detach(id)?));
-                log::info!("let go of interface {ifindex}: {}", closed.map_or_else(|error| format!("{error:#}"), |()| "detached".into()));
+                log::info!(
+                    "let go of interface {ifindex}: {}",
+                    closed.map_or_else(|error| format!("{error:#}"), |()| "detached".into())
+                );
             }
         }
         for (&ifindex, link) in links.iter().filter(|(_, link)| self.wanted.is_match(&link.name)) {

@@ -65,26 +65,11 @@ impl Reader {
         let mut events = self.links()?;
         let header = with_family::<{ neighbour::ADDRESS_HEADER_LEN }>();
         let request = Request::new(libc::RTM_GETADDR, &header);
-        events.extend(
-            self.dumped("IPv4 addresses", &request, neighbour::address)?
-                .into_iter()
-                .map(Event::Address),
-        );
+        events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
         events.push(self.rules()?);
-        events.extend(
-            self.routes()?
-                .into_iter()
-                .map(|route| Event::Route(route, Placement::Last)),
-        );
-        let request = Request::new(
-            libc::RTM_GETNEIGH,
-            &with_family::<{ neighbour::HEADER_LEN }>(),
-        );
-        events.extend(
-            self.dumped("neighbours", &request, neighbour::neighbour)?
-                .into_iter()
-                .map(Event::Neighbour),
-        );
+        events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
+        let request = Request::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
+        events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
         // `last` is empty: all of it differs.
         self.no_nftables = false;
         events.extend(self.changes_without_links()?);
@@ -122,11 +107,7 @@ impl Reader {
         for table in route::TABLES {
             let header = with_family::<{ route::HEADER_LEN }>();
             let request = Request::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
-            match self.dumped(
-                &format!("IPv4 routes of table {table}"),
-                &request,
-                route::route,
-            ) {
+            match self.dumped(&format!("IPv4 routes of table {table}"), &request, route::route) {
                 // A table exists from its first route on.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {}
                 more => routes.extend(more?),
@@ -159,8 +140,7 @@ impl Reader {
     }
 
     fn link_dump(&mut self) -> Result<Vec<u8>> {
-        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN])
-            .with(link::EXT_MASK, link::SKIP_STATS);
+        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
         self.route.dump("links", &request)
     }
 
@@ -171,15 +151,9 @@ impl Reader {
         }
         let links = links_of(&dump)?;
         let known = mem::take(&mut self.last.links);
-        let changed = links
-            .values()
-            .filter(|link| known.get(&link.ifindex) != Some(link));
+        let changed = links.values().filter(|link| known.get(&link.ifindex) != Some(link));
         let gone = known.keys().filter(|ifindex| !links.contains_key(ifindex));
-        let events = changed
-            .cloned()
-            .map(Event::Link)
-            .chain(gone.copied().map(Event::LinkGone))
-            .collect();
+        let events = changed.cloned().map(Event::Link).chain(gone.copied().map(Event::LinkGone)).collect();
         self.last.link_dump = dump;
         self.last.links = links;
         Ok(events)
@@ -209,11 +183,7 @@ impl Reader {
     fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
         let mut header = with_family::<{ neighbour::HEADER_LEN }>();
         header[neighbour::FLAGS_AT] = libc::NTF_PROXY;
-        self.dumped(
-            "proxy entries",
-            &Request::new(libc::RTM_GETNEIGH, &header),
-            neighbour::proxy,
-        )
+        self.dumped("proxy entries", &Request::new(libc::RTM_GETNEIGH, &header), neighbour::proxy)
     }
 
     fn proxy_delays(&mut self) -> Result<Vec<(u32, u64)>> {
@@ -267,20 +237,13 @@ impl Reader {
 }
 
 /// Decodes the messages of a dump.
-fn decoded<T>(
-    what: &str,
-    dump: &[u8],
-    mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
-) -> Result<Vec<T>> {
+fn decoded<T>(what: &str, dump: &[u8], mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>>) -> Result<Vec<T>> {
     wire::messages(dump)
         .filter_map(|message| {
             let decoded = message.and_then(|message| {
-                decode(&message)
-                    .with_context(|| format!("netlink message of type {}", message.kind))
+                decode(&message).with_context(|| format!("netlink message of type {}", message.kind))
             });
-            decoded
-                .with_context(|| format!("decoding the dump of {what}"))
-                .transpose()
+            decoded.with_context(|| format!("decoding the dump of {what}")).transpose()
         })
         .collect()
 }

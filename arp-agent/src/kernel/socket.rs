@@ -4,8 +4,8 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -36,12 +36,7 @@ pub(super) struct Asker {
 impl Asker {
     /// A socket in the calling thread's network namespace.
     pub(super) fn new(protocol: isize) -> Result<Self> {
-        Ok(Self {
-            protocol,
-            socket: open(protocol)?,
-            sequence: 0,
-            chunk: Vec::with_capacity(RECEIVE_LEN),
-        })
+        Ok(Self { protocol, socket: open(protocol)?, sequence: 0, chunk: Vec::with_capacity(RECEIVE_LEN) })
     }
 
     /// The messages that answer a dump request, one after the other as [`wire::messages`] reads them. Their
@@ -49,9 +44,8 @@ impl Asker {
     pub(super) fn dump(&mut self, what: &str, request: &Request) -> Result<Vec<u8>> {
         for _ in 0..ATTEMPTS {
             let mut answer = Vec::new();
-            let interrupted = self
-                .ask(request, NLM_F_DUMP, &mut answer)
-                .with_context(|| format!("asking the kernel for {what}"))?;
+            let interrupted =
+                self.ask(request, NLM_F_DUMP, &mut answer).with_context(|| format!("asking the kernel for {what}"))?;
             if !interrupted {
                 return Ok(answer);
             }
@@ -62,8 +56,7 @@ impl Asker {
     /// The one message that answers a request that is not a dump.
     pub(super) fn get(&mut self, what: &str, request: &Request) -> Result<Vec<u8>> {
         let mut answer = Vec::new();
-        self.ask(request, 0, &mut answer)
-            .with_context(|| format!("asking the kernel for {what}"))?;
+        self.ask(request, 0, &mut answer).with_context(|| format!("asking the kernel for {what}"))?;
         Ok(answer)
     }
 
@@ -71,17 +64,10 @@ impl Asker {
     fn ask(&mut self, request: &Request, flags: u16, answer: &mut Vec<u8>) -> Result<bool> {
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = request.to_bytes(NLM_F_REQUEST | flags, self.sequence);
-        self.socket
-            .send_to(&bytes, &SocketAddr::new(0, 0), 0)
-            .context("send")?;
-        let mut collected = Collected {
-            dump: flags & NLM_F_DUMP != 0,
-            ..Collected::default()
-        };
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).context("send")?;
+        let mut collected = Collected { dump: flags & NLM_F_DUMP != 0, ..Collected::default() };
         while !collected.finished {
-            let received = self
-                .receive()
-                .and_then(|()| collected.add(&self.chunk, self.sequence, answer));
+            let received = self.receive().and_then(|()| collected.add(&self.chunk, self.sequence, answer));
             if received.is_err() && !collected.refused {
                 // The rest of the answer may still come, and until then the kernel refuses the next dump on this
                 // socket (EBUSY).
@@ -114,9 +100,7 @@ impl Asker {
 
 /// The errno with which the kernel refused, if that is what went wrong.
 pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
-    error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
 fn open(protocol: isize) -> Result<Socket> {
@@ -125,9 +109,7 @@ fn open(protocol: isize) -> Result<Socket> {
     // Absent before 4.12; only the text of refusals depends on it.
     let _ = socket.set_ext_ack(true);
     if protocol == netlink_sys::protocols::NETLINK_ROUTE {
-        socket
-            .set_netlink_get_strict_chk(true)
-            .context("strict checking of netlink requests (Linux 4.20)")?;
+        socket.set_netlink_get_strict_chk(true).context("strict checking of netlink requests (Linux 4.20)")?;
     }
     let timeout = TimeVal::seconds(i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX));
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).context("setting SO_RCVTIMEO")?;
@@ -165,12 +147,7 @@ impl Collected {
                     }
                 }
                 _ => {
-                    answer.extend(wire::message(
-                        message.kind,
-                        message.flags,
-                        0,
-                        message.payload,
-                    ));
+                    answer.extend(wire::message(message.kind, message.flags, 0, message.payload));
                     self.finished |= !self.dump;
                 }
             }

@@ -83,9 +83,10 @@ fn are_default(rules: &[Rule]) -> bool {
 
 /// Devices that another device of this namespace is stacked on.
 fn lower_devices(snapshot: &Snapshot) -> BTreeSet<u32> {
-    let stacked = snapshot.links.values().filter(|link| {
-        link.link_netnsid.is_none() && !link.kind.as_deref().is_some_and(|kind| PAIRS.contains(&kind))
-    });
+    let stacked = snapshot
+        .links
+        .values()
+        .filter(|link| link.link_netnsid.is_none() && !link.kind.as_deref().is_some_and(|kind| PAIRS.contains(&kind)));
     stacked.filter_map(|link| link.link.filter(|&below| below != link.ifindex)).collect()
 }
 
@@ -136,7 +137,8 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
 /// (`inet_confirm_addr` with scope host, net/ipv4/devinet.c).
 fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
     let own: Vec<_> = snapshot.addresses.iter().filter(|address| address.ifindex == ifindex).collect();
-    let subnets: Vec<Prefix> = own.iter().map(|address| Prefix::new(address.peer.octets(), address.prefix_len)).collect();
+    let subnets: Vec<Prefix> =
+        own.iter().map(|address| Prefix::new(address.peer.octets(), address.prefix_len)).collect();
     let covered = own.iter().filter(|address| {
         let local = u32::from(address.local);
         subnets.iter().any(|subnet| subnet.contains(local))

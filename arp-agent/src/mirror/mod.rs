@@ -226,7 +226,8 @@ fn small_changes(current: &Small, wanted: &Small, changes: &mut Vec<Change>) {
     for &key in wanted.own_addresses.difference(&current.own_addresses) {
         changes.push(Change::OwnAddress(key, true));
     }
-    for (&ifindex, &iface) in wanted.ifaces.iter().filter(|(ifindex, iface)| current.ifaces.get(ifindex) != Some(iface)) {
+    for (&ifindex, &iface) in wanted.ifaces.iter().filter(|(ifindex, iface)| current.ifaces.get(ifindex) != Some(iface))
+    {
         changes.push(Change::Iface(ifindex, Some(iface)));
     }
 }

@@ -223,7 +223,8 @@ impl Snapshot {
     }
 
     fn drop_routes_by(&mut self, oif: u32, which: impl Fn(&Route) -> bool, touched: &mut Touched) {
-        let prefixes: Vec<Prefix> = self.by_oif.get(&oif).into_iter().flat_map(|routes| routes.keys().copied()).collect();
+        let prefixes: Vec<Prefix> =
+            self.by_oif.get(&oif).into_iter().flat_map(|routes| routes.keys().copied()).collect();
         for prefix in prefixes {
             let tables = [&self.local, &self.main, &self.default];
             let routes = tables.into_iter().flat_map(|table| table.at(prefix));

@@ -265,10 +265,22 @@ fn static_proxies_need_neither_proxy_arp_nor_medium_id() {
 fn medium_ids() {
     // Measured on Linux 6.18: (ingress, out, answered).
     let table = [
-        (0, -1, true), (0, 0, true), (0, 1, true), (0, 2, true),
-        (-1, -1, false), (-1, 0, false), (-1, 1, false), (-1, 2, false),
-        (1, -1, false), (1, 0, true), (1, 1, false), (1, 2, true),
-        (2, -1, false), (2, 0, true), (2, 1, true), (2, 2, false),
+        (0, -1, true),
+        (0, 0, true),
+        (0, 1, true),
+        (0, 2, true),
+        (-1, -1, false),
+        (-1, 0, false),
+        (-1, 1, false),
+        (-1, 2, false),
+        (1, -1, false),
+        (1, 0, true),
+        (1, 1, false),
+        (1, 2, true),
+        (2, -1, false),
+        (2, 0, true),
+        (2, 1, true),
+        (2, 2, false),
     ];
     for (ingress, out, answered) in table {
         let verdict = when(GATEWAY, |world| {

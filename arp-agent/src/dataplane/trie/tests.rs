@@ -63,7 +63,8 @@ impl Pair {
     fn remove(&mut self, prefix: Prefix) {
         self.prefixes.remove(&prefix);
         let shorter = (0..prefix.len).rev();
-        let cover = shorter.map(|len| (len, prefix.shortened(len))).find(|(_, cover)| self.prefixes.contains_key(cover));
+        let cover =
+            shorter.map(|len| (len, prefix.shortened(len))).find(|(_, cover)| self.prefixes.contains_key(cover));
         let (entry, len) = cover.map_or((Entry::NONE, 0), |(len, cover)| (self.prefixes[&cover], len));
         self.trie.remove(&mut self.memory, prefix, entry, len).unwrap();
     }
