@@ -18,10 +18,8 @@ pub enum Event {
     Route(Route, Placement),
     /// A route was removed (RTM_DELROUTE).
     RouteGone(Route),
-    /// A routing rule was added (RTM_NEWRULE).
-    Rule(Rule),
-    /// A routing rule was removed (RTM_DELRULE).
-    RuleGone(Rule),
+    /// All routing rules: rules have no identity by which one could be added or removed alone.
+    Rules(Vec<Rule>),
     /// A neighbour entry is so (RTM_NEWNEIGH).
     Neighbour(NeighbourEntry),
     /// A neighbour entry is gone (RTM_DELNEIGH).
@@ -68,8 +66,11 @@ pub struct Link {
     pub link_netnsid: Option<i32>,
     /// IFLA_INFO_KIND: `veth`, `bridge`, `vlan` …
     pub kind: Option<String>,
-    /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode).
+    /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode); of several, the one that
+    /// sees a frame first.
     pub xdp_program: Option<u32>,
+    /// The link has programs in more than one mode (XDP_ATTACHED_MULTI).
+    pub xdp_multiple: bool,
     /// `net.ipv4.conf.<name>.*` (IFLA_INET_CONF); `None` if the device has no IPv4 settings.
     pub settings: Option<Settings>,
 }

@@ -149,7 +149,7 @@ impl ArpFrame {
 mod tests {
     use super::*;
 
-    // Both frames were captured from a Linux 6.18 kernel on a veth pair (request: the pod's stack; reply: proxy_arp).
+    // Written out from RFC 826 and `arp_create` (net/ipv4/arp.c); the lab compares replies with the live kernel's.
     const REQUEST: [u8; 42] = [
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x00, 0x02, 0x08, 0x06, 0x00, 0x01, 0x08, 0x00,
         0x06, 0x04, 0x00, 0x01, 0x02, 0x00, 0x00, 0x00, 0x00, 0x02, 10, 244, 235, 132, 0, 0, 0, 0, 0, 0, 169, 254, 1, 1,
