@@ -18,35 +18,17 @@ fn each_flag_is_followed_there_and_back() -> Result<()> {
         ("conf.v0.arp_ignore", 0, 8, LOCAL_TARGET, "arp_ignore"),
         ("conf.all.arp_ignore", 0, 1, LOCAL_TARGET, "arp_ignore"),
         ("conf.v0.medium_id", 0, -1, ROUTED_TARGET, "medium_id"),
-        (
-            "conf.v0.proxy_arp_pvlan",
-            1,
-            0,
-            SAME_INTERFACE_TARGET,
-            "pvlan_off",
-        ),
+        ("conf.v0.proxy_arp_pvlan", 1, 0, SAME_INTERFACE_TARGET, "pvlan_off"),
     ];
     let mut parity = matrix_with_agent()?;
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp_pvlan", 1)?;
     for (key, on, off, tpa, reason) in rows {
         let key = format!("net.ipv4.{key}");
-        assert_eq!(
-            who_has(&mut parity, tpa)?,
-            Answerer::FastPath,
-            "before {key}"
-        );
+        assert_eq!(who_has(&mut parity, tpa)?, Answerer::FastPath, "before {key}");
         parity.node_sysctl(&key, off)?;
-        assert_eq!(
-            who_has(&mut parity, tpa)?,
-            Answerer::nobody(reason),
-            "{key} = {off}"
-        );
+        assert_eq!(who_has(&mut parity, tpa)?, Answerer::nobody(reason), "{key} = {off}");
         parity.node_sysctl(&key, on)?;
-        assert_eq!(
-            who_has(&mut parity, tpa)?,
-            Answerer::FastPath,
-            "{key} = {on}"
-        );
+        assert_eq!(who_has(&mut parity, tpa)?, Answerer::FastPath, "{key} = {on}");
     }
     Ok(())
 }
@@ -55,26 +37,13 @@ fn each_flag_is_followed_there_and_back() -> Result<()> {
 fn the_medium_ids_of_both_interfaces_are_followed() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
-    for (ingress, out, answered) in [
-        (1, 1, false),
-        (1, 2, true),
-        (1, 0, true),
-        (1, -1, false),
-        (0, -1, true),
-        (-1, 2, false),
-    ] {
+    for (ingress, out, answered) in
+        [(1, 1, false), (1, 2, true), (1, 0, true), (1, -1, false), (0, -1, true), (-1, 2, false)]
+    {
         parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.medium_id", ingress))?;
         parity.node_sysctl("net.ipv4.conf.u0.medium_id", out)?;
-        let expected = if answered {
-            Answerer::FastPath
-        } else {
-            Answerer::nobody("medium_id")
-        };
-        assert_eq!(
-            who_has(&mut parity, ROUTED_TARGET)?,
-            expected,
-            "v0 {ingress}, u0 {out}"
-        );
+        let expected = if answered { Answerer::FastPath } else { Answerer::nobody("medium_id") };
+        assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, expected, "v0 {ingress}, u0 {out}");
     }
     Ok(())
 }
@@ -91,36 +60,19 @@ fn a_proxy_delay_leaves_broadcast_requests_to_the_kernel() -> Result<()> {
         answers.push(p0.ask_within(&p0.who_has(ROUTED_TARGET), Duration::from_millis(400))?);
         Ok(())
     })?;
-    assert_eq!(
-        answers[0].len(),
-        1,
-        "the kernel alone answers within 200 ms"
-    );
+    assert_eq!(answers[0].len(), 1, "the kernel alone answers within 200 ms");
     assert_eq!(answers[1], answers[0]);
     let after = parity.agent().status()?;
     assert_eq!(after.answered("v0"), before.answered("v0"));
-    assert_eq!(
-        after.passed("v0").get("proxy_delay"),
-        Some(&1),
-        "{:?}",
-        after.passed("v0")
-    );
+    assert_eq!(after.passed("v0").get("proxy_delay"), Some(&1), "{:?}", after.passed("v0"));
 
     let unicast = parity.ask("p0", |p0| {
         let mut frame = p0.who_has(ROUTED_TARGET);
         frame[..6].copy_from_slice(&NODE_MAC.0);
         frame
     })?;
-    assert_eq!(
-        unicast.by,
-        Answerer::FastPath,
-        "a unicast request is not delayed"
-    );
-    assert_eq!(
-        who_has(&mut parity, LOCAL_TARGET)?,
-        Answerer::FastPath,
-        "a local target is not delayed"
-    );
+    assert_eq!(unicast.by, Answerer::FastPath, "a unicast request is not delayed");
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::FastPath, "a local target is not delayed");
     parity.node_sysctl("net.ipv4.neigh.v0.proxy_delay", 0)?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath);
     Ok(())
@@ -131,34 +83,16 @@ fn a_static_proxy_entry_is_followed_when_added_and_removed() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
-    assert_eq!(
-        who_has(&mut parity, ROUTED_TARGET)?,
-        Answerer::nobody("proxy_arp_off")
-    );
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"));
     parity.node_ip("neigh add proxy 10.9.0.9 dev v0")?;
-    assert_eq!(
-        who_has(&mut parity, ROUTED_TARGET)?,
-        Answerer::FastPath,
-        "K89"
-    );
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath, "K89");
     parity.node_sysctl("net.ipv4.conf.v0.forwarding", 0)?;
-    assert_eq!(
-        who_has(&mut parity, ROUTED_TARGET)?,
-        Answerer::nobody("forwarding_off"),
-        "K90"
-    );
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("forwarding_off"), "K90");
     parity.node_sysctl("net.ipv4.conf.v0.forwarding", 1)?;
     parity.node_ip("neigh del proxy 10.9.0.9 dev v0")?;
-    assert_eq!(
-        who_has(&mut parity, ROUTED_TARGET)?,
-        Answerer::nobody("proxy_arp_off")
-    );
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"));
     parity.node_ip("neigh add proxy 10.9.0.9 dev u0")?;
-    assert_eq!(
-        who_has(&mut parity, ROUTED_TARGET)?,
-        Answerer::nobody("proxy_arp_off"),
-        "K92"
-    );
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"), "K92");
     Ok(())
 }
 
@@ -167,32 +101,16 @@ fn a_neighbour_entry_is_followed_when_it_changes_and_goes() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
     let rows = [
-        (
-            "neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud stale",
-            Answerer::kernel("neighbour_differs"),
-        ),
+        ("neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud stale", Answerer::kernel("neighbour_differs")),
         // The kernel has learnt the pod's own address again from that.
         ("neigh change 10.5.0.5 dev v0 nud stale", Answerer::FastPath),
-        (
-            "neigh del 10.5.0.5 dev v0",
-            Answerer::kernel("neighbour_unknown"),
-        ),
-        (
-            "neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud permanent",
-            Answerer::FastPath,
-        ),
-        (
-            "neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud noarp",
-            Answerer::FastPath,
-        ),
+        ("neigh del 10.5.0.5 dev v0", Answerer::kernel("neighbour_unknown")),
+        ("neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud permanent", Answerer::FastPath),
+        ("neigh replace 10.5.0.5 lladdr 02:00:00:00:05:99 dev v0 nud noarp", Answerer::FastPath),
     ];
     for (command, expected) in rows {
         parity.node_ip(command)?;
-        assert_eq!(
-            who_has(&mut parity, LOCAL_TARGET)?,
-            expected,
-            "after {command}"
-        );
+        assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, expected, "after {command}");
     }
     Ok(())
 }
@@ -209,24 +127,17 @@ fn time_to_follow(parity: &mut Parity, key: &str, value: i64, tpa: [u8; 4]) -> R
         if p0.ask(&p0.who_has(tpa))?.is_empty() {
             return Ok(passed);
         }
-        ensure!(
-            passed < Duration::from_secs(3),
-            "{key} = {value} is not followed within 3 s"
-        );
+        ensure!(passed < Duration::from_secs(3), "{key} = {value} is not followed within 3 s");
         thread::sleep(Duration::from_millis(2));
     }
 }
 
 #[test]
-fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or_not() -> Result<()>
-{
+fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or_not() -> Result<()> {
     needs_root!();
     // The agent's own bound, and what two busy cores may add to it.
     let bound = Duration::from_millis(250 + 100);
-    let mut parity = Parity::start_with(
-        topology::matrix,
-        AgentOptions::new(&["v0"]).default_reread(),
-    )?;
+    let mut parity = Parity::start_with(topology::matrix, AgentOptions::new(&["v0"]).default_reread())?;
     for (key, off, on, tpa) in [
         ("net.ipv4.conf.v0.proxy_arp", 0, 1, ROUTED_TARGET),
         ("net.ipv4.conf.v0.forwarding", 0, 1, ROUTED_TARGET),
@@ -236,10 +147,7 @@ fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or
     ] {
         let took = time_to_follow(&mut parity, key, off, tpa)?;
         println!("{key} = {off} was followed after {} ms", took.as_millis());
-        assert!(
-            took <= bound,
-            "{key} = {off} was followed after {took:?} only"
-        );
+        assert!(took <= bound, "{key} = {off} was followed after {took:?} only");
         parity.node_sysctl(key, on)?;
     }
     Ok(())

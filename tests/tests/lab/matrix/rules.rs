@@ -17,36 +17,14 @@ fn k120_rules_that_match() -> Result<()> {
     check(&[
         when(
             "K120 from",
-            &[
-                "route del default",
-                "route add default via 10.9.0.254 table 100",
-                "rule add from 10.5.0.5 lookup 100",
-            ],
+            &["route del default", "route add default via 10.9.0.254 table 100", "rule add from 10.5.0.5 lookup 100"],
             &["rule del from 10.5.0.5 lookup 100"],
             For(T),
             custom,
         ),
-        when(
-            "K120 to",
-            &["rule add to 10.30.0.1 lookup 100"],
-            &["rule del to 10.30.0.1 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K120 iif",
-            &["rule add iif v0 lookup 100"],
-            &["rule del iif v0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K120 uid",
-            &["rule add uidrange 0-0 lookup 100"],
-            &["rule del uidrange 0-0 lookup 100"],
-            For(T),
-            custom,
-        ),
+        when("K120 to", &["rule add to 10.30.0.1 lookup 100"], &["rule del to 10.30.0.1 lookup 100"], For(T), custom),
+        when("K120 iif", &["rule add iif v0 lookup 100"], &["rule del iif v0 lookup 100"], For(T), custom),
+        when("K120 uid", &["rule add uidrange 0-0 lookup 100"], &["rule del uidrange 0-0 lookup 100"], For(T), custom),
         row("without", For(T), SilentForAnyReason),
     ])
 }
@@ -58,29 +36,13 @@ fn k121_rules_that_do_not_match() -> Result<()> {
     check(&[
         when(
             "K121 iif of another",
-            &[
-                "route del default",
-                "route add default via 10.9.0.254 table 100",
-                "rule add iif u0 lookup 100",
-            ],
+            &["route del default", "route add default via 10.9.0.254 table 100", "rule add iif u0 lookup 100"],
             &["rule del iif u0 lookup 100"],
             For(T),
             custom,
         ),
-        when(
-            "K121 oif",
-            &["rule add oif u0 lookup 100"],
-            &["rule del oif u0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K121 fwmark",
-            &["rule add fwmark 1 lookup 100"],
-            &["rule del fwmark 1 lookup 100"],
-            For(T),
-            custom,
-        ),
+        when("K121 oif", &["rule add oif u0 lookup 100"], &["rule del oif u0 lookup 100"], For(T), custom),
+        when("K121 fwmark", &["rule add fwmark 1 lookup 100"], &["rule del fwmark 1 lookup 100"], For(T), custom),
         when(
             "K121 ipproto",
             &["rule add ipproto tcp lookup 100"],
@@ -88,13 +50,7 @@ fn k121_rules_that_do_not_match() -> Result<()> {
             For(T),
             custom,
         ),
-        when(
-            "K121 tos",
-            &["rule add tos 0x10 lookup 100"],
-            &["rule del tos 0x10 lookup 100"],
-            For(T),
-            custom,
-        ),
+        when("K121 tos", &["rule add tos 0x10 lookup 100"], &["rule del tos 0x10 lookup 100"], For(T), custom),
     ])
 }
 
@@ -133,17 +89,7 @@ fn k123_a_table_before_local() -> Result<()> {
             For(L),
             KernelForAnyReason,
         ),
-        when(
-            "K123 without proxy_arp it is not",
-            &["v0.proxy_arp=0"],
-            &[],
-            For(L),
-            SilentForAnyReason,
-        ),
-        row(
-            "K123 the probe is answered still",
-            Probe(L),
-            KernelForAnyReason,
-        ),
+        when("K123 without proxy_arp it is not", &["v0.proxy_arp=0"], &[], For(L), SilentForAnyReason),
+        row("K123 the probe is answered still", Probe(L), KernelForAnyReason),
     ])
 }
