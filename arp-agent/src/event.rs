@@ -68,8 +68,11 @@ pub struct Link {
     pub link_netnsid: Option<i32>,
     /// IFLA_INFO_KIND: `veth`, `bridge`, `vlan` …
     pub kind: Option<String>,
-    /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode).
+    /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode); of several, the one that
+    /// sees a frame first.
     pub xdp_program: Option<u32>,
+    /// The link has programs in more than one mode (XDP_ATTACHED_MULTI).
+    pub xdp_multiple: bool,
     /// `net.ipv4.conf.<name>.*` (IFLA_INET_CONF); `None` if the device has no IPv4 settings.
     pub settings: Option<Settings>,
 }

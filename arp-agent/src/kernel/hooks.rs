@@ -1,0 +1,105 @@
+//! Decoding of what else may see or hold back a frame: netfilter chains and queueing disciplines.
+
+use anyhow::{Context, Result};
+
+use super::wire::{self, Message};
+
+/// `struct nfgenmsg`.
+pub(super) const NFGEN_LEN: usize = 4;
+/// `struct tcmsg`.
+pub(super) const TC_LEN: usize = 20;
+
+/// `NFPROTO_ARP` and `NFPROTO_NETDEV`.
+pub(super) const FAMILY_ARP: u8 = 3;
+pub(super) const FAMILY_NETDEV: u8 = 5;
+
+// NFTA_*, include/uapi/linux/netfilter/nf_tables.h.
+const CHAIN_HOOK: u16 = 4;
+const HOOK_DEV: u16 = 3;
+const HOOK_DEVS: u16 = 4;
+const DEVICE_NAME: u16 = 1;
+/// Since 6.18: a name that stands for all that begin with it.
+const DEVICE_PREFIX: u16 = 2;
+
+const TCA_KIND: u16 = 1;
+/// The parent of both `ingress` and `clsact`.
+const TC_H_INGRESS: u32 = 0xffff_fff1;
+
+/// `NFT_MSG_*` below the subsystem's number, include/uapi/linux/netfilter/nf_tables.h.
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+pub(super) const GET_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
+const NEW_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
+const DEL_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
+const NEW_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 3;
+const DEL_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 5;
+
+/// Whether a notification is about a table or a chain, not about what is in one.
+pub(super) fn is_table_or_chain(kind: u16) -> bool {
+    matches!(kind, NEW_TABLE | DEL_TABLE | NEW_CHAIN | DEL_CHAIN)
+}
+
+/// The devices that a base chain of the netdev family is bound to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// The device of this name.
+    To(String),
+    /// All devices whose names begin so.
+    ToPrefix(String),
+}
+
+impl Bound {
+    pub(super) fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::To(device) => name == device,
+            Self::ToPrefix(prefix) => name.starts_with(prefix),
+        }
+    }
+}
+
+/// Whether a chain of the family asked for has a hook, and the devices that it names. `None` is a chain that
+/// only others jump to.
+pub(super) fn base_chain(message: &Message<'_>, family: u8) -> Result<Option<Vec<Bound>>> {
+    let (header, rest) = message.split::<NFGEN_LEN>()?;
+    if header[0] != family {
+        return Ok(None);
+    }
+    let Some(hook) = wire::attribute(rest, CHAIN_HOOK)? else {
+        return Ok(None);
+    };
+    let mut bound = Vec::new();
+    for attribute in wire::attributes(hook) {
+        match attribute.context("NFTA_CHAIN_HOOK")? {
+            (HOOK_DEV, value) => bound.push(device(DEVICE_NAME, value)),
+            (HOOK_DEVS, value) => {
+                for name in wire::attributes(value) {
+                    let (kind, name) = name.context("NFTA_HOOK_DEVS")?;
+                    bound.push(device(kind, name));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(Some(bound))
+}
+
+fn device(kind: u16, value: &[u8]) -> Bound {
+    let name = wire::text(value);
+    // Before the attribute for prefixes existed, a name without its final NUL was one.
+    if kind == DEVICE_PREFIX || !value.contains(&0) {
+        Bound::ToPrefix(name)
+    } else if let Some(prefix) = name.strip_suffix('*') {
+        Bound::ToPrefix(prefix.to_owned())
+    } else {
+        Bound::To(name)
+    }
+}
+
+/// The interface, if the queueing discipline is one that runs programs on what comes in. (With only egress
+/// filters it is taken for one as well: a reply would bypass them.)
+pub(super) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
+    let (header, rest) = message.split::<TC_LEN>()?;
+    let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
+    let kind = wire::attribute(rest, TCA_KIND)?.map(wire::text);
+    let named = matches!(kind.as_deref(), Some("ingress" | "clsact"));
+    Ok((named || parent == TC_H_INGRESS).then_some(ifindex))
+}

@@ -1,0 +1,79 @@
+//! The kernel's state over netlink and procfs, as [`Event`]s: I/O and decoding only, no judgement.
+//!
+//! What is notified comes from [`Notifications`], what is asked for from [`Reader`]. Not everything that matters is
+//! notified, and notifications can be lost, so a caller
+//! 1. subscribes, then reads everything, then folds what was notified meanwhile;
+//! 2. re-reads what a [`Batch`] asks for, *after* folding its events: a notification can be older than what was
+//!    read before it, and only a later read says what is so now;
+//! 3. looks for [`Reader::silent_changes`] from time to time;
+//! 4. reads everything again when notifications were [`Lost`].
+//!
+//! Everything here is about the network namespace of the thread that called the constructor.
+
+use std::fmt;
+
+use crate::event::Event;
+
+mod hooks;
+mod link;
+mod namespaces;
+mod neighbour;
+mod notifications;
+mod procfs;
+mod reader;
+mod route;
+mod socket;
+mod wire;
+
+pub use namespaces::namespace_names;
+pub use notifications::Notifications;
+pub use reader::Reader;
+
+/// Notifications, in the order in which the kernel sent them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What they state.
+    pub events: Vec<Event>,
+    /// What must be read again, after `events` are folded.
+    pub reread: Reread,
+}
+
+impl Batch {
+    /// There was nothing.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.reread == Reread::default()
+    }
+}
+
+/// What notifications say has changed without saying how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reread {
+    /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
+    /// that message may be older than what [`Reader::silent_changes`] has shown since.
+    pub links: bool,
+    /// Routes ([`Reader::routes`]): a link or a nexthop object went, and took routes with it silently. (That links go
+    /// down or lose their carrier is for the receiver of [`Event::Link`] to see.)
+    pub routes: bool,
+    /// ARP netfilter ([`Reader::netfilter`]).
+    pub netfilter: bool,
+    /// Ingress hooks ([`Reader::ingress_hooks`]).
+    pub ingress_hooks: bool,
+}
+
+/// Notifications are missing: everything must be read again. Those that were still queued are gone too, so that
+/// none that is older than the next dump can be folded on top of it.
+#[derive(Debug)]
+pub struct Lost {
+    /// What happened.
+    pub why: String,
+    /// The kernel dropped notifications because they were not read fast enough (ENOBUFS).
+    pub overrun: bool,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "kernel notifications were lost: {}", self.why)
+    }
+}
+
+impl std::error::Error for Lost {}

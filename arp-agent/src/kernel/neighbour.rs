@@ -1,0 +1,118 @@
+//! Decoding of IPv4 addresses, neighbours, proxy entries and neighbour tables.
+
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result};
+use nix::libc;
+
+use super::wire::{self, Message};
+use crate::event::{Address, NeighbourEntry};
+
+/// `struct ifaddrmsg`.
+pub(super) const ADDRESS_HEADER_LEN: usize = 8;
+/// `struct ndmsg`.
+pub(super) const HEADER_LEN: usize = 12;
+/// `struct ndtmsg`.
+pub(super) const TABLE_HEADER_LEN: usize = 4;
+/// Where `struct ndmsg` has its NTF_* flags.
+pub(super) const FLAGS_AT: usize = 10;
+
+// IFA_*, include/uapi/linux/if_addr.h.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+// NDA_*, NDTA_* and NDTPA_*, include/uapi/linux/neighbour.h.
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NDTA_PARMS: u16 = 6;
+const NDTPA_IFINDEX: u16 = 1;
+const NDTPA_PROXY_DELAY: u16 = 13;
+
+/// An IPv4 address; `None` if the message is of another family.
+pub(super) fn address(message: &Message<'_>) -> Result<Option<Address>> {
+    let (header, rest) = message.split::<ADDRESS_HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_INET {
+        return Ok(None);
+    }
+    let (mut local, mut peer) = (None, None);
+    for attribute in wire::attributes(rest) {
+        match attribute? {
+            (IFA_LOCAL, value) => local = Some(ipv4(value).context("IFA_LOCAL")?),
+            (IFA_ADDRESS, value) => peer = Some(ipv4(value).context("IFA_ADDRESS")?),
+            _ => {}
+        }
+    }
+    let local = local
+        .or(peer)
+        .context("an address without IFA_LOCAL and IFA_ADDRESS")?;
+    Ok(Some(Address {
+        ifindex: wire::u32_at(header, 4),
+        local,
+        peer: peer.unwrap_or(local),
+        prefix_len: header[1],
+    }))
+}
+
+/// An IPv4 neighbour; `None` if the message is about another family (a bridge's forwarding entry, say) or is a
+/// proxy entry.
+pub(super) fn neighbour(message: &Message<'_>) -> Result<Option<NeighbourEntry>> {
+    let (header, rest) = message.split::<HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_INET || header[FLAGS_AT] & libc::NTF_PROXY != 0 {
+        return Ok(None);
+    }
+    let mut entry = NeighbourEntry {
+        ifindex: wire::u32_at(header, 4),
+        addr: Ipv4Addr::UNSPECIFIED,
+        state: wire::u16_at(header, 8),
+        lladdr: None,
+    };
+    for attribute in wire::attributes(rest) {
+        match attribute? {
+            (NDA_DST, value) => entry.addr = ipv4(value).context("NDA_DST")?,
+            (NDA_LLADDR, value) => entry.lladdr = value.try_into().ok(),
+            _ => {}
+        }
+    }
+    Ok(Some(entry))
+}
+
+/// An IPv4 proxy entry: interface (0: any) and address.
+pub(super) fn proxy(message: &Message<'_>) -> Result<Option<(u32, Ipv4Addr)>> {
+    let (header, rest) = message.split::<HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_INET || header[FLAGS_AT] & libc::NTF_PROXY == 0 {
+        return Ok(None);
+    }
+    let addr = wire::attribute(rest, NDA_DST)?.context("a proxy entry without NDA_DST")?;
+    Ok(Some((
+        wire::u32_at(header, 4),
+        ipv4(addr).context("NDA_DST")?,
+    )))
+}
+
+/// An interface's `proxy_delay` in milliseconds; `None` for another family, and for the table's own message,
+/// which holds no interface's values.
+pub(super) fn proxy_delay(message: &Message<'_>) -> Result<Option<(u32, u64)>> {
+    let (header, rest) = message.split::<TABLE_HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_INET {
+        return Ok(None);
+    }
+    let Some(parameters) = wire::attribute(rest, NDTA_PARMS)? else {
+        return Ok(None);
+    };
+    let (mut ifindex, mut delay) = (None, None);
+    for attribute in wire::attributes(parameters) {
+        match attribute? {
+            (NDTPA_IFINDEX, value) => ifindex = Some(wire::u32_of(value).context("NDTPA_IFINDEX")?),
+            (NDTPA_PROXY_DELAY, value) => {
+                delay = Some(u64::from_ne_bytes(
+                    wire::bytes(value).context("NDTPA_PROXY_DELAY")?,
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(ifindex.zip(delay))
+}
+
+fn ipv4(value: &[u8]) -> Result<Ipv4Addr> {
+    wire::bytes::<4>(value).map(Ipv4Addr::from)
+}

@@ -1,0 +1,292 @@
+//! Multicast notifications.
+
+use std::{
+    future, io,
+    task::{Context as Waker, Poll, ready},
+};
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::NLMSG_OVERRUN;
+use netlink_sys::{
+    AsyncSocket, SocketAddr, TokioSocket,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
+use nix::{
+    libc,
+    sys::socket::{setsockopt, sockopt},
+};
+
+use super::{
+    Batch, Lost, hooks, link, neighbour, route,
+    socket::RECEIVE_LEN,
+    wire::{self, Message},
+};
+use crate::event::Event;
+
+/// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF, NEXTHOP.
+const GROUPS: [u32; 8] = [1, 3, 4, 5, 7, 8, 24, 32];
+const NFNLGRP_NFTABLES: u32 = 7;
+
+const RTM_NEWNEXTHOP: u16 = 104;
+const RTM_DELNEXTHOP: u16 = 105;
+
+/// How much the kernel may queue before it drops: about 50,000 route notifications. No memory until it is used.
+const RECEIVE_BUFFER: usize = 32 << 20;
+/// How many buffers one batch takes from a socket at most, so that folding keeps up with a flood.
+const BATCH: usize = 4096;
+/// How many buffers are thrown away at most before looking again. More than a queue holds.
+const DISCARD: usize = 1 << 20;
+
+/// Joined multicast groups. Create it before the first dump, so that what changes during the dump is queued.
+pub struct Notifications {
+    route: Subscription,
+    /// `None` if the kernel has no nfnetlink.
+    netfilter: Option<Subscription>,
+    /// Throwing away what is queued was given up before the queue was empty.
+    dirty: bool,
+}
+
+impl Notifications {
+    /// Joins the groups. Must be called inside a tokio runtime, which [`Self::next`] waits with.
+    pub fn subscribe() -> Result<Self> {
+        Self::subscribe_with_buffer(RECEIVE_BUFFER)
+    }
+
+    /// [`Self::subscribe`] with a receive buffer of so many bytes.
+    pub fn subscribe_with_buffer(bytes: usize) -> Result<Self> {
+        let route = Subscription::new(NETLINK_ROUTE, &GROUPS, bytes)
+            .context("subscribing to the kernel's notifications (rtnetlink)")?;
+        let netfilter = Subscription::new(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], bytes)
+            .inspect_err(|error| log::warn!("no notifications about nftables: {error:#}"))
+            .ok();
+        Ok(Self {
+            route,
+            netfilter,
+            dirty: false,
+        })
+    }
+
+    /// Waits until something is notified, then takes what is there, in order, up to a bound. May be dropped while
+    /// it waits: nothing is lost by that.
+    pub async fn next(&mut self) -> Result<Batch, Lost> {
+        loop {
+            if !self.dirty {
+                tokio::select! {
+                    () = self.route.wait() => {}
+                    () = wait(self.netfilter.as_mut()) => {}
+                }
+            }
+            let batch = self.drain()?;
+            if !batch.is_empty() {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Takes what is there, up to a bound, without waiting.
+    pub fn drain(&mut self) -> Result<Batch, Lost> {
+        if self.dirty {
+            return Err(self.give_up(lost("they come faster than they can be thrown away")));
+        }
+        let mut batch = Batch::default();
+        self.route
+            .drain(|message| decode(message, &mut batch))
+            .map_err(|lost| self.give_up(lost))?;
+        if let Some(netfilter) = &mut self.netfilter
+            && netfilter
+                .drain(|message| decode_netfilter(message, &mut batch))
+                .is_err()
+        {
+            // Nothing was said here that reading again would not say better.
+            netfilter.discard();
+            batch.reread.netfilter = true;
+            batch.reread.ingress_hooks = true;
+        }
+        Ok(batch)
+    }
+
+    fn give_up(&mut self, lost: Lost) -> Lost {
+        self.dirty = !self.route.discard();
+        lost
+    }
+}
+
+/// Adds what a message of rtnetlink says to a batch. Kinds of messages that are not known here say nothing.
+fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
+    let event = match message.kind {
+        NLMSG_OVERRUN => bail!("the kernel says that it lost some"),
+        libc::RTM_NEWLINK => {
+            batch.reread.links = true;
+            link::link(message)?.map(Event::Link)
+        }
+        libc::RTM_DELLINK => {
+            let gone = link::gone(message)?;
+            batch.reread.routes |= gone.is_some();
+            gone.map(Event::LinkGone)
+        }
+        libc::RTM_NEWADDR => neighbour::address(message)?.map(Event::Address),
+        libc::RTM_DELADDR => neighbour::address(message)?.map(Event::AddressGone),
+        libc::RTM_NEWROUTE => {
+            route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags)))
+        }
+        libc::RTM_DELROUTE => route::route(message)?.map(Event::RouteGone),
+        libc::RTM_NEWRULE => route::rule(message)?.map(Event::Rule),
+        libc::RTM_DELRULE => route::rule(message)?.map(Event::RuleGone),
+        libc::RTM_NEWNEIGH => neighbour::neighbour(message)?.map(Event::Neighbour),
+        libc::RTM_DELNEIGH => neighbour::neighbour(message)?.map(|n| Event::NeighbourGone {
+            ifindex: n.ifindex,
+            addr: n.addr,
+        }),
+        libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
+            batch.reread.links = true;
+            None
+        }
+        RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
+            batch.reread.routes = true;
+            None
+        }
+        // Filters come and go below a qdisc, which counts whether it has any or not.
+        libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
+            batch.reread.ingress_hooks = true;
+            None
+        }
+        _ => None,
+    };
+    batch.events.extend(event);
+    Ok(())
+}
+
+/// Tables and chains of the families that see ARP. (Rules, sets and their elements change often and do not matter.)
+fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
+    let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
+    if hooks::is_table_or_chain(message.kind) {
+        batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP;
+        batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV;
+    }
+    Ok(())
+}
+
+/// A socket that has joined groups.
+struct Subscription {
+    socket: TokioSocket,
+    buffer: Vec<u8>,
+    /// `buffer` holds messages that are not handed over yet.
+    filled: bool,
+    /// What went wrong while waiting. The kernel says it once.
+    failed: Option<Lost>,
+}
+
+impl Subscription {
+    fn new(protocol: isize, groups: &[u32], receive_buffer: usize) -> Result<Self> {
+        // Without a runtime the socket would panic.
+        tokio::runtime::Handle::try_current()?;
+        let mut socket = TokioSocket::new(protocol).context("opening a netlink socket")?;
+        let inner = socket.socket_mut();
+        inner.bind_auto().context("binding a netlink socket")?;
+        if let Err(error) = setsockopt(inner, sockopt::RcvBufForce, &receive_buffer) {
+            log::info!("SO_RCVBUFFORCE: {error}; net.core.rmem_max limits the receive buffer");
+            setsockopt(inner, sockopt::RcvBuf, &receive_buffer).context("setting SO_RCVBUF")?;
+        }
+        for group in groups {
+            inner
+                .add_membership(*group)
+                .with_context(|| format!("joining group {group}"))?;
+        }
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(RECEIVE_LEN),
+            filled: false,
+            failed: None,
+        })
+    }
+
+    /// Waits until there is something to hand over, or nothing more to hope for.
+    async fn wait(&mut self) {
+        if let Err(error) = future::poll_fn(|waker| self.poll(waker)).await {
+            self.failed = Some(broken(&error));
+        }
+    }
+
+    fn poll(&mut self, waker: &mut Waker<'_>) -> Poll<io::Result<()>> {
+        while !self.filled {
+            self.buffer.clear();
+            let received = ready!(self.socket.poll_recv_from(waker, &mut self.buffer));
+            self.filled = self.is_from_kernel(received)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Hands over what is queued, up to a bound.
+    fn drain(&mut self, mut take: impl FnMut(&Message<'_>) -> Result<()>) -> Result<(), Lost> {
+        if let Some(lost) = self.failed.take() {
+            return Err(lost);
+        }
+        for _ in 0..BATCH {
+            match self.receive() {
+                Ok(()) => self.filled = false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(broken(&error)),
+            }
+            // A message that was too long for the buffer shows in its own length.
+            for message in wire::messages(&self.buffer) {
+                message
+                    .and_then(|message| {
+                        take(&message)
+                            .with_context(|| format!("netlink message of type {}", message.kind))
+                    })
+                    .map_err(|error| lost(&format!("{error:#}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Throws away what is queued; false if it gave up. After an overrun the kernel drops everything, without saying
+    /// so again, until the queue has been empty once: a dump before that could miss changes for ever.
+    fn discard(&mut self) -> bool {
+        self.failed = None;
+        (0..DISCARD).any(|_| {
+            self.filled = false;
+            matches!(self.receive(), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        })
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        while !self.filled {
+            self.buffer.clear();
+            let received = self.socket.socket_ref().recv_from(&mut self.buffer, 0);
+            self.filled = self.is_from_kernel(received.map(|(_, sender)| sender))?;
+        }
+        Ok(())
+    }
+
+    /// Whether what was received is to be read: from port 0, which only the kernel has, and not just a signal.
+    fn is_from_kernel(&self, sender: io::Result<SocketAddr>) -> io::Result<bool> {
+        match sender {
+            Ok(sender) => Ok(sender.port_number() == 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The same for the socket that may not exist.
+async fn wait(subscription: Option<&mut Subscription>) {
+    match subscription {
+        Some(subscription) => subscription.wait().await,
+        None => future::pending().await,
+    }
+}
+
+fn broken(error: &io::Error) -> Lost {
+    Lost {
+        why: error.to_string(),
+        overrun: error.raw_os_error() == Some(libc::ENOBUFS),
+    }
+}
+
+fn lost(why: &str) -> Lost {
+    Lost {
+        why: why.to_owned(),
+        overrun: false,
+    }
+}

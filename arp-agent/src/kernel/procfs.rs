@@ -1,0 +1,95 @@
+//! What only procfs tells: `net.ipv4.conf.all.*`, and whether an arptables table is loaded.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt,
+};
+
+use anyhow::{Context, Result};
+
+use crate::event::Settings;
+
+/// In the order in which [`AllSettings::read`] names them.
+const NAMES: [&str; 11] = [
+    "forwarding",
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "medium_id",
+    "arp_ignore",
+    "arp_filter",
+    "rp_filter",
+    "accept_local",
+    "route_localnet",
+    "drop_gratuitous_arp",
+    "ignore_routes_with_linkdown",
+];
+
+/// The files of `net.ipv4.conf.all`, kept open: they stay those of the network namespace in which they were
+/// opened, and each read from their start gives the value of that moment.
+pub(super) struct AllSettings {
+    files: Vec<File>,
+}
+
+impl AllSettings {
+    pub(super) fn open() -> Result<Self> {
+        let open = |name| {
+            let path = format!("/proc/sys/net/ipv4/conf/all/{name}");
+            File::open(&path).with_context(|| format!("opening {path}"))
+        };
+        Ok(Self {
+            files: NAMES.into_iter().map(open).collect::<Result<_>>()?,
+        })
+    }
+
+    pub(super) fn read(&self) -> Result<Settings> {
+        let mut values = [0; NAMES.len()];
+        for ((value, file), name) in values.iter_mut().zip(&self.files).zip(NAMES) {
+            *value = number(file).with_context(|| format!("reading net.ipv4.conf.all.{name}"))?;
+        }
+        let [
+            forwarding,
+            proxy_arp,
+            proxy_arp_pvlan,
+            medium_id,
+            arp_ignore,
+            arp_filter,
+            rp_filter,
+            accept_local,
+            route_localnet,
+            drop_gratuitous_arp,
+            ignore_routes_with_linkdown,
+        ] = values;
+        Ok(Settings {
+            forwarding,
+            proxy_arp,
+            proxy_arp_pvlan,
+            medium_id,
+            arp_ignore,
+            arp_filter,
+            rp_filter,
+            accept_local,
+            route_localnet,
+            drop_gratuitous_arp,
+            ignore_routes_with_linkdown,
+        })
+    }
+}
+
+/// Whether legacy arptables has a table in the calling thread's network namespace.
+pub(super) fn arptables_loaded() -> Result<bool> {
+    let path = "/proc/thread-self/net/arp_tables_names";
+    match fs::read(path) {
+        Ok(names) => Ok(!names.is_empty()),
+        // The module is not loaded.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("reading {path}")),
+    }
+}
+
+fn number(file: &File) -> Result<i32> {
+    let mut digits = [0; 16];
+    let len = file.read_at(&mut digits, 0)?;
+    let text = str::from_utf8(&digits[..len])?;
+    text.trim().parse().with_context(|| format!("{text:?}"))
+}

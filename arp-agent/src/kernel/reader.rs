@@ -1,0 +1,307 @@
+//! Dumps, and what has changed since the last ones.
+
+use std::{collections::BTreeMap, mem, net::Ipv4Addr};
+
+use anyhow::{Context, Result};
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use nix::libc;
+
+use super::{
+    hooks::{self, Bound},
+    link, neighbour,
+    procfs::{self, AllSettings},
+    route,
+    socket::{Asker, errno},
+    wire::{self, Message, Request},
+};
+use crate::event::{Event, Link, Placement, Route, Settings};
+
+const AF_INET: u8 = libc::AF_INET as u8;
+
+/// Asks the kernel, one request at a time.
+pub struct Reader {
+    route: Asker,
+    /// `None` if the kernel has no nfnetlink.
+    netfilter: Option<Asker>,
+    /// nf_tables refused the last dump because it is not there: not asked again at every look, because asking makes
+    /// the kernel look for the module.
+    no_nftables: bool,
+    all_settings: AllSettings,
+    last: Last,
+}
+
+/// What was said last about everything that can change silently.
+#[derive(Default)]
+struct Last {
+    /// The link dump as it came, to see at once that it is the same.
+    link_dump: Vec<u8>,
+    links: BTreeMap<u32, Link>,
+    all_settings: Option<Settings>,
+    proxies: Option<Vec<(u32, Ipv4Addr)>>,
+    proxy_delays: Option<Vec<(u32, u64)>>,
+    arp_netfilter: Option<bool>,
+    ingress_hooks: Option<Vec<u32>>,
+}
+
+impl Reader {
+    /// Opens what is needed in the calling thread's network namespace.
+    pub fn new() -> Result<Self> {
+        let netfilter = match Asker::new(NETLINK_NETFILTER) {
+            Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => None,
+            asker => Some(asker?),
+        };
+        Ok(Self {
+            route: Asker::new(NETLINK_ROUTE)?,
+            netfilter,
+            no_nftables: false,
+            all_settings: AllSettings::open()?,
+            last: Last::default(),
+        })
+    }
+
+    /// Everything, in an order in which it can be folded into an empty snapshot.
+    pub fn everything(&mut self) -> Result<Vec<Event>> {
+        self.last = Last::default();
+        let mut events = self.links()?;
+        let header = with_family::<{ neighbour::ADDRESS_HEADER_LEN }>();
+        let request = Request::new(libc::RTM_GETADDR, &header);
+        events.extend(
+            self.dumped("IPv4 addresses", &request, neighbour::address)?
+                .into_iter()
+                .map(Event::Address),
+        );
+        let request = Request::new(
+            libc::RTM_GETRULE,
+            &with_family::<{ route::RULE_HEADER_LEN }>(),
+        );
+        events.extend(
+            self.dumped("IPv4 rules", &request, route::rule)?
+                .into_iter()
+                .map(Event::Rule),
+        );
+        events.extend(
+            self.routes()?
+                .into_iter()
+                .map(|route| Event::Route(route, Placement::Last)),
+        );
+        let request = Request::new(
+            libc::RTM_GETNEIGH,
+            &with_family::<{ neighbour::HEADER_LEN }>(),
+        );
+        events.extend(
+            self.dumped("neighbours", &request, neighbour::neighbour)?
+                .into_iter()
+                .map(Event::Neighbour),
+        );
+        // `last` is empty: all of it differs.
+        self.no_nftables = false;
+        events.extend(self.changes_without_links()?);
+        Ok(events)
+    }
+
+    /// What has changed since it was last read here, of what may change without a notification: links and their
+    /// settings, `conf/all`, proxy entries and delays, ARP netfilter, ingress hooks. Empty: nothing. After an error,
+    /// the next call says everything again.
+    pub fn silent_changes(&mut self) -> Result<Vec<Event>> {
+        let events = self.changed_links().and_then(|mut events| {
+            events.extend(self.changes_without_links()?);
+            Ok(events)
+        });
+        if events.is_err() {
+            self.last = Last::default();
+        }
+        events
+    }
+
+    /// All links, those that have gone since they were last read here, and the settings of `all`.
+    pub fn links(&mut self) -> Result<Vec<Event>> {
+        let mut events = self.changed_links()?;
+        events.retain(|event| matches!(event, Event::LinkGone(_)));
+        events.extend(self.last.links.values().cloned().map(Event::Link));
+        let settings = self.all_settings.read()?;
+        self.last.all_settings = Some(settings);
+        events.push(Event::AllSettings(settings));
+        Ok(events)
+    }
+
+    /// The IPv4 routes of the tables local, main and default, in the kernel's order.
+    pub fn routes(&mut self) -> Result<Vec<Route>> {
+        let mut routes = Vec::new();
+        for table in route::TABLES {
+            let header = with_family::<{ route::HEADER_LEN }>();
+            let request = Request::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
+            match self.dumped(
+                &format!("IPv4 routes of table {table}"),
+                &request,
+                route::route,
+            ) {
+                // A table exists from its first route on.
+                Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+                more => routes.extend(more?),
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Whether anything of netfilter may look at ARP.
+    pub fn netfilter(&mut self) -> Result<Vec<Event>> {
+        self.no_nftables = false;
+        let arp = self.arp_netfilter()?;
+        self.last.arp_netfilter = Some(arp);
+        Ok(vec![Event::ArpNetfilter(arp)])
+    }
+
+    /// The interfaces with a foreign hook before ARP.
+    pub fn ingress_hooks(&mut self) -> Result<Vec<Event>> {
+        self.no_nftables = false;
+        let links = links_of(&self.link_dump()?)?;
+        let hooks = self.hooked(&links)?;
+        self.last.ingress_hooks = Some(hooks.clone());
+        Ok(vec![Event::IngressHooks(hooks)])
+    }
+
+    fn link_dump(&mut self) -> Result<Vec<u8>> {
+        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN])
+            .with(link::EXT_MASK, link::SKIP_STATS);
+        self.route.dump("links", &request)
+    }
+
+    fn changed_links(&mut self) -> Result<Vec<Event>> {
+        let dump = self.link_dump()?;
+        if dump == self.last.link_dump {
+            return Ok(Vec::new());
+        }
+        let links = links_of(&dump)?;
+        let known = mem::take(&mut self.last.links);
+        let changed = links
+            .values()
+            .filter(|link| known.get(&link.ifindex) != Some(link));
+        let gone = known.keys().filter(|ifindex| !links.contains_key(ifindex));
+        let events = changed
+            .cloned()
+            .map(Event::Link)
+            .chain(gone.copied().map(Event::LinkGone))
+            .collect();
+        self.last.link_dump = dump;
+        self.last.links = links;
+        Ok(events)
+    }
+
+    fn changes_without_links(&mut self) -> Result<Vec<Event>> {
+        let settings = self.all_settings.read()?;
+        let proxies = self.proxies()?;
+        let delays = self.proxy_delays()?;
+        let arp = self.arp_netfilter()?;
+        let links = mem::take(&mut self.last.links);
+        let hooks = self.hooked(&links);
+        self.last.links = links;
+        let last = &mut self.last;
+        Ok([
+            changed(&mut last.all_settings, settings).map(Event::AllSettings),
+            changed(&mut last.proxies, proxies).map(Event::Proxies),
+            changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays),
+            changed(&mut last.arp_netfilter, arp).map(Event::ArpNetfilter),
+            changed(&mut last.ingress_hooks, hooks?).map(Event::IngressHooks),
+        ]
+        .into_iter()
+        .flatten()
+        .collect())
+    }
+
+    fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
+        let mut header = with_family::<{ neighbour::HEADER_LEN }>();
+        header[neighbour::FLAGS_AT] = libc::NTF_PROXY;
+        self.dumped(
+            "proxy entries",
+            &Request::new(libc::RTM_GETNEIGH, &header),
+            neighbour::proxy,
+        )
+    }
+
+    fn proxy_delays(&mut self) -> Result<Vec<(u32, u64)>> {
+        let header = with_family::<{ neighbour::TABLE_HEADER_LEN }>();
+        let request = Request::new(libc::RTM_GETNEIGHTBL, &header);
+        self.dumped("neighbour tables", &request, neighbour::proxy_delay)
+    }
+
+    fn arp_netfilter(&mut self) -> Result<bool> {
+        Ok(procfs::arptables_loaded()? || !self.base_chains(hooks::FAMILY_ARP)?.is_empty())
+    }
+
+    /// The interfaces of `links` with a hook of tc or of the netdev family, in order.
+    fn hooked(&mut self, links: &BTreeMap<u32, Link>) -> Result<Vec<u32>> {
+        let request = Request::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
+        let mut hooked = self.dumped("queueing disciplines", &request, hooks::ingress_qdisc)?;
+        // A device that is not among the links is gone or not there yet: the chain sees nothing.
+        let bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
+        let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));
+        hooked.extend(links.values().filter(covered).map(|link| link.ifindex));
+        hooked.sort_unstable();
+        hooked.dedup();
+        Ok(hooked)
+    }
+
+    /// The base chains of a family, each as the devices that it names.
+    fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
+        let Some(netfilter) = self.netfilter.as_mut().filter(|_| !self.no_nftables) else {
+            return Ok(Vec::new());
+        };
+        let what = "nftables chains";
+        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
+        match netfilter.dump(what, &request) {
+            // What nfnetlink says for a subsystem that it does not have.
+            Err(error) if errno(&error) == Some(libc::EINVAL) => {
+                self.no_nftables = true;
+                Ok(Vec::new())
+            }
+            dump => decoded(what, &dump?, |message| hooks::base_chain(message, family)),
+        }
+    }
+
+    fn dumped<T>(
+        &mut self,
+        what: &str,
+        request: &Request,
+        decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
+    ) -> Result<Vec<T>> {
+        decoded(what, &self.route.dump(what, request)?, decode)
+    }
+}
+
+/// Decodes the messages of a dump.
+fn decoded<T>(
+    what: &str,
+    dump: &[u8],
+    mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
+) -> Result<Vec<T>> {
+    wire::messages(dump)
+        .filter_map(|message| {
+            let decoded = message.and_then(|message| {
+                decode(&message)
+                    .with_context(|| format!("netlink message of type {}", message.kind))
+            });
+            decoded
+                .with_context(|| format!("decoding the dump of {what}"))
+                .transpose()
+        })
+        .collect()
+}
+
+/// Remembers `now`; returns it if it is not what was remembered.
+fn changed<T: Clone + PartialEq>(last: &mut Option<T>, now: T) -> Option<T> {
+    let different = last.as_ref() != Some(&now);
+    *last = Some(now.clone());
+    different.then_some(now)
+}
+
+fn links_of(dump: &[u8]) -> Result<BTreeMap<u32, Link>> {
+    let links = decoded("links", dump, link::link)?;
+    Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
+}
+
+/// A request's fixed structure: the address family first, the rest 0, which strict checking demands.
+fn with_family<const N: usize>() -> [u8; N] {
+    let mut header = [0; N];
+    header[0] = AF_INET;
+    header
+}

@@ -1,0 +1,159 @@
+//! Decoding of IPv4 routes and rules.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::{Context, Result, ensure};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
+use nix::libc;
+
+use super::wire::{self, Message};
+use crate::event::{Placement, Prefix, Route, RouteKind, Rule};
+
+/// `struct rtmsg`.
+pub(super) const HEADER_LEN: usize = 12;
+/// `struct fib_rule_hdr`.
+pub(super) const RULE_HEADER_LEN: usize = 12;
+
+/// The tables that rules look up unless somebody adds others: local, main, default.
+pub(super) const TABLES: [u32; 3] = [255, 254, 253];
+
+// RTA_*, include/uapi/linux/rtnetlink.h.
+const DST: u16 = 1;
+const OIF: u16 = 4;
+const GATEWAY: u16 = 5;
+const PRIORITY: u16 = 6;
+const MULTIPATH: u16 = 9;
+pub(super) const TABLE: u16 = 15;
+const VIA: u16 = 18;
+const ENCAP_TYPE: u16 = 21;
+const ENCAP: u16 = 22;
+const NH_ID: u16 = 30;
+/// A cached exception, not a route.
+const RTM_F_CLONED: u32 = 0x200;
+
+// FRA_*, include/uapi/linux/fib_rules.h.
+const FRA_PRIORITY: u16 = 6;
+const FRA_SUPPRESS_IFGROUP: u16 = 13;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_PAD: u16 = 18;
+const FRA_PROTOCOL: u16 = 21;
+const FR_ACT_TO_TBL: u8 = 1;
+/// Set on the three rules that the kernel adds itself; says nothing about what they match.
+const FIB_RULE_PERMANENT: u32 = 1;
+
+/// An IPv4 route of one of [`TABLES`]; `None` for anything else.
+pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
+    let (header, rest) = message.split::<HEADER_LEN>()?;
+    let flags = wire::u32_at(header, 8);
+    if i32::from(header[0]) != libc::AF_INET || flags & RTM_F_CLONED != 0 {
+        return Ok(None);
+    }
+    let len = header[1];
+    ensure!(len <= 32, "IPv4 route with a prefix of {len} bits");
+    let mut route = Route {
+        // Replaced by RTA_TABLE, which also holds numbers above 255.
+        table: header[4].into(),
+        prefix: Prefix { addr: 0, len },
+        tos: header[3],
+        metric: 0,
+        kind: kind(header[7]),
+        oif: None,
+        gateway: None,
+        nexthop: None,
+        multipath: false,
+        encap: false,
+    };
+    for attribute in wire::attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            DST => {
+                let addr = u32::from_be_bytes(wire::bytes(value).context("RTA_DST")?);
+                route.prefix.addr = addr & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+            }
+            OIF => route.oif = Some(wire::u32_of(value).context("RTA_OIF")?),
+            GATEWAY => {
+                let addr: [u8; 4] = wire::bytes(value).context("RTA_GATEWAY")?;
+                route.gateway = Some(Ipv4Addr::from(addr).into());
+            }
+            VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
+            PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
+            TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
+            NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
+            MULTIPATH => route.multipath = true,
+            ENCAP_TYPE | ENCAP => route.encap = true,
+            _ => {}
+        }
+    }
+    Ok(TABLES.contains(&route.table).then_some(route))
+}
+
+/// Where the route of a notification goes.
+pub(super) fn placement(flags: u16) -> Placement {
+    if flags & NLM_F_REPLACE != 0 {
+        Placement::Replace
+    } else if flags & NLM_F_APPEND != 0 {
+        Placement::Last
+    } else {
+        Placement::First
+    }
+}
+
+fn kind(rtn: u8) -> RouteKind {
+    match rtn {
+        libc::RTN_UNICAST => RouteKind::Unicast,
+        libc::RTN_LOCAL => RouteKind::Local,
+        libc::RTN_BROADCAST
+        | libc::RTN_ANYCAST
+        | libc::RTN_MULTICAST
+        | libc::RTN_BLACKHOLE
+        | libc::RTN_UNREACHABLE
+        | libc::RTN_PROHIBIT => RouteKind::Unanswerable,
+        libc::RTN_THROW => RouteKind::Throw,
+        _ => RouteKind::Other,
+    }
+}
+
+/// `struct rtvia`: a family and an address of it.
+fn via(value: &[u8]) -> Result<IpAddr> {
+    let (family, addr) = value.split_first_chunk::<2>().context("no family")?;
+    match i32::from(u16::from_ne_bytes(*family)) {
+        libc::AF_INET => Ok(Ipv4Addr::from(wire::bytes::<4>(addr)?).into()),
+        libc::AF_INET6 => Ok(Ipv6Addr::from(wire::bytes::<16>(addr)?).into()),
+        other => anyhow::bail!("next hop of address family {other}"),
+    }
+}
+
+/// An IPv4 rule. Recognises a bare lookup by what it has, not by what it lacks: an attribute that is not known
+/// here may be a selector of a newer kernel.
+pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
+    let (header, rest) = message.split::<RULE_HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_INET {
+        return Ok(None);
+    }
+    let [_, dst_len, src_len, tos, table, res1, res2, action, ..] = *header;
+    let flags = wire::u32_at(header, 8);
+    let mut plain = [dst_len, src_len, tos, res1, res2] == [0; 5]
+        && action == FR_ACT_TO_TBL
+        && flags & !FIB_RULE_PERMANENT == 0;
+    let mut rule = Rule {
+        priority: 0,
+        plain_lookup: None,
+    };
+    let mut table = u32::from(table);
+    for attribute in wire::attributes(rest) {
+        let (kind, value) = attribute?;
+        match kind {
+            FRA_PRIORITY => rule.priority = wire::u32_of(value).context("FRA_PRIORITY")?,
+            FRA_TABLE => table = wire::u32_of(value).context("FRA_TABLE")?,
+            // Every rule has this one; all ones is "no".
+            FRA_SUPPRESS_PREFIXLEN | FRA_SUPPRESS_IFGROUP => {
+                plain &= wire::u32_of(value).context("FRA_SUPPRESS_*")? == u32::MAX;
+            }
+            FRA_PROTOCOL | FRA_PAD => {}
+            _ => plain = false,
+        }
+    }
+    rule.plain_lookup = plain.then_some(table);
+    Ok(Some(rule))
+}

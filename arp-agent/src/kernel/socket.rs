@@ -1,0 +1,211 @@
+//! One request at a time over a netlink socket: sends, collects the answer, reads how it ended.
+
+use std::{io, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use netlink_packet_core::{
+    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+};
+use netlink_sys::{Socket, SocketAddr};
+use nix::{
+    libc,
+    sys::{
+        socket::{setsockopt, sockopt},
+        time::{TimeVal, TimeValLike},
+    },
+};
+
+use super::wire::{self, Message, Request};
+
+/// How long the kernel may take for the next part of an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often an interrupted dump is asked for again.
+const ATTEMPTS: usize = 16;
+/// Larger than any part of a dump (32 KiB) and any message that is not asked for with virtual functions.
+pub(super) const RECEIVE_LEN: usize = 1 << 16;
+
+/// A socket on which one question is open at a time.
+pub(super) struct Asker {
+    protocol: isize,
+    socket: Socket,
+    sequence: u32,
+    chunk: Vec<u8>,
+}
+
+impl Asker {
+    /// A socket in the calling thread's network namespace.
+    pub(super) fn new(protocol: isize) -> Result<Self> {
+        Ok(Self {
+            protocol,
+            socket: open(protocol)?,
+            sequence: 0,
+            chunk: Vec::with_capacity(RECEIVE_LEN),
+        })
+    }
+
+    /// The messages that answer a dump request, one after the other as [`wire::messages`] reads them. Their
+    /// sequence numbers are cleared, so that two dumps of the same state are the same bytes.
+    pub(super) fn dump(&mut self, what: &str, request: &Request) -> Result<Vec<u8>> {
+        for _ in 0..ATTEMPTS {
+            let mut answer = Vec::new();
+            let interrupted = self
+                .ask(request, NLM_F_DUMP, &mut answer)
+                .with_context(|| format!("asking the kernel for {what}"))?;
+            if !interrupted {
+                return Ok(answer);
+            }
+        }
+        bail!("asking the kernel for {what}: interrupted by changes {ATTEMPTS} times in a row")
+    }
+
+    /// The one message that answers a request that is not a dump.
+    pub(super) fn get(&mut self, what: &str, request: &Request) -> Result<Vec<u8>> {
+        let mut answer = Vec::new();
+        self.ask(request, 0, &mut answer)
+            .with_context(|| format!("asking the kernel for {what}"))?;
+        Ok(answer)
+    }
+
+    /// Returns whether the dump was interrupted.
+    fn ask(&mut self, request: &Request, flags: u16, answer: &mut Vec<u8>) -> Result<bool> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let bytes = request.to_bytes(NLM_F_REQUEST | flags, self.sequence);
+        self.socket
+            .send_to(&bytes, &SocketAddr::new(0, 0), 0)
+            .context("send")?;
+        let mut collected = Collected {
+            dump: flags & NLM_F_DUMP != 0,
+            ..Collected::default()
+        };
+        while !collected.finished {
+            let received = self
+                .receive()
+                .and_then(|()| collected.add(&self.chunk, self.sequence, answer));
+            if received.is_err() && !collected.refused {
+                // The rest of the answer may still come, and until then the kernel refuses the next dump on this
+                // socket (EBUSY).
+                self.socket = open(self.protocol)?;
+            }
+            received?;
+        }
+        Ok(collected.interrupted)
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        loop {
+            self.chunk.clear();
+            match self.socket.recv_from(&mut self.chunk, libc::MSG_TRUNC) {
+                Ok((len, _)) if len > self.chunk.len() => {
+                    bail!("answer of {len} bytes is longer than {}", self.chunk.len())
+                }
+                // Only the kernel has port 0.
+                Ok((_, sender)) if sender.port_number() != 0 => {}
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    bail!("no answer within {TIMEOUT:?}")
+                }
+                Err(error) => return Err(error).context("receive"),
+            }
+        }
+    }
+}
+
+/// The errno with which the kernel refused, if that is what went wrong.
+pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
+fn open(protocol: isize) -> Result<Socket> {
+    let mut socket = Socket::new(protocol).context("opening a netlink socket")?;
+    socket.bind_auto().context("binding a netlink socket")?;
+    // Absent before 4.12; only the text of refusals depends on it.
+    let _ = socket.set_ext_ack(true);
+    if protocol == netlink_sys::protocols::NETLINK_ROUTE {
+        socket
+            .set_netlink_get_strict_chk(true)
+            .context("strict checking of netlink requests (Linux 4.20)")?;
+    }
+    let timeout = TimeVal::seconds(i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX));
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).context("setting SO_RCVTIMEO")?;
+    Ok(socket)
+}
+
+/// How far an answer has come.
+#[derive(Debug, Default)]
+struct Collected {
+    dump: bool,
+    finished: bool,
+    interrupted: bool,
+    /// The kernel has ended the answer with an error: nothing more will come.
+    refused: bool,
+}
+
+impl Collected {
+    /// Takes one received buffer; messages with another sequence number answer an older question.
+    fn add(&mut self, chunk: &[u8], sequence: u32, answer: &mut Vec<u8>) -> Result<()> {
+        for message in wire::messages(chunk) {
+            let message = message?;
+            if message.sequence != sequence {
+                continue;
+            }
+            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
+            match message.kind {
+                NLMSG_NOOP => {}
+                NLMSG_OVERRUN => bail!("the kernel lost part of its answer"),
+                // A dump that was refused ends like one that went well, but with a negative status.
+                NLMSG_DONE | NLMSG_ERROR => {
+                    self.finished = true;
+                    if let Some(error) = failure(&message)? {
+                        self.refused = true;
+                        return Err(error);
+                    }
+                }
+                _ => {
+                    answer.extend(wire::message(
+                        message.kind,
+                        message.flags,
+                        0,
+                        message.payload,
+                    ));
+                    self.finished |= !self.dump;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The error that an NLMSG_DONE or NLMSG_ERROR carries; `None` is success.
+fn failure(message: &Message<'_>) -> Result<Option<anyhow::Error>> {
+    let (status, rest) = message.split::<4>()?;
+    let status = i32::from_ne_bytes(*status);
+    if status == 0 {
+        return Ok(None);
+    }
+    let cause = io::Error::from_raw_os_error(status.saturating_neg());
+    Ok(Some(match explanation(message, rest) {
+        Some(text) => anyhow::Error::new(cause).context(text),
+        None => cause.into(),
+    }))
+}
+
+/// The kernel's own words (NLMSGERR_ATTR_MSG), if it has any.
+fn explanation(message: &Message<'_>, rest: &[u8]) -> Option<String> {
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    if message.flags & NLM_F_ACK_TLVS == 0 {
+        return None;
+    }
+    let skip = if message.kind == NLMSG_DONE {
+        0
+    } else if message.flags & NLM_F_CAPPED != 0 {
+        wire::HEADER_LEN
+    } else {
+        wire::align(u32::from_ne_bytes(*rest.first_chunk()?) as usize)
+    };
+    let value = wire::attribute(rest.get(skip..)?, NLMSGERR_ATTR_MSG).ok()??;
+    Some(wire::text(value))
+}

@@ -1,0 +1,172 @@
+//! Netlink framing: messages in a buffer, attributes in a message, requests.
+//!
+//! Only what is needed is decoded, here and in the modules beside this one. A full decoder refuses the whole
+//! message when an attribute that nobody asked about is new to it or shorter than it thinks; for the mirror that
+//! would mean never being ready because of one exotic tunnel.
+
+use anyhow::{Context, Result, ensure};
+use netlink_packet_core::NlasIterator;
+
+/// `struct nlmsghdr`.
+pub(super) const HEADER_LEN: usize = 16;
+
+/// One netlink message as it lies in a buffer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Message<'a> {
+    /// RTM_*, NFT_MSG_* …
+    pub(super) kind: u16,
+    /// NLM_F_*.
+    pub(super) flags: u16,
+    pub(super) sequence: u32,
+    /// What follows `struct nlmsghdr`.
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The fixed structure at the start of the payload, and the attributes after it.
+    pub(super) fn split<const N: usize>(&self) -> Result<(&'a [u8; N], &'a [u8])> {
+        self.payload
+            .split_first_chunk()
+            .with_context(|| format!("{} bytes instead of a header of {N}", self.payload.len()))
+    }
+}
+
+/// The messages in `bytes`, in order. Ends after the first that does not fit.
+pub(super) fn messages(bytes: &[u8]) -> Messages<'_> {
+    Messages { rest: bytes }
+}
+
+pub(super) struct Messages<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let cut = cut_message(self.rest);
+        self.rest = cut.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(cut.map(|(message, _)| message))
+    }
+}
+
+fn cut_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8])> {
+    let header = bytes
+        .first_chunk::<HEADER_LEN>()
+        .context("truncated netlink header")?;
+    let len = u32_at(header, 0) as usize;
+    ensure!(
+        (HEADER_LEN..=bytes.len()).contains(&len),
+        "netlink message of {len} bytes in {} bytes",
+        bytes.len()
+    );
+    let message = Message {
+        kind: u16_at(header, 4),
+        flags: u16_at(header, 6),
+        sequence: u32_at(header, 8),
+        payload: &bytes[HEADER_LEN..len],
+    };
+    Ok((message, bytes.get(align(len)..).unwrap_or(&[])))
+}
+
+/// Attributes as (type without its flag bits, value).
+pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8])>> {
+    NlasIterator::new(bytes).map(|attribute| {
+        let attribute = attribute?;
+        // The iterator has checked 4 <= length <= bytes left.
+        let (kind, len) = (attribute.kind(), usize::from(attribute.length()));
+        Ok((kind, &attribute.into_inner()[4..len]))
+    })
+}
+
+/// The value of the first attribute of this type.
+pub(super) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
+    attributes(bytes)
+        .find(|a| !matches!(a, Ok((k, _)) if *k != kind))
+        .transpose()
+        .map(|found| found.map(|(_, value)| value))
+}
+
+/// An attribute's value as so many bytes.
+pub(super) fn bytes<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
+    value
+        .try_into()
+        .with_context(|| format!("attribute of {} bytes instead of {N}", value.len()))
+}
+
+/// A native-endian u32 attribute.
+pub(super) fn u32_of(value: &[u8]) -> Result<u32> {
+    bytes(value).map(u32::from_ne_bytes)
+}
+
+/// A native-endian i32 attribute.
+pub(super) fn i32_of(value: &[u8]) -> Result<i32> {
+    bytes(value).map(i32::from_ne_bytes)
+}
+
+/// A string attribute. Names of interfaces are bytes to the kernel; one that is no UTF-8 still needs a text.
+pub(super) fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+/// A field of a fixed structure; `at` is known to be inside.
+pub(super) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
+    u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+}
+
+/// A field of a fixed structure; `at` is known to be inside.
+pub(super) fn u16_at<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+    u16::from_ne_bytes([header[at], header[at + 1]])
+}
+
+/// Lengths on the wire are rounded up to 4.
+pub(super) fn align(len: usize) -> usize {
+    len.next_multiple_of(4)
+}
+
+/// A request: kind, fixed structure, attributes. The socket adds flags and sequence number.
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) kind: u16,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// `header` is the whole fixed structure: with strict checking a shorter one is refused.
+    pub(super) fn new(kind: u16, header: &[u8]) -> Self {
+        let mut body = header.to_vec();
+        body.resize(align(header.len()), 0);
+        Self { kind, body }
+    }
+
+    /// Adds a 4-byte attribute (every attribute that is sent here is one).
+    pub(super) fn with(mut self, kind: u16, value: u32) -> Self {
+        self.body.extend(8u16.to_ne_bytes());
+        self.body.extend(kind.to_ne_bytes());
+        self.body.extend(value.to_ne_bytes());
+        self
+    }
+
+    /// The message to send.
+    pub(super) fn to_bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
+        message(self.kind, flags, sequence, &self.body)
+    }
+}
+
+/// A message as bytes, padded.
+pub(super) fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let len = HEADER_LEN + payload.len();
+    let mut bytes = Vec::with_capacity(align(len));
+    bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    bytes.extend(sequence.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes.resize(align(len), 0);
+    bytes
+}
