@@ -166,7 +166,7 @@ fn routes_of_every_type() {
             "route add 10.1.0.0/16 dev v0\n\
              route add 10.2.0.5/32 via 10.9.0.9 metric 7\n\
              route add 10.3.0.0/24 tos 0x10 dev v0\n\
-             route add default via inet6 fe80::1 dev u0\n\
+             route add 0.0.0.0/0 via inet6 fe80::1 dev u0\n\
              route add unreachable 10.4.0.0/24\n\
              route add blackhole 10.5.0.0/24\n\
              route add prohibit 10.6.0.0/24\n\
