@@ -71,7 +71,7 @@ async fn serve(options: Options, run_dir: &RunDir) -> anyhow::Result<()> {
     let mut agent = Agent::start(options)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
-        tokio::spawn(print_log(AsyncFd::new(logger)?));
+        tokio::spawn(print_log(AsyncFd::register(logger)?));
     }
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(accept(listener, requests));
