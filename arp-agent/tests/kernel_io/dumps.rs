@@ -3,7 +3,7 @@
 use std::{fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, Placement, Prefix, Route, RouteKind, Rule, Settings},
+    event::{Event, Placement, Prefix, Route, RouteKind, Settings},
     kernel::Reader,
 };
 
