@@ -22,6 +22,9 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Request {
     /// A [`Status`].
     Status,
+    /// A [`Status`] that knows of every change in the kernel made before the request: what was notified by then is
+    /// applied, and what changes silently has been read again.
+    Sync,
     /// An [`Explanation`], made from the agent's own maps.
     Explain {
         /// Who asks for whom.
@@ -35,7 +38,7 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
-    /// To [`Request::Status`].
+    /// To [`Request::Status`] and [`Request::Sync`].
     Status(Box<Status>),
     /// To [`Request::Explain`].
     Explanation(Box<Explanation>),
