@@ -187,10 +187,10 @@ fn is_answer(frame: &[u8]) -> bool {
 }
 
 /// Keeps the calling thread on one core while it lives.
-struct OnCore(CpuSet);
+pub(crate) struct OnCore(CpuSet);
 
 impl OnCore {
-    fn enter(core: usize) -> Result<Self> {
+    pub(crate) fn enter(core: usize) -> Result<Self> {
         let this = Pid::from_raw(0);
         let before = sched_getaffinity(this).context("reading the allowed cores")?;
         let mut one = CpuSet::new();

@@ -85,7 +85,7 @@ impl Wire {
     }
 }
 
-fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
+pub(crate) fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ethertype.to_be(),
