@@ -9,6 +9,7 @@
 //! ```
 
 mod agent;
+pub mod bench;
 mod bytes;
 mod host;
 mod lab;
@@ -26,5 +27,5 @@ pub use lab::Lab;
 pub use namespace::Namespace;
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
-pub use parity::{Answerer, Outcome, Parity, UNCOUNTED};
+pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
 pub use skip::{missing_privilege, skip};

@@ -1,0 +1,9 @@
+//! Measuring who answers how fast, from inside a pod: [`Asker`] asks, [`compare`] lets responders take turns.
+
+mod asker;
+mod compare;
+mod sample;
+
+pub use asker::{Asker, InFlight, Stream};
+pub use compare::{Comparison, Responder, Slice, compare};
+pub use sample::{Spread, quantile};
