@@ -41,30 +41,14 @@ struct Wires {
 }
 
 impl Host {
-    pub(crate) fn new(
-        name: &str,
-        namespace: Namespace,
-        mac: Mac,
-        node: &Namespace,
-        node_end: &str,
-    ) -> Result<Self> {
+    pub(crate) fn new(name: &str, namespace: Namespace, mac: Mac, node: &Namespace, node_end: &str) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let allowed = allowed_cores()?;
         let core = allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()];
-        let wires = Wires {
-            host: Wire::open(&namespace, "eth0")?,
-            node: Wire::open_for(node, node_end, MARKER)?,
-            core,
-        };
+        let wires =
+            Wires { host: Wire::open(&namespace, "eth0")?, node: Wire::open_for(node, node_end, MARKER)?, core };
         let (name, node_end) = (name.to_owned(), node_end.to_owned());
-        Ok(Host {
-            name,
-            namespace,
-            mac,
-            ip: [0; 4],
-            node_end,
-            wires: Mutex::new(Some(wires)),
-        })
+        Ok(Host { name, namespace, mac, ip: [0; 4], node_end, wires: Mutex::new(Some(wires)) })
     }
 
     pub(crate) fn set_ip(&mut self, ip: [u8; 4]) {
@@ -109,11 +93,7 @@ impl Host {
     /// Sends a frame to the node and gives the ARP frames that came back, in order, without the node's own requests.
     /// Silence is certain, and costs no wait: see [`exchange`](Self::exchange).
     pub fn ask(&self, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
-        Ok(self
-            .exchange(&[frame])?
-            .into_iter()
-            .filter(|frame| is_answer(frame))
-            .collect())
+        Ok(self.exchange(&[frame])?.into_iter().filter(|frame| is_answer(frame)).collect())
     }
 
     /// Sends a frame to the node and gives the ARP frames, other than requests, that come back within `wait`; for
@@ -158,8 +138,7 @@ impl Host {
         let deadline = Instant::now() + MARKER_WAIT;
         let marker = marker(self.mac);
         wires.host.send(&marker)?;
-        await_marker(&wires.node, &marker, deadline, |_| ())
-            .with_context(|| self.lost("to the node"))?;
+        await_marker(&wires.node, &marker, deadline, |_| ()).with_context(|| self.lost("to the node"))?;
         wires.node.send(&marker)?;
         let mut received = Vec::new();
         await_marker(&wires.host, &marker, deadline, |frame| received.push(frame))
@@ -182,10 +161,7 @@ impl Host {
     }
 
     fn lost(&self, direction: &str) -> String {
-        format!(
-            "the link between {} and the node's {} carried no marker {direction}",
-            self.name, self.node_end
-        )
+        format!("the link between {} and the node's {} carried no marker {direction}", self.name, self.node_end)
     }
 
     /// Whether one ping to `address` is answered within two seconds.
@@ -195,9 +171,7 @@ impl Host {
 
     /// The link-layer address that the host's own neighbour table has for `address`, if any.
     pub fn neighbour(&self, address: [u8; 4]) -> Result<Option<String>> {
-        let shown = self
-            .namespace
-            .ip_json(&format!("-4 neigh show {}", Ipv4Addr::from(address)))?;
+        let shown = self.namespace.ip_json(&format!("-4 neigh show {}", Ipv4Addr::from(address)))?;
         Ok(shown[0]["lladdr"].as_str().map(str::to_owned))
     }
 }
@@ -213,12 +187,7 @@ fn marker(src: Mac) -> Vec<u8> {
     frame
 }
 
-fn await_marker(
-    wire: &Wire,
-    marker: &[u8],
-    deadline: Instant,
-    mut other: impl FnMut(Vec<u8>),
-) -> Result<()> {
+fn await_marker(wire: &Wire, marker: &[u8], deadline: Instant, mut other: impl FnMut(Vec<u8>)) -> Result<()> {
     while let Some(frame) = wire.receive(deadline)? {
         if frame == marker {
             return Ok(());

@@ -8,8 +8,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send,
-    socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, socket,
 };
 
 use crate::namespace::Namespace;
@@ -63,8 +62,7 @@ impl Wire {
             if left.is_zero() {
                 return Ok(None);
             }
-            let wait =
-                PollTimeout::try_from(left.min(Duration::from_secs(10)) + Duration::from_millis(1));
+            let wait = PollTimeout::try_from(left.min(Duration::from_secs(10)) + Duration::from_millis(1));
             let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut sockets, wait.unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(Errno::EINTR) => {}
@@ -89,9 +87,7 @@ pub(crate) fn open_socket(namespace: &Namespace, interface: &str, ethertype: u16
         bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
         Ok(socket)
     };
-    namespace
-        .run(open)?
-        .with_context(|| format!("opening a packet socket on {interface} in {}", namespace.name()))
+    namespace.run(open)?.with_context(|| format!("opening a packet socket on {interface} in {}", namespace.name()))
 }
 
 fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {

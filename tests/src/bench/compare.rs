@@ -172,7 +172,7 @@ fn mode_of(status: &Status, interface: &str) -> Result<String> {
 /// One turn; also how many requests were sent in all.
 fn measure(asker: &Asker, responder: Responder, turn: (usize, usize)) -> Result<(Slice, u64)> {
     let (latencies, stream, sent) = if responder == Responder::DelayedKernel {
-        // Each for itself, or the kernel's queue would take them for one.
+        // A target for each, to tell their replies apart.
         let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
         let asked = asker.in_flight(&targets, DELAYED_WINDOW)?;
         (asked.latencies, asked.within, asked.within.requests)

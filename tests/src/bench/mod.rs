@@ -5,5 +5,5 @@ mod compare;
 mod sample;
 
 pub use asker::{Asker, InFlight, Stream};
-pub use compare::{Comparison, Responder, Slice, compare};
+pub use compare::{Comparison, Responder, Slice, TURNS, compare};
 pub use sample::{Spread, quantile};
