@@ -149,8 +149,10 @@ impl Parity {
 /// By how much an interface's counters moved.
 #[derive(Debug)]
 pub struct Counted {
-    answered: u64,
-    passed: BTreeMap<String, u64>,
+    /// Requests answered.
+    pub answered: u64,
+    /// Frames passed, by reason; without those of which there were none.
+    pub passed: BTreeMap<String, u64>,
 }
 
 impl Counted {

@@ -14,11 +14,11 @@ use crate::topology::CALICO_GATEWAY;
 
 /// Slices of the kernel without delay and of the fast path in a round, taking turns; the delayed kernel has one, which
 /// takes far longer.
-pub const TURNS: usize = 4;
+pub const TURNS: usize = 8;
 /// Requests of a slice that are sent one at a time.
-const SINGLE: usize = 3000;
+const SINGLE: usize = 2000;
 /// How long a slice streams requests.
-const STREAM: Duration = Duration::from_millis(100);
+const STREAM: Duration = Duration::from_millis(50);
 /// How many requests the delayed kernel has in flight: all that its queue takes (`proxy_qlen`).
 const IN_FLIGHT: u8 = 64;
 /// How long it is kept busy: its longest delay.

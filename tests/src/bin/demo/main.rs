@@ -115,9 +115,16 @@ fn with_agent(lab: &Lab, stop: &Stop) -> Result<()> {
 }
 
 fn compare(lab: &Lab, rounds: usize, stop: &Stop) -> Result<()> {
-    report::before_comparison(rounds)?;
     let pods = ["p0", "p1", "p2"];
-    let comparison = bench::compare(lab, pods, rounds, |_| stop.check()).context("the benchmark")?;
+    let mut begun = 0;
+    let between = |round| {
+        if round == begun {
+            begun += 1;
+            report::round(begun, rounds)?;
+        }
+        stop.check()
+    };
+    let comparison = bench::compare(lab, pods, rounds, between).context("the benchmark")?;
     report::comparison(&comparison);
     Ok(())
 }

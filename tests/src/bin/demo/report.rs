@@ -48,8 +48,9 @@ pub(crate) fn status(agent: &Agent) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn before_comparison(rounds: usize) -> Result<()> {
-    println!("\nBenchmark, {rounds} rounds …");
+/// Shows that a round begins.
+pub(crate) fn round(number: usize, rounds: usize) -> Result<()> {
+    print!("{} {number}", if number == 1 { format!("\nBenchmark of {rounds} rounds:") } else { String::new() });
     io::stdout().flush()?;
     Ok(())
 }
@@ -57,7 +58,7 @@ pub(crate) fn before_comparison(rounds: usize) -> Result<()> {
 /// The table, and under which conditions it came about.
 pub(crate) fn comparison(comparison: &Comparison) {
     let mut table = Builder::default();
-    table.push_record(["who answers", "p50, µs", "p99, µs", "p50 ratio", "replies/s", "ratio"]);
+    table.push_record(["who answers", "p50", "p99", "p50 ratio", "replies/s", "ratio"]);
     for responder in Responder::ALL {
         let spread = |value: fn(&Slice) -> f64| Spread::of(comparison.of(responder).map(value));
         let ratio = |value| Spread::of(comparison.ratios(responder, value));
@@ -65,8 +66,8 @@ pub(crate) fn comparison(comparison: &Comparison) {
         let ratio = |value| if is_base { "1".to_owned() } else { cell(ratio(value)) };
         table.push_record([
             name(responder, comparison),
-            cell(spread(|slice| slice.p50)),
-            cell(spread(|slice| slice.p99)),
+            time_cell(spread(|slice| slice.p50)),
+            time_cell(spread(|slice| slice.p99)),
             ratio(|slice| slice.p50),
             cell(spread(Slice::rate)),
             ratio(Slice::rate),
@@ -74,14 +75,14 @@ pub(crate) fn comparison(comparison: &Comparison) {
     }
     let mut table = table.build();
     table.with(Style::rounded()).with(Modify::new(Columns::new(1..)).with(Alignment::right()));
-    println!("{table}");
+    println!("\n{table}");
     notes(comparison);
 }
 
 fn name(responder: Responder, comparison: &Comparison) -> String {
     let delay = comparison.default_delay;
     match responder {
-        Responder::DelayedKernel => format!("kernel, proxy_delay {delay}\n(its default: 0 to {} ms)", delay * 10),
+        Responder::DelayedKernel => format!("kernel, proxy_delay {delay}\n(default: 0 to {} ms)", delay * 10),
         Responder::Kernel => "kernel, proxy_delay 0".to_owned(),
         Responder::FastPath => format!("fast path ({})", comparison.mode),
     }
@@ -92,15 +93,15 @@ fn notes(comparison: &Comparison) {
     let [delayed, kernel, fast] = Responder::ALL.map(requests);
     let Comparison { rounds, core, cores, counted, .. } = comparison;
     println!(
-        "  Medians of the turns, (lowest–highest) below; ratios are to the kernel with proxy_delay 0 in the same turn.
-  Latency: from before send() of a who-has in the pod to after recv() of its reply there; one request at a time,
-    {kernel} and {fast} in all; with the delay up to 64 at once, {delayed} in all.
-  Replies/s: bursts of 64 from the pod, 0.1 s a turn, the pod's own send() and recv() included; with the delay 64
-    requests always in flight for 0.8 s.
-  {rounds} rounds of {TURNS} turns, the responders taking turns ({rounds} turns of the delayed one); three pods of one node, alike but for
-    who answers; each round the roles move on. All on core {core} of {cores}, which also runs whatever else the machine does.
-  Checked after each turn: the fast path's counter moved by the requests of its own turns, {counted} in all, and by none
-    of the kernel's."
+        "  Medians of the turns, (lowest–highest) below. Ratios are to the kernel with proxy_delay 0 in the same turn.
+  Latency: from send() of a who-has in the pod until recv() of its reply there, one request at a time, {kernel} and
+    {fast} in all; under the delay 64 at once, {delayed} in all.
+  Replies/s: bursts of 64, with the pod's own send() and recv() in it; under the delay always 64 in flight.
+  {rounds} rounds of {TURNS} turns in which the two below alternate, and one of the delayed kernel. Three pods of one node
+    that differ only in who answers them; each round the roles move on by one pod. Nothing is attached to the
+    kernel's two. Pod and responder share core {core} of {cores}, with whatever else runs on this machine.
+  Checked after each turn: the fast path's own counter rose by the requests of its turns, {counted} in all, and in the
+    kernel's turns not at all."
     );
 }
 
@@ -109,22 +110,22 @@ fn cell(spread: Spread) -> String {
     format!("{}\n({}–{})", number(median), number(lowest), number(highest))
 }
 
-/// Three digits, or all in front of the point, by thousands.
+/// Of a value in µs.
+fn time_cell(spread: Spread) -> String {
+    let (scale, unit) = if spread.median < 1e3 { (1.0, "µs") } else { (1e3, "ms") };
+    let [median, lowest, highest] = [spread.median, spread.lowest, spread.highest].map(|value| number(value / scale));
+    format!("{median} {unit}\n({lowest}–{highest})")
+}
+
+/// Three digits; two below 0.01.
 fn number(value: f64) -> String {
-    let magnitude = if value == 0.0 { 0.0 } else { value.abs().log10().floor() };
-    let decimals = (2.0 - magnitude).max(0.0) as usize;
-    let text = format!("{value:.decimals$}");
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(whole, rest)| (whole, Some(rest)));
-    let mut grouped = String::new();
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    match fraction {
-        Some(fraction) => format!("{grouped}.{fraction}"),
-        None => grouped,
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    match magnitude {
+        ..-2 => format!("{value:.*}", (1 - magnitude) as usize),
+        -2..2 => format!("{value:.*}", (2 - magnitude) as usize),
+        2 => format!("{value:.0}"),
+        3..6 => format!("{} k", number(value / 1e3)),
+        _ => format!("{} M", number(value / 1e6)),
     }
 }
 
@@ -133,16 +134,17 @@ mod tests {
     use super::number;
 
     #[test]
-    fn numbers_have_three_digits_or_thousands() {
+    fn numbers_have_three_digits_and_a_unit() {
         let cases = [
             (0.0, "0.00"),
-            (0.000_123_4, "0.000123"),
+            (0.000_123_4, "0.00012"),
             (0.853, "0.853"),
-            (3.625, "3.62"),
+            (3.628, "3.63"),
             (48.61, "48.6"),
             (151.9, "152"),
-            (412_331.2, "412,331"),
-            (1_000_000.0, "1,000,000"),
+            (1_234.0, "1.23 k"),
+            (412_331.2, "412 k"),
+            (1_500_000.0, "1.50 M"),
         ];
         for (value, text) in cases {
             assert_eq!(number(value), text);

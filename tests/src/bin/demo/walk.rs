@@ -4,21 +4,21 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use tests::topology::{CALICO_GATEWAY, FAR_HOST};
-use tests::{Agent, Host, Lab};
+use tests::{Agent, Counted, Host, Lab, Status};
 
 /// Runs the clients and shows the line of each that matters, with what the fast path counted meanwhile.
 pub(crate) fn walk(lab: &Lab, agent: &Agent) -> Result<()> {
     let [p0, p1] = ["p0", "p1"].map(|pod| lab.host(pod));
     let [gateway, far, other] = [CALICO_GATEWAY, FAR_HOST, p1.ip()].map(Ipv4Addr::from);
-    println!("\nThe pods' own stacks, and how many of their requests the fast path answered meanwhile:");
+    println!("\nThe pods' own stacks; on the right what they asked, and what the fast path did with it:");
     let show = Show { agent, pods: [p0, p1] };
     show.client(p0, &format!("arping -c 1 -w 2 -I eth0 {far}"), "reply from")?;
-    show.client(p0, &format!("ping -n -c 1 -W 2 {other}"), "bytes from")?;
-    show.client(p0, &format!("ping -n -c 1 -W 2 {far}"), "bytes from")?;
+    show.client(p0, &format!("ping -c 1 -W 2 {other}"), "bytes from")?;
+    show.client(p0, &format!("ping -c 1 -W 2 {far}"), "bytes from")?;
     for pod in [p0, p1] {
         let entry = pod.namespace().ip(&format!("neigh show {gateway}"))?;
         ensure!(!entry.trim().is_empty(), "{} has no neighbour entry for {gateway}", pod.name());
-        println!("  {}$ {:<32} {}", pod.name(), "ip neigh", entry.trim());
+        println!("  {}$ ip neigh\n      {}", pod.name(), entry.trim());
     }
     Ok(())
 }
@@ -40,15 +40,20 @@ impl Show<'_> {
             let stderr = String::from_utf8_lossy(&output.stderr);
             format!("{command} in {} ended with {}: {stdout}{stderr}", pod.name(), output.status)
         })?;
-        let counted: Vec<String> = self
-            .pods
-            .iter()
-            .map(|pod| (pod.name(), after.answered(pod.node_end()) - before.answered(pod.node_end())))
-            .filter(|&(_, answered)| answered > 0)
-            .map(|(name, answered)| format!("{name} {answered}"))
-            .collect();
-        let counted = if counted.is_empty() { "none asked".to_owned() } else { counted.join(", ") };
-        println!("  {}$ {command:<32} {line}  [{counted}]", pod.name());
+        let counted: Vec<String> = self.pods.iter().filter_map(|pod| describe(pod, &before, &after)).collect();
+        let counted = if counted.is_empty() { "nobody asked".to_owned() } else { counted.join("; ") };
+        println!("  {:<45} {counted}\n      {line}", format!("{}$ {command}", pod.name()));
         Ok(())
     }
+}
+
+/// What a pod's stack asked between two looks at the counters, and who answered; `None` if nothing.
+fn describe(pod: &Host, before: &Status, after: &Status) -> Option<String> {
+    let Counted { answered, mut passed } = Counted::between(before, after, pod.node_end());
+    // The pod's replies to the node.
+    passed.remove("not_request");
+    let passed: Vec<String> = passed.into_iter().map(|(reason, count)| format!("{count} passed ({reason})")).collect();
+    let answered = (answered > 0).then(|| format!("{answered} answered"));
+    let parts: Vec<String> = answered.into_iter().chain(passed).collect();
+    (!parts.is_empty()).then(|| format!("{} asked: {}", pod.name(), parts.join(", ")))
 }

@@ -6,6 +6,7 @@ mod frame;
 mod local;
 mod proxying;
 mod routes;
+mod rules;
 mod senders;
 mod state;
 
