@@ -16,8 +16,8 @@ use crate::packet::open_socket;
 const PROMPT: Duration = Duration::from_millis(500);
 /// How long one may take that the kernel delays: its longest delay is 0.8 s.
 const DELAYED: Duration = Duration::from_secs(3);
-/// How many requests a stream sends before it takes the replies: few enough for the kernel's queues.
-const BURST: u64 = 64;
+/// How many requests a burst sends before it takes the replies: few enough for the kernel's queues.
+pub const BURST: usize = 64;
 
 /// A raw socket on a host's `eth0` that asks for IPv4 addresses and takes the replies. It sees ARP only, and nothing
 /// that the host itself sends.
@@ -30,24 +30,13 @@ pub struct Asker {
     core: usize,
 }
 
-/// What a stream of requests came to.
-#[derive(Clone, Copy, Debug)]
-pub struct Stream {
-    /// Requests sent.
-    pub requests: u64,
-    /// Replies received.
-    pub replies: u64,
-    /// From the first request to the last reply.
-    pub took: Duration,
-}
-
 /// What many requests at once came to.
 #[derive(Clone, Debug)]
 pub struct InFlight {
     /// From request to reply, of every request.
     pub latencies: Vec<Duration>,
-    /// Replies received within the window, and its length.
-    pub within: Stream,
+    /// How many replies came within the window.
+    pub within: u64,
 }
 
 impl Asker {
@@ -79,28 +68,28 @@ impl Asker {
         Ok(latencies)
     }
 
-    /// Asks for `tpa` without a pause for at least `window`, and takes the replies.
-    pub fn stream(&self, tpa: [u8; 4], window: Duration) -> Result<Stream> {
+    /// Asks for `tpa` without a pause for at least `window`, in bursts of [`BURST`] requests, and says how long each
+    /// burst took, from its first request to its last reply.
+    pub fn bursts(&self, tpa: [u8; 4], window: Duration) -> Result<Vec<Duration>> {
         let _core = OnCore::enter(self.core)?;
         self.drain()?;
         let request = self.request(tpa);
-        let (mut requests, mut replies) = (0, 0);
-        let begin = Instant::now();
-        while begin.elapsed() < window {
+        let mut bursts = Vec::new();
+        let end = Instant::now() + window;
+        while Instant::now() < end {
+            let begin = Instant::now();
             for _ in 0..BURST {
                 self.send(&request)?;
             }
-            requests += BURST;
-            let deadline = Instant::now() + PROMPT;
-            while replies < requests {
-                let Some(target) = self.reply(deadline)? else {
-                    bail!("{}: {} of {requests} requests got no reply", self.name, requests - replies);
+            for replies in 0..BURST {
+                let Some(target) = self.reply(begin + PROMPT)? else {
+                    bail!("{}: {replies} of {BURST} requests got a reply within {PROMPT:?}", self.name);
                 };
                 ensure!(target == tpa, "{}: a reply for {target:?}, which nobody asked for", self.name);
-                replies += 1;
             }
+            bursts.push(begin.elapsed());
         }
-        Ok(Stream { requests, replies, took: begin.elapsed() })
+        Ok(bursts)
     }
 
     /// Keeps one request in flight for each of `targets` for `window`, then waits for the replies that are due; for a
@@ -114,7 +103,7 @@ impl Asker {
             sent.push(Some(Instant::now()));
             self.send(&self.request(target))?;
         }
-        let (mut requests, mut replies, mut latencies) = (sent.len() as u64, 0, Vec::new());
+        let (mut requests, mut within, mut latencies) = (sent.len(), 0, Vec::new());
         while sent.iter().any(Option::is_some) {
             let Some(target) = self.reply(begin + window + DELAYED)? else {
                 let due = sent.iter().flatten().count();
@@ -125,13 +114,13 @@ impl Asker {
             let Some(since) = sent[index].take() else { continue };
             latencies.push(now - since);
             if now - begin < window {
-                replies += 1;
+                within += 1;
                 requests += 1;
                 sent[index] = Some(Instant::now());
                 self.send(&self.request(target))?;
             }
         }
-        Ok(InFlight { latencies, within: Stream { requests, replies, took: window } })
+        Ok(InFlight { latencies, within })
     }
 
     fn request(&self, tpa: [u8; 4]) -> [u8; ArpFrame::LEN] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::asker::{Asker, Stream};
+use super::asker::{Asker, BURST};
 use super::sample::quantile;
 use crate::agent::{Agent, AgentOptions, Status};
 use crate::host::{Host, allowed_cores};
@@ -17,8 +17,8 @@ use crate::topology::CALICO_GATEWAY;
 pub const TURNS: usize = 8;
 /// Requests of a slice that are sent one at a time.
 const SINGLE: usize = 2000;
-/// How long a slice streams requests.
-const STREAM: Duration = Duration::from_millis(50);
+/// How long a slice asks in bursts.
+const BURSTS: Duration = Duration::from_millis(50);
 /// How many requests the delayed kernel has in flight: all that its queue takes (`proxy_qlen`).
 const IN_FLIGHT: u8 = 64;
 /// How long it is kept busy: its longest delay.
@@ -53,15 +53,8 @@ pub struct Slice {
     pub p50: f64,
     /// And the 99th percentile.
     pub p99: f64,
-    /// The stream of requests that followed.
-    pub stream: Stream,
-}
-
-impl Slice {
-    /// Replies in a second of the stream.
-    pub fn rate(&self) -> f64 {
-        self.stream.replies as f64 / self.stream.took.as_secs_f64()
-    }
+    /// Replies in a second: of the median burst, or of all the time that the delayed kernel was kept busy.
+    pub rate: f64,
 }
 
 /// What [`compare`] measured, and under which conditions.
@@ -171,20 +164,22 @@ fn mode_of(status: &Status, interface: &str) -> Result<String> {
 
 /// One turn; also how many requests were sent in all.
 fn measure(asker: &Asker, responder: Responder, turn: (usize, usize)) -> Result<(Slice, u64)> {
-    let (latencies, stream, sent) = if responder == Responder::DelayedKernel {
+    let micros = |times: &[Duration]| -> Vec<f64> { times.iter().map(|time| time.as_secs_f64() * 1e6).collect() };
+    let (latencies, rate, sent) = if responder == Responder::DelayedKernel {
         // A target for each, to tell their replies apart.
         let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
         let asked = asker.in_flight(&targets, DELAYED_WINDOW)?;
-        (asked.latencies, asked.within, asked.within.requests)
+        let rate = asked.within as f64 / DELAYED_WINDOW.as_secs_f64();
+        let sent = asked.latencies.len();
+        (micros(&asked.latencies), rate, sent)
     } else {
         let latencies = asker.one_at_a_time(CALICO_GATEWAY, SINGLE)?;
-        let stream = asker.stream(CALICO_GATEWAY, STREAM)?;
-        let sent = latencies.len() as u64 + stream.requests;
-        (latencies, stream, sent)
+        let bursts = asker.bursts(CALICO_GATEWAY, BURSTS)?;
+        let rate = BURST as f64 * 1e6 / quantile(&micros(&bursts), 0.5);
+        (micros(&latencies), rate, SINGLE + bursts.len() * BURST)
     };
-    let micros: Vec<f64> = latencies.iter().map(|latency| latency.as_secs_f64() * 1e6).collect();
-    let (p50, p99) = (quantile(&micros, 0.5), quantile(&micros, 0.99));
-    Ok((Slice { responder, turn, requests: micros.len(), p50, p99, stream }, sent))
+    let (p50, p99) = (quantile(&latencies, 0.5), quantile(&latencies, 0.99));
+    Ok((Slice { responder, turn, requests: latencies.len(), p50, p99, rate }, sent as u64))
 }
 
 /// How many requests the fast path answered since `before`: all that were sent in its turn, none in another's.

@@ -4,6 +4,6 @@ mod asker;
 mod compare;
 mod sample;
 
-pub use asker::{Asker, InFlight, Stream};
+pub use asker::{Asker, BURST, InFlight};
 pub use compare::{Comparison, Responder, Slice, TURNS, compare};
 pub use sample::{Spread, quantile};

@@ -103,7 +103,7 @@ fn with_agent(lab: &Lab, stop: &Stop) -> Result<()> {
     stop.check()?;
     let begin = Instant::now();
     let mut agent = AgentOptions::new(&["cali*"]).default_reread().start(lab.node())?;
-    report::agent(&agent, begin.elapsed());
+    report::agent(begin.elapsed());
     questions::ask_with_agent(lab, &mut agent, &alone, stop)?;
     stop.check()?;
     walk::walk(lab, &agent)?;

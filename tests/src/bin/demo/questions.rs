@@ -37,7 +37,7 @@ enum Kind {
 /// The first requests of p0 and p1: the kernel learns from them.
 fn first_requests() -> [Question; 2] {
     let first = |pod, target_is| Question { pod, kind: Kind::WhoHas, target: CALICO_GATEWAY, target_is };
-    [first("p0", "its gateway: the pod's first request"), first("p1", "its gateway: the pod's first request")]
+    [first("p0", "its gateway, for the first time"), first("p1", "its gateway, for the first time")]
 }
 
 fn further_requests(lab: &Lab) -> Vec<Question> {
@@ -50,10 +50,10 @@ fn further_requests(lab: &Lab) -> Vec<Question> {
         ("p0", WhoHas, FAR_HOST, "a host behind the uplink"),
         ("p0", WhoHas, UPLINK_IP, "the node itself"),
         ("p0", WhoHas, ip("p0"), "its own address"),
-        ("p0", WhoHas, SECOND_ADDRESS, "routed back to where the request came"),
+        ("p0", WhoHas, SECOND_ADDRESS, "routed back out of cali0"),
         ("p0", Probe, FAR_HOST, "the host behind the uplink"),
         ("p0", Probe, UPLINK_IP, "the node itself"),
-        ("p2", WhoHas, CALICO_GATEWAY, "its gateway; p2 has a proxy_delay"),
+        ("p2", WhoHas, CALICO_GATEWAY, "its gateway, with a proxy_delay"),
     ];
     rows.map(|(pod, kind, target, target_is)| Question { pod, kind, target, target_is }).into()
 }
@@ -90,10 +90,7 @@ pub(crate) fn ask_kernel_alone(lab: &Lab) -> Result<Replies> {
 /// Asks everything again, and prints a line for each: who answered by the fast path's counters, and why not it. An
 /// error if the replies differ from the kernel's own.
 pub(crate) fn ask_with_agent(lab: &Lab, agent: &mut Agent, alone: &Replies, stop: &Stop) -> Result<()> {
-    println!(
-        "{:<4} {:<23} {:<39} {:<13} {:<12} passed to the kernel for",
-        "pod", "asks", "that is", "kernel alone", "answered by"
-    );
+    println!("{:<4} {:<23} {:<32} {:<13} {:<12} passed for", "pod", "asks", "that is", "kernel alone", "answered by");
     let mut reasons = BTreeSet::new();
     let first = first_requests();
     for (number, question) in first.iter().chain(&further_requests(lab)).enumerate() {
@@ -142,7 +139,7 @@ impl Question {
             Answerer::Kernel(reason) => ("kernel", reason.as_str()),
             Answerer::Nobody(reason) => ("nobody", reason.as_str()),
         };
-        let line = format!("{:<4} {asks:<23} {:<39} {alone:<13} {who:<12} {why}", self.pod, self.target_is);
+        let line = format!("{:<4} {asks:<23} {:<32} {alone:<13} {who:<12} {why}", self.pod, self.target_is);
         println!("{}", line.trim_end());
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::utsname::uname;
 use tabled::builder::Builder;
+use tabled::settings::formatting::AlignmentStrategy;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
-use tests::bench::{Comparison, Responder, Slice, Spread, TURNS};
+use tests::bench::{BURST, Comparison, Responder, Slice, Spread, TURNS};
 use tests::topology::{CALICO_GATEWAY, CALICO_MAC, FAR_HOST, ROUTER_IP, UPLINK_IP};
 use tests::{Agent, Lab};
 
@@ -34,8 +35,8 @@ pub(crate) fn lab(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn agent(agent: &Agent, took: Duration) {
-    println!("arp-agent run --interface 'cali*': process {}, ready after {} ms\n", agent.pid(), took.as_millis());
+pub(crate) fn agent(took: Duration) {
+    println!("arp-agent run --interface 'cali*': ready after {} ms\n", took.as_millis());
 }
 
 /// The agent's own table.
@@ -69,12 +70,14 @@ pub(crate) fn comparison(comparison: &Comparison) {
             time_cell(spread(|slice| slice.p50)),
             time_cell(spread(|slice| slice.p99)),
             ratio(|slice| slice.p50),
-            cell(spread(Slice::rate)),
-            ratio(Slice::rate),
+            cell(spread(|slice| slice.rate)),
+            ratio(|slice| slice.rate),
         ]);
     }
     let mut table = table.build();
-    table.with(Style::rounded()).with(Modify::new(Columns::new(1..)).with(Alignment::right()));
+    table
+        .with(Style::rounded())
+        .with(Modify::new(Columns::new(1..)).with(Alignment::right()).with(AlignmentStrategy::PerLine));
     println!("\n{table}");
     notes(comparison);
 }
@@ -96,12 +99,14 @@ fn notes(comparison: &Comparison) {
         "  Medians of the turns, (lowest–highest) below. Ratios are to the kernel with proxy_delay 0 in the same turn.
   Latency: from send() of a who-has in the pod until recv() of its reply there, one request at a time, {kernel} and
     {fast} in all; under the delay 64 at once, {delayed} in all.
-  Replies/s: bursts of 64, with the pod's own send() and recv() in it; under the delay always 64 in flight.
-  {rounds} rounds of {TURNS} turns in which the two below alternate, and one of the delayed kernel. Three pods of one node
-    that differ only in who answers them; each round the roles move on by one pod. Nothing is attached to the
-    kernel's two. Pod and responder share core {core} of {cores}, with whatever else runs on this machine.
-  Checked after each turn: the fast path's own counter rose by the requests of its turns, {counted} in all, and in the
-    kernel's turns not at all."
+  Replies/s: of the median burst of {BURST}, with the pod's own send() and recv() in it, so nearly the reciprocal of
+    the latency; under the delay 64 always in flight, 0.8 s a turn.
+  {rounds} rounds of {TURNS} turns, in which kernel without delay and fast path alternate; the delayed kernel has one turn a
+    round. The three pods of one node differ only in who answers them, and with each round the roles move on by
+    one pod. No program is attached to the kernel's two.
+  Pod and responder share core {core} of {cores} (numbered from 0), with whatever else runs on this machine.
+  Checked after each turn: the fast path's own counter rose by the requests of its turns, {counted} in all, and
+    not at all in the kernel's."
     );
 }
 

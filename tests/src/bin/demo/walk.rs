@@ -10,7 +10,7 @@ use tests::{Agent, Counted, Host, Lab, Status};
 pub(crate) fn walk(lab: &Lab, agent: &Agent) -> Result<()> {
     let [p0, p1] = ["p0", "p1"].map(|pod| lab.host(pod));
     let [gateway, far, other] = [CALICO_GATEWAY, FAR_HOST, p1.ip()].map(Ipv4Addr::from);
-    println!("\nThe pods' own stacks; on the right what they asked, and what the fast path did with it:");
+    println!("\nThe pods' own stacks; on the right their ARP requests, by the fast path's counters:");
     let show = Show { agent, pods: [p0, p1] };
     show.client(p0, &format!("arping -c 1 -w 2 -I eth0 {far}"), "reply from")?;
     show.client(p0, &format!("ping -c 1 -W 2 {other}"), "bytes from")?;
@@ -41,7 +41,7 @@ impl Show<'_> {
             format!("{command} in {} ended with {}: {stdout}{stderr}", pod.name(), output.status)
         })?;
         let counted: Vec<String> = self.pods.iter().filter_map(|pod| describe(pod, &before, &after)).collect();
-        let counted = if counted.is_empty() { "nobody asked".to_owned() } else { counted.join("; ") };
+        let counted = if counted.is_empty() { "no request".to_owned() } else { counted.join("; ") };
         println!("  {:<45} {counted}\n      {line}", format!("{}$ {command}", pod.name()));
         Ok(())
     }
@@ -55,5 +55,5 @@ fn describe(pod: &Host, before: &Status, after: &Status) -> Option<String> {
     let passed: Vec<String> = passed.into_iter().map(|(reason, count)| format!("{count} passed ({reason})")).collect();
     let answered = (answered > 0).then(|| format!("{answered} answered"));
     let parts: Vec<String> = answered.into_iter().chain(passed).collect();
-    (!parts.is_empty()).then(|| format!("{} asked: {}", pod.name(), parts.join(", ")))
+    (!parts.is_empty()).then(|| format!("{}: {}", pod.name(), parts.join(", ")))
 }
