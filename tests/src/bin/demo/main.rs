@@ -21,7 +21,7 @@ const INTERRUPTED: u8 = 130;
 
 /// The ARP fast path at work on a lab of its own: a node, three pods and an uplink in network namespaces.
 #[derive(Parser)]
-#[command(name = "cargo xtask run", max_term_width = 110)]
+#[command(bin_name = "cargo xtask run", max_term_width = 110)]
 struct Arguments {
     /// Only the requests and the walk, without the benchmark.
     #[arg(long)]

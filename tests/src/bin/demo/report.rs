@@ -4,15 +4,15 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ::tests::bench::{BURST, Comparison, Responder, Slice, Spread, TURNS};
+use ::tests::topology::{CALICO_GATEWAY, CALICO_MAC, FAR_HOST, ROUTER_IP, UPLINK_IP};
+use ::tests::{Agent, Lab};
 use anyhow::Result;
 use nix::sys::utsname::uname;
 use tabled::builder::Builder;
 use tabled::settings::formatting::AlignmentStrategy;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
-use tests::bench::{BURST, Comparison, Responder, Slice, Spread, TURNS};
-use tests::topology::{CALICO_GATEWAY, CALICO_MAC, FAR_HOST, ROUTER_IP, UPLINK_IP};
-use tests::{Agent, Lab};
 
 pub(crate) fn lab(lab: &Lab) -> Result<()> {
     let release = uname()?.release().to_string_lossy().into_owned();
