@@ -95,7 +95,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
     let total: Counts = outcomes.iter().map(|outcome| outcome.counts).sum();
     let ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let refused = report::verdict(total, ci);
+    let refused = report::verdict(total, outcomes.iter().any(Outcome::has_skips), ci);
     // The last line is for machines: nothing may follow it, on either stream.
     print!("{}", report::summary(&outcomes));
     if let Some(why) = refused {
