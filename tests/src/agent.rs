@@ -34,24 +34,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn agent_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ARP_AGENT_BIN") {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "ARP_AGENT_BIN names {}, where there is no file",
-            path.display()
-        );
+        ensure!(path.is_file(), "ARP_AGENT_BIN names {}, where there is no file", path.display());
         return Ok(path);
     }
     // target/PROFILE/deps/TEST
     let test = env::current_exe().context("finding this test's own path")?;
-    let profile = test
-        .parent()
-        .and_then(Path::parent)
-        .context("this test is not in cargo's target directory")?;
-    let target = profile
-        .parent()
-        .context("this test is not in cargo's target directory")?;
-    let candidates =
-        [profile, &target.join("release"), &target.join("debug")].map(|dir| dir.join("arp-agent"));
+    let profile = test.parent().and_then(Path::parent).context("this test is not in cargo's target directory")?;
+    let target = profile.parent().context("this test is not in cargo's target directory")?;
+    let candidates = [profile, &target.join("release"), &target.join("debug")].map(|dir| dir.join("arp-agent"));
     match candidates.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.clone()),
         None => bail!(
@@ -74,17 +64,8 @@ pub struct AgentOptions {
 impl AgentOptions {
     /// An agent for the interfaces that match one of the patterns.
     pub fn new(interfaces: &[&str]) -> Self {
-        let interfaces = interfaces
-            .iter()
-            .map(|&pattern| pattern.to_owned())
-            .collect();
-        AgentOptions {
-            interfaces,
-            arguments: Vec::new(),
-            wrapper: Vec::new(),
-            run_dir: None,
-            reread: Some(REREAD),
-        }
+        let interfaces = interfaces.iter().map(|&pattern| pattern.to_owned()).collect();
+        AgentOptions { interfaces, arguments: Vec::new(), wrapper: Vec::new(), run_dir: None, reread: Some(REREAD) }
     }
 
     /// Leaves the interval of re-reading to the agent.
@@ -125,10 +106,7 @@ impl AgentOptions {
     /// Starts the agent on the node, and does not wait.
     pub fn spawn(self, node: &Namespace) -> Result<Agent> {
         let binary = agent_binary()?;
-        let scratch = tempfile::Builder::new()
-            .prefix("arp-lab-")
-            .tempdir()
-            .context("making a run directory")?;
+        let scratch = tempfile::Builder::new().prefix("arp-lab-").tempdir().context("making a run directory")?;
         let run_dir = self.run_dir.unwrap_or_else(|| scratch.path().join("run"));
         let log = scratch.path().join("log");
         let stderr = File::create(&log).context("making the agent's log")?;
@@ -145,18 +123,10 @@ impl AgentOptions {
         command.arg("run").arg("--interface").args(&self.interfaces);
         command.arg("--run-dir").arg(&run_dir);
         if let Some(reread) = self.reread {
-            command
-                .arg("--reread-interval")
-                .arg(reread.as_millis().to_string());
+            command.arg("--reread-interval").arg(reread.as_millis().to_string());
         }
-        command
-            .args(&self.arguments)
-            .stdin(Stdio::null())
-            .stdout(stdout)
-            .stderr(stderr);
-        let child = node
-            .run(|| command.spawn())?
-            .with_context(|| format!("starting {}", binary.display()))?;
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = node.run(|| command.spawn())?.with_context(|| format!("starting {}", binary.display()))?;
         Ok(Agent {
             child,
             exit: None,
@@ -202,14 +172,8 @@ impl Agent {
     /// Runs another command of the same binary on the node, against this agent's run directory.
     pub fn command(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.binary);
-        command
-            .args(arguments)
-            .arg("--run-dir")
-            .arg(&self.run_dir)
-            .stdin(Stdio::null());
-        self.node
-            .run(|| command.output())?
-            .with_context(|| format!("running arp-agent {}", arguments.join(" ")))
+        command.args(arguments).arg("--run-dir").arg(&self.run_dir).stdin(Stdio::null());
+        self.node.run(|| command.output())?.with_context(|| format!("running arp-agent {}", arguments.join(" ")))
     }
 
     /// What `status --json` says.
@@ -233,10 +197,7 @@ impl Agent {
         loop {
             if let Some(status) = self.child.try_wait().context("waiting for the agent")? {
                 self.exit = Some(status);
-                bail!(
-                    "the agent ended ({status}) instead of becoming ready; its log:\n{}",
-                    self.log()
-                );
+                bail!("the agent ended ({status}) instead of becoming ready; its log:\n{}", self.log());
             }
             let output = self.command(&["status"])?;
             if output.status.success() {
@@ -286,11 +247,7 @@ impl Agent {
                 return Ok(exit);
             }
             self.exit = self.child.try_wait().context("waiting for the agent")?;
-            ensure!(
-                Instant::now() < deadline,
-                "the agent did not end within {PATIENCE:?}; its log:\n{}",
-                self.log()
-            );
+            ensure!(Instant::now() < deadline, "the agent did not end within {PATIENCE:?}; its log:\n{}", self.log());
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -328,42 +285,25 @@ impl Status {
 
     /// The interfaces that it speaks of.
     pub fn interfaces(&self) -> Vec<&str> {
-        let interfaces = self.0["interfaces"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        interfaces
-            .iter()
-            .filter_map(|interface| interface["name"].as_str())
-            .collect()
+        let interfaces = self.0["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        interfaces.iter().filter_map(|interface| interface["name"].as_str()).collect()
     }
 
     /// What it says about one interface; null if nothing.
     pub fn interface(&self, name: &str) -> &Value {
-        let interfaces = self.0["interfaces"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        interfaces
-            .iter()
-            .find(|interface| interface["name"] == name)
-            .unwrap_or(&Value::Null)
+        let interfaces = self.0["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
+        interfaces.iter().find(|interface| interface["name"] == name).unwrap_or(&Value::Null)
     }
 
     /// How many frames of the interface the fast path has answered.
     pub fn answered(&self, interface: &str) -> u64 {
-        self.interface(interface)["answered"]
-            .as_u64()
-            .unwrap_or_default()
+        self.interface(interface)["answered"].as_u64().unwrap_or_default()
     }
 
     /// How many frames of the interface it has passed, by reason; reasons that did not occur are left out.
     pub fn passed(&self, interface: &str) -> BTreeMap<String, u64> {
         let passed = self.interface(interface)["passed"].as_object();
-        let counts = passed
-            .into_iter()
-            .flatten()
-            .map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(0)));
+        let counts = passed.into_iter().flatten().map(|(reason, count)| (reason.clone(), count.as_u64().unwrap_or(0)));
         counts.filter(|&(_, count)| count != 0).collect()
     }
 }

@@ -41,33 +41,15 @@ struct Wires {
 }
 
 impl Host {
-    pub(crate) fn new(
-        name: &str,
-        namespace: Namespace,
-        mac: Mac,
-        node: &Namespace,
-        node_end: &str,
-    ) -> Result<Self> {
+    pub(crate) fn new(name: &str, namespace: Namespace, mac: Mac, node: &Namespace, node_end: &str) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let allowed = sched_getaffinity(Pid::from_raw(0)).context("reading the allowed cores")?;
-        let allowed: Vec<usize> = (0..CpuSet::count())
-            .filter(|&core| allowed.is_set(core) == Ok(true))
-            .collect();
+        let allowed: Vec<usize> = (0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).collect();
         let core = allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()];
-        let wires = Wires {
-            host: Wire::open(&namespace, "eth0")?,
-            node: Wire::open_for(node, node_end, MARKER)?,
-            core,
-        };
+        let wires =
+            Wires { host: Wire::open(&namespace, "eth0")?, node: Wire::open_for(node, node_end, MARKER)?, core };
         let (name, node_end) = (name.to_owned(), node_end.to_owned());
-        Ok(Host {
-            name,
-            namespace,
-            mac,
-            ip: [0; 4],
-            node_end,
-            wires: Mutex::new(wires),
-        })
+        Ok(Host { name, namespace, mac, ip: [0; 4], node_end, wires: Mutex::new(wires) })
     }
 
     pub(crate) fn set_ip(&mut self, ip: [u8; 4]) {
@@ -112,11 +94,7 @@ impl Host {
     /// Sends a frame to the node and gives the ARP frames that came back, in order, without the node's own requests.
     /// Silence is certain, and costs no wait: see [`exchange`](Self::exchange).
     pub fn ask(&self, frame: &[u8]) -> Result<Vec<Vec<u8>>> {
-        Ok(self
-            .exchange(&[frame])?
-            .into_iter()
-            .filter(|frame| is_answer(frame))
-            .collect())
+        Ok(self.exchange(&[frame])?.into_iter().filter(|frame| is_answer(frame)).collect())
     }
 
     /// Sends a frame to the node and gives the ARP frames, other than requests, that come back within `wait`; for
@@ -158,8 +136,7 @@ impl Host {
         let deadline = Instant::now() + MARKER_WAIT;
         let marker = marker(self.mac);
         wires.host.send(&marker)?;
-        await_marker(&wires.node, &marker, deadline, |_| ())
-            .with_context(|| self.lost("to the node"))?;
+        await_marker(&wires.node, &marker, deadline, |_| ()).with_context(|| self.lost("to the node"))?;
         wires.node.send(&marker)?;
         let mut received = Vec::new();
         await_marker(&wires.host, &marker, deadline, |frame| received.push(frame))
@@ -168,10 +145,7 @@ impl Host {
     }
 
     fn lost(&self, direction: &str) -> String {
-        format!(
-            "the link between {} and the node's {} carried no marker {direction}",
-            self.name, self.node_end
-        )
+        format!("the link between {} and the node's {} carried no marker {direction}", self.name, self.node_end)
     }
 
     /// Whether one ping to `address` is answered within two seconds.
@@ -181,9 +155,7 @@ impl Host {
 
     /// The link-layer address that the host's own neighbour table has for `address`, if any.
     pub fn neighbour(&self, address: [u8; 4]) -> Result<Option<String>> {
-        let shown = self
-            .namespace
-            .ip_json(&format!("-4 neigh show {}", Ipv4Addr::from(address)))?;
+        let shown = self.namespace.ip_json(&format!("-4 neigh show {}", Ipv4Addr::from(address)))?;
         Ok(shown[0]["lladdr"].as_str().map(str::to_owned))
     }
 }
@@ -199,12 +171,7 @@ fn marker(src: Mac) -> Vec<u8> {
     frame
 }
 
-fn await_marker(
-    wire: &Wire,
-    marker: &[u8],
-    deadline: Instant,
-    mut other: impl FnMut(Vec<u8>),
-) -> Result<()> {
+fn await_marker(wire: &Wire, marker: &[u8], deadline: Instant, mut other: impl FnMut(Vec<u8>)) -> Result<()> {
     while let Some(frame) = wire.receive(deadline)? {
         if frame == marker {
             return Ok(());

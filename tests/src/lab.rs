@@ -50,18 +50,9 @@ impl Lab {
             ensure!(false, "the lab cannot be built: {missing}");
         }
         SWEEP.call_once(sweep);
-        let prefix = format!(
-            "arp-{}-{}",
-            process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
+        let prefix = format!("arp-{}-{}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let node = Namespace::new(format!("{prefix}-node"))?;
-        let lab = Lab {
-            prefix,
-            namespaces: vec![node.clone()],
-            node,
-            hosts: BTreeMap::new(),
-        };
+        let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new() };
         set_defaults(&lab.node)?;
         Ok(lab)
     }
@@ -98,19 +89,9 @@ impl Lab {
     }
 
     /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
-    pub fn add_host(
-        &mut self,
-        name: &str,
-        namespace: Namespace,
-        mac: Mac,
-        node_end: &str,
-    ) -> Result<&Host> {
+    pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
         let host = Host::new(name, namespace, mac, &self.node, node_end)?;
-        Ok(self
-            .hosts
-            .entry(name.to_owned())
-            .insert_entry(host)
-            .into_mut())
+        Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
     }
 
     /// The host of that name.
@@ -128,8 +109,7 @@ impl Lab {
     pub fn forget_host(&mut self, name: &str) {
         if let Some(host) = self.hosts.remove(name) {
             host.namespace().remove();
-            self.namespaces
-                .retain(|namespace| namespace.name() != host.namespace().name());
+            self.namespaces.retain(|namespace| namespace.name() != host.namespace().name());
         }
     }
 
@@ -149,19 +129,13 @@ impl Lab {
         host.namespace().ip(&format!("link set eth0 {link}"))?;
         let deadline = Instant::now() + Duration::from_secs(3);
         loop {
-            let shown = self
-                .node
-                .ip_json(&format!("link show {}", host.node_end()))?;
+            let shown = self.node.ip_json(&format!("link show {}", host.node_end()))?;
             if shown[0]["operstate"] == operstate {
                 // The routes follow within the same step of the kernel's.
                 thread::sleep(Duration::from_millis(20));
                 return Ok(());
             }
-            ensure!(
-                Instant::now() < deadline,
-                "{} is not {operstate} after 3 s: {shown}",
-                host.node_end()
-            );
+            ensure!(Instant::now() < deadline, "{} is not {operstate} after 3 s: {shown}", host.node_end());
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -205,13 +179,8 @@ fn sweep() {
     let Ok(names) = fs::read_dir(NAMES) else {
         return;
     };
-    for name in names
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-    {
-        let id = name
-            .strip_prefix("arp-")
-            .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+    for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let id = name.strip_prefix("arp-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
         if id.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
             remove_name(&name);
         }

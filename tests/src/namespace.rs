@@ -46,11 +46,7 @@ impl Namespace {
                 return Err(error).with_context(|| format!("opening the namespace {name}"));
             }
         };
-        let namespace = Namespace(Arc::new(Inner {
-            name,
-            file,
-            removed: AtomicBool::new(false),
-        }));
+        let namespace = Namespace(Arc::new(Inner { name, file, removed: AtomicBool::new(false) }));
         // Router solicitations and neighbour discovery are noise here. A kernel without IPv6 has no such file.
         for scope in ["all", "default"] {
             let key = format!("net.ipv6.conf.{scope}.disable_ipv6");
@@ -83,38 +79,21 @@ impl Namespace {
                     .with_context(|| format!("entering the namespace {}", self.name()))?;
                 Ok(work())
             };
-            let thread = thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, inside)
-                .context("starting a thread")?;
-            thread
-                .join()
-                .unwrap_or_else(|panic| panic::resume_unwind(panic))
+            let thread = thread::Builder::new().name(name).spawn_scoped(scope, inside).context("starting a thread")?;
+            thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
         })
     }
 
     /// Runs one `ip` command in the namespace, as in `ip("link set eth0 up")`, and gives what it printed.
     pub fn ip(&self, command: &str) -> Result<String> {
-        finish(
-            Command::new("ip")
-                .args(["-n", self.name()])
-                .args(command.split_whitespace()),
-            None,
-        )
+        finish(Command::new("ip").args(["-n", self.name()]).args(command.split_whitespace()), None)
     }
 
     /// Runs `ip` commands in the namespace, one a line; stops at the first that fails.
     pub fn ip_each(&self, commands: &str) -> Result<()> {
-        let lines: String = commands
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .map(|line| format!("{line}\n"))
-            .collect();
-        finish(
-            Command::new("ip").args(["-n", self.name(), "-batch", "-"]),
-            Some(&lines),
-        )?;
+        let lines: String =
+            commands.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| format!("{line}\n")).collect();
+        finish(Command::new("ip").args(["-n", self.name(), "-batch", "-"]), Some(&lines))?;
         Ok(())
     }
 
@@ -124,8 +103,7 @@ impl Namespace {
         if printed.trim().is_empty() {
             return Ok(Value::Array(Vec::new()));
         }
-        serde_json::from_str(&printed)
-            .with_context(|| format!("ip -j {command} printed {printed:?}"))
+        serde_json::from_str(&printed).with_context(|| format!("ip -j {command} printed {printed:?}"))
     }
 
     /// Writes a sysctl, as in `sysctl("net.ipv4.conf.all.forwarding", "1")`. A key with slashes is taken as a path, for
@@ -150,17 +128,13 @@ impl Namespace {
         let program = words.next().context("an empty command")?;
         let mut child = Command::new(program);
         child.args(words).stdin(Stdio::null());
-        self.run(|| child.output())?
-            .with_context(|| format!("starting {command:?}"))
+        self.run(|| child.output())?.with_context(|| format!("starting {command:?}"))
     }
 
     /// Whether `from` here one ping to `address` is answered within two seconds.
     pub fn can_ping(&self, address: [u8; 4]) -> Result<bool> {
         let [a, b, c, d] = address;
-        Ok(self
-            .output(&format!("ping -n -q -c 1 -W 2 {a}.{b}.{c}.{d}"))?
-            .status
-            .success())
+        Ok(self.output(&format!("ping -n -q -c 1 -W 2 {a}.{b}.{c}.{d}"))?.status.success())
     }
 }
 
@@ -186,22 +160,14 @@ pub(crate) fn remove_name(name: &str) {
 }
 
 fn sysctl_path(key: &str) -> String {
-    let path = if key.contains('/') {
-        key.to_owned()
-    } else {
-        key.replace('.', "/")
-    };
+    let path = if key.contains('/') { key.to_owned() } else { key.replace('.', "/") };
     format!("/proc/sys/{path}")
 }
 
 /// Runs a command to its end; an error names the command and carries what it wrote to stderr.
 fn finish(command: &mut Command, input: Option<&str>) -> Result<String> {
     let text = format!("{command:?}").replace('"', "");
-    let stdin = if input.is_some() {
-        Stdio::piped()
-    } else {
-        Stdio::null()
-    };
+    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = command
         .stdin(stdin)
         .stdout(Stdio::piped())
@@ -209,17 +175,12 @@ fn finish(command: &mut Command, input: Option<&str>) -> Result<String> {
         .spawn()
         .with_context(|| format!("starting {text} (the lab needs iproute2)"))?;
     if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(input.unwrap_or_default().as_bytes())
-            .with_context(|| format!("feeding {text}"))?;
+        pipe.write_all(input.unwrap_or_default().as_bytes()).with_context(|| format!("feeding {text}"))?;
     }
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("waiting for {text}"))?;
+    let output = child.wait_with_output().with_context(|| format!("waiting for {text}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        let input = input
-            .map(|input| format!("\nits input:\n{input}"))
-            .unwrap_or_default();
+        let input = input.map(|input| format!("\nits input:\n{input}")).unwrap_or_default();
         bail!("{text}: {} ({}){input}", stderr.trim(), output.status);
     }
     let stdout = String::from_utf8(output.stdout);

@@ -32,25 +32,12 @@ impl Neighbours {
         let mut table = Neighbours::default();
         for entry in rows(&namespace.ip_json("-4 neigh show")?)? {
             let lladdr = entry["lladdr"].as_str().map(str::to_owned);
-            let states = entry["state"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            let state = states
-                .iter()
-                .filter_map(Value::as_str)
-                .collect::<Vec<_>>()
-                .join(" ");
-            table.entries.insert(
-                (text(&entry, "dev")?, text(&entry, "dst")?),
-                Neighbour { lladdr, state },
-            );
+            let states = entry["state"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let state = states.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+            table.entries.insert((text(&entry, "dev")?, text(&entry, "dst")?), Neighbour { lladdr, state });
         }
         for entry in rows(&namespace.ip_json("-4 neigh show proxy")?)? {
-            table.proxies.push((
-                entry["dev"].as_str().unwrap_or("*").to_owned(),
-                text(&entry, "dst")?,
-            ));
+            table.proxies.push((entry["dev"].as_str().unwrap_or("*").to_owned(), text(&entry, "dst")?));
         }
         table.proxies.sort();
         Ok(table)
@@ -58,19 +45,14 @@ impl Neighbours {
 
     /// The entry for an address on an interface.
     pub fn get(&self, interface: &str, address: &str) -> Option<&Neighbour> {
-        self.entries
-            .get(&(interface.to_owned(), address.to_owned()))
+        self.entries.get(&(interface.to_owned(), address.to_owned()))
     }
 
     /// Without what timers change: an entry that can be used is VALID, one that cannot is gone.
     pub fn settled(mut self) -> Self {
-        self.entries
-            .retain(|_, entry| !matches!(entry.state.as_str(), "FAILED" | "INCOMPLETE"));
+        self.entries.retain(|_, entry| !matches!(entry.state.as_str(), "FAILED" | "INCOMPLETE"));
         for entry in self.entries.values_mut() {
-            if matches!(
-                entry.state.as_str(),
-                "REACHABLE" | "STALE" | "DELAY" | "PROBE"
-            ) {
+            if matches!(entry.state.as_str(), "REACHABLE" | "STALE" | "DELAY" | "PROBE") {
                 entry.state = "VALID".to_owned();
             }
         }
@@ -88,15 +70,9 @@ impl Neighbours {
 impl fmt::Display for Neighbours {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for ((dev, address), Neighbour { lladdr, state }) in &self.entries {
-            writeln!(
-                f,
-                "{address} dev {dev} lladdr {} {state}",
-                lladdr.as_deref().unwrap_or("none")
-            )?;
+            writeln!(f, "{address} dev {dev} lladdr {} {state}", lladdr.as_deref().unwrap_or("none"))?;
         }
-        self.proxies
-            .iter()
-            .try_for_each(|(dev, address)| writeln!(f, "{address} dev {dev} proxy"))
+        self.proxies.iter().try_for_each(|(dev, address)| writeln!(f, "{address} dev {dev} proxy"))
     }
 }
 
@@ -105,8 +81,5 @@ fn rows(json: &Value) -> Result<Vec<Value>> {
 }
 
 fn text(row: &Value, key: &str) -> Result<String> {
-    Ok(row[key]
-        .as_str()
-        .with_context(|| format!("ip neigh gave an entry without {key}: {row}"))?
-        .to_owned())
+    Ok(row[key].as_str().with_context(|| format!("ip neigh gave an entry without {key}: {row}"))?.to_owned())
 }

@@ -8,8 +8,7 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send,
-    socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, socket,
 };
 
 use crate::namespace::Namespace;
@@ -37,15 +36,10 @@ impl Wire {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             // Without a protocol it receives nothing before it is bound.
             let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-            bind(
-                socket.as_raw_fd(),
-                &link_address(if_nametoindex(interface)?, ethertype)?,
-            )?;
+            bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
             Ok(socket)
         };
-        let socket = namespace
-            .run(open)?
-            .with_context(|| format!("opening a packet socket on {what}"))?;
+        let socket = namespace.run(open)?.with_context(|| format!("opening a packet socket on {what}"))?;
         Ok(Wire { socket, what })
     }
 
@@ -75,8 +69,7 @@ impl Wire {
             if left.is_zero() {
                 return Ok(None);
             }
-            let wait =
-                PollTimeout::try_from(left.min(Duration::from_secs(10)) + Duration::from_millis(1));
+            let wait = PollTimeout::try_from(left.min(Duration::from_secs(10)) + Duration::from_millis(1));
             let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut sockets, wait.unwrap_or(PollTimeout::MAX)) {
                 Ok(_) | Err(Errno::EINTR) => {}

@@ -108,22 +108,14 @@ impl Parity {
     pub fn learn(&mut self, host: &str, tpa: [u8; 4]) -> Result<()> {
         self.change(|lab| {
             let host = lab.host(host);
-            ensure!(
-                !host.ask(&host.who_has(tpa))?.is_empty(),
-                "the node does not answer {} for {tpa:?}",
-                host.name()
-            );
+            ensure!(!host.ask(&host.who_has(tpa))?.is_empty(), "the node does not answer {} for {tpa:?}", host.name());
             Ok(())
         })
     }
 
     /// Sends the same frame in both labs. An error if the replies or the neighbour tables differ, or if the counters
     /// account for more than this frame.
-    pub fn ask<B: AsRef<[u8]>>(
-        &mut self,
-        host: &str,
-        frame: impl Fn(&Host) -> B,
-    ) -> Result<Outcome> {
+    pub fn ask<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<Outcome> {
         let (alone, fast) = (self.alone.host(host), self.fast.host(host));
         let ingress = fast.node_end();
         let frame = frame(fast);
@@ -149,10 +141,7 @@ impl Parity {
     pub fn compare_neighbours(&self) -> Result<()> {
         let alone = Neighbours::of(self.alone.node())?.settled();
         let fast = Neighbours::of(self.fast.node())?.settled();
-        ensure!(
-            alone == fast,
-            "two neighbour tables\nkernel alone:\n{alone}with the fast path:\n{fast}"
-        );
+        ensure!(alone == fast, "two neighbour tables\nkernel alone:\n{alone}with the fast path:\n{fast}");
         Ok(())
     }
 }
@@ -172,10 +161,7 @@ impl Counted {
             *count -= old.get(reason).copied().unwrap_or_default();
         }
         passed.retain(|_, &mut count| count != 0);
-        Counted {
-            answered: after.answered(interface) - before.answered(interface),
-            passed,
-        }
+        Counted { answered: after.answered(interface) - before.answered(interface), passed }
     }
 
     fn answerer(mut self, replied: bool) -> Result<Answerer> {
@@ -200,11 +186,7 @@ impl Counted {
 }
 
 fn all_hex(frames: &[Vec<u8>]) -> String {
-    if frames.is_empty() {
-        "nothing".to_owned()
-    } else {
-        frames.iter().map(|frame| hex(frame) + " ").collect()
-    }
+    if frames.is_empty() { "nothing".to_owned() } else { frames.iter().map(|frame| hex(frame) + " ").collect() }
 }
 
 fn hex(frame: &[u8]) -> String {

@@ -10,11 +10,8 @@ pub fn missing_privilege() -> Option<String> {
     const NEEDED: u64 = 1 << 12 | 1 << 13 | 1 << 21;
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or_default();
-    (effective & NEEDED != NEEDED)
-        .then(|| "it needs root (CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN)".to_owned())
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default();
+    (effective & NEEDED != NEEDED).then(|| "it needs root (CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN)".to_owned())
 }
 
 /// Says that the running test is skipped, and why: on stderr and in the file that `ARP_TEST_SKIPS` names, one line a
@@ -29,13 +26,9 @@ pub fn skip(reason: &str) {
     match env::var_os("ARP_TEST_SKIPS") {
         Some(path) => {
             let file = OpenOptions::new().create(true).append(true).open(&path);
-            let written =
-                file.and_then(|mut file| file.write_all(format!("{test}\t{reason}\n").as_bytes()));
+            let written = file.and_then(|mut file| file.write_all(format!("{test}\t{reason}\n").as_bytes()));
             if let Err(error) = written {
-                panic!(
-                    "recording that {test} was skipped in {}: {error}",
-                    path.display()
-                );
+                panic!("recording that {test} was skipped in {}: {error}", path.display());
             }
         }
         None if env::var_os("CI").is_some() => panic!("{test} cannot run here: {reason}"),

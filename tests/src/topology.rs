@@ -49,12 +49,7 @@ pub fn calico(pods: u8) -> Result<Lab> {
 pub fn add_calico_pod(lab: &mut Lab, pod: u8) -> Result<&Host> {
     let (name, node_end) = (format!("p{pod}"), format!("cali{pod}"));
     let ip = [10, 244, 235, 132 + pod];
-    lab.attach(
-        &name,
-        Mac([0x02, 0, 0, 0, 0x02, pod]),
-        &node_end,
-        CALICO_MAC,
-    )?;
+    lab.attach(&name, Mac([0x02, 0, 0, 0, 0x02, pod]), &node_end, CALICO_MAC)?;
     let host = with_ip(lab, &name, ip)?;
     let (ip, gateway) = (Ipv4Addr::from(ip), Ipv4Addr::from(CALICO_GATEWAY));
     host.namespace().ip_each(&format!(
@@ -63,19 +58,11 @@ pub fn add_calico_pod(lab: &mut Lab, pod: u8) -> Result<&Host> {
          route add default via {gateway} dev eth0"
     ))?;
     // What Felix writes for a workload's interface.
-    for (key, value) in [
-        ("proxy_arp", 1),
-        ("rp_filter", 1),
-        ("route_localnet", 1),
-        ("forwarding", 1),
-    ] {
-        lab.node()
-            .sysctl(&format!("net.ipv4.conf.{node_end}.{key}"), value)?;
+    for (key, value) in [("proxy_arp", 1), ("rp_filter", 1), ("route_localnet", 1), ("forwarding", 1)] {
+        lab.node().sysctl(&format!("net.ipv4.conf.{node_end}.{key}"), value)?;
     }
-    lab.node()
-        .sysctl(&format!("net.ipv4.neigh.{node_end}.proxy_delay"), 0)?;
-    lab.node()
-        .ip(&format!("route add {ip}/32 dev {node_end} scope link"))?;
+    lab.node().sysctl(&format!("net.ipv4.neigh.{node_end}.proxy_delay"), 0)?;
+    lab.node().ip(&format!("route add {ip}/32 dev {node_end} scope link"))?;
     Ok(lab.host(&name))
 }
 
@@ -142,17 +129,12 @@ fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
     loop {
         let links = switch.ip_json("-details link show type bridge_slave")?;
         let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
-        let state = |link: &Value| {
-            link["linkinfo"]["info_slave_data"]["state"].as_str() == Some("forwarding")
-        };
+        let state = |link: &Value| link["linkinfo"]["info_slave_data"]["state"].as_str() == Some("forwarding");
         let forwarding = links.iter().filter(|link| state(link)).count();
         if forwarding == ports {
             return Ok(());
         }
-        ensure!(
-            Instant::now() < deadline,
-            "{forwarding} of {ports} ports of the switch forward after 3 s"
-        );
+        ensure!(Instant::now() < deadline, "{forwarding} of {ports} ports of the switch forward after 3 s");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -183,12 +165,7 @@ pub fn matrix() -> Result<Lab> {
 /// host `external` behind it.
 fn uplink(lab: &mut Lab, name: &str) -> Result<()> {
     lab.node().sysctl("net.ipv4.ip_forward", 1)?;
-    lab.attach(
-        "external",
-        Mac([0x02, 0, 0, 0, 0x09, 0xfe]),
-        name,
-        UPLINK_MAC,
-    )?;
+    lab.attach("external", Mac([0x02, 0, 0, 0, 0x09, 0xfe]), name, UPLINK_MAC)?;
     let [node, router, far] = [UPLINK_IP, ROUTER_IP, FAR_HOST].map(Ipv4Addr::from);
     lab.node().ip_each(&format!(
         "addr add {node}/24 dev {name}
@@ -203,9 +180,7 @@ fn uplink(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 fn with_ip<'lab>(lab: &'lab mut Lab, name: &str, ip: [u8; 4]) -> Result<&'lab Host> {
-    let host = lab
-        .host_mut(name)
-        .with_context(|| format!("no host {name} in this lab"))?;
+    let host = lab.host_mut(name).with_context(|| format!("no host {name} in this lab"))?;
     host.set_ip(ip);
     Ok(host)
 }

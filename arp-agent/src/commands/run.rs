@@ -10,7 +10,6 @@ use caps::{CapSet, Capability};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +70,7 @@ async fn serve(options: Options, run_dir: &RunDir) -> anyhow::Result<()> {
     let mut agent = Agent::start(options)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
-        tokio::spawn(print_log(AsyncFd::new(logger)?));
+        tokio::spawn(print_log(logger));
     }
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(accept(listener, requests));
@@ -126,10 +125,12 @@ async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn print_log(mut logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>) {
-    while let Ok(mut ready) = logger.readable_mut().await {
-        ready.get_inner_mut().flush();
-        ready.clear_ready();
+/// The ring buffer is looked at in turns: waiting on its descriptor would need unsafe code, and tracing is for people.
+async fn print_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
+    let mut turns = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        turns.tick().await;
+        logger.flush();
     }
 }
 

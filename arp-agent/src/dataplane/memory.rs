@@ -15,7 +15,7 @@ const MMAPABLE: u32 = 1 << 10;
 
 /// The elements of an mmapable array, as machine words.
 #[derive(Debug)]
-pub struct Words {
+pub(super) struct Words {
     map: MmapRaw,
     /// The mapping keeps the map alive, but only this makes it visible to tools as the agent's.
     _map: MapData,
@@ -26,7 +26,7 @@ impl Words {
     ///
     /// # Errors
     /// The kernel refuses the mapping.
-    pub fn new(map: MapData, element: usize) -> anyhow::Result<Self> {
+    pub(super) fn new(map: MapData, element: usize) -> anyhow::Result<Self> {
         let info = map.info().context("asking for a BPF array's size failed")?;
         let len = info.max_entries() as usize * element;
         let mapped = MmapOptions::new().len(len).map_raw(map.fd().as_fd().as_raw_fd());
@@ -34,7 +34,7 @@ impl Words {
     }
 
     /// The 4-byte word at `index`.
-    pub fn word(&self, index: usize) -> &AtomicU32 {
+    pub(super) fn word(&self, index: usize) -> &AtomicU32 {
         assert!((index + 1) * size_of::<u32>() <= self.map.len(), "word {index} lies outside the mapped array");
         // SAFETY: inside the mapping, which lives as long as `self`, and aligned, as it starts at a page; every access
         // of this process to it is atomic.
@@ -42,7 +42,7 @@ impl Words {
     }
 
     /// The 8-byte word at `index`.
-    pub fn long(&self, index: usize) -> &AtomicU64 {
+    pub(super) fn long(&self, index: usize) -> &AtomicU64 {
         assert!((index + 1) * size_of::<u64>() <= self.map.len(), "word {index} lies outside the mapped array");
         // SAFETY: as in `word`.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().cast::<u64>().add(index)) }
@@ -51,7 +51,7 @@ impl Words {
 
 /// The FIB's entries: the root, and the chunks of nodes made so far.
 #[derive(Debug)]
-pub struct MappedFib {
+pub(super) struct MappedFib {
     root: Words,
     chunks: Vec<Words>,
     outer: ArrayOfMaps<MapData>,
@@ -62,7 +62,7 @@ impl MappedFib {
     ///
     /// # Errors
     /// The kernel refuses a mapping.
-    pub fn new(root: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
+    pub(super) fn new(root: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
         Ok(MappedFib { root: Words::new(root, size_of::<FibNode>())?, chunks: Vec::new(), outer })
     }
 }

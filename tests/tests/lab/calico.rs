@@ -17,11 +17,7 @@ fn a_pod_that_asks_for_its_gateway_is_told_the_node_end_s_address() -> Result<()
 
     let first = parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?;
     assert_eq!(first.replies, std::slice::from_ref(&reply));
-    assert_eq!(
-        first.by,
-        Answerer::kernel("neighbour_unknown"),
-        "the kernel answers once, and learns"
-    );
+    assert_eq!(first.by, Answerer::kernel("neighbour_unknown"), "the kernel answers once, and learns");
 
     parity.agent().in_step()?;
     let second = parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?;
@@ -35,13 +31,8 @@ fn a_pod_whose_neighbour_entry_is_permanent_is_answered_from_its_first_request_o
     needs_root!();
     let mut parity = calico_with_agent()?;
     let mac = parity.fast().host("p0").mac();
-    parity.node_ip(&format!(
-        "neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"
-    ))?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by,
-        Answerer::FastPath
-    );
+    parity.node_ip(&format!("neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"))?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath);
     Ok(())
 }
 
@@ -54,11 +45,7 @@ fn a_pod_may_ask_for_another_pod_for_the_node_and_for_the_world() -> Result<()> 
     for target in [other_pod, UPLINK_IP, FAR_HOST] {
         let outcome = parity.ask("p0", |p0| p0.who_has(target))?;
         let p0 = parity.fast().host("p0");
-        assert_eq!(
-            outcome.replies,
-            [reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), target)],
-            "{target:?}"
-        );
+        assert_eq!(outcome.replies, [reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), target)], "{target:?}");
         assert_eq!(outcome.by, Answerer::FastPath, "{target:?}");
     }
     Ok(())
@@ -69,14 +56,8 @@ fn a_pod_that_asks_for_its_own_address_is_not_answered() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     parity.learn("p0", CALICO_GATEWAY)?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(p0.ip()))?.by,
-        Answerer::nobody("announcement")
-    );
-    assert_eq!(
-        parity.ask("p0", |p0| p0.probe(p0.ip()))?.by,
-        Answerer::nobody("probe_not_local")
-    );
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(p0.ip()))?.by, Answerer::nobody("announcement"));
+    assert_eq!(parity.ask("p0", |p0| p0.probe(p0.ip()))?.by, Answerer::nobody("probe_not_local"));
     Ok(())
 }
 
@@ -90,20 +71,11 @@ fn a_packet_walks_from_pod_to_pod_and_to_the_world() -> Result<()> {
     let before = parity.agent().status()?;
     parity.both(|lab| {
         let (p0, p1) = (lab.host("p0"), lab.host("p1"));
-        assert_eq!(
-            p0.neighbour(CALICO_GATEWAY)?,
-            None,
-            "the pod's own stack has not asked yet"
-        );
+        assert_eq!(p0.neighbour(CALICO_GATEWAY)?, None, "the pod's own stack has not asked yet");
         assert!(p0.can_ping(p1.ip())?, "from pod to pod");
         assert!(p0.can_ping(FAR_HOST)?, "from pod to the world");
         for pod in [p0, p1] {
-            assert_eq!(
-                pod.neighbour(CALICO_GATEWAY)?.as_deref(),
-                Some("ee:ee:ee:ee:ee:ee"),
-                "{}",
-                pod.name()
-            );
+            assert_eq!(pod.neighbour(CALICO_GATEWAY)?.as_deref(), Some("ee:ee:ee:ee:ee:ee"), "{}", pod.name());
         }
         Ok(())
     })?;

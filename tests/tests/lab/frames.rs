@@ -19,20 +19,12 @@ fn compare(parity: &mut Parity, host: &str, frames: &[Vec<u8>]) -> Result<(u64, 
     for frame in frames {
         let expected = alone.ask(frame)?;
         let got = fast.ask(frame)?;
-        ensure!(
-            got == expected,
-            "{} bytes {frame:02x?}:\nkernel {expected:02x?}\nfast path {got:02x?}",
-            frame.len()
-        );
+        ensure!(got == expected, "{} bytes {frame:02x?}:\nkernel {expected:02x?}\nfast path {got:02x?}", frame.len());
         replied += got.len() as u64;
     }
     let after = parity.agent().status()?;
     let answered = after.answered(&ingress) - before.answered(&ingress);
-    Ok((
-        replied,
-        answered,
-        counted(&after, &ingress) - counted(&before, &ingress),
-    ))
+    Ok((replied, answered, counted(&after, &ingress) - counted(&before, &ingress)))
 }
 
 fn resized(request: [u8; 42], length: usize, filler: u8) -> Vec<u8> {
@@ -48,9 +40,7 @@ fn a_request_cut_or_padded_to_any_length_gets_the_kernel_s_answer() -> Result<()
     parity.learn("p0", CALICO_GATEWAY)?;
     let request = parity.fast().host("p0").who_has(CALICO_GATEWAY);
     // AF_PACKET sends no frame without a whole Ethernet header, nor one above the MTU.
-    let frames: Vec<_> = (14..=1500)
-        .map(|length| resized(request, length, 0xa5))
-        .collect();
+    let frames: Vec<_> = (14..=1500).map(|length| resized(request, length, 0xa5)).collect();
     let (replied, answered, counted) = compare(&mut parity, "p0", &frames)?;
     assert_eq!(replied, 1500 - 41, "the kernel answers 42 bytes and more");
     assert_eq!(answered, replied, "all of them by the fast path");
@@ -78,12 +68,7 @@ fn noise_of_any_length_is_left_to_the_kernel() -> Result<()> {
         .collect();
     let (replied, answered, counted) = compare(&mut parity, "p0", &frames)?;
     assert_eq!((replied, answered), (0, 0));
-    assert_eq!(
-        counted,
-        frames.len() as u64,
-        "{:?}",
-        parity.agent().status()?.passed("cali0")
-    );
+    assert_eq!(counted, frames.len() as u64, "{:?}", parity.agent().status()?.passed("cali0"));
     Ok(())
 }
 
@@ -93,9 +78,7 @@ fn a_request_with_wrong_bytes_gets_the_kernel_s_answer() -> Result<()> {
     let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
     // Permanent: no frame changes it, so that each finds the same table.
     let mac = parity.fast().host("p0").mac();
-    parity.node_ip(&format!(
-        "neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"
-    ))?;
+    parity.node_ip(&format!("neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"))?;
     let request = parity.fast().host("p0").who_has(CALICO_GATEWAY);
     let mut random = Random(2);
     let frames: Vec<_> = (0..3000)
@@ -104,24 +87,14 @@ fn a_request_with_wrong_bytes_gets_the_kernel_s_answer() -> Result<()> {
             for _ in 0..=random.next() % 3 {
                 let at = random.next() as usize % frame.len();
                 // Often near what is right, else anything.
-                frame[at] = if random.next().is_multiple_of(2) {
-                    frame[at] ^ 1
-                } else {
-                    random.next() as u8
-                };
+                frame[at] = if random.next().is_multiple_of(2) { frame[at] ^ 1 } else { random.next() as u8 };
             }
             frame
         })
         .collect();
     let (replied, answered, _) = compare(&mut parity, "p0", &frames)?;
-    println!(
-        "{} frames: {replied} answered, {answered} of them by the fast path",
-        frames.len()
-    );
-    assert!(
-        answered > 300 && answered <= replied,
-        "{answered} of {replied}"
-    );
+    println!("{} frames: {replied} answered, {answered} of them by the fast path", frames.len());
+    assert!(answered > 300 && answered <= replied, "{answered} of {replied}");
     parity.compare_neighbours()
 }
 

@@ -16,12 +16,7 @@ fn await_interface(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool
         if done(status.interface(interface)) {
             return Ok(());
         }
-        ensure!(
-            Instant::now() < deadline,
-            "still not so after 3 s: {}\nthe agent's log:\n{}",
-            status.0,
-            agent.log()
-        );
+        ensure!(Instant::now() < deadline, "still not so after 3 s: {}\nthe agent's log:\n{}", status.0, agent.log());
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -84,19 +79,12 @@ fn an_interface_that_appears_later_is_taken_and_one_that_vanishes_is_let_go() ->
     parity.both(|lab| add_calico_pod(lab, 1).map(drop))?;
     await_interface(parity.agent(), "cali1", is_answering)?;
     parity.learn("p1", CALICO_GATEWAY)?;
-    assert_eq!(
-        parity.ask("p1", |p1| p1.who_has(CALICO_GATEWAY))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("p1", |p1| p1.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath);
 
     parity.node_ip("link del cali1")?;
     await_interface(parity.agent(), "cali1", Value::is_null)?;
     parity.learn("p0", CALICO_GATEWAY)?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by,
-        Answerer::FastPath,
-        "the other goes on"
-    );
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath, "the other goes on");
     Ok(())
 }
 
@@ -126,13 +114,11 @@ fn a_renamed_interface_follows_the_patterns() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
-    lab.node()
-        .ip_each("link set cali0 down\n link set cali0 name other0\n link set other0 up")?;
+    lab.node().ip_each("link set cali0 down\n link set cali0 name other0\n link set other0 up")?;
     agent.in_step()?;
     await_interface(&agent, "cali0", Value::is_null)?;
     await_interface(&agent, "other0", Value::is_null)?;
-    lab.node()
-        .ip_each("link set other0 down\n link set other0 name cali7\n link set cali7 up")?;
+    lab.node().ip_each("link set other0 down\n link set other0 name cali7\n link set cali7 up")?;
     agent.in_step()?;
     await_interface(&agent, "cali7", is_answering)
 }
@@ -151,10 +137,7 @@ fn status_shows_the_pod_end_of_each_veth() -> Result<()> {
     let p1 = lab.namespace("p1")?;
     p1.ip("link add unrelated type veth peer name unrelated2")?;
     let node = lab.node().clone();
-    node.ip(&format!(
-        "link add cali1 type veth peer name eth0 netns {}",
-        p1.name()
-    ))?;
+    node.ip(&format!("link add cali1 type veth peer name eth0 netns {}", p1.name()))?;
     node.ip("link set cali1 up")?;
     lab.add_host("p1", p1, topology::NODE_MAC, "cali1")?;
     assert_ne!(pod_end_index(&lab, "p0")?, pod_end_index(&lab, "p1")?);
@@ -163,22 +146,11 @@ fn status_shows_the_pod_end_of_each_veth() -> Result<()> {
     let status = agent.status()?;
     for (node_end, pod) in [("cali0", "p0"), ("cali1", "p1")] {
         let peer = &status.interface(node_end)["peer"];
-        assert_eq!(
-            peer["ifindex"].as_u64(),
-            Some(pod_end_index(&lab, pod)?),
-            "{node_end}: {peer}"
-        );
+        assert_eq!(peer["ifindex"].as_u64(), Some(pod_end_index(&lab, pod)?), "{node_end}: {peer}");
         let as_ip_says = node.ip_json(&format!("link show {node_end}"))?;
         assert!(as_ip_says[0]["link_netnsid"].is_u64(), "{as_ip_says}");
-        assert_eq!(
-            peer["netnsid"], as_ip_says[0]["link_netnsid"],
-            "{node_end}: {peer}"
-        );
-        assert_eq!(
-            peer["netns"],
-            lab.host(pod).namespace().name(),
-            "{node_end}: {peer}"
-        );
+        assert_eq!(peer["netnsid"], as_ip_says[0]["link_netnsid"], "{node_end}: {peer}");
+        assert_eq!(peer["netns"], lab.host(pod).namespace().name(), "{node_end}: {peer}");
     }
     Ok(())
 }
@@ -194,9 +166,6 @@ fn a_pod_end_in_a_namespace_without_a_name_has_an_id_only() -> Result<()> {
     let status = agent.status()?;
     let peer = &status.interface("cali0")["peer"];
     assert_eq!(peer["ifindex"].as_u64(), Some(index), "{peer}");
-    assert!(
-        peer["netnsid"].is_u64() && peer["netns"].is_null(),
-        "{peer}"
-    );
+    assert!(peer["netnsid"].is_u64() && peer["netns"].is_null(), "{peer}");
     Ok(())
 }

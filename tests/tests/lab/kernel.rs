@@ -5,17 +5,13 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::Result;
-use tests::topology::{
-    self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET,
-};
+use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
 use tests::{Lab, Neighbours, needs_root, reply_bytes};
 
 fn names_with(prefix: &str) -> Vec<String> {
     let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();
     let names = names.filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter(|name| name.starts_with(&format!("{prefix}-")))
-        .collect()
+    names.filter(|name| name.starts_with(&format!("{prefix}-"))).collect()
 }
 
 #[test]
@@ -26,12 +22,7 @@ fn a_lab_leaves_no_name_behind() -> Result<()> {
     assert_eq!(names_with(&prefix).len(), 3, "node, external, p0");
     let held = lab.node().clone();
     drop(lab);
-    assert_eq!(
-        names_with(&prefix),
-        Vec::<String>::new(),
-        "though somebody holds {}",
-        held.name()
-    );
+    assert_eq!(names_with(&prefix), Vec::<String>::new(), "though somebody holds {}", held.name());
     Ok(())
 }
 
@@ -55,13 +46,8 @@ fn a_lab_that_cannot_be_finished_leaves_no_name_behind() -> Result<()> {
     needs_root!();
     let mut lab = Lab::new()?;
     let prefix = lab.prefix().to_owned();
-    let error = lab
-        .attach("p0", CALICO_MAC, "a_name_that_is_too_long", CALICO_MAC)
-        .unwrap_err();
-    assert!(
-        format!("{error:#}").contains("a_name_that_is_too_long"),
-        "{error:#}"
-    );
+    let error = lab.attach("p0", CALICO_MAC, "a_name_that_is_too_long", CALICO_MAC).unwrap_err();
+    assert!(format!("{error:#}").contains("a_name_that_is_too_long"), "{error:#}");
     drop(lab);
     assert_eq!(names_with(&prefix), Vec::<String>::new());
     Ok(())
@@ -73,18 +59,9 @@ fn sysctls_are_the_namespace_s_own() -> Result<()> {
     let (one, other) = (Lab::new()?, Lab::new()?);
     one.node().sysctl("net.ipv4.conf.all.arp_ignore", 7)?;
     assert_eq!(one.node().read_sysctl("net.ipv4.conf.all.arp_ignore")?, "7");
-    assert_eq!(
-        other.node().read_sysctl("net.ipv4.conf.all.arp_ignore")?,
-        "0"
-    );
-    assert_ne!(
-        fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore")?.trim(),
-        "7"
-    );
-    let error = one
-        .node()
-        .sysctl("net.ipv4.conf.all.no_such_key", 1)
-        .unwrap_err();
+    assert_eq!(other.node().read_sysctl("net.ipv4.conf.all.arp_ignore")?, "0");
+    assert_ne!(fs::read_to_string("/proc/sys/net/ipv4/conf/all/arp_ignore")?.trim(), "7");
+    let error = one.node().sysctl("net.ipv4.conf.all.no_such_key", 1).unwrap_err();
     assert!(format!("{error:#}").contains("no_such_key"), "{error:#}");
     Ok(())
 }
@@ -97,14 +74,8 @@ fn a_packet_walks_from_pod_to_pod_and_to_the_world_by_the_kernel_alone() -> Resu
     assert_eq!(p0.neighbour(CALICO_GATEWAY)?, None);
     assert!(p0.can_ping(p1.ip())?, "from pod to pod");
     assert!(p0.can_ping(FAR_HOST)?, "from pod to the world");
-    assert_eq!(
-        p0.neighbour(CALICO_GATEWAY)?.as_deref(),
-        Some("ee:ee:ee:ee:ee:ee")
-    );
-    assert_eq!(
-        p1.neighbour(CALICO_GATEWAY)?.as_deref(),
-        Some("ee:ee:ee:ee:ee:ee")
-    );
+    assert_eq!(p0.neighbour(CALICO_GATEWAY)?.as_deref(), Some("ee:ee:ee:ee:ee:ee"));
+    assert_eq!(p1.neighbour(CALICO_GATEWAY)?.as_deref(), Some("ee:ee:ee:ee:ee:ee"));
     Ok(())
 }
 
@@ -114,21 +85,17 @@ fn the_captured_reply_is_what_the_specification_writes() -> Result<()> {
     let lab = topology::calico(1)?;
     let p0 = lab.host("p0");
     let request = [
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 0x08, 0x06, 0x00,
-        0x01, 0x08, 0x00, 6, 4, 0x00, 0x01, 0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 10, 244, 235, 132,
-        0, 0, 0, 0, 0, 0, 169, 254, 1, 1,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 0x08, 0x06, 0x00, 0x01, 0x08, 0x00, 6,
+        4, 0x00, 0x01, 0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 10, 244, 235, 132, 0, 0, 0, 0, 0, 0, 169, 254, 1, 1,
     ];
     let reply = [
-        0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0x08, 0x06, 0x00,
-        0x01, 0x08, 0x00, 6, 4, 0x00, 0x02, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 169, 254, 1, 1,
-        0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 10, 244, 235, 132,
+        0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 0x08, 0x06, 0x00, 0x01, 0x08, 0x00, 6,
+        4, 0x00, 0x02, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee, 169, 254, 1, 1, 0x02, 0x00, 0x00, 0x00, 0x02, 0x00, 10, 244,
+        235, 132,
     ];
     assert_eq!(p0.who_has(CALICO_GATEWAY), request);
     assert_eq!(p0.ask(&request)?, [reply]);
-    assert_eq!(
-        reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), CALICO_GATEWAY),
-        reply
-    );
+    assert_eq!(reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), CALICO_GATEWAY), reply);
     Ok(())
 }
 
@@ -137,10 +104,7 @@ fn k01_a_local_target_is_answered() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
-    assert_eq!(
-        p0.ask(&p0.who_has(LOCAL_TARGET))?,
-        [reply_bytes(NODE_MAC, p0.mac(), p0.ip(), LOCAL_TARGET)]
-    );
+    assert_eq!(p0.ask(&p0.who_has(LOCAL_TARGET))?, [reply_bytes(NODE_MAC, p0.mac(), p0.ip(), LOCAL_TARGET)]);
     Ok(())
 }
 
@@ -149,10 +113,7 @@ fn k02_a_target_routed_out_of_another_interface_is_answered() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
-    assert_eq!(
-        p0.ask(&p0.who_has(ROUTED_TARGET))?,
-        [reply_bytes(NODE_MAC, p0.mac(), p0.ip(), ROUTED_TARGET)]
-    );
+    assert_eq!(p0.ask(&p0.who_has(ROUTED_TARGET))?, [reply_bytes(NODE_MAC, p0.mac(), p0.ip(), ROUTED_TARGET)]);
     Ok(())
 }
 
@@ -162,10 +123,7 @@ fn k43_a_probe_for_a_local_address_is_answered_and_nothing_is_learnt() -> Result
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
     let before = Neighbours::of(lab.node())?;
-    assert_eq!(
-        p0.ask(&p0.probe(LOCAL_TARGET))?,
-        [reply_bytes(NODE_MAC, p0.mac(), [0; 4], LOCAL_TARGET)]
-    );
+    assert_eq!(p0.ask(&p0.probe(LOCAL_TARGET))?, [reply_bytes(NODE_MAC, p0.mac(), [0; 4], LOCAL_TARGET)]);
     assert_eq!(Neighbours::of(lab.node())?, before);
     Ok(())
 }

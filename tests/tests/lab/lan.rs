@@ -19,10 +19,7 @@ fn a_host_that_the_default_route_reaches_is_answered_for() -> Result<()> {
     let mut parity = lan_with_agent()?;
     let outcome = parity.ask("client", |client| client.who_has(FAR_HOST))?;
     let client = parity.fast().host("client");
-    assert_eq!(
-        outcome.replies,
-        [reply_bytes(NODE_MAC, client.mac(), client.ip(), FAR_HOST)]
-    );
+    assert_eq!(outcome.replies, [reply_bytes(NODE_MAC, client.mac(), client.ip(), FAR_HOST)]);
     assert_eq!(outcome.by, Answerer::FastPath);
     Ok(())
 }
@@ -31,10 +28,7 @@ fn a_host_that_the_default_route_reaches_is_answered_for() -> Result<()> {
 fn a_host_on_the_same_lan_is_not_answered_for() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
-    assert_eq!(
-        parity.ask("client", |client| client.who_has(SAME_LAN))?.by,
-        Answerer::nobody("pvlan_off")
-    );
+    assert_eq!(parity.ask("client", |client| client.who_has(SAME_LAN))?.by, Answerer::nobody("pvlan_off"));
     Ok(())
 }
 
@@ -43,15 +37,9 @@ fn a_host_without_a_route_is_not_answered_for() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
     parity.node_ip("route del default")?;
-    assert_eq!(
-        parity.ask("client", |client| client.who_has(FAR_HOST))?.by,
-        Answerer::nobody("no_route")
-    );
+    assert_eq!(parity.ask("client", |client| client.who_has(FAR_HOST))?.by, Answerer::nobody("no_route"));
     // The node itself is, still.
-    assert_eq!(
-        parity.ask("client", |client| client.who_has(NODE))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("client", |client| client.who_has(NODE))?.by, Answerer::FastPath);
     Ok(())
 }
 
@@ -60,13 +48,7 @@ fn without_proxy_arp_only_the_node_itself_is_answered_for() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
     parity.node_sysctl("net.ipv4.conf.eth0.proxy_arp", 0)?;
-    assert_eq!(
-        parity.ask("client", |client| client.who_has(FAR_HOST))?.by,
-        Answerer::nobody("proxy_arp_off")
-    );
-    assert_eq!(
-        parity.ask("client", |client| client.who_has(NODE))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("client", |client| client.who_has(FAR_HOST))?.by, Answerer::nobody("proxy_arp_off"));
+    assert_eq!(parity.ask("client", |client| client.who_has(NODE))?.by, Answerer::FastPath);
     Ok(())
 }

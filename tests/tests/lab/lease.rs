@@ -16,10 +16,7 @@ fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
     let mut asked = 0;
     while Instant::now() < until {
         let replies = p0.ask(&p0.who_has(CALICO_GATEWAY))?;
-        ensure!(
-            replies == [reply.clone()],
-            "request {asked} got {replies:?}"
-        );
+        ensure!(replies == [reply.clone()], "request {asked} got {replies:?}");
         asked += 1;
         // Others use this machine too.
         thread::sleep(Duration::from_micros(200));
@@ -32,19 +29,13 @@ fn with_xdp(lab: &Lab) -> Result<Vec<String>> {
     let links = lab.node().ip_json("-details link show")?;
     let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
     let with_xdp = links.iter().filter(|link| link.get("xdp").is_some());
-    Ok(with_xdp
-        .filter_map(|link| link["ifname"].as_str())
-        .map(str::to_owned)
-        .collect())
+    Ok(with_xdp.filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
 }
 
 fn under_traffic(signal: Signal) -> Result<()> {
     let lab = topology::calico(1)?;
     let until = Instant::now() + Duration::from_millis(200);
-    assert!(
-        ask_until(&lab, until)? > 50,
-        "the kernel alone answers them all"
-    );
+    assert!(ask_until(&lab, until)? > 50, "the kernel alone answers them all");
 
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let until = Instant::now() + Duration::from_millis(2500);
@@ -52,21 +43,14 @@ fn under_traffic(signal: Signal) -> Result<()> {
         let traffic = scope.spawn(|| ask_until(&lab, until));
         thread::sleep(Duration::from_millis(500));
         let status = agent.status()?;
-        assert!(
-            status.answered("cali0") > 50,
-            "the fast path answers before the end: {}",
-            status.0
-        );
+        assert!(status.answered("cali0") > 50, "the fast path answers before the end: {}", status.0);
         agent.signal(signal)?;
         agent.wait()?;
         traffic.join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
     println!("{asked} requests around {signal}, each answered once");
     assert!(asked > 500, "{asked}");
-    assert_eq!(
-        agent.command(&["status"])?.status.code(),
-        Some(STATUS_NOT_RUNNING)
-    );
+    assert_eq!(agent.command(&["status"])?.status.code(), Some(STATUS_NOT_RUNNING));
     assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
     Ok(())
 }
@@ -87,10 +71,7 @@ fn no_request_is_lost_when_the_agent_ends_under_traffic() -> Result<()> {
 fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -> Result<()> {
     needs_root!();
     let mut parity = Parity::start(topology::matrix, &["v0"])?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
     parity.agent().kill()?;
     thread::sleep(Duration::from_secs(2));
     parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
@@ -105,10 +86,7 @@ fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -
 fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Result<()> {
     needs_root!();
     let mut parity = Parity::start(topology::matrix, &["v0"])?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
 
     parity.agent().signal(Signal::SIGSTOP)?;
     parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
@@ -118,36 +96,20 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
         if p0.ask(&p0.who_has(ROUTED_TARGET))?.is_empty() {
             break stopped.elapsed();
         }
-        ensure!(
-            stopped.elapsed() < Duration::from_secs(3),
-            "stale answers 3 s after the agent was stopped"
-        );
+        ensure!(stopped.elapsed() < Duration::from_secs(3), "stale answers 3 s after the agent was stopped");
         thread::sleep(Duration::from_millis(5));
     };
-    println!(
-        "the lease ran out {} ms after the agent was stopped",
-        lease.as_millis()
-    );
+    println!("the lease ran out {} ms after the agent was stopped", lease.as_millis());
     assert!(lease > Duration::ZERO);
 
     parity.agent().signal(Signal::SIGCONT)?;
     parity.agent().in_step()?;
     let passed = parity.agent().status()?.passed("v0");
-    assert!(
-        passed.get("lease_expired").is_some_and(|&count| count > 0),
-        "{passed:?}"
-    );
+    assert!(passed.get("lease_expired").is_some_and(|&count| count > 0), "{passed:?}");
     let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
-    assert_eq!(
-        outcome.by,
-        Answerer::nobody("proxy_arp_off"),
-        "it has followed what changed meanwhile"
-    );
+    assert_eq!(outcome.by, Answerer::nobody("proxy_arp_off"), "it has followed what changed meanwhile");
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 1)?;
-    assert_eq!(
-        parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by,
-        Answerer::FastPath
-    );
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
     Ok(())
 }
 
@@ -158,27 +120,12 @@ fn an_agent_that_is_told_to_end_leaves_nothing_behind() -> Result<()> {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
         assert_eq!(with_xdp(&lab)?, ["cali0", "cali1"]);
-        assert!(
-            agent.run_dir().read_dir()?.next().is_some(),
-            "the control socket is in the run directory"
-        );
+        assert!(agent.run_dir().read_dir()?.next().is_some(), "the control socket is in the run directory");
         agent.signal(signal)?;
-        assert_eq!(
-            agent.wait()?.code(),
-            Some(0),
-            "after {signal}; its log:\n{}",
-            agent.log()
-        );
+        assert_eq!(agent.wait()?.code(), Some(0), "after {signal}; its log:\n{}", agent.log());
         assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
-        let left = agent
-            .run_dir()
-            .read_dir()
-            .map(|files| files.flatten().map(|file| file.path()).collect::<Vec<_>>());
-        assert_eq!(
-            left.unwrap_or_default(),
-            Vec::<std::path::PathBuf>::new(),
-            "after {signal}"
-        );
+        let left = agent.run_dir().read_dir().map(|files| files.flatten().map(|file| file.path()).collect::<Vec<_>>());
+        assert_eq!(left.unwrap_or_default(), Vec::<std::path::PathBuf>::new(), "after {signal}");
     }
     Ok(())
 }

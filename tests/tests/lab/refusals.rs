@@ -29,8 +29,7 @@ fn answered_of_ten(lab: &Lab, agent: &mut Agent, pod: &str) -> Result<u64> {
 }
 
 #[test]
-fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()>
-{
+fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     let mut holder = AgentOptions::new(&["cali0"]).start(lab.node())?;
@@ -39,30 +38,14 @@ fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_
     let status = second.status()?;
     let taken = status.interface("cali0");
     assert_ne!(taken["state"], "answering", "{taken}");
-    let program =
-        lab.node().ip_json("-details link show cali0")?[0]["xdp"]["prog"]["id"].to_string();
+    let program = lab.node().ip_json("-details link show cali0")?[0]["xdp"]["prog"]["id"].to_string();
     let reason = taken["reason"].as_str().unwrap_or_default();
-    assert!(
-        reason.contains("arp_xdp") && reason.contains(&program),
-        "program {program} holds it: {reason}"
-    );
+    assert!(reason.contains("arp_xdp") && reason.contains(&program), "program {program} holds it: {reason}");
 
-    assert_eq!(
-        answered_of_ten(&lab, &mut second, "p1")?,
-        10,
-        "the other interface"
-    );
-    assert_eq!(
-        answered_of_ten(&lab, &mut holder, "p0")?,
-        10,
-        "the holder is not disturbed"
-    );
+    assert_eq!(answered_of_ten(&lab, &mut second, "p1")?, 10, "the other interface");
+    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "the holder is not disturbed");
     second.stop()?;
-    assert_eq!(
-        answered_of_ten(&lab, &mut holder, "p0")?,
-        10,
-        "nor by the second one's end"
-    );
+    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "nor by the second one's end");
     Ok(())
 }
 
@@ -70,12 +53,8 @@ fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_
 fn without_the_capabilities_it_names_the_missing_ones() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
-    for (drop, named) in [
-        ("-net_admin", "CAP_NET_ADMIN"),
-        ("-bpf,-sys_admin", "CAP_BPF"),
-    ] {
-        let options =
-            AgentOptions::new(&["cali*"]).through(&format!("setpriv --bounding-set {drop}"));
+    for (drop, named) in [("-net_admin", "CAP_NET_ADMIN"), ("-bpf,-sys_admin", "CAP_BPF")] {
+        let options = AgentOptions::new(&["cali*"]).through(&format!("setpriv --bounding-set {drop}"));
         let log = refusal(&lab, options)?;
         assert!(log.contains(named), "without {drop}: {log}");
     }
@@ -88,10 +67,7 @@ fn a_second_agent_on_the_same_run_directory_is_refused_and_the_first_goes_on() -
     let lab = topology::calico(1)?;
     let mut first = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let log = refusal(&lab, AgentOptions::new(&["cali*"]).run_dir(first.run_dir()))?;
-    assert!(
-        log.contains(&*first.run_dir().to_string_lossy()),
-        "it names the run directory: {log}"
-    );
+    assert!(log.contains(&*first.run_dir().to_string_lossy()), "it names the run directory: {log}");
     assert_eq!(answered_of_ten(&lab, &mut first, "p0")?, 10);
     Ok(())
 }

@@ -18,27 +18,11 @@ fn k31_to_k38_targets() -> Result<()> {
     check(&[
         row("K31 a multicast target", For([224, 0, 0, 1]), special),
         row("K32 a loopback target", For([127, 0, 0, 1]), special),
-        when(
-            "K33 127.0.0.1",
-            &["v0.route_localnet=1"],
-            &[],
-            For([127, 0, 0, 1]),
-            Answered,
-        ),
-        when(
-            "K33 127.1.2.3",
-            &[],
-            &["v0.route_localnet=0"],
-            For([127, 1, 2, 3]),
-            Answered,
-        ),
+        when("K33 127.0.0.1", &["v0.route_localnet=1"], &[], For([127, 0, 0, 1]), Answered),
+        when("K33 127.1.2.3", &[], &["v0.route_localnet=0"], For([127, 1, 2, 3]), Answered),
         row("K34 0.0.0.0", For([0; 4]), special),
         row("K34 255.255.255.255", For([255; 4]), special),
-        row(
-            "K35 the broadcast address of the uplink's subnet",
-            For([10, 9, 0, 255]),
-            Silent("unanswerable_route"),
-        ),
+        row("K35 the broadcast address of the uplink's subnet", For([10, 9, 0, 255]), Silent("unanswerable_route")),
         when(
             "K36 the same with bc_forwarding",
             &["all.bc_forwarding=1", "v0.bc_forwarding=1"],
@@ -46,11 +30,7 @@ fn k31_to_k38_targets() -> Result<()> {
             For([10, 9, 0, 255]),
             Silent("unanswerable_route"),
         ),
-        row(
-            "K37 the lowest address of the uplink's subnet",
-            For([10, 9, 0, 0]),
-            Fast,
-        ),
+        row("K37 the lowest address of the uplink's subnet", For([10, 9, 0, 0]), Fast),
         row("K38 0.1.2.3", For([0, 1, 2, 3]), Answered),
         row("K38 240.0.0.1", For([240, 0, 0, 1]), Answered),
     ])
@@ -61,22 +41,10 @@ fn k39_to_k42_senders() -> Result<()> {
     needs_root!();
     let special = "special_sender";
     check(&[
-        row(
-            "K39 a multicast sender",
-            From([224, 0, 0, 5], L),
-            Silent(special),
-        ),
+        row("K39 a multicast sender", From([224, 0, 0, 5], L), Silent(special)),
         row("K39 a broadcast sender", From([255; 4], X), Silent(special)),
-        row(
-            "K40 a loopback sender, local target",
-            From([127, 0, 0, 5], L),
-            Silent(special),
-        ),
-        row(
-            "K40 a loopback sender, proxied target",
-            From([127, 0, 0, 5], X),
-            Silent(special),
-        ),
+        row("K40 a loopback sender, local target", From([127, 0, 0, 5], L), Silent(special)),
+        row("K40 a loopback sender, proxied target", From([127, 0, 0, 5], X), Silent(special)),
         when(
             "K41 a loopback sender with route_localnet",
             &["v0.route_localnet=1"],
@@ -84,11 +52,7 @@ fn k39_to_k42_senders() -> Result<()> {
             From([127, 0, 0, 5], L),
             Kernel(special),
         ),
-        row(
-            "K42 the sender 0.1.2.3",
-            From([0, 1, 2, 3], X),
-            Kernel("sender_route"),
-        ),
+        row("K42 the sender 0.1.2.3", From([0, 1, 2, 3], X), Kernel("sender_route")),
     ])
 }
 
@@ -107,34 +71,10 @@ fn k43_to_k48_probes() -> Result<()> {
             not_local,
         ),
         row("K46 for 0.0.0.0", Probe([0; 4]), Silent("special_target")),
-        when(
-            "K47 rp_filter 1",
-            &["v0.rp_filter=1"],
-            &["v0.rp_filter=0"],
-            Probe(L),
-            Fast,
-        ),
-        when(
-            "K47 arp_filter 1",
-            &["v0.arp_filter=1"],
-            &["v0.arp_filter=0"],
-            Probe(L),
-            Fast,
-        ),
-        when(
-            "K47 drop_gratuitous_arp 1",
-            &["v0.drop_gratuitous_arp=1"],
-            &["v0.drop_gratuitous_arp=0"],
-            Probe(L),
-            Fast,
-        ),
-        when(
-            "K48 arp_ignore 8",
-            &["v0.arp_ignore=8"],
-            &["v0.arp_ignore=0"],
-            Probe(L),
-            Silent("arp_ignore"),
-        ),
+        when("K47 rp_filter 1", &["v0.rp_filter=1"], &["v0.rp_filter=0"], Probe(L), Fast),
+        when("K47 arp_filter 1", &["v0.arp_filter=1"], &["v0.arp_filter=0"], Probe(L), Fast),
+        when("K47 drop_gratuitous_arp 1", &["v0.drop_gratuitous_arp=1"], &["v0.drop_gratuitous_arp=0"], Probe(L), Fast),
+        when("K48 arp_ignore 8", &["v0.arp_ignore=8"], &["v0.arp_ignore=0"], Probe(L), Silent("arp_ignore")),
     ])
 }
 
@@ -146,25 +86,9 @@ fn k49_to_k51_announcements() -> Result<()> {
     const DROP_ALL: &[&str] = &["all.drop_gratuitous_arp=1"];
     const KEEP_ALL: &[&str] = &["all.drop_gratuitous_arp=0"];
     check(&[
-        row(
-            "K49 of a proxied address",
-            From(X, X),
-            Kernel("announcement"),
-        ),
-        when(
-            "K50 dropped on the interface",
-            DROP_HERE,
-            KEEP_HERE,
-            From(X, X),
-            Silent("announcement"),
-        ),
-        when(
-            "K50 dropped everywhere",
-            DROP_ALL,
-            KEEP_ALL,
-            From(X, X),
-            Silent("announcement"),
-        ),
+        row("K49 of a proxied address", From(X, X), Kernel("announcement")),
+        when("K50 dropped on the interface", DROP_HERE, KEEP_HERE, From(X, X), Silent("announcement")),
+        when("K50 dropped everywhere", DROP_ALL, KEEP_ALL, From(X, X), Silent("announcement")),
         row("K51 of a local address", From(L, L), Silent("announcement")),
     ])
 }

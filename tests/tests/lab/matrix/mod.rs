@@ -6,6 +6,7 @@ mod frame;
 mod local;
 mod proxying;
 mod routes;
+mod rules;
 mod senders;
 mod state;
 
@@ -55,9 +56,7 @@ impl Ask {
                 frame[38..42].copy_from_slice(&tpa);
             }
             Ask::With(changes) => {
-                changes
-                    .iter()
-                    .for_each(|&(at, bytes)| frame[at..at + bytes.len()].copy_from_slice(bytes));
+                changes.iter().for_each(|&(at, bytes)| frame[at..at + bytes.len()].copy_from_slice(bytes));
             }
             Ask::Unicast(tpa) => {
                 frame[..6].copy_from_slice(&topology::NODE_MAC.0);
@@ -104,13 +103,7 @@ impl Expect {
 
 /// A row on the bare base.
 const fn row(case: &'static str, ask: Ask, expect: Expect) -> Row {
-    Row {
-        case,
-        when: &[],
-        undo: &[],
-        ask,
-        expect,
-    }
+    Row { case, when: &[], undo: &[], ask, expect }
 }
 
 /// A row on a changed base.
@@ -121,13 +114,7 @@ const fn when(
     ask: Ask,
     expect: Expect,
 ) -> Row {
-    Row {
-        case,
-        when,
-        undo,
-        ask,
-        expect,
-    }
+    Row { case, when, undo, ask, expect }
 }
 
 /// Runs rows one after another on one base, each from a valid neighbour entry. All rows are run; an error names
@@ -141,13 +128,7 @@ fn check(rows: &[Row]) -> Result<()> {
         }
         parity.both(|lab| row.undo.iter().try_for_each(|step| run(lab, step)))?;
     }
-    ensure!(
-        failed.is_empty(),
-        "{} of {} rows\n{}",
-        failed.len(),
-        rows.len(),
-        failed.join("\n")
-    );
+    ensure!(failed.is_empty(), "{} of {} rows\n{}", failed.len(), rows.len(), failed.join("\n"));
     Ok(())
 }
 
@@ -155,17 +136,11 @@ fn check_row(parity: &mut Parity, row: &Row) -> Result<()> {
     let mac = parity.fast().host("p0").mac();
     parity.change(|lab| {
         // First the entry, so that a row can change it.
-        lab.node().ip(&format!(
-            "neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"
-        ))?;
+        lab.node().ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"))?;
         row.when.iter().try_for_each(|step| run(lab, step))
     })?;
     let by = parity.ask("p0", |p0| row.ask.frame(p0))?.by;
-    ensure!(
-        row.expect.holds(&by),
-        "expected {:?}, got {by:?}",
-        row.expect
-    );
+    ensure!(row.expect.holds(&by), "expected {:?}, got {by:?}", row.expect);
     Ok(())
 }
 
@@ -184,11 +159,7 @@ fn run(lab: &Lab, step: &str) -> Result<()> {
         lab.plug(host)
     } else if step.starts_with("nft ") || step.starts_with("tc ") {
         node.output(step).and_then(|output| {
-            ensure!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             Ok(())
         })
     } else {

@@ -1,13 +1,11 @@
-//! 12.5: routes and rules. K108, K113, K115 and K117 are also in `changes`.
+//! 12.5: routes. K108, K113, K115 and K117 are also in `changes`.
 
 use anyhow::Result;
 use tests::needs_root;
 
 use super::Ask::For;
-use super::Expect::{
-    Answered, Fast, Kernel, KernelForAnyReason, Passed, Silent, SilentForAnyReason,
-};
-use super::{L, X, check, row, when};
+use super::Expect::{Answered, Fast, Kernel, KernelForAnyReason, Passed, Silent, SilentForAnyReason};
+use super::{X, check, when};
 
 /// A target that only the default route covers at first.
 const T: [u8; 4] = [10, 30, 0, 1];
@@ -17,20 +15,8 @@ fn k102_to_k105_routes_that_do_not_forward() -> Result<()> {
     needs_root!();
     let unanswerable = Silent("unanswerable_route");
     check(&[
-        when(
-            "K102 unreachable",
-            &["route add unreachable 10.30.0.0/16"],
-            &[],
-            For(T),
-            unanswerable,
-        ),
-        when(
-            "K102 blackhole",
-            &["route replace blackhole 10.30.0.0/16"],
-            &[],
-            For(T),
-            unanswerable,
-        ),
+        when("K102 unreachable", &["route add unreachable 10.30.0.0/16"], &[], For(T), unanswerable),
+        when("K102 blackhole", &["route replace blackhole 10.30.0.0/16"], &[], For(T), unanswerable),
         when(
             "K102 prohibit",
             &["route replace prohibit 10.30.0.0/16"],
@@ -59,13 +45,7 @@ fn k102_to_k105_routes_that_do_not_forward() -> Result<()> {
             For(T),
             SilentForAnyReason,
         ),
-        when(
-            "K103 throw",
-            &["route add throw 10.30.0.0/16"],
-            &[],
-            For(T),
-            SilentForAnyReason,
-        ),
+        when("K103 throw", &["route add throw 10.30.0.0/16"], &[], For(T), SilentForAnyReason),
         when(
             "K103 throw, a default in table default",
             &["route add default via 10.9.0.254 table default"],
@@ -75,11 +55,7 @@ fn k102_to_k105_routes_that_do_not_forward() -> Result<()> {
         ),
         when(
             "K105 tos only",
-            &[
-                "route del default",
-                "route del default table default",
-                "route add 10.30.0.0/16 tos 0x10 via 10.9.0.254",
-            ],
+            &["route del default", "route del default table default", "route add 10.30.0.0/16 tos 0x10 via 10.9.0.254"],
             &[],
             For(T),
             SilentForAnyReason,
@@ -98,19 +74,10 @@ fn k106_and_k107_kinds_of_next_hop() -> Result<()> {
             For(T),
             Fast,
         ),
-        when(
-            "K106 by lo",
-            &["route add 10.30.0.0/16 dev lo"],
-            &["route del 10.30.0.0/16"],
-            For(T),
-            Fast,
-        ),
+        when("K106 by lo", &["route add 10.30.0.0/16 dev lo"], &["route del 10.30.0.0/16"], For(T), Fast),
         when(
             "K106 an IPv6 next hop",
-            &[
-                "/net/ipv6/conf/u0/disable_ipv6=0",
-                "route add 10.30.0.0/16 via inet6 fe80::1 dev u0",
-            ],
+            &["/net/ipv6/conf/u0/disable_ipv6=0", "route add 10.30.0.0/16 via inet6 fe80::1 dev u0"],
             &["route del 10.30.0.0/16"],
             For(T),
             Fast,
@@ -136,21 +103,12 @@ fn k108_two_metrics() -> Result<()> {
     check(&[
         when(
             "K108 the lower one goes back",
-            &[
-                "route add 10.30.0.0/16 dev v0 metric 5",
-                "route add 10.30.0.0/16 dev u0 metric 6",
-            ],
+            &["route add 10.30.0.0/16 dev v0 metric 5", "route add 10.30.0.0/16 dev u0 metric 6"],
             &[],
             For(T),
             Silent("pvlan_off"),
         ),
-        when(
-            "K108 the other one",
-            &["route del 10.30.0.0/16 dev v0 metric 5"],
-            &[],
-            For(T),
-            Fast,
-        ),
+        when("K108 the other one", &["route del 10.30.0.0/16 dev v0 metric 5"], &[], For(T), Fast),
     ])
 }
 
@@ -158,71 +116,34 @@ fn k108_two_metrics() -> Result<()> {
 fn k109_to_k113_the_uplink_s_state() -> Result<()> {
     needs_root!();
     check(&[
-        when(
-            "K109 no carrier",
-            &["unplug external"],
-            &[],
-            For(X),
-            Answered,
-        ),
-        when(
-            "K111 ignored on v0 only",
-            &["v0.ignore_routes_with_linkdown=1"],
-            &[],
-            For(X),
-            Answered,
-        ),
-        when(
-            "K110 ignored on u0",
-            &["u0.ignore_routes_with_linkdown=1"],
-            &[],
-            For(X),
-            SilentForAnyReason,
-        ),
+        when("K109 no carrier", &["unplug external"], &[], For(X), Answered),
+        when("K111 ignored on v0 only", &["v0.ignore_routes_with_linkdown=1"], &[], For(X), Answered),
+        when("K110 ignored on u0", &["u0.ignore_routes_with_linkdown=1"], &[], For(X), SilentForAnyReason),
         when(
             "K110 ignored on all",
-            &[
-                "u0.ignore_routes_with_linkdown=0",
-                "all.ignore_routes_with_linkdown=1",
-            ],
+            &["u0.ignore_routes_with_linkdown=0", "all.ignore_routes_with_linkdown=1"],
             &[],
             For(X),
             SilentForAnyReason,
         ),
         when(
             "K112 the next metric goes back",
-            &[
-                "route add 10.30.0.0/16 dev u0 metric 10",
-                "route add 10.30.0.0/16 dev v0 metric 20",
-            ],
+            &["route add 10.30.0.0/16 dev u0 metric 10", "route add 10.30.0.0/16 dev v0 metric 20"],
             &["plug external", "route flush 10.30.0.0/16"],
             For(T),
             SilentForAnyReason,
         ),
-        when(
-            "K113 down",
-            &["link set u0 down"],
-            &[],
-            For(X),
-            Silent("no_route"),
-        ),
+        when("K113 down", &["link set u0 down"], &[], For(X), Silent("no_route")),
     ])
 }
 
 #[test]
 fn k114_to_k116_multipath() -> Result<()> {
     needs_root!();
-    const TWO_WAYS: &[&str] =
-        &["route replace 10.30.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0"];
+    const TWO_WAYS: &[&str] = &["route replace 10.30.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0"];
     check(&[
         // The same seed on both nodes, so that their hashes agree.
-        when(
-            "seed",
-            &["/net/ipv4/fib_multipath_hash_seed=7"],
-            &[],
-            For(X),
-            Fast,
-        ),
+        when("seed", &["/net/ipv4/fib_multipath_hash_seed=7"], &[], For(X), Fast),
         when(
             "K115 both legs by the uplink",
             &["route add 10.30.0.0/16 nexthop via 10.9.0.254 nexthop via 10.9.0.253"],
@@ -230,20 +151,8 @@ fn k114_to_k116_multipath() -> Result<()> {
             For(T),
             Answered,
         ),
-        when(
-            "K114 the sender decides which way",
-            TWO_WAYS,
-            &[],
-            For(T),
-            Passed,
-        ),
-        when(
-            "K116 pvlan",
-            &["v0.proxy_arp_pvlan=1"],
-            &["v0.proxy_arp_pvlan=0"],
-            For(T),
-            Answered,
-        ),
+        when("K114 the sender decides which way", TWO_WAYS, &[], For(T), Passed),
+        when("K116 pvlan", &["v0.proxy_arp_pvlan=1"], &["v0.proxy_arp_pvlan=0"], For(T), Answered),
     ])
 }
 
@@ -253,28 +162,13 @@ fn k117_to_k119_nexthop_objects() -> Result<()> {
     check(&[
         when(
             "K117 single",
-            &[
-                "nexthop add id 1 via 10.9.0.254 dev u0",
-                "route add 10.30.0.0/16 nhid 1",
-            ],
+            &["nexthop add id 1 via 10.9.0.254 dev u0", "route add 10.30.0.0/16 nhid 1"],
             &[],
             For(T),
             Fast,
         ),
-        when(
-            "K117 replaced",
-            &["nexthop replace id 1 dev v0"],
-            &[],
-            For(T),
-            Silent("pvlan_off"),
-        ),
-        when(
-            "K118 blackhole",
-            &["nexthop replace id 1 blackhole"],
-            &[],
-            For(T),
-            Silent("unanswerable_route"),
-        ),
+        when("K117 replaced", &["nexthop replace id 1 dev v0"], &[], For(T), Silent("pvlan_off")),
+        when("K118 blackhole", &["nexthop replace id 1 blackhole"], &[], For(T), Silent("unanswerable_route")),
         when(
             "K118 group",
             &[
@@ -287,150 +181,6 @@ fn k117_to_k119_nexthop_objects() -> Result<()> {
             For(T),
             Answered,
         ),
-        when(
-            "K119 carrier loss",
-            &["route del default", "unplug external"],
-            &[],
-            For(T),
-            SilentForAnyReason,
-        ),
-    ])
-}
-
-#[test]
-fn k120_rules_that_match() -> Result<()> {
-    needs_root!();
-    let custom = Kernel("custom_rules");
-    check(&[
-        when(
-            "K120 from",
-            &[
-                "route del default",
-                "route add default via 10.9.0.254 table 100",
-                "rule add from 10.5.0.5 lookup 100",
-            ],
-            &["rule del from 10.5.0.5 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K120 to",
-            &["rule add to 10.30.0.1 lookup 100"],
-            &["rule del to 10.30.0.1 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K120 iif",
-            &["rule add iif v0 lookup 100"],
-            &["rule del iif v0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K120 uid",
-            &["rule add uidrange 0-0 lookup 100"],
-            &["rule del uidrange 0-0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        row("without", For(T), SilentForAnyReason),
-    ])
-}
-
-#[test]
-fn k121_rules_that_do_not_match() -> Result<()> {
-    needs_root!();
-    let custom = Silent("custom_rules");
-    check(&[
-        when(
-            "K121 iif of another",
-            &[
-                "route del default",
-                "route add default via 10.9.0.254 table 100",
-                "rule add iif u0 lookup 100",
-            ],
-            &["rule del iif u0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K121 oif",
-            &["rule add oif u0 lookup 100"],
-            &["rule del oif u0 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K121 fwmark",
-            &["rule add fwmark 1 lookup 100"],
-            &["rule del fwmark 1 lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K121 ipproto",
-            &["rule add ipproto tcp lookup 100"],
-            &["rule del ipproto tcp lookup 100"],
-            For(T),
-            custom,
-        ),
-        when(
-            "K121 tos",
-            &["rule add tos 0x10 lookup 100"],
-            &["rule del tos 0x10 lookup 100"],
-            For(T),
-            custom,
-        ),
-    ])
-}
-
-#[test]
-fn k122_a_mark_set_before_routing() -> Result<()> {
-    needs_root!();
-    check(&[when(
-        "K122",
-        &[
-            "route del default",
-            "route add default via 10.9.0.254 table 100",
-            "rule add fwmark 7 lookup 100",
-            "nft add table arp t",
-            "nft add chain arp t c { type filter hook input priority 0 ; }",
-            "nft add rule arp t c meta mark set 7",
-        ],
-        &[],
-        For(T),
-        KernelForAnyReason,
-    )])
-}
-
-#[test]
-fn k123_a_table_before_local() -> Result<()> {
-    needs_root!();
-    check(&[
-        when(
-            "K123 an own address is proxied",
-            &[
-                "route add 10.77.0.1 via 10.9.0.254 table 100",
-                "rule add pref 0 lookup 100",
-                "rule del pref 0 lookup local",
-                "rule add pref 1 lookup local",
-            ],
-            &[],
-            For(L),
-            KernelForAnyReason,
-        ),
-        when(
-            "K123 without proxy_arp it is not",
-            &["v0.proxy_arp=0"],
-            &[],
-            For(L),
-            SilentForAnyReason,
-        ),
-        row(
-            "K123 the probe is answered still",
-            super::Ask::Probe(L),
-            KernelForAnyReason,
-        ),
+        when("K119 carrier loss", &["route del default", "unplug external"], &[], For(T), SilentForAnyReason),
     ])
 }

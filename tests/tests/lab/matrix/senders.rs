@@ -29,13 +29,7 @@ fn k125_to_k130_senders_that_are_routed_elsewhere() -> Result<()> {
     let refused = Silent("sender_route");
     let learnt = Kernel("sender_route");
     check(&[
-        when(
-            "K125 strict",
-            &["v0.rp_filter=1"],
-            &[],
-            From(BY_UPLINK, L),
-            refused,
-        ),
+        when("K125 strict", &["v0.rp_filter=1"], &[], From(BY_UPLINK, L), refused),
         when(
             "K130 strict for all",
             &["v0.rp_filter=0", "all.rp_filter=1"],
@@ -43,41 +37,11 @@ fn k125_to_k130_senders_that_are_routed_elsewhere() -> Result<()> {
             From(BY_UPLINK, L),
             refused,
         ),
-        when(
-            "K126 loose, unnumbered",
-            &["v0.rp_filter=2"],
-            &[],
-            From(BY_UPLINK, L),
-            refused,
-        ),
-        when(
-            "K127 loose, numbered",
-            &["addr add 10.60.0.1/24 dev v0"],
-            &[],
-            From(BY_UPLINK, L),
-            learnt,
-        ),
-        when(
-            "K128 loose, numbered, no route",
-            &["route del default"],
-            &[],
-            From(FAR, L),
-            refused,
-        ),
-        when(
-            "K129 off, no route",
-            &["v0.rp_filter=0"],
-            &[],
-            From(FAR, L),
-            learnt,
-        ),
-        when(
-            "K129 off, blackholed",
-            &["route add blackhole 10.44.0.0/16"],
-            &[],
-            From(FAR, L),
-            learnt,
-        ),
+        when("K126 loose, unnumbered", &["v0.rp_filter=2"], &[], From(BY_UPLINK, L), refused),
+        when("K127 loose, numbered", &["addr add 10.60.0.1/24 dev v0"], &[], From(BY_UPLINK, L), learnt),
+        when("K128 loose, numbered, no route", &["route del default"], &[], From(FAR, L), refused),
+        when("K129 off, no route", &["v0.rp_filter=0"], &[], From(FAR, L), learnt),
+        when("K129 off, blackholed", &["route add blackhole 10.44.0.0/16"], &[], From(FAR, L), learnt),
     ])
 }
 
@@ -86,20 +50,8 @@ fn k131_and_k132_a_broadcast_sender_until_there_is_a_rule() -> Result<()> {
     needs_root!();
     check(&[
         row("K131 accepted", From(BROADCAST, L), Kernel("sender_route")),
-        when(
-            "K132 with a rule",
-            &["rule add to 1.2.3.4 lookup 99"],
-            &[],
-            From(BROADCAST, L),
-            SilentForAnyReason,
-        ),
-        when(
-            "K132 after it",
-            &["rule del to 1.2.3.4 lookup 99"],
-            &[],
-            From(BROADCAST, L),
-            Silent("sender_route"),
-        ),
+        when("K132 with a rule", &["rule add to 1.2.3.4 lookup 99"], &[], From(BROADCAST, L), SilentForAnyReason),
+        when("K132 after it", &["rule del to 1.2.3.4 lookup 99"], &[], From(BROADCAST, L), Silent("sender_route")),
     ])
 }
 
@@ -129,11 +81,7 @@ fn k132_a_broadcast_sender_and_a_realm() -> Result<()> {
             From(BROADCAST, L),
             Silent("sender_route"),
         ),
-        row(
-            "K132 without it",
-            From(BROADCAST, L),
-            Kernel("sender_route"),
-        ),
+        row("K132 without it", From(BROADCAST, L), Kernel("sender_route")),
     ])
 }
 
@@ -141,13 +89,7 @@ fn k132_a_broadcast_sender_and_a_realm() -> Result<()> {
 fn k133_pvlan_checks_the_sender_while_redirects_are_sent() -> Result<()> {
     needs_root!();
     check(&[
-        when(
-            "K133 send_redirects 1",
-            &["v0.proxy_arp_pvlan=1"],
-            &[],
-            From(BROADCAST, Y),
-            Silent("sender_route"),
-        ),
+        when("K133 send_redirects 1", &["v0.proxy_arp_pvlan=1"], &[], From(BROADCAST, Y), Silent("sender_route")),
         when(
             "K133 0",
             &["all.send_redirects=0", "v0.send_redirects=0"],
@@ -163,10 +105,7 @@ fn k134_a_sender_behind_a_multipath_route() -> Result<()> {
     needs_root!();
     check(&[when(
         "K134",
-        &[
-            "v0.rp_filter=1",
-            "route add 10.44.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0",
-        ],
+        &["v0.rp_filter=1", "route add 10.44.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0"],
         &[],
         From(FAR, L),
         Kernel("sender_route"),

@@ -15,27 +15,13 @@ use super::{L, X, check, row, run, when};
 #[test]
 fn k135_and_k136_arp_netfilter() -> Result<()> {
     needs_root!();
-    const INPUT: &str =
-        "nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }";
-    const OUTPUT: &str =
-        "nft add chain arp t c { type filter hook output priority 0 ; policy drop ; }";
+    const INPUT: &str = "nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }";
+    const OUTPUT: &str = "nft add chain arp t c { type filter hook output priority 0 ; policy drop ; }";
     const GONE: &[&str] = &["nft delete table arp t"];
     check(&[
-        when(
-            "K135 input",
-            &["nft add table arp t", INPUT],
-            GONE,
-            For(L),
-            Silent("arp_netfilter"),
-        ),
+        when("K135 input", &["nft add table arp t", INPUT], GONE, For(L), Silent("arp_netfilter")),
         row("K135 without it again", For(L), Fast),
-        when(
-            "K136 output",
-            &["nft add table arp t", OUTPUT],
-            GONE,
-            For(L),
-            Silent("arp_netfilter"),
-        ),
+        when("K136 output", &["nft add table arp t", OUTPUT], GONE, For(L), Silent("arp_netfilter")),
     ])
 }
 
@@ -43,27 +29,13 @@ fn k135_and_k136_arp_netfilter() -> Result<()> {
 #[test]
 fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
     needs_root!();
-    const INGRESS: &str =
-        "nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }";
-    const EGRESS: &str =
-        "nft add chain netdev t c { type filter hook egress device v0 priority 0 ; }";
+    const INGRESS: &str = "nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }";
+    const EGRESS: &str = "nft add chain netdev t c { type filter hook egress device v0 priority 0 ; }";
     const DROP: &str = "nft add rule netdev t c meta protocol arp drop";
     const GONE: &[&str] = &["nft delete table netdev t"];
     check(&[
-        when(
-            "K137 ingress",
-            &["nft add table netdev t", INGRESS, DROP],
-            GONE,
-            For(L),
-            Silent("ingress_hook"),
-        ),
-        when(
-            "K136 egress",
-            &["nft add table netdev t", EGRESS, DROP],
-            GONE,
-            For(L),
-            SilentForAnyReason,
-        ),
+        when("K137 ingress", &["nft add table netdev t", INGRESS, DROP], GONE, For(L), Silent("ingress_hook")),
+        when("K136 egress", &["nft add table netdev t", EGRESS, DROP], GONE, For(L), SilentForAnyReason),
         when(
             "K139 a tc filter that takes ARP away",
             &[
@@ -81,25 +53,11 @@ fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
 #[test]
 fn k138_hooks_that_do_not_see_arp() -> Result<()> {
     needs_root!();
-    const RAW: &str =
-        "nft add chain ip t c { type filter hook prerouting priority -300 ; policy drop ; }";
-    const INET: &str =
-        "nft add chain inet t c { type filter hook ingress device v0 priority 0 ; policy drop ; }";
+    const RAW: &str = "nft add chain ip t c { type filter hook prerouting priority -300 ; policy drop ; }";
+    const INET: &str = "nft add chain inet t c { type filter hook ingress device v0 priority 0 ; policy drop ; }";
     check(&[
-        when(
-            "K138 ip prerouting",
-            &["nft add table ip t", RAW],
-            &["nft delete table ip t"],
-            For(L),
-            Fast,
-        ),
-        when(
-            "K138 inet ingress",
-            &["nft add table inet t", INET],
-            &["nft delete table inet t"],
-            For(L),
-            Answered,
-        ),
+        when("K138 ip prerouting", &["nft add table ip t", RAW], &["nft delete table ip t"], For(L), Fast),
+        when("K138 inet ingress", &["nft add table inet t", INET], &["nft delete table inet t"], For(L), Answered),
     ])
 }
 
@@ -142,9 +100,7 @@ fn k142_a_repeated_request_changes_no_entry_and_causes_no_notification() -> Resu
             for _ in 0..20 {
                 assert_eq!(p0.ask(&p0.who_has(L))?.len(), 1);
             }
-            let output = monitor
-                .join()
-                .unwrap_or_else(|panic| resume_unwind(panic))?;
+            let output = monitor.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         })?;
         assert_eq!(heard, "");
@@ -162,33 +118,17 @@ fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<(
         // The pod's stack must not answer by itself.
         lab.host("p0").namespace().ip("link set eth0 arp off")?;
         lab.node().ip("neigh del 10.5.0.5 dev v0")?;
-        let send = || {
-            UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"waiting", "10.5.0.5:9"))
-        };
+        let send = || UdpSocket::bind("0.0.0.0:0").and_then(|socket| socket.send_to(b"waiting", "10.5.0.5:9"));
         lab.node().run(send)??;
         Ok(())
     })?;
-    let state = |lab: &Lab| {
-        Ok::<_, anyhow::Error>(Neighbours::of(lab.node())?.get("v0", "10.5.0.5").cloned())
-    };
+    let state = |lab: &Lab| Ok::<_, anyhow::Error>(Neighbours::of(lab.node())?.get("v0", "10.5.0.5").cloned());
     for lab in [parity.alone(), parity.fast()] {
-        assert_eq!(
-            state(lab)?.map(|entry| entry.state).as_deref(),
-            Some("INCOMPLETE")
-        );
+        assert_eq!(state(lab)?.map(|entry| entry.state).as_deref(), Some("INCOMPLETE"));
         let p0 = lab.host("p0");
         let frames = p0.exchange(&[&p0.who_has(L)])?;
-        let of_type = |ethertype: [u8; 2]| {
-            frames
-                .iter()
-                .filter(|frame| frame.get(12..14) == Some(&ethertype))
-                .count()
-        };
-        assert_eq!(
-            (of_type([8, 6]), of_type([8, 0])),
-            (1, 1),
-            "a reply, and the datagram: {frames:02x?}"
-        );
+        let of_type = |ethertype: [u8; 2]| frames.iter().filter(|frame| frame.get(12..14) == Some(&ethertype)).count();
+        assert_eq!((of_type([8, 6]), of_type([8, 0])), (1, 1), "a reply, and the datagram: {frames:02x?}");
     }
     let passed = parity.agent().status()?.passed("v0");
     assert_eq!(passed.get("neighbour_unknown"), Some(&1), "{passed:?}");
@@ -198,13 +138,7 @@ fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<(
 #[test]
 fn k144_a_failed_entry() -> Result<()> {
     needs_root!();
-    check(&[when(
-        "K144",
-        &["neigh replace 10.5.0.5 dev v0 nud failed"],
-        &[],
-        For(L),
-        Kernel("neighbour_unknown"),
-    )])
+    check(&[when("K144", &["neigh replace 10.5.0.5 dev v0 nud failed"], &[], For(L), Kernel("neighbour_unknown"))])
 }
 
 #[test]
@@ -218,19 +152,12 @@ fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result
         frame[22..28].copy_from_slice(&[2, 9, 9, 9, 9, 9]);
         frame
     };
-    parity.node_ip(&format!(
-        "neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"
-    ))?;
-    for (wait, learnt) in [
-        (Duration::ZERO, mac.as_str()),
-        (Duration::from_millis(1100), "02:09:09:09:09:09"),
-    ] {
+    parity.node_ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"))?;
+    for (wait, learnt) in [(Duration::ZERO, mac.as_str()), (Duration::from_millis(1100), "02:09:09:09:09:09")] {
         thread::sleep(wait);
         assert!(matches!(parity.ask("p0", other)?.by, Answerer::Nobody(_)));
         let table = Neighbours::of(parity.fast().node())?;
-        let entry = table
-            .get("v0", "10.5.0.5")
-            .and_then(|entry| entry.lladdr.as_deref());
+        let entry = table.get("v0", "10.5.0.5").and_then(|entry| entry.lladdr.as_deref());
         assert_eq!(entry, Some(learnt), "after {wait:?}");
     }
     Ok(())
@@ -243,35 +170,18 @@ fn k147_arp_accept_learns_from_announcements() -> Result<()> {
     let mut parity = Parity::start(topology::matrix, &["v0"])?;
     let announce = |host: &Host| From(NEW, NEW).frame(host);
     // 2 creates an entry only inside a subnet of the interface, which has none at first.
-    let steps = [
-        ("v0.proxy_arp=0", false),
-        ("v0.arp_accept=2", false),
-        ("addr add 10.5.0.1/24 dev v0", true),
-    ];
-    let created = |parity: &Parity| {
-        Ok::<_, anyhow::Error>(
-            Neighbours::of(parity.fast().node())?
-                .get("v0", "10.5.0.9")
-                .is_some(),
-        )
-    };
+    let steps = [("v0.proxy_arp=0", false), ("v0.arp_accept=2", false), ("addr add 10.5.0.1/24 dev v0", true)];
+    let created =
+        |parity: &Parity| Ok::<_, anyhow::Error>(Neighbours::of(parity.fast().node())?.get("v0", "10.5.0.9").is_some());
     for (step, creates) in steps {
         parity.change(|lab| run(lab, step))?;
-        assert_eq!(
-            parity.ask("p0", announce)?.by,
-            Answerer::nobody("announcement"),
-            "{step}"
-        );
+        assert_eq!(parity.ask("p0", announce)?.by, Answerer::nobody("announcement"), "{step}");
         assert_eq!(created(&parity)?, creates, "{step}");
     }
     parity.change(|lab| {
-        [
-            "addr del 10.5.0.1/24 dev v0",
-            "neigh flush dev v0",
-            "v0.arp_accept=1",
-        ]
-        .iter()
-        .try_for_each(|step| run(lab, step))
+        ["addr del 10.5.0.1/24 dev v0", "neigh flush dev v0", "v0.arp_accept=1"]
+            .iter()
+            .try_for_each(|step| run(lab, step))
     })?;
     assert!(!created(&parity)?);
     parity.ask("p0", announce)?;

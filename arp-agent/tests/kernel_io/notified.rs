@@ -1,0 +1,219 @@
+//! What `Notifications` says while things change.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use arp_agent::{
+    event::{Event, Placement, Route},
+    kernel::{Batch, Notifications, Reader, Reread},
+};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
+
+/// Runs `test` with notifications about a namespace with a veth, whose own notifications are taken already.
+fn subscribed(test: impl FnOnce(&mut Notifications) + Send + 'static) {
+    in_namespace(|| {
+        ip_batch(
+            "link add v0 type veth peer name p0\n link set v0 up\n link set p0 up\n\
+             link add u0 type veth peer name w0\n link set u0 up\n link set w0 up\n\
+             address add 10.9.0.1/24 dev u0\n",
+        );
+        std::thread::sleep(Duration::from_millis(50));
+        let runtime = runtime();
+        let _guard = runtime.enter();
+        test(&mut Notifications::subscribe().unwrap());
+    });
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What one command is notified as.
+fn after(notifications: &mut Notifications, command: &str) -> Batch {
+    notifications.drain().unwrap();
+    run(command);
+    notifications.drain().unwrap()
+}
+
+fn placed(batch: &Batch) -> Vec<(Option<u32>, Option<Placement>)> {
+    batch
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Route(Route { oif, .. }, placement) => Some((*oif, Some(*placement))),
+            Event::RouteGone(Route { oif, .. }) => Some((*oif, None)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn routes_and_their_placement() {
+    subscribed(|notifications| {
+        let [v0, u0] = ["v0", "u0"].map(|name| Some(index(name)));
+        let batch = after(notifications, "ip route add 10.1.0.0/16 dev v0");
+        assert_eq!(placed(&batch), [(v0, Some(Placement::First))]);
+        let batch = after(notifications, "ip route append 10.1.0.0/16 dev u0");
+        assert_eq!(placed(&batch), [(u0, Some(Placement::Last))]);
+        let batch = after(notifications, "ip route prepend 10.1.0.0/16 via 10.9.0.9");
+        assert_eq!(placed(&batch), [(u0, Some(Placement::First))]);
+        let batch = after(notifications, "ip route replace 10.1.0.0/16 dev u0 scope host");
+        assert_eq!(placed(&batch), [(u0, Some(Placement::Replace))]);
+        let batch = after(notifications, "ip route del 10.1.0.0/16 dev v0");
+        assert_eq!(placed(&batch), [(v0, None)]);
+        let batch = after(notifications, "ip route add 10.2.0.0/16 dev v0 table 100");
+        assert!(batch.is_empty(), "{batch:?}");
+    });
+}
+
+#[test]
+fn addresses_rules_and_neighbours() {
+    subscribed(|notifications| {
+        let batch = after(notifications, "ip address add 10.30.0.1/24 dev v0");
+        assert!(
+            matches!(&batch.events[..], [Event::Address(a), Event::Route(..), ..]
+            if a.local == Ipv4Addr::new(10, 30, 0, 1) && a.prefix_len == 24),
+            "{batch:#?}"
+        );
+        let batch = after(notifications, "ip address del 10.30.0.1/24 dev v0");
+        assert!(batch.events.iter().any(|e| matches!(e, Event::AddressGone(_))));
+        assert!(batch.events.iter().any(|e| matches!(e, Event::RouteGone(_))));
+
+        let batch = after(notifications, "ip rule add fwmark 1 lookup main priority 9");
+        assert!(batch.events.is_empty() && batch.reread.rules, "{batch:#?}");
+        let batch = after(notifications, "ip rule del priority 9");
+        assert!(batch.events.is_empty() && batch.reread.rules, "{batch:#?}");
+
+        let batch = after(notifications, "ip neighbour add 10.9.0.7 lladdr 02:00:00:00:00:07 dev u0");
+        assert!(matches!(&batch.events[..], [Event::Neighbour(n)] if n.lladdr == Some([2, 0, 0, 0, 0, 7])));
+        let batch = after(notifications, "ip neighbour del 10.9.0.7 dev u0");
+        // First it becomes FAILED.
+        let last = Event::NeighbourGone { ifindex: index("u0"), addr: Ipv4Addr::new(10, 9, 0, 7) };
+        assert_eq!(batch.events.last(), Some(&last));
+    });
+}
+
+#[test]
+fn links_up_down_and_gone() {
+    subscribed(|notifications| {
+        let batch = after(notifications, "ip link set v0 down");
+        assert_eq!(link(&batch.events, "v0").flags & 1, 0);
+        assert!(batch.reread.links);
+        let batch = after(notifications, "ip link set v0 up");
+        assert_eq!(link(&batch.events, "v0").flags & 1, 1);
+        let v0 = index("v0");
+        let batch = after(notifications, "ip link del v0");
+        assert!(batch.events.contains(&Event::LinkGone(v0)));
+        assert!(batch.reread.routes);
+    });
+}
+
+#[test]
+fn a_bridge_port_is_not_taken_for_a_link() {
+    subscribed(|notifications| {
+        run("ip link add br0 type bridge");
+        let u0 = index("u0");
+        let batch = after(notifications, "ip link set u0 master br0");
+        assert_eq!(link(&batch.events, "u0").master, Some(index("br0")));
+        assert!(link(&batch.events, "u0").settings.is_some());
+        let batch = after(notifications, "ip link set u0 nomaster");
+        assert!(!batch.events.contains(&Event::LinkGone(u0)), "{batch:#?}");
+        assert_eq!(link(&batch.events, "u0").master, None);
+        // fdb entries share the group with neighbours.
+        let batch = after(notifications, "bridge fdb add 02:00:00:00:00:77 dev u0");
+        assert!(batch.is_empty(), "{batch:#?}");
+    });
+}
+
+#[test]
+fn what_is_to_be_read_again() {
+    subscribed(|notifications| {
+        notifications.drain().unwrap();
+        write_sysctl("conf/v0/proxy_arp", 1);
+        assert_eq!(notifications.drain().unwrap().reread, Reread { links: true, ..Reread::default() });
+        let cases = [
+            ("ip nexthop add id 5 dev v0", Reread { routes: true, ..Reread::default() }),
+            ("tc qdisc add dev v0 clsact", Reread { ingress_hooks: true, ..Reread::default() }),
+            ("nft add table arp t", Reread { netfilter: true, ..Reread::default() }),
+            ("nft add table netdev t", Reread { ingress_hooks: true, ..Reread::default() }),
+            ("nft add table inet t", Reread::default()),
+            (
+                "nft add chain arp t c { type filter hook input priority 0 ; }",
+                Reread { netfilter: true, ..Reread::default() },
+            ),
+            ("nft add rule arp t c drop", Reread::default()),
+            ("nft delete table arp t", Reread { netfilter: true, ..Reread::default() }),
+        ];
+        for (command, expected) in cases {
+            assert_eq!(after(notifications, command).reread, expected, "{command}");
+        }
+    });
+}
+
+#[test]
+fn next_waits_for_either_socket() {
+    in_namespace(|| {
+        ip_batch("link add v0 type veth peer name p0\n");
+        let runtime = runtime();
+        runtime.block_on(async {
+            let mut notifications = Notifications::subscribe().unwrap();
+            assert!(next(&mut notifications).await.is_none());
+            run("nft add table arp t");
+            assert!(next(&mut notifications).await.unwrap().reread.netfilter);
+            run("ip link set v0 up");
+            let batch = next(&mut notifications).await.unwrap();
+            assert_eq!(link(&batch.events, "v0").flags & 1, 1);
+            // What `drain` has taken does not come again.
+            run("ip link set v0 down");
+            assert!(!notifications.drain().unwrap().is_empty());
+            assert!(next(&mut notifications).await.is_none());
+        });
+    });
+}
+
+/// The next batch; `None` if there is none for a while.
+async fn next(notifications: &mut Notifications) -> Option<Batch> {
+    let batch = tokio::time::timeout(Duration::from_millis(200), notifications.next()).await;
+    batch.ok().map(Result::unwrap)
+}
+
+#[test]
+fn a_flood_comes_in_batches_and_whole() {
+    in_namespace(|| {
+        ip_batch("link add v0 type veth peer name p0\n link set v0 up\n link set p0 up\n");
+        std::thread::sleep(Duration::from_millis(50));
+        runtime().block_on(async {
+            let mut notifications = Notifications::subscribe().unwrap();
+            let routes: String =
+                (0..10_000).map(|i| format!("route add 10.{}.{}.0/24 dev v0\n", 50 + i / 200, i % 200)).collect();
+            ip_batch(&routes);
+            let mut sizes = Vec::new();
+            while let Some(batch) = next(&mut notifications).await {
+                sizes.push(batch.events.len());
+            }
+            assert_eq!(sizes, [4096, 4096, 10_000 - 2 * 4096]);
+        });
+    });
+}
+
+#[test]
+fn an_overrun_is_told_once_and_ends_with_the_next_dump() {
+    in_namespace(|| {
+        ip_batch("link add v0 type veth peer name p0\n link set v0 up\n link set p0 up\n");
+        let runtime = runtime();
+        let _guard = runtime.enter();
+        let mut notifications = Notifications::subscribe_with_buffer(4096).unwrap();
+        let routes: String =
+            (0..1000).map(|i| format!("route add 10.50.{}.{}/32 dev v0\n", i / 250, i % 250)).collect();
+        ip_batch(&routes);
+        let lost = notifications.drain().unwrap_err();
+        assert!(lost.overrun, "{lost}");
+        // What was queued before the loss must not come after it.
+        assert!(notifications.drain().unwrap().is_empty());
+        assert!(Reader::new().unwrap().routes().unwrap().len() >= 1000);
+        let batch = after(&mut notifications, "ip route add 10.60.0.0/16 dev v0");
+        assert_eq!(placed(&batch), [(Some(index("v0")), Some(Placement::First))]);
+    });
+}

@@ -1,0 +1,142 @@
+//! What changes without a notification.
+
+use arp_agent::{
+    event::{Event, Settings},
+    kernel::Reader,
+};
+
+use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
+
+fn lab() -> Reader {
+    ip_batch("link add v0 type veth peer name p0\n link set v0 up\n link set p0 up\n");
+    let mut reader = Reader::new().unwrap();
+    reader.everything().unwrap();
+    // Duplicate address detection of IPv6 and the carrier settle.
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    reader.silent_changes().unwrap();
+    reader
+}
+
+#[test]
+fn nothing_at_rest() {
+    in_namespace(|| {
+        let mut reader = lab();
+        for _ in 0..20 {
+            assert_eq!(reader.silent_changes().unwrap(), []);
+        }
+    });
+}
+
+#[test]
+fn nothing_at_rest_with_a_bridge() {
+    in_namespace(|| {
+        let mut reader = lab();
+        run("ip link add br0 type bridge");
+        run("ip link set p0 master br0");
+        run("ip link set br0 up");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        reader.silent_changes().unwrap();
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert_eq!(reader.silent_changes().unwrap(), []);
+        }
+    });
+}
+
+#[test]
+fn a_setting_of_a_link_and_of_all() {
+    in_namespace(|| {
+        let mut reader = lab();
+        write_sysctl("conf/v0/proxy_arp_pvlan", 1);
+        let events = reader.silent_changes().unwrap();
+        assert_eq!(events.len(), 1);
+        assert_eq!(link(&events, "v0").settings.unwrap().proxy_arp_pvlan, 1);
+
+        write_sysctl("conf/all/arp_ignore", 2);
+        let events = reader.silent_changes().unwrap();
+        let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else { panic!("{events:#?}") };
+        assert_eq!(reader.silent_changes().unwrap(), []);
+    });
+}
+
+#[test]
+fn links_come_and_go() {
+    in_namespace(|| {
+        let mut reader = lab();
+        run("ip link add x0 type veth peer name y0");
+        let events = reader.silent_changes().unwrap();
+        let gone = link(&events, "x0").ifindex;
+        run("ip link del x0");
+        assert!(reader.silent_changes().unwrap().contains(&Event::LinkGone(gone)));
+        run("ip link add x0 index 900 type veth peer name y0");
+        reader.links().unwrap();
+        run("ip link del x0");
+        assert!(reader.links().unwrap().contains(&Event::LinkGone(900)));
+    });
+}
+
+#[test]
+fn proxies_and_proxy_delay() {
+    in_namespace(|| {
+        let mut reader = lab();
+        let v0 = index("v0");
+        run("ip neighbour add proxy 10.1.2.3 dev v0");
+        let proxies = vec![(v0, "10.1.2.3".parse().unwrap())];
+        assert_eq!(reader.silent_changes().unwrap(), [Event::Proxies(proxies)]);
+        run("ip neighbour del proxy 10.1.2.3 dev v0");
+        assert_eq!(reader.silent_changes().unwrap(), [Event::Proxies(vec![])]);
+
+        let delay = |events: &[Event]| -> u64 {
+            let delays = events.iter().find_map(|event| match event {
+                Event::ProxyDelays(delays) => Some(delays),
+                _ => None,
+            });
+            delays.expect("delays").iter().find(|(ifindex, _)| *ifindex == v0).unwrap().1
+        };
+        assert_eq!(delay(&reader.everything().unwrap()), 800, "the kernel's default, in ms");
+        write_sysctl("neigh/v0/proxy_delay", 0);
+        assert_eq!(delay(&reader.silent_changes().unwrap()), 0);
+        write_sysctl("neigh/v0/proxy_delay", 12);
+        assert_eq!(delay(&reader.silent_changes().unwrap()), 120);
+        assert_eq!(reader.silent_changes().unwrap(), []);
+    });
+}
+
+#[test]
+fn arp_chains_with_a_hook() {
+    in_namespace(|| {
+        let mut reader = lab();
+        run("nft add table arp t");
+        run("nft add chain arp t jumped_to");
+        run("nft add table inet t");
+        run("nft add chain inet t c { type filter hook input priority 0 ; }");
+        assert_eq!(reader.silent_changes().unwrap(), []);
+        run("nft add chain arp t c { type filter hook input priority 0 ; }");
+        assert_eq!(reader.silent_changes().unwrap(), [Event::ArpNetfilter(true)]);
+        run("nft delete table arp t");
+        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false)]);
+    });
+}
+
+#[test]
+fn hooks_of_tc_and_of_the_netdev_family() {
+    in_namespace(|| {
+        let mut reader = lab();
+        let [v0, p0] = ["v0", "p0"].map(index);
+        run("tc qdisc add dev v0 clsact");
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
+        run("tc qdisc del dev v0 clsact");
+        run("tc qdisc add dev p0 ingress");
+        assert_eq!(reader.ingress_hooks().unwrap(), [Event::IngressHooks(vec![p0])]);
+        run("tc qdisc del dev p0 ingress");
+        run("nft add table netdev t");
+        run("nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }");
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
+        run("nft add chain netdev t d { type filter hook ingress devices = { v0 , p0 } priority 1 ; }");
+        let mut both = vec![v0, p0];
+        both.sort_unstable();
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(both)]);
+        run("nft delete table netdev t");
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![])]);
+    });
+}
