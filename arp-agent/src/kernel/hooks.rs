@@ -87,8 +87,6 @@ fn device(kind: u16, value: &[u8]) -> Bound {
     // Before the attribute for prefixes existed, a name without its final NUL was one.
     if kind == DEVICE_PREFIX || !value.contains(&0) {
         Bound::ToPrefix(name)
-    } else if let Some(prefix) = name.strip_suffix('*') {
-        Bound::ToPrefix(prefix.to_owned())
     } else {
         Bound::To(name)
     }

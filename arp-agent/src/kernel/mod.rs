@@ -23,6 +23,8 @@ mod procfs;
 mod reader;
 mod route;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use namespaces::namespace_names;
@@ -56,7 +58,7 @@ pub struct Reread {
     pub routes: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
     pub netfilter: bool,
-    /// Ingress hooks ([`Reader::ingress_hooks`]).
+    /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.
     pub ingress_hooks: bool,
 }
 

@@ -2,6 +2,7 @@
 //! ends with its thread.
 
 mod dumps;
+mod measure;
 mod notified;
 mod silent;
 
