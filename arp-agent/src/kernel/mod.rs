@@ -14,6 +14,8 @@ use std::fmt;
 
 use crate::event::Event;
 
+#[cfg(test)]
+mod captured;
 mod hooks;
 mod link;
 mod namespaces;

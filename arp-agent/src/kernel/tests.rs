@@ -5,54 +5,12 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use proptest::{collection::vec, prelude::*};
 
-use super::{Batch, hooks, link, neighbour, notifications, route, socket, wire::Message};
-use crate::event::{Event, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
-
-/// A veth that is up, has an alternative name and an address (`address add 10.9.0.1/24`), without the attributes
-/// after which nothing is asked: from IFLA_STATS64 to IFLA_STATS.
-const VETH: &str = "\
-    00000100030000004310010000000000 070003007630000008000d00e8030000050010000600000005001100000000000500430000000000\
-    08000400dc050000080032004400000008003300ffff000008001b000000000008001e000000000008003d0000000000\
-    08001f000200000008002800ffff0000080029000000010008003a000000010008003f00000001000800400000000100\
-    08003b00f8ff070008003c00ffff00000800420000000000080020000200000005002100010000000800230002000000\
-    08002f0001000000080030000100000006004400000000000600450000000000 05002700000000000a0001008edc4eb789680000\
-    0a000200ffffffffffff0000 0c002b000500020000000000 1000120009000100766574680000000008000500020000000c0006006e6f717565756500\
-    90001a008c000200880001000000000000000000000000000100000001000000010000000100000000000000\
-    0100000000000000000000000000000000000000000000000000000001000000010000000000000000000000\
-    0000000000000000000000000000000000000000000000000000000000000000000000001027\
-    0000e803000000000000000000000000000000000000010000000c00348008003500706f640004003e8004004180";
-const RULES: [&str; 4] = [
-    "02000000ff0000010000000008000f00ff00000008000e00ffffffff0500150002000000",
-    "02000000fe0000010000000008000f00fe00000008000e00ffffffff050015000200000008000600fe7f0000",
-    "02000000fd0000010000000008000f00fd00000008000e00ffffffff050015000200000008000600ff7f0000",
-    "020008004d0000010000000008000f004d00000008000e00ffffffff0500150000000000\
-     07000300763000000800060009000000080002000a000000",
-];
-const ROUTE_VIA: &str = "02200000fe0300010000000008000f00fe000000080001000a0200050800060007000000\
-    160012000a00fe80000000000000000000000000000700000800040003000000";
-const ROUTE_MULTIPATH: &str = "02180000fe0300010000000008000f00fe000000080001000a030000\
-    1c00090008000000030000001000000003000000080005000a090009";
-const NEIGHBOUR: &str = "020000000300000080000001080001000a0900090a000200020000000009000008000400\
-    000000001400030023000000230000002300000000000000";
-const PROXY: &str = "020000000300000000000801080001000a010203";
-const ADDRESS: &str = "0218800003000000080001000a090001080002000a090001070003007630000008000800\
-    80000000 14000600ffffffffffffffff5332050053320500";
-const NEIGHBOUR_PARAMETERS: &str = "020000000e0001006172705f6361636865000000b8000600080001000300000008000200\
-    020000000800100000400300080008006500000008000e0040000000080009000000000008000a000300000008000b000300000008001100\
-    000000000c00030094480000000000000c00040030750000000000000c00060060ea0000000000000c00070088130000000000000c000500\
-    e8030000000000000c000c00e8030000000000000c000d0020030000000000000c000f00e8030000000000000c0013008813000000000000";
-const CLSACT: &str = "00000000030000000000fffff1ffffff010000000b000100636c7361637400000400020005000c00000000003000\
-    070014000100000000000000000000000000000000001800030000000000000000000000000000000000000000002c000300000000000000\
-    00000000000000000000000000000000000000000000000000000000000000000000";
-const NOQUEUE: &str =
-    "000000000300000000000000ffffffff020000000c0001006e6f71756575650005000c0000000000";
-const BASE_CHAIN: &str = "03000006060001007400000006000300630000000c000200000000000000000114000400080001000000000008\
-    0002000000000008000500000000010b00070066696c746572000008000a00000000010800060000000000";
-const JUMPED_TO_CHAIN: &str =
-    "030000060600010074000000060003006a0000000c00020000000000000000020800060000000000";
-const NETDEV_CHAIN: &str = "05000003060001007400000006000300630000000c00020000000000000000012800040008000100000000\
-    000800020000000000140004000700010070300000070001007630000008000500000000010b00070066696c746572000008000a0000000001\
-    0800060000000000";
+use super::{
+    Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message,
+};
+use crate::event::{
+    Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings,
+};
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
@@ -72,23 +30,35 @@ fn message(kind: u16, payload: &[u8]) -> Message<'_> {
 #[test]
 fn a_veth() {
     let link = link::link(&message(16, &bytes(VETH))).unwrap().unwrap();
-    assert_eq!(
-        (link.ifindex, &*link.name, &*link.altnames),
-        (3, "v0", &["pod".to_owned()][..])
-    );
-    assert_eq!(link.mac, Some([0x8e, 0xdc, 0x4e, 0xb7, 0x89, 0x68]));
-    assert_eq!(
-        (link.hardware_type, link.flags, link.carrier),
-        (1, 0x11043, true)
-    );
-    assert_eq!(
-        (link.master, link.link, link.link_netnsid),
-        (None, Some(2), None)
-    );
-    assert_eq!(link.kind.as_deref(), Some("veth"));
-    assert_eq!((link.xdp_program, link.xdp_multiple), (None, false));
-    // Everything 0, as a new namespace has it here.
-    assert_eq!(link.settings, Some(Settings::default()));
+    let expected = Link {
+        ifindex: 3,
+        name: "v0".into(),
+        altnames: vec!["pod".into()],
+        mac: Some([2, 0, 0, 0, 0, 7]),
+        hardware_type: 1,
+        flags: 0x11043,
+        carrier: true,
+        master: Some(4),
+        link: Some(2),
+        link_netnsid: None,
+        kind: Some("veth".into()),
+        xdp_program: None,
+        xdp_multiple: false,
+        settings: Some(Settings {
+            forwarding: 1,
+            proxy_arp: 3,
+            proxy_arp_pvlan: 4,
+            medium_id: 5,
+            arp_ignore: 6,
+            arp_filter: 7,
+            rp_filter: 2,
+            accept_local: 9,
+            route_localnet: 10,
+            drop_gratuitous_arp: 11,
+            ignore_routes_with_linkdown: 1,
+        }),
+    };
+    assert_eq!(link, expected);
 }
 
 #[test]
@@ -325,7 +295,7 @@ fn neighbours_addresses_and_proxies() {
 
 #[test]
 fn chains_and_qdiscs() {
-    let chain = |hex, family| {
+    let chain = |hex: &str, family| {
         let bound = hooks::base_chain(&message(0xa03, &bytes(hex)), family).unwrap();
         bound.map(|devices| ["v0", "p0", "p01"].map(|name| devices.iter().any(|d| d.covers(name))))
     };
