@@ -1,8 +1,9 @@
 //! `arp-agent explain`.
 
 use super::Exit;
+use super::status::not_running;
 use crate::cli;
-use crate::control::{Request, Response, ask};
+use crate::control::{Answer, Request, Response, ask, silent};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Event, NeighbourEntry};
@@ -23,17 +24,16 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let dump = Reader::new()?.everything()?;
     let question = question(arguments, &dump)?;
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
-    let explanation = match ask(&arguments.run_dir.path, &request)? {
-        Some(Response::Explanation(explanation)) => *explanation,
-        Some(Response::Error(error)) => bail!("{error}"),
-        Some(Response::Status(_)) => bail!("the agent answered another question"),
-        None if arguments.kernel => {
-            bail!(
-                "--kernel runs the loaded program, and no agent runs with run directory {}",
-                arguments.run_dir.path.display()
-            )
+    let run_dir = &arguments.run_dir.path;
+    let explanation = match ask(run_dir, &request)? {
+        Answer::Response(Response::Explanation(explanation)) => *explanation,
+        Answer::Response(Response::Error(error)) => bail!("{error}"),
+        Answer::Response(Response::Status(_)) => bail!("the agent answered another question"),
+        Answer::Silent => bail!(silent(run_dir)),
+        Answer::NotRunning if arguments.kernel => {
+            bail!("--kernel runs the loaded program: {}", not_running(run_dir))
         }
-        None => from_kernel(&question, dump)?,
+        Answer::NotRunning => from_kernel(&question, dump)?,
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);

@@ -186,3 +186,55 @@ fn explanation(message: &Message<'_>, rest: &[u8]) -> Option<String> {
     let value = wire::attribute(rest.get(skip..)?, NLMSGERR_ATTR_MSG).ok()??;
     Some(wire::text(value))
 }
+
+#[cfg(test)]
+pub(super) use tests::collect;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a dump collects from one received buffer.
+    pub(in super::super) fn collect(chunk: &[u8], sequence: u32) -> Result<(Vec<u8>, bool, bool)> {
+        let mut collected = Collected { dump: true, ..Collected::default() };
+        let mut answer = Vec::new();
+        collected.add(chunk, sequence, &mut answer)?;
+        Ok((answer, collected.finished, collected.interrupted))
+    }
+
+    const ROUTE: u16 = 24;
+
+    #[test]
+    fn an_answer_is_what_has_its_sequence_number() {
+        let mut chunk = wire::message(ROUTE, 2, 6, &[1; 12]);
+        chunk.extend(wire::message(ROUTE, 2, 7, &[2; 13]));
+        chunk.extend(wire::message(NLMSG_DONE, 2, 6, &[0; 4]));
+        let (answer, finished, interrupted) = collect(&chunk, 7).unwrap();
+        assert_eq!(answer, wire::message(ROUTE, 2, 0, &[2; 13]));
+        assert!(!finished && !interrupted);
+        let done = wire::message(NLMSG_DONE, 2 | NLM_F_DUMP_INTR, 7, &[0; 4]);
+        assert_eq!(collect(&done, 7).unwrap(), (vec![], true, true));
+    }
+
+    /// As 6.18 refuses a dump of routes whose header is not all 0 under strict checking.
+    #[test]
+    fn a_refusal_inside_done_is_an_error() {
+        let done = wire::message(NLMSG_DONE, 2, 1, &(-libc::EINVAL).to_ne_bytes());
+        assert_eq!(errno(&collect(&done, 1).unwrap_err()), Some(libc::EINVAL));
+        let error = wire::message(NLMSG_ERROR, 0, 1, &i32::MIN.to_ne_bytes());
+        assert!(collect(&error, 1).is_err());
+        assert!(collect(&wire::message(NLMSG_DONE, 2, 1, &[]), 1).is_err());
+        assert!(collect(&wire::message(NLMSG_OVERRUN, 2, 1, &[]), 1).is_err());
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_kernels_words() {
+        let mut payload = (-libc::ENOENT).to_ne_bytes().to_vec();
+        payload.extend([9, 0, 1, 0]);
+        payload.extend(b"oops\0\0\0\0");
+        let done = wire::message(NLMSG_DONE, 2 | NLM_F_ACK_TLVS, 1, &payload);
+        let error = collect(&done, 1).unwrap_err();
+        assert_eq!(errno(&error), Some(libc::ENOENT));
+        assert_eq!(error.to_string(), "oops");
+    }
+}

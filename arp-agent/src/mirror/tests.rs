@@ -229,7 +229,7 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
 #[test]
 fn any_rule_but_the_default_ones_blocks_all() {
     let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
-    let defaults = vec![rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
+    let defaults = [rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
     let with = |extra| Event::Rules(defaults.iter().cloned().chain([extra]).collect());
     assert_eq!(after([with(rule(100, None))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
     assert_eq!(after([with(rule(100, Some(254)))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));

@@ -1,0 +1,82 @@
+//! What it costs. `cargo test --release -p arp-agent --test kernel_io -- --ignored --nocapture --test-threads 1`
+
+use std::time::{Duration, Instant};
+
+use arp_agent::kernel::{Notifications, Reader};
+
+use crate::{in_namespace, ip_batch};
+
+#[test]
+#[ignore = "a measurement"]
+fn looking_for_silent_changes() {
+    for pairs in [1, 100, 500] {
+        in_namespace(move || {
+            let lines: String = (0..pairs)
+                .map(|i| format!("link add v{i} type veth peer name p{i}\nlink set v{i} up\nlink set p{i} up\n"))
+                .collect();
+            ip_batch(&lines);
+            std::thread::sleep(Duration::from_secs(3));
+            let mut reader = Reader::new().unwrap();
+            reader.everything().unwrap();
+            report(&format!("silent_changes, {pairs} veth pairs"), 50, || {
+                reader.silent_changes().unwrap();
+            });
+            report(&format!("links, {pairs} veth pairs"), 50, || {
+                reader.links().unwrap();
+            });
+            report(&format!("ingress_hooks, {pairs} veth pairs"), 50, || {
+                reader.ingress_hooks().unwrap();
+            });
+            report(&format!("netfilter, {pairs} veth pairs"), 50, || {
+                reader.netfilter().unwrap();
+            });
+        });
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn reading_100_000_routes() {
+    in_namespace(|| {
+        let mut lines = "link add v0 type veth peer name p0\nlink set v0 up\nlink set p0 up\n".to_owned();
+        for i in 0..100_000 {
+            lines += &format!("route add 10.{}.{}.{}/32 dev v0\n", i >> 16, i >> 8 & 255, i & 255);
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _guard = runtime.enter();
+        let mut notifications = Notifications::subscribe().unwrap();
+        ip_batch(&lines);
+        let before = Instant::now();
+        let mut events = 0;
+        while let Ok(batch) = notifications.drain() {
+            if batch.is_empty() {
+                break;
+            }
+            events += batch.events.len();
+        }
+        println!("{events} route notifications: {:?}", before.elapsed());
+        let mut reader = Reader::new().unwrap();
+        assert!(reader.routes().unwrap().len() > 100_000);
+        report("routes, 100,000", 10, || {
+            reader.routes().unwrap();
+        });
+        report("everything, 100,000 routes", 10, || {
+            reader.everything().unwrap();
+        });
+    });
+}
+
+/// The median of so many runs, and what 4 a second of them take of one CPU.
+fn report(what: &str, times: u32, mut run: impl FnMut()) {
+    let mut spans: Vec<Duration> = (0..times)
+        .map(|_| {
+            let before = Instant::now();
+            run();
+            before.elapsed()
+        })
+        .collect();
+    spans.sort();
+    let median = spans[spans.len() / 2];
+    let share = 4.0 * median.as_secs_f64() * 100.0;
+    println!("{what}: {median:?}, best {:?}, 4 Hz {share:.2} %", spans[0]);
+}
