@@ -1,4 +1,4 @@
-//! Measuring who answers how fast, from inside a pod: [`Asker`] asks, [`compare`] lets responders take turns.
+//! Measuring who answers how fast, from inside a pod: [`Asker`] asks, [`compare()`] lets responders take turns.
 
 mod asker;
 mod compare;
