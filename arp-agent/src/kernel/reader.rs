@@ -248,7 +248,7 @@ impl Reader {
                 self.no_nftables = true;
                 Ok(Vec::new())
             }
-            dump => decoded(what, &dump?, |message| hooks::base_chain(message, family)),
+            dump => decoded(what, dump?, |message| hooks::base_chain(message, family)),
         }
     }
 
@@ -258,7 +258,7 @@ impl Reader {
         request: &Request,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
-        decoded(what, &self.route.dump(what, request)?, decode)
+        decoded(what, self.route.dump(what, request)?, decode)
     }
 }
 
