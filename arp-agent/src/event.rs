@@ -18,10 +18,8 @@ pub enum Event {
     Route(Route, Placement),
     /// A route was removed (RTM_DELROUTE).
     RouteGone(Route),
-    /// A routing rule was added (RTM_NEWRULE).
-    Rule(Rule),
-    /// A routing rule was removed (RTM_DELRULE).
-    RuleGone(Rule),
+    /// All routing rules: rules have no identity by which one could be added or removed alone.
+    Rules(Vec<Rule>),
     /// A neighbour entry is so (RTM_NEWNEIGH).
     Neighbour(NeighbourEntry),
     /// A neighbour entry is gone (RTM_DELNEIGH).

@@ -1,3 +1,14 @@
-//! The agent's parts: what the kernel says ([`event`]) and how it is asked ([`kernel`]).
+//! The agent as a library: the binary, and the tests, are made of it.
+//!
+//! A change's way: `kernel` (I/O) → [`event`] → [`mirror`] (pure) → [`dataplane`] (maps and program); [`agent`] drives
+//! it. A command's way: [`cli`] → [`commands`] → the agent's [`control`] socket.
+
+pub mod agent;
+pub mod cli;
+pub mod commands;
+pub mod control;
+pub mod dataplane;
 pub mod event;
+pub mod explain;
 pub mod kernel;
+pub mod mirror;

@@ -1,1 +1,29 @@
-fn main() {}
+//! Parse, dispatch, exit code.
+
+use arp_agent::cli::{Cli, Command};
+use arp_agent::commands;
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => log::LevelFilter::Info,
+        1 => log::LevelFilter::Debug,
+        _ => log::LevelFilter::Trace,
+    };
+    env_logger::Builder::new().filter_module("arp_", level).filter_level(log::LevelFilter::Warn).init();
+    let done = match &cli.command {
+        Command::Run(arguments) => commands::run::run(arguments, cli.verbose),
+        Command::Status(arguments) => commands::status::status(arguments),
+        Command::Explain(arguments) => commands::explain::explain(arguments),
+        Command::Stats(arguments) => commands::stats::stats(arguments),
+    };
+    match done {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(error) => {
+            eprintln!("arp-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

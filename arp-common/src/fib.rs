@@ -10,8 +10,8 @@ use crate::decide::Tables;
 pub const ROOT_ENTRIES: u32 = 1 << 16;
 /// Nodes in one chunk of the pool (1 MiB).
 pub const CHUNK_NODES: u32 = 1024;
-/// Most chunks: 1,048,576 nodes, 1 GiB.
-pub const MAX_CHUNKS: u32 = 1024;
+/// Most chunks: 2,097,152 nodes, 2 GiB: room for a million routes to hosts, each in a /24 of its own.
+pub const MAX_CHUNKS: u32 = 2048;
 
 /// One word of the trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`Kind`], bit 27
 /// says that the prefix is 0.0.0.0/0, and bits 0–15 are the oif's slot.

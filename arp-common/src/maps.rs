@@ -1,6 +1,8 @@
-//! What lies in the BPF maps. Flat on purpose: integers and byte arrays, no padding, sizes asserted, because the
-//! agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in wire order, everything
+//! What lies in the BPF maps. Flat on purpose: integers and byte arrays, no padding (zerocopy checks it), sizes
+//! asserted, because the agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in wire order, everything
 //! else in the machine's.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the maps and programs in the eBPF object.
 pub mod names {
@@ -35,7 +37,7 @@ pub const MAX_OIFS: u32 = 16_384;
 
 /// What the program asks before anything else.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Global {
     /// Odd while the agent writes the tables; moves by two with each batch.
     pub sequence: u64,
@@ -46,7 +48,7 @@ pub struct Global {
 /// One ingress interface: its address and effective settings (`all` and interface combined, see
 /// include/linux/inetdevice.h).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Iface {
     /// The device's address, which replies carry.
     pub mac: [u8; 6],
@@ -83,7 +85,9 @@ impl Iface {
 
 /// An IPv4 address on an interface: the key of neighbours, static proxy entries and own addresses.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
 pub struct IfaceAddr {
     /// The interface; 0 stands for any, where the map allows it.
     pub ifindex: u32,
@@ -93,7 +97,7 @@ pub struct IfaceAddr {
 
 /// A valid neighbour entry.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Neighbour {
     /// Its link-layer address.
     pub lladdr: [u8; 6],
@@ -103,7 +107,7 @@ pub struct Neighbour {
 
 /// An interface that routes leave by.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Oif {
     /// Its index; 0 while routes by it are not followed (opaque).
     pub ifindex: u32,

@@ -1,1 +1,29 @@
+//! The eBPF object: an entry point for each hook, one decision behind all.
+//!
+//! A frame's way: entry point → `classify` (is it ARP at all?) → `arp_frame`, the only door to packet memory →
+//! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface.
+//! A frame that is passed leaves as it came.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For the fence on CPUs that reorder loads; building for BPF is unstable anyway.
+#![cfg_attr(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")), feature(asm_experimental_arch))]
+
+#[cfg(target_arch = "bpf")]
+mod tables;
+#[cfg(target_arch = "bpf")]
+mod xdp;
+
+/// On the host the object is nothing: so clippy, rustdoc and rust-analyzer can see the crate.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}
+
+/// Helpers such as `bpf_ktime_get_coarse_ns` are for programs with a GPL-compatible licence.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

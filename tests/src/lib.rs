@@ -1,1 +1,31 @@
+//! The lab: a node, its pods and its uplink in network namespaces of their own, linked to nothing real; crafted
+//! frames; the agent; and the kernel alone as the oracle for the same request.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = tests::topology::calico(2)?;
+//! let replies = lab.host("p0").ask(&lab.host("p0").who_has([169, 254, 1, 1]))?;
+//! # Ok(()) }
+//! ```
 
+mod agent;
+pub mod bench;
+mod bytes;
+mod host;
+mod lab;
+mod namespace;
+mod neighbours;
+mod packet;
+mod parity;
+mod skip;
+pub mod topology;
+
+pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
+pub use bytes::{Mac, reply_bytes};
+pub use host::Host;
+pub use lab::Lab;
+pub use namespace::{NAMES, Namespace};
+pub use neighbours::{Neighbour, Neighbours};
+pub use packet::Wire;
+pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
+pub use skip::{missing_privilege, skip};

@@ -1,1 +1,50 @@
-fn main() {}
+//! The project's own commands, `cargo xtask VERB`. Each verb is one file; this one parses and dispatches.
+
+mod build;
+mod lint;
+mod machine;
+mod process;
+mod run;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, run, test and lint the ARP fast path.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what the build and the lab need, where it is missing
+    Setup,
+    /// Build the agent, with the eBPF program inside it
+    Build(build::Args),
+    /// Show the fast path at work on a lab of its own
+    Run(run::Args),
+    /// Run the tests that this machine can run, and list those that it cannot
+    Test(test::Args),
+    /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Setup => setup::run(),
+        Verb::Build(args) => build::run(&args),
+        Verb::Run(args) => run::run(&args),
+        Verb::Test(args) => test::run(&args),
+        Verb::Lint(args) => lint::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

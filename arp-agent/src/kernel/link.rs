@@ -54,14 +54,10 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
             IFNAME => link.name = wire::text(value),
             LINK => link.link = Some(wire::u32_of(value).context("IFLA_LINK")?),
             // 0 is how the kernel says that there is none, where it says it.
-            MASTER => {
-                link.master = Some(wire::u32_of(value).context("IFLA_MASTER")?).filter(|m| *m != 0)
-            }
+            MASTER => link.master = Some(wire::u32_of(value).context("IFLA_MASTER")?).filter(|m| *m != 0),
             WIRELESS => return Ok(None),
             LINKINFO => {
-                link.kind = wire::attribute(value, INFO_KIND)
-                    .context("IFLA_LINKINFO")?
-                    .map(wire::text);
+                link.kind = wire::attribute(value, INFO_KIND).context("IFLA_LINKINFO")?.map(wire::text);
             }
             AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
             CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
@@ -91,12 +87,9 @@ fn settings(af_spec: &[u8]) -> Result<Option<Settings>> {
     };
     // The array grows with the kernel. Its indices are IPV4_DEVCONF_* − 1.
     let value = |index: usize| -> Result<i32> {
-        let cell = array.get(4 * index..4 * index + 4).with_context(|| {
-            format!(
-                "IFLA_INET_CONF of {} bytes has no value {index}",
-                array.len()
-            )
-        })?;
+        let cell = array
+            .get(4 * index..4 * index + 4)
+            .with_context(|| format!("IFLA_INET_CONF of {} bytes has no value {index}", array.len()))?;
         wire::i32_of(cell)
     };
     Ok(Some(Settings {
@@ -122,9 +115,7 @@ fn xdp(nested: &[u8]) -> Result<(Option<u32>, bool)> {
     for attribute in wire::attributes(nested) {
         match attribute? {
             (XDP_ATTACHED, value) => multiple = value.first() == Some(&XDP_ATTACHED_MULTI),
-            (XDP_PROG_ID..=XDP_HW_PROG_ID, value) => {
-                program = program.or(Some(wire::u32_of(value)?))
-            }
+            (XDP_PROG_ID..=XDP_HW_PROG_ID, value) => program = program.or(Some(wire::u32_of(value)?)),
             _ => {}
         }
     }

@@ -58,6 +58,8 @@ pub struct Reread {
     /// Routes ([`Reader::routes`]): a link or a nexthop object went, and took routes with it silently. (That links go
     /// down or lose their carrier is for the receiver of [`Event::Link`] to see.)
     pub routes: bool,
+    /// Routing rules ([`Reader::rules`]).
+    pub rules: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
     pub netfilter: bool,
     /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.

@@ -41,15 +41,8 @@ pub(super) fn address(message: &Message<'_>) -> Result<Option<Address>> {
             _ => {}
         }
     }
-    let local = local
-        .or(peer)
-        .context("an address without IFA_LOCAL and IFA_ADDRESS")?;
-    Ok(Some(Address {
-        ifindex: wire::u32_at(header, 4),
-        local,
-        peer: peer.unwrap_or(local),
-        prefix_len: header[1],
-    }))
+    let local = local.or(peer).context("an address without IFA_LOCAL and IFA_ADDRESS")?;
+    Ok(Some(Address { ifindex: wire::u32_at(header, 4), local, peer: peer.unwrap_or(local), prefix_len: header[1] }))
 }
 
 /// An IPv4 neighbour; `None` if the message is about another family (a bridge's forwarding entry, say) or is a
@@ -82,10 +75,7 @@ pub(super) fn proxy(message: &Message<'_>) -> Result<Option<(u32, Ipv4Addr)>> {
         return Ok(None);
     }
     let addr = wire::attribute(rest, NDA_DST)?.context("a proxy entry without NDA_DST")?;
-    Ok(Some((
-        wire::u32_at(header, 4),
-        ipv4(addr).context("NDA_DST")?,
-    )))
+    Ok(Some((wire::u32_at(header, 4), ipv4(addr).context("NDA_DST")?)))
 }
 
 /// An interface's `proxy_delay` in milliseconds; `None` for another family, and for the table's own message,
@@ -103,9 +93,7 @@ pub(super) fn proxy_delay(message: &Message<'_>) -> Result<Option<(u32, u64)>> {
         match attribute? {
             (NDTPA_IFINDEX, value) => ifindex = Some(wire::u32_of(value).context("NDTPA_IFINDEX")?),
             (NDTPA_PROXY_DELAY, value) => {
-                delay = Some(u64::from_ne_bytes(
-                    wire::bytes(value).context("NDTPA_PROXY_DELAY")?,
-                ));
+                delay = Some(u64::from_ne_bytes(wire::bytes(value).context("NDTPA_PROXY_DELAY")?));
             }
             _ => {}
         }

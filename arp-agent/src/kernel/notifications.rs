@@ -59,11 +59,7 @@ impl Notifications {
         let netfilter = Subscription::new(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], bytes)
             .inspect_err(|error| log::warn!("no notifications about nftables: {error:#}"))
             .ok();
-        Ok(Self {
-            route,
-            netfilter,
-            dirty: false,
-        })
+        Ok(Self { route, netfilter, dirty: false })
     }
 
     /// Waits until something is notified, then takes what is there, in order, up to a bound. May be dropped while
@@ -89,13 +85,9 @@ impl Notifications {
             return Err(self.give_up(lost("they come faster than they can be thrown away")));
         }
         let mut batch = Batch::default();
-        self.route
-            .drain(|message| decode(message, &mut batch))
-            .map_err(|lost| self.give_up(lost))?;
+        self.route.drain(|message| decode(message, &mut batch)).map_err(|lost| self.give_up(lost))?;
         if let Some(netfilter) = &mut self.netfilter
-            && netfilter
-                .drain(|message| decode_netfilter(message, &mut batch))
-                .is_err()
+            && netfilter.drain(|message| decode_netfilter(message, &mut batch)).is_err()
         {
             // Nothing was said here that reading again would not say better.
             netfilter.discard();
@@ -126,17 +118,16 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         }
         libc::RTM_NEWADDR => neighbour::address(message)?.map(Event::Address),
         libc::RTM_DELADDR => neighbour::address(message)?.map(Event::AddressGone),
-        libc::RTM_NEWROUTE => {
-            route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags)))
-        }
+        libc::RTM_NEWROUTE => route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags))),
         libc::RTM_DELROUTE => route::route(message)?.map(Event::RouteGone),
-        libc::RTM_NEWRULE => route::rule(message)?.map(Event::Rule),
-        libc::RTM_DELRULE => route::rule(message)?.map(Event::RuleGone),
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+            batch.reread.rules = true;
+            None
+        }
         libc::RTM_NEWNEIGH => neighbour::neighbour(message)?.map(Event::Neighbour),
-        libc::RTM_DELNEIGH => neighbour::neighbour(message)?.map(|n| Event::NeighbourGone {
-            ifindex: n.ifindex,
-            addr: n.addr,
-        }),
+        libc::RTM_DELNEIGH => {
+            neighbour::neighbour(message)?.map(|n| Event::NeighbourGone { ifindex: n.ifindex, addr: n.addr })
+        }
         libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
             batch.reread.links = true;
             None
@@ -188,16 +179,9 @@ impl Subscription {
             setsockopt(inner, sockopt::RcvBuf, &receive_buffer).context("setting SO_RCVBUF")?;
         }
         for group in groups {
-            inner
-                .add_membership(*group)
-                .with_context(|| format!("joining group {group}"))?;
+            inner.add_membership(*group).with_context(|| format!("joining group {group}"))?;
         }
-        Ok(Self {
-            socket,
-            buffer: Vec::with_capacity(RECEIVE_LEN),
-            filled: false,
-            failed: None,
-        })
+        Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN), filled: false, failed: None })
     }
 
     /// Waits until there is something to hand over, or nothing more to hope for.
@@ -231,8 +215,7 @@ impl Subscription {
             for message in wire::messages(&self.buffer) {
                 message
                     .and_then(|message| {
-                        take(&message)
-                            .with_context(|| format!("netlink message of type {}", message.kind))
+                        take(&message).with_context(|| format!("netlink message of type {}", message.kind))
                     })
                     .map_err(|error| lost(&format!("{error:#}")))?;
             }
@@ -278,15 +261,9 @@ async fn wait(subscription: Option<&mut Subscription>) {
 }
 
 fn broken(error: &io::Error) -> Lost {
-    Lost {
-        why: error.to_string(),
-        overrun: error.raw_os_error() == Some(libc::ENOBUFS),
-    }
+    Lost { why: error.to_string(), overrun: error.raw_os_error() == Some(libc::ENOBUFS) }
 }
 
 fn lost(why: &str) -> Lost {
-    Lost {
-        why: why.to_owned(),
-        overrun: false,
-    }
+    Lost { why: why.to_owned(), overrun: false }
 }

@@ -37,9 +37,7 @@ impl AllSettings {
             let path = format!("/proc/sys/net/ipv4/conf/all/{name}");
             File::open(&path).with_context(|| format!("opening {path}"))
         };
-        Ok(Self {
-            files: NAMES.into_iter().map(open).collect::<Result<_>>()?,
-        })
+        Ok(Self { files: NAMES.into_iter().map(open).collect::<Result<_>>()? })
     }
 
     pub(super) fn read(&self) -> Result<Settings> {

@@ -63,34 +63,11 @@ impl Reader {
         let mut events = self.links()?;
         let header = with_family::<{ neighbour::ADDRESS_HEADER_LEN }>();
         let request = Request::new(libc::RTM_GETADDR, &header);
-        events.extend(
-            self.dumped("IPv4 addresses", &request, neighbour::address)?
-                .into_iter()
-                .map(Event::Address),
-        );
-        let request = Request::new(
-            libc::RTM_GETRULE,
-            &with_family::<{ route::RULE_HEADER_LEN }>(),
-        );
-        events.extend(
-            self.dumped("IPv4 rules", &request, route::rule)?
-                .into_iter()
-                .map(Event::Rule),
-        );
-        events.extend(
-            self.routes()?
-                .into_iter()
-                .map(|route| Event::Route(route, Placement::Last)),
-        );
-        let request = Request::new(
-            libc::RTM_GETNEIGH,
-            &with_family::<{ neighbour::HEADER_LEN }>(),
-        );
-        events.extend(
-            self.dumped("neighbours", &request, neighbour::neighbour)?
-                .into_iter()
-                .map(Event::Neighbour),
-        );
+        events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
+        events.push(self.rules()?);
+        events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
+        let request = Request::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
+        events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
         // `last` is empty: all of it differs.
         self.no_nftables = false;
         events.extend(self.changes_without_links()?);
@@ -128,17 +105,19 @@ impl Reader {
         for table in route::TABLES {
             let header = with_family::<{ route::HEADER_LEN }>();
             let request = Request::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
-            match self.dumped(
-                &format!("IPv4 routes of table {table}"),
-                &request,
-                route::route,
-            ) {
+            match self.dumped(&format!("IPv4 routes of table {table}"), &request, route::route) {
                 // A table exists from its first route on.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {}
                 more => routes.extend(more?),
             }
         }
         Ok(routes)
+    }
+
+    /// The IPv4 routing rules.
+    pub fn rules(&mut self) -> Result<Event> {
+        let request = Request::new(libc::RTM_GETRULE, &with_family::<{ route::RULE_HEADER_LEN }>());
+        Ok(Event::Rules(self.dumped("IPv4 rules", &request, route::rule)?))
     }
 
     /// Whether anything of netfilter may look at ARP.
@@ -159,8 +138,7 @@ impl Reader {
     }
 
     fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
-        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN])
-            .with(link::EXT_MASK, link::SKIP_STATS);
+        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
         let links = self.dumped("links", &request, link::link)?;
         Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
     }
@@ -168,15 +146,9 @@ impl Reader {
     fn changed_links(&mut self) -> Result<Vec<Event>> {
         let links = self.links_now()?;
         let known = mem::take(&mut self.last.links);
-        let changed = links
-            .values()
-            .filter(|link| known.get(&link.ifindex) != Some(link));
+        let changed = links.values().filter(|link| known.get(&link.ifindex) != Some(link));
         let gone = known.keys().filter(|ifindex| !links.contains_key(ifindex));
-        let events = changed
-            .cloned()
-            .map(Event::Link)
-            .chain(gone.copied().map(Event::LinkGone))
-            .collect();
+        let events = changed.cloned().map(Event::Link).chain(gone.copied().map(Event::LinkGone)).collect();
         self.last.links = links;
         Ok(events)
     }
@@ -205,11 +177,7 @@ impl Reader {
     fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
         let mut header = with_family::<{ neighbour::HEADER_LEN }>();
         header[neighbour::FLAGS_AT] = libc::NTF_PROXY;
-        self.dumped(
-            "proxy entries",
-            &Request::new(libc::RTM_GETNEIGH, &header),
-            neighbour::proxy,
-        )
+        self.dumped("proxy entries", &Request::new(libc::RTM_GETNEIGH, &header), neighbour::proxy)
     }
 
     fn proxy_delays(&mut self) -> Result<Vec<(u32, u64)>> {
@@ -263,20 +231,13 @@ impl Reader {
 }
 
 /// Decodes the messages of a dump.
-fn decoded<T>(
-    what: &str,
-    dump: &[u8],
-    mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
-) -> Result<Vec<T>> {
+fn decoded<T>(what: &str, dump: &[u8], mut decode: impl FnMut(&Message<'_>) -> Result<Option<T>>) -> Result<Vec<T>> {
     wire::messages(dump)
         .filter_map(|message| {
             let decoded = message.and_then(|message| {
-                decode(&message)
-                    .with_context(|| format!("netlink message of type {}", message.kind))
+                decode(&message).with_context(|| format!("netlink message of type {}", message.kind))
             });
-            decoded
-                .with_context(|| format!("decoding the dump of {what}"))
-                .transpose()
+            decoded.with_context(|| format!("decoding the dump of {what}")).transpose()
         })
         .collect()
 }

@@ -133,13 +133,9 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
     }
     let [_, dst_len, src_len, tos, table, res1, res2, action, ..] = *header;
     let flags = wire::u32_at(header, 8);
-    let mut plain = [dst_len, src_len, tos, res1, res2] == [0; 5]
-        && action == FR_ACT_TO_TBL
-        && flags & !FIB_RULE_PERMANENT == 0;
-    let mut rule = Rule {
-        priority: 0,
-        plain_lookup: None,
-    };
+    let mut plain =
+        [dst_len, src_len, tos, res1, res2] == [0; 5] && action == FR_ACT_TO_TBL && flags & !FIB_RULE_PERMANENT == 0;
+    let mut rule = Rule { priority: 0, plain_lookup: None };
     let mut table = u32::from(table);
     for attribute in wire::attributes(rest) {
         let (kind, value) = attribute?;

@@ -4,8 +4,8 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NLMSG_NOOP, NLMSG_OVERRUN,
+    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
+    NLMSG_OVERRUN,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -53,9 +53,7 @@ impl Asker {
     /// The messages that answer a dump request, one after the other as [`wire::messages`] reads them.
     pub(super) fn dump(&mut self, what: &str, request: &Request) -> Result<&[u8]> {
         for _ in 0..ATTEMPTS {
-            let interrupted = self
-                .ask(request, NLM_F_DUMP)
-                .with_context(|| format!("asking the kernel for {what}"))?;
+            let interrupted = self.ask(request, NLM_F_DUMP).with_context(|| format!("asking the kernel for {what}"))?;
             if !interrupted {
                 return Ok(&self.answer);
             }
@@ -65,8 +63,7 @@ impl Asker {
 
     /// The one message that answers a request that is not a dump.
     pub(super) fn get(&mut self, what: &str, request: &Request) -> Result<&[u8]> {
-        self.ask(request, 0)
-            .with_context(|| format!("asking the kernel for {what}"))?;
+        self.ask(request, 0).with_context(|| format!("asking the kernel for {what}"))?;
         Ok(&self.answer)
     }
 
@@ -76,17 +73,10 @@ impl Asker {
         self.answer.shrink_to(ANSWER_LEN);
         self.sequence = self.sequence.wrapping_add(1);
         let bytes = request.to_bytes(NLM_F_REQUEST | flags, self.sequence);
-        self.socket
-            .send_to(&bytes, &SocketAddr::new(0, 0), 0)
-            .context("send")?;
-        let mut collected = Collected {
-            dump: flags & NLM_F_DUMP != 0,
-            ..Collected::default()
-        };
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).context("send")?;
+        let mut collected = Collected { dump: flags & NLM_F_DUMP != 0, ..Collected::default() };
         while !collected.finished {
-            let received = self
-                .receive()
-                .and_then(|()| collected.add(&self.chunk, self.sequence, &mut self.answer));
+            let received = self.receive().and_then(|()| collected.add(&self.chunk, self.sequence, &mut self.answer));
             if received.is_err() && !collected.refused {
                 // The rest of the answer may still come, and until then the kernel refuses the next dump on this
                 // socket (EBUSY).
@@ -119,9 +109,7 @@ impl Asker {
 
 /// The errno with which the kernel refused, if that is what went wrong.
 pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
-    error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+    error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
 fn open(protocol: isize) -> Result<Socket> {
@@ -130,9 +118,7 @@ fn open(protocol: isize) -> Result<Socket> {
     // Absent before 4.12; only the text of refusals depends on it.
     let _ = socket.set_ext_ack(true);
     if protocol == netlink_sys::protocols::NETLINK_ROUTE {
-        socket
-            .set_netlink_get_strict_chk(true)
-            .context("strict checking of netlink requests (Linux 4.20)")?;
+        socket.set_netlink_get_strict_chk(true).context("strict checking of netlink requests (Linux 4.20)")?;
     }
     let timeout = TimeVal::seconds(i64::try_from(TIMEOUT.as_secs()).unwrap_or(i64::MAX));
     setsockopt(&socket, sockopt::ReceiveTimeout, &timeout).context("setting SO_RCVTIMEO")?;
@@ -219,10 +205,7 @@ mod tests {
 
     /// What a dump collects from one received buffer.
     pub(in super::super) fn collect(chunk: &[u8], sequence: u32) -> Result<(Vec<u8>, bool, bool)> {
-        let mut collected = Collected {
-            dump: true,
-            ..Collected::default()
-        };
+        let mut collected = Collected { dump: true, ..Collected::default() };
         let mut answer = Vec::new();
         collected.add(chunk, sequence, &mut answer)?;
         Ok((answer, collected.finished, collected.interrupted))

@@ -5,12 +5,8 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use proptest::{collection::vec, prelude::*};
 
-use super::{
-    Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message,
-};
-use crate::event::{
-    Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings,
-};
+use super::{Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
@@ -19,12 +15,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn message(kind: u16, payload: &[u8]) -> Message<'_> {
-    Message {
-        kind,
-        flags: 0,
-        sequence: 0,
-        payload,
-    }
+    Message { kind, flags: 0, sequence: 0, payload }
 }
 
 #[test]
@@ -85,48 +76,18 @@ fn programs_in_one_mode_and_in_several() {
         (link.xdp_program, link.xdp_multiple)
     };
     // XDP_ATTACHED_SKB with PROG_ID and SKB_PROG_ID.
-    assert_eq!(
-        program("0500020002000000 0800040063000000 0800060063000000"),
-        (Some(99), false)
-    );
+    assert_eq!(program("0500020002000000 0800040063000000 0800060063000000"), (Some(99), false));
     // XDP_ATTACHED_MULTI with DRV_PROG_ID and SKB_PROG_ID.
-    assert_eq!(
-        program("0500020004000000 0800050063000000 0800060064000000"),
-        (Some(99), true)
-    );
+    assert_eq!(program("0500020004000000 0800050063000000 0800060064000000"), (Some(99), true));
 }
 
 #[test]
 fn default_rules_are_plain_lookups() {
     let rule = |hex| route::rule(&message(32, &bytes(hex))).unwrap().unwrap();
-    assert_eq!(
-        rule(RULES[0]),
-        Rule {
-            priority: 0,
-            plain_lookup: Some(255)
-        }
-    );
-    assert_eq!(
-        rule(RULES[1]),
-        Rule {
-            priority: 32766,
-            plain_lookup: Some(254)
-        }
-    );
-    assert_eq!(
-        rule(RULES[2]),
-        Rule {
-            priority: 32767,
-            plain_lookup: Some(253)
-        }
-    );
-    assert_eq!(
-        rule(RULES[3]),
-        Rule {
-            priority: 9,
-            plain_lookup: None
-        }
-    );
+    assert_eq!(rule(RULES[0]), Rule { priority: 0, plain_lookup: Some(255) });
+    assert_eq!(rule(RULES[1]), Rule { priority: 32766, plain_lookup: Some(254) });
+    assert_eq!(rule(RULES[2]), Rule { priority: 32767, plain_lookup: Some(253) });
+    assert_eq!(rule(RULES[3]), Rule { priority: 9, plain_lookup: None });
 }
 
 #[test]
@@ -137,17 +98,7 @@ fn a_rule_with_any_selector_is_not_a_plain_lookup() {
         rule.plain_lookup
     };
     // The header: destination, source, tos, reserved, action, FIB_RULE_INVERT, IIF_DETACHED.
-    for (at, value) in [
-        (1, 8),
-        (2, 8),
-        (3, 16),
-        (5, 1),
-        (6, 1),
-        (7, 2),
-        (7, 7),
-        (8, 2),
-        (8, 8),
-    ] {
+    for (at, value) in [(1, 8), (2, 8), (3, 16), (5, 1), (6, 1), (7, 2), (7, 7), (8, 2), (8, 8)] {
         let mut payload = bytes(RULES[1]);
         assert_eq!(plain(&payload), Some(254));
         payload[at] = value;
@@ -173,10 +124,7 @@ fn routes() {
     let decode = |hex| route::route(&message(24, &bytes(hex))).unwrap();
     let expected = Route {
         table: 254,
-        prefix: Prefix {
-            addr: Ipv4Addr::new(10, 2, 0, 5).to_bits(),
-            len: 32,
-        },
+        prefix: Prefix { addr: Ipv4Addr::new(10, 2, 0, 5).to_bits(), len: 32 },
         tos: 0,
         metric: 7,
         kind: RouteKind::Unicast,
@@ -188,10 +136,7 @@ fn routes() {
     };
     assert_eq!(decode(ROUTE_VIA), Some(expected));
     let multipath = decode(ROUTE_MULTIPATH).unwrap();
-    assert_eq!(
-        (multipath.multipath, multipath.oif, multipath.prefix.len),
-        (true, None, 24)
-    );
+    assert_eq!((multipath.multipath, multipath.oif, multipath.prefix.len), (true, None, 24));
 
     let changed = |at: usize, value: u8| {
         let mut payload = bytes(ROUTE_VIA);
@@ -201,17 +146,9 @@ fn routes() {
     assert_eq!(changed(0, 10).unwrap(), None, "IPv6");
     assert_eq!(changed(9, 2).unwrap(), None, "RTM_F_CLONED");
     assert_eq!(changed(16, 100).unwrap(), None, "RTA_TABLE 100");
-    assert_eq!(
-        changed(17, 1).unwrap(),
-        None,
-        "RTA_TABLE 510, whose low byte is main's"
-    );
+    assert_eq!(changed(17, 1).unwrap(), None, "RTA_TABLE 510, whose low byte is main's");
     assert!(changed(1, 33).is_err(), "33 bits");
-    assert_eq!(
-        changed(1, 8).unwrap().unwrap().prefix.addr,
-        10 << 24,
-        "host bits"
-    );
+    assert_eq!(changed(1, 8).unwrap().unwrap().prefix.addr, 10 << 24, "host bits");
     assert_eq!(changed(1, 0).unwrap().unwrap().prefix.addr, 0);
     for (rtn, kind) in [
         (2, RouteKind::Local),
@@ -234,17 +171,8 @@ fn placement_follows_the_flags() {
     let placement = |flags| {
         let mut batch = Batch::default();
         let payload = bytes(ROUTE_VIA);
-        notifications::decode(
-            &Message {
-                flags,
-                ..message(24, &payload)
-            },
-            &mut batch,
-        )
-        .unwrap();
-        let [Event::Route(_, placement)] = batch.events[..] else {
-            panic!("{batch:?}")
-        };
+        notifications::decode(&Message { flags, ..message(24, &payload) }, &mut batch).unwrap();
+        let [Event::Route(_, placement)] = batch.events[..] else { panic!("{batch:?}") };
         placement
     };
     assert_eq!(placement(NLM_F_CREATE | NLM_F_EXCL), Placement::First);
@@ -257,16 +185,8 @@ fn placement_follows_the_flags() {
 fn neighbours_addresses_and_proxies() {
     let payload = bytes(NEIGHBOUR);
     let addr = Ipv4Addr::new(10, 9, 0, 9);
-    let entry = NeighbourEntry {
-        ifindex: 3,
-        addr,
-        state: 0x80,
-        lladdr: Some([2, 0, 0, 0, 0, 9]),
-    };
-    assert_eq!(
-        neighbour::neighbour(&message(28, &payload)).unwrap(),
-        Some(entry)
-    );
+    let entry = NeighbourEntry { ifindex: 3, addr, state: 0x80, lladdr: Some([2, 0, 0, 0, 0, 9]) };
+    assert_eq!(neighbour::neighbour(&message(28, &payload)).unwrap(), Some(entry));
     assert_eq!(neighbour::proxy(&message(28, &payload)).unwrap(), None);
     let mut fdb = payload.clone();
     fdb[0] = 7;
@@ -275,19 +195,11 @@ fn neighbours_addresses_and_proxies() {
     let payload = bytes(PROXY);
     assert_eq!(neighbour::neighbour(&message(28, &payload)).unwrap(), None);
     let proxy = (3, Ipv4Addr::new(10, 1, 2, 3));
-    assert_eq!(
-        neighbour::proxy(&message(28, &payload)).unwrap(),
-        Some(proxy)
-    );
+    assert_eq!(neighbour::proxy(&message(28, &payload)).unwrap(), Some(proxy));
 
-    let address = neighbour::address(&message(20, &bytes(ADDRESS)))
-        .unwrap()
-        .unwrap();
+    let address = neighbour::address(&message(20, &bytes(ADDRESS))).unwrap().unwrap();
     assert_eq!((address.ifindex, address.prefix_len), (3, 24));
-    assert_eq!(
-        (address.local, address.peer),
-        (Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 1))
-    );
+    assert_eq!((address.local, address.peer), (Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 1)));
 
     let delay = neighbour::proxy_delay(&message(64, &bytes(NEIGHBOUR_PARAMETERS))).unwrap();
     assert_eq!(delay, Some((3, 800)));
@@ -305,26 +217,16 @@ fn chains_and_qdiscs() {
     assert_eq!(chain(NETDEV_CHAIN, 5), Some([true, true, false]));
     // NFTA_DEVICE_NAME "p0\0" as NFTA_DEVICE_PREFIX "p0", and as a name without its NUL.
     for prefix in ["0600020070300000", "0600010070300000"] {
-        let hex = NETDEV_CHAIN
-            .replace(char::is_whitespace, "")
-            .replace("0700010070300000", prefix);
+        let hex = NETDEV_CHAIN.replace(char::is_whitespace, "").replace("0700010070300000", prefix);
         assert_eq!(chain(&hex, 5), Some([true, true, true]));
     }
-    assert_eq!(
-        hooks::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(),
-        Some(3)
-    );
-    assert_eq!(
-        hooks::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(),
-        None
-    );
+    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(), Some(3));
+    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(), None);
 }
 
 /// Everything that reads what the kernel sent.
 fn decode_all(payload: &[u8]) {
-    for kind in [
-        16, 17, 20, 21, 24, 25, 28, 29, 32, 33, 36, 64, 80, 104, 0xa03,
-    ] {
+    for kind in [16, 17, 20, 21, 24, 25, 28, 29, 32, 33, 36, 64, 80, 104, 0xa03] {
         let message = message(kind, payload);
         let mut batch = Batch::default();
         let _ = notifications::decode(&message, &mut batch);
@@ -339,18 +241,9 @@ fn decode_all(payload: &[u8]) {
 
 #[test]
 fn truncated_messages_do_not_panic() {
-    for hex in [
-        VETH,
-        RULES[3],
-        ROUTE_VIA,
-        ROUTE_MULTIPATH,
-        NEIGHBOUR,
-        PROXY,
-        ADDRESS,
-        NEIGHBOUR_PARAMETERS,
-    ]
-    .into_iter()
-    .chain([CLSACT, NOQUEUE, BASE_CHAIN, JUMPED_TO_CHAIN, NETDEV_CHAIN])
+    for hex in [VETH, RULES[3], ROUTE_VIA, ROUTE_MULTIPATH, NEIGHBOUR, PROXY, ADDRESS, NEIGHBOUR_PARAMETERS]
+        .into_iter()
+        .chain([CLSACT, NOQUEUE, BASE_CHAIN, JUMPED_TO_CHAIN, NETDEV_CHAIN])
     {
         let payload = bytes(hex);
         for len in 0..payload.len() {

@@ -54,15 +54,9 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 fn cut_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8])> {
-    let header = bytes
-        .first_chunk::<HEADER_LEN>()
-        .context("truncated netlink header")?;
+    let header = bytes.first_chunk::<HEADER_LEN>().context("truncated netlink header")?;
     let len = u32_at(header, 0) as usize;
-    ensure!(
-        (HEADER_LEN..=bytes.len()).contains(&len),
-        "netlink message of {len} bytes in {} bytes",
-        bytes.len()
-    );
+    ensure!((HEADER_LEN..=bytes.len()).contains(&len), "netlink message of {len} bytes in {} bytes", bytes.len());
     let message = Message {
         kind: u16_at(header, 4),
         flags: u16_at(header, 6),
@@ -92,9 +86,7 @@ pub(super) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
 
 /// An attribute's value as so many bytes.
 pub(super) fn bytes<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
-    value
-        .try_into()
-        .with_context(|| format!("attribute of {} bytes instead of {N}", value.len()))
+    value.try_into().with_context(|| format!("attribute of {} bytes instead of {N}", value.len()))
 }
 
 /// A native-endian u32 attribute.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, Placement, Prefix, Route, RouteKind, Rule, Settings},
+    event::{Event, Placement, Prefix, Route, RouteKind, Settings},
     kernel::{Reader, namespace_names},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -33,10 +33,7 @@ fn routes() -> Vec<Route> {
 
 fn prefix(text: &str) -> Prefix {
     let (addr, len) = text.split_once('/').unwrap();
-    Prefix {
-        addr: addr.parse::<Ipv4Addr>().unwrap().to_bits(),
-        len: len.parse().unwrap(),
-    }
+    Prefix { addr: addr.parse::<Ipv4Addr>().unwrap().to_bits(), len: len.parse().unwrap() }
 }
 
 /// A route as `ip route add` makes it without further words.
@@ -72,16 +69,10 @@ fn a_link_is_described() {
         assert!(v0.carrier);
         assert_eq!(v0.kind.as_deref(), Some("veth"));
         assert_eq!((v0.link, v0.link_netnsid), (Some(index("p0")), None));
-        assert_eq!(
-            (v0.master, v0.xdp_program, v0.xdp_multiple),
-            (None, None, false)
-        );
+        assert_eq!((v0.master, v0.xdp_program, v0.xdp_multiple), (None, None, false));
         assert_eq!(link(&events, "p0").flags & 0x80, 0x80, "IFF_NOARP");
         let lo = link(&events, "lo");
-        assert_eq!(
-            (lo.hardware_type, lo.kind.as_deref(), lo.link),
-            (772, None, None)
-        );
+        assert_eq!((lo.hardware_type, lo.kind.as_deref(), lo.link), (772, None, None));
     });
 }
 
@@ -96,11 +87,7 @@ fn the_namespace_at_the_other_end_has_a_name() {
         run("ip netns add elsewhere");
         run("ip netns add pod-1");
         fs::write("/run/netns/leftover", "").unwrap();
-        assert_eq!(
-            namespace_names().unwrap(),
-            BTreeMap::new(),
-            "no identifiers"
-        );
+        assert_eq!(namespace_names().unwrap(), BTreeMap::new(), "no identifiers");
         run("ip link add v0 type veth peer name p0 netns pod-1");
         let id = link(&everything(), "v0").link_netnsid.unwrap();
         let expected = BTreeMap::from([(id, "pod-1".to_owned())]);
@@ -137,9 +124,7 @@ fn each_setting_is_the_one_that_was_written() {
         ("accept_local", |s| s.accept_local),
         ("route_localnet", |s| s.route_localnet),
         ("drop_gratuitous_arp", |s| s.drop_gratuitous_arp),
-        ("ignore_routes_with_linkdown", |s| {
-            s.ignore_routes_with_linkdown
-        }),
+        ("ignore_routes_with_linkdown", |s| s.ignore_routes_with_linkdown),
     ];
     in_namespace(|| {
         lab();
@@ -155,27 +140,18 @@ fn each_setting_is_the_one_that_was_written() {
                 } else {
                     link(&events, device).settings
                 };
-                KEYS.iter()
-                    .map(|(_, field)| field(&settings.unwrap()))
-                    .collect()
+                KEYS.iter().map(|(_, field)| field(&settings.unwrap())).collect()
             };
             for (position, (key, _)) in KEYS.iter().enumerate() {
                 let before = values(&mut reader);
                 let path = format!("conf/{device}/{key}");
-                let old: i32 = fs::read_to_string(format!("/proc/sys/net/ipv4/{path}"))
-                    .unwrap()
-                    .trim()
-                    .parse()
-                    .unwrap();
+                let old: i32 =
+                    fs::read_to_string(format!("/proc/sys/net/ipv4/{path}")).unwrap().trim().parse().unwrap();
                 assert_eq!(before[position], old, "{path}");
                 write_sysctl(&path, i32::from(old == 0));
                 let after = values(&mut reader);
                 for (at, (other, _)) in KEYS.iter().enumerate() {
-                    assert_eq!(
-                        after[at] != before[at],
-                        at == position,
-                        "{other} after writing {path}"
-                    );
+                    assert_eq!(after[at] != before[at], at == position, "{other} after writing {path}");
                 }
             }
         }
@@ -207,72 +183,31 @@ fn routes_of_every_type() {
              route append 10.1.0.0/16 dev u0\n",
         );
         let gateway = Some("10.9.0.9".parse().unwrap());
-        let kind = |to: &str, kind, oif| Route {
-            kind,
-            oif,
-            ..unicast(to, "v0")
-        };
+        let kind = |to: &str, kind, oif| Route { kind, oif, ..unicast(to, "v0") };
         let v0 = Some(index("v0"));
         let mut expected = vec![
             unicast("10.1.0.0/16", "v0"),
             unicast("10.1.0.0/16", "u0"),
-            Route {
-                gateway,
-                metric: 7,
-                ..unicast("10.2.0.5/32", "u0")
-            },
-            Route {
-                tos: 16,
-                ..unicast("10.3.0.0/24", "v0")
-            },
-            Route {
-                gateway: Some("fe80::1".parse().unwrap()),
-                ..unicast("0.0.0.0/0", "u0")
-            },
+            Route { gateway, metric: 7, ..unicast("10.2.0.5/32", "u0") },
+            Route { tos: 16, ..unicast("10.3.0.0/24", "v0") },
+            Route { gateway: Some("fe80::1".parse().unwrap()), ..unicast("0.0.0.0/0", "u0") },
             kind("10.4.0.0/24", RouteKind::Unanswerable, None),
             kind("10.5.0.0/24", RouteKind::Unanswerable, None),
             kind("10.6.0.0/24", RouteKind::Unanswerable, None),
-            Route {
-                table: 253,
-                ..kind("10.7.0.0/24", RouteKind::Throw, None)
-            },
-            Route {
-                table: 255,
-                ..kind("10.8.0.0/24", RouteKind::Local, Some(index("lo")))
-            },
+            Route { table: 253, ..kind("10.7.0.0/24", RouteKind::Throw, None) },
+            Route { table: 255, ..kind("10.8.0.0/24", RouteKind::Local, Some(index("lo"))) },
             kind("10.10.0.0/24", RouteKind::Unanswerable, v0),
             kind("10.11.0.0/24", RouteKind::Unanswerable, v0),
             kind("10.12.0.0/24", RouteKind::Unanswerable, v0),
-            Route {
-                multipath: true,
-                oif: None,
-                ..unicast("10.13.0.0/24", "v0")
-            },
-            Route {
-                encap: true,
-                ..unicast("10.14.0.0/24", "u0")
-            },
-            Route {
-                gateway,
-                nexthop: Some(5),
-                ..unicast("10.15.0.0/24", "u0")
-            },
+            Route { multipath: true, oif: None, ..unicast("10.13.0.0/24", "v0") },
+            Route { encap: true, ..unicast("10.14.0.0/24", "u0") },
+            Route { gateway, nexthop: Some(5), ..unicast("10.15.0.0/24", "u0") },
             unicast("10.9.0.0/24", "u0"),
-            Route {
-                table: 255,
-                ..kind("10.9.0.1/32", RouteKind::Local, Some(index("u0")))
-            },
-            Route {
-                table: 255,
-                ..kind("10.9.0.255/32", RouteKind::Unanswerable, Some(index("u0")))
-            },
+            Route { table: 255, ..kind("10.9.0.1/32", RouteKind::Local, Some(index("u0"))) },
+            Route { table: 255, ..kind("10.9.0.255/32", RouteKind::Unanswerable, Some(index("u0"))) },
         ];
         let mut routes = routes();
-        let same: Vec<_> = routes
-            .iter()
-            .filter(|r| r.prefix == prefix("10.1.0.0/16"))
-            .cloned()
-            .collect();
+        let same: Vec<_> = routes.iter().filter(|r| r.prefix == prefix("10.1.0.0/16")).cloned().collect();
         assert_eq!(same, expected[..2], "order among equals");
         // `ip` adds broadcast and anycast routes to the local table.
         for route in &mut expected {
@@ -302,40 +237,24 @@ fn addresses_rules_and_neighbours() {
              rule add lookup 77 priority 101\n",
         );
         let events = everything();
-        let address =
-            |event: &&Event| matches!(event, Event::Address(a) if a.ifindex == index("v0"));
-        let Some(Event::Address(address)) = events.iter().find(address) else {
-            panic!("{events:#?}")
-        };
-        assert_eq!(
-            (address.local.to_string(), address.peer.to_string()),
-            ("10.20.0.1".into(), "10.20.0.2".into())
-        );
+        let address = |event: &&Event| matches!(event, Event::Address(a) if a.ifindex == index("v0"));
+        let Some(Event::Address(address)) = events.iter().find(address) else { panic!("{events:#?}") };
+        assert_eq!((address.local.to_string(), address.peer.to_string()), ("10.20.0.1".into(), "10.20.0.2".into()));
         assert_eq!(address.prefix_len, 31);
 
         let rules: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
-                Event::Rule(Rule {
-                    priority,
-                    plain_lookup,
-                }) => Some((*priority, *plain_lookup)),
+                Event::Rules(rules) => Some(rules.iter().map(|rule| (rule.priority, rule.plain_lookup))),
                 _ => None,
             })
+            .flatten()
             .collect();
-        let expected = [
-            (0, Some(255)),
-            (100, None),
-            (101, Some(77)),
-            (32766, Some(254)),
-            (32767, Some(253)),
-        ];
+        let expected = [(0, Some(255)), (100, None), (101, Some(77)), (32766, Some(254)), (32767, Some(253))];
         assert_eq!(rules, expected);
 
         let neighbour = |event: &&Event| matches!(event, Event::Neighbour(n) if n.addr == Ipv4Addr::new(10, 9, 0, 9));
-        let Some(Event::Neighbour(entry)) = events.iter().find(neighbour) else {
-            panic!("{events:#?}")
-        };
+        let Some(Event::Neighbour(entry)) = events.iter().find(neighbour) else { panic!("{events:#?}") };
         assert_eq!((entry.ifindex, entry.state), (index("u0"), 0x80));
         assert_eq!(entry.lladdr, Some([2, 0, 0, 0, 0, 9]));
     });
@@ -352,7 +271,7 @@ fn everything_comes_in_order_of_dependence() {
                 Event::Link(_) => "link",
                 Event::AllSettings(_) => "all",
                 Event::Address(_) => "address",
-                Event::Rule(_) => "rule",
+                Event::Rules(_) => "rules",
                 Event::Route(_, Placement::Last) => "route",
                 Event::Neighbour(_) => "neighbour",
                 Event::Proxies(_) => "proxies",
@@ -363,18 +282,8 @@ fn everything_comes_in_order_of_dependence() {
             })
             .collect();
         kinds.dedup();
-        let expected = [
-            "link",
-            "all",
-            "address",
-            "rule",
-            "route",
-            "neighbour",
-            "proxies",
-            "delays",
-            "netfilter",
-            "hooks",
-        ];
+        let expected =
+            ["link", "all", "address", "rules", "route", "neighbour", "proxies", "delays", "netfilter", "hooks"];
         assert_eq!(kinds, expected);
     });
 }

@@ -40,11 +40,7 @@ fn ip_batch(lines: &str) {
 }
 
 fn tempfile() -> String {
-    let name = format!(
-        "kernel-io-{}-{:?}",
-        std::process::id(),
-        thread::current().id()
-    );
+    let name = format!("kernel-io-{}-{:?}", std::process::id(), thread::current().id());
     std::env::temp_dir().join(name).to_str().unwrap().to_owned()
 }
 

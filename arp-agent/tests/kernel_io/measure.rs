@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use arp_agent::kernel::{Notifications, Reader};
-
 use nix::time::{ClockId, clock_gettime};
 
 use crate::{in_namespace, ip_batch};
@@ -14,11 +13,7 @@ fn looking_for_silent_changes() {
     for pairs in [1, 100, 500] {
         in_namespace(move || {
             let lines: String = (0..pairs)
-                .map(|i| {
-                    format!(
-                        "link add v{i} type veth peer name p{i}\nlink set v{i} up\nlink set p{i} up\n"
-                    )
-                })
+                .map(|i| format!("link add v{i} type veth peer name p{i}\nlink set v{i} up\nlink set p{i} up\n"))
                 .collect();
             ip_batch(&lines);
             std::thread::sleep(Duration::from_secs(8));
@@ -44,27 +39,15 @@ fn looking_for_silent_changes() {
 #[ignore = "a measurement"]
 fn reading_100_000_routes() {
     in_namespace(|| {
-        let mut lines =
-            "link add v0 type veth peer name p0\nlink set v0 up\nlink set p0 up\n".to_owned();
+        let mut lines = "link add v0 type veth peer name p0\nlink set v0 up\nlink set p0 up\n".to_owned();
         for i in 0..100_000 {
-            lines += &format!(
-                "route add 10.{}.{}.{}/32 dev v0\n",
-                i >> 16,
-                i >> 8 & 255,
-                i & 255
-            );
+            lines += &format!("route add 10.{}.{}.{}/32 dev v0\n", i >> 16, i >> 8 & 255, i & 255);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _guard = runtime.enter();
         let mut notifications = Notifications::subscribe().unwrap();
         ip_batch(&lines);
-        println!(
-            "100,000 route notifications at once: {:?}",
-            notifications.drain().err()
-        );
+        println!("100,000 route notifications at once: {:?}", notifications.drain().err());
         let mut reader = Reader::new().unwrap();
         assert!(reader.routes().unwrap().len() > 100_000);
         report("routes, 100,000", 10, || {
@@ -93,7 +76,5 @@ fn report(what: &str, times: usize, mut run: impl FnMut()) {
 }
 
 fn thread_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
-        .unwrap()
-        .into()
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }

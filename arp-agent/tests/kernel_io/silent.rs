@@ -26,10 +26,7 @@ fn settle(reader: &mut Reader) {
     let begin = Instant::now();
     let mut quiet_since = begin;
     while quiet_since.elapsed() < Duration::from_millis(1500) {
-        assert!(
-            begin.elapsed() < Duration::from_secs(20),
-            "always something new"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(20), "always something new");
         if !reader.silent_changes().unwrap().is_empty() {
             quiet_since = Instant::now();
         }
@@ -73,9 +70,7 @@ fn a_setting_of_a_link_and_of_all() {
 
         write_sysctl("conf/all/arp_ignore", 2);
         let events = reader.silent_changes().unwrap();
-        let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else {
-            panic!("{events:#?}")
-        };
+        let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else { panic!("{events:#?}") };
         assert_eq!(reader.silent_changes().unwrap(), []);
     });
 }
@@ -88,12 +83,7 @@ fn links_come_and_go() {
         let events = reader.silent_changes().unwrap();
         let gone = link(&events, "x0").ifindex;
         run("ip link del x0");
-        assert!(
-            reader
-                .silent_changes()
-                .unwrap()
-                .contains(&Event::LinkGone(gone))
-        );
+        assert!(reader.silent_changes().unwrap().contains(&Event::LinkGone(gone)));
         run("ip link add x0 index 900 type veth peer name y0");
         reader.links().unwrap();
         run("ip link del x0");
@@ -117,18 +107,9 @@ fn proxies_and_proxy_delay() {
                 Event::ProxyDelays(delays) => Some(delays),
                 _ => None,
             });
-            delays
-                .expect("delays")
-                .iter()
-                .find(|(ifindex, _)| *ifindex == v0)
-                .unwrap()
-                .1
+            delays.expect("delays").iter().find(|(ifindex, _)| *ifindex == v0).unwrap().1
         };
-        assert_eq!(
-            delay(&reader.everything().unwrap()),
-            800,
-            "the kernel's default, in ms"
-        );
+        assert_eq!(delay(&reader.everything().unwrap()), 800, "the kernel's default, in ms");
         write_sysctl("neigh/v0/proxy_delay", 0);
         assert_eq!(delay(&reader.silent_changes().unwrap()), 0);
         write_sysctl("neigh/v0/proxy_delay", 12);
@@ -147,10 +128,7 @@ fn arp_chains_with_a_hook() {
         run("nft add chain inet t c { type filter hook input priority 0 ; }");
         assert_eq!(reader.silent_changes().unwrap(), []);
         run("nft add chain arp t c { type filter hook input priority 0 ; }");
-        assert_eq!(
-            reader.silent_changes().unwrap(),
-            [Event::ArpNetfilter(true)]
-        );
+        assert_eq!(reader.silent_changes().unwrap(), [Event::ArpNetfilter(true)]);
         run("nft delete table arp t");
         assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false)]);
     });
@@ -162,36 +140,19 @@ fn hooks_of_tc_and_of_the_netdev_family() {
         let mut reader = lab();
         let [v0, p0] = ["v0", "p0"].map(index);
         run("tc qdisc add dev v0 clsact");
-        assert_eq!(
-            reader.silent_changes().unwrap(),
-            [Event::IngressHooks(vec![v0])]
-        );
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
         run("tc qdisc del dev v0 clsact");
         run("tc qdisc add dev p0 ingress");
-        assert_eq!(
-            reader.ingress_hooks().unwrap(),
-            [Event::IngressHooks(vec![p0])]
-        );
+        assert_eq!(reader.ingress_hooks().unwrap(), [Event::IngressHooks(vec![p0])]);
         run("tc qdisc del dev p0 ingress");
         run("nft add table netdev t");
         run("nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }");
-        assert_eq!(
-            reader.silent_changes().unwrap(),
-            [Event::IngressHooks(vec![v0])]
-        );
-        run(
-            "nft add chain netdev t d { type filter hook ingress devices = { v0 , p0 } priority 1 ; }",
-        );
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
+        run("nft add chain netdev t d { type filter hook ingress devices = { v0 , p0 } priority 1 ; }");
         let mut both = vec![v0, p0];
         both.sort_unstable();
-        assert_eq!(
-            reader.silent_changes().unwrap(),
-            [Event::IngressHooks(both)]
-        );
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(both)]);
         run("nft delete table netdev t");
-        assert_eq!(
-            reader.silent_changes().unwrap(),
-            [Event::IngressHooks(vec![])]
-        );
+        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![])]);
     });
 }

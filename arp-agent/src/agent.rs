@@ -1,0 +1,400 @@
+//! The running agent: keeps the maps in step with the kernel, and the lease alive only while they are.
+//!
+//! One thread does everything in turn, so that what is trusted is always what was last applied. The order is the
+//! safety: before the lease is renewed, every notification that has arrived is applied; whatever casts doubt withdraws
+//! the lease first and is looked into second.
+
+use crate::control::{InterfaceStatus, Peer, Request, Response, Status, VERSION};
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::attach::{Attachment, Attachments};
+use crate::dataplane::bpf::{Bpf, monotonic_ns};
+use crate::event::{Event, Link};
+use crate::explain::{Explanation, Question, TablesFrom, explain};
+use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, namespace_names};
+use crate::mirror::{Change, Mirror};
+use anyhow::{Context as _, bail};
+use arp_common::maps::Counters;
+use arp_common::reason::ANSWERED;
+use arp_common::{ArpFrame, Reason, Verdict};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Patterns of interface names.
+    pub interfaces: Vec<String>,
+    /// Bound of what goes unnoticed.
+    pub reread_interval: Duration,
+    /// How long the program goes on without a heartbeat.
+    pub lease: Duration,
+    /// Whether the program logs each decision.
+    pub trace: bool,
+}
+
+/// After a failed resync, how long until the next.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The agent.
+pub struct Agent {
+    options: Options,
+    notifications: Notifications,
+    reader: Reader,
+    mirror: Mirror,
+    bpf: Bpf,
+    attachments: Attachments,
+    in_step: Result<(), String>,
+    lease_until: u64,
+    resyncs: u64,
+    overruns: u64,
+}
+
+impl Agent {
+    /// Loads the program, attaches it and brings the maps in step.
+    ///
+    /// # Errors
+    /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
+    pub fn start(options: Options) -> anyhow::Result<Self> {
+        let attachments = Attachments::new(&options.interfaces)?;
+        let bpf = Bpf::load(options.trace)?;
+        // Joined before the first dump: what changes during it is told as well.
+        let notifications = Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
+        let reader = Reader::new().context("opening a netlink socket failed")?;
+        let mut agent = Agent {
+            options,
+            notifications,
+            reader,
+            mirror: Mirror::default(),
+            bpf,
+            attachments,
+            in_step: Err("starting".into()),
+            lease_until: 0,
+            resyncs: 0,
+            overruns: 0,
+        };
+        agent.resync("start")?;
+        Ok(agent)
+    }
+
+    /// The program's object, for its log.
+    pub fn bpf_mut(&mut self) -> &mut Bpf {
+        &mut self.bpf
+    }
+
+    /// Follows the kernel until `stop` is ready.
+    ///
+    /// # Errors
+    /// The maps refused a batch: what they hold is no longer known, and the agent must end.
+    pub async fn run(
+        &mut self,
+        mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
+        stop: impl Future<Output = ()>,
+    ) -> anyhow::Result<()> {
+        let mut heartbeat = ticks(self.options.lease / 4);
+        let mut reread = ticks(self.options.reread_interval);
+        let mut retry_at = Instant::now();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => return Ok(()),
+                _ = heartbeat.tick(), if self.in_step.is_ok() => self.renew_lease()?,
+                _ = reread.tick(), if self.in_step.is_ok() => self.reread_silent()?,
+                () = sleep_until(retry_at), if self.in_step.is_err() => {
+                    self.resync("retry")?;
+                    retry_at = Instant::now() + RETRY;
+                }
+                batch = self.notifications.next() => self.follow(batch)?,
+                Some((request, reply)) = requests.recv() => {
+                    // A client that went away meanwhile is nobody's loss.
+                    let _ = reply.send(self.respond(request));
+                }
+            }
+        }
+    }
+
+    /// Withdraws the lease: every frame passes from here on.
+    pub fn withdraw(&mut self) {
+        self.lease_until = 0;
+        self.bpf.set_lease(0);
+    }
+
+    fn renew_lease(&mut self) -> anyhow::Result<()> {
+        if monotonic_ns() > self.lease_until {
+            // We were stopped for longer than the lease: what changed silently meanwhile comes first.
+            self.reread_silent()?;
+        }
+        let waiting = self.notifications.drain();
+        self.follow(waiting)?;
+        if self.in_step.is_ok() {
+            self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
+            self.bpf.set_lease(self.lease_until);
+        }
+        Ok(())
+    }
+
+    fn reread_silent(&mut self) -> anyhow::Result<()> {
+        match self.reader.silent_changes() {
+            Ok(events) => self.fold(events),
+            Err(error) => {
+                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Applies what was notified.
+    fn follow(&mut self, batch: Result<Batch, Lost>) -> anyhow::Result<()> {
+        let Batch { events, reread } = match batch {
+            Ok(batch) => batch,
+            Err(lost) => {
+                self.overruns += u64::from(lost.overrun);
+                self.doubt(lost.to_string());
+                return self.resync("notifications were lost");
+            }
+        };
+        self.fold(events)?;
+        match self.read_again(reread) {
+            Ok(events) => self.fold(events)?,
+            Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
+        }
+        if reread.routes { self.reread_routes() } else { Ok(()) }
+    }
+
+    fn read_again(&mut self, reread: Reread) -> anyhow::Result<Vec<Event>> {
+        let mut events = Vec::new();
+        if reread.links {
+            events.extend(self.reader.links()?);
+        }
+        if reread.rules {
+            events.push(self.reader.rules()?);
+        }
+        if reread.netfilter {
+            events.extend(self.reader.netfilter()?);
+        }
+        if reread.ingress_hooks {
+            events.extend(self.reader.ingress_hooks()?);
+        }
+        Ok(events)
+    }
+
+    /// Folds events into the mirror, the mirror's changes into the maps.
+    fn fold(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let links_changed = events.iter().any(|event| match event {
+            Event::Link(link) => self.mirror.snapshot().links.get(&link.ifindex) != Some(link),
+            Event::LinkGone(_) => true,
+            _ => false,
+        });
+        let step = self.mirror.apply(&self.attachments.attached(), events);
+        self.apply(&step.changes)?;
+        if links_changed {
+            self.attach()?;
+        }
+        // A link that loses its carrier may take nexthop objects and their routes with it, without a message.
+        if step.routes_in_doubt || (links_changed && self.mirror.snapshot().has_complex_routes()) {
+            self.reread_routes()?;
+        }
+        Ok(())
+    }
+
+    fn reread_routes(&mut self) -> anyhow::Result<()> {
+        self.withdraw();
+        match self.reader.routes() {
+            Ok(routes) => {
+                let changes = self.mirror.replace_routes(&self.attachments.attached(), routes);
+                self.apply(&changes)
+            }
+            Err(error) => {
+                self.doubt(format!("re-reading the routes failed: {error:#}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Attaches to what has come, lets go of what has gone.
+    fn attach(&mut self) -> anyhow::Result<()> {
+        self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
+        let step = self.mirror.apply(&self.attachments.attached(), []);
+        self.apply(&step.changes)
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        for change in changes {
+            log::debug!("{change:?}");
+        }
+        self.bpf.apply(changes).context("the BPF maps refused a change; the agent lets go, and the kernel decides")
+    }
+
+    /// From now on frames pass, until a resync.
+    fn doubt(&mut self, why: String) {
+        log::warn!("not in step with the kernel: {why}; every frame passes until everything is read again");
+        self.withdraw();
+        self.in_step = Err(why);
+    }
+
+    /// Reads everything again. Failures of the kernel to answer are tried again later; failures of the maps are final.
+    fn resync(&mut self, why: &str) -> anyhow::Result<()> {
+        log::info!("reading the kernel's state ({why})");
+        self.withdraw();
+        // What is still queued is older than the dump that follows.
+        let _ = self.notifications.drain();
+        let dump = match self.reader.everything() {
+            Ok(dump) => dump,
+            Err(error) => {
+                self.doubt(format!("reading the kernel's state failed: {error:#}"));
+                return Ok(());
+            }
+        };
+        self.resyncs += 1;
+        let changes = self.mirror.resync(&self.attachments.attached(), dump);
+        self.apply(&changes)?;
+        self.attach()?;
+        self.in_step = Ok(());
+        let before = self.overruns;
+        let meanwhile = self.notifications.drain();
+        match meanwhile {
+            Ok(batch) => self.follow(Ok(batch))?,
+            Err(lost) => {
+                self.overruns = before + u64::from(lost.overrun);
+                self.doubt(lost.to_string());
+            }
+        }
+        if self.in_step.is_ok() {
+            self.renew_lease()?;
+            log::info!("in step: {} prefixes, {} neighbours", self.mirror.prefixes(), self.mirror.neighbours());
+        }
+        Ok(())
+    }
+
+    fn respond(&mut self, request: Request) -> Response {
+        let response = match request {
+            Request::Status => self.status().map(|status| Response::Status(Box::new(status))),
+            Request::Explain { question, run_program } => {
+                self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))
+            }
+        };
+        response.unwrap_or_else(|error| Response::Error(format!("{error:#}")))
+    }
+
+    fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
+        let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
+        if run_program {
+            let frame = question.frame();
+            let run = self.bpf.run(question.ifindex, &frame.to_bytes())?;
+            explanation.program = Some(agree(&frame, question, &explanation, run.action, &run.frame)?);
+        }
+        Ok(explanation)
+    }
+
+    fn status(&self) -> anyhow::Result<Status> {
+        let names = namespace_names().unwrap_or_default();
+        let links = &self.mirror.snapshot().links;
+        let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
+            let link = links.get(&ifindex)?;
+            Some(self.interface_status(link, attachment, &names))
+        });
+        let total = self.bpf.total_counters()?;
+        let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
+        Ok(Status {
+            version: VERSION,
+            ready,
+            not_ready_because: self.in_step.as_ref().err().cloned(),
+            pid: std::process::id(),
+            patterns: self.attachments.matches(links),
+            interfaces: interfaces.collect::<anyhow::Result<_>>()?,
+            answered: total[ANSWERED],
+            passed: passed(&total),
+            routes: self.mirror.prefixes(),
+            neighbours: self.mirror.neighbours(),
+            fib_nodes: self.bpf.fib_nodes(),
+            refused_entries: self.bpf.refused(),
+            resyncs: self.resyncs,
+            overruns: self.overruns,
+            reread_interval_ms: self.options.reread_interval.as_millis() as u64,
+            lease_ms: self.options.lease.as_millis() as u64,
+        })
+    }
+
+    fn interface_status(
+        &self,
+        link: &Link,
+        attachment: &Attachment,
+        names: &BTreeMap<i32, String>,
+    ) -> anyhow::Result<InterfaceStatus> {
+        let blocked = self.mirror.iface(link.ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
+        let (state, reason) = match (attachment, blocked) {
+            (Attachment::Refused(why), _) => ("detached", Some(why.clone())),
+            (Attachment::Attached(_), Some(reason)) => ("passing", Some(Reason::from_raw(reason).why().to_owned())),
+            (Attachment::Attached(_), None) => ("answering", None),
+        };
+        let counters = self.bpf.counters(link.ifindex)?;
+        let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
+            ifindex,
+            netnsid: link.link_netnsid,
+            netns: link.link_netnsid.and_then(|id| names.get(&id).cloned()),
+        });
+        Ok(InterfaceStatus {
+            name: link.name.clone(),
+            ifindex: link.ifindex,
+            hook: "xdp".into(),
+            mode: "skb".into(),
+            state: state.into(),
+            reason,
+            answered: counters[ANSWERED],
+            passed: passed(&counters),
+            peer,
+        })
+    }
+}
+
+fn ticks(period: Duration) -> tokio::time::Interval {
+    let mut ticks = interval_at(Instant::now() + period, period);
+    // After a stall one tick is enough.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn passed(counters: &Counters) -> BTreeMap<String, u64> {
+    let reasons = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters[reason.counter()]));
+    reasons.filter(|&(_, count)| count > 0).collect()
+}
+
+/// What the program did, in a word; an error if it is not what was decided here.
+fn agree(
+    frame: &ArpFrame,
+    question: &Question,
+    explanation: &Explanation,
+    action: u32,
+    out: &[u8],
+) -> anyhow::Result<String> {
+    const XDP_PASS: u32 = 2;
+    const XDP_TX: u32 = 3;
+    let decided = match explanation.reply_mac {
+        Some(mac) => Verdict::Reply(mac.0),
+        None => Verdict::Pass(Reason::TOO_SHORT),
+    };
+    let (expected_action, expected) = match decided {
+        Verdict::Reply(mac) => {
+            let mut reply = *frame;
+            reply.make_reply(mac);
+            (XDP_TX, reply)
+        }
+        Verdict::Pass(_) => (XDP_PASS, *frame),
+    };
+    if action != expected_action || out != expected.to_bytes() {
+        bail!(
+            "the loaded program and `explain` differ on who-has {} tell {} on {}: explain says {} ({}), the program \
+             returned XDP action {action}; please report this with the output of `explain --json`",
+            question.target,
+            question.sender,
+            question.interface,
+            explanation.verdict,
+            explanation.why
+        );
+    }
+    Ok(format!("agrees: XDP action {action}, {}", if action == XDP_TX { "the same reply" } else { "frame untouched" }))
+}

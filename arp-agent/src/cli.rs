@@ -1,0 +1,126 @@
+//! The command line, as types.
+
+use crate::explain::Mac;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// Answers ARP requests in eBPF, exactly as the kernel's proxy_arp, proxy_arp_pvlan and local-address code would.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 110)]
+pub struct Cli {
+    /// More about what is done: once for details, twice for a line for each decision.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Attach to interfaces and answer, until SIGTERM or SIGINT.
+    Run(Run),
+    /// Whether an agent runs, what it is attached to, and what it answers. Exit code 0 ready, 3 running but not
+    /// ready, 1 not running.
+    Status(Status),
+    /// Who answers for an address on an interface, and why. Exit code 0 if the fast path replies, 3 if it passes.
+    Explain(Explain),
+    /// The counters: answered, and passed by reason.
+    Stats(Stats),
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Interfaces to attach to, also those that appear later: names or patterns such as `cali*`.
+    #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required_unless_present = "config")]
+    pub interfaces: Vec<String>,
+    /// Which hook to use.
+    #[arg(long, value_enum, default_value_t)]
+    pub hook: Hook,
+    /// How XDP runs.
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp_mode: XdpMode,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// TOML file with the names of these options as keys; what the command line says wins.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How often what the kernel changes without telling is read again: the bound of what goes unnoticed.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub reread_interval: Option<u64>,
+    /// How long the program goes on without a heartbeat.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub lease: Option<u64>,
+}
+
+/// Which hook to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Hook {
+    /// The best that the interface offers; XDP for now.
+    #[default]
+    Auto,
+    /// XDP.
+    Xdp,
+}
+
+/// How XDP runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum XdpMode {
+    /// The harmless one; skb for now.
+    #[default]
+    Auto,
+    /// On socket buffers, after the driver: works on every device.
+    Skb,
+}
+
+#[derive(Debug, Args)]
+pub struct RunDir {
+    /// Directory of the control socket: one for each agent.
+    #[arg(long = "run-dir", value_name = "DIR", default_value = "/run/arp-agent")]
+    pub path: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// One JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// The interface that the request comes in on.
+    #[arg(long, value_name = "IF")]
+    pub interface: String,
+    /// The address that is asked for.
+    #[arg(long, value_name = "IP")]
+    pub target: Ipv4Addr,
+    /// The address that asks; by default a neighbour on the interface.
+    #[arg(long, value_name = "IP")]
+    pub sender: Option<Ipv4Addr>,
+    /// Its link-layer address; by default the neighbour's.
+    #[arg(long, value_name = "MAC")]
+    pub sender_mac: Option<Mac>,
+    /// Run the loaded program on that very frame too, and fail if it decides otherwise.
+    #[arg(long)]
+    pub kernel: bool,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// One JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Only this interface.
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// One JSON document.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,115 @@
+//! `arp-agent explain`.
+
+use super::Exit;
+use super::status::not_running;
+use crate::cli;
+use crate::control::{Answer, Request, Response, ask, silent};
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::fake::Fake;
+use crate::event::{Event, NeighbourEntry};
+use crate::explain::{Explanation, Mac, Question, TablesFrom, explain as decide};
+use crate::kernel::Reader;
+use crate::mirror::Mirror;
+use anyhow::{anyhow, bail};
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+/// Lays one decision open: from the running agent's maps, or, if none runs, from the kernel's state as it is now.
+///
+/// # Errors
+/// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
+pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
+    let dump = Reader::new()?.everything()?;
+    let question = question(arguments, &dump)?;
+    let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
+    let run_dir = &arguments.run_dir.path;
+    let explanation = match ask(run_dir, &request)? {
+        Answer::Response(Response::Explanation(explanation)) => *explanation,
+        Answer::Response(Response::Error(error)) => bail!("{error}"),
+        Answer::Response(Response::Status(_)) => bail!("the agent answered another question"),
+        Answer::Silent => bail!(silent(run_dir)),
+        Answer::NotRunning if arguments.kernel => {
+            bail!("--kernel runs the loaded program: {}", not_running(run_dir))
+        }
+        Answer::NotRunning => from_kernel(&question, dump)?,
+    };
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+    } else {
+        println!("{}", render(&explanation));
+    }
+    Ok(if explanation.verdict == "reply" { Exit::Ok } else { Exit::No })
+}
+
+/// The decision that an agent's maps would lead to.
+fn from_kernel(question: &Question, dump: Vec<Event>) -> anyhow::Result<Explanation> {
+    let mut tables = Fake::default();
+    let changes = Mirror::default().resync(&BTreeSet::from([question.ifindex]), dump);
+    tables.apply(&changes)?;
+    tables.set_lease(1);
+    Ok(decide(question, &tables, TablesFrom::Kernel))
+}
+
+/// Completes what the arguments leave open from what the kernel says.
+fn question(arguments: &cli::Explain, dump: &[Event]) -> anyhow::Result<Question> {
+    let interface = &arguments.interface;
+    let ifindex = dump.iter().find_map(|event| match event {
+        Event::Link(link) if link.name == *interface => Some(link.ifindex),
+        _ => None,
+    });
+    let ifindex = ifindex.ok_or_else(|| anyhow!("{interface}: no such interface in this network namespace"))?;
+    let neighbours: Vec<&NeighbourEntry> = dump
+        .iter()
+        .filter_map(|event| match event {
+            Event::Neighbour(entry) if entry.ifindex == ifindex && entry.lladdr.is_some() => Some(entry),
+            _ => None,
+        })
+        .collect();
+    let sender = match arguments.sender {
+        Some(sender) => sender,
+        None => {
+            neighbours.first().map(|entry| entry.addr).or_else(|| host_behind(dump, ifindex)).ok_or_else(|| {
+                anyhow!("{interface}: it has no neighbour that could ask; say who asks with --sender IP")
+            })?
+        }
+    };
+    let known = neighbours.iter().find(|entry| entry.addr == sender).and_then(|entry| entry.lladdr);
+    let sender_mac = arguments.sender_mac.or(known.map(Mac)).unwrap_or(Mac([2, 0, 0, 0, 0, 1]));
+    Ok(Question { interface: interface.clone(), ifindex, target: arguments.target, sender, sender_mac })
+}
+
+/// A host that a route of its own leads to by the interface: a pod's address.
+fn host_behind(dump: &[Event], ifindex: u32) -> Option<Ipv4Addr> {
+    dump.iter().find_map(|event| match event {
+        Event::Route(route, _) if route.oif == Some(ifindex) && route.prefix.len == 32 && route.table == 254 => {
+            Some(Ipv4Addr::from(route.prefix.addr))
+        }
+        _ => None,
+    })
+}
+
+fn render(explanation: &Explanation) -> String {
+    let Question { interface, target, sender, sender_mac, .. } = &explanation.question;
+    let mut table = Builder::default();
+    for input in &explanation.inputs {
+        table.push_record([&input.what, &input.found]);
+    }
+    let from = match explanation.tables {
+        TablesFrom::Agent => "the running agent's maps",
+        TablesFrom::Kernel => "the kernel's state as it is now (no agent runs)",
+    };
+    let verdict = match (&explanation.reply_mac, &explanation.reason) {
+        (Some(mac), _) => format!("reply: {target} is at {mac}"),
+        (None, Some(reason)) => format!("pass ({reason})"),
+        (None, None) => explanation.verdict.clone(),
+    };
+    let program = explanation.program.as_ref().map(|program| format!("\nloaded program: {program}"));
+    format!(
+        "on {interface}: who-has {target} tell {sender} ({sender_mac})\nread from {from}:\n{}\n{verdict}: {}{}",
+        table.build().with(Style::blank()),
+        explanation.why,
+        program.unwrap_or_default()
+    )
+}

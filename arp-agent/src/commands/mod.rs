@@ -1,0 +1,18 @@
+//! One file a command, of the same name.
+
+pub mod explain;
+pub mod run;
+pub mod stats;
+pub mod status;
+
+/// A command's exit code, besides 1 for failures and 2 for bad usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// As it should be.
+    Ok = 0,
+    /// `status`: no agent runs.
+    NotRunning = 1,
+    /// `status`: running, but not ready. `explain`: pass.
+    No = 3,
+}

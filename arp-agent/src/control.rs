@@ -1,0 +1,231 @@
+//! The control socket: one JSON line asks, one JSON document answers. `status`, `stats` and `explain` are its clients.
+
+use crate::explain::{Explanation, Question};
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Version of the documents below: raised when a field changes its meaning or goes, not when one is added.
+pub const VERSION: u32 = 1;
+
+/// How long either side waits for the other. A resync of a million routes takes about as long.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came of asking.
+#[derive(Debug)]
+pub enum Answer {
+    /// Nobody listens.
+    NotRunning,
+    /// An agent runs, but does not answer: it is stopped or overloaded, and its lease has run out or soon will.
+    Silent,
+    /// It answered.
+    Response(Response),
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A [`Status`].
+    Status,
+    /// An [`Explanation`], made from the agent's own maps.
+    Explain {
+        /// Who asks for whom.
+        question: Question,
+        /// Also run the loaded program on that frame.
+        run_program: bool,
+    },
+}
+
+/// What the agent answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
+    /// The request cannot be answered, and why.
+    Error(String),
+}
+
+/// What `status --json` and `stats --json` print.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Whether the maps are in step with the kernel: only then are frames answered.
+    pub ready: bool,
+    /// Why not, if so.
+    pub not_ready_because: Option<String>,
+    /// Process identifier of the agent.
+    pub pid: u32,
+    /// The patterns of `--interface` and how many interfaces match each.
+    pub patterns: BTreeMap<String, usize>,
+    /// The interfaces that match.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Requests answered since the start, on all interfaces, also on those that are gone.
+    pub answered: u64,
+    /// ARP frames passed since the start, by reason.
+    pub passed: BTreeMap<String, u64>,
+    /// Prefixes mirrored.
+    pub routes: usize,
+    /// Neighbour entries mirrored.
+    pub neighbours: usize,
+    /// Nodes of the FIB in use, 1 KiB each.
+    pub fib_nodes: u32,
+    /// Entries for which a map had no room; their frames pass.
+    pub refused_entries: u64,
+    /// Complete dumps of the kernel's state, the first included.
+    pub resyncs: u64,
+    /// How often the kernel's notifications overran the socket.
+    pub overruns: u64,
+    /// Bound after which a change that the kernel does not notify is seen, in milliseconds.
+    pub reread_interval_ms: u64,
+    /// How long the program trusts the maps without a heartbeat, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// An interface that matches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `xdp`.
+    pub hook: String,
+    /// `skb`.
+    pub mode: String,
+    /// `answering`: what the kernel would answer is answered. `passing`: all frames pass, `reason` says why.
+    /// `detached`: the program is not on the interface, `reason` says why.
+    pub state: String,
+    /// Why it does not answer; `null` if it does.
+    pub reason: Option<String>,
+    /// Requests answered.
+    pub answered: u64,
+    /// ARP frames passed, by reason.
+    pub passed: BTreeMap<String, u64>,
+    /// A veth's pod end.
+    pub peer: Option<Peer>,
+}
+
+/// The other end of a veth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its index, in its own namespace.
+    pub ifindex: u32,
+    /// The identifier of its namespace as seen from the agent's; `null` if it is the same one.
+    pub netnsid: Option<i32>,
+    /// The namespace's name under /var/run/netns, if it has one.
+    pub netns: Option<String>,
+}
+
+/// The socket in a run directory.
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}
+
+/// Asks the agent whose run directory this is.
+///
+/// # Errors
+/// The directory cannot be read, or what listens there is no agent of this version.
+pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+    let path = socket_path(run_dir);
+    let mut stream = match UnixStream::connect(&path) {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(Answer::NotRunning);
+        }
+        Err(error) => {
+            return Err(error).with_context(|| {
+                format!("{}: cannot be connected to (run as the agent's user, or give its --run-dir)", path.display())
+            });
+        }
+    };
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).with_context(|| format!("{}: the agent takes no request", path.display()))?;
+    let mut answer = String::new();
+    match BufReader::new(stream).read_line(&mut answer) {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(Answer::Silent),
+        Err(error) => return Err(error).with_context(|| format!("{}: the agent hung up", path.display())),
+    }
+    let response = serde_json::from_str(&answer)
+        .with_context(|| format!("{}: the agent's answer is not of this version", path.display()))?;
+    Ok(Answer::Response(response))
+}
+
+/// What to tell people when an agent is [`Answer::Silent`].
+pub fn silent(run_dir: &Path) -> String {
+    format!(
+        "{}: an agent runs, but did not answer within {PATIENCE:?}: it is stopped or overloaded; without its heartbeat \
+         every frame passes to the kernel",
+        socket_path(run_dir).display()
+    )
+}
+
+/// A run directory that is ours. Dropped, the socket goes with it.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    /// Makes the directory if need be, and takes it.
+    ///
+    /// # Errors
+    /// It cannot be made or written, or another agent has it.
+    pub fn take(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("run directory {shown}: cannot be made (choose another with --run-dir)"))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock"));
+        let lock =
+            lock.with_context(|| format!("run directory {shown}: cannot be written (choose another with --run-dir)"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("run directory {shown}: another agent uses it; stop that one, or choose another with --run-dir")
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("run directory {shown}: cannot be locked"));
+            }
+        }
+        // What an agent left that was killed.
+        match std::fs::remove_file(socket_path(path)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("run directory {shown}: a socket left behind cannot be removed"));
+            }
+            _ => {}
+        }
+        Ok(RunDir { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The socket to listen on.
+    pub fn socket(&self) -> PathBuf {
+        socket_path(&self.path)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        for file in [self.socket(), self.path.join("lock")] {
+            if let Err(error) = std::fs::remove_file(&file)
+                && error.kind() != ErrorKind::NotFound
+            {
+                log::warn!("{}: left behind: {error}", file.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Tables in plain memory: what the maps would hold, for tests, and for `explain` when no agent runs.
+
+use super::Dataplane;
+use super::trie::{Entries, Trie};
+use crate::mirror::Change;
+use arp_common::Tables;
+use arp_common::fib::{CHUNK_NODES, Entry, ROOT_ENTRIES};
+use arp_common::maps::{FibNode, Iface, IfaceAddr, Neighbour, Oif};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Tables in plain memory. Their clock stands still at 0: a lease is valid if it is not 0.
+#[derive(Debug, Default)]
+pub struct Fake {
+    sequence: u64,
+    lease_until: u64,
+    ifaces: BTreeMap<u32, Iface>,
+    neighbours: BTreeMap<IfaceAddr, Neighbour>,
+    proxies: BTreeSet<IfaceAddr>,
+    own_addresses: BTreeSet<IfaceAddr>,
+    oifs: BTreeMap<u16, Oif>,
+    trie: Trie,
+    fib: Fib,
+}
+
+/// FIB entries in vectors.
+#[derive(Debug)]
+pub struct Fib {
+    root: Vec<Entry>,
+    nodes: Vec<FibNode>,
+}
+
+impl Default for Fib {
+    fn default() -> Self {
+        Fib { root: vec![Entry::NONE; ROOT_ENTRIES as usize], nodes: Vec::new() }
+    }
+}
+
+impl Entries for Fib {
+    fn root(&self, index: u32) -> Entry {
+        self.root[index as usize]
+    }
+
+    fn set_root(&mut self, index: u32, entry: Entry) {
+        self.root[index as usize] = entry;
+    }
+
+    fn node(&self, node: u32, index: u32) -> Entry {
+        self.nodes.get(node as usize).map_or(Entry::OPAQUE, |entries| Entry::from_raw(entries[index as usize]))
+    }
+
+    fn set_node(&mut self, node: u32, index: u32, entry: Entry) {
+        self.nodes[node as usize][index as usize] = entry.raw();
+    }
+
+    fn grow(&mut self) -> anyhow::Result<()> {
+        self.nodes.resize(self.nodes.len() + CHUNK_NODES as usize, [0; 256]);
+        Ok(())
+    }
+}
+
+impl Dataplane for Fake {
+    fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        self.sequence += 1;
+        for change in changes {
+            match *change {
+                Change::Iface(ifindex, Some(iface)) => drop(self.ifaces.insert(ifindex, iface)),
+                Change::Iface(ifindex, None) => drop(self.ifaces.remove(&ifindex)),
+                Change::Neighbour(key, Some(neighbour)) => drop(self.neighbours.insert(key, neighbour)),
+                Change::Neighbour(key, None) => drop(self.neighbours.remove(&key)),
+                Change::Proxy(key, true) => drop(self.proxies.insert(key)),
+                Change::Proxy(key, false) => drop(self.proxies.remove(&key)),
+                Change::OwnAddress(key, true) => drop(self.own_addresses.insert(key)),
+                Change::OwnAddress(key, false) => drop(self.own_addresses.remove(&key)),
+                Change::Oif(slot, oif) => drop(self.oifs.insert(slot, oif)),
+                Change::Insert(prefix, leaf) => self.trie.insert(&mut self.fib, prefix, leaf)?,
+                Change::Remove { prefix, cover, cover_len } => {
+                    self.trie.remove(&mut self.fib, prefix, cover, cover_len)?;
+                }
+            }
+        }
+        self.sequence += 1;
+        Ok(())
+    }
+
+    fn set_lease(&mut self, until: u64) {
+        self.lease_until = until;
+    }
+}
+
+impl Tables for Fake {
+    fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    fn lease_is_valid(&self) -> bool {
+        self.lease_until != 0
+    }
+
+    fn iface(&self, ifindex: u32) -> Option<Iface> {
+        self.ifaces.get(&ifindex).copied()
+    }
+
+    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
+        self.neighbours.get(&key).copied()
+    }
+
+    fn proxied(&self, key: IfaceAddr) -> bool {
+        self.proxies.contains(&key)
+    }
+
+    fn owned(&self, key: IfaceAddr) -> bool {
+        self.own_addresses.contains(&key)
+    }
+
+    fn oif(&self, slot: u16) -> Option<Oif> {
+        self.oifs.get(&slot).copied()
+    }
+
+    fn fib_root(&self, index: u16) -> Entry {
+        self.fib.root(u32::from(index))
+    }
+
+    fn fib_node(&self, node: u32, index: u8) -> Entry {
+        self.fib.node(node, u32::from(index))
+    }
+}

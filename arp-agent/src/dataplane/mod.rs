@@ -1,0 +1,22 @@
+//! Where changes go: the BPF maps ([`bpf`]), or plain memory that behaves the same ([`fake`]).
+
+pub mod attach;
+pub mod bpf;
+pub mod fake;
+mod memory;
+pub mod trie;
+
+use crate::mirror::Change;
+use arp_common::Tables;
+
+/// What holds the tables that decisions are made from.
+pub trait Dataplane: Tables {
+    /// Applies a batch, atomically to every decision.
+    ///
+    /// # Errors
+    /// A map refused a change and the tables can no longer be trusted: the lease must not be renewed before a resync.
+    fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()>;
+
+    /// Lets decisions trust the tables until this moment, in nanoseconds of `CLOCK_MONOTONIC`; 0 withdraws the trust.
+    fn set_lease(&mut self, until: u64);
+}

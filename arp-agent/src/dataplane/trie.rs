@@ -1,0 +1,199 @@
+//! Writes prefixes into the FIB's entries: each prefix is expanded over the entries that it covers, so that the
+//! reader ([`arp_common::fib::lookup`]) finds the longest one without searching.
+
+use crate::event::Prefix;
+use anyhow::bail;
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, ROOT_ENTRIES};
+
+/// The memory that holds the entries: the mapped BPF arrays, or plain vectors in tests.
+pub trait Entries {
+    /// An entry of the root.
+    fn root(&self, index: u32) -> Entry;
+    /// Sets it.
+    fn set_root(&mut self, index: u32, entry: Entry);
+    /// An entry of a node.
+    fn node(&self, node: u32, index: u32) -> Entry;
+    /// Sets it.
+    fn set_node(&mut self, node: u32, index: u32, entry: Entry);
+    /// Makes room for another [`CHUNK_NODES`] nodes.
+    fn grow(&mut self) -> anyhow::Result<()>;
+}
+
+/// Addresses per root entry, and per entry of a first-level node, in bits.
+const ROOT_BITS: u32 = 16;
+const NODE_BITS: u32 = 8;
+
+/// What the entries do not say: the length of the prefix that each leaf came from.
+#[derive(Debug)]
+pub struct Trie {
+    root: Vec<u8>,
+    nodes: Vec<[u8; 256]>,
+    free: Vec<u32>,
+    used: u32,
+}
+
+impl Default for Trie {
+    fn default() -> Self {
+        Trie { root: vec![0; ROOT_ENTRIES as usize], nodes: Vec::new(), free: Vec::new(), used: 0 }
+    }
+}
+
+/// One place in the trie: the root, or a node.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    Root,
+    Node(u32),
+}
+
+/// What to write over a prefix's range.
+#[derive(Clone, Copy)]
+enum Write {
+    /// Where no longer prefix is.
+    Insert,
+    /// Where this prefix itself is, of the given length; what is written comes from a prefix of the second one.
+    Remove { own: u8 },
+}
+
+impl Trie {
+    /// Nodes in use.
+    pub fn nodes(&self) -> u32 {
+        self.used - self.free.len() as u32
+    }
+
+    /// Writes a prefix's leaf.
+    ///
+    /// # Errors
+    /// No more nodes: the pool is at its end, or memory is. The prefix is then stored in part.
+    pub fn insert(&mut self, memory: &mut impl Entries, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
+        self.write(memory, Place::Root, 0, prefix, Write::Insert, leaf, prefix.len)
+    }
+
+    /// Takes a prefix away: its addresses fall to `cover`, the leaf of a prefix of `cover_len` bits.
+    ///
+    /// # Errors
+    /// As [`Trie::insert`].
+    pub fn remove(
+        &mut self,
+        memory: &mut impl Entries,
+        prefix: Prefix,
+        cover: Entry,
+        cover_len: u8,
+    ) -> anyhow::Result<()> {
+        self.write(memory, Place::Root, 0, prefix, Write::Remove { own: prefix.len }, cover, cover_len)
+    }
+
+    /// Writes below `place`, whose entries stand for what follows the first `depth` bits of an address.
+    #[expect(clippy::too_many_arguments, reason = "where, what range, what to write: the recursion's state")]
+    fn write(
+        &mut self,
+        memory: &mut impl Entries,
+        place: Place,
+        depth: u32,
+        prefix: Prefix,
+        write: Write,
+        leaf: Entry,
+        leaf_len: u8,
+    ) -> anyhow::Result<()> {
+        let bits = if place == Place::Root { ROOT_BITS } else { NODE_BITS };
+        let end = depth + bits;
+        let len = u32::from(prefix.len);
+        // The prefix's first entry here, and how many it covers.
+        let first = if len <= depth { 0 } else { (prefix.addr << depth) >> (32 - bits) };
+        let count = if len >= end { 1 } else { 1 << (end - len.max(depth)) };
+
+        if len > end {
+            let child = match entry(memory, place, first).node_index() {
+                Some(child) => child,
+                None if matches!(write, Write::Remove { .. }) => return Ok(()),
+                None => self.split(memory, place, first)?,
+            };
+            self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
+            self.merge(memory, place, first, end);
+            return Ok(());
+        }
+        for index in first..first + count {
+            if let Some(child) = entry(memory, place, index).node_index() {
+                self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
+                self.merge(memory, place, index, end);
+                continue;
+            }
+            let from = self.len_at(place, index);
+            let writes = match write {
+                Write::Insert => *from <= prefix.len,
+                Write::Remove { own } => *from == own,
+            };
+            if writes {
+                *from = leaf_len;
+                set(memory, place, index, leaf);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a node in the place of a leaf, which all its entries then repeat.
+    fn split(&mut self, memory: &mut impl Entries, place: Place, index: u32) -> anyhow::Result<u32> {
+        let leaf = entry(memory, place, index);
+        let len = *self.len_at(place, index);
+        let node = match self.free.pop() {
+            Some(node) => node,
+            None => {
+                let capacity = CHUNK_NODES * MAX_CHUNKS;
+                if self.used == capacity {
+                    bail!("the FIB's node pool is exhausted: all {capacity} nodes are in use");
+                }
+                if self.used.is_multiple_of(CHUNK_NODES) {
+                    memory.grow()?;
+                }
+                self.nodes.push([0; 256]);
+                self.used += 1;
+                self.used - 1
+            }
+        };
+        self.nodes[node as usize].fill(len);
+        for below in 0..256 {
+            memory.set_node(node, below, leaf);
+        }
+        set(memory, place, index, Entry::node(node));
+        Ok(node)
+    }
+
+    /// Puts a leaf back in the place of a node none of whose entries needs more than the first `end` bits. The node
+    /// is free at once: a program run that may still read it finds that the sequence has moved.
+    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32) {
+        let Some(node) = entry(memory, place, index).node_index() else { return };
+        let lengths = &self.nodes[node as usize];
+        if lengths.iter().any(|&len| u32::from(len) > end)
+            || (0..256).any(|below| memory.node(node, below).node_index().is_some())
+        {
+            return;
+        }
+        let (leaf, len) = (memory.node(node, 0), lengths[0]);
+        set(memory, place, index, leaf);
+        *self.len_at(place, index) = len;
+        self.free.push(node);
+    }
+
+    fn len_at(&mut self, place: Place, index: u32) -> &mut u8 {
+        match place {
+            Place::Root => &mut self.root[index as usize],
+            Place::Node(node) => &mut self.nodes[node as usize][index as usize],
+        }
+    }
+}
+
+fn entry(memory: &impl Entries, place: Place, index: u32) -> Entry {
+    match place {
+        Place::Root => memory.root(index),
+        Place::Node(node) => memory.node(node, index),
+    }
+}
+
+fn set(memory: &mut impl Entries, place: Place, index: u32, entry: Entry) {
+    match place {
+        Place::Root => memory.set_root(index, entry),
+        Place::Node(node) => memory.set_node(node, index, entry),
+    }
+}
+
+#[cfg(test)]
+mod tests;

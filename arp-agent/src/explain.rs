@@ -1,0 +1,271 @@
+//! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them.
+
+use anyhow::{Context as _, bail};
+use arp_common::fib::{Entry, Kind};
+use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use arp_common::{ArpFrame, Reason, Tables, Verdict, decide};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+
+/// Who asks for whom, on which interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// Name of the ingress interface.
+    pub interface: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `tpa`.
+    pub target: Ipv4Addr,
+    /// `spa`.
+    pub sender: Ipv4Addr,
+    /// `sha`, and the Ethernet source.
+    pub sender_mac: Mac,
+}
+
+/// A link-layer address, as text outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+/// What was decided, from what, and why: what `explain --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// [`crate::control::VERSION`].
+    pub version: u32,
+    /// The question.
+    pub question: Question,
+    /// Where the tables came from.
+    pub tables: TablesFrom,
+    /// What was read of them, in order.
+    pub inputs: Vec<Input>,
+    /// `reply` or `pass`.
+    pub verdict: String,
+    /// The link-layer address that the reply carries.
+    pub reply_mac: Option<Mac>,
+    /// The reason's name, for a pass.
+    pub reason: Option<String>,
+    /// The verdict in a sentence.
+    pub why: String,
+    /// What the loaded program did with the frame, if it was asked.
+    pub program: Option<String>,
+}
+
+/// Where an explanation's tables came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TablesFrom {
+    /// The running agent's maps: what the program sees.
+    Agent,
+    /// The kernel's state, read just now: what an agent would write into its maps.
+    Kernel,
+}
+
+/// One thing that was read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    /// What was asked for.
+    pub what: String,
+    /// What was found.
+    pub found: String,
+}
+
+impl Question {
+    /// The frame that the asker would send.
+    pub fn frame(&self) -> ArpFrame {
+        ArpFrame::request(self.sender_mac.0, self.sender.octets(), self.target.octets())
+    }
+}
+
+/// Decides, and says how.
+pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> Explanation {
+    let recorder = Recorder { tables, inputs: RefCell::default() };
+    let verdict = decide(&question.frame(), question.ifindex, &recorder);
+    let (name, reply_mac, reason, why) = match verdict {
+        Verdict::Reply(mac) => {
+            ("reply", Some(Mac(mac)), None, "the kernel would answer, and learn nothing new from it".to_owned())
+        }
+        Verdict::Pass(reason) => ("pass", None, Some(reason.name().to_owned()), reason.why().to_owned()),
+    };
+    Explanation {
+        version: crate::control::VERSION,
+        question: question.clone(),
+        tables: from,
+        inputs: recorder.inputs.into_inner(),
+        verdict: name.to_owned(),
+        reply_mac,
+        reason,
+        why,
+        program: None,
+    }
+}
+
+/// Tables that write down what is read of them.
+struct Recorder<'a, T> {
+    tables: &'a T,
+    inputs: RefCell<Vec<Input>>,
+}
+
+impl<T> Recorder<'_, T> {
+    fn note(&self, what: impl Into<String>, found: impl Into<String>) {
+        self.inputs.borrow_mut().push(Input { what: what.into(), found: found.into() });
+    }
+}
+
+impl<T: Tables> Tables for Recorder<'_, T> {
+    fn sequence(&self) -> u64 {
+        let sequence = self.tables.sequence();
+        self.note("sequence", format!("{sequence} ({})", if sequence & 1 == 0 { "at rest" } else { "being written" }));
+        sequence
+    }
+
+    fn lease_is_valid(&self) -> bool {
+        let valid = self.tables.lease_is_valid();
+        self.note("lease", if valid { "valid" } else { "expired" });
+        valid
+    }
+
+    fn iface(&self, ifindex: u32) -> Option<Iface> {
+        let iface = self.tables.iface(ifindex);
+        self.note(format!("interface {ifindex}"), iface.map_or("not known".into(), describe_iface));
+        iface
+    }
+
+    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
+        let neighbour = self.tables.neighbour(key);
+        let found = neighbour.map(|Neighbour { lladdr, fixed }| {
+            format!("{}{}", Mac(lladdr), if fixed == 0 { "" } else { ", never changed by a request" })
+        });
+        self.note(format!("neighbour {}", describe_key(key)), found.unwrap_or_else(|| "no valid entry".into()));
+        neighbour
+    }
+
+    fn proxied(&self, key: IfaceAddr) -> bool {
+        let proxied = self.tables.proxied(key);
+        self.note(format!("static proxy entry {}", describe_key(key)), if proxied { "there" } else { "none" });
+        proxied
+    }
+
+    fn owned(&self, key: IfaceAddr) -> bool {
+        let owned = self.tables.owned(key);
+        self.note(format!("own address {}", describe_key(key)), if owned { "there" } else { "none" });
+        owned
+    }
+
+    fn oif(&self, slot: u16) -> Option<Oif> {
+        let oif = self.tables.oif(slot);
+        let found = match oif {
+            Some(Oif { ifindex: 0, .. }) | None => "not followed (no carrier, or down)".into(),
+            Some(Oif { ifindex, medium_id }) => format!("interface {ifindex}, medium_id {medium_id}"),
+        };
+        self.note(format!("interface in slot {slot}"), found);
+        oif
+    }
+
+    fn fib_root(&self, index: u16) -> Entry {
+        let entry = self.tables.fib_root(index);
+        self.note(format!("FIB root {}.{}", index >> 8, index & 0xff), describe_entry(entry));
+        entry
+    }
+
+    fn fib_node(&self, node: u32, index: u8) -> Entry {
+        let entry = self.tables.fib_node(node, index);
+        self.note(format!("FIB node {node} entry {index}"), describe_entry(entry));
+        entry
+    }
+}
+
+fn describe_iface(iface: Iface) -> String {
+    let flags = [
+        (Iface::PROXY_ARP, "proxy_arp"),
+        (Iface::PVLAN, "proxy_arp_pvlan"),
+        (Iface::FORWARDING, "forwarding"),
+        (Iface::DELAYED, "proxy_delay"),
+        (Iface::LOCAL_ALWAYS, "arp_ignore lets local targets be answered"),
+        (Iface::LOCAL_OWN, "arp_ignore 1"),
+        (Iface::HAS_PROXIES, "static proxy entries"),
+    ];
+    let set: Vec<&str> = flags.into_iter().filter(|&(flag, _)| iface.has(flag)).map(|(_, name)| name).collect();
+    let blocked = match iface.blocked {
+        0 => String::new(),
+        reason => format!("; blocked: {}", Reason::from_raw(reason).why()),
+    };
+    format!("{}, medium_id {}, on: {}{blocked}", Mac(iface.mac), iface.medium_id, set.join(", "))
+}
+
+fn describe_key(key: IfaceAddr) -> String {
+    match key.ifindex {
+        0 => format!("{} on any interface", Ipv4Addr::from(key.addr)),
+        ifindex => format!("{} on interface {ifindex}", Ipv4Addr::from(key.addr)),
+    }
+}
+
+fn describe_entry(entry: Entry) -> String {
+    if let Some(node) = entry.node_index() {
+        return format!("node {node}");
+    }
+    let kind = match entry.kind() {
+        Kind::None => "no route".into(),
+        Kind::Local => "local".into(),
+        Kind::Unicast => format!("unicast by slot {}", entry.slot()),
+        Kind::Unanswerable => "a type that is never answered".into(),
+        Kind::Opaque => "not followed".into(),
+    };
+    if entry.is_default_route() { format!("{kind} (0.0.0.0/0)") } else { kind }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().unwrap_or_default();
+            if part.len() > 2 {
+                bail!("`{text}` is not a link-layer address such as ee:ee:ee:ee:ee:ee");
+            }
+            *byte = u8::from_str_radix(part, 16)
+                .with_context(|| format!("`{text}` is not a link-layer address such as ee:ee:ee:ee:ee:ee"))?;
+        }
+        if parts.next().is_some() {
+            bail!("`{text}` has more than six bytes");
+        }
+        Ok(Mac(mac))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> anyhow::Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> String {
+        mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_layer_addresses() {
+        let mac: Mac = "ee:0:1:a:ff:2".parse().unwrap();
+        assert_eq!(mac.to_string(), "ee:00:01:0a:ff:02");
+        for bad in ["", "ee", "ee:ee:ee:ee:ee", "1:2:3:4:5:6:7", "gg:0:0:0:0:0", "100:0:0:0:0:0", "+1:0:0:0:0:0:0"] {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! What the maps must hold for a snapshot. Where the snapshot does not say for certain what the kernel would do, the
+//! answer is a reason to pass, or an opaque leaf.
+
+use super::Small;
+use super::snapshot::{IFF_UP, Snapshot};
+use crate::event::{Link, Prefix, Route, RouteKind, Rule, Settings};
+use arp_common::Reason;
+use arp_common::fib::Entry;
+use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
+use std::collections::{BTreeMap, BTreeSet};
+
+const ARPHRD_ETHER: u16 = 1;
+const IFF_NOARP: u32 = 0x80;
+const IFF_RUNNING: u32 = 0x40;
+
+/// NUD_PERMANENT | NUD_NOARP: `__neigh_update` leaves them alone.
+const NUD_FIXED: u16 = 0x80 | 0x40;
+/// NUD_VALID: the fixed ones, REACHABLE, PROBE, STALE, DELAY (include/net/neighbour.h).
+const NUD_VALID: u16 = NUD_FIXED | 0x02 | 0x10 | 0x04 | 0x08;
+
+/// Kinds that may carry tunnel metadata: their replies would take another way.
+const TUNNELS: [&str; 8] = ["vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "gtp"];
+/// Kinds whose IFLA_LINK is their other end, not a device below them.
+const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
+
+/// Which slot stands for which interface that routes leave by.
+#[derive(Debug, Default)]
+pub struct Slots {
+    of: BTreeMap<u32, u16>,
+    free: BTreeSet<u16>,
+}
+
+impl Slots {
+    /// The interface's slot, taken now if it has none; `None` if all are taken.
+    fn take(&mut self, ifindex: u32) -> Option<u16> {
+        if let Some(&slot) = self.of.get(&ifindex) {
+            return Some(slot);
+        }
+        let slot = match self.free.pop_first() {
+            Some(slot) => slot,
+            None => u16::try_from(self.of.len()).ok().filter(|&slot| u32::from(slot) < MAX_OIFS)?,
+        };
+        self.of.insert(ifindex, slot);
+        Some(slot)
+    }
+
+    /// Frees the slots of interfaces that are gone.
+    pub fn forget_missing(&mut self, snapshot: &Snapshot) {
+        let free = &mut self.free;
+        self.of.retain(|ifindex, slot| {
+            let stays = snapshot.links.contains_key(ifindex);
+            if !stays {
+                free.insert(*slot);
+            }
+            stays
+        });
+    }
+}
+
+/// Everything but neighbours and leaves.
+pub fn small(snapshot: &Snapshot, attached: &BTreeSet<u32>, slots: &Slots) -> Small {
+    let links = attached.iter().filter_map(|ifindex| snapshot.links.get(ifindex));
+    let stacked = lower_devices(snapshot);
+    let custom_rules = !are_default(&snapshot.rules);
+    let ifaces: BTreeMap<u32, Iface> =
+        links.map(|link| (link.ifindex, iface(snapshot, link, &stacked, custom_rules))).collect();
+    let own_addresses = ifaces
+        .iter()
+        .filter(|(_, iface)| iface.has(Iface::LOCAL_OWN))
+        .flat_map(|(&ifindex, _)| own_addresses(snapshot, ifindex))
+        .collect();
+    let proxies = snapshot.proxies.iter().filter(|key| key.ifindex == 0 || ifaces.contains_key(&key.ifindex));
+    let oifs = slots.of.iter().map(|(&ifindex, &slot)| (slot, oif(snapshot, ifindex)));
+    Small { proxies: proxies.copied().collect(), own_addresses, oifs: oifs.collect(), ifaces }
+}
+
+/// The three rules that every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+fn are_default(rules: &[Rule]) -> bool {
+    let defaults = [(0, 255), (32766, 254), (32767, 253)];
+    rules.len() == defaults.len()
+        && defaults.iter().all(|&(priority, table)| rules.contains(&Rule { priority, plain_lookup: Some(table) }))
+}
+
+/// Devices that another device of this namespace is stacked on.
+fn lower_devices(snapshot: &Snapshot) -> BTreeSet<u32> {
+    let stacked = snapshot
+        .links
+        .values()
+        .filter(|link| link.link_netnsid.is_none() && !link.kind.as_deref().is_some_and(|kind| PAIRS.contains(&kind)));
+    stacked.filter_map(|link| link.link.filter(|&below| below != link.ifindex)).collect()
+}
+
+fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules: bool) -> Iface {
+    let reason = blocked(snapshot, link, stacked, custom_rules);
+    let (Some(own), Some(all)) = (link.settings, snapshot.all) else {
+        return Iface { blocked: Reason::INTERFACE_UNREAD.raw(), ..Iface::default() };
+    };
+    let either = |setting: fn(&Settings) -> i32| setting(&all) != 0 || setting(&own) != 0;
+    let has_proxies = snapshot.proxies.iter().any(|key| key.ifindex == 0 || key.ifindex == link.ifindex);
+    let arp_ignore = all.arp_ignore.max(own.arp_ignore);
+    let flags = [
+        (Iface::PROXY_ARP, either(|settings| settings.proxy_arp)),
+        (Iface::PVLAN, either(|settings| settings.proxy_arp_pvlan)),
+        (Iface::FORWARDING, own.forwarding != 0),
+        // Not known means delayed.
+        (Iface::DELAYED, snapshot.proxy_delays.get(&link.ifindex) != Some(&0)),
+        (Iface::LOCAL_ALWAYS, !matches!(arp_ignore, 1..=3 | 8)),
+        (Iface::LOCAL_OWN, arp_ignore == 1),
+        (Iface::HAS_PROXIES, has_proxies),
+    ];
+    Iface {
+        mac: link.mac.unwrap_or_default(),
+        flags: flags.into_iter().filter(|&(_, set)| set).fold(0, |flags, (flag, _)| flags | flag),
+        blocked: reason.map_or(0, Reason::raw),
+        medium_id: own.medium_id,
+    }
+}
+
+/// Why nothing on the interface may be answered, if so.
+fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules: bool) -> Option<Reason> {
+    let kind = link.kind.as_deref();
+    let reasons = [
+        (Reason::INTERFACE_NOT_ETHERNET, link.hardware_type != ARPHRD_ETHER || link.mac.is_none()),
+        (Reason::INTERFACE_DOWN, link.flags & IFF_UP == 0),
+        (Reason::INTERFACE_NOARP, link.flags & IFF_NOARP != 0),
+        (Reason::INTERFACE_HAS_MASTER, link.master.is_some()),
+        (Reason::INTERFACE_HAS_UPPER, stacked.contains(&link.ifindex)),
+        (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
+        (Reason::CUSTOM_RULES, custom_rules),
+        (Reason::ARP_NETFILTER, snapshot.arp_netfilter),
+        (Reason::INGRESS_HOOK, snapshot.ingress_hooks.contains(&link.ifindex)),
+    ];
+    reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason)
+}
+
+/// The targets that `arp_ignore` 1 answers: the interface's addresses that lie in one of its subnets
+/// (`inet_confirm_addr` with scope host, net/ipv4/devinet.c).
+fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
+    let own: Vec<_> = snapshot.addresses.iter().filter(|address| address.ifindex == ifindex).collect();
+    let subnets: Vec<Prefix> =
+        own.iter().map(|address| Prefix::new(address.peer.octets(), address.prefix_len)).collect();
+    let covered = own.iter().filter(|address| {
+        let local = u32::from(address.local);
+        subnets.iter().any(|subnet| subnet.contains(local))
+    });
+    covered.map(|address| IfaceAddr { ifindex, addr: address.local.octets() }).collect()
+}
+
+/// An interface that routes leave by; its index is 0 while the kernel may skip routes by it.
+fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
+    let (Some(link), Some(all)) = (snapshot.links.get(&ifindex), snapshot.all) else { return Oif::default() };
+    let ignores_linkdown = all.ignore_routes_with_linkdown != 0
+        || link.settings.is_some_and(|settings| settings.ignore_routes_with_linkdown != 0);
+    let has_carrier = link.carrier && link.flags & IFF_RUNNING != 0;
+    if link.flags & IFF_UP == 0 || (ignores_linkdown && !has_carrier) {
+        return Oif::default();
+    }
+    Oif { ifindex, medium_id: link.settings.map_or(-1, |settings| settings.medium_id) }
+}
+
+/// The neighbour entry, if the kernel would leave it as it is.
+pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
+    let entry = snapshot.neighbours.get(key)?;
+    let fixed = entry.state & NUD_FIXED != 0;
+    if entry.state & NUD_VALID == 0 || (entry.lladdr.is_none() && !fixed) {
+        return None;
+    }
+    Some(Neighbour { lladdr: entry.lladdr.unwrap_or_default(), fixed: u16::from(fixed) })
+}
+
+/// The leaf of exactly `prefix`, or `None` if shorter prefixes decide there.
+///
+/// Local and main are one trie until a rule is added for the first time, and local is asked first from then on, for
+/// ever, which no message tells (`fib_unmerge`, net/ipv4/fib_trie.c). What the two ways do not agree on is opaque.
+pub fn leaf(snapshot: &Snapshot, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
+    let leaf = if let Some(verdict) = verdict(snapshot.local.at(prefix)) {
+        match verdict {
+            Verdict::Local => Entry::LOCAL,
+            Verdict::Unanswerable => Entry::UNANSWERABLE,
+            Verdict::Unicast(_) | Verdict::Opaque => Entry::OPAQUE,
+        }
+    } else if is_unrouted_address(snapshot, prefix) {
+        Entry::OPAQUE
+    } else if let Some(verdict) = verdict(snapshot.main.at(prefix)) {
+        if snapshot.local.covers(prefix) { Entry::OPAQUE } else { forwarded(verdict, slots) }
+    } else if snapshot.local.covers(prefix) || snapshot.main.covers(prefix) {
+        // Table default is asked only where the others have nothing at all.
+        return None;
+    } else {
+        forwarded(verdict(snapshot.default.at(prefix))?, slots)
+    };
+    Some(if prefix.len == 0 { leaf.of_default_route() } else { leaf })
+}
+
+/// A configured address whose local route somebody removed: as a sender, source validation may know it all the same.
+fn is_unrouted_address(snapshot: &Snapshot, prefix: Prefix) -> bool {
+    prefix.len == 32 && snapshot.is_configured(prefix.addr)
+}
+
+/// What a table says of a prefix.
+#[derive(Clone, Copy, PartialEq)]
+enum Verdict {
+    Local,
+    Unicast(u32),
+    Unanswerable,
+    Opaque,
+}
+
+fn forwarded(verdict: Verdict, slots: &mut Slots) -> Entry {
+    match verdict {
+        Verdict::Unicast(oif) => slots.take(oif).map_or(Entry::OPAQUE, Entry::unicast),
+        Verdict::Unanswerable => Entry::UNANSWERABLE,
+        // A local route outside table local is none for a probe, which asks that table alone.
+        Verdict::Local | Verdict::Opaque => Entry::OPAQUE,
+    }
+}
+
+/// What the first route decides that ARP can match: routes with a tos never do. `None` if there is no such route.
+fn verdict(routes: &[Route]) -> Option<Verdict> {
+    let mut matching = routes.iter().filter(|route| route.tos == 0);
+    let first = matching.next()?;
+    let verdict = verdict_of(first);
+    // Among routes of one metric the order is that of their making, which a replayed message may have blurred.
+    let agreed = matching.take_while(|other| other.metric == first.metric).all(|other| verdict_of(other) == verdict);
+    Some(if agreed { verdict } else { Verdict::Opaque })
+}
+
+fn verdict_of(route: &Route) -> Verdict {
+    match route.kind {
+        RouteKind::Local => Verdict::Local,
+        RouteKind::Unanswerable => Verdict::Unanswerable,
+        RouteKind::Throw | RouteKind::Other => Verdict::Opaque,
+        RouteKind::Unicast if route.multipath || route.encap => Verdict::Opaque,
+        RouteKind::Unicast => route.oif.map_or(Verdict::Opaque, Verdict::Unicast),
+    }
+}

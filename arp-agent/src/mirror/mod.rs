@@ -1,0 +1,269 @@
+//! From what the kernel says to what the maps must hold. Pure: no sockets, no maps, no clock.
+//!
+//! Events are folded into a [`snapshot`]; [`desired`] says what the maps must hold for it; the difference to what
+//! they hold (`current`) comes out as [`Change`]s, for the dataplane to apply as one batch.
+
+pub mod desired;
+pub mod snapshot;
+
+use crate::event::{Event, Prefix, Route};
+use arp_common::fib::Entry;
+use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use desired::Slots;
+use snapshot::{Snapshot, Touched};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+/// One step for the maps. A batch of them is atomic to every frame: the dataplane brackets it by the sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// An ingress interface's entry, or its removal.
+    Iface(u32, Option<Iface>),
+    /// A neighbour entry, or its removal.
+    Neighbour(IfaceAddr, Option<Neighbour>),
+    /// Whether there is such a static proxy entry.
+    Proxy(IfaceAddr, bool),
+    /// Whether there is such an own address.
+    OwnAddress(IfaceAddr, bool),
+    /// The interface in a slot.
+    Oif(u16, Oif),
+    /// A prefix's leaf.
+    Insert(Prefix, Entry),
+    /// A prefix is gone: its addresses fall to the next shorter one.
+    Remove {
+        /// The prefix that is gone.
+        prefix: Prefix,
+        /// The leaf of the longest prefix that covers it; [`Entry::NONE`] if none does.
+        cover: Entry,
+        /// That prefix's length; 0 if none does.
+        cover_len: u8,
+    },
+}
+
+/// What came of events.
+#[derive(Debug, Default)]
+pub struct Step {
+    /// What to change.
+    pub changes: Vec<Change>,
+    /// The kernel removed a route that the mirror does not know so: the routes must be dumped again.
+    pub routes_in_doubt: bool,
+}
+
+/// What the maps hold, or must hold, besides the FIB.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Small {
+    /// `IFACES`.
+    pub ifaces: BTreeMap<u32, Iface>,
+    /// `PROXIES`.
+    pub proxies: BTreeSet<IfaceAddr>,
+    /// `OWN_ADDRESSES`.
+    pub own_addresses: BTreeSet<IfaceAddr>,
+    /// `OIFS`, the slots in use.
+    pub oifs: BTreeMap<u16, Oif>,
+}
+
+/// The mirror: what the kernel said, and what the maps hold of it.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    snapshot: Snapshot,
+    attached: BTreeSet<u32>,
+    slots: Slots,
+    small: Small,
+    neighbours: BTreeMap<IfaceAddr, Neighbour>,
+    fib: BTreeMap<Prefix, Entry>,
+}
+
+impl Mirror {
+    /// What the kernel said so far.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// How many prefixes the FIB holds.
+    pub fn prefixes(&self) -> usize {
+        self.fib.len()
+    }
+
+    /// How many neighbour entries the maps hold.
+    pub fn neighbours(&self) -> usize {
+        self.neighbours.len()
+    }
+
+    /// The entry of an attached interface.
+    pub fn iface(&self, ifindex: u32) -> Option<&Iface> {
+        self.small.ifaces.get(&ifindex)
+    }
+
+    /// Folds events, and says what to change. `attached`: the interfaces that the program runs on.
+    pub fn apply(&mut self, attached: &BTreeSet<u32>, events: impl IntoIterator<Item = Event>) -> Step {
+        let mut touched = Touched::default();
+        for event in events {
+            self.snapshot.apply(event, &mut touched);
+        }
+        let routes_in_doubt = touched.routes_in_doubt;
+        Step { changes: self.changes(attached, touched), routes_in_doubt }
+    }
+
+    /// Puts a new dump of the routes in the place of what was known of them, and says what to change.
+    pub fn replace_routes(&mut self, attached: &BTreeSet<u32>, routes: Vec<Route>) -> Vec<Change> {
+        let mut touched = Touched::default();
+        self.snapshot.replace_routes(routes, &mut touched);
+        self.changes(attached, touched)
+    }
+
+    /// Forgets what the kernel said, folds a complete dump instead, and says what to change.
+    pub fn resync(&mut self, attached: &BTreeSet<u32>, dump: impl IntoIterator<Item = Event>) -> Vec<Change> {
+        self.snapshot = Snapshot::default();
+        let mut touched = Touched { everything: true, ..Touched::default() };
+        for event in dump {
+            self.snapshot.apply(event, &mut touched);
+        }
+        self.changes(attached, touched)
+    }
+
+    fn changes(&mut self, attached: &BTreeSet<u32>, touched: Touched) -> Vec<Change> {
+        let small_changed = touched.small || touched.everything || *attached != self.attached;
+        let mut changes = Vec::new();
+        self.neighbour_changes(attached, &touched, &mut changes);
+        self.attached.clone_from(attached);
+
+        let mut fib_changes = Vec::new();
+        if small_changed {
+            // Before the leaves: a slot may only be given away when no route leaves by its interface any more.
+            self.slots.forget_missing(&self.snapshot);
+        }
+        self.fib_changes(&touched, &mut fib_changes);
+        // After the leaves: they may have taken new slots.
+        if small_changed || !fib_changes.is_empty() {
+            let wanted = desired::small(&self.snapshot, &self.attached, &self.slots);
+            small_changes(&self.small, &wanted, &mut changes);
+            self.small = wanted;
+        }
+        changes.append(&mut fib_changes);
+        changes
+    }
+
+    fn neighbour_changes(&mut self, attached: &BTreeSet<u32>, touched: &Touched, changes: &mut Vec<Change>) {
+        let wanted_for = |key: &IfaceAddr, snapshot: &Snapshot| {
+            attached.contains(&key.ifindex).then(|| desired::neighbour(snapshot, key)).flatten()
+        };
+        let keys: Vec<IfaceAddr> = if touched.everything || *attached != self.attached {
+            let known = self.snapshot.neighbours.keys().chain(self.neighbours.keys());
+            known.copied().collect::<BTreeSet<_>>().into_iter().collect()
+        } else {
+            touched.neighbours.iter().copied().collect()
+        };
+        for key in keys {
+            let wanted = wanted_for(&key, &self.snapshot);
+            if self.neighbours.get(&key).copied() == wanted {
+                continue;
+            }
+            match wanted {
+                Some(neighbour) => self.neighbours.insert(key, neighbour),
+                None => self.neighbours.remove(&key),
+            };
+            changes.push(Change::Neighbour(key, wanted));
+        }
+    }
+
+    fn fib_changes(&mut self, touched: &Touched, changes: &mut Vec<Change>) {
+        let prefixes: BTreeSet<Prefix> = if touched.everything {
+            self.snapshot.prefixes().chain(self.fib.keys().copied()).collect()
+        } else {
+            self.snapshot.affected(touched)
+        };
+        // Each cover is looked up in the FIB as it is at that step: the dataplane follows step by step.
+        for prefix in prefixes.into_iter().rev() {
+            let wanted = desired::leaf(&self.snapshot, &mut self.slots, prefix);
+            if self.fib.get(&prefix).copied() == wanted {
+                continue;
+            }
+            match wanted {
+                Some(entry) => {
+                    self.fib.insert(prefix, entry);
+                    changes.push(Change::Insert(prefix, entry));
+                }
+                None => {
+                    self.fib.remove(&prefix);
+                    let (cover, cover_len) = self.cover(prefix);
+                    changes.push(Change::Remove { prefix, cover, cover_len });
+                }
+            }
+        }
+    }
+
+    /// The leaf of the longest prefix shorter than `prefix` that covers it, and its length.
+    fn cover(&self, prefix: Prefix) -> (Entry, u8) {
+        for len in (0..prefix.len).rev() {
+            if let Some(&entry) = self.fib.get(&prefix.shortened(len)) {
+                return (entry, len);
+            }
+        }
+        (Entry::NONE, 0)
+    }
+}
+
+/// Ends before begins: what is taken away comes first.
+fn small_changes(current: &Small, wanted: &Small, changes: &mut Vec<Change>) {
+    for &ifindex in current.ifaces.keys().filter(|ifindex| !wanted.ifaces.contains_key(ifindex)) {
+        changes.push(Change::Iface(ifindex, None));
+    }
+    for &key in current.proxies.difference(&wanted.proxies) {
+        changes.push(Change::Proxy(key, false));
+    }
+    for &key in current.own_addresses.difference(&wanted.own_addresses) {
+        changes.push(Change::OwnAddress(key, false));
+    }
+    for &slot in current.oifs.keys().filter(|slot| !wanted.oifs.contains_key(slot)) {
+        changes.push(Change::Oif(slot, Oif::default()));
+    }
+    for (&slot, &oif) in wanted.oifs.iter().filter(|(slot, oif)| current.oifs.get(slot) != Some(oif)) {
+        changes.push(Change::Oif(slot, oif));
+    }
+    for &key in wanted.proxies.difference(&current.proxies) {
+        changes.push(Change::Proxy(key, true));
+    }
+    for &key in wanted.own_addresses.difference(&current.own_addresses) {
+        changes.push(Change::OwnAddress(key, true));
+    }
+    for (&ifindex, &iface) in wanted.ifaces.iter().filter(|(ifindex, iface)| current.ifaces.get(ifindex) != Some(iface))
+    {
+        changes.push(Change::Iface(ifindex, Some(iface)));
+    }
+}
+
+impl Prefix {
+    /// The prefix with the address's host bits cleared.
+    pub fn new(addr: [u8; 4], len: u8) -> Self {
+        Prefix { addr: u32::from_be_bytes(addr) & mask(len), len }
+    }
+
+    /// The prefix of `len` bits that covers this one; `len` is not above its own.
+    #[must_use]
+    pub fn shortened(self, len: u8) -> Self {
+        Prefix { addr: self.addr & mask(len), len }
+    }
+
+    /// The last address inside.
+    pub fn last(self) -> u32 {
+        self.addr | !mask(self.len)
+    }
+
+    /// Whether `addr` lies inside.
+    pub fn contains(self, addr: u32) -> bool {
+        addr & mask(self.len) == self.addr
+    }
+}
+
+fn mask(len: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0)
+}
+
+/// The keys of `map` inside `prefix`, itself included.
+fn inside<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = Prefix> {
+    let last = Prefix { addr: prefix.last(), len: 32 };
+    map.range((Bound::Included(prefix), Bound::Included(last))).map(|(&inner, _)| inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,373 @@
+//! What the kernel said, folded: the state that it would describe now.
+
+use super::inside;
+use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
+use arp_common::maps::IfaceAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// `RT_TABLE_LOCAL`.
+pub const TABLE_LOCAL: u32 = 255;
+/// `RT_TABLE_MAIN`.
+pub const TABLE_MAIN: u32 = 254;
+/// `RT_TABLE_DEFAULT`.
+pub const TABLE_DEFAULT: u32 = 253;
+
+/// IFF_UP.
+pub const IFF_UP: u32 = 1;
+
+/// What must be computed anew.
+#[derive(Debug, Default)]
+pub struct Touched {
+    /// All of it.
+    pub everything: bool,
+    /// Interfaces, proxies, own addresses, slots.
+    pub small: bool,
+    /// Neighbour entries.
+    pub neighbours: BTreeSet<IfaceAddr>,
+    /// Prefixes in which a route or an address changed.
+    pub prefixes: BTreeSet<Prefix>,
+    /// Those of them in which a route of table local changed.
+    pub local_prefixes: BTreeSet<Prefix>,
+    /// The routes are in doubt: they must be dumped again.
+    pub routes_in_doubt: bool,
+}
+
+/// The kernel's state, as far as the mirror follows it.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By ifindex.
+    pub links: BTreeMap<u32, Link>,
+    /// Addresses of all interfaces.
+    pub addresses: BTreeSet<Address>,
+    /// Routing rules; there may be several alike.
+    pub rules: Vec<Rule>,
+    /// Neighbour entries of all interfaces, whatever their state.
+    pub neighbours: BTreeMap<IfaceAddr, NeighbourEntry>,
+    /// Static proxy entries; ifindex 0 stands for any.
+    pub proxies: BTreeSet<IfaceAddr>,
+    /// Milliseconds, by ifindex.
+    pub proxy_delays: BTreeMap<u32, u64>,
+    /// `net.ipv4.conf.all`; `None` until read.
+    pub all: Option<Settings>,
+    /// An ARP-family netfilter chain or arptables table exists.
+    pub arp_netfilter: bool,
+    /// Interfaces with a foreign hook before ARP.
+    pub ingress_hooks: BTreeSet<u32>,
+    /// Table local.
+    pub local: Table,
+    /// Table main.
+    pub main: Table,
+    /// Table default.
+    pub default: Table,
+    /// Where the routes are that leave by an interface, for those that the kernel drops silently.
+    by_oif: HashMap<u32, BTreeMap<Prefix, u32>>,
+    /// How often each address is configured.
+    own: HashMap<u32, u32>,
+    /// How many routes are multipath or have a nexthop object.
+    complex: usize,
+}
+
+/// A routing table.
+#[derive(Debug, Default)]
+pub struct Table {
+    routes: BTreeMap<Prefix, Vec<Route>>,
+    /// How many prefixes there are of each length below 32.
+    lengths: [u32; 32],
+}
+
+impl Snapshot {
+    /// Folds one event.
+    pub fn apply(&mut self, event: Event, touched: &mut Touched) {
+        match event {
+            Event::Link(link) => self.link(link, touched),
+            Event::LinkGone(ifindex) => self.link_gone(ifindex, touched),
+            Event::Address(address) => {
+                touched.address(&address);
+                let local = u32::from(address.local);
+                if self.addresses.insert(address) {
+                    *self.own.entry(local).or_default() += 1;
+                }
+            }
+            Event::AddressGone(address) => {
+                self.address_gone(&address, touched);
+            }
+            Event::Route(route, placement) => self.route(route, placement, touched),
+            Event::RouteGone(route) => self.route_gone(&route, touched),
+            Event::Rules(rules) => {
+                touched.small = true;
+                self.rules = rules;
+            }
+            Event::Neighbour(entry) => {
+                let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };
+                touched.neighbours.insert(key);
+                self.neighbours.insert(key, entry);
+            }
+            Event::NeighbourGone { ifindex, addr } => {
+                let key = IfaceAddr { ifindex, addr: addr.octets() };
+                touched.neighbours.insert(key);
+                self.neighbours.remove(&key);
+            }
+            Event::Proxies(entries) => {
+                touched.small = true;
+                self.proxies =
+                    entries.into_iter().map(|(ifindex, addr)| IfaceAddr { ifindex, addr: addr.octets() }).collect();
+            }
+            Event::ProxyDelays(delays) => {
+                touched.small = true;
+                self.proxy_delays = delays.into_iter().collect();
+            }
+            Event::AllSettings(settings) => {
+                touched.small = true;
+                self.all = Some(settings);
+            }
+            Event::ArpNetfilter(present) => {
+                touched.small = true;
+                self.arp_netfilter = present;
+            }
+            Event::IngressHooks(ifindexes) => {
+                touched.small = true;
+                self.ingress_hooks = ifindexes.into_iter().collect();
+            }
+        }
+    }
+
+    /// Every prefix about which there may be something to say.
+    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
+        let tables = [&self.local, &self.main, &self.default];
+        let routed = tables.into_iter().flat_map(|table| table.routes.keys().copied());
+        routed.chain(self.addresses.iter().map(host_prefix))
+    }
+
+    /// The prefixes whose leaf may change with what was touched: themselves; routes of main inside a prefix of local,
+    /// which is asked first once a rule has ever been added; routes of table default inside any.
+    pub fn affected(&self, touched: &Touched) -> BTreeSet<Prefix> {
+        let mut affected = touched.prefixes.clone();
+        for &prefix in &touched.local_prefixes {
+            affected.extend(inside(&self.main.routes, prefix));
+        }
+        if !self.default.routes.is_empty() {
+            for &prefix in &touched.prefixes {
+                affected.extend(inside(&self.default.routes, prefix));
+            }
+        }
+        affected
+    }
+
+    /// Whether some interface has the address.
+    pub fn is_configured(&self, addr: u32) -> bool {
+        self.own.contains_key(&addr)
+    }
+
+    /// Whether there are routes that the kernel may drop or change without the mirror knowing how to follow.
+    pub fn has_complex_routes(&self) -> bool {
+        self.complex > 0
+    }
+
+    /// Puts a new dump of the routes in the place of what was known.
+    pub fn replace_routes(&mut self, routes: Vec<Route>, touched: &mut Touched) {
+        touched.prefixes.extend(self.prefixes());
+        touched.local_prefixes.extend(self.local.routes.keys().copied());
+        self.local = Table::default();
+        self.main = Table::default();
+        self.default = Table::default();
+        self.by_oif.clear();
+        self.complex = 0;
+        for route in routes {
+            self.route(route, Placement::Last, touched);
+        }
+    }
+
+    fn link(&mut self, link: Link, touched: &mut Touched) {
+        let known = self.links.get(&link.ifindex);
+        if known == Some(&link) {
+            return;
+        }
+        touched.small = true;
+        let went_down = known.is_some_and(|known| known.flags & IFF_UP != 0) && link.flags & IFF_UP == 0;
+        if went_down {
+            // `fib_sync_down_dev`: without a message, all but the local ones.
+            self.drop_routes_by(link.ifindex, |route| route.kind != RouteKind::Local, touched);
+        }
+        self.links.insert(link.ifindex, link);
+    }
+
+    fn link_gone(&mut self, ifindex: u32, touched: &mut Touched) {
+        touched.small = true;
+        self.links.remove(&ifindex);
+        self.proxy_delays.remove(&ifindex);
+        self.drop_routes_by(ifindex, |_| true, touched);
+        let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
+        for address in addresses.cloned().collect::<Vec<_>>() {
+            self.address_gone(&address, touched);
+        }
+        let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
+        let gone: Vec<IfaceAddr> = self.neighbours.range(range).map(|(&key, _)| key).collect();
+        for key in gone {
+            self.neighbours.remove(&key);
+            touched.neighbours.insert(key);
+        }
+    }
+
+    fn address_gone(&mut self, address: &Address, touched: &mut Touched) {
+        touched.address(address);
+        if !self.addresses.remove(address) {
+            return;
+        }
+        let local = u32::from(address.local);
+        if let Some(count) = self.own.get_mut(&local) {
+            *count -= 1;
+            if *count == 0 {
+                self.own.remove(&local);
+            }
+        }
+    }
+
+    fn drop_routes_by(&mut self, oif: u32, which: impl Fn(&Route) -> bool, touched: &mut Touched) {
+        let prefixes: Vec<Prefix> =
+            self.by_oif.get(&oif).into_iter().flat_map(|routes| routes.keys().copied()).collect();
+        for prefix in prefixes {
+            let tables = [&self.local, &self.main, &self.default];
+            let routes = tables.into_iter().flat_map(|table| table.at(prefix));
+            let gone: Vec<Route> = routes.filter(|route| route.oif == Some(oif) && which(route)).cloned().collect();
+            for route in gone {
+                self.route_gone(&route, touched);
+            }
+        }
+    }
+
+    fn route(&mut self, route: Route, placement: Placement, touched: &mut Touched) {
+        let Some(table) = self.table_mut(route.table) else { return };
+        touched.route(&route);
+        match table.insert(route.clone(), placement) {
+            Inserted::Known => {}
+            Inserted::New => self.account(&route, 1),
+            Inserted::InPlaceOf(replaced) => {
+                self.account(&route, 1);
+                self.account(&replaced, -1);
+            }
+        }
+    }
+
+    fn route_gone(&mut self, route: &Route, touched: &mut Touched) {
+        let Some(table) = self.table_mut(route.table) else { return };
+        if table.remove(route) {
+            touched.route(route);
+            self.account(route, -1);
+        } else if table.at(route.prefix).iter().any(|known| same_place(known, route)) {
+            // Not the route that we know there: one of the two is wrong.
+            touched.routes_in_doubt = true;
+        }
+    }
+
+    fn account(&mut self, route: &Route, by: i32) {
+        if route.multipath || route.nexthop.is_some() {
+            self.complex = self.complex.saturating_add_signed(by as isize);
+        }
+        let Some(oif) = route.oif else { return };
+        let routes = self.by_oif.entry(oif).or_default();
+        let count = routes.entry(route.prefix).or_default();
+        *count = count.saturating_add_signed(by);
+        if *count == 0 {
+            routes.remove(&route.prefix);
+        }
+        if routes.is_empty() {
+            self.by_oif.remove(&oif);
+        }
+    }
+
+    fn table_mut(&mut self, table: u32) -> Option<&mut Table> {
+        match table {
+            TABLE_LOCAL => Some(&mut self.local),
+            TABLE_MAIN => Some(&mut self.main),
+            TABLE_DEFAULT => Some(&mut self.default),
+            _ => None,
+        }
+    }
+}
+
+impl Touched {
+    fn route(&mut self, route: &Route) {
+        self.prefixes.insert(route.prefix);
+        if route.table == TABLE_LOCAL && route.prefix.len < 32 {
+            self.local_prefixes.insert(route.prefix);
+        }
+    }
+
+    fn address(&mut self, address: &Address) {
+        self.small = true;
+        self.prefixes.insert(host_prefix(address));
+    }
+}
+
+fn host_prefix(address: &Address) -> Prefix {
+    Prefix::new(address.local.octets(), 32)
+}
+
+enum Inserted {
+    /// It was there already.
+    Known,
+    New,
+    InPlaceOf(Route),
+}
+
+impl Table {
+    /// The routes of a prefix: by metric, and within a metric in the kernel's order.
+    pub fn at(&self, prefix: Prefix) -> &[Route] {
+        self.routes.get(&prefix).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a prefix shorter than `prefix`, and not loopback, covers it and holds a route that ARP can match.
+    pub fn covers(&self, prefix: Prefix) -> bool {
+        (0..prefix.len).any(|len| {
+            self.lengths[usize::from(len)] > 0 && self.at(prefix.shortened(len)).iter().any(|route| route.tos == 0)
+        })
+    }
+
+    fn insert(&mut self, route: Route, placement: Placement) -> Inserted {
+        let routes = self.routes.entry(route.prefix).or_default();
+        if routes.is_empty()
+            && let Some(count) = self.lengths.get_mut(usize::from(route.prefix.len))
+        {
+            *count += 1;
+        }
+        // The kernel refuses doubles: the same route told again is a replay of what a dump had already shown.
+        if routes.contains(&route) {
+            return Inserted::Known;
+        }
+        let first = routes.partition_point(|known| place(known) < place(&route));
+        match placement {
+            Placement::Replace if routes.get(first).is_some_and(|known| same_place(known, &route)) => {
+                return Inserted::InPlaceOf(std::mem::replace(&mut routes[first], route));
+            }
+            Placement::Replace | Placement::First => routes.insert(first, route),
+            Placement::Last => {
+                let end = routes.partition_point(|known| place(known) <= place(&route));
+                routes.insert(end, route);
+            }
+        }
+        Inserted::New
+    }
+
+    /// Whether the route was there.
+    fn remove(&mut self, route: &Route) -> bool {
+        let Some(routes) = self.routes.get_mut(&route.prefix) else { return false };
+        let Some(at) = routes.iter().position(|known| known == route) else { return false };
+        routes.remove(at);
+        if routes.is_empty() {
+            self.routes.remove(&route.prefix);
+            if let Some(count) = self.lengths.get_mut(usize::from(route.prefix.len)) {
+                *count -= 1;
+            }
+        }
+        true
+    }
+}
+
+/// The kernel's order within a prefix (`fib_insert_alias`, net/ipv4/fib_trie.c): higher tos, then lower metric, first.
+fn place(route: &Route) -> (std::cmp::Reverse<u8>, u32) {
+    (std::cmp::Reverse(route.tos), route.metric)
+}
+
+fn same_place(one: &Route, other: &Route) -> bool {
+    place(one) == place(other)
+}

@@ -1,0 +1,441 @@
+//! From events to decisions: what the kernel says goes in, who-has comes out, over tables in plain memory. The
+//! kernel's side of each case is in the lab; here it is the mirror's bookkeeping that is tried.
+
+use super::*;
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::fake::Fake;
+use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Settings};
+use arp_common::{ArpFrame, Reason, Verdict, decide};
+use std::net::Ipv4Addr;
+
+const CALI: u32 = 7;
+const UPLINK: u32 = 3;
+const MAC: [u8; 6] = [0xee; 6];
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
+const REPLY: Verdict = Verdict::Reply(MAC);
+
+/// IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP.
+const UP: u32 = 0x1_1043;
+
+fn link(ifindex: u32, name: &str, change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+    let mut settings = Settings { forwarding: 1, ..Settings::default() };
+    let mut link = Link {
+        ifindex,
+        name: name.into(),
+        mac: Some(MAC),
+        hardware_type: 1,
+        flags: UP,
+        carrier: true,
+        kind: Some("veth".into()),
+        ..Link::default()
+    };
+    change(&mut link, &mut settings);
+    link.settings = Some(settings);
+    Event::Link(link)
+}
+
+fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+    link(CALI, "cali0", |link, settings| {
+        settings.proxy_arp = 1;
+        change(link, settings);
+    })
+}
+
+fn uplink(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+    link(UPLINK, "eth0", change)
+}
+
+fn prefix(text: &str) -> Prefix {
+    let (addr, len) = text.split_once('/').unwrap();
+    Prefix::new(addr.parse::<Ipv4Addr>().unwrap().octets(), len.parse().unwrap())
+}
+
+fn route(table: u32, to: &str, kind: RouteKind, oif: Option<u32>) -> Route {
+    Route {
+        table,
+        prefix: prefix(to),
+        tos: 0,
+        metric: 0,
+        kind,
+        oif,
+        gateway: None,
+        nexthop: None,
+        multipath: false,
+        encap: false,
+    }
+}
+
+fn unicast(to: &str, oif: u32) -> Route {
+    route(254, to, RouteKind::Unicast, Some(oif))
+}
+
+fn local(to: &str) -> Route {
+    route(255, to, RouteKind::Local, Some(1))
+}
+
+fn add(route: Route) -> Event {
+    Event::Route(route, Placement::Last)
+}
+
+fn neighbour(state: u16) -> Event {
+    Event::Neighbour(NeighbourEntry { ifindex: CALI, addr: POD, state, lladdr: Some(POD_MAC) })
+}
+
+fn default_rules() -> Event {
+    let rule = |priority, table| Rule { priority, plain_lookup: Some(table) };
+    Event::Rules(vec![rule(0, 255), rule(32766, 254), rule(32767, 253)])
+}
+
+/// A mirror and the tables that its changes make.
+struct World {
+    mirror: Mirror,
+    tables: Fake,
+    attached: BTreeSet<u32>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
+        world.tables.set_lease(1);
+        let changes = world.mirror.resync(&world.attached, dump());
+        world.tables.apply(&changes).unwrap();
+        world
+    }
+
+    fn tell(&mut self, event: Event) -> &mut Self {
+        let step = self.mirror.apply(&self.attached, [event]);
+        self.tables.apply(&step.changes).unwrap();
+        self
+    }
+
+    fn asks(&self, target: &str) -> Verdict {
+        let target: Ipv4Addr = target.parse().unwrap();
+        decide(&ArpFrame::request(POD_MAC, POD.octets(), target.octets()), CALI, &self.tables)
+    }
+}
+
+fn dump() -> Vec<Event> {
+    vec![
+        link(1, "lo", |link, _| (link.hardware_type, link.kind) = (772, None)),
+        uplink(|_, _| {}),
+        cali(|_, _| {}),
+        Event::AllSettings(Settings::default()),
+        Event::ProxyDelays(vec![(UPLINK, 800), (CALI, 0)]),
+        default_rules(),
+        add(local("10.77.0.1/32")),
+        add(unicast("10.9.0.0/24", UPLINK)),
+        add(unicast("0.0.0.0/0", UPLINK)),
+        add(unicast("10.5.0.5/32", CALI)),
+        add(unicast("10.5.0.6/32", CALI)),
+        neighbour(0x04),
+    ]
+}
+
+/// The verdict on a question after events.
+fn after(events: impl IntoIterator<Item = Event>, target: &str) -> Verdict {
+    let mut world = World::new();
+    for event in events {
+        world.tell(event);
+    }
+    world.asks(target)
+}
+
+fn pass(reason: Reason) -> Verdict {
+    Verdict::Pass(reason)
+}
+
+#[test]
+fn a_calico_node() {
+    let world = World::new();
+    assert_eq!(world.asks("169.254.1.1"), REPLY);
+    assert_eq!(world.asks("10.77.0.1"), REPLY);
+    assert_eq!(world.asks("10.5.0.6"), pass(Reason::PVLAN_OFF));
+}
+
+#[test]
+fn flags_are_combined_with_those_of_all_as_the_kernel_does() {
+    let all = |change: fn(&mut Settings)| {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        Event::AllSettings(settings)
+    };
+    let off = || cali(|_, settings| settings.proxy_arp = 0);
+    assert_eq!(after([off()], "169.254.1.1"), pass(Reason::PROXY_ARP_OFF));
+    assert_eq!(after([off(), all(|all| all.proxy_arp = 1)], "169.254.1.1"), REPLY);
+    assert_eq!(after([all(|all| all.proxy_arp_pvlan = 1)], "10.5.0.6"), REPLY);
+    assert_eq!(after([cali(|_, settings| settings.proxy_arp_pvlan = 1)], "10.5.0.6"), REPLY);
+    let not_forwarding = cali(|_, settings| settings.forwarding = 0);
+    assert_eq!(after([not_forwarding, all(|all| all.forwarding = 1)], "8.8.8.8"), pass(Reason::FORWARDING_OFF));
+    assert_eq!(after([all(|all| all.medium_id = -1)], "8.8.8.8"), REPLY, "medium_id of all is not read");
+    assert_eq!(after([cali(|_, settings| settings.medium_id = -1)], "8.8.8.8"), pass(Reason::MEDIUM_ID));
+}
+
+#[test]
+fn arp_ignore_is_the_greater_of_the_two() {
+    for (all, own, answered) in
+        [(0, 0, true), (1, 0, false), (0, 2, false), (3, 4, true), (8, 4, false), (-1, -1, true)]
+    {
+        let events = [
+            Event::AllSettings(Settings { arp_ignore: all, ..Settings::default() }),
+            cali(|_, settings| settings.arp_ignore = own),
+        ];
+        let expected = if answered { REPLY } else { pass(Reason::ARP_IGNORE) };
+        assert_eq!(after(events, "10.77.0.1"), expected, "all {all}, own {own}");
+    }
+}
+
+#[test]
+fn arp_ignore_1_lets_the_interface_s_own_addresses_be_answered() {
+    let address = |local: &str, peer: &str, prefix_len| {
+        Event::Address(Address {
+            ifindex: CALI,
+            local: local.parse().unwrap(),
+            peer: peer.parse().unwrap(),
+            prefix_len,
+        })
+    };
+    let ignore = || cali(|_, settings| settings.arp_ignore = 1);
+    let own = || add(local("10.6.0.1/32"));
+    assert_eq!(after([ignore(), own(), address("10.6.0.1", "10.6.0.1", 24)], "10.6.0.1"), REPLY);
+    assert_eq!(after([ignore(), own(), address("10.6.0.1", "10.6.0.1", 32)], "10.6.0.1"), REPLY);
+    let to_peer = address("10.6.0.1", "10.6.9.9", 32);
+    assert_eq!(after([ignore(), own(), to_peer.clone()], "10.6.0.1"), pass(Reason::ARP_IGNORE));
+    let covering = address("10.6.0.2", "10.6.0.2", 24);
+    assert_eq!(after([ignore(), own(), to_peer, covering], "10.6.0.1"), REPLY);
+}
+
+#[test]
+fn what_could_see_the_frame_first_blocks_the_interface() {
+    let blocked = |event| after([event], "169.254.1.1");
+    assert_eq!(blocked(cali(|link, _| link.flags = 0x1002)), pass(Reason::INTERFACE_DOWN));
+    assert_eq!(blocked(cali(|link, _| link.flags |= 0x80)), pass(Reason::INTERFACE_NOARP));
+    assert_eq!(blocked(cali(|link, _| link.master = Some(9))), pass(Reason::INTERFACE_HAS_MASTER));
+    assert_eq!(blocked(cali(|link, _| link.hardware_type = 772)), pass(Reason::INTERFACE_NOT_ETHERNET));
+    assert_eq!(blocked(cali(|link, _| link.kind = Some("vxlan".into()))), pass(Reason::INTERFACE_TUNNEL));
+    assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
+    assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
+    assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
+    let upper = |kind: &str, netnsid| {
+        link(20, "upper", |link, _| {
+            (link.kind, link.link, link.link_netnsid) = (Some(kind.into()), Some(CALI), netnsid);
+        })
+    };
+    assert_eq!(blocked(upper("macvlan", None)), pass(Reason::INTERFACE_HAS_UPPER));
+    assert_eq!(blocked(upper("veth", None)), REPLY, "the other end of a veth in the same namespace");
+    assert_eq!(blocked(upper("macvlan", Some(3))), REPLY, "on an interface of that number elsewhere");
+}
+
+#[test]
+fn any_rule_but_the_default_ones_blocks_all() {
+    let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
+    let defaults = [rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
+    let with = |extra| Event::Rules(defaults.iter().cloned().chain([extra]).collect());
+    assert_eq!(after([with(rule(100, None))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
+    assert_eq!(after([with(rule(100, Some(254)))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
+    assert_eq!(after([Event::Rules(defaults[..2].to_vec())], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
+    assert_eq!(after([with(rule(100, None)), default_rules()], "8.8.8.8"), REPLY);
+}
+
+#[test]
+fn neighbours_count_while_they_are_valid() {
+    for (state, valid) in
+        [(0x01, false), (0x02, true), (0x04, true), (0x08, true), (0x10, true), (0x20, false), (0, false)]
+    {
+        let expected = if valid { REPLY } else { pass(Reason::NEIGHBOUR_UNKNOWN) };
+        assert_eq!(after([neighbour(state)], "8.8.8.8"), expected, "state {state:#x}");
+    }
+    let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
+    assert_eq!(after([gone], "8.8.8.8"), pass(Reason::NEIGHBOUR_UNKNOWN));
+    assert_eq!(
+        after([Event::LinkGone(CALI), cali(|_, _| {})], "8.8.8.8"),
+        pass(Reason::SENDER_ROUTE),
+        "all went with the link"
+    );
+}
+
+#[test]
+fn a_permanent_entry_is_answered_whatever_sha() {
+    let entry = NeighbourEntry { ifindex: CALI, addr: POD, state: 0x80, lladdr: Some([5; 6]) };
+    assert_eq!(after([Event::Neighbour(entry)], "8.8.8.8"), REPLY);
+}
+
+#[test]
+fn proxy_entries_and_delays() {
+    let off = || cali(|_, settings| settings.proxy_arp = 0);
+    let entry = |ifindex| Event::Proxies(vec![(ifindex, "8.8.8.8".parse().unwrap())]);
+    assert_eq!(after([off(), entry(CALI)], "8.8.8.8"), REPLY);
+    assert_eq!(after([off(), entry(0)], "8.8.8.8"), REPLY);
+    assert_eq!(after([off(), entry(UPLINK)], "8.8.8.8"), pass(Reason::PROXY_ARP_OFF));
+    assert_eq!(after([Event::ProxyDelays(vec![(CALI, 800)])], "8.8.8.8"), pass(Reason::PROXY_DELAY));
+    assert_eq!(after([Event::ProxyDelays(vec![])], "8.8.8.8"), pass(Reason::PROXY_DELAY), "unknown means delayed");
+}
+
+#[test]
+fn route_types() {
+    let to = |route: Route| after([add(route)], "8.8.8.8");
+    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Unanswerable, None)), pass(Reason::UNANSWERABLE_ROUTE));
+    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Throw, None)), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Local, Some(1))), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(route(255, "8.8.8.0/24", RouteKind::Unicast, Some(UPLINK))), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(Route { multipath: true, oif: None, ..unicast("8.8.8.0/24", 0) }), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(Route { encap: true, ..unicast("8.8.8.0/24", UPLINK) }), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(Route { nexthop: Some(1), ..unicast("8.8.8.0/24", UPLINK) }), REPLY);
+    assert_eq!(to(Route { nexthop: Some(1), oif: None, ..unicast("8.8.8.0/24", 0) }), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(Route { tos: 0x10, ..unicast("8.8.8.0/24", CALI) }), REPLY, "a route with a tos is not seen");
+    assert_eq!(to(Route { table: 100, ..unicast("8.8.8.0/24", CALI) }), REPLY, "nor one of another table");
+}
+
+#[test]
+fn the_lowest_metric_decides() {
+    let metric = |metric, oif| Route { metric, ..unicast("8.8.8.0/24", oif) };
+    assert_eq!(after([add(metric(10, CALI)), add(metric(20, UPLINK))], "8.8.8.8"), pass(Reason::PVLAN_OFF));
+    assert_eq!(after([add(metric(20, UPLINK)), add(metric(10, CALI))], "8.8.8.8"), pass(Reason::PVLAN_OFF));
+    let removed = [add(metric(10, CALI)), add(metric(20, UPLINK)), Event::RouteGone(metric(10, CALI))];
+    assert_eq!(after(removed, "8.8.8.8"), REPLY);
+}
+
+#[test]
+fn routes_of_one_metric_must_agree() {
+    let by = |oif| unicast("8.8.8.0/24", oif);
+    let placed = |oif, placement| Event::Route(by(oif), placement);
+    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Last)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::First)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([add(by(CALI)), placed(UPLINK, Placement::Replace)], "8.8.8.8"), REPLY);
+    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Replace)], "8.8.8.8"), pass(Reason::PVLAN_OFF));
+}
+
+#[test]
+fn a_route_inside_a_local_prefix_is_opaque_as_long_as_that_is_there() {
+    let mut world = World::new();
+    world.tell(add(unicast("10.50.1.0/24", UPLINK)));
+    assert_eq!(world.asks("10.50.1.1"), REPLY);
+    world.tell(add(local("10.50.0.0/16")));
+    assert_eq!(world.asks("10.50.1.1"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(world.asks("10.50.2.1"), REPLY, "local");
+    world.tell(Event::RouteGone(local("10.50.0.0/16")));
+    assert_eq!(world.asks("10.50.1.1"), REPLY);
+    assert_eq!(world.asks("10.50.2.1"), REPLY, "by the default route");
+}
+
+#[test]
+fn table_default_is_asked_last() {
+    let mut world = World::new();
+    let default = |to: &str, oif| add(Route { table: 253, ..unicast(to, oif) });
+    world.tell(default("8.8.0.0/16", CALI));
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "main's 0.0.0.0/0 comes first");
+    world.tell(Event::RouteGone(unicast("0.0.0.0/0", UPLINK)));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::PVLAN_OFF));
+    assert_eq!(world.asks("9.9.9.9"), pass(Reason::NO_ROUTE));
+    world.tell(add(unicast("8.0.0.0/8", UPLINK)));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn an_interface_that_goes_down_takes_its_routes_along_but_not_the_local_ones() {
+    let mut world = World::new();
+    world.tell(uplink(|link, _| link.flags = 0x1002));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    assert_eq!(world.asks("10.77.0.1"), REPLY);
+    world.tell(uplink(|_, _| {}));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE), "it comes back without them");
+    world.tell(add(unicast("0.0.0.0/0", UPLINK)));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
+    let lost = |ignore: i32| {
+        uplink(move |link, settings| {
+            link.carrier = false;
+            settings.ignore_routes_with_linkdown = ignore;
+        })
+    };
+    assert_eq!(after([lost(0)], "8.8.8.8"), REPLY);
+    assert_eq!(after([lost(1)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    let all = Event::AllSettings(Settings { ignore_routes_with_linkdown: 1, ..Settings::default() });
+    assert_eq!(after([lost(0), all], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([lost(1), uplink(|_, _| {})], "8.8.8.8"), REPLY);
+}
+
+#[test]
+fn an_interface_that_is_gone_leaves_nothing() {
+    let mut world = World::new();
+    world.tell(Event::LinkGone(UPLINK));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    // Its slot may be another's now.
+    world.tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
+    assert_eq!(world.asks("9.9.9.9"), REPLY);
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    world.tell(Event::LinkGone(CALI));
+    assert_eq!(world.asks("9.9.9.9"), pass(Reason::INTERFACE_UNKNOWN));
+}
+
+#[test]
+fn an_address_without_its_local_route_is_opaque() {
+    let address = Address { ifindex: UPLINK, local: POD, peer: POD, prefix_len: 24 };
+    assert_eq!(after([Event::Address(address.clone())], "8.8.8.8"), pass(Reason::SENDER_ROUTE), "an own address asks");
+    let mut world = World::new();
+    world.tell(Event::Address(Address { local: "10.9.0.77".parse().unwrap(), ..address }));
+    assert_eq!(world.asks("10.9.0.77"), pass(Reason::OPAQUE_ROUTE));
+}
+
+#[test]
+fn settings_that_were_not_read_block() {
+    let unread = |link: &mut Link| link.settings = None;
+    let Event::Link(mut link) = cali(|_, _| {}) else { unreachable!() };
+    unread(&mut link);
+    assert_eq!(after([Event::Link(link)], "8.8.8.8"), pass(Reason::INTERFACE_UNREAD));
+}
+
+#[test]
+fn a_removal_that_does_not_fit_asks_for_the_routes_again() {
+    let mut world = World::new();
+    let step = world.mirror.apply(&world.attached, [Event::RouteGone(unicast("0.0.0.0/0", CALI))]);
+    assert!(step.routes_in_doubt);
+    let step = world.mirror.apply(&world.attached, [Event::RouteGone(unicast("77.0.0.0/8", CALI))]);
+    assert!(!step.routes_in_doubt, "a route that is unknown altogether was replayed");
+}
+
+#[test]
+fn a_resync_after_any_history_leaves_the_same_tables() {
+    let mut world = World::new();
+    for event in [
+        add(local("10.50.0.0/16")),
+        add(unicast("10.50.1.0/24", UPLINK)),
+        Event::ArpNetfilter(true),
+        Event::Proxies(vec![(0, POD)]),
+        Event::LinkGone(UPLINK),
+        neighbour(0x20),
+    ] {
+        world.tell(event);
+    }
+    let changes = world.mirror.resync(&world.attached, dump());
+    world.tables.apply(&changes).unwrap();
+    assert_eq!(world.asks("169.254.1.1"), REPLY);
+    assert_eq!(world.asks("10.50.1.1"), REPLY);
+    assert_eq!(world.mirror.small.proxies.len(), 0);
+    assert_eq!(world.mirror.resync(&world.attached, dump()), [], "a second one changes nothing");
+}
+
+#[test]
+fn the_routes_alone_can_be_dumped_again() {
+    let mut world = World::new();
+    let changes =
+        world.mirror.replace_routes(&world.attached, vec![unicast("10.5.0.5/32", CALI), local("10.77.0.1/32")]);
+    world.tables.apply(&changes).unwrap();
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    assert_eq!(world.asks("10.77.0.1"), REPLY);
+}
+
+#[test]
+fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
+    let mut world = World::new();
+    world.attached.clear();
+    world.tell(Event::ArpNetfilter(false));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::INTERFACE_UNKNOWN));
+    assert_eq!(world.mirror.neighbours(), 0);
+    world.attached.insert(CALI);
+    world.tell(Event::ArpNetfilter(false));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}

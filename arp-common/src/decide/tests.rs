@@ -1,0 +1,321 @@
+//! Each way out of the decision, on a Calico-like node: the worlds differ in the one thing that a case names.
+//! Expectations are those of the kernel (docs/semantics.md), as measured on Linux 6.18.
+
+use super::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::vec::Vec;
+
+const CALI: u32 = 7;
+const UPLINK: u32 = 3;
+const CALI_MAC: [u8; 6] = [0xee; 6];
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const POD: [u8; 4] = [10, 5, 0, 5];
+const GATEWAY: [u8; 4] = [169, 254, 1, 1];
+const LOCAL: [u8; 4] = [10, 77, 0, 1];
+const NEXT_POD: [u8; 4] = [10, 5, 0, 6];
+
+/// Slots, by what leaves there.
+const TO_CALI: u16 = 0;
+const TO_UPLINK: u16 = 1;
+
+struct World {
+    sequence: core::cell::RefCell<Vec<u64>>,
+    lease: bool,
+    iface: Option<Iface>,
+    neighbours: BTreeMap<IfaceAddr, Neighbour>,
+    proxies: BTreeSet<IfaceAddr>,
+    owned: BTreeSet<IfaceAddr>,
+    oifs: [Oif; 2],
+    /// Hosts; everything else is behind the uplink by the default route.
+    hosts: BTreeMap<[u8; 4], Entry>,
+    default: Entry,
+}
+
+impl Tables for World {
+    fn sequence(&self) -> u64 {
+        self.sequence.borrow_mut().pop().unwrap_or(2)
+    }
+    fn lease_is_valid(&self) -> bool {
+        self.lease
+    }
+    fn iface(&self, ifindex: u32) -> Option<Iface> {
+        self.iface.filter(|_| ifindex == CALI)
+    }
+    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
+        self.neighbours.get(&key).copied()
+    }
+    fn proxied(&self, key: IfaceAddr) -> bool {
+        self.proxies.contains(&key)
+    }
+    fn owned(&self, key: IfaceAddr) -> bool {
+        self.owned.contains(&key)
+    }
+    fn oif(&self, slot: u16) -> Option<Oif> {
+        self.oifs.get(usize::from(slot)).copied()
+    }
+    // Every address has nodes of its own: the index of the second holds the address's first three bytes.
+    fn fib_root(&self, index: u16) -> Entry {
+        Entry::node(u32::from(index))
+    }
+    fn fib_node(&self, node: u32, index: u8) -> Entry {
+        const SECOND: u32 = 1 << 24;
+        if node & SECOND == 0 {
+            return Entry::node(SECOND | node << 8 | u32::from(index));
+        }
+        let [_, a, b, c] = node.to_be_bytes();
+        let addr = [a, b, c, index];
+        self.hosts.get(&addr).copied().unwrap_or(self.default)
+    }
+}
+
+fn world() -> World {
+    let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
+    World {
+        sequence: Vec::new().into(),
+        lease: true,
+        iface: Some(Iface { mac: CALI_MAC, flags, blocked: 0, medium_id: 0 }),
+        neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, fixed: 0 })]),
+        proxies: BTreeSet::new(),
+        owned: BTreeSet::new(),
+        oifs: [Oif { ifindex: CALI, medium_id: 0 }, Oif { ifindex: UPLINK, medium_id: 0 }],
+        hosts: BTreeMap::from([
+            (POD, Entry::unicast(TO_CALI)),
+            (NEXT_POD, Entry::unicast(TO_CALI)),
+            (LOCAL, Entry::LOCAL),
+        ]),
+        default: Entry::unicast(TO_UPLINK).of_default_route(),
+    }
+}
+
+fn at(ifindex: u32, addr: [u8; 4]) -> IfaceAddr {
+    IfaceAddr { ifindex, addr }
+}
+
+fn without(world: &mut World, flag: u16) {
+    world.iface.as_mut().unwrap().flags &= !flag;
+}
+
+fn with(world: &mut World, flag: u16) {
+    world.iface.as_mut().unwrap().flags |= flag;
+}
+
+const REPLY: Verdict = Verdict::Reply(CALI_MAC);
+
+fn ask(tpa: [u8; 4]) -> ArpFrame {
+    ArpFrame::request(POD_MAC, POD, tpa)
+}
+
+fn verdict(world: &World, frame: &ArpFrame) -> Verdict {
+    decide(frame, CALI, world)
+}
+
+/// The verdict on the pod asking for `tpa` in a world that differs in one thing.
+fn when(tpa: [u8; 4], differ: impl FnOnce(&mut World)) -> Verdict {
+    let mut world = world();
+    differ(&mut world);
+    verdict(&world, &ask(tpa))
+}
+
+/// The verdict on a frame that differs in one thing.
+fn of(tpa: [u8; 4], differ: impl FnOnce(&mut ArpFrame)) -> Verdict {
+    let mut frame = ask(tpa);
+    differ(&mut frame);
+    verdict(&world(), &frame)
+}
+
+#[test]
+fn the_gateway_and_a_local_address_are_answered() {
+    assert_eq!(when(GATEWAY, |_| {}), REPLY);
+    assert_eq!(when(LOCAL, |_| {}), REPLY);
+}
+
+#[test]
+fn the_agent_must_be_alive_and_at_rest() {
+    assert_eq!(when(GATEWAY, |world| world.lease = false), Verdict::Pass(Reason::LEASE_EXPIRED));
+    assert_eq!(when(GATEWAY, |world| world.sequence = Vec::from([3]).into()), Verdict::Pass(Reason::UPDATING));
+    // The second look at the sequence differs from the first (popped from the end).
+    assert_eq!(when(GATEWAY, |world| world.sequence = Vec::from([4, 2]).into()), Verdict::Pass(Reason::UPDATING));
+}
+
+#[test]
+fn the_interface_must_be_known_and_not_blocked() {
+    assert_eq!(when(GATEWAY, |world| world.iface = None), Verdict::Pass(Reason::INTERFACE_UNKNOWN));
+    let blocked = |world: &mut World| world.iface.as_mut().unwrap().blocked = Reason::CUSTOM_RULES.raw();
+    assert_eq!(when(GATEWAY, blocked), Verdict::Pass(Reason::CUSTOM_RULES));
+}
+
+#[test]
+fn headers_and_operations() {
+    assert_eq!(of(GATEWAY, |frame| frame.arp.htype = [0, 2]), Verdict::Pass(Reason::BAD_HEADER));
+    assert_eq!(of(GATEWAY, |frame| frame.arp.htype = [0, 6]), REPLY);
+    assert_eq!(of(GATEWAY, |frame| frame.arp.oper = [0, 2]), Verdict::Pass(Reason::NOT_REQUEST));
+    assert_eq!(of(GATEWAY, |frame| frame.arp.oper = [1, 0]), Verdict::Pass(Reason::NOT_REQUEST));
+}
+
+#[test]
+fn destinations() {
+    assert_eq!(of(GATEWAY, |frame| frame.dst = CALI_MAC), REPLY);
+    assert_eq!(of(GATEWAY, |frame| frame.dst = [1, 0, 0x5e, 0, 0, 1]), REPLY);
+    assert_eq!(of(GATEWAY, |frame| frame.dst = [0; 6]), Verdict::Pass(Reason::OTHER_DESTINATION));
+    assert_eq!(of(GATEWAY, |frame| frame.dst = POD_MAC), Verdict::Pass(Reason::OTHER_DESTINATION));
+}
+
+#[test]
+fn the_ethernet_source_and_tha_do_not_matter() {
+    assert_eq!(of(GATEWAY, |frame| (frame.src, frame.arp.tha) = ([9; 6], [9; 6])), REPLY);
+}
+
+#[test]
+fn special_addresses() {
+    for tpa in [[0; 4], [255; 4], [224, 0, 0, 1], [239, 1, 1, 1], [127, 0, 0, 1]] {
+        assert_eq!(when(tpa, |_| {}), Verdict::Pass(Reason::SPECIAL_TARGET), "{tpa:?}");
+    }
+    for spa in [[255; 4], [224, 0, 0, 1], [127, 0, 0, 5]] {
+        assert_eq!(of(GATEWAY, |frame| frame.arp.spa = spa), Verdict::Pass(Reason::SPECIAL_SENDER), "{spa:?}");
+    }
+    for tpa in [[240, 0, 0, 1], [0, 1, 2, 3]] {
+        assert_eq!(when(tpa, |_| {}), REPLY, "{tpa:?} is routed like any other");
+    }
+}
+
+#[test]
+fn a_probe_is_answered_for_local_addresses_only() {
+    assert_eq!(of(LOCAL, |frame| (frame.arp.spa, frame.arp.sha) = ([0; 4], [9; 6])), REPLY);
+    assert_eq!(of(GATEWAY, |frame| frame.arp.spa = [0; 4]), Verdict::Pass(Reason::PROBE_NOT_LOCAL));
+}
+
+#[test]
+fn an_announcement_is_never_consumed() {
+    assert_eq!(of(GATEWAY, |frame| frame.arp.spa = GATEWAY), Verdict::Pass(Reason::ANNOUNCEMENT));
+}
+
+#[test]
+fn the_sender_must_be_reached_by_the_ingress_interface() {
+    let spa = |addr| move |frame: &mut ArpFrame| frame.arp.spa = addr;
+    assert_eq!(of(GATEWAY, spa([10, 9, 0, 9])), Verdict::Pass(Reason::SENDER_ROUTE), "behind the uplink");
+    assert_eq!(of(GATEWAY, spa(LOCAL)), Verdict::Pass(Reason::SENDER_ROUTE), "our own address");
+    let opaque = |world: &mut World| _ = world.hosts.insert(POD, Entry::OPAQUE);
+    assert_eq!(when(GATEWAY, opaque), Verdict::Pass(Reason::SENDER_ROUTE));
+    let by_default = |world: &mut World| _ = world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route());
+    assert_eq!(when(GATEWAY, by_default), Verdict::Pass(Reason::SENDER_ROUTE));
+}
+
+#[test]
+fn the_neighbour_entry_must_stay_as_it_is() {
+    assert_eq!(when(GATEWAY, |world| world.neighbours.clear()), Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN));
+    assert_eq!(of(GATEWAY, |frame| frame.arp.sha = [9; 6]), Verdict::Pass(Reason::NEIGHBOUR_DIFFERS));
+    let fixed = |world: &mut World| world.neighbours.get_mut(&at(CALI, POD)).unwrap().fixed = 1;
+    let mut permanent = world();
+    fixed(&mut permanent);
+    let mut frame = ask(GATEWAY);
+    frame.arp.sha = [9; 6];
+    assert_eq!(verdict(&permanent, &frame), REPLY, "a permanent entry is never changed");
+}
+
+#[test]
+fn routes_that_are_not_answered() {
+    let target = |entry| move |world: &mut World| _ = world.hosts.insert(GATEWAY, entry);
+    assert_eq!(when(GATEWAY, target(Entry::NONE)), Verdict::Pass(Reason::NO_ROUTE));
+    assert_eq!(when(GATEWAY, target(Entry::UNANSWERABLE)), Verdict::Pass(Reason::UNANSWERABLE_ROUTE));
+    assert_eq!(when(GATEWAY, target(Entry::OPAQUE)), Verdict::Pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(when(GATEWAY, target(Entry::unicast(9))), Verdict::Pass(Reason::OPAQUE_ROUTE), "no such slot");
+    let dead = |world: &mut World| world.oifs[usize::from(TO_UPLINK)] = Oif::default();
+    assert_eq!(when(GATEWAY, dead), Verdict::Pass(Reason::OPAQUE_ROUTE));
+}
+
+#[test]
+fn proxying_needs_forwarding_and_its_flag() {
+    assert_eq!(when(GATEWAY, |world| without(world, Iface::FORWARDING)), Verdict::Pass(Reason::FORWARDING_OFF));
+    assert_eq!(when(GATEWAY, |world| without(world, Iface::PROXY_ARP)), Verdict::Pass(Reason::PROXY_ARP_OFF));
+    assert_eq!(when(LOCAL, |world| without(world, Iface::FORWARDING | Iface::PROXY_ARP)), REPLY);
+}
+
+#[test]
+fn targets_behind_the_same_interface_need_pvlan_alone() {
+    assert_eq!(when(NEXT_POD, |_| {}), Verdict::Pass(Reason::PVLAN_OFF));
+    let pvlan_alone = |world: &mut World| {
+        with(world, Iface::PVLAN);
+        without(world, Iface::PROXY_ARP);
+    };
+    assert_eq!(when(NEXT_POD, pvlan_alone), REPLY);
+    assert_eq!(when(GATEWAY, pvlan_alone), Verdict::Pass(Reason::PROXY_ARP_OFF));
+    assert_eq!(when(NEXT_POD, |world| with(world, Iface::HAS_PROXIES)), Verdict::Pass(Reason::PVLAN_OFF));
+}
+
+#[test]
+fn static_proxies_need_neither_proxy_arp_nor_medium_id() {
+    for ifindex in [CALI, 0] {
+        let verdict = when(GATEWAY, |world| {
+            without(world, Iface::PROXY_ARP);
+            with(world, Iface::HAS_PROXIES);
+            world.iface.as_mut().unwrap().medium_id = -1;
+            world.proxies.insert(at(ifindex, GATEWAY));
+        });
+        assert_eq!(verdict, REPLY, "entry on {ifindex}");
+    }
+    let elsewhere = when(GATEWAY, |world| {
+        without(world, Iface::PROXY_ARP);
+        with(world, Iface::HAS_PROXIES);
+        world.proxies.insert(at(UPLINK, GATEWAY));
+    });
+    assert_eq!(elsewhere, Verdict::Pass(Reason::PROXY_ARP_OFF));
+}
+
+#[test]
+fn medium_ids() {
+    // Measured on Linux 6.18: (ingress, out, answered).
+    let table = [
+        (0, -1, true),
+        (0, 0, true),
+        (0, 1, true),
+        (0, 2, true),
+        (-1, -1, false),
+        (-1, 0, false),
+        (-1, 1, false),
+        (-1, 2, false),
+        (1, -1, false),
+        (1, 0, true),
+        (1, 1, false),
+        (1, 2, true),
+        (2, -1, false),
+        (2, 0, true),
+        (2, 1, true),
+        (2, 2, false),
+    ];
+    for (ingress, out, answered) in table {
+        let verdict = when(GATEWAY, |world| {
+            world.iface.as_mut().unwrap().medium_id = ingress;
+            world.oifs[usize::from(TO_UPLINK)].medium_id = out;
+        });
+        let expected = if answered { REPLY } else { Verdict::Pass(Reason::MEDIUM_ID) };
+        assert_eq!(verdict, expected, "ingress {ingress}, out {out}");
+    }
+}
+
+#[test]
+fn a_proxy_delay_holds_back_all_but_unicast_and_local() {
+    assert_eq!(when(GATEWAY, |world| with(world, Iface::DELAYED)), Verdict::Pass(Reason::PROXY_DELAY));
+    assert_eq!(when(LOCAL, |world| with(world, Iface::DELAYED)), REPLY);
+    let mut delayed = world();
+    with(&mut delayed, Iface::DELAYED);
+    let mut frame = ask(GATEWAY);
+    frame.dst = CALI_MAC;
+    assert_eq!(verdict(&delayed, &frame), REPLY);
+}
+
+#[test]
+fn arp_ignore() {
+    assert_eq!(when(LOCAL, |world| without(world, Iface::LOCAL_ALWAYS)), Verdict::Pass(Reason::ARP_IGNORE));
+    let own = |listed: bool| {
+        when(LOCAL, |world| {
+            without(world, Iface::LOCAL_ALWAYS);
+            with(world, Iface::LOCAL_OWN);
+            if listed {
+                world.owned.insert(at(CALI, LOCAL));
+            }
+        })
+    };
+    assert_eq!(own(true), REPLY);
+    assert_eq!(own(false), Verdict::Pass(Reason::ARP_IGNORE));
+    assert_eq!(when(GATEWAY, |world| without(world, Iface::LOCAL_ALWAYS)), REPLY, "proxying is not asked");
+}

@@ -1,0 +1,48 @@
+//! Tests that a machine cannot run say so.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::{env, fs, thread};
+
+/// What this process lacks to build a lab and to load BPF programs; `None` if it lacks nothing.
+pub fn missing_privilege() -> Option<String> {
+    /// CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN (bits 12, 13, 21 of linux/capability.h).
+    const NEEDED: u64 = 1 << 12 | 1 << 13 | 1 << 21;
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or_default();
+    (effective & NEEDED != NEEDED).then(|| "it needs root (CAP_NET_ADMIN, CAP_NET_RAW, CAP_SYS_ADMIN)".to_owned())
+}
+
+/// Says that the running test is skipped, and why: on stderr and in the file that `ARP_TEST_SKIPS` names, one line a
+/// test, for the runner to list.
+///
+/// # Panics
+/// If `CI` is set and no such file is named: nobody would hear of it.
+pub fn skip(reason: &str) {
+    let thread = thread::current();
+    let test = thread.name().unwrap_or("unnamed test");
+    eprintln!("skipped: {test}: {reason}");
+    match env::var_os("ARP_TEST_SKIPS") {
+        Some(path) => {
+            let file = OpenOptions::new().create(true).append(true).open(&path);
+            let written = file.and_then(|mut file| file.write_all(format!("{test}\t{reason}\n").as_bytes()));
+            if let Err(error) = written {
+                panic!("recording that {test} was skipped in {}: {error}", path.display());
+            }
+        }
+        None if env::var_os("CI").is_some() => panic!("{test} cannot run here: {reason}"),
+        None => {}
+    }
+}
+
+/// Ends the test, recorded as skipped, if this machine cannot build a lab. For tests that return a `Result`.
+#[macro_export]
+macro_rules! needs_root {
+    () => {
+        if let Some(missing) = $crate::missing_privilege() {
+            $crate::skip(&missing);
+            return Ok(());
+        }
+    };
+}

@@ -1,0 +1,19 @@
+//! Changes while the agent runs: followed within the bound, and from then on no answer that the kernel would not give.
+
+mod links;
+mod routes;
+mod settings;
+
+use anyhow::Result;
+use tests::{Answerer, Parity, topology};
+
+/// A target that only the default route covers at first.
+const ELSEWHERE: [u8; 4] = [10, 30, 0, 1];
+
+fn matrix_with_agent() -> Result<Parity> {
+    Parity::start(topology::matrix, &["v0"])
+}
+
+fn who_has(parity: &mut Parity, tpa: [u8; 4]) -> Result<Answerer> {
+    Ok(parity.ask("p0", |p0| p0.who_has(tpa))?.by)
+}

@@ -1,0 +1,131 @@
+//! An agent that is gone, stalled or told to end: the kernel answers, and no request is lost.
+
+use std::panic::resume_unwind;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
+use tests::{AgentOptions, Answerer, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes};
+
+/// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
+fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
+    let p0 = lab.host("p0");
+    let reply = reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), CALICO_GATEWAY);
+    let mut asked = 0;
+    while Instant::now() < until {
+        let replies = p0.ask(&p0.who_has(CALICO_GATEWAY))?;
+        ensure!(replies == [reply.clone()], "request {asked} got {replies:?}");
+        asked += 1;
+        // Others use this machine too.
+        thread::sleep(Duration::from_micros(200));
+    }
+    Ok(asked)
+}
+
+/// The interfaces of the node that hold an XDP program.
+fn with_xdp(lab: &Lab) -> Result<Vec<String>> {
+    let links = lab.node().ip_json("-details link show")?;
+    let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
+    let with_xdp = links.iter().filter(|link| link.get("xdp").is_some());
+    Ok(with_xdp.filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
+}
+
+fn under_traffic(signal: Signal) -> Result<()> {
+    let lab = topology::calico(1)?;
+    let until = Instant::now() + Duration::from_millis(200);
+    assert!(ask_until(&lab, until)? > 50, "the kernel alone answers them all");
+
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let until = Instant::now() + Duration::from_millis(2500);
+    let asked = thread::scope(|scope| -> Result<u32> {
+        let traffic = scope.spawn(|| ask_until(&lab, until));
+        thread::sleep(Duration::from_millis(500));
+        let status = agent.status()?;
+        assert!(status.answered("cali0") > 50, "the fast path answers before the end: {}", status.0);
+        agent.signal(signal)?;
+        agent.wait()?;
+        traffic.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })?;
+    println!("{asked} requests around {signal}, each answered once");
+    assert!(asked > 500, "{asked}");
+    assert_eq!(agent.command(&["status"])?.status.code(), Some(STATUS_NOT_RUNNING));
+    assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
+    Ok(())
+}
+
+#[test]
+fn no_request_is_lost_when_the_agent_is_killed_under_traffic() -> Result<()> {
+    needs_root!();
+    under_traffic(Signal::SIGKILL)
+}
+
+#[test]
+fn no_request_is_lost_when_the_agent_ends_under_traffic() -> Result<()> {
+    needs_root!();
+    under_traffic(Signal::SIGTERM)
+}
+
+#[test]
+fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -> Result<()> {
+    needs_root!();
+    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
+    parity.agent().kill()?;
+    thread::sleep(Duration::from_secs(2));
+    parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
+    for lab in [parity.alone(), parity.fast()] {
+        let p0 = lab.host("p0");
+        assert_eq!(p0.ask(&p0.who_has(ROUTED_TARGET))?, Vec::<Vec<u8>>::new());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Result<()> {
+    needs_root!();
+    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
+
+    parity.agent().signal(Signal::SIGSTOP)?;
+    parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
+    let stopped = Instant::now();
+    let lease = loop {
+        let p0 = parity.fast().host("p0");
+        if p0.ask(&p0.who_has(ROUTED_TARGET))?.is_empty() {
+            break stopped.elapsed();
+        }
+        ensure!(stopped.elapsed() < Duration::from_secs(3), "stale answers 3 s after the agent was stopped");
+        thread::sleep(Duration::from_millis(5));
+    };
+    println!("the lease ran out {} ms after the agent was stopped", lease.as_millis());
+    assert!(lease > Duration::ZERO);
+
+    parity.agent().signal(Signal::SIGCONT)?;
+    parity.agent().in_step()?;
+    let passed = parity.agent().status()?.passed("v0");
+    assert!(passed.get("lease_expired").is_some_and(|&count| count > 0), "{passed:?}");
+    let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
+    assert_eq!(outcome.by, Answerer::nobody("proxy_arp_off"), "it has followed what changed meanwhile");
+    parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 1)?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_told_to_end_leaves_nothing_behind() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(2)?;
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+        assert_eq!(with_xdp(&lab)?, ["cali0", "cali1"]);
+        assert!(agent.run_dir().read_dir()?.next().is_some(), "the control socket is in the run directory");
+        agent.signal(signal)?;
+        assert_eq!(agent.wait()?.code(), Some(0), "after {signal}; its log:\n{}", agent.log());
+        assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
+        let left = agent.run_dir().read_dir().map(|files| files.flatten().map(|file| file.path()).collect::<Vec<_>>());
+        assert_eq!(left.unwrap_or_default(), Vec::<std::path::PathBuf>::new(), "after {signal}");
+    }
+    Ok(())
+}

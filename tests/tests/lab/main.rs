@@ -1,0 +1,15 @@
+//! What needs root and network namespaces: the lab's own tests, and the scenarios.
+
+mod calico;
+mod changes;
+mod commands;
+mod flags;
+mod frames;
+mod gatewayless;
+mod interfaces;
+mod kernel;
+mod lan;
+mod lease;
+mod matrix;
+mod private_vlan;
+mod refusals;

@@ -1,0 +1,97 @@
+//! What the agent cannot do, it says, and it does the rest.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::Result;
+use tests::topology::{self, CALICO_GATEWAY};
+use tests::{Agent, AgentOptions, Lab, needs_root};
+
+/// Lets an agent fail to start; gives what it wrote.
+fn refusal(lab: &Lab, options: AgentOptions) -> Result<String> {
+    let mut agent = options.spawn(lab.node())?;
+    let exit = agent.wait()?;
+    assert_eq!(exit.code(), Some(1), "its log:\n{}", agent.log());
+    assert!(!agent.log().contains("panicked"), "{}", agent.log());
+    Ok(agent.log())
+}
+
+/// How many of ten requests from `pod` for its gateway the agent answered; all of them are answered by somebody.
+fn answered_of_ten(lab: &Lab, agent: &mut Agent, pod: &str) -> Result<u64> {
+    let host = lab.host(pod);
+    host.ask(&host.who_has(CALICO_GATEWAY))?;
+    agent.in_step()?;
+    let before = agent.status()?.answered(host.node_end());
+    for _ in 0..10 {
+        assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);
+    }
+    Ok(agent.status()?.answered(host.node_end()) - before)
+}
+
+#[test]
+fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(2)?;
+    let mut holder = AgentOptions::new(&["cali0"]).start(lab.node())?;
+    let mut second = AgentOptions::new(&["cali*"]).start(lab.node())?;
+
+    let status = second.status()?;
+    let taken = status.interface("cali0");
+    assert_ne!(taken["state"], "answering", "{taken}");
+    let program = lab.node().ip_json("-details link show cali0")?[0]["xdp"]["prog"]["id"].to_string();
+    let reason = taken["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("arp_xdp") && reason.contains(&program), "program {program} holds it: {reason}");
+
+    assert_eq!(answered_of_ten(&lab, &mut second, "p1")?, 10, "the other interface");
+    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "the holder is not disturbed");
+    second.stop()?;
+    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "nor by the second one's end");
+    Ok(())
+}
+
+#[test]
+fn without_the_capabilities_it_names_the_missing_ones() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    for (drop, named) in [("-net_admin", "CAP_NET_ADMIN"), ("-bpf,-sys_admin", "CAP_BPF")] {
+        let options = AgentOptions::new(&["cali*"]).through(&format!("setpriv --bounding-set {drop}"));
+        let log = refusal(&lab, options)?;
+        assert!(log.contains(named), "without {drop}: {log}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_on_the_same_run_directory_is_refused_and_the_first_goes_on() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let mut first = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let log = refusal(&lab, AgentOptions::new(&["cali*"]).run_dir(first.run_dir()))?;
+    assert!(log.contains(&*first.run_dir().to_string_lossy()), "it names the run directory: {log}");
+    assert_eq!(answered_of_ten(&lab, &mut first, "p0")?, 10);
+    Ok(())
+}
+
+#[test]
+fn a_run_directory_that_is_a_file_is_refused_by_name() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let file = tempfile::NamedTempFile::new()?;
+    let log = refusal(&lab, AgentOptions::new(&["cali*"]).run_dir(file.path()))?;
+    assert!(log.contains(&*file.path().to_string_lossy()), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_run_directory_that_it_may_not_enter_is_refused_by_name() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let dir = tempfile::tempdir()?;
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o000))?;
+    let options = AgentOptions::new(&["cali*"])
+        .run_dir(dir.path())
+        .through("setpriv --bounding-set -dac_override,-dac_read_search");
+    let log = refusal(&lab, options)?;
+    assert!(log.contains(&*dir.path().to_string_lossy()), "{log}");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The program in the kernel against the same decision in userspace, over tables in plain memory: two compilers, two
+//! memories, one verdict. (That the decision itself is right is for the lab, where the kernel is the oracle.)
+
+use crate::world::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, World, neighbour};
+use arp_agent::mirror::Change;
+use arp_common::maps::{Counters, Iface, Neighbour, Oif};
+use arp_common::reason::{ANSWERED, COUNTERS};
+use arp_common::{ArpFrame, Reason, Verdict, decide};
+use fastrand::Rng;
+use tests::needs_root;
+
+const FRAMES: usize = 200_000;
+const WORLDS: usize = 200;
+
+#[test]
+fn random_frames_are_decided_alike() -> anyhow::Result<()> {
+    needs_root!();
+    let seed =
+        std::env::var("ARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed} (ARP_TEST_SEED repeats it)");
+    let mut rng = Rng::with_seed(seed);
+    let mut world = World::new()?;
+    let before = world.counters();
+    let mut expected: Counters = [0; COUNTERS];
+    for _ in 0..WORLDS {
+        let changes = change(&mut rng);
+        world.apply(&changes)?;
+        for _ in 0..FRAMES / WORLDS {
+            let bytes = frame(&mut rng);
+            let (action, out, counter) = userspace(&world, &bytes);
+            let run = world.bpf.run(INGRESS, &bytes)?;
+            assert_eq!((run.action, &run.frame), (action, &out), "seed {seed}: {bytes:02x?} after {changes:?}");
+            if let Some(counter) = counter {
+                expected[counter] += 1;
+            }
+        }
+    }
+    let counted: Vec<u64> = world.counters().iter().zip(before).map(|(after, before)| after - before).collect();
+    assert_eq!(counted, expected, "seed {seed}: counters");
+    let seen = Reason::ALL.iter().filter(|reason| expected[reason.counter()] > 0).count();
+    println!("{} answered; {seen} reasons to pass seen", expected[ANSWERED]);
+    // The frames must not all fall at the first hurdle.
+    assert!(expected[ANSWERED] > FRAMES as u64 / 50, "only {} of {FRAMES} answered", expected[ANSWERED]);
+    for reason in
+        [Reason::PVLAN_OFF, Reason::MEDIUM_ID, Reason::PROXY_DELAY, Reason::ARP_IGNORE, Reason::NEIGHBOUR_DIFFERS]
+    {
+        assert!(expected[reason.counter()] > 0, "no frame passed for {}", reason.name());
+    }
+    Ok(())
+}
+
+/// What must come of a frame: the action, the bytes, and what is counted.
+fn userspace(world: &World, bytes: &[u8]) -> (u32, Vec<u8>, Option<usize>) {
+    const XDP_PASS: u32 = 2;
+    const XDP_TX: u32 = 3;
+    let pass = |counter| (XDP_PASS, bytes.to_vec(), counter);
+    if bytes[12..14] != [8, 6] {
+        return pass(None);
+    }
+    let Some(mut frame) = ArpFrame::from_bytes(bytes) else {
+        return pass(Some(Reason::TOO_SHORT.counter()));
+    };
+    match decide(&frame, INGRESS, &world.fake) {
+        Verdict::Pass(reason) => pass(Some(reason.counter())),
+        Verdict::Reply(mac) => {
+            frame.make_reply(mac);
+            (XDP_TX, frame.to_bytes().to_vec(), Some(ANSWERED))
+        }
+    }
+}
+
+/// Other settings, neighbours and proxies.
+fn change(rng: &mut Rng) -> Vec<Change> {
+    let iface = Iface {
+        mac: MAC,
+        flags: rng.u16(..) | if rng.bool() { Iface::FORWARDING | Iface::PROXY_ARP } else { 0 },
+        blocked: if rng.u8(..) < 8 { Reason::CUSTOM_RULES.raw() } else { 0 },
+        medium_id: *pick(rng, &[0, 0, 0, 1, 2, -1]),
+    };
+    let fixed = u16::from(rng.bool());
+    let entry =
+        |addr, there: bool| Change::Neighbour(neighbour(addr), there.then_some(Neighbour { lladdr: POD_MAC, fixed }));
+    vec![
+        Change::Iface(INGRESS, Some(iface)),
+        entry(POD, rng.u8(..) > 8),
+        entry(NEXT_POD, rng.bool()),
+        Change::Proxy(neighbour([169, 254, 1, 1]), rng.bool()),
+        Change::OwnAddress(neighbour(LOCAL), rng.bool()),
+        Change::Oif(1, Oif { ifindex: if rng.u8(..) < 8 { 0 } else { 9 }, medium_id: *pick(rng, &[0, 1, 2, -1]) }),
+    ]
+}
+
+/// Mostly a request that could be answered, with a few fields drawn from what makes a difference, and now and then a
+/// flipped byte or another length.
+fn frame(rng: &mut Rng) -> Vec<u8> {
+    let spa = *pick(rng, &[POD, POD, POD, NEXT_POD, [0; 4], LOCAL, [127, 0, 0, 1], [224, 0, 0, 1], [255; 4]]);
+    let any = rng.u32(..).to_be_bytes();
+    let tpa = *pick(
+        rng,
+        &[
+            [169, 254, 1, 1],
+            [169, 254, 1, 1],
+            LOCAL,
+            LOCAL,
+            POD,
+            NEXT_POD,
+            any,
+            [10, 66, any[0], any[1]],
+            [10, 67, any[0], any[1]],
+            [0; 4],
+            [255; 4],
+            [127, 0, 0, 1],
+            [239, 0, 0, 1],
+            [240, 0, 0, 1],
+        ],
+    );
+    let mut frame = ArpFrame::request(*pick(rng, &[POD_MAC, POD_MAC, POD_MAC, [0; 6], [0xff; 6]]), spa, tpa);
+    frame.dst =
+        *pick(rng, &[[0xff; 6], [0xff; 6], MAC, [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [0; 6], POD_MAC]);
+    frame.arp.htype = *pick(rng, &[[0, 1], [0, 1], [0, 1], [0, 6], [0, 2]]);
+    let mut bytes = frame.to_bytes().to_vec();
+    if rng.u8(..) < 32 {
+        let at = rng.usize(..bytes.len());
+        bytes[at] = rng.u8(..);
+    }
+    match rng.u8(..) {
+        0..=31 => bytes.resize(60, 0),
+        32..=47 => bytes.resize(rng.usize(14..=1500), rng.u8(..)),
+        _ => {}
+    }
+    bytes
+}
+
+fn pick<'a, T>(rng: &mut Rng, from: &'a [T]) -> &'a T {
+    &from[rng.usize(..from.len())]
+}

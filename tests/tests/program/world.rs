@@ -1,0 +1,70 @@
+//! Tables that the program and plain memory both get: a Calico-like node whose one interface stands for the pod's
+//! veth. BPF_PROG_TEST_RUN takes any interface of the namespace as ingress; a new namespace has only `lo`.
+
+use arp_agent::dataplane::Dataplane;
+use arp_agent::dataplane::bpf::{Bpf, monotonic_ns};
+use arp_agent::dataplane::fake::Fake;
+use arp_agent::event::Prefix;
+use arp_agent::mirror::Change;
+use arp_common::fib::Entry;
+use arp_common::maps::{Counters, Iface, IfaceAddr, Neighbour, Oif};
+use nix::sched::{CloneFlags, unshare};
+
+/// `lo`, which is the first interface of every namespace.
+pub(crate) const INGRESS: u32 = 1;
+pub(crate) const MAC: [u8; 6] = [0xee; 6];
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const POD: [u8; 4] = [10, 5, 0, 5];
+pub(crate) const NEXT_POD: [u8; 4] = [10, 5, 0, 6];
+pub(crate) const LOCAL: [u8; 4] = [10, 77, 0, 1];
+
+const TO_POD: u16 = 0;
+const TO_UPLINK: u16 = 1;
+
+/// The tables of a node with a default route by the uplink, in the program's maps and in plain memory.
+pub(crate) struct World {
+    pub(crate) bpf: Bpf,
+    pub(crate) fake: Fake,
+}
+
+impl World {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        // This thread's own, gone with it.
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        let mut world = World { bpf: Bpf::load(false)?, fake: Fake::default() };
+        let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
+        world.apply(&[
+            Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
+            Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),
+            Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()),
+            Change::Insert(Prefix::new(POD, 32), Entry::unicast(TO_POD)),
+            Change::Insert(Prefix::new(NEXT_POD, 32), Entry::unicast(TO_POD)),
+            Change::Insert(Prefix::new(LOCAL, 32), Entry::LOCAL),
+            Change::Insert(Prefix::new([10, 66, 0, 0], 16), Entry::OPAQUE),
+            Change::Insert(Prefix::new([10, 67, 4, 0], 22), Entry::UNANSWERABLE),
+            Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, fixed: 0 })),
+            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
+        ])?;
+        world.set_lease(true);
+        Ok(world)
+    }
+
+    pub(crate) fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        self.bpf.apply(changes)?;
+        self.fake.apply(changes)
+    }
+
+    pub(crate) fn set_lease(&mut self, valid: bool) {
+        const MINUTE: u64 = 60_000_000_000;
+        self.bpf.set_lease(if valid { monotonic_ns() + 10 * MINUTE } else { 0 });
+        self.fake.set_lease(u64::from(valid));
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.bpf.counters(INGRESS).expect("the counters map can be read")
+    }
+}
+
+pub(crate) fn neighbour(addr: [u8; 4]) -> IfaceAddr {
+    IfaceAddr { ifindex: INGRESS, addr }
+}

@@ -1,0 +1,149 @@
+//! `cargo xtask setup`, and the same at the start of the other verbs: finds what the build and the lab need, installs
+//! what is missing when it can, and otherwise says in one message what to type. Fast when nothing is missing.
+
+mod linker;
+mod packages;
+mod toolchain;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::workspace;
+use toolchain::Search;
+pub(crate) use toolchain::Toolchain;
+
+/// What a verb is about to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Build the eBPF program.
+    Build,
+    /// Run the lab, whose clients are the system's own.
+    Lab,
+}
+
+pub(crate) fn run() -> Result<ExitCode> {
+    ensure(&[Need::Build, Need::Lab])?;
+    let toolchain = toolchain::inspect(&toolchain::chosen()?).map_err(anyhow::Error::msg)?;
+    println!(
+        "eBPF toolchain  {} (rustc {}, LLVM {})\nbpf-linker      .tools/bin/bpf-linker ({})\nlab clients     {}",
+        toolchain.name,
+        toolchain.release,
+        toolchain.llvm,
+        linker::describe(),
+        packages::CLIENTS.map(|client| client.program).join(", "),
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure of what is needed; says nothing and takes no time when all is there.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let mut missing = BTreeSet::new();
+    let mut search = None;
+    if needs.contains(&Need::Build) {
+        let found = find_toolchain()?;
+        match found.toolchain {
+            Some(ref toolchain) => missing.extend(linker::missing_packages(toolchain.llvm)?),
+            None => {
+                // It may be there, and only lack a linker.
+                if toolchain::inspect(toolchain::DISTRIBUTION).is_err() {
+                    missing.extend(toolchain::DISTRIBUTION_PACKAGES.map(str::to_owned));
+                }
+                missing.extend(linker::missing_packages(toolchain::DISTRIBUTION_LLVM)?);
+            }
+        }
+        search = Some(found);
+    }
+    if needs.contains(&Need::Lab) {
+        missing.extend(packages::missing_clients());
+    }
+    if !missing.is_empty() {
+        let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+        packages::install(&missing).map_err(|error| anyhow!("{}\n{error:#}", explain(search.as_ref(), &missing)))?;
+    }
+    if let Some(search) = search {
+        finish_build_tools(search)?;
+    }
+    Ok(())
+}
+
+/// The toolchain for the eBPF program, made with rustup if there is none; none means: only the distribution's is left.
+fn find_toolchain() -> Result<Search> {
+    let mut search = toolchain::search(linker::refuses)?;
+    if search.toolchain.is_none() {
+        packages::refresh_if_never_done();
+        search.add_rust_src(linker::refuses);
+    }
+    Ok(search)
+}
+
+/// With the packages in place: the linker, and the note to the agent's build script.
+fn finish_build_tools(search: Search) -> Result<()> {
+    let toolchain = match search.toolchain {
+        Some(toolchain) => toolchain,
+        None => match toolchain::inspect(toolchain::DISTRIBUTION) {
+            Ok(toolchain) => toolchain,
+            Err(why) => bail!("the distribution's Rust was installed, but cannot build the eBPF program: {why}"),
+        },
+    };
+    linker::ensure(toolchain.llvm)?;
+    record(&toolchain)
+}
+
+/// Tells the agent's build script which toolchain to use.
+fn record(toolchain: &Toolchain) -> Result<()> {
+    if env::var_os(toolchain::VARIABLE).is_some() {
+        // The build script reads the variable too; what is recorded stays for the time when it is gone.
+        return Ok(());
+    }
+    let path = workspace::tools().join("bpf-toolchain");
+    let line = format!("{}\n", toolchain.name);
+    // Written only when it changes: cargo rebuilds what depends on it by its time.
+    if fs::read_to_string(&path).is_ok_and(|old| old == line) {
+        return Ok(());
+    }
+    eprintln!("setup: the eBPF program is built with toolchain `{}`", toolchain.name);
+    fs::create_dir_all(workspace::tools())
+        .and_then(|()| fs::write(&path, line))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Cargo of the toolchain that builds the eBPF program, for the BPF target.
+pub(crate) fn bpf_cargo() -> Result<(Command, Toolchain)> {
+    let toolchain = toolchain::inspect(&toolchain::chosen()?).map_err(anyhow::Error::msg)?;
+    let mut cargo = toolchain::rustup(["run", &toolchain.name, "cargo"]);
+    cargo.current_dir(workspace::root()).env("RUSTC_BOOTSTRAP", "1");
+    Ok((cargo, toolchain))
+}
+
+/// Installs the distribution's clippy for the distribution's Rust.
+pub(crate) fn install_distribution_clippy() -> Result<()> {
+    packages::install(&["rust-web-clippy"])
+}
+
+/// What is wrong, before the remedy.
+fn explain(search: Option<&Search>, missing: &[&str]) -> String {
+    let Some(Search { toolchain: None, refused }) = search else {
+        return format!("this machine lacks {}.", missing.join(", "));
+    };
+    let mut text = "no Rust toolchain here can build the eBPF program (core for bpfel-unknown-none):".to_owned();
+    for (name, why) in refused {
+        text.push_str(&format!("\n  {name}: {why}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_lists_each_toolchain_with_its_reason() {
+        let search = Search { toolchain: None, refused: vec![("nightly", "no source".to_owned())] };
+        assert!(explain(Some(&search), &["rust-web-src"]).ends_with("\n  nightly: no source"));
+        assert_eq!(explain(None, &["ethtool", "nftables"]), "this machine lacks ethtool, nftables.");
+    }
+}

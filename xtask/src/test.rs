@@ -1,0 +1,186 @@
+//! `cargo xtask test`: every tier that this machine can run, and what it could not, said aloud.
+
+mod report;
+
+use std::env;
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
+use serde_json::Value;
+
+use crate::setup::{self, Need};
+use crate::{machine, process, workspace};
+use report::{Counts, Libtest, Outcome, Skip};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which tiers; none means all that this machine can run
+    tiers: Vec<Tier>,
+    /// Only the tests whose name contains this
+    #[arg(long, value_name = "SUBSTR")]
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Tier {
+    /// What needs neither root nor BPF
+    Unit,
+    /// The eBPF program alone, loaded into this kernel and given frames
+    Program,
+    /// The agent and the program in namespaces of their own
+    Lab,
+}
+
+impl Tier {
+    fn name(self) -> &'static str {
+        match self {
+            Tier::Unit => "unit",
+            Tier::Program => "program",
+            Tier::Lab => "lab",
+        }
+    }
+
+    /// The test target of the package `tests` that holds the tier; the unit tests are in the packages themselves.
+    fn target(self) -> Option<&'static str> {
+        match self {
+            Tier::Unit => None,
+            Tier::Program | Tier::Lab => Some(self.name()),
+        }
+    }
+
+    fn cargo_test(self) -> Command {
+        let mut cargo = workspace::cargo();
+        cargo.args(["test", "--no-fail-fast"]);
+        match self.target() {
+            None => cargo.args(["-p", "arp-common", "-p", "arp-agent", "-p", "xtask"]),
+            Some(target) => cargo.args(["-p", "tests", "--test", target]),
+        };
+        cargo
+    }
+}
+
+/// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
+const SKIPS: &str = "ARP_TEST_SKIPS";
+/// The agent under test, as it is shipped: optimised.
+const AGENT: &str = "ARP_AGENT_BIN";
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let tiers = if args.tiers.is_empty() { Tier::value_variants() } else { args.tiers.as_slice() };
+    let metadata = workspace::metadata()?;
+    setup::ensure(&[Need::Build])?;
+
+    let mut outcomes = Vec::new();
+    let mut lab = LabTools::default();
+    for &tier in tiers {
+        println!("\n== {}", tier.name());
+        let obstacle = match tier.target() {
+            Some(target) => obstacle(&metadata, target).or_else(|| lab.obstacle()),
+            None => None,
+        };
+        let outcome = match obstacle {
+            Some(why) => not_run(tier, args.filter.as_deref(), &metadata, why),
+            None => match lab.agent_for(tier) {
+                Ok(agent) => run_tier(tier, args.filter.as_deref(), agent, &workspace::target_directory(&metadata)?)?,
+                Err(error) => Outcome::broken(tier.name(), format!("{error:#}")),
+            },
+        };
+        outcomes.push(outcome);
+    }
+
+    let total: Counts = outcomes.iter().map(|outcome| outcome.counts).sum();
+    let ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
+    let refused = report::verdict(total, outcomes.iter().any(Outcome::has_skips), ci);
+    // The last line is for machines: nothing may follow it, on either stream.
+    print!("{}", report::summary(&outcomes));
+    if let Some(why) = refused {
+        println!("{why}");
+    }
+    println!("{total}");
+    Ok(if refused.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Why the tiers that need root cannot run on this machine, if they cannot.
+fn obstacle(metadata: &Value, target: &str) -> Option<String> {
+    machine::lab_obstacle().or_else(|| {
+        let there = workspace::has_target(metadata, "tests", "test", target);
+        (!there).then(|| format!("the package `tests` has no test target `{target}` (tests/tests/{target}.rs)"))
+    })
+}
+
+/// What the tiers that need root share, made once, when the first of them comes.
+#[derive(Default)]
+struct LabTools {
+    clients: Option<Result<(), String>>,
+    agent: Option<PathBuf>,
+}
+
+impl LabTools {
+    fn obstacle(&mut self) -> Option<String> {
+        let made =
+            self.clients.get_or_insert_with(|| setup::ensure(&[Need::Lab]).map_err(|error| format!("{error:#}")));
+        made.clone().err()
+    }
+
+    fn agent_for(&mut self, tier: Tier) -> Result<Option<&Path>> {
+        if tier == Tier::Unit {
+            return Ok(None);
+        }
+        if self.agent.is_none() {
+            let made = workspace::build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"])?;
+            self.agent = Some(workspace::find_executable(&made, "arp-agent")?);
+        }
+        Ok(self.agent.as_deref())
+    }
+}
+
+/// Runs a tier, its output passing through to the reader.
+fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_directory: &Path) -> Result<Outcome> {
+    let skips = target_directory.join(format!("test-skips-{}-{}", tier.name(), std::process::id()));
+    fs::create_dir_all(target_directory)
+        .and_then(|()| fs::write(&skips, ""))
+        .with_context(|| format!("cannot write {}", skips.display()))?;
+
+    let mut command = tier.cargo_test();
+    command.args(filter).args(["--", "--color=never"]);
+    command.env(SKIPS, &skips).stdout(Stdio::piped());
+    if let Some(agent) = agent {
+        // Each test of these tiers has namespaces and an agent of its own: more at a time than there are CPUs only
+        // makes their deadlines tight.
+        // Not one: libtest would then run the tests on its main thread, and a skip is recorded under the thread's name.
+        let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
+        command.arg(format!("--test-threads={threads}")).env(AGENT, agent);
+    }
+
+    let start = Instant::now();
+    let described = process::describe(&command);
+    let mut child = command.spawn().with_context(|| format!("cannot start {described}"))?;
+    let mut libtest = Libtest::default();
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let line = line.with_context(|| format!("cannot read the output of {described}"))?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            libtest.line(&line);
+        }
+    }
+    let status = child.wait().with_context(|| format!("lost track of {described}"))?;
+    let written = fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
+    // Only a leftover in the target folder if it stays.
+    let _ = fs::remove_file(&skips);
+    Ok(libtest.outcome(tier.name(), Skip::parse(&written), status.success(), start.elapsed()))
+}
+
+/// The outcome of a tier that this machine cannot run: its tests are counted all the same.
+fn not_run(tier: Tier, filter: Option<&str>, metadata: &Value, why: String) -> Outcome {
+    println!("not run: {why}");
+    let there = tier.target().is_none_or(|target| workspace::has_target(metadata, "tests", "test", target));
+    let listed = there.then(|| process::output(tier.cargo_test().args(filter).args(["--", "--list"])));
+    let tests = listed.and_then(Result::ok).map(|list| report::count_listed(&list));
+    Outcome::not_run(tier.name(), tests, why)
+}
