@@ -216,7 +216,7 @@ impl Reader {
                 self.no_nftables = true;
                 Ok(Vec::new())
             }
-            dump => decoded(what, &dump?, |message| hooks::base_chain(message, family)),
+            dump => decoded(what, dump?, |message| hooks::base_chain(message, family)),
         }
     }
 
@@ -226,7 +226,7 @@ impl Reader {
         request: &Request,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
-        decoded(what, &self.route.dump(what, request)?, decode)
+        decoded(what, self.route.dump(what, request)?, decode)
     }
 }
 
