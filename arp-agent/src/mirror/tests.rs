@@ -216,6 +216,8 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
+    assert_eq!(blocked(Event::Tcx { ifindex: CALI, present: true }), pass(Reason::INGRESS_HOOK));
+    assert_eq!(blocked(Event::Tcx { ifindex: UPLINK, present: true }), REPLY);
     let upper = |kind: &str, netnsid| {
         link(20, "upper", |link, _| {
             (link.kind, link.link, link.link_netnsid) = (Some(kind.into()), Some(CALI), netnsid);
