@@ -69,7 +69,7 @@ fn render(status: &Status) -> String {
         Some(why) => format!("not ready: {why}"),
     };
     let mut text = format!(
-        "agent {} is {state}\n{} answered, {} passed; {} routes, {} neighbours mirrored; {} resyncs, {} overruns\n",
+        "agent {} is {state}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
         status.pid,
         status.answered,
         status.passed.values().sum::<u64>(),

@@ -266,4 +266,4 @@ fn inside<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

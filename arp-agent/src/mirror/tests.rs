@@ -8,11 +8,11 @@ use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Se
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
-const CALI: u32 = 7;
+pub(crate) const CALI: u32 = 7;
 const UPLINK: u32 = 3;
 const MAC: [u8; 6] = [0xee; 6];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
 const REPLY: Verdict = Verdict::Reply(MAC);
 
 /// IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP.
@@ -35,7 +35,7 @@ fn link(ifindex: u32, name: &str, change: impl FnOnce(&mut Link, &mut Settings))
     Event::Link(link)
 }
 
-fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+pub(crate) fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
     link(CALI, "cali0", |link, settings| {
         settings.proxy_arp = 1;
         change(link, settings);
@@ -115,7 +115,7 @@ impl World {
     }
 }
 
-fn dump() -> Vec<Event> {
+pub(crate) fn dump() -> Vec<Event> {
     vec![
         link(1, "lo", |link, _| (link.hardware_type, link.kind) = (772, None)),
         uplink(|_, _| {}),
