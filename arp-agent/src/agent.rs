@@ -4,7 +4,7 @@
 //! safety: before the lease is renewed, every notification that has arrived is applied; whatever casts doubt withdraws
 //! the lease first and is looked into second.
 
-use crate::control::{InterfaceStatus, Peer, Request, Response, Status, VERSION};
+use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::{Attachment, Attachments};
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
@@ -312,7 +312,7 @@ impl Agent {
         let total = self.bpf.total_counters()?;
         let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
         Ok(Status {
-            version: VERSION,
+            version: crate::DOCUMENT_VERSION,
             ready,
             not_ready_because: self.in_step.as_ref().err().cloned(),
             pid: std::process::id(),

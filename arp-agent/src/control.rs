@@ -10,9 +10,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of the documents below: raised when a field changes its meaning or goes, not when one is added.
-pub const VERSION: u32 = 1;
-
 /// How long either side waits for the other. A resync of a million routes takes about as long.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -57,7 +54,7 @@ pub enum Response {
 /// What `status --json` and `stats --json` print.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// [`VERSION`].
+    /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// Whether the maps are in step with the kernel: only then are frames answered.
     pub ready: bool,

@@ -34,7 +34,7 @@ pub struct Mac(pub [u8; 6]);
 /// What was decided, from what, and why: what `explain --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// [`crate::control::VERSION`].
+    /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The question.
     pub question: Question,
@@ -104,7 +104,7 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         }
     };
     Explanation {
-        version: crate::control::VERSION,
+        version: crate::DOCUMENT_VERSION,
         question: question.clone(),
         tables: from,
         kernel_state: Vec::new(),
