@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod dumps;
-mod measure;
 mod notified;
 mod silent;
 

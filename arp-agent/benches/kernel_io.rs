@@ -1,14 +1,20 @@
-//! What it costs. `cargo test --release -p arp-agent --test kernel_io -- --ignored --nocapture --test-threads 1`
+//! What asking the kernel costs. `cargo bench -p arp-agent --bench kernel_io`, as root.
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot go on fails")]
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use arp_agent::kernel::{Notifications, Reader};
+use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::{in_namespace, ip_batch};
+fn main() {
+    looking_for_silent_changes();
+    reading_100_000_routes();
+}
 
-#[test]
-#[ignore = "a measurement"]
 fn looking_for_silent_changes() {
     for pairs in [1, 100, 500] {
         in_namespace(move || {
@@ -16,7 +22,7 @@ fn looking_for_silent_changes() {
                 .map(|i| format!("link add v{i} type veth peer name p{i}\nlink set v{i} up\nlink set p{i} up\n"))
                 .collect();
             ip_batch(&lines);
-            std::thread::sleep(Duration::from_secs(8));
+            thread::sleep(Duration::from_secs(8));
             let mut reader = Reader::new().unwrap();
             reader.everything().unwrap();
             report(&format!("silent_changes, {pairs} veth pairs"), 50, || {
@@ -35,8 +41,6 @@ fn looking_for_silent_changes() {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn reading_100_000_routes() {
     in_namespace(|| {
         let mut lines = "link add v0 type veth peer name p0\nlink set v0 up\nlink set p0 up\n".to_owned();
@@ -77,4 +81,19 @@ fn report(what: &str, times: usize, mut run: impl FnMut()) {
 
 fn thread_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+/// Runs `measure` in a network namespace that ends with its thread.
+fn in_namespace(measure: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("this needs root: unshare(CLONE_NEWNET)");
+        measure();
+    });
+    thread.join().expect("the measurement ended early");
+}
+
+fn ip_batch(lines: &str) {
+    let mut ip = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    ip.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    assert!(ip.wait().unwrap().success());
 }
