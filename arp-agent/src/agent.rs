@@ -110,6 +110,10 @@ impl Agent {
                 }
                 batch = self.notifications.next() => self.follow(batch)?,
                 Some((request, reply)) = requests.recv() => {
+                    if matches!(request, Request::Sync) && self.in_step.is_ok() {
+                        self.reread_silent()?;
+                        self.renew_lease()?;
+                    }
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));
                 }
@@ -284,7 +288,7 @@ impl Agent {
 
     fn respond(&mut self, request: Request) -> Response {
         let response = match request {
-            Request::Status => self.status().map(|status| Response::Status(Box::new(status))),
+            Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
             Request::Explain { question, run_program } => {
                 self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))
             }

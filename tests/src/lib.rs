@@ -19,6 +19,7 @@ mod packet;
 mod parity;
 mod skip;
 pub mod topology;
+pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
