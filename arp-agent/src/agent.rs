@@ -167,7 +167,12 @@ impl Agent {
                 return self.resync("notifications were lost");
             }
         };
+        // An interface that goes down, or loses its last address, takes its proxy entries along, without a message.
+        let proxies_may_be_gone = reread.links || events.iter().any(|event| matches!(event, Event::AddressGone(_)));
         self.fold(events)?;
+        if proxies_may_be_gone {
+            self.reread_silent()?;
+        }
         match self.read_again(reread) {
             Ok(events) => self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),

@@ -231,6 +231,11 @@ impl Snapshot {
                 self.own.remove(&local);
             }
         }
+        if !self.addresses.iter().any(|other| other.ifindex == address.ifindex) {
+            // The last one: `fib_disable_ip` (net/ipv4/fib_frontend.c) takes every route by the interface along, the
+            // local ones too, without a message.
+            self.drop_routes_by(address.ifindex, |_| true, touched);
+        }
     }
 
     fn drop_routes_by(&mut self, oif: u32, which: impl Fn(&Route) -> bool, touched: &mut Touched) {
