@@ -23,13 +23,17 @@ impl Frame {
 
     /// The neighbour entry that the kernel may make or change when it sees the frame.
     pub fn teaches(&self) -> Option<IfaceAddr> {
-        // A tag of VLAN 0 is taken off first; it may hide further ones.
+        let frame = ArpFrame::from_bytes(&self.without_tags()).filter(ArpFrame::is_arp)?;
+        Some(IfaceAddr { ifindex: self.port.into(), addr: frame.arp.spa })
+    }
+
+    /// The frame without VLAN tags: the kernel takes off those of VLAN 0.
+    pub(super) fn without_tags(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         while matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {
             bytes.drain(12..16);
         }
-        let frame = ArpFrame::from_bytes(&bytes).filter(ArpFrame::is_arp)?;
-        Some(IfaceAddr { ifindex: self.port.into(), addr: frame.arp.spa })
+        bytes
     }
 
     /// What a tap on the node sees of the frame: without an outer VLAN tag, which becomes metadata.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
 
 use super::frames::{Frame, hex};
@@ -135,8 +136,7 @@ impl Twins {
             if let Some(what) = difference(&alone, &beside, &tables) {
                 return Ok(Some(Divergence { what, frames: now_frames }));
             }
-            let mut answered = vec![false; now.len()];
-            alone.replies.iter().filter(|(_, reply)| is_reply(reply)).for_each(|&(index, _)| answered[index] = true);
+            let answered = answered(&now, |port| self.alone.ifindex(port), &alone);
             let seen: Vec<Seen<'_>> = now
                 .iter()
                 .zip(answered)
@@ -193,9 +193,24 @@ impl Twins {
     }
 }
 
-/// An ARP frame that is no request.
-fn is_reply(tapped: &Tapped) -> bool {
-    tapped.bytes.get(12..14) == Some(&[0x08, 0x06]) && tapped.bytes.get(20..22) != Some(&[0, 1])
+/// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
+/// it is that of the first request which has none yet and asks for what it says.
+fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> Vec<bool> {
+    let mut answered = vec![false; frames.len()];
+    for (latest, reply) in &seen.replies {
+        let Some(reply_arp) = ArpFrame::from_bytes(&reply.bytes).filter(ArpFrame::is_arp) else { continue };
+        let asks = |at: usize| {
+            let request = ArpFrame::from_bytes(&frames[at].without_tags());
+            ifindex(frames[at].port) == reply.ifindex
+                && request.is_some_and(|request| {
+                    (request.arp.sha, request.arp.spa, request.arp.tpa)
+                        == (reply_arp.arp.tha, reply_arp.arp.tpa, reply_arp.arp.spa)
+                })
+        };
+        let at = if asks(*latest) { Some(*latest) } else { (0..*latest).find(|&at| !answered[at] && asks(at)) };
+        at.into_iter().for_each(|at| answered[at] = true);
+    }
+    answered
 }
 
 /// Which of the frames were taken before they reached the taps of the node with the fast path. What its taps see

@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Worlds at the same time; as many as there are cores by default
     #[arg(long)]
     jobs: Option<usize>,
+    /// Print the first world, and do nothing
+    #[arg(long)]
+    print: bool,
     /// Do not shrink what diverges
     #[arg(long)]
     no_shrink: bool,

@@ -41,7 +41,7 @@ pub(crate) struct Report {
     pub(crate) divergences: u64,
     features: BTreeMap<&'static str, (u64, u64)>,
     /// Frames that §10 would answer and the fast path passed, or that it would answer and the kernel did not.
-    samples: Vec<String>,
+    samples: BTreeMap<&'static str, Vec<String>>,
     /// What the program counted, over all agents.
     counters: BTreeMap<String, u64>,
 }
@@ -95,9 +95,10 @@ impl Report {
         }
     }
 
-    fn sample(&mut self, what: &str, world: u64, frame: &tests::twins::Frame) {
-        if self.samples.len() < SHOWN {
-            self.samples.push(format!("{what}: world {world}, v{} {}", frame.port, hex(&frame.bytes)));
+    fn sample(&mut self, what: &'static str, world: u64, frame: &tests::twins::Frame) {
+        let samples = self.samples.entry(what).or_default();
+        if samples.len() < SHOWN {
+            samples.push(format!("world {world}, v{} {}", frame.port, hex(&frame.bytes[..frame.bytes.len().min(42)])));
         }
     }
 
@@ -133,8 +134,11 @@ impl Report {
             let mine = self.features.entry(name).or_default();
             *mine = (mine.0 + worlds, mine.1 + times);
         }
-        self.samples.extend(other.samples);
-        self.samples.truncate(SHOWN);
+        for (what, samples) in other.samples {
+            let mine = self.samples.entry(what).or_default();
+            mine.extend(samples);
+            mine.truncate(SHOWN);
+        }
     }
 
     /// Of the frames that the kernel and §10 answer, the share that the fast path answered.
@@ -179,8 +183,8 @@ impl Report {
         let features =
             self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
         line(table("what occurred in the configurations", &features.collect()));
-        for sample in &self.samples {
-            line(format!("note: {sample}"));
+        for (what, samples) in &self.samples {
+            samples.iter().for_each(|sample| line(format!("note: {what}: {sample}")));
         }
         let _ = writeln!(
             text,

@@ -55,6 +55,13 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         Some(seed) => seed,
         None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 % 1_000_000_007),
     };
+    if args.print {
+        for (configuration, frames) in World::draw(seed, args.first, args.frames).phases {
+            let frames = frames.into_iter().map(Step::Frame);
+            print!("{}", Script(configuration.into_iter().chain(frames).collect()));
+        }
+        return Ok(true);
+    }
     println!("parity: seed {seed}");
     let shared = Shared {
         args,
