@@ -44,7 +44,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// Frees the slots of interfaces that are gone.
+    /// Frees the slots of interfaces that are gone; every leaf must be computed anew afterwards.
     pub fn forget_missing(&mut self, snapshot: &Snapshot) {
         let free = &mut self.free;
         self.of.retain(|ifindex, slot| {
