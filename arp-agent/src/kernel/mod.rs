@@ -14,6 +14,8 @@ use std::fmt;
 
 use crate::event::Event;
 
+#[cfg(test)]
+mod captured;
 mod hooks;
 mod link;
 mod namespaces;
@@ -23,6 +25,8 @@ mod procfs;
 mod reader;
 mod route;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use namespaces::namespace_names;
@@ -51,15 +55,22 @@ pub struct Reread {
     /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
     /// that message may be older than what [`Reader::silent_changes`] has shown since.
     pub links: bool,
-    /// Routes ([`Reader::routes`]): a link or a nexthop object went, and took routes with it silently. (That links go
-    /// down or lose their carrier is for the receiver of [`Event::Link`] to see.)
+    /// Routes ([`Reader::routes`]): a link, its carrier, an address or a nexthop object went, and may have taken routes
+    /// along silently.
     pub routes: bool,
     /// Routing rules ([`Reader::rules`]).
     pub rules: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
     pub netfilter: bool,
-    /// Ingress hooks ([`Reader::ingress_hooks`]).
+    /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.
     pub ingress_hooks: bool,
+}
+
+impl Reread {
+    /// Whether anything must be read again.
+    pub fn any(self) -> bool {
+        self != Reread::default()
+    }
 }
 
 /// Notifications are missing: everything must be read again. Those that were still queued are gone too, so that

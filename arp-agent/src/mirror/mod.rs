@@ -128,8 +128,8 @@ impl Mirror {
         self.attached.clone_from(attached);
 
         let mut fib_changes = Vec::new();
-        if small_changed {
-            // Before the leaves: a slot may only be given away when no route leaves by its interface any more.
+        if touched.everything || touched.all_routes {
+            // Only when every leaf is computed anew: one that still names a slot must not see it given away.
             self.slots.forget_missing(&self.snapshot);
         }
         self.fib_changes(&touched, &mut fib_changes);
@@ -170,7 +170,7 @@ impl Mirror {
         let prefixes: BTreeSet<Prefix> = if touched.everything {
             self.snapshot.prefixes().chain(self.fib.keys().copied()).collect()
         } else {
-            self.snapshot.affected(&touched)
+            self.snapshot.affected(touched)
         };
         // Each cover is looked up in the FIB as it is at that step: the dataplane follows step by step.
         for prefix in prefixes.into_iter().rev() {
@@ -266,4 +266,4 @@ fn inside<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

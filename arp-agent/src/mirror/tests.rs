@@ -8,11 +8,11 @@ use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Se
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
-const CALI: u32 = 7;
+pub(crate) const CALI: u32 = 7;
 const UPLINK: u32 = 3;
 const MAC: [u8; 6] = [0xee; 6];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
 const REPLY: Verdict = Verdict::Reply(MAC);
 
 /// IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP.
@@ -35,7 +35,7 @@ fn link(ifindex: u32, name: &str, change: impl FnOnce(&mut Link, &mut Settings))
     Event::Link(link)
 }
 
-fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+pub(crate) fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
     link(CALI, "cali0", |link, settings| {
         settings.proxy_arp = 1;
         change(link, settings);
@@ -63,6 +63,7 @@ fn route(table: u32, to: &str, kind: RouteKind, oif: Option<u32>) -> Route {
         nexthop: None,
         multipath: false,
         encap: false,
+        rest: 0,
     }
 }
 
@@ -115,7 +116,7 @@ impl World {
     }
 }
 
-fn dump() -> Vec<Event> {
+pub(crate) fn dump() -> Vec<Event> {
     vec![
         link(1, "lo", |link, _| (link.hardware_type, link.kind) = (772, None)),
         uplink(|_, _| {}),
@@ -216,6 +217,8 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
+    assert_eq!(blocked(Event::Tcx { ifindex: CALI, present: true }), pass(Reason::INGRESS_HOOK));
+    assert_eq!(blocked(Event::Tcx { ifindex: UPLINK, present: true }), REPLY);
     let upper = |kind: &str, netnsid| {
         link(20, "upper", |link, _| {
             (link.kind, link.link, link.link_netnsid) = (Some(kind.into()), Some(CALI), netnsid);
@@ -229,7 +232,7 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
 #[test]
 fn any_rule_but_the_default_ones_blocks_all() {
     let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
-    let defaults = vec![rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
+    let defaults = [rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
     let with = |extra| Event::Rules(defaults.iter().cloned().chain([extra]).collect());
     assert_eq!(after([with(rule(100, None))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
     assert_eq!(after([with(rule(100, Some(254)))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
@@ -249,8 +252,8 @@ fn neighbours_count_while_they_are_valid() {
     assert_eq!(after([gone], "8.8.8.8"), pass(Reason::NEIGHBOUR_UNKNOWN));
     assert_eq!(
         after([Event::LinkGone(CALI), cali(|_, _| {})], "8.8.8.8"),
-        pass(Reason::SENDER_ROUTE),
-        "all went with the link"
+        pass(Reason::NEIGHBOUR_UNKNOWN),
+        "it went with the link"
     );
 }
 
@@ -332,15 +335,32 @@ fn table_default_is_asked_last() {
 }
 
 #[test]
-fn an_interface_that_goes_down_takes_its_routes_along_but_not_the_local_ones() {
+fn routes_by_an_interface_that_is_down_or_gone_are_opaque_until_they_are_read_again() {
     let mut world = World::new();
     world.tell(uplink(|link, _| link.flags = 0x1002));
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(world.asks("10.77.0.1"), REPLY);
     world.tell(uplink(|_, _| {}));
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE), "it comes back without them");
-    world.tell(add(unicast("0.0.0.0/0", UPLINK)));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(Event::LinkGone(UPLINK));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+}
+
+#[test]
+fn a_slot_is_not_given_away_while_a_route_names_it() {
+    let mut world = World::new();
+    world.tell(Event::LinkGone(UPLINK)).tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
+    assert_eq!(world.asks("9.9.9.9"), REPLY);
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE), "its route left by what is gone");
+}
+
+#[test]
+fn of_routes_that_differ_in_what_does_not_decide_the_right_one_is_removed() {
+    let by = |rest, oif| Route { rest, ..unicast("8.8.8.0/24", oif) };
+    let mut world = World::new();
+    world.tell(add(by(1, UPLINK))).tell(add(by(2, UPLINK))).tell(Event::RouteGone(by(1, UPLINK)));
+    world.tell(Event::RouteGone(unicast("0.0.0.0/0", UPLINK)));
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "the other one is still there");
 }
 
 #[test]
@@ -361,14 +381,9 @@ fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
 #[test]
 fn an_interface_that_is_gone_leaves_nothing() {
     let mut world = World::new();
-    world.tell(Event::LinkGone(UPLINK));
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
-    // Its slot may be another's now.
-    world.tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
-    assert_eq!(world.asks("9.9.9.9"), REPLY);
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
     world.tell(Event::LinkGone(CALI));
-    assert_eq!(world.asks("9.9.9.9"), pass(Reason::INTERFACE_UNKNOWN));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::INTERFACE_UNKNOWN));
+    assert_eq!(world.mirror.neighbours(), 0);
 }
 
 #[test]

@@ -56,8 +56,10 @@ impl NeighbourTable {
     /// The lines that are in one table only, `-` before those of this one, `+` before the other's.
     pub fn difference(&self, other: &Self) -> String {
         let (mine, theirs) = (self.to_string(), other.to_string());
-        let gone = mine.lines().filter(|line| !theirs.lines().any(|other| other == *line)).map(|line| format!("- {line}\n"));
-        let new = theirs.lines().filter(|line| !mine.lines().any(|other| other == *line)).map(|line| format!("+ {line}\n"));
+        let gone =
+            mine.lines().filter(|line| !theirs.lines().any(|other| other == *line)).map(|line| format!("- {line}\n"));
+        let new =
+            theirs.lines().filter(|line| !mine.lines().any(|other| other == *line)).map(|line| format!("+ {line}\n"));
         gone.chain(new).collect()
     }
 }
@@ -123,7 +125,8 @@ impl Asker {
         let mut settled = true;
         self.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], |ifinfomsg, _| {
             let flags = u32_at(ifinfomsg, 8);
-            let [up, running, carrier] = [libc::IFF_UP, libc::IFF_RUNNING, IFF_LOWER_UP].map(|flag| flags & flag as u32 != 0);
+            let [up, running, carrier] =
+                [libc::IFF_UP, libc::IFF_RUNNING, IFF_LOWER_UP].map(|flag| flags & flag as u32 != 0);
             settled &= !up || running == carrier;
         })?;
         Ok(settled)

@@ -102,7 +102,8 @@ impl Twins {
             self.alone.settle()?;
             self.beside.settle()?;
             ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
-            refused += one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
+            refused +=
+                one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
         }
         Ok(refused)
     }
@@ -264,5 +265,6 @@ fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2])
         ));
     }
     let [one, other] = tables;
-    (one != other).then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)))
+    (one != other)
+        .then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)))
 }

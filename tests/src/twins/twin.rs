@@ -102,7 +102,10 @@ impl Twin {
         for port in 0..PORTS {
             let indexes = (index(lab.node(), &format!("v{port}"))?, index(&peers, &format!("p{port}"))?);
             let expected = first_port + u32::from(port);
-            ensure!(indexes == (expected, expected), "v{port} and p{port} have the indexes {indexes:?}, not {expected}");
+            ensure!(
+                indexes == (expected, expected),
+                "v{port} and p{port} have the indexes {indexes:?}, not {expected}"
+            );
         }
         let marker_link = (index(lab.node(), MARKER_LINK.0)?, index(&peers, MARKER_LINK.1)?);
         lab.node().run(still)??;
@@ -289,14 +292,16 @@ impl Tap {
             bind(socket.as_raw_fd(), &link_address(0, EVERY_FRAME)?)?;
             Ok(socket)
         };
-        let socket = namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
+        let socket =
+            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
         Ok(Tap { socket, buffer: vec![0; 65_536] })
     }
 
     /// A socket that receives nothing.
     fn open_to_send(namespace: &Namespace) -> Result<Self> {
         let open = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
-        let socket = namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
+        let socket =
+            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
         Ok(Tap { socket, buffer: Vec::new() })
     }
 

@@ -317,7 +317,14 @@ fn rule(plan: &mut Plan) {
 }
 
 const STATES: [(usize, &str); 9] = [
-    (5, "stale"), (3, "reachable"), (4, "permanent"), (2, "noarp"), (1, "delay"), (1, "probe"), (1, "none"), (2, "incomplete"),
+    (5, "stale"),
+    (3, "reachable"),
+    (4, "permanent"),
+    (2, "noarp"),
+    (1, "delay"),
+    (1, "probe"),
+    (1, "none"),
+    (2, "incomplete"),
     (2, "failed"),
 ];
 
@@ -398,7 +405,10 @@ fn stacked(plan: &mut Plan) {
         // It stays down: up, it answers too, but later, from a queue of its own.
         return;
     }
-    plan.ip_undone("link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0", "link del br0");
+    plan.ip_undone(
+        "link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0",
+        "link del br0",
+    );
     plan.ip("link set br0 up");
     plan.ip(format!("link set v{port} master br0"));
 }

@@ -28,7 +28,10 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     let to_us = tests::Mac(dst).to_string() == link.mac;
     ensure(to_us || dst[0] & 1 == 1, "other destination")?;
     let (spa, tpa) = (Ipv4Addr::from(arp.spa), Ipv4Addr::from(arp.tpa));
-    ensure(!tpa.is_multicast() && !tpa.is_loopback() && !tpa.is_unspecified() && !tpa.is_broadcast(), "special target")?;
+    ensure(
+        !tpa.is_multicast() && !tpa.is_loopback() && !tpa.is_unspecified() && !tpa.is_broadcast(),
+        "special target",
+    )?;
     let class = best(state, tpa);
     if spa.is_unspecified() {
         return match class {

@@ -172,8 +172,24 @@ impl Plan {
     /// A prefix, out of a small space, so that they overlap.
     pub(crate) fn some_prefix(&mut self) -> (Ipv4Addr, u8) {
         let len = *self.dice.weighted(&[
-            (6, 32u8), (1, 31), (2, 30), (1, 29), (2, 28), (1, 26), (2, 25), (6, 24), (1, 23), (2, 20), (1, 17), (4, 16),
-            (1, 15), (2, 12), (2, 8), (1, 4), (1, 1), (1, 0),
+            (6, 32u8),
+            (1, 31),
+            (2, 30),
+            (1, 29),
+            (2, 28),
+            (1, 26),
+            (2, 25),
+            (6, 24),
+            (1, 23),
+            (2, 20),
+            (1, 17),
+            (4, 16),
+            (1, 15),
+            (2, 12),
+            (2, 8),
+            (1, 4),
+            (1, 1),
+            (1, 0),
         ]);
         (self.some_address(), len)
     }
@@ -190,7 +206,12 @@ impl Plan {
             5 if !self.own.is_empty() => *self.dice.pick(&self.own),
             6 => Ipv4Addr::new(172, 16, self.dice.below(4) as u8, self.dice.byte()),
             7 => Ipv4Addr::new(192, 168, self.dice.below(6) as u8, self.dice.byte()),
-            _ => Ipv4Addr::new(10, *self.dice.pick(&[5u8, 5, 9, 77, 88, 200]), self.dice.below(3) as u8, self.dice.byte()),
+            _ => Ipv4Addr::new(
+                10,
+                *self.dice.pick(&[5u8, 5, 9, 77, 88, 200]),
+                self.dice.below(3) as u8,
+                self.dice.byte(),
+            ),
         }
     }
 }

@@ -63,7 +63,13 @@ impl Report {
     }
 
     /// Counts a batch; with an oracle's state if there is a fast path, and nothing that it does not know of.
-    pub(crate) fn batch(&mut self, batch: &Batch<'_>, state: Option<&State>, twins_ifindex: impl Fn(u8) -> u32, world: u64) {
+    pub(crate) fn batch(
+        &mut self,
+        batch: &Batch<'_>,
+        state: Option<&State>,
+        twins_ifindex: impl Fn(u8) -> u32,
+        world: u64,
+    ) {
         for seen in batch.seen {
             self.frames += 1;
             self.answered += u64::from(seen.answered);
@@ -182,7 +188,8 @@ impl Report {
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
         }
-        let features = self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
+        let features =
+            self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
         line(table("what occurred in the configurations", &features.collect()));
         for (what, samples) in &self.samples {
             samples.iter().for_each(|sample| line(format!("note: {what}: {sample}")));

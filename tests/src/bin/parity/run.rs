@@ -80,7 +80,10 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
             scope.spawn(move || shared.work(core))
         };
         let workers: Vec<_> = (0..jobs).map(work).collect();
-        workers.into_iter().map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     let report = shared.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     print!("{}", report.summary(seed, shared.start.elapsed(), !args.kernel_vs_kernel));
@@ -145,7 +148,14 @@ impl Shared<'_> {
     }
 
     /// Shows a divergence, and writes the smallest script that shows it.
-    fn found(&self, world: &World, history: &[Step], steps: Vec<Step>, divergence: &Divergence, core: usize) -> Result<()> {
+    fn found(
+        &self,
+        world: &World,
+        history: &[Step],
+        steps: Vec<Step>,
+        divergence: &Divergence,
+        core: usize,
+    ) -> Result<()> {
         let title = format!("seed {} world {} ({} frames)", self.seed, world.number, world.frames());
         eprintln!("DIVERGENCE: {title}: {divergence}");
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
