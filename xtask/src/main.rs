@@ -3,6 +3,7 @@
 mod build;
 mod lint;
 mod machine;
+mod parity;
 mod process;
 mod run;
 mod setup;
@@ -31,6 +32,8 @@ enum Verb {
     Run(run::Args),
     /// Run the tests that this machine can run, and list those that it cannot
     Test(test::Args),
+    /// Random configurations and frames: the kernel alone against the kernel with the fast path
+    Parity(parity::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Parity(args) => parity::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {
