@@ -126,7 +126,7 @@ fn best(state: &State, addr: Ipv4Addr) -> Class<'_> {
             None => return Class::Nothing,
         },
     };
-    if route.table != Table::Local && state.is_own(addr) {
+    if state.is_own(addr) && (route.table, route.len) != (Table::Local, 32) {
         return Class::Unfollowed;
     }
     let skipped = route.dev.as_deref().is_some_and(|dev| may_be_skipped(state, dev));
