@@ -169,7 +169,7 @@ impl Twins {
         frames.iter().copied().partition(|frame| {
             let Some(key) = frame.teaches() else { return true };
             let changes = !self.leaves_as_it_is(frame, table);
-            let goes = !changed.contains(&key) && !(changes && used.contains(&key));
+            let goes = !(changed.contains(&key) || changes && used.contains(&key));
             // One that waits must not be overtaken by those of the same sender.
             if changes || !goes {
                 changed.insert(key);

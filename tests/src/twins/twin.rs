@@ -96,7 +96,7 @@ impl Twin {
         lab.node().ip_each(&format!("{node}link set {} up", MARKER_LINK.0))?;
         peers.ip_each(&other)?;
         let index = |namespace: &Namespace, name: &str| -> Result<u32> {
-            Ok(namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))?)
+            namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
         };
         let first_port = index(lab.node(), "v0")?;
         for port in 0..PORTS {
