@@ -299,11 +299,11 @@ fn the_lowest_metric_decides() {
 }
 
 #[test]
-fn routes_of_one_metric_must_agree() {
+fn among_routes_of_one_metric_the_first_decides() {
     let by = |oif| unicast("8.8.8.0/24", oif);
     let placed = |oif, placement| Event::Route(by(oif), placement);
-    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Last)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
-    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::First)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Last)], "8.8.8.8"), REPLY);
+    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::First)], "8.8.8.8"), pass(Reason::PVLAN_OFF));
     assert_eq!(after([add(by(CALI)), placed(UPLINK, Placement::Replace)], "8.8.8.8"), REPLY);
     assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Replace)], "8.8.8.8"), pass(Reason::PVLAN_OFF));
 }
