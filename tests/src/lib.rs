@@ -17,6 +17,7 @@ mod neighbours;
 mod packet;
 mod parity;
 mod skip;
+mod slack;
 pub mod topology;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
@@ -28,3 +29,4 @@ pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
 pub use parity::{Answerer, Outcome, Parity, UNCOUNTED};
 pub use skip::{missing_privilege, skip};
+pub use slack::{slack, stretched};
