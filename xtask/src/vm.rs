@@ -14,7 +14,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -43,9 +42,9 @@ pub(crate) struct Args {
     /// After so many minutes a guest is ended
     #[arg(long, default_value_t = 40, value_name = "MINUTES")]
     limit: u64,
-    /// Processors of a guest; no more than this machine has are of use
-    #[arg(long, value_name = "N")]
-    cpus: Option<usize>,
+    /// Processors of a guest
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: usize,
 }
 
 /// One of the words after `vm`.
@@ -133,20 +132,19 @@ fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Arg
     for absent in &modules.absent {
         println!("this kernel has no module {absent}");
     }
-    let cpus = args.cpus.unwrap_or_else(|| thread::available_parallelism().map_or(1, |n| n.get().min(2)));
     let plan = guest::Plan {
         tiers: tiers.iter().map(|tier| tier.name()).collect(),
         filter: args.filter.as_deref(),
         slack: args.slack,
-        threads: cpus,
+        threads: args.cpus,
         modules: &modules.names,
     };
-    let image = kernel.folder.with_extension("cpio");
+    let image = kernel.beside("cpio");
     image::write(&image, &kernel, &modules, programs, &plan)
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
-    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus };
-    let output = machine.run(&kernel.folder, limit)?;
+    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
+    let output = machine.run(&kernel.beside("console"), &kernel.beside("results"), limit)?;
     Ok(guest::outcomes(&kernel.release, tiers, output))
 }
 

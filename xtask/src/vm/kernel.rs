@@ -186,6 +186,13 @@ fn newest(version: Version, packages: Vec<String>) -> Option<String> {
 }
 
 impl Kernel {
+    /// A file beside the unpacked kernel. The release has dots: this is not its extension.
+    pub(super) fn beside(&self, what: &str) -> PathBuf {
+        let mut path = self.folder.clone().into_os_string();
+        path.push(format!(".{what}"));
+        path.into()
+    }
+
     /// The folder of the modules, with the indices that `depmod` makes.
     pub(super) fn module_folder(&self) -> PathBuf {
         self.folder.join("lib/modules").join(&self.release)

@@ -2,6 +2,7 @@
 //! are scenarios of their own stand in the other modules; docs/semantics.md says where.
 
 mod addresses;
+mod devices;
 mod frame;
 mod local;
 mod proxying;
