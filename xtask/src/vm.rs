@@ -136,7 +136,8 @@ fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Arg
         tiers: tiers.iter().map(|tier| tier.name()).collect(),
         filter: args.filter.as_deref(),
         slack: args.slack,
-        threads: args.cpus,
+        // Mostly they wait, for bounds that are long here.
+        threads: 3 * args.cpus,
         modules: &modules.names,
     };
     let image = kernel.beside("cpio");
