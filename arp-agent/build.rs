@@ -11,6 +11,9 @@ fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed={CHOSEN}");
     println!("cargo:rerun-if-changed=../arp-common/src");
 
+    // SAFETY: a build script's main thread, before any other exists. Else each line of the inner build comes out as a
+    // warning of the outer one.
+    unsafe { env::set_var("CARGO_TERM_QUIET", "true") };
     let toolchain = match env::var(OVERRIDE) {
         Ok(name) => name,
         Err(_) => fs::read_to_string(CHOSEN).unwrap_or_else(|_| "nightly".into()),

@@ -4,10 +4,11 @@
 //! safety: before the lease is renewed, every notification that has arrived is applied; whatever casts doubt withdraws
 //! the lease first and is looked into second.
 
-use crate::control::{InterfaceStatus, Peer, Request, Response, Status, VERSION};
+use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::{Attachment, Attachments};
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
+use crate::dataplane::tcx::Tcx;
 use crate::event::{Event, Link};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, namespace_names};
@@ -44,6 +45,7 @@ pub struct Agent {
     mirror: Mirror,
     bpf: Bpf,
     attachments: Attachments,
+    tcx: Tcx,
     in_step: Result<(), String>,
     lease_until: u64,
     resyncs: u64,
@@ -68,6 +70,7 @@ impl Agent {
             mirror: Mirror::default(),
             bpf,
             attachments,
+            tcx: Tcx::default(),
             in_step: Err("starting".into()),
             lease_until: 0,
             resyncs: 0,
@@ -136,12 +139,18 @@ impl Agent {
 
     fn reread_silent(&mut self) -> anyhow::Result<()> {
         match self.reader.silent_changes() {
-            Ok(events) => self.fold(events),
-            Err(error) => {
-                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
-                Ok(())
-            }
+            Ok(events) => self.fold(events)?,
+            Err(error) => self.doubt(format!("re-reading the kernel's settings failed: {error:#}")),
         }
+        let news = self.tcx_news();
+        self.fold(news)
+    }
+
+    fn tcx_news(&mut self) -> Vec<Event> {
+        let links = &self.mirror.snapshot().links;
+        let attached = self.attachments.attached();
+        let named = attached.iter().filter_map(|ifindex| Some((*ifindex, links.get(ifindex)?.name.as_str())));
+        self.tcx.ask(named)
     }
 
     /// Applies what was notified.
@@ -218,7 +227,9 @@ impl Agent {
     /// Attaches to what has come, lets go of what has gone.
     fn attach(&mut self) -> anyhow::Result<()> {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
-        let step = self.mirror.apply(&self.attachments.attached(), []);
+        // A new interface is asked for hooks that are not notified before its entry lets it answer.
+        let news = self.tcx_news();
+        let step = self.mirror.apply(&self.attachments.attached(), news);
         self.apply(&step.changes)
     }
 
@@ -250,6 +261,7 @@ impl Agent {
             }
         };
         self.resyncs += 1;
+        self.tcx.forget();
         let changes = self.mirror.resync(&self.attachments.attached(), dump);
         self.apply(&changes)?;
         self.attach()?;
@@ -300,7 +312,7 @@ impl Agent {
         let total = self.bpf.total_counters()?;
         let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
         Ok(Status {
-            version: VERSION,
+            version: crate::DOCUMENT_VERSION,
             ready,
             not_ready_because: self.in_step.as_ref().err().cloned(),
             pid: std::process::id(),

@@ -10,11 +10,19 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of the documents below: raised when a field changes its meaning or goes, not when one is added.
-pub const VERSION: u32 = 1;
-
-/// How long either side waits for the other.
+/// How long either side waits for the other. A resync of a million routes takes about as long.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What came of asking.
+#[derive(Debug)]
+pub enum Answer {
+    /// Nobody listens.
+    NotRunning,
+    /// An agent runs, but does not answer: it is stopped or overloaded, and its lease has run out or soon will.
+    Silent,
+    /// It answered.
+    Response(Response),
+}
 
 /// What a client asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,7 +54,7 @@ pub enum Response {
 /// What `status --json` and `stats --json` print.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// [`VERSION`].
+    /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// Whether the maps are in step with the kernel: only then are frames answered.
     pub ready: bool,
@@ -120,15 +128,17 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }
 
-/// Asks the agent whose run directory this is; `None` if none runs there.
+/// Asks the agent whose run directory this is.
 ///
 /// # Errors
-/// The directory cannot be read, or the agent does not answer.
-pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Option<Response>> {
+/// The directory cannot be read, or what listens there is no agent of this version.
+pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
     let path = socket_path(run_dir);
     let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+            return Ok(Answer::NotRunning);
+        }
         Err(error) => {
             return Err(error).with_context(|| {
                 format!("{}: cannot be connected to (run as the agent's user, or give its --run-dir)", path.display())
@@ -141,12 +151,23 @@ pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Option<Response>
     line.push(b'\n');
     stream.write_all(&line).with_context(|| format!("{}: the agent takes no request", path.display()))?;
     let mut answer = String::new();
-    BufReader::new(stream)
-        .read_line(&mut answer)
-        .with_context(|| format!("{}: the agent did not answer within {PATIENCE:?}", path.display()))?;
+    match BufReader::new(stream).read_line(&mut answer) {
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(Answer::Silent),
+        Err(error) => return Err(error).with_context(|| format!("{}: the agent hung up", path.display())),
+    }
     let response = serde_json::from_str(&answer)
         .with_context(|| format!("{}: the agent's answer is not of this version", path.display()))?;
-    Ok(Some(response))
+    Ok(Answer::Response(response))
+}
+
+/// What to tell people when an agent is [`Answer::Silent`].
+pub fn silent(run_dir: &Path) -> String {
+    format!(
+        "{}: an agent runs, but did not answer within {PATIENCE:?}: it is stopped or overloaded; without its heartbeat \
+         every frame passes to the kernel",
+        socket_path(run_dir).display()
+    )
 }
 
 /// A run directory that is ours. Dropped, the socket goes with it.

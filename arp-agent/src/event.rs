@@ -39,6 +39,13 @@ pub enum Event {
     ArpNetfilter(bool),
     /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
     IngressHooks(Vec<u32>),
+    /// Whether an interface has a foreign tcx program on ingress (BPF_PROG_QUERY).
+    Tcx {
+        /// The interface.
+        ifindex: u32,
+        /// Whether it has.
+        present: bool,
+    },
 }
 
 /// A link, as RTM_NEWLINK says it.

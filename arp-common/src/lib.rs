@@ -1,4 +1,4 @@
-//! What the eBPF program and userspace share: the frame ([`frame`]), the decision ([`decide`]), why a frame is
+//! What the eBPF program and userspace share: the frame ([`frame`]), the decision ([`mod@decide`]), why a frame is
 //! passed ([`reason`]), the routing lookup ([`fib`]) and the layout of the BPF maps ([`maps`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no

@@ -1,9 +1,11 @@
 //! The eBPF object: an entry point for each hook, one decision behind all.
 //!
-//! A frame's way: entry point → [`classify`] (is it ARP at all?) → [`arp_frame`], the only door to packet memory →
-//! `arp_common::decide` over the maps of [`tables`] → count → trim, reply in place, out of the same interface.
+//! A frame's way: entry point → `classify` (is it ARP at all?) → `arp_frame`, the only door to packet memory →
+//! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface.
 //! A frame that is passed leaves as it came.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For the fence on CPUs that reorder loads; building for BPF is unstable anyway.
+#![cfg_attr(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")), feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod tables;

@@ -106,14 +106,20 @@ impl Tables for Maps {
 }
 
 /// Keeps the reads of the tables between the two looks at the sequence. x86 does not reorder loads with loads, so it
-/// is enough to hold the compiler; other CPUs need a read-modify-write, which BPF offers on map memory alone.
+/// is enough to hold the compiler; other CPUs need a read-modify-write, which BPF has, but `core` not for this target.
 #[inline(always)]
 fn fence() {
     compiler_fence(Ordering::SeqCst);
     #[cfg(not(bpf_target_arch = "x86_64"))]
     if let Some(global) = GLOBAL.get_ptr_mut(0) {
         // SAFETY: an aligned word that lives as long as the program; adding 0 changes nothing but the order.
-        unsafe { core::sync::atomic::AtomicU64::from_ptr(&raw mut (*global).sequence) }.fetch_add(0, Ordering::SeqCst);
+        unsafe {
+            core::arch::asm!(
+                "{zero} = atomic_fetch_add((u64 *)({word} + 0), {zero})",
+                zero = inout(reg) 0u64 => _,
+                word = in(reg) &raw mut (*global).sequence,
+            );
+        }
     }
 }
 

@@ -78,6 +78,7 @@ fn classify(ctx: &XdpContext) -> Class {
 
 /// The door to packet memory: the frame's first 42 bytes, if it has as many.
 #[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the context is a handle; packet memory is the program's alone")]
 fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
     let start = ctx.data();
     if start + ArpFrame::LEN > ctx.data_end() {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -28,7 +28,7 @@ pub struct Host {
     mac: Mac,
     ip: [u8; 4],
     node_end: String,
-    wires: Mutex<Wires>,
+    wires: Mutex<Option<Wires>>,
 }
 
 #[derive(Debug)]
@@ -44,13 +44,12 @@ struct Wires {
 impl Host {
     pub(crate) fn new(name: &str, namespace: Namespace, mac: Mac, node: &Namespace, node_end: &str) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let allowed = sched_getaffinity(Pid::from_raw(0)).context("reading the allowed cores")?;
-        let allowed: Vec<usize> = (0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).collect();
+        let allowed = allowed_cores()?;
         let core = allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()];
         let wires =
             Wires { host: Wire::open(&namespace, "eth0")?, node: Wire::open_for(node, node_end, MARKER)?, core };
         let (name, node_end) = (name.to_owned(), node_end.to_owned());
-        Ok(Host { name, namespace, mac, ip: [0; 4], node_end, wires: Mutex::new(wires) })
+        Ok(Host { name, namespace, mac, ip: [0; 4], node_end, wires: Mutex::new(Some(wires)) })
     }
 
     pub(crate) fn set_ip(&mut self, ip: [u8; 4]) {
@@ -102,7 +101,8 @@ impl Host {
     /// answers that the kernel delays, and for links that carry no marker.
     pub fn ask_within(&self, frame: &[u8], wait: Duration) -> Result<Vec<Vec<u8>>> {
         {
-            let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
+            let wires = self.wires();
+            let wires = self.open(&wires)?;
             wires.host.drain()?;
             wires.host.send(frame)?;
         }
@@ -111,7 +111,8 @@ impl Host {
 
     /// The ARP frames, other than requests, that come in within `wait`.
     pub fn collect(&self, wait: Duration) -> Result<Vec<Vec<u8>>> {
-        let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
+        let wires = self.wires();
+        let wires = self.open(&wires)?;
         let deadline = Instant::now() + wait;
         let mut answers = Vec::new();
         while let Some(frame) = wires.host.receive(deadline)? {
@@ -128,7 +129,8 @@ impl Host {
     /// All of it is sent from one core, so it goes through that core's backlog in order: when the marker is at the node,
     /// the frames have been handled, and their answers are queued ahead of the marker's way back.
     pub fn exchange(&self, frames: &[&[u8]]) -> Result<Vec<Vec<u8>>> {
-        let wires = self.wires.lock().unwrap_or_else(PoisonError::into_inner);
+        let wires = self.wires();
+        let wires = self.open(&wires)?;
         let _core = OnCore::enter(wires.core)?;
         wires.host.drain()?;
         for frame in frames {
@@ -143,6 +145,20 @@ impl Host {
         await_marker(&wires.host, &marker, deadline, |frame| received.push(frame))
             .with_context(|| self.lost("back from the node"))?;
         Ok(received)
+    }
+
+    /// Closes the sockets on both ends of the link: each takes a copy of every frame, which would cost whoever measures.
+    /// From then on only the host's own stack can ask.
+    pub fn close_sockets(&self) {
+        *self.wires() = None;
+    }
+
+    fn wires(&self) -> MutexGuard<'_, Option<Wires>> {
+        self.wires.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open<'a>(&self, wires: &'a Option<Wires>) -> Result<&'a Wires> {
+        wires.as_ref().with_context(|| format!("the sockets of {} are closed", self.name))
     }
 
     fn lost(&self, direction: &str) -> String {
@@ -187,11 +203,17 @@ fn is_answer(frame: &[u8]) -> bool {
     frame.get(12..14) == Some(&[0x08, 0x06]) && frame.get(20..22) != Some(&[0, 1])
 }
 
+/// The cores that the calling thread may run on.
+pub(crate) fn allowed_cores() -> Result<Vec<usize>> {
+    let allowed = sched_getaffinity(Pid::from_raw(0)).context("reading the allowed cores")?;
+    Ok((0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).collect())
+}
+
 /// Keeps the calling thread on one core while it lives.
-struct OnCore(CpuSet);
+pub(crate) struct OnCore(CpuSet);
 
 impl OnCore {
-    fn enter(core: usize) -> Result<Self> {
+    pub(crate) fn enter(core: usize) -> Result<Self> {
         let this = Pid::from_raw(0);
         let before = sched_getaffinity(this).context("reading the allowed cores")?;
         let mut one = CpuSet::new();

@@ -9,6 +9,7 @@
 //! ```
 
 mod agent;
+pub mod bench;
 mod bytes;
 mod host;
 mod lab;
@@ -24,9 +25,9 @@ pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Statu
 pub use bytes::{Mac, reply_bytes};
 pub use host::Host;
 pub use lab::Lab;
-pub use namespace::Namespace;
+pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
-pub use parity::{Answerer, Outcome, Parity, UNCOUNTED};
+pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
 pub use skip::{missing_privilege, skip};
 pub use slack::{slack, stretched};

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
 /// Where `ip netns` keeps the names.
-pub(crate) const NAMES: &str = "/run/netns";
+pub const NAMES: &str = "/run/netns";
 
 /// `ip netns add` prepares the directory of names when it is the first: one at a time.
 static ADDING: Mutex<()> = Mutex::new(());

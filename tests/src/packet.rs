@@ -32,14 +32,7 @@ impl Wire {
     /// A socket on `interface` that receives the frames of one EtherType.
     pub(crate) fn open_for(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<Self> {
         let what = format!("{interface} in {}", namespace.name());
-        let open = || -> Result<OwnedFd> {
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            // Without a protocol it receives nothing before it is bound.
-            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-            bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
-            Ok(socket)
-        };
-        let socket = namespace.run(open)?.with_context(|| format!("opening a packet socket on {what}"))?;
+        let socket = open_socket(namespace, interface, ethertype)?;
         Ok(Wire { socket, what })
     }
 
@@ -83,6 +76,18 @@ impl Wire {
         while self.receive(Instant::now())?.is_some() {}
         Ok(())
     }
+}
+
+/// A raw socket on `interface` that receives the frames of one EtherType and does not wait.
+pub(crate) fn open_socket(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<OwnedFd> {
+    let open = || -> Result<OwnedFd> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        // Without a protocol it receives nothing before it is bound.
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+        bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
+        Ok(socket)
+    };
+    namespace.run(open)?.with_context(|| format!("opening a packet socket on {interface} in {}", namespace.name()))
 }
 
 fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {

@@ -148,13 +148,16 @@ impl Parity {
 
 /// By how much an interface's counters moved.
 #[derive(Debug)]
-struct Counted {
-    answered: u64,
-    passed: BTreeMap<String, u64>,
+pub struct Counted {
+    /// Requests answered.
+    pub answered: u64,
+    /// Frames passed, by reason; without those of which there were none.
+    pub passed: BTreeMap<String, u64>,
 }
 
 impl Counted {
-    fn between(before: &Status, after: &Status, interface: &str) -> Self {
+    /// Between two looks at the agent's status.
+    pub fn between(before: &Status, after: &Status, interface: &str) -> Self {
         let old = before.passed(interface);
         let mut passed = after.passed(interface);
         for (reason, count) in &mut passed {
@@ -164,7 +167,8 @@ impl Counted {
         Counted { answered: after.answered(interface) - before.answered(interface), passed }
     }
 
-    fn answerer(mut self, replied: bool) -> Result<Answerer> {
+    /// Who answered the one request in between; an error if the counters moved by more than one.
+    pub fn answerer(mut self, replied: bool) -> Result<Answerer> {
         if self.passed.len() + usize::from(self.answered != 0) > 1 {
             // The host's own stack may have replied to the node meanwhile.
             self.passed.remove("not_request");

@@ -67,7 +67,7 @@ fn formatting() -> Result<Done> {
 }
 
 fn clippy_host() -> Result<Done> {
-    clean(workspace::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    clean(workspace::cargo().args(["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"]))
 }
 
 /// For each CPU that the object can be built for, since code may depend on it: an object is made for the CPU that it
@@ -112,7 +112,15 @@ fn bpf_cargo(cpu: &str, flags: &[&str]) -> Result<(Command, Toolchain)> {
 /// Links and examples of every crate; the eBPF crate's on its own target, since the host sees an empty one.
 fn documentation() -> Result<Done> {
     let mut cargo = workspace::cargo();
-    cargo.args(["doc", "--no-deps", "--workspace", "--exclude", "arp-ebpf", "--document-private-items"]);
+    cargo.args([
+        "doc",
+        "--keep-going",
+        "--no-deps",
+        "--workspace",
+        "--exclude",
+        "arp-ebpf",
+        "--document-private-items",
+    ]);
     let host = clean(cargo.env("RUSTDOCFLAGS", "-D warnings"));
     let (mut cargo, _) = bpf_cargo(CPUS[0], &[])?;
     let bpf = clean(cargo.args(["doc", "--no-deps", "--document-private-items"]).args(BPF));

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("cannot make the lab: {obstacle}");
     }
     if !workspace::has_target(&workspace::metadata()?, "tests", "bin", "demo") {
-        bail!("the package `tests` has no binary `demo` (tests/src/bin/demo.rs), which this verb runs");
+        bail!("the package `tests` has no binary `demo` (tests/src/bin/demo/main.rs), which this verb runs");
     }
     setup::ensure(&[Need::Build, Need::Lab])?;
     let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "tests"])?;

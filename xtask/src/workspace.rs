@@ -56,11 +56,10 @@ pub(crate) fn build(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     executables_of(command)
 }
 
-/// Builds test programs of a package without running them; the executables by name.
-pub(crate) fn build_tests(package: &str, targets: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+/// Builds a test program of a package without running it; the executables by name.
+pub(crate) fn build_tests(package: &str, target: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo();
-    command.args(["test", "--no-run", "-p", package]);
-    command.args(targets.iter().flat_map(|target| ["--test", target]));
+    command.args(["test", "--no-run", "-p", package, "--test", target]);
     executables_of(command)
 }
 

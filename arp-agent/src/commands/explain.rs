@@ -1,16 +1,14 @@
 //! `arp-agent explain`.
 
 use super::Exit;
+use super::status::not_running;
 use crate::cli;
-use crate::control::{Request, Response, ask};
-use crate::dataplane::Dataplane as _;
-use crate::dataplane::fake::Fake;
+use crate::control::{Answer, Request, Response, ask, silent};
 use crate::event::{Event, NeighbourEntry};
-use crate::explain::{Explanation, Mac, Question, TablesFrom, explain as decide};
+use crate::explain::world::World;
+use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
 use crate::kernel::Reader;
-use crate::mirror::Mirror;
 use anyhow::{anyhow, bail};
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -23,33 +21,28 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let dump = Reader::new()?.everything()?;
     let question = question(arguments, &dump)?;
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
-    let explanation = match ask(&arguments.run_dir.path, &request)? {
-        Some(Response::Explanation(explanation)) => *explanation,
-        Some(Response::Error(error)) => bail!("{error}"),
-        Some(Response::Status(_)) => bail!("the agent answered another question"),
-        None if arguments.kernel => {
-            bail!(
-                "--kernel runs the loaded program, and no agent runs with run directory {}",
-                arguments.run_dir.path.display()
-            )
+    let run_dir = &arguments.run_dir.path;
+    let mut world = World::new(dump, question.ifindex)?;
+    let mut explanation = match ask(run_dir, &request)? {
+        Answer::Response(Response::Explanation(explanation)) => *explanation,
+        Answer::Response(Response::Error(error)) => bail!("{error}"),
+        Answer::Response(Response::Status(_)) => bail!("the agent answered another question"),
+        Answer::Silent => bail!(silent(run_dir)),
+        Answer::NotRunning if arguments.kernel => {
+            bail!("--kernel runs the loaded program: {}", not_running(run_dir))
         }
-        None => from_kernel(&question, dump)?,
+        Answer::NotRunning => world.explain(&question),
     };
+    explanation.kernel_state = world.facts(&question);
+    if explanation.reply_mac.is_none() {
+        explanation.would_answer_if = world.would_answer_if(&question)?;
+    }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
-        println!("{}", render(&explanation));
+        print!("{}", render(&explanation));
     }
     Ok(if explanation.verdict == "reply" { Exit::Ok } else { Exit::No })
-}
-
-/// The decision that an agent's maps would lead to.
-fn from_kernel(question: &Question, dump: Vec<Event>) -> anyhow::Result<Explanation> {
-    let mut tables = Fake::default();
-    let changes = Mirror::default().resync(&BTreeSet::from([question.ifindex]), dump);
-    tables.apply(&changes)?;
-    tables.set_lease(1);
-    Ok(decide(question, &tables, TablesFrom::Kernel))
 }
 
 /// Completes what the arguments leave open from what the kernel says.
@@ -92,10 +85,6 @@ fn host_behind(dump: &[Event], ifindex: u32) -> Option<Ipv4Addr> {
 
 fn render(explanation: &Explanation) -> String {
     let Question { interface, target, sender, sender_mac, .. } = &explanation.question;
-    let mut table = Builder::default();
-    for input in &explanation.inputs {
-        table.push_record([&input.what, &input.found]);
-    }
     let from = match explanation.tables {
         TablesFrom::Agent => "the running agent's maps",
         TablesFrom::Kernel => "the kernel's state as it is now (no agent runs)",
@@ -105,11 +94,27 @@ fn render(explanation: &Explanation) -> String {
         (None, Some(reason)) => format!("pass ({reason})"),
         (None, None) => explanation.verdict.clone(),
     };
-    let program = explanation.program.as_ref().map(|program| format!("\nloaded program: {program}"));
-    format!(
-        "on {interface}: who-has {target} tell {sender} ({sender_mac})\nread from {from}:\n{}\n{verdict}: {}{}",
-        table.build().with(Style::blank()),
-        explanation.why,
-        program.unwrap_or_default()
-    )
+    let mut text = format!(
+        "on {interface}: who-has {target} tell {sender} ({sender_mac})\n\nthe kernel says:\n{}\n\n{from}, in the order of the \
+         decision:\n{}\n\n{verdict}: {}\n",
+        rows(&explanation.kernel_state),
+        rows(&explanation.inputs),
+        explanation.why
+    );
+    for change in &explanation.would_answer_if {
+        text += &format!("would be answered if {change}\n");
+    }
+    if let Some(program) = &explanation.program {
+        text += &format!("loaded program: {program}\n");
+    }
+    text
+}
+
+fn rows(facts: &[Fact]) -> String {
+    let mut table = Builder::default();
+    for fact in facts {
+        table.push_record([&fact.what, &fact.found]);
+    }
+    let table = table.build().with(Style::blank()).to_string();
+    table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

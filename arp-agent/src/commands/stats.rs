@@ -1,7 +1,9 @@
 //! `arp-agent stats`.
 
-use super::{Exit, status};
+use super::Exit;
+use super::status::{self, Fetched};
 use crate::cli;
+use crate::control::silent;
 use anyhow::bail;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -13,8 +15,11 @@ use tabled::settings::Style;
 /// # Errors
 /// No agent runs, or it is not attached to that interface.
 pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
-    let Some(status) = status::fetch(&arguments.run_dir.path)? else {
-        bail!("no agent runs with run directory {}", arguments.run_dir.path.display());
+    let run_dir = &arguments.run_dir.path;
+    let status = match status::fetch(run_dir)? {
+        Fetched::Status(status) => status,
+        Fetched::NotRunning => bail!(status::not_running(run_dir)),
+        Fetched::Silent => bail!(silent(run_dir)),
     };
     let (answered, passed) = match &arguments.interface {
         None => (status.answered, status.passed),

@@ -2,7 +2,7 @@
 
 use super::Exit;
 use crate::cli;
-use crate::control::{InterfaceStatus, Request, Response, Status, ask};
+use crate::control::{Answer, InterfaceStatus, Request, Response, Status, ask, silent};
 use anyhow::bail;
 use std::path::Path;
 use tabled::builder::Builder;
@@ -11,11 +11,19 @@ use tabled::settings::Style;
 /// Prints what the agent says of itself.
 ///
 /// # Errors
-/// The agent does not answer.
+/// What listens in the run directory is no agent of this version.
 pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
-    let Some(status) = fetch(&arguments.run_dir.path)? else {
-        eprintln!("no agent runs with run directory {}", arguments.run_dir.path.display());
-        return Ok(Exit::NotRunning);
+    let run_dir = &arguments.run_dir.path;
+    let status = match fetch(run_dir)? {
+        Fetched::Status(status) => status,
+        Fetched::NotRunning => {
+            eprintln!("{}", not_running(run_dir));
+            return Ok(Exit::NotRunning);
+        }
+        Fetched::Silent => {
+            eprintln!("{}", silent(run_dir));
+            return Ok(Exit::No);
+        }
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
@@ -25,17 +33,33 @@ pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
     Ok(if status.ready { Exit::Ok } else { Exit::No })
 }
 
-/// The agent's status; `None` if none runs.
+/// What came of asking for a status.
+pub enum Fetched {
+    /// It.
+    Status(Box<Status>),
+    /// As [`Answer::NotRunning`].
+    NotRunning,
+    /// As [`Answer::Silent`].
+    Silent,
+}
+
+/// Asks for the agent's status.
 ///
 /// # Errors
-/// The agent does not answer.
-pub fn fetch(run_dir: &Path) -> anyhow::Result<Option<Status>> {
+/// What listens in the run directory is no agent of this version.
+pub fn fetch(run_dir: &Path) -> anyhow::Result<Fetched> {
     match ask(run_dir, &Request::Status)? {
-        None => Ok(None),
-        Some(Response::Status(status)) => Ok(Some(*status)),
-        Some(Response::Error(error)) => bail!("the agent says: {error}"),
-        Some(Response::Explanation(_)) => bail!("the agent answered another question"),
+        Answer::NotRunning => Ok(Fetched::NotRunning),
+        Answer::Silent => Ok(Fetched::Silent),
+        Answer::Response(Response::Status(status)) => Ok(Fetched::Status(status)),
+        Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
+        Answer::Response(Response::Explanation(_)) => bail!("the agent answered another question"),
     }
+}
+
+/// What to tell people when no agent runs.
+pub fn not_running(run_dir: &Path) -> String {
+    format!("no agent runs with run directory {} (--run-dir names another)", run_dir.display())
 }
 
 fn render(status: &Status) -> String {
@@ -45,7 +69,7 @@ fn render(status: &Status) -> String {
         Some(why) => format!("not ready: {why}"),
     };
     let mut text = format!(
-        "agent {} is {state}\n{} answered, {} passed; {} routes, {} neighbours mirrored; {} resyncs, {} overruns\n",
+        "agent {} is {state}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
         status.pid,
         status.answered,
         status.passed.values().sum::<u64>(),

@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bpf;
 pub mod fake;
 mod memory;
+pub mod tcx;
 pub mod trie;
 
 use crate::mirror::Change;

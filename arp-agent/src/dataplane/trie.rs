@@ -27,7 +27,7 @@ const NODE_BITS: u32 = 8;
 #[derive(Debug)]
 pub struct Trie {
     root: Vec<u8>,
-    nodes: Vec<Box<[u8; 256]>>,
+    nodes: Vec<[u8; 256]>,
     free: Vec<u32>,
     used: u32,
 }
@@ -144,7 +144,7 @@ impl Trie {
                 if self.used.is_multiple_of(CHUNK_NODES) {
                     memory.grow()?;
                 }
-                self.nodes.push(Box::new([0; 256]));
+                self.nodes.push([0; 256]);
                 self.used += 1;
                 self.used - 1
             }

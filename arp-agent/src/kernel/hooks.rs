@@ -85,13 +85,7 @@ pub(super) fn base_chain(message: &Message<'_>, family: u8) -> Result<Option<Vec
 fn device(kind: u16, value: &[u8]) -> Bound {
     let name = wire::text(value);
     // Before the attribute for prefixes existed, a name without its final NUL was one.
-    if kind == DEVICE_PREFIX || !value.contains(&0) {
-        Bound::ToPrefix(name)
-    } else if let Some(prefix) = name.strip_suffix('*') {
-        Bound::ToPrefix(prefix.to_owned())
-    } else {
-        Bound::To(name)
-    }
+    if kind == DEVICE_PREFIX || !value.contains(&0) { Bound::ToPrefix(name) } else { Bound::To(name) }
 }
 
 /// The interface, if the queueing discipline is one that runs programs on what comes in. (With only egress

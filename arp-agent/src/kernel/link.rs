@@ -31,7 +31,7 @@ const XDP_PROG_ID: u16 = 4;
 const XDP_HW_PROG_ID: u16 = 7;
 const XDP_ATTACHED_MULTI: u8 = 4;
 
-/// RTEXT_FILTER_SKIP_STATS: counters would make every dump differ from the last.
+/// RTEXT_FILTER_SKIP_STATS: half the dump would be IPv6's counters. (Those of the link itself come all the same.)
 pub(super) const SKIP_STATS: u32 = 1 << 3;
 
 /// The link that an RTM_NEWLINK states; `None` if the message is about something else: a bridge's view of its

@@ -14,6 +14,8 @@ use std::fmt;
 
 use crate::event::Event;
 
+#[cfg(test)]
+mod captured;
 mod hooks;
 mod link;
 mod namespaces;
@@ -23,6 +25,8 @@ mod procfs;
 mod reader;
 mod route;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use namespaces::namespace_names;
@@ -58,7 +62,7 @@ pub struct Reread {
     pub rules: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
     pub netfilter: bool,
-    /// Ingress hooks ([`Reader::ingress_hooks`]).
+    /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.
     pub ingress_hooks: bool,
 }
 

@@ -53,7 +53,7 @@ fn identifier(asker: &mut Asker, name: &str, file: &fs::File) -> Result<Option<i
         Err(error) if errno(&error) == Some(nix::libc::EINVAL) => return Ok(None),
         answer => answer?,
     };
-    for message in wire::messages(&answer) {
+    for message in wire::messages(answer) {
         let message = message?;
         if message.kind == RTM_NEWNSID {
             let (_, rest) = message.split::<4>()?;

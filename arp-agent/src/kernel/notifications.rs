@@ -104,7 +104,7 @@ impl Notifications {
 }
 
 /// Adds what a message of rtnetlink says to a batch. Kinds of messages that are not known here say nothing.
-fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
+pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let event = match message.kind {
         NLMSG_OVERRUN => bail!("the kernel says that it lost some"),
         libc::RTM_NEWLINK => {
@@ -148,7 +148,7 @@ fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
 }
 
 /// Tables and chains of the families that see ARP. (Rules, sets and their elements change often and do not matter.)
-fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
+pub(super) fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
     if hooks::is_table_or_chain(message.kind) {
         batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP;

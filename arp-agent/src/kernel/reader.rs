@@ -33,8 +33,6 @@ pub struct Reader {
 /// What was said last about everything that can change silently.
 #[derive(Default)]
 struct Last {
-    /// The link dump as it came, to see at once that it is the same.
-    link_dump: Vec<u8>,
     links: BTreeMap<u32, Link>,
     all_settings: Option<Settings>,
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
@@ -133,28 +131,24 @@ impl Reader {
     /// The interfaces with a foreign hook before ARP.
     pub fn ingress_hooks(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
-        let links = links_of(&self.link_dump()?)?;
+        let links = self.links_now()?;
         let hooks = self.hooked(&links)?;
         self.last.ingress_hooks = Some(hooks.clone());
         Ok(vec![Event::IngressHooks(hooks)])
     }
 
-    fn link_dump(&mut self) -> Result<Vec<u8>> {
+    fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
         let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
-        self.route.dump("links", &request)
+        let links = self.dumped("links", &request, link::link)?;
+        Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
     }
 
     fn changed_links(&mut self) -> Result<Vec<Event>> {
-        let dump = self.link_dump()?;
-        if dump == self.last.link_dump {
-            return Ok(Vec::new());
-        }
-        let links = links_of(&dump)?;
+        let links = self.links_now()?;
         let known = mem::take(&mut self.last.links);
         let changed = links.values().filter(|link| known.get(&link.ifindex) != Some(link));
         let gone = known.keys().filter(|ifindex| !links.contains_key(ifindex));
         let events = changed.cloned().map(Event::Link).chain(gone.copied().map(Event::LinkGone)).collect();
-        self.last.link_dump = dump;
         self.last.links = links;
         Ok(events)
     }
@@ -222,7 +216,7 @@ impl Reader {
                 self.no_nftables = true;
                 Ok(Vec::new())
             }
-            dump => decoded(what, &dump?, |message| hooks::base_chain(message, family)),
+            dump => decoded(what, dump?, |message| hooks::base_chain(message, family)),
         }
     }
 
@@ -232,7 +226,7 @@ impl Reader {
         request: &Request,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
-        decoded(what, &self.route.dump(what, request)?, decode)
+        decoded(what, self.route.dump(what, request)?, decode)
     }
 }
 
@@ -253,11 +247,6 @@ fn changed<T: Clone + PartialEq>(last: &mut Option<T>, now: T) -> Option<T> {
     let different = last.as_ref() != Some(&now);
     *last = Some(now.clone());
     different.then_some(now)
-}
-
-fn links_of(dump: &[u8]) -> Result<BTreeMap<u32, Link>> {
-    let links = decoded("links", dump, link::link)?;
-    Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
 }
 
 /// A request's fixed structure: the address family first, the rest 0, which strict checking demands.

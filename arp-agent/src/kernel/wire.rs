@@ -145,20 +145,20 @@ impl Request {
 
     /// The message to send.
     pub(super) fn to_bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
-        message(self.kind, flags, sequence, &self.body)
+        let mut bytes = Vec::new();
+        append(&mut bytes, self.kind, flags, sequence, &self.body);
+        bytes
     }
 }
 
-/// A message as bytes, padded.
-pub(super) fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+/// Adds a message, padded, to others.
+pub(super) fn append(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
     let len = HEADER_LEN + payload.len();
-    let mut bytes = Vec::with_capacity(align(len));
     bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
     bytes.extend(payload);
-    bytes.resize(align(len), 0);
-    bytes
+    bytes.resize(align(bytes.len()), 0);
 }

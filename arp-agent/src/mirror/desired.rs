@@ -128,7 +128,10 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
         (Reason::ARP_NETFILTER, snapshot.arp_netfilter),
-        (Reason::INGRESS_HOOK, snapshot.ingress_hooks.contains(&link.ifindex)),
+        (
+            Reason::INGRESS_HOOK,
+            [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
+        ),
     ];
     reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason)
 }

@@ -170,7 +170,7 @@ impl Mirror {
         let prefixes: BTreeSet<Prefix> = if touched.everything {
             self.snapshot.prefixes().chain(self.fib.keys().copied()).collect()
         } else {
-            self.snapshot.affected(&touched)
+            self.snapshot.affected(touched)
         };
         // Each cover is looked up in the FIB as it is at that step: the dataplane follows step by step.
         for prefix in prefixes.into_iter().rev() {
@@ -266,4 +266,4 @@ fn inside<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub arp_netfilter: bool,
     /// Interfaces with a foreign hook before ARP.
     pub ingress_hooks: BTreeSet<u32>,
+    /// Interfaces with a foreign tcx program on ingress.
+    pub tcx: BTreeSet<u32>,
     /// Table local.
     pub local: Table,
     /// Table main.
@@ -128,6 +130,14 @@ impl Snapshot {
                 touched.small = true;
                 self.ingress_hooks = ifindexes.into_iter().collect();
             }
+            Event::Tcx { ifindex, present } => {
+                touched.small = true;
+                if present {
+                    self.tcx.insert(ifindex)
+                } else {
+                    self.tcx.remove(&ifindex)
+                };
+            }
         }
     }
 
@@ -194,6 +204,7 @@ impl Snapshot {
     fn link_gone(&mut self, ifindex: u32, touched: &mut Touched) {
         touched.small = true;
         self.links.remove(&ifindex);
+        self.tcx.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
         self.drop_routes_by(ifindex, |_| true, touched);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);

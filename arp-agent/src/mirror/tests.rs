@@ -8,11 +8,11 @@ use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Se
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
-const CALI: u32 = 7;
+pub(crate) const CALI: u32 = 7;
 const UPLINK: u32 = 3;
 const MAC: [u8; 6] = [0xee; 6];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
+pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
 const REPLY: Verdict = Verdict::Reply(MAC);
 
 /// IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP.
@@ -35,7 +35,7 @@ fn link(ifindex: u32, name: &str, change: impl FnOnce(&mut Link, &mut Settings))
     Event::Link(link)
 }
 
-fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+pub(crate) fn cali(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
     link(CALI, "cali0", |link, settings| {
         settings.proxy_arp = 1;
         change(link, settings);
@@ -115,7 +115,7 @@ impl World {
     }
 }
 
-fn dump() -> Vec<Event> {
+pub(crate) fn dump() -> Vec<Event> {
     vec![
         link(1, "lo", |link, _| (link.hardware_type, link.kind) = (772, None)),
         uplink(|_, _| {}),
@@ -216,6 +216,8 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
+    assert_eq!(blocked(Event::Tcx { ifindex: CALI, present: true }), pass(Reason::INGRESS_HOOK));
+    assert_eq!(blocked(Event::Tcx { ifindex: UPLINK, present: true }), REPLY);
     let upper = |kind: &str, netnsid| {
         link(20, "upper", |link, _| {
             (link.kind, link.link, link.link_netnsid) = (Some(kind.into()), Some(CALI), netnsid);
@@ -229,7 +231,7 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
 #[test]
 fn any_rule_but_the_default_ones_blocks_all() {
     let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
-    let defaults = vec![rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
+    let defaults = [rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
     let with = |extra| Event::Rules(defaults.iter().cloned().chain([extra]).collect());
     assert_eq!(after([with(rule(100, None))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
     assert_eq!(after([with(rule(100, Some(254)))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));

@@ -1,11 +1,12 @@
 //! What `Reader` says about state that was made beforehand.
 
-use std::{fs, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
     event::{Event, Placement, Prefix, Route, RouteKind, Settings},
-    kernel::Reader,
+    kernel::{Reader, namespace_names},
 };
+use nix::sched::{CloneFlags, unshare};
 
 use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
 
@@ -72,6 +73,25 @@ fn a_link_is_described() {
         assert_eq!(link(&events, "p0").flags & 0x80, 0x80, "IFF_NOARP");
         let lo = link(&events, "lo");
         assert_eq!((lo.hardware_type, lo.kind.as_deref(), lo.link), (772, None, None));
+    });
+}
+
+/// In a mount namespace of its own, so that the name is seen by nobody else and goes with the thread.
+#[test]
+fn the_namespace_at_the_other_end_has_a_name() {
+    in_namespace(|| {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        run("mount --make-rprivate /");
+        run("mount -t tmpfs tmpfs /run");
+        assert_eq!(namespace_names().unwrap(), BTreeMap::new(), "no directory");
+        run("ip netns add elsewhere");
+        run("ip netns add pod-1");
+        fs::write("/run/netns/leftover", "").unwrap();
+        assert_eq!(namespace_names().unwrap(), BTreeMap::new(), "no identifiers");
+        run("ip link add v0 type veth peer name p0 netns pod-1");
+        let id = link(&everything(), "v0").link_netnsid.unwrap();
+        let expected = BTreeMap::from([(id, "pod-1".to_owned())]);
+        assert_eq!(namespace_names().unwrap(), expected);
     });
 }
 

@@ -1,5 +1,6 @@
 //! `arp_agent::kernel` against the running kernel. Needs root: every test has a network namespace of its own, which
 //! ends with its thread.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod dumps;
 mod notified;

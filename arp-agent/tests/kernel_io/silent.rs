@@ -1,5 +1,10 @@
 //! What changes without a notification.
 
+use std::{
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
 use arp_agent::{
     event::{Event, Settings},
     kernel::Reader,
@@ -7,14 +12,26 @@ use arp_agent::{
 
 use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
 
+/// A namespace with a veth in which nothing changes any more.
 fn lab() -> Reader {
     ip_batch("link add v0 type veth peer name p0\n link set v0 up\n link set p0 up\n");
     let mut reader = Reader::new().unwrap();
     reader.everything().unwrap();
-    // Duplicate address detection of IPv6 and the carrier settle.
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    reader.silent_changes().unwrap();
+    settle(&mut reader);
     reader
+}
+
+/// Waits for the last echo of what was done: changes of carrier reach flags up to a second later.
+fn settle(reader: &mut Reader) {
+    let begin = Instant::now();
+    let mut quiet_since = begin;
+    while quiet_since.elapsed() < Duration::from_millis(1500) {
+        assert!(begin.elapsed() < Duration::from_secs(20), "always something new");
+        if !reader.silent_changes().unwrap().is_empty() {
+            quiet_since = Instant::now();
+        }
+        sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -34,10 +51,9 @@ fn nothing_at_rest_with_a_bridge() {
         run("ip link add br0 type bridge");
         run("ip link set p0 master br0");
         run("ip link set br0 up");
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        reader.silent_changes().unwrap();
+        settle(&mut reader);
         for _ in 0..20 {
-            std::thread::sleep(std::time::Duration::from_millis(20));
+            sleep(Duration::from_millis(20));
             assert_eq!(reader.silent_changes().unwrap(), []);
         }
     });

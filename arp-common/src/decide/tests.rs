@@ -194,9 +194,9 @@ fn the_sender_must_be_reached_by_the_ingress_interface() {
     let spa = |addr| move |frame: &mut ArpFrame| frame.arp.spa = addr;
     assert_eq!(of(GATEWAY, spa([10, 9, 0, 9])), Verdict::Pass(Reason::SENDER_ROUTE), "behind the uplink");
     assert_eq!(of(GATEWAY, spa(LOCAL)), Verdict::Pass(Reason::SENDER_ROUTE), "our own address");
-    let opaque = |world: &mut World| drop(world.hosts.insert(POD, Entry::OPAQUE));
+    let opaque = |world: &mut World| _ = world.hosts.insert(POD, Entry::OPAQUE);
     assert_eq!(when(GATEWAY, opaque), Verdict::Pass(Reason::SENDER_ROUTE));
-    let by_default = |world: &mut World| drop(world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route()));
+    let by_default = |world: &mut World| _ = world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route());
     assert_eq!(when(GATEWAY, by_default), Verdict::Pass(Reason::SENDER_ROUTE));
 }
 
@@ -214,7 +214,7 @@ fn the_neighbour_entry_must_stay_as_it_is() {
 
 #[test]
 fn routes_that_are_not_answered() {
-    let target = |entry| move |world: &mut World| drop(world.hosts.insert(GATEWAY, entry));
+    let target = |entry| move |world: &mut World| _ = world.hosts.insert(GATEWAY, entry);
     assert_eq!(when(GATEWAY, target(Entry::NONE)), Verdict::Pass(Reason::NO_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::UNANSWERABLE)), Verdict::Pass(Reason::UNANSWERABLE_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::OPAQUE)), Verdict::Pass(Reason::OPAQUE_ROUTE));

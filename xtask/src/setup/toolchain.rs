@@ -97,7 +97,12 @@ impl Search {
         self.refused.retain(|(name, _)| *name != NIGHTLY);
         let what = "fetching Rust nightly with the standard library's source";
         match process::long(what, "rustup", DOWNLOAD, &mut command) {
-            Ok(()) => self.consider(NIGHTLY, refuses),
+            Ok(()) => {
+                self.consider(NIGHTLY, refuses);
+                if let Some((_, why)) = self.refused.iter().find(|(name, _)| *name == NIGHTLY) {
+                    eprintln!("setup: nightly cannot be used: {why}");
+                }
+            }
             Err(error) => {
                 eprintln!("setup: that failed; trying the distribution's Rust");
                 self.refused

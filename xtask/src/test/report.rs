@@ -80,6 +80,10 @@ impl Outcome {
         Outcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: Vec::new(), skips }
     }
 
+    pub(crate) fn has_skips(&self) -> bool {
+        !self.skips.is_empty()
+    }
+
     /// The tier should have run and could not.
     pub(crate) fn broken(tier: &str, why: String) -> Outcome {
         let counts = Counts { failed: 1, ..Counts::default() };
@@ -154,12 +158,12 @@ pub(crate) fn count_listed(list: &str) -> usize {
 }
 
 /// Why the whole is not a success, if it is not.
-pub(crate) fn verdict(total: Counts, ci: bool) -> Option<&'static str> {
+pub(crate) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option<&'static str> {
     if total.failed > 0 {
         Some("Tests failed.")
     } else if total.passed == 0 {
         Some("No test ran, which is not a success.")
-    } else if ci && total.skipped > 0 {
+    } else if ci && anything_skipped {
         Some("CI is set: what could not run counts as a failure.")
     } else {
         None
@@ -258,11 +262,16 @@ mod tests {
 
     #[test]
     fn success_needs_a_test_that_ran_and_under_ci_no_skip() {
-        assert_eq!(verdict(counts(3, 0, 1), false), None);
-        assert!(verdict(counts(3, 0, 1), true).is_some());
-        assert!(verdict(counts(3, 1, 0), false).is_some());
-        assert!(verdict(counts(0, 0, 0), false).is_some());
-        assert!(verdict(counts(0, 0, 9), false).is_some());
+        assert_eq!(verdict(counts(3, 0, 1), true, false), None);
+        assert!(verdict(counts(3, 0, 1), true, true).is_some());
+        assert!(
+            verdict(counts(3, 0, 0), true, true).is_some(),
+            "a tier that could not run, all its tests filtered out"
+        );
+        assert_eq!(verdict(counts(3, 0, 0), false, true), None);
+        assert!(verdict(counts(3, 1, 0), false, false).is_some());
+        assert!(verdict(counts(0, 0, 0), false, false).is_some());
+        assert!(verdict(counts(0, 0, 9), true, false).is_some());
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them.
+//! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them;
+//! [`world`] has the kernel's state behind it.
+
+pub mod world;
 
 use anyhow::{Context as _, bail};
 use arp_common::fib::{Entry, Kind};
@@ -31,14 +34,16 @@ pub struct Mac(pub [u8; 6]);
 /// What was decided, from what, and why: what `explain --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// [`crate::control::VERSION`].
+    /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The question.
     pub question: Question,
     /// Where the tables came from.
     pub tables: TablesFrom,
-    /// What was read of them, in order.
-    pub inputs: Vec<Input>,
+    /// What the kernel says of it, and where it keeps it.
+    pub kernel_state: Vec<Fact>,
+    /// What was read of the tables, in order.
+    pub inputs: Vec<Fact>,
     /// `reply` or `pass`.
     pub verdict: String,
     /// The link-layer address that the reply carries.
@@ -47,6 +52,8 @@ pub struct Explanation {
     pub reason: Option<String>,
     /// The verdict in a sentence.
     pub why: String,
+    /// Single changes after which the fast path would answer.
+    pub would_answer_if: Vec<String>,
     /// What the loaded program did with the frame, if it was asked.
     pub program: Option<String>,
 }
@@ -63,11 +70,17 @@ pub enum TablesFrom {
 
 /// One thing that was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Input {
+pub struct Fact {
     /// What was asked for.
     pub what: String,
     /// What was found.
     pub found: String,
+}
+
+impl Fact {
+    fn new(what: impl Into<String>, found: impl Into<String>) -> Self {
+        Fact { what: what.into(), found: found.into() }
+    }
 }
 
 impl Question {
@@ -85,17 +98,22 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         Verdict::Reply(mac) => {
             ("reply", Some(Mac(mac)), None, "the kernel would answer, and learn nothing new from it".to_owned())
         }
-        Verdict::Pass(reason) => ("pass", None, Some(reason.name().to_owned()), reason.why().to_owned()),
+        Verdict::Pass(reason) => {
+            let why = format!("{}; {}", reason.why(), world::what_the_kernel_does(reason));
+            ("pass", None, Some(reason.name().to_owned()), why)
+        }
     };
     Explanation {
-        version: crate::control::VERSION,
+        version: crate::DOCUMENT_VERSION,
         question: question.clone(),
         tables: from,
+        kernel_state: Vec::new(),
         inputs: recorder.inputs.into_inner(),
         verdict: name.to_owned(),
         reply_mac,
         reason,
         why,
+        would_answer_if: Vec::new(),
         program: None,
     }
 }
@@ -103,12 +121,12 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
 /// Tables that write down what is read of them.
 struct Recorder<'a, T> {
     tables: &'a T,
-    inputs: RefCell<Vec<Input>>,
+    inputs: RefCell<Vec<Fact>>,
 }
 
 impl<T> Recorder<'_, T> {
     fn note(&self, what: impl Into<String>, found: impl Into<String>) {
-        self.inputs.borrow_mut().push(Input { what: what.into(), found: found.into() });
+        self.inputs.borrow_mut().push(Fact::new(what, found));
     }
 }
 

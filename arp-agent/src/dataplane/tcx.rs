@@ -1,0 +1,48 @@
+//! Foreign tcx programs on ingress, which see a frame before ARP does. Neither attaching nor detaching one is notified,
+//! so interfaces are asked in turns.
+
+use crate::event::Event;
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+use std::collections::BTreeMap;
+
+/// How many interfaces are asked in one turn: about 100 µs of work.
+const A_TURN: usize = 64;
+
+/// Whose turn it is, and what was found last.
+#[derive(Debug, Default)]
+pub struct Tcx {
+    last_asked: u32,
+    found: BTreeMap<u32, bool>,
+}
+
+impl Tcx {
+    /// Forgets what was found: the next answers are all news.
+    pub fn forget(&mut self) {
+        self.found.clear();
+    }
+
+    /// Asks interfaces, by index and name: those that were never asked, and the next ones in turn. Says what is news.
+    pub fn ask<'a>(&mut self, attached: impl Iterator<Item = (u32, &'a str)>) -> Vec<Event> {
+        let all: Vec<(u32, &str)> = attached.collect();
+        self.found.retain(|ifindex, _| all.iter().any(|(known, _)| known == ifindex));
+        let (mut in_turn, new): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|(known, _)| self.found.contains_key(known));
+        if in_turn.len() > A_TURN {
+            let start = in_turn.partition_point(|&(ifindex, _)| ifindex <= self.last_asked);
+            in_turn.rotate_left(start);
+            in_turn.truncate(A_TURN);
+        }
+        self.last_asked = in_turn.last().map_or(0, |&(ifindex, _)| ifindex);
+        let mut news = Vec::new();
+        for (ifindex, name) in new.into_iter().chain(in_turn) {
+            // Before 6.6 there is no tcx, and the question is refused.
+            let present =
+                SchedClassifier::query_tcx(name, TcAttachType::Ingress).is_ok_and(|(_, programs)| !programs.is_empty());
+            if self.found.insert(ifindex, present) != Some(present) {
+                news.push(Event::Tcx { ifindex, present });
+            }
+        }
+        news
+    }
+}

@@ -1,0 +1,375 @@
+//! The kernel's state as one question sees it: the facts behind a decision, with where the kernel keeps them, and what
+//! would have to be otherwise for the answer to be one.
+
+use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::fake::Fake;
+use crate::event::{Event, Link, NeighbourEntry, Prefix, Route, RouteKind, Settings};
+use crate::mirror::Mirror;
+use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use arp_common::Reason;
+use arp_common::maps::IfaceAddr;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+/// The kernel's state, and the tables that an agent would make of it.
+pub struct World {
+    mirror: Mirror,
+    tables: Fake,
+    attached: BTreeSet<u32>,
+}
+
+impl World {
+    /// From a complete dump, for an agent on this one interface.
+    ///
+    /// # Errors
+    /// The FIB has more routes than fit.
+    pub fn new(dump: Vec<Event>, ifindex: u32) -> anyhow::Result<Self> {
+        let mut world =
+            World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
+        let changes = world.mirror.resync(&world.attached, dump);
+        world.tables.apply(&changes)?;
+        world.tables.set_lease(1);
+        Ok(world)
+    }
+
+    /// The decision that these tables lead to.
+    pub fn explain(&self, question: &Question) -> Explanation {
+        explain(question, &self.tables, TablesFrom::Kernel)
+    }
+
+    /// What the kernel says of everything that the decision may depend on.
+    pub fn facts(&self, question: &Question) -> Vec<Fact> {
+        let snapshot = self.mirror.snapshot();
+        let name = &question.interface;
+        let mut facts = Vec::new();
+        if let Some(link) = snapshot.links.get(&question.ifindex) {
+            facts.push(Fact::new(format!("ip link show {name}"), describe_link(snapshot, link)));
+            if let (Some(own), Some(all)) = (link.settings, snapshot.all) {
+                facts.extend(settings(name, &own, &all));
+            }
+        }
+        let delay = snapshot
+            .proxy_delays
+            .get(&question.ifindex)
+            .map(|milliseconds| format!("{} (ticks of 10 ms)", milliseconds / 10));
+        facts
+            .push(Fact::new(format!("net.ipv4.neigh.{name}.proxy_delay"), delay.unwrap_or_else(|| "not known".into())));
+        let key = IfaceAddr { ifindex: question.ifindex, addr: question.sender.octets() };
+        let entry = snapshot.neighbours.get(&key).map(describe_neighbour);
+        facts.push(Fact::new(
+            format!("ip neigh show {} dev {name}", question.sender),
+            entry.unwrap_or_else(|| "none".into()),
+        ));
+        for (what, addr) in [("back to the sender", question.sender), ("to the target", question.target)] {
+            let route = best_route(snapshot, addr).map(|route| describe_route(snapshot, route));
+            facts.push(Fact::new(format!("ip route, {what} {addr}"), route.unwrap_or_else(|| "none".into())));
+        }
+        let proxied = snapshot
+            .proxies
+            .iter()
+            .any(|key| key.addr == question.target.octets() && (key.ifindex == 0 || key.ifindex == question.ifindex));
+        facts.push(Fact::new(
+            format!("ip neigh show proxy {}", question.target),
+            if proxied { "there" } else { "none" },
+        ));
+        facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.len())));
+        facts.push(Fact::new(
+            "ARP netfilter",
+            if snapshot.arp_netfilter { "a chain or table is there" } else { "none" },
+        ));
+        facts
+    }
+
+    /// Single changes after which the fast path would answer. Each is tried: the same decision, over the tables that an
+    /// agent would make of that state.
+    ///
+    /// # Errors
+    /// The FIB has more routes than fit.
+    pub fn would_answer_if(&mut self, question: &Question) -> anyhow::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for (what, change, revert) in self.candidates(question) {
+            self.tell(change)?;
+            if self.explain(question).reply_mac.is_some() {
+                found.push(what);
+            }
+            self.tell(revert)?;
+        }
+        Ok(found)
+    }
+
+    fn tell(&mut self, event: Event) -> anyhow::Result<()> {
+        let step = self.mirror.apply(&self.attached, [event]);
+        self.tables.apply(&step.changes)
+    }
+
+    /// Changes worth trying: in words, as an event, and the event that takes it back.
+    fn candidates(&self, question: &Question) -> Vec<(String, Event, Event)> {
+        type Set = fn(&mut Settings);
+        let snapshot = self.mirror.snapshot();
+        let mut candidates = Vec::new();
+        let Some(link) = snapshot.links.get(&question.ifindex) else { return candidates };
+        let name = &link.name;
+        let set: [(&str, &str, Set); 5] = [
+            ("proxy_arp", "1", |settings| settings.proxy_arp = 1),
+            ("proxy_arp_pvlan", "1", |settings| settings.proxy_arp_pvlan = 1),
+            ("forwarding", "1", |settings| settings.forwarding = 1),
+            ("arp_ignore", "0", |settings| settings.arp_ignore = 0),
+            ("medium_id", "0", |settings| settings.medium_id = 0),
+        ];
+        for (key, value, change) in set {
+            let mut changed = link.clone();
+            if let Some(settings) = &mut changed.settings {
+                change(settings);
+            }
+            let what = format!("net.ipv4.conf.{name}.{key} were {value}");
+            candidates.push((what, Event::Link(changed), Event::Link(link.clone())));
+        }
+        if let Some(all) = snapshot.all.filter(|all| all.arp_ignore != 0) {
+            let changed = Settings { arp_ignore: 0, ..all };
+            let what = "net.ipv4.conf.all.arp_ignore were 0".to_owned();
+            candidates.push((what, Event::AllSettings(changed), Event::AllSettings(all)));
+        }
+        let delays: Vec<(u32, u64)> = snapshot.proxy_delays.iter().map(|(&ifindex, &delay)| (ifindex, delay)).collect();
+        let mut undelayed: Vec<(u32, u64)> =
+            delays.iter().copied().filter(|(ifindex, _)| *ifindex != link.ifindex).collect();
+        undelayed.push((link.ifindex, 0));
+        candidates.push((
+            format!("net.ipv4.neigh.{name}.proxy_delay were 0"),
+            Event::ProxyDelays(undelayed),
+            Event::ProxyDelays(delays),
+        ));
+        let key = IfaceAddr { ifindex: link.ifindex, addr: question.sender.octets() };
+        let entry = NeighbourEntry {
+            ifindex: link.ifindex,
+            addr: question.sender,
+            state: NUD_STALE,
+            lladdr: Some(question.sender_mac.0),
+        };
+        let before = match snapshot.neighbours.get(&key) {
+            Some(entry) => Event::Neighbour(entry.clone()),
+            None => Event::NeighbourGone { ifindex: link.ifindex, addr: question.sender },
+        };
+        candidates.push((
+            format!(
+                "the kernel's neighbour entry for {} on {name} were valid and held {} (it is so after one request that the \
+                 kernel answers)",
+                question.sender, question.sender_mac
+            ),
+            Event::Neighbour(entry),
+            before,
+        ));
+        candidates.push((
+            format!(
+                "the route back to {} left by {name} (ip route add {}/32 dev {name})",
+                question.sender, question.sender
+            ),
+            Event::Route(host_route(question), crate::event::Placement::Last),
+            Event::RouteGone(host_route(question)),
+        ));
+        candidates
+    }
+}
+
+const NUD_STALE: u16 = 0x04;
+
+fn host_route(question: &Question) -> Route {
+    Route {
+        table: TABLE_MAIN,
+        prefix: Prefix::new(question.sender.octets(), 32),
+        tos: 0,
+        metric: 0,
+        kind: RouteKind::Unicast,
+        oif: Some(question.ifindex),
+        gateway: None,
+        nexthop: None,
+        multipath: false,
+        encap: false,
+    }
+}
+
+/// Each setting with both values, and what comes of them (include/linux/inetdevice.h).
+fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
+    let either = |own: i32, all: i32| if own != 0 || all != 0 { "on" } else { "off" };
+    let both = |key: &str, own: i32, all: i32, effect: String| {
+        Fact::new(format!("net.ipv4.conf.{name}.{key}"), format!("{own}, all {all}: {effect}"))
+    };
+    vec![
+        both("proxy_arp", own.proxy_arp, all.proxy_arp, either(own.proxy_arp, all.proxy_arp).into()),
+        both(
+            "proxy_arp_pvlan",
+            own.proxy_arp_pvlan,
+            all.proxy_arp_pvlan,
+            either(own.proxy_arp_pvlan, all.proxy_arp_pvlan).into(),
+        ),
+        Fact::new(
+            format!("net.ipv4.conf.{name}.forwarding"),
+            format!("{}: {} (that of all does not count)", own.forwarding, either(own.forwarding, 0)),
+        ),
+        both("arp_ignore", own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
+        Fact::new(format!("net.ipv4.conf.{name}.medium_id"), own.medium_id.to_string()),
+    ]
+}
+
+fn describe_link(snapshot: &Snapshot, link: &Link) -> String {
+    let mut words = vec![
+        if link.flags & 1 != 0 { "up".to_owned() } else { "down".to_owned() },
+        if link.carrier { "carrier".into() } else { "no carrier".into() },
+    ];
+    words.extend(link.mac.map(|mac| Mac(mac).to_string()));
+    words.extend(link.kind.clone());
+    words.extend(link.master.map(|master| format!("port of {}", interface(snapshot, master))));
+    words.join(", ")
+}
+
+fn describe_neighbour(entry: &NeighbourEntry) -> String {
+    let states = [
+        (0x01, "INCOMPLETE"),
+        (0x02, "REACHABLE"),
+        (0x04, "STALE"),
+        (0x08, "DELAY"),
+        (0x10, "PROBE"),
+        (0x20, "FAILED"),
+        (0x40, "NOARP"),
+        (0x80, "PERMANENT"),
+    ];
+    let state = states.into_iter().find(|(bit, _)| entry.state & bit != 0).map_or("NONE", |(_, name)| name);
+    match entry.lladdr {
+        Some(lladdr) => format!("lladdr {} {state}", Mac(lladdr)),
+        None => state.to_owned(),
+    }
+}
+
+/// The route that the mirror would take: longest prefix over the tables, local first among equals, then the lowest metric.
+fn best_route(snapshot: &Snapshot, addr: Ipv4Addr) -> Option<&Route> {
+    let tables = [&snapshot.local, &snapshot.main];
+    let host = Prefix::new(addr.octets(), 32);
+    let longest = (0..=32u8).rev().find_map(|len| {
+        let mut routes = tables.into_iter().flat_map(|table| table.at(host.shortened(len)));
+        routes.find(|route| route.tos == 0)
+    });
+    longest.or_else(|| {
+        let mut routes = (0..=32u8).rev().flat_map(|len| snapshot.default.at(host.shortened(len)));
+        routes.find(|route| route.tos == 0)
+    })
+}
+
+/// As `ip route` prints it, nearly.
+fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
+    let kind = match route.kind {
+        RouteKind::Unicast => "",
+        RouteKind::Local => "local ",
+        RouteKind::Unanswerable => "(never answered) ",
+        RouteKind::Throw => "throw ",
+        RouteKind::Other => "(other type) ",
+    };
+    let to = match route.prefix {
+        Prefix { len: 0, .. } => "default".to_owned(),
+        Prefix { addr, len: 32 } => Ipv4Addr::from(addr).to_string(),
+        Prefix { addr, len } => format!("{}/{len}", Ipv4Addr::from(addr)),
+    };
+    let mut text = format!("{kind}{to}");
+    let mut word = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text += &format!(" {name} {value}");
+        }
+    };
+    word("nhid", route.nexthop.map(|id| id.to_string()));
+    word("via", route.gateway.map(|gateway| gateway.to_string()));
+    word("dev", route.oif.map(|oif| interface(snapshot, oif)));
+    word("metric", Some(route.metric).filter(|&metric| metric != 0).map(|metric| metric.to_string()));
+    word("multipath", route.multipath.then(String::new));
+    word("encap", route.encap.then(String::new));
+    let table = match route.table {
+        TABLE_LOCAL => " table local",
+        TABLE_DEFAULT => " table default",
+        _ => "",
+    };
+    text.trim_end().to_owned() + table
+}
+
+fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
+    snapshot.links.get(&ifindex).map_or_else(|| format!("if{ifindex}"), |link| link.name.clone())
+}
+
+/// What a pass means for the pod: the kernel may answer all the same.
+pub fn what_the_kernel_does(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NEIGHBOUR_UNKNOWN | Reason::NEIGHBOUR_DIFFERS => "the kernel answers, and learns",
+        Reason::PROXY_DELAY => "the kernel answers, after its delay",
+        Reason::NO_ROUTE
+        | Reason::UNANSWERABLE_ROUTE
+        | Reason::FORWARDING_OFF
+        | Reason::PROXY_ARP_OFF
+        | Reason::PVLAN_OFF
+        | Reason::MEDIUM_ID
+        | Reason::PROBE_NOT_LOCAL
+        | Reason::INTERFACE_NOARP
+        | Reason::INTERFACE_DOWN => "nobody answers",
+        _ => "the kernel decides",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
+
+    fn question(target: &str) -> Question {
+        Question {
+            interface: "cali0".into(),
+            ifindex: CALI,
+            target: target.parse().unwrap(),
+            sender: POD,
+            sender_mac: Mac(POD_MAC),
+        }
+    }
+
+    fn would_answer_if(change: impl IntoIterator<Item = Event>, target: &str) -> Vec<String> {
+        let mut world = World::new(dump(), CALI).unwrap();
+        for event in change {
+            world.tell(event).unwrap();
+        }
+        let question = question(target);
+        let before = world.explain(&question);
+        let found = world.would_answer_if(&question).unwrap();
+        assert_eq!(world.explain(&question).verdict, before.verdict, "what was tried was taken back");
+        found
+    }
+
+    #[test]
+    fn the_setting_that_is_missing_is_named() {
+        assert_eq!(would_answer_if([], "10.5.0.6"), ["net.ipv4.conf.cali0.proxy_arp_pvlan were 1"]);
+        let off = cali(|_, settings| settings.proxy_arp = 0);
+        assert_eq!(would_answer_if([off], "8.8.8.8"), ["net.ipv4.conf.cali0.proxy_arp were 1"]);
+        let not_forwarding = cali(|_, settings| settings.forwarding = 0);
+        assert_eq!(would_answer_if([not_forwarding], "8.8.8.8"), ["net.ipv4.conf.cali0.forwarding were 1"]);
+        let delayed = Event::ProxyDelays(vec![(CALI, 800)]);
+        assert_eq!(would_answer_if([delayed], "8.8.8.8"), ["net.ipv4.neigh.cali0.proxy_delay were 0"]);
+    }
+
+    #[test]
+    fn two_things_missing_are_not_one() {
+        let off = cali(|_, settings| (settings.proxy_arp, settings.forwarding) = (0, 0));
+        assert_eq!(would_answer_if([off], "8.8.8.8"), [""; 0]);
+    }
+
+    #[test]
+    fn a_sender_that_is_not_known_is_learnt_from_its_first_request() {
+        let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
+        let found = would_answer_if([gone], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].contains("after one request"), "{found:?}");
+    }
+
+    #[test]
+    fn facts_name_where_the_kernel_keeps_them() {
+        let world = World::new(dump(), CALI).unwrap();
+        let facts = world.facts(&question("8.8.8.8"));
+        let found = |what: &str| facts.iter().find(|fact| fact.what == what).map(|fact| fact.found.as_str());
+        assert_eq!(found("net.ipv4.conf.cali0.proxy_arp"), Some("1, all 0: on"));
+        assert_eq!(found("net.ipv4.neigh.cali0.proxy_delay"), Some("0 (ticks of 10 ms)"));
+        assert_eq!(found("ip neigh show 10.5.0.5 dev cali0"), Some("lladdr 02:00:00:00:00:02 STALE"));
+        assert_eq!(found("ip route, to the target 8.8.8.8"), Some("default dev eth0"));
+        assert_eq!(found("ip route, back to the sender 10.5.0.5"), Some("10.5.0.5 dev cali0"));
+    }
+}

@@ -1,0 +1,283 @@
+//! Decoding of messages as Linux 6.18 sent them, and of messages that no kernel would send.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use proptest::{collection::vec, prelude::*};
+
+use super::{Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
+
+fn bytes(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
+    digits.chunks(2).map(byte).collect()
+}
+
+fn message(kind: u16, payload: &[u8]) -> Message<'_> {
+    Message { kind, flags: 0, sequence: 0, payload }
+}
+
+#[test]
+fn a_veth() {
+    let link = link::link(&message(16, &bytes(VETH))).unwrap().unwrap();
+    let expected = Link {
+        ifindex: 3,
+        name: "v0".into(),
+        altnames: vec!["pod".into()],
+        mac: Some([2, 0, 0, 0, 0, 7]),
+        hardware_type: 1,
+        flags: 0x11043,
+        carrier: true,
+        master: Some(4),
+        link: Some(2),
+        link_netnsid: None,
+        kind: Some("veth".into()),
+        xdp_program: None,
+        xdp_multiple: false,
+        settings: Some(Settings {
+            forwarding: 1,
+            proxy_arp: 3,
+            proxy_arp_pvlan: 4,
+            medium_id: 5,
+            arp_ignore: 6,
+            arp_filter: 7,
+            rp_filter: 2,
+            accept_local: 9,
+            route_localnet: 10,
+            drop_gratuitous_arp: 11,
+            ignore_routes_with_linkdown: 1,
+        }),
+    };
+    assert_eq!(link, expected);
+}
+
+#[test]
+fn a_link_message_about_something_else() {
+    let mut payload = bytes(VETH);
+    payload.extend([8, 0, 11, 0, 0, 0, 0, 0]); // IFLA_WIRELESS
+    assert_eq!(link::link(&message(16, &payload)).unwrap(), None);
+    let mut payload = bytes(VETH);
+    payload[0] = 7; // AF_BRIDGE
+    assert_eq!(link::link(&message(16, &payload)).unwrap(), None);
+    assert_eq!(link::gone(&message(17, &payload)).unwrap(), None);
+    assert_eq!(link::gone(&message(17, &bytes(VETH))).unwrap(), Some(3));
+}
+
+#[test]
+fn programs_in_one_mode_and_in_several() {
+    let program = |xdp: &str| {
+        let nested = bytes(xdp);
+        let mut payload = bytes(VETH);
+        payload.extend(u16::try_from(nested.len() + 4).unwrap().to_ne_bytes());
+        payload.extend([43, 0]);
+        payload.extend(nested);
+        let link = link::link(&message(16, &payload)).unwrap().unwrap();
+        (link.xdp_program, link.xdp_multiple)
+    };
+    // XDP_ATTACHED_SKB with PROG_ID and SKB_PROG_ID.
+    assert_eq!(program("0500020002000000 0800040063000000 0800060063000000"), (Some(99), false));
+    // XDP_ATTACHED_MULTI with DRV_PROG_ID and SKB_PROG_ID.
+    assert_eq!(program("0500020004000000 0800050063000000 0800060064000000"), (Some(99), true));
+}
+
+#[test]
+fn default_rules_are_plain_lookups() {
+    let rule = |hex| route::rule(&message(32, &bytes(hex))).unwrap().unwrap();
+    assert_eq!(rule(RULES[0]), Rule { priority: 0, plain_lookup: Some(255) });
+    assert_eq!(rule(RULES[1]), Rule { priority: 32766, plain_lookup: Some(254) });
+    assert_eq!(rule(RULES[2]), Rule { priority: 32767, plain_lookup: Some(253) });
+    assert_eq!(rule(RULES[3]), Rule { priority: 9, plain_lookup: None });
+}
+
+#[test]
+fn a_rule_with_any_selector_is_not_a_plain_lookup() {
+    let plain = |payload: &[u8]| {
+        let rule = route::rule(&message(32, payload)).unwrap().unwrap();
+        assert_eq!(rule.priority, 32766);
+        rule.plain_lookup
+    };
+    // The header: destination, source, tos, reserved, action, FIB_RULE_INVERT, IIF_DETACHED.
+    for (at, value) in [(1, 8), (2, 8), (3, 16), (5, 1), (6, 1), (7, 2), (7, 7), (8, 2), (8, 8)] {
+        let mut payload = bytes(RULES[1]);
+        assert_eq!(plain(&payload), Some(254));
+        payload[at] = value;
+        assert_eq!(plain(&payload), None, "byte {at} = {value}");
+    }
+    // FRA_DST to beyond those of 6.18, but for padding, priority, table, protocol and the suppressors.
+    for kind in (1..40).filter(|kind| ![6, 13, 14, 15, 18, 21].contains(kind)) {
+        let mut payload = bytes(RULES[1]);
+        payload.extend([8, 0, kind, 0, 0, 0, 0, 0]);
+        assert_eq!(plain(&payload), None, "attribute {kind}");
+    }
+    for suppressor in [13, 14] {
+        let mut payload = bytes(RULES[1]);
+        payload.extend([8, 0, suppressor, 0, 255, 255, 255, 255]);
+        assert_eq!(plain(&payload), Some(254));
+        payload.extend([8, 0, suppressor, 0, 0, 0, 0, 0]);
+        assert_eq!(plain(&payload), None, "attribute {suppressor} = 0");
+    }
+}
+
+#[test]
+fn routes() {
+    let decode = |hex| route::route(&message(24, &bytes(hex))).unwrap();
+    let expected = Route {
+        table: 254,
+        prefix: Prefix { addr: Ipv4Addr::new(10, 2, 0, 5).to_bits(), len: 32 },
+        tos: 0,
+        metric: 7,
+        kind: RouteKind::Unicast,
+        oif: Some(3),
+        gateway: Some("fe80::7".parse().unwrap()),
+        nexthop: None,
+        multipath: false,
+        encap: false,
+    };
+    assert_eq!(decode(ROUTE_VIA), Some(expected));
+    let multipath = decode(ROUTE_MULTIPATH).unwrap();
+    assert_eq!((multipath.multipath, multipath.oif, multipath.prefix.len), (true, None, 24));
+
+    let changed = |at: usize, value: u8| {
+        let mut payload = bytes(ROUTE_VIA);
+        payload[at] = value;
+        route::route(&message(24, &payload))
+    };
+    assert_eq!(changed(0, 10).unwrap(), None, "IPv6");
+    assert_eq!(changed(9, 2).unwrap(), None, "RTM_F_CLONED");
+    assert_eq!(changed(16, 100).unwrap(), None, "RTA_TABLE 100");
+    assert_eq!(changed(17, 1).unwrap(), None, "RTA_TABLE 510, whose low byte is main's");
+    assert!(changed(1, 33).is_err(), "33 bits");
+    assert_eq!(changed(1, 8).unwrap().unwrap().prefix.addr, 10 << 24, "host bits");
+    assert_eq!(changed(1, 0).unwrap().unwrap().prefix.addr, 0);
+    for (rtn, kind) in [
+        (2, RouteKind::Local),
+        (3, RouteKind::Unanswerable),
+        (4, RouteKind::Unanswerable),
+        (5, RouteKind::Unanswerable),
+        (6, RouteKind::Unanswerable),
+        (7, RouteKind::Unanswerable),
+        (8, RouteKind::Unanswerable),
+        (9, RouteKind::Throw),
+        (10, RouteKind::Other),
+        (0, RouteKind::Other),
+    ] {
+        assert_eq!(changed(7, rtn).unwrap().unwrap().kind, kind, "RTN {rtn}");
+    }
+}
+
+#[test]
+fn placement_follows_the_flags() {
+    let placement = |flags| {
+        let mut batch = Batch::default();
+        let payload = bytes(ROUTE_VIA);
+        notifications::decode(&Message { flags, ..message(24, &payload) }, &mut batch).unwrap();
+        let [Event::Route(_, placement)] = batch.events[..] else { panic!("{batch:?}") };
+        placement
+    };
+    assert_eq!(placement(NLM_F_CREATE | NLM_F_EXCL), Placement::First);
+    assert_eq!(placement(NLM_F_CREATE), Placement::First);
+    assert_eq!(placement(NLM_F_CREATE | NLM_F_APPEND), Placement::Last);
+    assert_eq!(placement(NLM_F_REPLACE), Placement::Replace);
+}
+
+#[test]
+fn neighbours_addresses_and_proxies() {
+    let payload = bytes(NEIGHBOUR);
+    let addr = Ipv4Addr::new(10, 9, 0, 9);
+    let entry = NeighbourEntry { ifindex: 3, addr, state: 0x80, lladdr: Some([2, 0, 0, 0, 0, 9]) };
+    assert_eq!(neighbour::neighbour(&message(28, &payload)).unwrap(), Some(entry));
+    assert_eq!(neighbour::proxy(&message(28, &payload)).unwrap(), None);
+    let mut fdb = payload.clone();
+    fdb[0] = 7;
+    assert_eq!(neighbour::neighbour(&message(28, &fdb)).unwrap(), None);
+
+    let payload = bytes(PROXY);
+    assert_eq!(neighbour::neighbour(&message(28, &payload)).unwrap(), None);
+    let proxy = (3, Ipv4Addr::new(10, 1, 2, 3));
+    assert_eq!(neighbour::proxy(&message(28, &payload)).unwrap(), Some(proxy));
+
+    let address = neighbour::address(&message(20, &bytes(ADDRESS))).unwrap().unwrap();
+    assert_eq!((address.ifindex, address.prefix_len), (3, 24));
+    assert_eq!((address.local, address.peer), (Ipv4Addr::new(10, 9, 0, 1), Ipv4Addr::new(10, 9, 0, 1)));
+
+    let delay = neighbour::proxy_delay(&message(64, &bytes(NEIGHBOUR_PARAMETERS))).unwrap();
+    assert_eq!(delay, Some((3, 800)));
+}
+
+#[test]
+fn chains_and_qdiscs() {
+    let chain = |hex: &str, family| {
+        let bound = hooks::base_chain(&message(0xa03, &bytes(hex)), family).unwrap();
+        bound.map(|devices| ["v0", "p0", "p01"].map(|name| devices.iter().any(|d| d.covers(name))))
+    };
+    assert_eq!(chain(BASE_CHAIN, 3), Some([false; 3]));
+    assert_eq!(chain(BASE_CHAIN, 5), None);
+    assert_eq!(chain(JUMPED_TO_CHAIN, 3), None);
+    assert_eq!(chain(NETDEV_CHAIN, 5), Some([true, true, false]));
+    // NFTA_DEVICE_NAME "p0\0" as NFTA_DEVICE_PREFIX "p0", and as a name without its NUL.
+    for prefix in ["0600020070300000", "0600010070300000"] {
+        let hex = NETDEV_CHAIN.replace(char::is_whitespace, "").replace("0700010070300000", prefix);
+        assert_eq!(chain(&hex, 5), Some([true, true, true]));
+    }
+    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(), Some(3));
+    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(), None);
+}
+
+/// Everything that reads what the kernel sent.
+fn decode_all(payload: &[u8]) {
+    for kind in [16, 17, 20, 21, 24, 25, 28, 29, 32, 33, 36, 64, 80, 104, 0xa03] {
+        let message = message(kind, payload);
+        let mut batch = Batch::default();
+        let _ = notifications::decode(&message, &mut batch);
+        let _ = notifications::decode_netfilter(&message, &mut batch);
+        let _ = neighbour::proxy(&message);
+        let _ = neighbour::proxy_delay(&message);
+        let _ = hooks::ingress_qdisc(&message);
+        let _ = hooks::base_chain(&message, 5);
+    }
+    let _ = socket::collect(payload, 0);
+}
+
+#[test]
+fn truncated_messages_do_not_panic() {
+    for hex in [VETH, RULES[3], ROUTE_VIA, ROUTE_MULTIPATH, NEIGHBOUR, PROXY, ADDRESS, NEIGHBOUR_PARAMETERS]
+        .into_iter()
+        .chain([CLSACT, NOQUEUE, BASE_CHAIN, JUMPED_TO_CHAIN, NETDEV_CHAIN])
+    {
+        let payload = bytes(hex);
+        for len in 0..payload.len() {
+            decode_all(&payload[..len]);
+        }
+    }
+}
+
+#[test]
+fn a_message_with_a_broken_attribute_is_an_error() {
+    let mut payload = bytes(ROUTE_VIA);
+    payload[12] = 3; // shorter than its own header
+    assert!(route::route(&message(24, &payload)).is_err());
+    payload[12] = 255; // longer than the message
+    assert!(route::route(&message(24, &payload)).is_err());
+    payload[12] = 7; // three bytes of a table
+    assert!(route::route(&message(24, &payload)).is_err());
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_do_not_panic(payload in vec(any::<u8>(), 0..256)) {
+        decode_all(&payload);
+    }
+
+    #[test]
+    fn changed_bytes_do_not_panic(changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+        for hex in [VETH, RULES[3], ROUTE_VIA, NEIGHBOUR, NEIGHBOUR_PARAMETERS, NETDEV_CHAIN] {
+            let mut payload = bytes(hex);
+            for (at, value) in &changes {
+                let at = at.index(payload.len());
+                payload[at] = *value;
+            }
+            decode_all(&payload);
+        }
+    }
+}

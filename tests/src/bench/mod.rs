@@ -1,0 +1,9 @@
+//! Measuring who answers how fast, from inside a pod: [`Asker`] asks, [`compare()`] lets responders take turns.
+
+mod asker;
+mod compare;
+mod sample;
+
+pub use asker::{Asker, BURST, InFlight};
+pub use compare::{Comparison, Responder, Slice, TURNS, compare};
+pub use sample::{Spread, quantile};
