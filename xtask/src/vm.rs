@@ -11,6 +11,7 @@ mod kernel;
 mod qemu;
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -81,6 +82,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if tiers.is_empty() {
         tiers = vec![Tier::Program, Tier::Kernel, Tier::Lab];
     }
+    // The guest runs this machine's own programs.
+    anyhow::ensure!(env::consts::ARCH == "x86_64", "the guests are x86-64 machines, this one is not");
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
     let programs = Programs::build(&tiers)?;
 
@@ -147,7 +150,14 @@ fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Arg
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
     let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
-    let output = machine.run(&kernel.beside("console"), &kernel.beside("results"), limit)?;
+    let (console, results) = (kernel.beside("console"), kernel.beside("results"));
+    let output = machine.run(&console, &results, limit)?;
+    // Made anew each time; the console stays only where it may say what went wrong.
+    for (file, keep) in [(&image, false), (&results, false), (&console, output.cut_short.is_some())] {
+        if !keep {
+            fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
     Ok(guest::outcomes(&kernel.release, tiers, output))
 }
 
