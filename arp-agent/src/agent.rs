@@ -110,6 +110,10 @@ impl Agent {
                 }
                 batch = self.notifications.next() => self.follow(batch)?,
                 Some((request, reply)) = requests.recv() => {
+                    if matches!(request, Request::Sync) && self.in_step.is_ok() {
+                        self.reread_silent()?;
+                        self.renew_lease()?;
+                    }
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));
                 }
@@ -163,7 +167,12 @@ impl Agent {
                 return self.resync("notifications were lost");
             }
         };
+        // An interface that goes down, or loses its last address, takes its proxy entries along, without a message.
+        let proxies_may_be_gone = reread.links || events.iter().any(|event| matches!(event, Event::AddressGone(_)));
         self.fold(events)?;
+        if proxies_may_be_gone {
+            self.reread_silent()?;
+        }
         match self.read_again(reread) {
             Ok(events) => self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
@@ -284,7 +293,7 @@ impl Agent {
 
     fn respond(&mut self, request: Request) -> Response {
         let response = match request {
-            Request::Status => self.status().map(|status| Response::Status(Box::new(status))),
+            Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
             Request::Explain { question, run_program } => {
                 self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))
             }

@@ -30,6 +30,9 @@ pub enum Answer {
 pub enum Request {
     /// A [`Status`].
     Status,
+    /// A [`Status`] that knows of every change in the kernel made before the request: what was notified by then is
+    /// applied, and what changes silently has been read again.
+    Sync,
     /// An [`Explanation`], made from the agent's own maps.
     Explain {
         /// Who asks for whom.
@@ -43,7 +46,7 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
-    /// To [`Request::Status`].
+    /// To [`Request::Status`] and [`Request::Sync`].
     Status(Box<Status>),
     /// To [`Request::Explain`].
     Explanation(Box<Explanation>),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -190,6 +192,20 @@ impl Agent {
             )
         })?;
         Ok(Status(json))
+    }
+
+    /// Asks over the control socket; `request` and the answer are JSON.
+    pub fn ask(&self, request: &str) -> Result<Value> {
+        let path = self.run_dir.join("control.sock");
+        let ask = || -> Result<Value> {
+            let mut stream = UnixStream::connect(&path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(format!("{request}\n").as_bytes())?;
+            let mut answer = String::new();
+            BufReader::new(stream).read_line(&mut answer)?;
+            Ok(serde_json::from_str(&answer)?)
+        };
+        ask().with_context(|| format!("asking the agent for {request}; its log:\n{}", self.log()))
     }
 
     /// Waits until `status` exits with 0.

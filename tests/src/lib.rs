@@ -20,6 +20,7 @@ mod parity;
 mod skip;
 mod slack;
 pub mod topology;
+pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};

@@ -90,7 +90,7 @@ pub(crate) fn open_socket(namespace: &Namespace, interface: &str, ethertype: u16
     namespace.run(open)?.with_context(|| format!("opening a packet socket on {interface} in {}", namespace.name()))
 }
 
-fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
+pub(crate) fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: ethertype.to_be(),

@@ -221,6 +221,14 @@ impl Snapshot {
 
     fn address_gone(&mut self, address: &Address, touched: &mut Touched) {
         touched.address(address);
+        self.forget_address(address);
+        // With its last address an interface loses all its routes, without a message (`fib_inetaddr_event`,
+        // net/ipv4/fib_frontend.c).
+        let left = self.addresses.iter().any(|other| other.ifindex == address.ifindex);
+        touched.routes_in_doubt |= !left && self.by_oif.contains_key(&address.ifindex);
+    }
+
+    fn forget_address(&mut self, address: &Address) {
         if !self.addresses.remove(address) {
             return;
         }
@@ -230,6 +238,11 @@ impl Snapshot {
             if *count == 0 {
                 self.own.remove(&local);
             }
+        }
+        if !self.addresses.iter().any(|other| other.ifindex == address.ifindex) {
+            // The last one: `fib_disable_ip` (net/ipv4/fib_frontend.c) takes every route by the interface along, the
+            // local ones too, without a message.
+            self.drop_routes_by(address.ifindex, |_| true, touched);
         }
     }
 

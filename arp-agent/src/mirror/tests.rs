@@ -346,6 +346,25 @@ fn an_interface_that_goes_down_takes_its_routes_along_but_not_the_local_ones() {
 }
 
 #[test]
+fn an_interface_s_last_address_takes_all_its_routes_along() {
+    let address = |local: &str| Address {
+        ifindex: UPLINK,
+        local: local.parse().unwrap(),
+        peer: local.parse().unwrap(),
+        prefix_len: 24,
+    };
+    let (one, two) = (address("10.9.0.1"), address("10.9.0.2"));
+    let mut world = World::new();
+    let any_ip = Route { oif: Some(UPLINK), ..local("10.88.0.0/24") };
+    world.tell(Event::Address(one.clone())).tell(Event::Address(two.clone())).tell(add(any_ip));
+    world.tell(Event::AddressGone(one));
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "there is another address");
+    world.tell(Event::AddressGone(two));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
+    assert_eq!(world.asks("10.88.0.1"), pass(Reason::NO_ROUTE), "a local route goes as well");
+}
+
+#[test]
 fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
     let lost = |ignore: i32| {
         uplink(move |link, settings| {

@@ -1,0 +1,92 @@
+//! Random worlds: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
+
+mod dice;
+mod frames;
+mod oddities;
+mod oracle;
+mod plan;
+mod report;
+mod run;
+mod shapes;
+mod shrink;
+mod state;
+mod world;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// Random configurations and frames: the kernel alone against the kernel with the fast path.
+///
+/// Exit code 1 if they differ anywhere.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    /// For how long worlds are begun
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// The same seed gives the same worlds; a new one each time by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Frames of each world
+    #[arg(long, default_value_t = 520)]
+    frames: usize,
+    /// End after so many worlds
+    #[arg(long)]
+    worlds: Option<u64>,
+    /// Begin with this one
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// No fast path: checks that two kernels alone do not differ
+    #[arg(long)]
+    kernel_vs_kernel: bool,
+    /// Worlds at the same time; as many as there are cores by default
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Print the first world, and do nothing
+    #[arg(long)]
+    print: bool,
+    /// Do not shrink what diverges
+    #[arg(long)]
+    no_shrink: bool,
+    /// Play these scripts instead, one after the other
+    #[arg(long, num_args = 1..)]
+    replay: Vec<PathBuf>,
+    /// Where scripts that diverge are written
+    #[arg(long, default_value = "target/parity")]
+    out: PathBuf,
+}
+
+impl Args {
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match end_on_signals().and_then(|()| run::run(&args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// SIGINT and SIGTERM end the run at the next batch, so that namespaces and agents are cleared away.
+fn end_on_signals() -> Result<()> {
+    extern "C" fn stop(_: libc::c_int) {
+        run::STOP.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+    let action = SigAction::new(SigHandler::Handler(stop), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: the handler stores to an atomic, which is safe in a signal handler.
+        unsafe { sigaction(signal, &action) }.context("setting a signal handler")?;
+    }
+    Ok(())
+}

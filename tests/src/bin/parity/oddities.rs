@@ -1,0 +1,448 @@
+//! What is added to a shape: one thing at a time, each with the name under which it is counted.
+
+use std::net::Ipv4Addr;
+
+use tests::Mac;
+use tests::twins::Step;
+
+use crate::plan::Plan;
+
+type Oddity = (&'static str, fn(&mut Plan));
+
+const MENU: [(usize, Oddity); 41] = [
+    (24, ("sysctl", sysctl)),
+    (2, ("sysctl default", sysctl_default)),
+    (3, ("proxy_delay", proxy_delay)),
+    (3, ("locktime", locktime)),
+    (6, ("address", address)),
+    (4, ("address with a peer", address_with_peer)),
+    (3, ("address on lo", address_on_lo)),
+    (2, ("address deprecated", address_deprecated)),
+    (2, ("address removed", address_removed)),
+    (8, ("route by a port", route_by_port)),
+    (5, ("route by a gateway", route_by_gateway)),
+    (2, ("route by lo", route_by_lo)),
+    (6, ("route of another type", route_of_type)),
+    (3, ("route throw", route_throw)),
+    (4, ("route metrics", route_metrics)),
+    (3, ("route tos", route_tos)),
+    (4, ("route multipath", route_multipath)),
+    (4, ("nexthop object", nexthop_object)),
+    (2, ("nexthop group", nexthop_group)),
+    (2, ("nexthop replaced", nexthop_replaced)),
+    (4, ("route local", route_local)),
+    (3, ("route overlap of local and main", route_overlap)),
+    (3, ("route in table default", route_in_default)),
+    (2, ("route in the wrong table", route_in_wrong_table)),
+    (3, ("route appended or prepended", route_beside)),
+    (3, ("route replaced", route_replaced)),
+    (4, ("route removed", route_removed)),
+    (1, ("route of an address removed", local_route_removed)),
+    (1, ("route encap", route_encap)),
+    (1, ("rule", rule)),
+    (10, ("neighbour", neighbour)),
+    (3, ("neighbour removed", neighbour_removed)),
+    (7, ("proxy", proxy)),
+    (1, ("proxy removed", proxy_removed)),
+    (2, ("port down", port_down)),
+    (2, ("port flap", port_flap)),
+    (1, ("port noarp", port_noarp)),
+    (2, ("port mac", port_mac)),
+    (1, ("stacked device", stacked)),
+    (1, ("netfilter", netfilter)),
+    (6, ("sender", sender)),
+];
+
+/// Things that cost a second of waiting each.
+const SLOW: [(usize, Oddity); 1] = [(1, ("carrier", carrier))];
+
+/// Adds one thing.
+pub(crate) fn draw(plan: &mut Plan) {
+    let slow = plan.dice.below(400) == 0;
+    let (name, oddity) = if slow { *plan.dice.weighted(&SLOW) } else { *plan.dice.weighted(&MENU) };
+    plan.feature(name);
+    oddity(plan);
+}
+
+/// The settings, by how often they are drawn, and their values.
+const SETTINGS: [(usize, (&str, &[i64])); 19] = [
+    (8, ("proxy_arp", &[0, 1])),
+    (8, ("proxy_arp_pvlan", &[0, 1])),
+    (5, ("forwarding", &[0, 1])),
+    (6, ("arp_ignore", &[-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9])),
+    (3, ("arp_filter", &[0, 1])),
+    (5, ("rp_filter", &[0, 1, 2])),
+    (5, ("medium_id", &[-1, 0, 1, 2])),
+    (3, ("accept_local", &[0, 1])),
+    (3, ("route_localnet", &[0, 1])),
+    (3, ("arp_accept", &[0, 1, 2])),
+    (2, ("drop_gratuitous_arp", &[0, 1])),
+    (2, ("send_redirects", &[0, 1])),
+    (2, ("ignore_routes_with_linkdown", &[0, 1])),
+    (1, ("bc_forwarding", &[0, 1])),
+    (1, ("src_valid_mark", &[0, 1])),
+    (1, ("shared_media", &[0, 1])),
+    (1, ("arp_announce", &[0, 1, 2])),
+    (1, ("arp_evict_nocarrier", &[0, 1])),
+    (1, ("arp_notify", &[0, 1])),
+];
+
+fn sysctl(plan: &mut Plan) {
+    let (key, values) = *plan.dice.weighted(&SETTINGS);
+    let value = *plan.dice.pick(values);
+    let scope = if plan.dice.chance(25) { "all".to_owned() } else { format!("v{}", plan.port()) };
+    plan.feature(key);
+    plan.conf(&scope, key, value);
+}
+
+fn sysctl_default(plan: &mut Plan) {
+    let (key, values) = *plan.dice.weighted(&SETTINGS);
+    let value = *plan.dice.pick(values);
+    plan.conf("default", key, value);
+}
+
+/// So long that the answer counts as silence.
+fn proxy_delay(plan: &mut Plan) {
+    let port = plan.port();
+    plan.sysctl(&format!("neigh/v{port}/proxy_delay"), 8_000_000, 0);
+}
+
+/// With -1 every unanswered request may change an entry, by default none may.
+fn locktime(plan: &mut Plan) {
+    let port = plan.port();
+    plan.sysctl(&format!("neigh/v{port}/locktime"), -1, 8_000_000);
+}
+
+fn address(plan: &mut Plan) {
+    let (ip, port) = (plan.some_address(), plan.port());
+    let len = *plan.dice.pick(&[32u8, 32, 31, 30, 25, 24, 24, 16, 8]);
+    let more = *plan.dice.pick(&["", "brd +", "scope link", "scope host", "noprefixroute"]);
+    plan.address(ip, len, &format!("v{port}"), more);
+}
+
+fn address_with_peer(plan: &mut Plan) {
+    let (ip, peer, port) = (plan.some_address(), plan.some_address(), plan.port());
+    let len = *plan.dice.pick(&[32u8, 32, 30, 24]);
+    plan.ip_undone(
+        format!("addr add {ip} peer {peer}/{len} dev v{port}"),
+        format!("addr del {ip} peer {peer}/{len} dev v{port}"),
+    );
+    plan.own.push(ip);
+    plan.prefixes.push((peer, len));
+    plan.targets.push(peer);
+    let sender = plan.sender(port, peer);
+    plan.known(sender);
+}
+
+fn address_on_lo(plan: &mut Plan) {
+    let ip = plan.some_address();
+    let len = *plan.dice.pick(&[32u8, 32, 24]);
+    let more = *plan.dice.pick(&["", "scope host", "scope link"]);
+    plan.address(ip, len, "lo", more);
+}
+
+fn address_deprecated(plan: &mut Plan) {
+    let (ip, port) = (plan.some_address(), plan.port());
+    plan.address(ip, 24, &format!("v{port}"), "valid_lft 36000 preferred_lft 0");
+}
+
+fn address_removed(plan: &mut Plan) {
+    if !plan.own.is_empty() {
+        let ip = *plan.dice.pick(&plan.own);
+        let (len, port) = (*plan.dice.pick(&[24, 32, 24]), plan.port());
+        plan.ip(format!("addr del {ip}/{len} dev v{port}"));
+    }
+}
+
+fn route_by_port(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    let more = *plan.dice.pick(&["", "", "scope link", "onlink", "proto static"]);
+    plan.route_to(prefix, "", &format!("dev v{port} {more}"));
+}
+
+fn route_by_gateway(plan: &mut Plan) {
+    let (prefix, gateway, port) = (plan.some_prefix(), plan.some_address(), plan.port());
+    let gateway = if plan.dice.chance(85) { format!("via {gateway}") } else { "via inet6 fe80::1".to_owned() };
+    plan.route_to(prefix, "", &format!("{gateway} dev v{port} onlink"));
+}
+
+fn route_by_lo(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    plan.route_to(prefix, "", "dev lo");
+}
+
+fn route_of_type(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    match *plan.dice.pick(&["unreachable", "blackhole", "prohibit", "broadcast", "multicast", "anycast"]) {
+        kind @ ("broadcast" | "multicast" | "anycast") => plan.route_to(prefix, kind, &format!("dev v{port}")),
+        kind => plan.route_to(prefix, kind, ""),
+    }
+}
+
+fn route_throw(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    let table = if plan.dice.chance(20) { "table local" } else { "" };
+    plan.route_to(prefix, "throw", table);
+}
+
+fn route_metrics(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    for _ in 0..2 {
+        let (port, metric) = (plan.port(), plan.dice.below(4));
+        plan.route_to(prefix, "", &format!("dev v{port} metric {metric}"));
+    }
+}
+
+fn route_tos(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{port} tos 0x10"));
+}
+
+fn route_multipath(plan: &mut Plan) {
+    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
+    plan.route_to(prefix, "", &format!("nexthop dev v{one} nexthop dev v{other} weight 2"));
+}
+
+/// Adds a nexthop object of one device, and gives its number.
+fn object(plan: &mut Plan) -> usize {
+    let (id, port) = (plan.dice.between(1, 6), plan.port());
+    let what = if plan.dice.chance(15) { "blackhole".to_owned() } else { format!("dev v{port}") };
+    plan.ip_undone(format!("nexthop add id {id} {what}"), format!("nexthop del id {id}"));
+    id
+}
+
+fn nexthop_object(plan: &mut Plan) {
+    let (id, prefix) = (object(plan), plan.some_prefix());
+    plan.route_to(prefix, "", &format!("nhid {id}"));
+}
+
+fn nexthop_group(plan: &mut Plan) {
+    let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
+    let group = if one == other { one.to_string() } else { format!("{one}/{other}") };
+    let id = plan.dice.between(11, 14);
+    plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
+    plan.route_to(prefix, "", &format!("nhid {id}"));
+}
+
+fn nexthop_replaced(plan: &mut Plan) {
+    let (id, port) = (plan.dice.between(1, 6), plan.port());
+    match plan.dice.below(3) {
+        0 => plan.ip(format!("nexthop del id {id}")),
+        _ => plan.ip_undone(format!("nexthop replace id {id} dev v{port}"), format!("nexthop del id {id}")),
+    }
+}
+
+fn route_local(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    let port = plan.port();
+    let dev = if plan.dice.chance(70) { "lo".to_owned() } else { format!("v{port}") };
+    plan.route_to((prefix.0, prefix.1.max(16)), "local", &format!("dev {dev}"));
+}
+
+fn route_overlap(plan: &mut Plan) {
+    let (ip, port) = (plan.some_address(), plan.port());
+    plan.route_to((ip, 16), "local", "dev lo");
+    plan.route_to((ip, 24), "", &format!("dev v{port}"));
+}
+
+fn route_in_default(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{port} table default"));
+}
+
+fn route_in_wrong_table(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    match plan.dice.below(3) {
+        0 => plan.route_to(prefix, "", &format!("dev v{port} table local")),
+        1 => plan.route_to(prefix, "local", "dev lo table main"),
+        _ => plan.route_to(prefix, "", &format!("dev v{port} table 100")),
+    }
+}
+
+fn route_beside(plan: &mut Plan) {
+    let verb = *plan.dice.pick(&["append", "prepend"]);
+    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{one}"));
+    let destination = plan.routes.last().and_then(|route| route.split_whitespace().next()).map(str::to_owned);
+    plan.route(verb, format!("{} dev v{other}", destination.unwrap_or_default()));
+}
+
+fn route_replaced(plan: &mut Plan) {
+    let port = plan.port();
+    let existing = if plan.routes.is_empty() { "default".to_owned() } else { plan.dice.pick(&plan.routes).clone() };
+    // The first word is the destination or the type.
+    let destination = existing.split_whitespace().find(|word| word.contains('.') || *word == "default");
+    let destination = destination.unwrap_or("default").to_owned();
+    plan.route("replace", format!("{destination} dev v{port}"));
+}
+
+fn route_removed(plan: &mut Plan) {
+    if !plan.routes.is_empty() {
+        let route = plan.dice.pick(&plan.routes).clone();
+        plan.ip(format!("route del {route}"));
+    }
+}
+
+fn local_route_removed(plan: &mut Plan) {
+    if !plan.own.is_empty() {
+        let ip = *plan.dice.pick(&plan.own);
+        plan.ip(format!("route del local {ip} table local"));
+    }
+}
+
+fn route_encap(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("encap ip id 7 dst 10.9.0.254 dev v{port}"));
+}
+
+/// Once there has been a rule, a namespace is never what it was: few, so that most worlds are without.
+fn rule(plan: &mut Plan) {
+    let (ip, port, prefix) = (plan.some_address(), plan.port(), plan.some_prefix());
+    let selector = match plan.dice.below(9) {
+        0 => format!("from {ip}"),
+        1 => format!("to {ip}"),
+        2 => format!("iif v{port}"),
+        3 => format!("oif v{port}"),
+        4 => "fwmark 1".to_owned(),
+        5 => "tos 0x10".to_owned(),
+        6 => "iif lo".to_owned(),
+        7 => "not fwmark 1".to_owned(),
+        _ => "from all".to_owned(),
+    };
+    let table = *plan.dice.pick(&["100", "main", "local", "default"]);
+    let priority = *plan.dice.pick(&[100, 32766, 40000]);
+    let rule = format!("{selector} lookup {table} priority {priority}");
+    plan.ip_undone(format!("rule add {rule}"), format!("rule del {rule}"));
+    plan.route_to(prefix, "", &format!("dev v{port} table 100"));
+}
+
+const STATES: [(usize, &str); 9] = [
+    (5, "stale"),
+    (3, "reachable"),
+    (4, "permanent"),
+    (2, "noarp"),
+    (1, "delay"),
+    (1, "probe"),
+    (1, "none"),
+    (2, "incomplete"),
+    (2, "failed"),
+];
+
+fn neighbour(plan: &mut Plan) {
+    let state = *plan.dice.weighted(&STATES);
+    plan.feature(match state {
+        "none" | "incomplete" | "failed" => "neighbour invalid",
+        "permanent" | "noarp" => "neighbour fixed",
+        _ => "neighbour valid",
+    });
+    let known = !plan.senders.is_empty() && plan.dice.chance(85);
+    let (mut port, ip, mut mac) = match known {
+        true => {
+            let sender = *plan.dice.pick(&plan.senders);
+            (sender.port, sender.ip, sender.mac)
+        }
+        false => (plan.port(), plan.some_address(), Mac([2, 0, 0, 0x99, 0, 1])),
+    };
+    if plan.dice.chance(15) {
+        mac = Mac([2, 0, 0, 0x99, 0, plan.dice.byte()]);
+    }
+    if plan.dice.chance(10) {
+        port = plan.port();
+    }
+    plan.neighbour(port, ip, mac, state);
+}
+
+fn neighbour_removed(plan: &mut Plan) {
+    if !plan.senders.is_empty() {
+        let sender = *plan.dice.pick(&plan.senders);
+        plan.ip(format!("neigh del {} dev v{}", sender.ip, sender.port));
+    }
+}
+
+fn proxy(plan: &mut Plan) {
+    let (ip, port) = (plan.some_address(), plan.port());
+    plan.ip_undone(format!("neigh add proxy {ip} dev v{port}"), format!("neigh del proxy {ip} dev v{port}"));
+    plan.targets.push(ip);
+}
+
+fn proxy_removed(plan: &mut Plan) {
+    let (port, sender) = (plan.port(), plan.some_address());
+    plan.ip(format!("neigh del proxy {sender} dev v{port}"));
+}
+
+fn port_down(plan: &mut Plan) {
+    let port = plan.port();
+    plan.ip_undone(format!("link set v{port} down"), format!("link set v{port} up"));
+}
+
+fn port_flap(plan: &mut Plan) {
+    let port = plan.port();
+    plan.ip(format!("link set v{port} down"));
+    plan.ip(format!("link set v{port} up"));
+}
+
+fn port_noarp(plan: &mut Plan) {
+    let port = plan.port();
+    plan.ip_undone(format!("link set v{port} arp off"), format!("link set v{port} arp on"));
+}
+
+fn port_mac(plan: &mut Plan) {
+    let port = plan.port();
+    let mac = Mac([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.dice.byte() & 0x3f)]);
+    let before = tests::twins::NODE_MAC(port);
+    plan.ip_undone(format!("link set v{port} address {mac}"), format!("link set v{port} address {before}"));
+    plan.macs[usize::from(port)] = mac;
+}
+
+fn stacked(plan: &mut Plan) {
+    let port = plan.port();
+    plan.step(Step::Settle, None);
+    if plan.dice.chance(50) {
+        plan.ip_undone(
+            format!("link add link v{port} name mv{port} address 02:00:00:00:bb:0{port} type macvlan mode bridge"),
+            format!("link del mv{port}"),
+        );
+        // It stays down: up, it answers too, but later, from a queue of its own.
+        return;
+    }
+    plan.ip_undone(
+        "link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0",
+        "link del br0",
+    );
+    plan.ip("link set br0 up");
+    plan.ip(format!("link set v{port} master br0"));
+}
+
+fn netfilter(plan: &mut Plan) {
+    let port = plan.port();
+    let flush = Some(Step::Nft("flush ruleset".to_owned()));
+    let chain = match plan.dice.below(5) {
+        0 => "arp t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
+        1 => "arp t { chain c { type filter hook output priority 0; drop; } }".to_owned(),
+        2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; } }".to_owned(),
+        3 => format!("netdev t {{ chain c {{ type filter hook ingress device v{port} priority 0; drop; }} }}"),
+        _ => "inet t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
+    };
+    plan.step(Step::Nft(format!("add table {chain}")), flush);
+}
+
+fn sender(plan: &mut Plan) {
+    let (port, ip) = (plan.port(), plan.some_address());
+    let sender = plan.sender(port, ip);
+    if plan.dice.chance(60) {
+        plan.route("add", format!("{ip}/32 dev v{port}"));
+    }
+    if plan.dice.chance(60) {
+        plan.known(sender);
+    }
+}
+
+fn carrier(plan: &mut Plan) {
+    let port = plan.port();
+    let undo = Some(Step::Peer(format!("link set p{port} up")));
+    plan.step(Step::Peer(format!("link set p{port} down")), undo);
+    plan.step(Step::Settle, None);
+}
+
+/// An address for which nothing is configured.
+pub(crate) const UNROUTED: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 7);

@@ -1,0 +1,73 @@
+//! Frames as the twins send and see them.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, bail, ensure};
+use arp_common::ArpFrame;
+use arp_common::maps::IfaceAddr;
+
+/// A frame and the port that it goes in by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// The number of the port: it leaves the peer's `p<port>`, and comes in by the node's `v<port>`.
+    pub port: u8,
+    /// The frame, without its checksum.
+    pub bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// The ARP packet in it, if there is a whole one.
+    pub fn arp(&self) -> Option<ArpFrame> {
+        ArpFrame::from_bytes(&self.bytes).filter(ArpFrame::is_arp)
+    }
+
+    /// The neighbour entry that the kernel may make or change when it sees the frame.
+    pub fn teaches(&self) -> Option<IfaceAddr> {
+        let frame = ArpFrame::from_bytes(&self.without_tags()).filter(ArpFrame::is_arp)?;
+        Some(IfaceAddr { ifindex: self.port.into(), addr: frame.arp.spa })
+    }
+
+    /// The frame without VLAN tags: the kernel takes off those of VLAN 0.
+    pub(super) fn without_tags(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        while matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {
+            bytes.drain(12..16);
+        }
+        bytes
+    }
+
+    /// What a tap on the node sees of the frame: without an outer VLAN tag, which becomes metadata.
+    pub(super) fn at_the_tap(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        if matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {
+            bytes.drain(12..16);
+        }
+        bytes
+    }
+}
+
+/// The bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// The bytes that a text in hexadecimal stands for; `*N` at its end stands for N zero bytes.
+pub(super) fn unhex(text: &str) -> Result<Vec<u8>> {
+    let (digits, zeros) = match text.split_once('*') {
+        Some((digits, zeros)) => (digits, zeros.parse().context("a number of zeros")?),
+        None => (text, 0),
+    };
+    ensure!(digits.len().is_multiple_of(2), "an odd number of hexadecimal digits");
+    let mut bytes = Vec::with_capacity(digits.len() / 2 + zeros);
+    for at in (0..digits.len()).step_by(2) {
+        match digits.get(at..at + 2).map(|pair| u8::from_str_radix(pair, 16)) {
+            Some(Ok(byte)) => bytes.push(byte),
+            _ => bail!("not hexadecimal at {at}"),
+        }
+    }
+    bytes.resize(bytes.len() + zeros, 0);
+    Ok(bytes)
+}

@@ -1,0 +1,266 @@
+//! The two twins together.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use arp_common::ArpFrame;
+use arp_common::maps::IfaceAddr;
+
+use super::frames::{Frame, hex};
+use super::neighbours::{Class, Entry, NeighbourTable};
+use super::script::Step;
+use super::twin::{Seen as TwinSeen, Tapped, Twin};
+use crate::agent::{Agent, AgentOptions};
+use crate::host::OnCore;
+use crate::namespace::Namespace;
+
+/// How long the agent may take to be in step.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The twins.
+#[derive(Debug)]
+pub struct Twins {
+    // Dropped first: the agent ends before its node goes.
+    agent: Option<Agent>,
+    alone: Twin,
+    beside: Twin,
+    core: usize,
+}
+
+/// Frames that were sent together, and what the kernel alone knew before.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    /// The neighbour table of the kernel alone before the first of the frames. No frame changes what the verdict on
+    /// another depends on.
+    pub neighbours: &'a NeighbourTable,
+    /// The frames.
+    pub seen: &'a [Seen<'a>],
+}
+
+/// A frame, and what became of it.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The frame.
+    pub frame: &'a Frame,
+    /// The kernel alone answered it.
+    pub answered: bool,
+    /// The fast path took it; `None` if that cannot be told, because the frame did not reach the node.
+    pub taken: Option<bool>,
+}
+
+/// What the twins did differently.
+#[derive(Clone, Debug)]
+pub struct Divergence {
+    /// What differs, for people.
+    pub what: String,
+    /// The frames after which it showed.
+    pub frames: Vec<Frame>,
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Twins {
+    /// Builds the twins; `agent` says whether one of them gets an agent. Frames are sent from `core`.
+    pub fn new(agent: bool, core: usize) -> Result<Self> {
+        let (alone, beside) = (Twin::new()?, Twin::new()?);
+        ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
+        let options = || AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
+        let agent = if agent { Some(options().start(beside.node())?) } else { None };
+        Ok(Twins { agent, alone, beside, core })
+    }
+
+    /// The node with the kernel alone.
+    pub fn node(&self) -> &Namespace {
+        self.alone.node()
+    }
+
+    /// The agent, if there is one.
+    pub fn agent(&self) -> Option<&Agent> {
+        self.agent.as_ref()
+    }
+
+    /// The index of the node's `v<port>`.
+    pub fn ifindex(&self, port: u8) -> u32 {
+        self.alone.ifindex(port)
+    }
+
+    /// Does steps of configuration to both, and gives the number of those that the kernel refused.
+    pub fn apply(&mut self, steps: &[Step]) -> Result<usize> {
+        let mut refused = 0;
+        for group in steps.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
+            let doing = [self.alone.begin(group)?, self.beside.begin(group)?];
+            let [one, other] = doing.map(|doing| doing.finish());
+            let (one, other) = (one?, other?);
+            self.alone.settle()?;
+            self.beside.settle()?;
+            ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
+            refused +=
+                one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
+        }
+        Ok(refused)
+    }
+
+    /// Waits until the agent has followed everything that was done before the call.
+    pub fn sync(&mut self) -> Result<()> {
+        let Some(agent) = &self.agent else { return Ok(()) };
+        let deadline = Instant::now() + PATIENCE;
+        while agent.ask("\"sync\"")?["status"]["ready"] != true {
+            ensure!(Instant::now() < deadline, "the agent is not in step; its log:\n{}", agent.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    /// Sends frames to both, in batches, the agent in step before each. Stops at the first difference.
+    pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
+        let mut waiting: Vec<&Frame> = frames.iter().collect();
+        while !waiting.is_empty() {
+            self.sync()?;
+            let table = self.alone.neighbours()?;
+            let (now, later) = self.schedule(&waiting, &table);
+            waiting = later;
+            let _core = OnCore::enter(self.core)?;
+            let now_frames: Vec<Frame> = now.iter().map(|&frame| frame.clone()).collect();
+            let [alone, beside] = [self.alone.send(&now_frames)?, self.beside.send(&now_frames)?];
+            let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
+            let taken = match taken(&now, |port| self.alone.ifindex(port), &alone, &beside) {
+                Ok(taken) => taken,
+                Err(what) => return Ok(Some(Divergence { what, frames: now_frames })),
+            };
+            if let Some(what) = difference(&alone, &beside, &tables) {
+                return Ok(Some(Divergence { what, frames: now_frames }));
+            }
+            let answered = answered(&now, |port| self.alone.ifindex(port), &alone);
+            let seen: Vec<Seen<'_>> = now
+                .iter()
+                .zip(answered)
+                .zip(taken)
+                .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
+                .collect();
+            each(&Batch { neighbours: &table, seen: &seen });
+        }
+        Ok(None)
+    }
+
+    /// Does steps and sends frames in their order, up to the first divergence.
+    pub fn play(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
+        for part in steps.chunk_by(|one, other| one.frame().is_some() == other.frame().is_some()) {
+            let frames: Vec<Frame> = part.iter().filter_map(Step::frame).cloned().collect();
+            if frames.is_empty() {
+                self.apply(part)?;
+            } else if let Some(divergence) = self.exchange(&frames, |_| {})? {
+                return Ok(Some(divergence));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The frames that can be sent now, and those that must wait: two that can change the same neighbour entry, or of
+    /// which one does and the other depends on it, are never in one batch, because the agent would follow in between.
+    fn schedule<'a>(&self, frames: &[&'a Frame], table: &NeighbourTable) -> (Vec<&'a Frame>, Vec<&'a Frame>) {
+        let mut changed: BTreeSet<IfaceAddr> = BTreeSet::new();
+        let mut used: BTreeSet<IfaceAddr> = BTreeSet::new();
+        frames.iter().copied().partition(|frame| {
+            let Some(key) = frame.teaches() else { return true };
+            let changes = !self.leaves_as_it_is(frame, table);
+            let goes = !changed.contains(&key) && !(changes && used.contains(&key));
+            // One that waits must not be overtaken by those of the same sender.
+            if changes || !goes {
+                changed.insert(key);
+            }
+            used.insert(key);
+            goes
+        })
+    }
+
+    /// Whether the frame surely changes no neighbour entry.
+    fn leaves_as_it_is(&self, frame: &Frame, table: &NeighbourTable) -> bool {
+        let Some(arp) = frame.arp() else { return false };
+        if arp.arp.spa == [0; 4] {
+            return true;
+        }
+        match table.entries.get(&(self.ifindex(frame.port), arp.arp.spa.into())) {
+            Some(Entry { class: Class::Fixed, .. }) => true,
+            Some(Entry { class: Class::Valid, lladdr }) => *lladdr == Some(arp.arp.sha),
+            _ => false,
+        }
+    }
+}
+
+/// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
+/// it is that of the first request which has none yet and asks for what it says.
+fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> Vec<bool> {
+    let mut answered = vec![false; frames.len()];
+    for (latest, reply) in &seen.replies {
+        let Some(reply_arp) = ArpFrame::from_bytes(&reply.bytes).filter(ArpFrame::is_arp) else { continue };
+        let asks = |at: usize| {
+            let request = ArpFrame::from_bytes(&frames[at].without_tags());
+            ifindex(frames[at].port) == reply.ifindex
+                && request.is_some_and(|request| {
+                    (request.arp.sha, request.arp.spa, request.arp.tpa)
+                        == (reply_arp.arp.tha, reply_arp.arp.tpa, reply_arp.arp.spa)
+                })
+        };
+        let at = if asks(*latest) { Some(*latest) } else { (0..*latest).find(|&at| !answered[at] && asks(at)) };
+        at.into_iter().for_each(|at| answered[at] = true);
+    }
+    answered
+}
+
+/// Which of the frames were taken before they reached the taps of the node with the fast path. What its taps see
+/// must be what those of the other node see, byte by byte, without the frames that were taken.
+fn taken(
+    frames: &[&Frame],
+    ifindex: impl Fn(u8) -> u32,
+    alone: &TwinSeen,
+    beside: &TwinSeen,
+) -> Result<Vec<Option<bool>>, String> {
+    let mut passed = beside.passed.iter().peekable();
+    let arrived = alone.passed.iter().map(|tapped| (tapped, passed.next_if(|&other| other == tapped).is_none()));
+    let arrived: Vec<(&Tapped, bool)> = arrived.collect();
+    if let Some(left) = passed.next() {
+        let shown = hex(&left.bytes);
+        return Err(format!("the node with the fast path saw a frame on {} as nobody sent it: {shown}", left.ifindex));
+    }
+    let mut arrived = arrived.into_iter().peekable();
+    let taken = frames.iter().map(|frame| {
+        let (ifindex, bytes) = (ifindex(frame.port), frame.at_the_tap());
+        let arrival = arrived.next_if(|(tapped, _)| tapped.ifindex == ifindex && tapped.bytes == bytes);
+        arrival.map(|(_, taken)| taken)
+    });
+    Ok(taken.collect())
+}
+
+fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2]) -> Option<String> {
+    let by_interface = |seen: &TwinSeen| {
+        let mut replies: Vec<Tapped> = seen.replies.iter().map(|(_, reply)| reply.clone()).collect();
+        // In order on each interface; between interfaces there is none.
+        replies.sort_by_key(|reply| reply.ifindex);
+        replies
+    };
+    let (expected, got) = (by_interface(alone), by_interface(beside));
+    if expected != got {
+        let first = expected.iter().zip(&got).take_while(|(one, other)| one == other).count();
+        let show = |replies: &[Tapped]| match replies.get(first) {
+            Some(reply) => format!("{} on interface {}", hex(&reply.bytes), reply.ifindex),
+            None => "nothing".to_owned(),
+        };
+        return Some(format!(
+            "replies differ: {} from the kernel alone, {} beside the fast path; the first that differs:\n\
+             kernel alone   {}\nwith fast path {}",
+            expected.len(),
+            got.len(),
+            show(&expected),
+            show(&got),
+        ));
+    }
+    let [one, other] = tables;
+    (one != other)
+        .then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)))
+}

@@ -1,0 +1,124 @@
+//! What is done to the twins, as text: one step a line, `#` before a comment.
+//!
+//! ```text
+//! ip addr add 10.0.0.1/24 dev v0      on the node
+//! peer link set p0 down               an `ip` command at the peers
+//! sysctl net/ipv4/conf/v0/proxy_arp 1
+//! nft add table arp filter
+//! settle                              wait until the kernel has acted on the carriers
+//! frame v0 ffffffffffff02…            in hexadecimal; `*N` at the end for N zero bytes
+//! ```
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+use super::frames::{Frame, hex, unhex};
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// An `ip` command on the node.
+    Ip(String),
+    /// An `ip` command in the peers' namespace.
+    Peer(String),
+    /// A file below /proc/sys and what is written to it, on the node.
+    Sysctl(String, String),
+    /// An `nft` command on the node.
+    Nft(String),
+    /// Wait until the kernel has acted on the carriers: it does so up to a second later.
+    Settle,
+    /// A frame to the node.
+    Frame(Frame),
+}
+
+impl Step {
+    /// The frame, if the step is one.
+    pub fn frame(&self) -> Option<&Frame> {
+        match self {
+            Step::Frame(frame) => Some(frame),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Ip(command) => write!(f, "ip {command}"),
+            Step::Peer(command) => write!(f, "peer {command}"),
+            Step::Sysctl(path, value) => write!(f, "sysctl {path} {value}"),
+            Step::Nft(command) => write!(f, "nft {command}"),
+            Step::Settle => f.write_str("settle"),
+            Step::Frame(Frame { port, bytes }) => {
+                let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+                write!(f, "frame v{port} {}", hex(&bytes[..end]))?;
+                if end < bytes.len() { write!(f, "*{}", bytes.len() - end) } else { Ok(()) }
+            }
+        }
+    }
+}
+
+impl FromStr for Step {
+    type Err = anyhow::Error;
+
+    fn from_str(line: &str) -> Result<Self> {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let rest = rest.trim();
+        Ok(match verb {
+            "ip" => Step::Ip(rest.to_owned()),
+            "peer" => Step::Peer(rest.to_owned()),
+            "nft" => Step::Nft(rest.to_owned()),
+            "settle" => Step::Settle,
+            "sysctl" => {
+                let (path, value) = rest.split_once(' ').context("a sysctl without a value")?;
+                Step::Sysctl(path.to_owned(), value.trim().to_owned())
+            }
+            "frame" => {
+                let (port, bytes) = rest.split_once(' ').context("a frame without bytes")?;
+                let port = port.strip_prefix('v').and_then(|number| number.parse().ok());
+                Step::Frame(Frame { port: port.context("a frame's port is v0, v1 …")?, bytes: unhex(bytes.trim())? })
+            }
+            _ => bail!("no such step: {verb:?}"),
+        })
+    }
+}
+
+/// Steps in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Script(pub Vec<Step>);
+
+impl fmt::Display for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}
+
+impl FromStr for Script {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let lines = text.lines().map(str::trim).enumerate();
+        let steps = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let steps = steps.map(|(at, line)| line.parse().with_context(|| format!("line {}: {line}", at + 1)));
+        Ok(Script(steps.collect::<Result<_>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_survives_being_written_and_read() {
+        let text = "ip route add 10.0.0.0/8 dev v1\npeer link set p0 down\nsettle\nnft add table arp x\n\
+                    sysctl net/ipv4/conf/v0/proxy_arp 1\nframe v3 ffff0001*40\nframe v0 *3\n";
+        let script: Script = text.parse().unwrap();
+        assert_eq!(script.0.len(), 7);
+        assert_eq!(script.0[5].frame().unwrap().bytes.len(), 44);
+        assert_eq!(script.to_string(), text);
+        assert!("frame v0 abc".parse::<Script>().is_err());
+        assert!("fly".parse::<Script>().is_err());
+    }
+}
