@@ -7,6 +7,7 @@ use std::path::Path;
 
 const REGULAR: u32 = 0o100_000;
 const FOLDER: u32 = 0o040_000;
+const LINK: u32 = 0o120_000;
 
 /// Writes an archive; a file's folders come into it by themselves.
 pub(super) struct Archive<W> {
@@ -36,6 +37,15 @@ impl<W: Write> Archive<W> {
 
     /// A file with that content; the first of a name counts.
     pub(super) fn file(&mut self, path: &str, permissions: u32, content: &[u8]) -> io::Result<()> {
+        self.leaf(path, REGULAR | permissions, content)
+    }
+
+    /// A symbolic link.
+    pub(super) fn link(&mut self, path: &str, to: &str) -> io::Result<()> {
+        self.leaf(path, LINK | 0o777, to.as_bytes())
+    }
+
+    fn leaf(&mut self, path: &str, mode: u32, content: &[u8]) -> io::Result<()> {
         let path = path.trim_matches('/');
         if !self.files.insert(path.to_owned()) {
             return Ok(());
@@ -43,7 +53,7 @@ impl<W: Write> Archive<W> {
         if let Some(folder) = Path::new(path).parent().and_then(Path::to_str) {
             self.folder(folder)?;
         }
-        self.entry(path, REGULAR | permissions, content)
+        self.entry(path, mode, content)
     }
 
     pub(super) fn finish(mut self) -> io::Result<W> {
@@ -85,6 +95,7 @@ mod tests {
         archive.file("/a/b/c", 0o755, b"hello").unwrap();
         archive.file("a/b/c", 0o755, b"again").unwrap();
         archive.file("a/d", 0o644, b"").unwrap();
+        archive.link("/e", "a/d").unwrap();
         let bytes = archive.finish().unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let expected = [
@@ -92,6 +103,7 @@ mod tests {
             ("a/b", "000041ed", ""),
             ("a/b/c", "000081ed", "hello"),
             ("a/d", "000081a4", ""),
+            ("e", "0000a1ff", "a/d"),
             ("TRAILER!!!", "00000000", ""),
         ];
         let mut at = 0;

@@ -41,6 +41,8 @@ stty -F /dev/ttyS2 raw -echo
 exec </dev/null >/dev/ttyS1 2>&1
 say() { echo "$*" >/dev/ttyS2; }
 ip link set lo up
+# As on a machine that never loaded a tunnel: a new namespace has only lo.
+echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
 "#;
 
 /// The last lines: off, by the way that needs no other program.

@@ -37,6 +37,9 @@ pub(super) fn write(
     // Some programs ask who root is.
     archive.file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/usr/bin/sh\n")?;
     archive.file("etc/group", 0o644, b"root:x:0:\n")?;
+    // … and `ip rule` what a protocol's number is.
+    archive.file("etc/protocols", 0o644, b"icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n")?;
+    archive.link("var/run", "/run")?;
 
     let mut executables: Vec<(PathBuf, String)> = Vec::new();
     for name in GUEST_PROGRAMS {

@@ -103,7 +103,7 @@ fn k23_and_k24_tags_where_there_is_a_vlan_device() -> Result<()> {
 }
 
 #[test]
-#[ignore = "diverges: the program sees no tag beside the frame, and answers"]
+#[ignore = "known exception (docs/semantics.md): a tag beside the frame cannot be seen, and it is answered"]
 fn k25_a_tag_beside_the_frame_is_not_taken_for_none() -> Result<()> {
     needs_devices!("vlan");
     let mut parity = Parity::start(topology::matrix, &["v0"])?;
@@ -312,14 +312,14 @@ fn stacked_elsewhere(what: &str) -> Result<()> {
 }
 
 #[test]
-#[ignore = "diverges: the agent does not see devices stacked on the interface from other namespaces"]
+#[ignore = "known exception (docs/semantics.md): devices stacked on the interface from other namespaces cannot be seen"]
 fn k29_a_macvlan_in_another_namespace() -> Result<()> {
     needs_devices!("macvlan");
     stacked_elsewhere("address 02:00:00:00:06:06 type macvlan mode bridge")
 }
 
 #[test]
-#[ignore = "diverges: the agent does not see devices stacked on the interface from other namespaces"]
+#[ignore = "known exception (docs/semantics.md): devices stacked on the interface from other namespaces cannot be seen"]
 fn k29_an_ipvlan_in_another_namespace() -> Result<()> {
     needs_devices!("ipvlan");
     stacked_elsewhere("type ipvlan mode l2")
