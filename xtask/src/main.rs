@@ -7,6 +7,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Verb {
     Run(run::Args),
     /// Run the tests that this machine can run, and list those that it cannot
     Test(test::Args),
+    /// Run the tests that need root on other kernels of Debian's, in qemu
+    Vm(vm::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {
