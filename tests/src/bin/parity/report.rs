@@ -101,7 +101,7 @@ impl Report {
         }
     }
 
-    fn sample(&mut self, what: &'static str, world: u64, frame: &tests::twins::Frame) {
+    fn sample(&mut self, what: &'static str, world: u64, frame: &Frame) {
         let samples = self.samples.entry(what).or_default();
         if samples.len() < SHOWN {
             samples.push(format!("world {world}, v{} {}", frame.port, hex(&frame.bytes[..frame.bytes.len().min(42)])));
