@@ -54,6 +54,7 @@ pub(super) fn write(
     for (tier, test) in &programs.tests {
         executables.push((test.clone(), guest::test_program(tier.name())));
     }
+    executables.extend(programs.parity.clone().map(|parity| (parity, guest::PARITY.to_owned())));
     for (from, to) in executables {
         archive.file(&to, 0o755, &read(&from)?)?;
         for library in libraries(&from)? {
