@@ -12,9 +12,9 @@ use super::{Programs, file_name, guest};
 use crate::process;
 
 /// What the guest's init and the tests run.
-const GUEST_PROGRAMS: [&str; 19] = [
-    "arping", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping", "sed",
-    "setpriv", "sh", "sleep", "stty", "tc", "timeout",
+const GUEST_PROGRAMS: [&str; 20] = [
+    "arping", "bridge", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping",
+    "sed", "setpriv", "sh", "sleep", "stty", "tc", "timeout",
 ];
 
 /// What is good to have, for the few tests that use it.
