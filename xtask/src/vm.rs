@@ -34,6 +34,12 @@ pub(crate) struct Args {
     /// Only the tests whose name contains this
     #[arg(long, value_name = "SUBSTR")]
     filter: Option<String>,
+    /// Then random worlds for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    parity: Option<u64>,
+    /// Their seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
     /// How qemu runs the guest: tcg (emulated, works anywhere), kvm
     #[arg(long, default_value = "tcg", value_name = "NAME")]
     accel: String,
@@ -79,18 +85,21 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut tiers: Vec<Tier> =
         args.what.iter().filter_map(|word| if let Word::Tier(tier) = word { Some(*tier) } else { None }).collect();
     anyhow::ensure!(!versions.is_empty(), "which kernel? For example: cargo xtask vm 6.1 6.12 lab");
-    if tiers.is_empty() {
+    if tiers.is_empty() && args.parity.is_none() {
         tiers = vec![Tier::Program, Tier::Kernel, Tier::Lab];
     }
     // The guest runs this machine's own programs.
     anyhow::ensure!(env::consts::ARCH == "x86_64", "the guests are x86-64 machines, this one is not");
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
-    let programs = Programs::build(&tiers)?;
+    let programs = Programs::build(&tiers, args.parity.is_some())?;
 
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut worlds) = (Vec::new(), Vec::new());
     for version in versions {
         match run_kernel(version, &tiers, &programs, args) {
-            Ok(of_kernel) => outcomes.extend(of_kernel),
+            Ok((of_kernel, of_worlds)) => {
+                outcomes.extend(of_kernel);
+                worlds.extend(of_worlds);
+            }
             Err(error) => outcomes.push(Outcome::broken(&version.to_string(), format!("{error:#}"))),
         }
     }
@@ -98,6 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // A kernel without a feature is what this verb is for: its skips are told, also to CI, and are no failure.
     let refused = report::verdict(total, false, false);
     print!("{}", report::summary(&outcomes, "The guests"));
+    for line in worlds {
+        println!("{line}");
+    }
     if let Some(why) = refused {
         println!("{why}");
     }
@@ -110,10 +122,11 @@ struct Programs {
     agent: PathBuf,
     /// By tier, which names them in the guest too.
     tests: Vec<(Tier, PathBuf)>,
+    parity: Option<PathBuf>,
 }
 
 impl Programs {
-    fn build(tiers: &[Tier]) -> Result<Self> {
+    fn build(tiers: &[Tier], parity: bool) -> Result<Self> {
         let agent = match env::var_os(AGENT) {
             Some(agent) => PathBuf::from(agent),
             None => {
@@ -126,11 +139,23 @@ impl Programs {
             let made = workspace::build_tests(package, target)?;
             Ok((*tier, workspace::find_executable(&made, target)?))
         };
-        Ok(Programs { agent, tests: tiers.iter().map(test).collect::<Result<_>>()? })
+        let tests = tiers.iter().map(test).collect::<Result<_>>()?;
+        let parity = match parity {
+            true => {
+                Some(workspace::find_executable(&workspace::build(&["-p", "tests", "--bin", "parity"])?, "parity")?)
+            }
+            false => None,
+        };
+        Ok(Programs { agent, tests, parity })
     }
 }
 
-fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Args) -> Result<Vec<Outcome>> {
+fn run_kernel(
+    version: &Version,
+    tiers: &[Tier],
+    programs: &Programs,
+    args: &Args,
+) -> Result<(Vec<Outcome>, Option<String>)> {
     let kernel = kernel::fetch(version)?;
     println!("\n== {} (package {})", kernel.release, kernel.package);
     let modules = kernel.modules()?;
@@ -144,6 +169,7 @@ fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Arg
         // Mostly they wait, for bounds that are long here.
         threads: 3 * args.cpus,
         modules: &modules.names,
+        parity: args.parity.map(|seconds| (seconds, args.seed)),
     };
     let image = kernel.beside("cpio");
     image::write(&image, &kernel, &modules, programs, &plan)
@@ -158,7 +184,10 @@ fn run_kernel(version: &Version, tiers: &[Tier], programs: &Programs, args: &Arg
             fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
     }
-    Ok(guest::outcomes(&kernel.release, tiers, output))
+    let worlds = guest::worlds(&kernel.release, &output);
+    let mut outcomes = guest::outcomes(&kernel.release, tiers, &output);
+    outcomes.extend(args.parity.map(|_| guest::parity_outcome(&kernel.release, &output)));
+    Ok((outcomes, worlds))
 }
 
 /// The name of a file, for the guest's folders.

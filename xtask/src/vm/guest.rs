@@ -10,6 +10,10 @@ use crate::test::report::{Libtest, Outcome, Skip};
 /// Where the agent is in the guest.
 pub(super) const AGENT: &str = "arp/arp-agent";
 
+/// Where the program that makes random worlds is in the guest, and the word for it in the results.
+pub(super) const PARITY: &str = "arp/parity";
+const PARITY_WORD: &str = "parity";
+
 /// Where the tests of a tier are in the guest.
 pub(super) fn test_program(tier: &str) -> String {
     format!("arp/test-{tier}")
@@ -22,6 +26,8 @@ pub(super) struct Plan<'a> {
     pub(super) slack: u32,
     pub(super) threads: usize,
     pub(super) modules: &'a [&'static str],
+    /// Random worlds, after the tiers: for how many seconds, and the seed.
+    pub(super) parity: Option<(u64, u64)>,
 }
 
 /// Mounts what the tests expect. `set -u` and no `set -e`: whatever fails here, the guest must come to its end.
@@ -85,6 +91,19 @@ say "{DONE}$code $start $(now)"
                 threads = self.threads,
             );
         }
+        if let Some((seconds, seed)) = self.parity {
+            let _ = write!(
+                script,
+                r#"echo; echo "== {PARITY_WORD}"
+say "{TIER}{PARITY_WORD}"
+start=$(now)
+/{PARITY} --seconds {seconds} --seed {seed} --out /tmp/parity
+code=$?
+for script in /tmp/parity/*; do echo "$script:"; cat "$script"; done
+say "{DONE}$code $start $(now)"
+"#
+            );
+        }
         script + END
     }
 }
@@ -105,21 +124,37 @@ pub(super) fn came_to_its_end(results: &str) -> bool {
 }
 
 /// What became of each tier.
-pub(super) fn outcomes(release: &str, tiers: &[Tier], output: qemu::Output) -> Vec<Outcome> {
+pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> Vec<Outcome> {
     let qemu::Output { tests, results, cut_short } = output;
     tiers
         .iter()
         .map(|tier| {
             let label = format!("{release} {}", tier.name());
-            let Some(result) = TierResult::find(&results, tier.name()) else {
+            let Some(result) = TierResult::find(results, tier.name()) else {
                 let why = cut_short.clone().unwrap_or_else(|| "the guest says nothing about it".to_owned());
                 return Outcome::broken(&label, why);
             };
             let mut libtest = Libtest::default();
-            section(&tests, tier.name()).for_each(|line| libtest.line(line));
+            section(tests, tier.name()).for_each(|line| libtest.line(line));
             libtest.outcome(&label, Skip::parse(&result.skips), result.success, result.took)
         })
         .collect()
+}
+
+/// The last line of the random worlds, which says how many there were, and in how many frames the fast path differed.
+pub(super) fn worlds(release: &str, output: &qemu::Output) -> Option<String> {
+    let line = section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last()?;
+    Some(format!("{release}  {line}"))
+}
+
+/// What became of the random worlds: one test, as the report counts.
+pub(super) fn parity_outcome(release: &str, output: &qemu::Output) -> Outcome {
+    let label = format!("{release} {PARITY_WORD}");
+    match TierResult::find(&output.results, PARITY_WORD) {
+        Some(TierResult { success: true, took, .. }) => Outcome::passed(&label, took),
+        Some(_) => Outcome::broken(&label, "worlds differ, see above".to_owned()),
+        None => Outcome::broken(&label, output.cut_short.clone().unwrap_or_else(|| "it did not end".to_owned())),
+    }
 }
 
 /// The lines that a tier printed: from its headline to the next.
@@ -184,9 +219,23 @@ mod tests {
             results: "tier program\ndone 0 1 2\ntier lab\n".to_owned(),
             cut_short: Some("too slow".to_owned()),
         };
-        let outcomes = outcomes("6.1.0-1", &[Tier::Program, Tier::Lab], output);
+        let outcomes = outcomes("6.1.0-1", &[Tier::Program, Tier::Lab], &output);
         let counts: Vec<Counts> = outcomes.iter().map(|outcome| outcome.counts).collect();
         assert_eq!(counts.iter().map(|counts| (counts.passed, counts.failed)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn random_worlds_are_one_test_and_one_line() {
+        let tests = "== parity\nseed 7\nparity: worlds=3 frames=9 divergences=0\n";
+        let mut output = qemu::Output {
+            tests: tests.lines().map(str::to_owned).collect(),
+            results: "tier parity\ndone 0 100 6100\nend\n".to_owned(),
+            cut_short: None,
+        };
+        assert_eq!(parity_outcome("6.1", &output).counts.passed, 1);
+        assert_eq!(worlds("6.1", &output).as_deref(), Some("6.1  parity: worlds=3 frames=9 divergences=0"));
+        output.results = "tier parity\ndone 1 100 6100\nend\n".to_owned();
+        assert_eq!(parity_outcome("6.1", &output).counts.failed, 1);
     }
 
     #[test]
@@ -197,6 +246,7 @@ mod tests {
             slack: 5,
             threads: 2,
             modules: &["veth", "vrf"],
+            parity: Some((60, 7)),
         };
         let script = plan.script();
         for part in [
@@ -204,6 +254,7 @@ mod tests {
             "ARP_TEST_SLACK=5",
             "/arp/test-program --color=never --test-threads=2 'it'\\''s'\n",
             "/arp/test-lab ",
+            "/arp/parity --seconds 60 --seed 7 ",
             "sysrq-trigger",
         ] {
             assert!(script.contains(part), "{part} in\n{script}");

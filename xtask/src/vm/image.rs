@@ -12,9 +12,9 @@ use super::{Programs, file_name, guest};
 use crate::process;
 
 /// What the guest's init and the tests run.
-const GUEST_PROGRAMS: [&str; 19] = [
-    "arping", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping", "sed",
-    "setpriv", "sh", "sleep", "stty", "tc", "timeout",
+const GUEST_PROGRAMS: [&str; 20] = [
+    "arping", "bridge", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping",
+    "sed", "setpriv", "sh", "sleep", "stty", "tc", "timeout",
 ];
 
 /// What is good to have, for the few tests that use it.
@@ -54,6 +54,7 @@ pub(super) fn write(
     for (tier, test) in &programs.tests {
         executables.push((test.clone(), guest::test_program(tier.name())));
     }
+    executables.extend(programs.parity.clone().map(|parity| (parity, guest::PARITY.to_owned())));
     for (from, to) in executables {
         archive.file(&to, 0o755, &read(&from)?)?;
         for library in libraries(&from)? {
