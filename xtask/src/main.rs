@@ -3,6 +3,7 @@
 mod build;
 mod lint;
 mod machine;
+mod parity;
 mod process;
 mod run;
 mod setup;
@@ -34,6 +35,8 @@ enum Verb {
     Test(test::Args),
     /// Run the tests that need root on other kernels of Debian's, in qemu
     Vm(vm::Args),
+    /// Random configurations and frames: the kernel alone against the kernel with the fast path
+    Parity(parity::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Parity(args) => parity::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {

@@ -173,13 +173,13 @@ impl Twins {
         frames.iter().copied().partition(|frame| {
             let Some(key) = frame.teaches() else { return true };
             let changes = !self.leaves_as_it_is(frame, table);
-            let goes = !(changed.contains(&key) || changes && used.contains(&key));
+            let waits = changed.contains(&key) || (changes && used.contains(&key));
             // One that waits must not be overtaken by those of the same sender.
-            if changes || !goes {
+            if changes || waits {
                 changed.insert(key);
             }
             used.insert(key);
-            goes
+            !waits
         })
     }
 

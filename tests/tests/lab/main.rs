@@ -13,3 +13,4 @@ mod lease;
 mod matrix;
 mod private_vlan;
 mod refusals;
+mod regressions;

@@ -1,5 +1,7 @@
 //! What is added to a shape: one thing at a time, each with the name under which it is counted.
 
+mod routes;
+
 use std::net::Ipv4Addr;
 
 use tests::Mac;
@@ -19,27 +21,27 @@ const MENU: [(usize, Oddity); 41] = [
     (3, ("address on lo", address_on_lo)),
     (2, ("address deprecated", address_deprecated)),
     (2, ("address removed", address_removed)),
-    (8, ("route by a port", route_by_port)),
-    (5, ("route by a gateway", route_by_gateway)),
-    (2, ("route by lo", route_by_lo)),
-    (6, ("route of another type", route_of_type)),
-    (3, ("route throw", route_throw)),
-    (4, ("route metrics", route_metrics)),
-    (3, ("route tos", route_tos)),
-    (4, ("route multipath", route_multipath)),
-    (4, ("nexthop object", nexthop_object)),
-    (2, ("nexthop group", nexthop_group)),
-    (2, ("nexthop replaced", nexthop_replaced)),
-    (4, ("route local", route_local)),
-    (3, ("route overlap of local and main", route_overlap)),
-    (3, ("route in table default", route_in_default)),
-    (2, ("route in the wrong table", route_in_wrong_table)),
-    (3, ("route appended or prepended", route_beside)),
-    (3, ("route replaced", route_replaced)),
-    (4, ("route removed", route_removed)),
-    (1, ("route of an address removed", local_route_removed)),
-    (1, ("route encap", route_encap)),
-    (1, ("rule", rule)),
+    (8, ("route by a port", routes::route_by_port)),
+    (5, ("route by a gateway", routes::route_by_gateway)),
+    (2, ("route by lo", routes::route_by_lo)),
+    (6, ("route of another type", routes::route_of_type)),
+    (3, ("route throw", routes::route_throw)),
+    (4, ("route metrics", routes::route_metrics)),
+    (3, ("route tos", routes::route_tos)),
+    (4, ("route multipath", routes::route_multipath)),
+    (4, ("nexthop object", routes::nexthop_object)),
+    (2, ("nexthop group", routes::nexthop_group)),
+    (2, ("nexthop replaced", routes::nexthop_replaced)),
+    (4, ("route local", routes::route_local)),
+    (3, ("route overlap of local and main", routes::route_overlap)),
+    (3, ("route in table default", routes::route_in_default)),
+    (2, ("route in the wrong table", routes::route_in_wrong_table)),
+    (3, ("route appended or prepended", routes::route_beside)),
+    (3, ("route replaced", routes::route_replaced)),
+    (4, ("route removed", routes::route_removed)),
+    (1, ("route of an address removed", routes::local_route_removed)),
+    (1, ("route encap", routes::route_encap)),
+    (1, ("rule", routes::rule)),
     (10, ("neighbour", neighbour)),
     (3, ("neighbour removed", neighbour_removed)),
     (7, ("proxy", proxy)),
@@ -154,168 +156,8 @@ fn address_removed(plan: &mut Plan) {
     }
 }
 
-fn route_by_port(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    let more = *plan.dice.pick(&["", "", "scope link", "onlink", "proto static"]);
-    plan.route_to(prefix, "", &format!("dev v{port} {more}"));
-}
-
-fn route_by_gateway(plan: &mut Plan) {
-    let (prefix, gateway, port) = (plan.some_prefix(), plan.some_address(), plan.port());
-    let gateway = if plan.dice.chance(85) { format!("via {gateway}") } else { "via inet6 fe80::1".to_owned() };
-    plan.route_to(prefix, "", &format!("{gateway} dev v{port} onlink"));
-}
-
-fn route_by_lo(plan: &mut Plan) {
-    let prefix = plan.some_prefix();
-    plan.route_to(prefix, "", "dev lo");
-}
-
-fn route_of_type(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    match *plan.dice.pick(&["unreachable", "blackhole", "prohibit", "broadcast", "multicast", "anycast"]) {
-        kind @ ("broadcast" | "multicast" | "anycast") => plan.route_to(prefix, kind, &format!("dev v{port}")),
-        kind => plan.route_to(prefix, kind, ""),
-    }
-}
-
-fn route_throw(plan: &mut Plan) {
-    let prefix = plan.some_prefix();
-    let table = if plan.dice.chance(20) { "table local" } else { "" };
-    plan.route_to(prefix, "throw", table);
-}
-
-fn route_metrics(plan: &mut Plan) {
-    let prefix = plan.some_prefix();
-    for _ in 0..2 {
-        let (port, metric) = (plan.port(), plan.dice.below(4));
-        plan.route_to(prefix, "", &format!("dev v{port} metric {metric}"));
-    }
-}
-
-fn route_tos(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    plan.route_to(prefix, "", &format!("dev v{port} tos 0x10"));
-}
-
-fn route_multipath(plan: &mut Plan) {
-    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
-    plan.route_to(prefix, "", &format!("nexthop dev v{one} nexthop dev v{other} weight 2"));
-}
-
 /// Adds a nexthop object of one device, and gives its number.
-fn object(plan: &mut Plan) -> usize {
-    let (id, port) = (plan.dice.between(1, 6), plan.port());
-    let what = if plan.dice.chance(15) { "blackhole".to_owned() } else { format!("dev v{port}") };
-    plan.ip_undone(format!("nexthop add id {id} {what}"), format!("nexthop del id {id}"));
-    id
-}
-
-fn nexthop_object(plan: &mut Plan) {
-    let (id, prefix) = (object(plan), plan.some_prefix());
-    plan.route_to(prefix, "", &format!("nhid {id}"));
-}
-
-fn nexthop_group(plan: &mut Plan) {
-    let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
-    let group = if one == other { one.to_string() } else { format!("{one}/{other}") };
-    let id = plan.dice.between(11, 14);
-    plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
-    plan.route_to(prefix, "", &format!("nhid {id}"));
-}
-
-fn nexthop_replaced(plan: &mut Plan) {
-    let (id, port) = (plan.dice.between(1, 6), plan.port());
-    match plan.dice.below(3) {
-        0 => plan.ip(format!("nexthop del id {id}")),
-        _ => plan.ip_undone(format!("nexthop replace id {id} dev v{port}"), format!("nexthop del id {id}")),
-    }
-}
-
-fn route_local(plan: &mut Plan) {
-    let prefix = plan.some_prefix();
-    let port = plan.port();
-    let dev = if plan.dice.chance(70) { "lo".to_owned() } else { format!("v{port}") };
-    plan.route_to((prefix.0, prefix.1.max(16)), "local", &format!("dev {dev}"));
-}
-
-fn route_overlap(plan: &mut Plan) {
-    let (ip, port) = (plan.some_address(), plan.port());
-    plan.route_to((ip, 16), "local", "dev lo");
-    plan.route_to((ip, 24), "", &format!("dev v{port}"));
-}
-
-fn route_in_default(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    plan.route_to(prefix, "", &format!("dev v{port} table default"));
-}
-
-fn route_in_wrong_table(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    match plan.dice.below(3) {
-        0 => plan.route_to(prefix, "", &format!("dev v{port} table local")),
-        1 => plan.route_to(prefix, "local", "dev lo table main"),
-        _ => plan.route_to(prefix, "", &format!("dev v{port} table 100")),
-    }
-}
-
-fn route_beside(plan: &mut Plan) {
-    let verb = *plan.dice.pick(&["append", "prepend"]);
-    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
-    plan.route_to(prefix, "", &format!("dev v{one}"));
-    let destination = plan.routes.last().and_then(|route| route.split_whitespace().next()).map(str::to_owned);
-    plan.route(verb, format!("{} dev v{other}", destination.unwrap_or_default()));
-}
-
-fn route_replaced(plan: &mut Plan) {
-    let port = plan.port();
-    let existing = if plan.routes.is_empty() { "default".to_owned() } else { plan.dice.pick(&plan.routes).clone() };
-    // The first word is the destination or the type.
-    let destination = existing.split_whitespace().find(|word| word.contains('.') || *word == "default");
-    let destination = destination.unwrap_or("default").to_owned();
-    plan.route("replace", format!("{destination} dev v{port}"));
-}
-
-fn route_removed(plan: &mut Plan) {
-    if !plan.routes.is_empty() {
-        let route = plan.dice.pick(&plan.routes).clone();
-        plan.ip(format!("route del {route}"));
-    }
-}
-
-fn local_route_removed(plan: &mut Plan) {
-    if !plan.own.is_empty() {
-        let ip = *plan.dice.pick(&plan.own);
-        plan.ip(format!("route del local {ip} table local"));
-    }
-}
-
-fn route_encap(plan: &mut Plan) {
-    let (prefix, port) = (plan.some_prefix(), plan.port());
-    plan.route_to(prefix, "", &format!("encap ip id 7 dst 10.9.0.254 dev v{port}"));
-}
-
 /// Once there has been a rule, a namespace is never what it was: few, so that most worlds are without.
-fn rule(plan: &mut Plan) {
-    let (ip, port, prefix) = (plan.some_address(), plan.port(), plan.some_prefix());
-    let selector = match plan.dice.below(9) {
-        0 => format!("from {ip}"),
-        1 => format!("to {ip}"),
-        2 => format!("iif v{port}"),
-        3 => format!("oif v{port}"),
-        4 => "fwmark 1".to_owned(),
-        5 => "tos 0x10".to_owned(),
-        6 => "iif lo".to_owned(),
-        7 => "not fwmark 1".to_owned(),
-        _ => "from all".to_owned(),
-    };
-    let table = *plan.dice.pick(&["100", "main", "local", "default"]);
-    let priority = *plan.dice.pick(&[100, 32766, 40000]);
-    let rule = format!("{selector} lookup {table} priority {priority}");
-    plan.ip_undone(format!("rule add {rule}"), format!("rule del {rule}"));
-    plan.route_to(prefix, "", &format!("dev v{port} table 100"));
-}
-
 const STATES: [(usize, &str); 9] = [
     (5, "stale"),
     (3, "reachable"),

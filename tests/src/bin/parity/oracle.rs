@@ -4,11 +4,12 @@
 //! What it calls an answer is what §10 must be able to answer:
 //! * `arp_ignore` 1 for an own address in a subnet of the ingress device counts as an answer (K61), 2 and 3 as passes;
 //! * the route decides if it is one that §10 follows: type, single path, and no local prefix around a longer main one;
+//! * an own address whose local route somebody removed is a pass, as a sender and as a target;
 //! * a route by an interface that the kernel may skip (`ignore_routes_with_linkdown`) is a pass.
 
 use std::net::Ipv4Addr;
 
-use tests::twins::{Class, Frame, NeighbourTable};
+use tests::twins::{self, Frame, NeighbourTable};
 
 use crate::state::{Link, Route, State, Table};
 
@@ -35,30 +36,30 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     let class = best(state, tpa);
     if spa.is_unspecified() {
         return match class {
-            Class4::Local => local(state, link, tpa),
+            Class::Local => local(state, link, tpa),
             _ => Err("probe, not local"),
         };
     }
     ensure(!spa.is_multicast() && !spa.is_loopback() && !spa.is_broadcast(), "special sender")?;
     ensure(spa != tpa, "announcement")?;
     match best(state, spa) {
-        Class4::Unicast(route) if route.dev.as_deref() == Some(&link.name) && route.len > 0 => {}
+        Class::Unicast(route) if route.dev.as_deref() == Some(&link.name) && route.len > 0 => {}
         _ => return Err("sender's route"),
     }
     ensure(!state.is_own(spa), "sender is an own address")?;
     let entry = neighbours.entries.get(&(ingress, spa)).ok_or("no neighbour")?;
     match entry.class {
-        Class::Fixed => {}
-        Class::Valid if entry.lladdr == Some(arp.sha) => {}
-        Class::Valid => return Err("neighbour differs"),
-        Class::Invalid => return Err("neighbour invalid"),
+        twins::Class::Fixed => {}
+        twins::Class::Valid if entry.lladdr == Some(arp.sha) => {}
+        twins::Class::Valid => return Err("neighbour differs"),
+        twins::Class::Invalid => return Err("neighbour invalid"),
     }
     match class {
-        Class4::Local => local(state, link, tpa),
-        Class4::Unicast(route) => forwarded(state, neighbours, ingress, link, tpa, route, to_us),
-        Class4::Nothing => Err("no route"),
-        Class4::Unanswerable => Err("route of an unanswerable type"),
-        Class4::Unfollowed => Err("route that is not followed"),
+        Class::Local => local(state, link, tpa),
+        Class::Unicast(route) => forwarded(state, neighbours, ingress, link, tpa, route, to_us),
+        Class::Nothing => Err("no route"),
+        Class::Unanswerable => Err("route of an unanswerable type"),
+        Class::Unfollowed => Err("route that is not followed"),
     }
 }
 
@@ -98,7 +99,7 @@ fn forwarded(
 }
 
 /// What the routes say of an address.
-enum Class4<'a> {
+enum Class<'a> {
     Local,
     Unicast(&'a Route),
     Unanswerable,
@@ -107,7 +108,7 @@ enum Class4<'a> {
 }
 
 /// The longest prefix of local and main together; local first among equals; table default if they have nothing.
-fn best(state: &State, addr: Ipv4Addr) -> Class4<'_> {
+fn best(state: &State, addr: Ipv4Addr) -> Class<'_> {
     let covering = |table: Table| {
         let routes = state.routes.iter().filter(move |route| route.table == table && !route.tos);
         // `ip` lists the routes of a prefix in the kernel's order.
@@ -117,22 +118,25 @@ fn best(state: &State, addr: Ipv4Addr) -> Class4<'_> {
     let (local, main) = (first(Table::Local), first(Table::Main));
     let route = match (local, main) {
         // Whether the two tables are one depends on what was done to the namespace before.
-        (Some(local), Some(main)) if main.len > local.len => return Class4::Unfollowed,
+        (Some(local), Some(main)) if main.len > local.len => return Class::Unfollowed,
         (Some(local), _) => local,
         (None, Some(main)) => main,
         (None, None) => match first(Table::Default) {
             Some(route) => route,
-            None => return Class4::Nothing,
+            None => return Class::Nothing,
         },
     };
+    if route.table != Table::Local && state.is_own(addr) {
+        return Class::Unfollowed;
+    }
     let skipped = route.dev.as_deref().is_some_and(|dev| may_be_skipped(state, dev));
     match (route.table, route.kind.as_str()) {
-        (Table::Local, "local") => Class4::Local,
-        (_, "throw" | "local") => Class4::Unfollowed,
-        (Table::Local, "unicast") => Class4::Unfollowed,
-        (_, "unicast") if route.odd || skipped => Class4::Unfollowed,
-        (_, "unicast") => Class4::Unicast(route),
-        _ => Class4::Unanswerable,
+        (Table::Local, "local") => Class::Local,
+        (_, "throw" | "local") => Class::Unfollowed,
+        (Table::Local, "unicast") => Class::Unfollowed,
+        (_, "unicast") if route.odd || skipped => Class::Unfollowed,
+        (_, "unicast") => Class::Unicast(route),
+        _ => Class::Unanswerable,
     }
 }
 

@@ -1,0 +1,163 @@
+//! Routes, nexthop objects and rules.
+
+use crate::plan::Plan;
+
+pub(super) fn route_by_port(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    let more = *plan.dice.pick(&["", "", "scope link", "onlink", "proto static"]);
+    plan.route_to(prefix, "", &format!("dev v{port} {more}"));
+}
+
+pub(super) fn route_by_gateway(plan: &mut Plan) {
+    let (prefix, gateway, port) = (plan.some_prefix(), plan.some_address(), plan.port());
+    let gateway = if plan.dice.chance(85) { format!("via {gateway}") } else { "via inet6 fe80::1".to_owned() };
+    plan.route_to(prefix, "", &format!("{gateway} dev v{port} onlink"));
+}
+
+pub(super) fn route_by_lo(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    plan.route_to(prefix, "", "dev lo");
+}
+
+pub(super) fn route_of_type(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    match *plan.dice.pick(&["unreachable", "blackhole", "prohibit", "broadcast", "multicast", "anycast"]) {
+        kind @ ("broadcast" | "multicast" | "anycast") => plan.route_to(prefix, kind, &format!("dev v{port}")),
+        kind => plan.route_to(prefix, kind, ""),
+    }
+}
+
+pub(super) fn route_throw(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    let table = if plan.dice.chance(20) { "table local" } else { "" };
+    plan.route_to(prefix, "throw", table);
+}
+
+pub(super) fn route_metrics(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    for _ in 0..2 {
+        let (port, metric) = (plan.port(), plan.dice.below(4));
+        plan.route_to(prefix, "", &format!("dev v{port} metric {metric}"));
+    }
+}
+
+pub(super) fn route_tos(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{port} tos 0x10"));
+}
+
+pub(super) fn route_multipath(plan: &mut Plan) {
+    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
+    plan.route_to(prefix, "", &format!("nexthop dev v{one} nexthop dev v{other} weight 2"));
+}
+
+fn object(plan: &mut Plan) -> usize {
+    let (id, port) = (plan.dice.between(1, 6), plan.port());
+    let what = if plan.dice.chance(15) { "blackhole".to_owned() } else { format!("dev v{port}") };
+    plan.ip_undone(format!("nexthop add id {id} {what}"), format!("nexthop del id {id}"));
+    id
+}
+
+pub(super) fn nexthop_object(plan: &mut Plan) {
+    let (id, prefix) = (object(plan), plan.some_prefix());
+    plan.route_to(prefix, "", &format!("nhid {id}"));
+}
+
+pub(super) fn nexthop_group(plan: &mut Plan) {
+    let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
+    let group = if one == other { one.to_string() } else { format!("{one}/{other}") };
+    let id = plan.dice.between(11, 14);
+    plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
+    plan.route_to(prefix, "", &format!("nhid {id}"));
+}
+
+pub(super) fn nexthop_replaced(plan: &mut Plan) {
+    let (id, port) = (plan.dice.between(1, 6), plan.port());
+    match plan.dice.below(3) {
+        0 => plan.ip(format!("nexthop del id {id}")),
+        _ => plan.ip_undone(format!("nexthop replace id {id} dev v{port}"), format!("nexthop del id {id}")),
+    }
+}
+
+pub(super) fn route_local(plan: &mut Plan) {
+    let prefix = plan.some_prefix();
+    let port = plan.port();
+    let dev = if plan.dice.chance(70) { "lo".to_owned() } else { format!("v{port}") };
+    plan.route_to((prefix.0, prefix.1.max(16)), "local", &format!("dev {dev}"));
+}
+
+pub(super) fn route_overlap(plan: &mut Plan) {
+    let (ip, port) = (plan.some_address(), plan.port());
+    plan.route_to((ip, 16), "local", "dev lo");
+    plan.route_to((ip, 24), "", &format!("dev v{port}"));
+}
+
+pub(super) fn route_in_default(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{port} table default"));
+}
+
+pub(super) fn route_in_wrong_table(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    match plan.dice.below(3) {
+        0 => plan.route_to(prefix, "", &format!("dev v{port} table local")),
+        1 => plan.route_to(prefix, "local", "dev lo table main"),
+        _ => plan.route_to(prefix, "", &format!("dev v{port} table 100")),
+    }
+}
+
+pub(super) fn route_beside(plan: &mut Plan) {
+    let verb = *plan.dice.pick(&["append", "prepend"]);
+    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{one}"));
+    let destination = plan.routes.last().and_then(|route| route.split_whitespace().next()).map(str::to_owned);
+    plan.route(verb, format!("{} dev v{other}", destination.unwrap_or_default()));
+}
+
+pub(super) fn route_replaced(plan: &mut Plan) {
+    let port = plan.port();
+    let existing = if plan.routes.is_empty() { "default".to_owned() } else { plan.dice.pick(&plan.routes).clone() };
+    // The first word is the destination or the type.
+    let destination = existing.split_whitespace().find(|word| word.contains('.') || *word == "default");
+    let destination = destination.unwrap_or("default").to_owned();
+    plan.route("replace", format!("{destination} dev v{port}"));
+}
+
+pub(super) fn route_removed(plan: &mut Plan) {
+    if !plan.routes.is_empty() {
+        let route = plan.dice.pick(&plan.routes).clone();
+        plan.ip(format!("route del {route}"));
+    }
+}
+
+pub(super) fn local_route_removed(plan: &mut Plan) {
+    if !plan.own.is_empty() {
+        let ip = *plan.dice.pick(&plan.own);
+        plan.ip(format!("route del local {ip} table local"));
+    }
+}
+
+pub(super) fn route_encap(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("encap ip id 7 dst 10.9.0.254 dev v{port}"));
+}
+
+pub(super) fn rule(plan: &mut Plan) {
+    let (ip, port, prefix) = (plan.some_address(), plan.port(), plan.some_prefix());
+    let selector = match plan.dice.below(9) {
+        0 => format!("from {ip}"),
+        1 => format!("to {ip}"),
+        2 => format!("iif v{port}"),
+        3 => format!("oif v{port}"),
+        4 => "fwmark 1".to_owned(),
+        5 => "tos 0x10".to_owned(),
+        6 => "iif lo".to_owned(),
+        7 => "not fwmark 1".to_owned(),
+        _ => "from all".to_owned(),
+    };
+    let table = *plan.dice.pick(&["100", "main", "local", "default"]);
+    let priority = *plan.dice.pick(&[100, 32766, 40000]);
+    let rule = format!("{selector} lookup {table} priority {priority}");
+    plan.ip_undone(format!("rule add {rule}"), format!("rule del {rule}"));
+    plan.route_to(prefix, "", &format!("dev v{port} table 100"));
+}

@@ -1,0 +1,28 @@
+//! What random worlds have found, played again: the scripts in `tests/regressions`, as `cargo xtask parity` writes
+//! them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use tests::needs_root;
+use tests::twins::{Script, Twins};
+
+#[test]
+fn what_once_diverged_does_so_no_more() -> Result<()> {
+    needs_root!();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
+    let mut scripts: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    scripts.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));
+    scripts.sort();
+    ensure!(!scripts.is_empty(), "there are no scripts in {}", folder.display());
+    for path in &scripts {
+        let name = path.display();
+        let text = fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
+        let Script(steps) = text.parse().with_context(|| format!("{name}"))?;
+        let divergence = Twins::new(true, 0)?.play(&steps).with_context(|| format!("{name}"))?;
+        ensure!(divergence.is_none(), "{name}: {}", divergence.map(|found| found.to_string()).unwrap_or_default());
+    }
+    Ok(())
+}
