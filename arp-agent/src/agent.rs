@@ -9,7 +9,7 @@ use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::{Attachment, Attachments};
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
 use crate::dataplane::tcx::Tcx;
-use crate::event::{Event, Link};
+use crate::event::{Event, Link, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, namespace_names};
 use crate::mirror::{Change, Mirror};
@@ -34,7 +34,13 @@ pub struct Options {
     pub trace: bool,
 }
 
-/// After a failed resync, how long until the next.
+/// How many batches of notifications are applied before other work has its turn.
+const BATCHES_AT_ONCE: usize = 64;
+
+/// How often the routes are dumped in a row before they are left for later.
+const DUMPS_AT_ONCE: usize = 8;
+
+/// After a resync, how long at least until the next.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// The agent.
@@ -103,12 +109,18 @@ impl Agent {
                 biased;
                 () = &mut stop => return Ok(()),
                 _ = heartbeat.tick(), if self.in_step.is_ok() => self.renew_lease()?,
-                _ = reread.tick(), if self.in_step.is_ok() => self.reread_silent()?,
+                _ = reread.tick(), if self.in_step.is_ok() => {
+                    self.reread_silent()?;
+                    self.renew_lease()?;
+                }
                 () = sleep_until(retry_at), if self.in_step.is_err() => {
                     self.resync("retry")?;
                     retry_at = Instant::now() + RETRY;
                 }
-                batch = self.notifications.next() => self.follow(batch)?,
+                batch = self.notifications.next() => {
+                    self.follow(batch)?;
+                    self.renew_lease()?;
+                }
                 Some((request, reply)) = requests.recv() => {
                     if matches!(request, Request::Sync) && self.in_step.is_ok() {
                         self.reread_silent()?;
@@ -127,27 +139,43 @@ impl Agent {
         self.bpf.set_lease(0);
     }
 
+    /// Renews the lease, if nothing is left to apply.
     fn renew_lease(&mut self) -> anyhow::Result<()> {
         if monotonic_ns() > self.lease_until {
-            // We were stopped for longer than the lease: what changed silently meanwhile comes first.
+            // It was withdrawn, or we were stopped for longer than it lasts: what changed silently meanwhile comes first.
             self.reread_silent()?;
         }
-        let waiting = self.notifications.drain();
-        self.follow(waiting)?;
-        if self.in_step.is_ok() {
-            self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
-            self.bpf.set_lease(self.lease_until);
+        for _ in 0..BATCHES_AT_ONCE {
+            let batch = self.notifications.drain();
+            let nothing_left = batch.as_ref().is_ok_and(Batch::is_empty);
+            if !nothing_left {
+                self.follow(batch)?;
+            }
+            if self.in_step.is_err() {
+                return Ok(());
+            }
+            if nothing_left {
+                self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
+                self.bpf.set_lease(self.lease_until);
+                return Ok(());
+            }
         }
+        // There is still more: the next heartbeat goes on, and the lease runs out if that takes too long.
         Ok(())
     }
 
     fn reread_silent(&mut self) -> anyhow::Result<()> {
-        match self.reader.silent_changes() {
-            Ok(events) => self.fold(events)?,
-            Err(error) => self.doubt(format!("re-reading the kernel's settings failed: {error:#}")),
-        }
-        let news = self.tcx_news();
-        self.fold(news)
+        let routes = match self.reader.silent_changes() {
+            Ok(mut events) => {
+                events.extend(self.tcx_news());
+                self.fold(events)?
+            }
+            Err(error) => {
+                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
+                false
+            }
+        };
+        if routes { self.reread_routes() } else { Ok(()) }
     }
 
     fn tcx_news(&mut self) -> Vec<Event> {
@@ -157,27 +185,25 @@ impl Agent {
         self.tcx.ask(named)
     }
 
-    /// Applies what was notified.
+    /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
     fn follow(&mut self, batch: Result<Batch, Lost>) -> anyhow::Result<()> {
         let Batch { events, reread } = match batch {
             Ok(batch) => batch,
             Err(lost) => {
                 self.overruns += u64::from(lost.overrun);
                 self.doubt(lost.to_string());
-                return self.resync("notifications were lost");
+                return Ok(());
             }
         };
-        // An interface that goes down, or loses its last address, takes its proxy entries along, without a message.
-        let proxies_may_be_gone = reread.links || events.iter().any(|event| matches!(event, Event::AddressGone(_)));
-        self.fold(events)?;
-        if proxies_may_be_gone {
-            self.reread_silent()?;
+        if reread.any() {
+            self.withdraw();
         }
+        let mut routes = self.fold(events)? || reread.routes;
         match self.read_again(reread) {
-            Ok(events) => self.fold(events)?,
+            Ok(events) => routes |= self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
-        if reread.routes { self.reread_routes() } else { Ok(()) }
+        if routes { self.reread_routes() } else { Ok(()) }
     }
 
     fn read_again(&mut self, reread: Reread) -> anyhow::Result<Vec<Event>> {
@@ -197,40 +223,67 @@ impl Agent {
         Ok(events)
     }
 
-    /// Folds events into the mirror, the mirror's changes into the maps.
-    fn fold(&mut self, events: Vec<Event>) -> anyhow::Result<()> {
+    /// Folds events into the mirror, the mirror's changes into the maps. Says whether the routes must be read again; the
+    /// lease is withdrawn then.
+    fn fold(&mut self, events: Vec<Event>) -> anyhow::Result<bool> {
         if events.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
-        let links_changed = events.iter().any(|event| match event {
-            Event::Link(link) => self.mirror.snapshot().links.get(&link.ifindex) != Some(link),
-            Event::LinkGone(_) => true,
-            _ => false,
-        });
+        let mut links_changed = false;
+        for event in &events {
+            match event {
+                Event::Link(link) => links_changed |= self.mirror.snapshot().links.get(&link.ifindex) != Some(link),
+                Event::LinkGone(ifindex) => {
+                    links_changed = true;
+                    self.attachments.forget(&mut self.bpf, *ifindex);
+                    self.tcx.forget_one(*ifindex);
+                    self.reader.forget_proxies();
+                }
+                _ => {}
+            }
+        }
         let step = self.mirror.apply(&self.attachments.attached(), events);
+        // A link that loses its carrier may take nexthop objects and their routes with it.
+        let routes = step.routes_in_doubt || (links_changed && self.mirror.snapshot().has_complex_routes());
+        if routes {
+            self.withdraw();
+        }
         self.apply(&step.changes)?;
         if links_changed {
             self.attach()?;
         }
-        // A link that loses its carrier may take nexthop objects and their routes with it, without a message.
-        if step.routes_in_doubt || (links_changed && self.mirror.snapshot().has_complex_routes()) {
-            self.reread_routes()?;
-        }
-        Ok(())
+        Ok(routes)
     }
 
+    /// Reads the routes until a dump has nothing queued behind it that could not be replayed on top of it.
     fn reread_routes(&mut self) -> anyhow::Result<()> {
         self.withdraw();
-        match self.reader.routes() {
-            Ok(routes) => {
-                let changes = self.mirror.replace_routes(&self.attachments.attached(), routes);
-                self.apply(&changes)
+        for _ in 0..DUMPS_AT_ONCE {
+            let routes = match self.reader.routes() {
+                Ok(routes) => routes,
+                Err(error) => {
+                    self.doubt(format!("re-reading the routes failed: {error:#}"));
+                    return Ok(());
+                }
+            };
+            let changes = self.mirror.replace_routes(&self.attachments.attached(), routes);
+            self.apply(&changes)?;
+            let Batch { events, reread } = match self.notifications.drain() {
+                Ok(batch) => batch,
+                lost => return self.follow(lost),
+            };
+            let mut again = reread.routes || events.iter().any(replaces_a_route);
+            again |= self.fold(events)?;
+            match self.read_again(reread) {
+                Ok(events) => again |= self.fold(events)?,
+                Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
             }
-            Err(error) => {
-                self.doubt(format!("re-reading the routes failed: {error:#}"));
-                Ok(())
+            if !again || self.in_step.is_err() {
+                return Ok(());
             }
         }
+        self.doubt("the routes change faster than they can be read".into());
+        Ok(())
     }
 
     /// Attaches to what has come, lets go of what has gone.
@@ -275,17 +328,15 @@ impl Agent {
         self.apply(&changes)?;
         self.attach()?;
         self.in_step = Ok(());
-        let before = self.overruns;
+        // What was notified while the dump ran is applied on top of it; what cannot be has the routes read again.
         let meanwhile = self.notifications.drain();
-        match meanwhile {
-            Ok(batch) => self.follow(Ok(batch))?,
-            Err(lost) => {
-                self.overruns = before + u64::from(lost.overrun);
-                self.doubt(lost.to_string());
-            }
+        let replaced = meanwhile.as_ref().is_ok_and(|batch| batch.events.iter().any(replaces_a_route));
+        self.follow(meanwhile)?;
+        if replaced {
+            self.reread_routes()?;
         }
+        self.renew_lease()?;
         if self.in_step.is_ok() {
-            self.renew_lease()?;
             log::info!("in step: {} prefixes, {} neighbours", self.mirror.prefixes(), self.mirror.neighbours());
         }
         Ok(())
@@ -370,6 +421,12 @@ impl Agent {
             peer,
         })
     }
+}
+
+/// A replacement cannot be replayed on top of a dump that already shows what came after it: it would take the place of
+/// another route.
+fn replaces_a_route(event: &Event) -> bool {
+    matches!(event, Event::Route(_, Placement::Replace))
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {

@@ -14,7 +14,7 @@ pub enum Event {
     Address(Address),
     /// It has it no longer (RTM_DELADDR).
     AddressGone(Address),
-    /// A route was added; `how` says where it goes among routes of the same prefix, tos and metric (RTM_NEWROUTE).
+    /// A route was added; the placement says where it goes among routes of the same prefix, tos and metric (RTM_NEWROUTE).
     Route(Route, Placement),
     /// A route was removed (RTM_DELROUTE).
     RouteGone(Route),
@@ -159,6 +159,9 @@ pub struct Route {
     pub multipath: bool,
     /// The route has RTA_ENCAP (light-weight tunnel).
     pub encap: bool,
+    /// A hash of everything else that tells routes apart (protocol, scope, preferred source, realms, metrics, hops,
+    /// encapsulation): so that, of two that look alike here, the right one is removed.
+    pub rest: u64,
 }
 
 /// Where a new route goes among those with the same table, prefix, tos and metric (the message's NLM_F_* flags).

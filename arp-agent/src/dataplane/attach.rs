@@ -61,20 +61,20 @@ impl Attachments {
         attached.map(|(&ifindex, _)| ifindex).collect()
     }
 
+    /// Lets go of an interface that vanished, so that another of the same index is attached to.
+    pub fn forget(&mut self, bpf: &mut Bpf, ifindex: u32) {
+        if let Some(attachment) = self.by_ifindex.remove(&ifindex) {
+            let_go(bpf, ifindex, attachment);
+        }
+    }
+
     /// Attaches to the interfaces that are wanted and lets go of those that no longer are. Those that refused are
     /// asked again: whoever held them may have gone.
     pub fn reconcile(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>) {
         let wanted = |link: &Link| self.wanted.is_match(&link.name);
         let gone = self.by_ifindex.extract_if(.., |ifindex, _| !links.get(ifindex).is_some_and(wanted));
         for (ifindex, attachment) in gone {
-            if let Attachment::Attached(id) = attachment {
-                // The link of an interface that vanished is already dead; only the descriptor is left to close.
-                let closed = bpf.xdp().and_then(|xdp| Ok(xdp.detach(id)?));
-                log::info!(
-                    "let go of interface {ifindex}: {}",
-                    closed.map_or_else(|error| format!("{error:#}"), |()| "detached".into())
-                );
-            }
+            let_go(bpf, ifindex, attachment);
         }
         for (&ifindex, link) in links.iter().filter(|(_, link)| self.wanted.is_match(&link.name)) {
             if matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Attached(_))) {
@@ -91,6 +91,15 @@ impl Attachments {
             }
             self.by_ifindex.insert(ifindex, attachment);
         }
+    }
+}
+
+fn let_go(bpf: &mut Bpf, ifindex: u32, attachment: Attachment) {
+    let Attachment::Attached(id) = attachment else { return };
+    // The link of an interface that vanished is already dead; only the descriptor is left to close.
+    match bpf.xdp().and_then(|xdp| Ok(xdp.detach(id)?)) {
+        Ok(()) => log::info!("let go of interface {ifindex}"),
+        Err(error) => log::info!("let go of interface {ifindex}: {error:#}"),
     }
 }
 

@@ -185,6 +185,7 @@ fn host_route(question: &Question) -> Route {
         nexthop: None,
         multipath: false,
         encap: false,
+        rest: 0,
     }
 }
 

@@ -55,8 +55,8 @@ pub struct Reread {
     /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
     /// that message may be older than what [`Reader::silent_changes`] has shown since.
     pub links: bool,
-    /// Routes ([`Reader::routes`]): a link or a nexthop object went, and took routes with it silently. (That links go
-    /// down or lose their carrier is for the receiver of [`Event::Link`] to see.)
+    /// Routes ([`Reader::routes`]): a link, its carrier, an address or a nexthop object went, and may have taken routes
+    /// along silently.
     pub routes: bool,
     /// Routing rules ([`Reader::rules`]).
     pub rules: bool,
@@ -64,6 +64,13 @@ pub struct Reread {
     pub netfilter: bool,
     /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.
     pub ingress_hooks: bool,
+}
+
+impl Reread {
+    /// Whether anything must be read again.
+    pub fn any(self) -> bool {
+        self != Reread::default()
+    }
 }
 
 /// Notifications are missing: everything must be read again. Those that were still queued are gone too, so that

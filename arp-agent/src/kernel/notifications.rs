@@ -103,13 +103,19 @@ impl Notifications {
     }
 }
 
+const IFF_UP: u32 = libc::IFF_UP as u32;
+
 /// Adds what a message of rtnetlink says to a batch. Kinds of messages that are not known here say nothing.
 pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let event = match message.kind {
         NLMSG_OVERRUN => bail!("the kernel says that it lost some"),
         libc::RTM_NEWLINK => {
             batch.reread.links = true;
-            link::link(message)?.map(Event::Link)
+            let link = link::link(message)?;
+            // Down, or without carrier: it may have taken routes and nexthop objects along. That the notification says
+            // so counts, not that it is news: a dump may have overtaken it.
+            batch.reread.routes |= link.as_ref().is_some_and(|link| link.flags & IFF_UP == 0 || !link.carrier);
+            link.map(Event::Link)
         }
         libc::RTM_DELLINK => {
             let gone = link::gone(message)?;
@@ -117,7 +123,12 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             gone.map(Event::LinkGone)
         }
         libc::RTM_NEWADDR => neighbour::address(message)?.map(Event::Address),
-        libc::RTM_DELADDR => neighbour::address(message)?.map(Event::AddressGone),
+        libc::RTM_DELADDR => {
+            let gone = neighbour::address(message)?;
+            // With its last address an interface loses its routes, and routes that prefer the address as source go.
+            batch.reread.routes |= gone.is_some();
+            gone.map(Event::AddressGone)
+        }
         libc::RTM_NEWROUTE => route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags))),
         libc::RTM_DELROUTE => route::route(message)?.map(Event::RouteGone),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => {

@@ -1,5 +1,6 @@
 //! Decoding of IPv4 routes and rules.
 
+use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
@@ -23,6 +24,7 @@ const OIF: u16 = 4;
 const GATEWAY: u16 = 5;
 const PRIORITY: u16 = 6;
 const MULTIPATH: u16 = 9;
+const CACHEINFO: u16 = 12;
 pub(super) const TABLE: u16 = 15;
 const VIA: u16 = 18;
 const ENCAP_TYPE: u16 = 21;
@@ -63,7 +65,10 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
         nexthop: None,
         multipath: false,
         encap: false,
+        rest: 0,
     };
+    let mut hash = DefaultHasher::new();
+    hash.write(&[header[5], header[6]]); // protocol, scope
     for attribute in wire::attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
@@ -80,12 +85,31 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
             PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
             TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
             NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
-            MULTIPATH => route.multipath = true,
+            MULTIPATH => {
+                route.multipath = true;
+                hash_hops(value, &mut hash);
+                continue;
+            }
             ENCAP_TYPE | ENCAP => route.encap = true,
+            CACHEINFO => continue,
             _ => {}
         }
+        hash.write_u16(kind);
+        hash.write(value);
     }
+    route.rest = hash.finish();
     Ok(TABLES.contains(&route.table).then_some(route))
+}
+
+/// The hops of RTA_MULTIPATH without their flags, which follow the links' state.
+fn hash_hops(mut hops: &[u8], hash: &mut DefaultHasher) {
+    // `struct rtnexthop`: length, flags, weight, ifindex; attributes up to the length.
+    while let [l0, l1, _flags, weight, ..] = *hops {
+        let len = usize::from(u16::from_ne_bytes([l0, l1])).clamp(4, hops.len());
+        hash.write_u8(weight);
+        hash.write(&hops[4..len]);
+        hops = &hops[len.next_multiple_of(4).min(hops.len())..];
+    }
 }
 
 /// Where the route of a notification goes.

@@ -133,8 +133,9 @@ fn routes() {
         nexthop: None,
         multipath: false,
         encap: false,
+        rest: 0,
     };
-    assert_eq!(decode(ROUTE_VIA), Some(expected));
+    assert_eq!(decode(ROUTE_VIA).map(|route| Route { rest: 0, ..route }), Some(expected));
     let multipath = decode(ROUTE_MULTIPATH).unwrap();
     assert_eq!((multipath.multipath, multipath.oif, multipath.prefix.len), (true, None, 24));
 
@@ -143,6 +144,20 @@ fn routes() {
         payload[at] = value;
         route::route(&message(24, &payload))
     };
+    let rest = |route: anyhow::Result<Option<Route>>| route.unwrap().unwrap().rest;
+    assert_ne!(rest(changed(5, 99)), decode(ROUTE_VIA).unwrap().rest, "another protocol is another route");
+    assert_eq!(rest(changed(8, 16)), decode(ROUTE_VIA).unwrap().rest, "RTNH_F_LINKDOWN comes and goes");
+    let mut hops = bytes(ROUTE_MULTIPATH);
+    let mut at = route::HEADER_LEN;
+    while hops[at + 2..at + 4] != [9, 0] {
+        at += usize::from(hops[at]).next_multiple_of(4);
+    }
+    // `struct rtnexthop` follows the attribute's four bytes: length, length, flags, weight.
+    hops[at + 6] ^= 16;
+    let flagged = route::route(&message(24, &hops)).unwrap().unwrap();
+    assert_eq!(flagged, multipath, "a hop's flags come and go");
+    hops[at + 7] ^= 1;
+    assert_ne!(route::route(&message(24, &hops)).unwrap().unwrap(), multipath, "its weight does not");
     assert_eq!(changed(0, 10).unwrap(), None, "IPv6");
     assert_eq!(changed(9, 2).unwrap(), None, "RTM_F_CLONED");
     assert_eq!(changed(16, 100).unwrap(), None, "RTA_TABLE 100");

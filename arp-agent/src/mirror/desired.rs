@@ -44,7 +44,7 @@ impl Slots {
         Some(slot)
     }
 
-    /// Frees the slots of interfaces that are gone.
+    /// Frees the slots of interfaces that are gone; every leaf must be computed anew afterwards.
     pub fn forget_missing(&mut self, snapshot: &Snapshot) {
         let free = &mut self.free;
         self.of.retain(|ifindex, slot| {
@@ -220,12 +220,7 @@ fn forwarded(verdict: Verdict, slots: &mut Slots) -> Entry {
 
 /// What the first route decides that ARP can match: routes with a tos never do. `None` if there is no such route.
 fn verdict(routes: &[Route]) -> Option<Verdict> {
-    let mut matching = routes.iter().filter(|route| route.tos == 0);
-    let first = matching.next()?;
-    let verdict = verdict_of(first);
-    // Among routes of one metric the order is that of their making, which a replayed message may have blurred.
-    let agreed = matching.take_while(|other| other.metric == first.metric).all(|other| verdict_of(other) == verdict);
-    Some(if agreed { verdict } else { Verdict::Opaque })
+    routes.iter().find(|route| route.tos == 0).map(verdict_of)
 }
 
 fn verdict_of(route: &Route) -> Verdict {

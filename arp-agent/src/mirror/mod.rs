@@ -128,8 +128,8 @@ impl Mirror {
         self.attached.clone_from(attached);
 
         let mut fib_changes = Vec::new();
-        if small_changed {
-            // Before the leaves: a slot may only be given away when no route leaves by its interface any more.
+        if touched.everything || touched.all_routes {
+            // Only when every leaf is computed anew: one that still names a slot must not see it given away.
             self.slots.forget_missing(&self.snapshot);
         }
         self.fib_changes(&touched, &mut fib_changes);

@@ -1,7 +1,7 @@
 //! What the kernel said, folded: the state that it would describe now.
 
 use super::inside;
-use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings};
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,6 +14,10 @@ pub const TABLE_DEFAULT: u32 = 253;
 
 /// IFF_UP.
 pub const IFF_UP: u32 = 1;
+
+// What the kernel removes without a message (routes by an interface that goes down, is deleted, or loses its last
+// address; what hangs on a nexthop object) is not imitated here: it has exceptions that change from version to version.
+// The agent withdraws the lease and dumps the routes again.
 
 /// What must be computed anew.
 #[derive(Debug, Default)]
@@ -28,6 +32,8 @@ pub struct Touched {
     pub prefixes: BTreeSet<Prefix>,
     /// Those of them in which a route of table local changed.
     pub local_prefixes: BTreeSet<Prefix>,
+    /// The routes were dumped again: every leaf.
+    pub all_routes: bool,
     /// The routes are in doubt: they must be dumped again.
     pub routes_in_doubt: bool,
 }
@@ -61,8 +67,6 @@ pub struct Snapshot {
     pub main: Table,
     /// Table default.
     pub default: Table,
-    /// Where the routes are that leave by an interface, for those that the kernel drops silently.
-    by_oif: HashMap<u32, BTreeMap<Prefix, u32>>,
     /// How often each address is configured.
     own: HashMap<u32, u32>,
     /// How many routes are multipath or have a nexthop object.
@@ -175,12 +179,12 @@ impl Snapshot {
 
     /// Puts a new dump of the routes in the place of what was known.
     pub fn replace_routes(&mut self, routes: Vec<Route>, touched: &mut Touched) {
+        touched.all_routes = true;
         touched.prefixes.extend(self.prefixes());
         touched.local_prefixes.extend(self.local.routes.keys().copied());
         self.local = Table::default();
         self.main = Table::default();
         self.default = Table::default();
-        self.by_oif.clear();
         self.complex = 0;
         for route in routes {
             self.route(route, Placement::Last, touched);
@@ -193,11 +197,6 @@ impl Snapshot {
             return;
         }
         touched.small = true;
-        let went_down = known.is_some_and(|known| known.flags & IFF_UP != 0) && link.flags & IFF_UP == 0;
-        if went_down {
-            // `fib_sync_down_dev`: without a message, all but the local ones.
-            self.drop_routes_by(link.ifindex, |route| route.kind != RouteKind::Local, touched);
-        }
         self.links.insert(link.ifindex, link);
     }
 
@@ -206,7 +205,6 @@ impl Snapshot {
         self.links.remove(&ifindex);
         self.tcx.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
-        self.drop_routes_by(ifindex, |_| true, touched);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
         for address in addresses.cloned().collect::<Vec<_>>() {
             self.address_gone(&address, touched);
@@ -221,14 +219,6 @@ impl Snapshot {
 
     fn address_gone(&mut self, address: &Address, touched: &mut Touched) {
         touched.address(address);
-        self.forget_address(address);
-        // With its last address an interface loses all its routes, without a message (`fib_inetaddr_event`,
-        // net/ipv4/fib_frontend.c).
-        let left = self.addresses.iter().any(|other| other.ifindex == address.ifindex);
-        touched.routes_in_doubt |= !left && self.by_oif.contains_key(&address.ifindex);
-    }
-
-    fn forget_address(&mut self, address: &Address) {
         if !self.addresses.remove(address) {
             return;
         }
@@ -237,24 +227,6 @@ impl Snapshot {
             *count -= 1;
             if *count == 0 {
                 self.own.remove(&local);
-            }
-        }
-        if !self.addresses.iter().any(|other| other.ifindex == address.ifindex) {
-            // The last one: `fib_disable_ip` (net/ipv4/fib_frontend.c) takes every route by the interface along, the
-            // local ones too, without a message.
-            self.drop_routes_by(address.ifindex, |_| true, touched);
-        }
-    }
-
-    fn drop_routes_by(&mut self, oif: u32, which: impl Fn(&Route) -> bool, touched: &mut Touched) {
-        let prefixes: Vec<Prefix> =
-            self.by_oif.get(&oif).into_iter().flat_map(|routes| routes.keys().copied()).collect();
-        for prefix in prefixes {
-            let tables = [&self.local, &self.main, &self.default];
-            let routes = tables.into_iter().flat_map(|table| table.at(prefix));
-            let gone: Vec<Route> = routes.filter(|route| route.oif == Some(oif) && which(route)).cloned().collect();
-            for route in gone {
-                self.route_gone(&route, touched);
             }
         }
     }
@@ -283,19 +255,9 @@ impl Snapshot {
         }
     }
 
-    fn account(&mut self, route: &Route, by: i32) {
+    fn account(&mut self, route: &Route, by: isize) {
         if route.multipath || route.nexthop.is_some() {
-            self.complex = self.complex.saturating_add_signed(by as isize);
-        }
-        let Some(oif) = route.oif else { return };
-        let routes = self.by_oif.entry(oif).or_default();
-        let count = routes.entry(route.prefix).or_default();
-        *count = count.saturating_add_signed(by);
-        if *count == 0 {
-            routes.remove(&route.prefix);
-        }
-        if routes.is_empty() {
-            self.by_oif.remove(&oif);
+            self.complex = self.complex.saturating_add_signed(by);
         }
     }
 

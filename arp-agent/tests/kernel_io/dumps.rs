@@ -28,6 +28,9 @@ fn routes() -> Vec<Route> {
     let mut routes = Reader::new().unwrap().routes().unwrap();
     // What addresses bring with them is not what these tests are about.
     routes.retain(|route| route.table != 255 || route.prefix.addr >> 24 == 10);
+    for route in &mut routes {
+        route.rest = 0;
+    }
     routes
 }
 
@@ -49,6 +52,7 @@ fn unicast(to: &str, oif: &str) -> Route {
         nexthop: None,
         multipath: false,
         encap: false,
+        rest: 0,
     }
 }
 

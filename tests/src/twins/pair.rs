@@ -37,6 +37,8 @@ pub struct Batch<'a> {
     pub neighbours: &'a NeighbourTable,
     /// The frames.
     pub seen: &'a [Seen<'a>],
+    /// The agent, if there is one.
+    pub agent: Option<&'a Agent>,
 }
 
 /// A frame, and what became of it.
@@ -123,7 +125,9 @@ impl Twins {
         while !waiting.is_empty() {
             self.sync()?;
             let table = self.alone.neighbours()?;
-            let (now, later) = self.schedule(&waiting, &table);
+            let (mut now, later) = self.schedule(&waiting, &table);
+            // While the agent applies what one frame has changed, the program passes the others.
+            now.sort_by_key(|frame| frame.teaches().is_some() && !self.leaves_as_it_is(frame, &table));
             waiting = later;
             let _core = OnCore::enter(self.core)?;
             let now_frames: Vec<Frame> = now.iter().map(|&frame| frame.clone()).collect();
@@ -143,7 +147,7 @@ impl Twins {
                 .zip(taken)
                 .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
                 .collect();
-            each(&Batch { neighbours: &table, seen: &seen });
+            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref() });
         }
         Ok(None)
     }
@@ -169,7 +173,7 @@ impl Twins {
         frames.iter().copied().partition(|frame| {
             let Some(key) = frame.teaches() else { return true };
             let changes = !self.leaves_as_it_is(frame, table);
-            let goes = !changed.contains(&key) && !(changes && used.contains(&key));
+            let goes = !(changed.contains(&key) || changes && used.contains(&key));
             // One that waits must not be overtaken by those of the same sender.
             if changes || !goes {
                 changed.insert(key);

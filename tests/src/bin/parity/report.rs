@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use tests::twins::{Batch, Twins, hex};
+use serde_json::json;
+use tests::Mac;
+use tests::twins::{Batch, Frame, Twins, hex};
 
 use crate::oracle;
 use crate::state::State;
@@ -32,6 +35,8 @@ pub(crate) struct Report {
     beyond: BTreeMap<&'static str, u64>,
     /// Answered by the kernel and passed by the fast path: why §10 would pass.
     reasons: BTreeMap<&'static str, u64>,
+    /// Of `expected`, those that the fast path passed, and why, as `explain` says right after.
+    missed: BTreeMap<String, u64>,
     /// §10 would answer, and the kernel alone was silent: a mistake in §10 or in the oracle.
     contradictions: u64,
     /// Frames that arrived nowhere.
@@ -81,6 +86,7 @@ impl Report {
                     self.expected += 1;
                     self.expected_and_taken += u64::from(taken);
                     if !taken {
+                        *self.missed.entry(agents_reason(batch, ingress, seen.frame)).or_default() += 1;
                         self.sample("passed, although §10 answers", world, seen.frame);
                     }
                 }
@@ -95,7 +101,7 @@ impl Report {
         }
     }
 
-    fn sample(&mut self, what: &'static str, world: u64, frame: &tests::twins::Frame) {
+    fn sample(&mut self, what: &'static str, world: u64, frame: &Frame) {
         let samples = self.samples.entry(what).or_default();
         if samples.len() < SHOWN {
             samples.push(format!("world {world}, v{} {}", frame.port, hex(&frame.bytes[..frame.bytes.len().min(42)])));
@@ -129,6 +135,7 @@ impl Report {
         self.divergences += other.divergences;
         add(&mut self.beyond, other.beyond);
         add(&mut self.reasons, other.reasons);
+        add(&mut self.missed, other.missed);
         add(&mut self.counters, other.counters);
         for (name, (worlds, times)) in other.features {
             let mine = self.features.entry(name).or_default();
@@ -177,6 +184,7 @@ impl Report {
             ));
             line(format!("silence of the kernel where §10 would answer: {}", self.contradictions));
             line(table("answered by the kernel, passed by the fast path; why §10 passes", &self.reasons));
+            line(table("passed by the fast path, although §10 answers; what `explain` says after it", &self.missed));
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
         }
@@ -194,6 +202,19 @@ impl Report {
             self.coverage()
         );
         text
+    }
+}
+
+/// Why the agent would pass the request that the frame is about.
+fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
+    let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
+    let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
+    let question = json!({"interface": format!("v{}", frame.port), "ifindex": ingress, "target": target,
+                          "sender": sender, "sender_mac": Mac(arp.arp.sha).to_string()});
+    let answer = agent.ask(&json!({"explain": {"question": question, "run_program": false}}).to_string());
+    match answer {
+        Ok(answer) => answer["explanation"]["reason"].as_str().unwrap_or("it would answer").to_owned(),
+        Err(error) => format!("{error:#}"),
     }
 }
 

@@ -6,11 +6,14 @@ use tests::Mac;
 
 use crate::plan::Plan;
 
+/// Lays a world out.
+type Shape = fn(&mut Plan);
+
 const NOBODY: Mac = Mac([0x02, 0, 0, 0x99, 0, 9]);
 
 /// One of the shapes, by how much the product is for them.
 pub(crate) fn draw(plan: &mut Plan) {
-    let shapes: [(usize, (&'static str, fn(&mut Plan))); 4] = [
+    let shapes: [(usize, (&'static str, Shape)); 4] = [
         (40, ("shape calico", calico)),
         (20, ("shape private vlan", private_vlan)),
         (15, ("shape matrix", matrix)),

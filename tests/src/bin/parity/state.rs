@@ -61,6 +61,9 @@ pub(crate) enum Table {
 const SETTINGS: [&str; 6] =
     ["proxy_arp", "proxy_arp_pvlan", "forwarding", "arp_ignore", "medium_id", "ignore_routes_with_linkdown"];
 
+/// What `ip` prints of the one encapsulation that worlds have.
+const ENCAP: &str = r#""id":7,"src":"0.0.0.0","dst":"10.9.0.254","ttl":0,"tos":0,"#;
+
 impl State {
     pub(crate) fn read(node: &Namespace) -> Result<Self> {
         node.run(|| {
@@ -151,7 +154,9 @@ fn show<const N: usize>(commands: [&str; N]) -> Result<[Vec<Value>; N]> {
         }
     }
     let output = child.wait_with_output().context("waiting for ip")?;
-    let documents = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+    // An encapsulation's attributes have the names of the route's own.
+    let printed = String::from_utf8_lossy(&output.stdout).replace(ENCAP, "");
+    let documents = serde_json::Deserializer::from_str(&printed).into_iter::<Value>();
     let mut rows = [const { Vec::new() }; N];
     for (rows, document) in rows.iter_mut().zip(documents) {
         *rows = document.context("what ip printed")?.as_array().cloned().unwrap_or_default();
