@@ -99,7 +99,7 @@ say "{TIER}{PARITY_WORD}"
 start=$(now)
 /{PARITY} --seconds {seconds} --seed {seed} --out /tmp/parity
 code=$?
-for script in /tmp/parity/*; do echo "$script:"; cat "$script"; done
+for script in /tmp/parity/*; do [ -e "$script" ] && echo "$script:" && cat "$script"; done
 say "{DONE}$code $start $(now)"
 "#
             );

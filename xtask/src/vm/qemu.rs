@@ -43,8 +43,8 @@ impl Machine<'_> {
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-nic", "none", "-m", "2048", "-smp", &self.cpus.to_string()]);
         match self.accel {
-            // All processors take turns in one thread: with a thread for each, a kernel that patches its own code (as it
-            // does for the first XDP program) now and then dies of an instruction half written.
+            // All processors take turns in one thread: with a thread for each, 6.12 died once at an instruction that the
+            // kernel patches while it runs.
             "tcg" => command.args(["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]),
             accel => command.args(["-accel", accel, "-cpu", "host"]),
         };
