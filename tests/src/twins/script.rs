@@ -5,7 +5,7 @@
 //! peer link set p0 down               an `ip` command at the peers
 //! sysctl net/ipv4/conf/v0/proxy_arp 1
 //! nft add table arp filter
-//! settle                              wait until the kernel has acted on the carriers
+//! settle                              wait for a bridge's timers (every step waits for carriers)
 //! frame v0 ffffffffffff02…            in hexadecimal; `*N` at the end for N zero bytes
 //! ```
 
@@ -27,7 +27,7 @@ pub enum Step {
     Sysctl(String, String),
     /// An `nft` command on the node.
     Nft(String),
-    /// Wait until the kernel has acted on the carriers: it does so up to a second later.
+    /// Wait until a bridge forwards. (That the kernel has acted on carriers is waited for after every step.)
     Settle,
     /// A frame to the node.
     Frame(Frame),

@@ -31,6 +31,8 @@ const MARKER_LINK: (&str, &str) = ("w0", "q0");
 const MARKER: [u8; 2] = [0x88, 0xb5];
 /// How long a marker may take before the link counts as broken.
 const MARKER_WAIT: Duration = Duration::from_secs(5);
+/// After how long a bridge without a forwarding delay surely forwards.
+const BRIDGE_TIMER: Duration = Duration::from_millis(50);
 /// Room for what a batch of frames leaves in a socket.
 const RECEIVE_BUFFER: usize = 32 << 20;
 /// What keeps timers from changing anything: files of `net/ipv4/neigh/<interface>`, and values.
@@ -162,8 +164,11 @@ impl Twin {
                 Ok(Doing::Done(refused.map(|step| format!("{step}\n")).collect()))
             })?,
             Some(Step::Frame(_)) => bail!("a frame is no step of configuration"),
-            // Each group of steps ends by settling.
-            Some(Step::Settle) | None => Ok(Doing::Done(String::new())),
+            Some(Step::Settle) => {
+                thread::sleep(BRIDGE_TIMER);
+                Ok(Doing::Done(String::new()))
+            }
+            None => Ok(Doing::Done(String::new())),
         }
     }
 

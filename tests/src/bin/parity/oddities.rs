@@ -238,7 +238,6 @@ fn port_mac(plan: &mut Plan) {
 
 fn stacked(plan: &mut Plan) {
     let port = plan.port();
-    plan.step(Step::Settle, None);
     if plan.dice.chance(50) {
         plan.ip_undone(
             format!("link add link v{port} name mv{port} address 02:00:00:00:bb:0{port} type macvlan mode bridge"),
@@ -253,6 +252,7 @@ fn stacked(plan: &mut Plan) {
     );
     plan.ip("link set br0 up");
     plan.ip(format!("link set v{port} master br0"));
+    plan.step(Step::Settle, None);
 }
 
 fn netfilter(plan: &mut Plan) {
