@@ -1,4 +1,4 @@
-//! The exactness matrix (kernel-arp 12), row by row: the kernel alone, then the fast path on the same state. Rows that
+//! The exactness matrix, row by row: the kernel alone, then the fast path on the same state. Rows that
 //! are scenarios of their own stand in the other modules; docs/semantics.md says where.
 
 mod addresses;
