@@ -237,6 +237,7 @@ impl Agent {
                     links_changed = true;
                     self.attachments.forget(&mut self.bpf, *ifindex);
                     self.tcx.forget_one(*ifindex);
+                    self.reader.forget_proxies();
                 }
                 _ => {}
             }

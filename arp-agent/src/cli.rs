@@ -2,8 +2,12 @@
 
 use crate::explain::Mac;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+
+/// Where the control socket lies unless `--run-dir` says otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/arp-agent";
 
 /// Answers ARP requests in eBPF, exactly as the kernel's proxy_arp, proxy_arp_pvlan and local-address code would.
 #[derive(Debug, Parser)]
@@ -34,27 +38,29 @@ pub struct Run {
     /// Interfaces to attach to, also those that appear later: names or patterns such as `cali*`.
     #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required_unless_present = "config")]
     pub interfaces: Vec<String>,
-    /// Which hook to use.
-    #[arg(long, value_enum, default_value_t)]
-    pub hook: Hook,
-    /// How XDP runs.
-    #[arg(long, value_enum, default_value_t)]
-    pub xdp_mode: XdpMode,
-    #[command(flatten)]
-    pub run_dir: RunDir,
+    /// Which hook to use [default: auto].
+    #[arg(long, value_enum)]
+    pub hook: Option<Hook>,
+    /// How XDP runs [default: auto].
+    #[arg(long, value_enum)]
+    pub xdp_mode: Option<XdpMode>,
+    /// Directory of the control socket: one for each agent [default: /run/arp-agent].
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
     /// TOML file with the names of these options as keys; what the command line says wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How often what the kernel changes without telling is read again: the bound of what goes unnoticed.
+    /// How often what the kernel changes without telling is read again: the bound of what goes unnoticed [default: 250].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub reread_interval: Option<u64>,
-    /// How long the program goes on without a heartbeat.
+    /// How long the program goes on without a heartbeat [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
 }
 
 /// Which hook to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Hook {
     /// The best that the interface offers; XDP for now.
     #[default]
@@ -64,7 +70,8 @@ pub enum Hook {
 }
 
 /// How XDP runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
     /// The harmless one; skb for now.
     #[default]
@@ -76,7 +83,7 @@ pub enum XdpMode {
 #[derive(Debug, Args)]
 pub struct RunDir {
     /// Directory of the control socket: one for each agent.
-    #[arg(long = "run-dir", value_name = "DIR", default_value = "/run/arp-agent")]
+    #[arg(long = "run-dir", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub path: PathBuf,
 }
 

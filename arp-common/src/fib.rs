@@ -2,7 +2,7 @@
 //!
 //! An [`Entry`] is a node's index or a leaf. The root has one entry for each value of an address's upper 16 bits;
 //! a node has 256, for the next 8. So a lookup reads at most three entries. The agent expands prefixes into entries
-//! when it writes (arp-agent `mirror::trie`); the longest prefix has already won when the program reads.
+//! when it writes (arp-agent `dataplane::trie`); the longest prefix has already won when the program reads.
 
 use crate::decide::Tables;
 

@@ -18,16 +18,18 @@ pub mod names {
     pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
     /// `Array<Oif>`, mmapable: the interfaces that routes leave by, by slot.
     pub const OIFS: &str = "OIFS";
-    /// `Array<u32>` of 65,536 FIB entries, mmapable, indexed by the address's upper 16 bits.
+    /// `Array<FibNode>` of 256 elements, mmapable: FIB entries by the address's upper 16 bits.
     pub const FIB_ROOT: &str = "FIB_ROOT";
     /// `ArrayOfMaps` of mmapable `Array<FibNode>`: the FIB's nodes, in chunks that the agent adds when needed.
     pub const FIB_NODES: &str = "FIB_NODES";
-    /// `PerCpuHashMap<u32 (ifindex), Counters>`.
+    /// `PerCpuHashMap<u32 (ifindex), Counters>`; [`UNKNOWN_INGRESS`](super::UNKNOWN_INGRESS) for all others.
     pub const COUNTERS: &str = "COUNTERS";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
 }
 
+/// The counters' key for frames of interfaces that have no counters of their own (no interface has index 0).
+pub const UNKNOWN_INGRESS: u32 = 0;
 /// Most interfaces that the program can be attached to.
 pub const MAX_IFACES: u32 = 16_384;
 /// Most entries of each map keyed by interface and address.

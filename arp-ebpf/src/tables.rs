@@ -4,7 +4,7 @@ use arp_common::Reason;
 use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
-    Counters, FibNode, Global, Iface, IfaceAddr, MAX_IFACE_ADDRS, MAX_IFACES, MAX_OIFS, Neighbour, Oif,
+    Counters, FibNode, Global, Iface, IfaceAddr, MAX_IFACE_ADDRS, MAX_IFACES, MAX_OIFS, Neighbour, Oif, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuHashMap};
@@ -137,7 +137,8 @@ pub(crate) fn count_pass(ingress: u32, reason: Reason) {
 
 #[inline(always)]
 fn count(ingress: u32, counter: usize) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(ingress) {
+    let counters = COUNTERS.get_ptr_mut(ingress).or_else(|| COUNTERS.get_ptr_mut(UNKNOWN_INGRESS));
+    if let Some(counters) = counters {
         // SAFETY: the element is this CPU's own, and programs do not preempt each other on a CPU.
         unsafe { (&raw mut (*counters)[counter]).write((&raw const (*counters)[counter]).read() + 1) };
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::namespace::Namespace;
+use crate::slack::stretched;
 
 /// Exit code of `status` while the agent runs and is not ready.
 pub const STATUS_NOT_READY: i32 = 3;
@@ -209,7 +210,7 @@ impl Agent {
 
     /// Waits until `status` exits with 0.
     pub fn wait_until_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + stretched(PATIENCE);
         loop {
             if let Some(status) = self.child.try_wait().context("waiting for the agent")? {
                 self.exit = Some(status);
@@ -221,7 +222,8 @@ impl Agent {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "the agent was not ready within {PATIENCE:?}; status ({}) said {} {}; its log:\n{}",
+                    "the agent was not ready within {:?}; status ({}) said {} {}; its log:\n{}",
+                    stretched(PATIENCE),
                     output.status,
                     String::from_utf8_lossy(&output.stdout).trim(),
                     String::from_utf8_lossy(&output.stderr).trim(),
@@ -234,7 +236,7 @@ impl Agent {
 
     /// Waits until the agent must have followed every change made before the call.
     pub fn in_step(&mut self) -> Result<()> {
-        thread::sleep(self.reread + SLACK);
+        thread::sleep(self.reread + stretched(SLACK));
         self.wait_until_ready()
     }
 
@@ -257,13 +259,18 @@ impl Agent {
 
     /// Waits until the agent ends by itself.
     pub fn wait(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + stretched(PATIENCE);
         loop {
             if let Some(exit) = self.exit {
                 return Ok(exit);
             }
             self.exit = self.child.try_wait().context("waiting for the agent")?;
-            ensure!(Instant::now() < deadline, "the agent did not end within {PATIENCE:?}; its log:\n{}", self.log());
+            ensure!(
+                Instant::now() < deadline,
+                "the agent did not end within {:?}; its log:\n{}",
+                stretched(PATIENCE),
+                self.log(),
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use crate::bytes::Mac;
 use crate::namespace::Namespace;
 use crate::packet::Wire;
+use crate::slack::stretched;
 
 /// EtherType of the marker frames (IEEE 802: for local experiments); neither the kernel nor the program looks at it.
 const MARKER: u16 = 0x88b5;
@@ -135,7 +136,7 @@ impl Host {
         for frame in frames {
             wires.host.send(frame)?;
         }
-        let deadline = Instant::now() + MARKER_WAIT;
+        let deadline = Instant::now() + stretched(MARKER_WAIT);
         let marker = marker(self.mac);
         wires.host.send(&marker)?;
         await_marker(&wires.node, &marker, deadline, |_| ()).with_context(|| self.lost("to the node"))?;
@@ -194,7 +195,7 @@ fn await_marker(wire: &Wire, marker: &[u8], deadline: Instant, mut other: impl F
         }
         other(frame);
     }
-    bail!("nothing came within {} s", MARKER_WAIT.as_secs())
+    bail!("nothing came within {} s", stretched(MARKER_WAIT).as_secs())
 }
 
 /// ARP, and not a request of the node's own.

@@ -13,6 +13,7 @@ use crate::bytes::Mac;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
 use crate::skip::missing_privilege;
+use crate::slack::stretched;
 
 /// Settings that a namespace may take over from the machine: back to the kernel's own defaults, so that a lab is the same everywhere.
 const DEFAULTS: [(&str, &str); 13] = [
@@ -127,15 +128,15 @@ impl Lab {
     fn set_carrier(&self, name: &str, link: &str, operstate: &str) -> Result<()> {
         let host = self.host(name);
         host.namespace().ip(&format!("link set eth0 {link}"))?;
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + stretched(Duration::from_secs(3));
         loop {
             let shown = self.node.ip_json(&format!("link show {}", host.node_end()))?;
             if shown[0]["operstate"] == operstate {
                 // The routes follow within the same step of the kernel's.
-                thread::sleep(Duration::from_millis(20));
+                thread::sleep(stretched(Duration::from_millis(20)));
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{} is not {operstate} after 3 s: {shown}", host.node_end());
+            ensure!(Instant::now() < deadline, "{} is not {operstate} in time: {shown}", host.node_end());
             thread::sleep(Duration::from_millis(10));
         }
     }

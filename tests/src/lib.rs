@@ -18,6 +18,7 @@ mod neighbours;
 mod packet;
 mod parity;
 mod skip;
+mod slack;
 pub mod topology;
 pub mod twins;
 
@@ -30,3 +31,4 @@ pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
 pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
 pub use skip::{missing_privilege, skip};
+pub use slack::{slack, stretched};

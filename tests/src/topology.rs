@@ -11,6 +11,7 @@ use crate::bytes::Mac;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::namespace::Namespace;
+use crate::slack::stretched;
 
 /// Address of every pod's node end, as Calico sets it.
 pub const CALICO_MAC: Mac = Mac([0xee; 6]);
@@ -125,7 +126,7 @@ pub fn private_vlan() -> Result<Lab> {
 
 /// Waits until a switch forwards on that many ports: the kernel opens a port some time after its link is up.
 fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + stretched(Duration::from_secs(3));
     loop {
         let links = switch.ip_json("-details link show type bridge_slave")?;
         let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -134,7 +135,7 @@ fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
         if forwarding == ports {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{forwarding} of {ports} ports of the switch forward after 3 s");
+        ensure!(Instant::now() < deadline, "{forwarding} of {ports} ports of the switch forward in time");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -8,6 +8,7 @@ mod process;
 mod run;
 mod setup;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ enum Verb {
     Run(run::Args),
     /// Run the tests that this machine can run, and list those that it cannot
     Test(test::Args),
+    /// Run the tests that need root on other kernels of Debian's, in qemu
+    Vm(vm::Args),
     /// Random configurations and frames: the kernel alone against the kernel with the fast path
     Parity(parity::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Build(args) => build::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Vm(args) => vm::run(&args),
         Verb::Parity(args) => parity::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };

@@ -105,6 +105,11 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
+/// A command of a program that must be there, wherever [`find_program`] finds it.
+pub(crate) fn program(name: &str) -> Result<Command> {
+    Ok(Command::new(find_program(name).with_context(|| format!("this machine has no program {name}"))?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

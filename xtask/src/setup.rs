@@ -23,6 +23,8 @@ pub(crate) enum Need {
     Build,
     /// Run the lab, whose clients are the system's own.
     Lab,
+    /// Boot other kernels.
+    Vm,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
@@ -58,7 +60,10 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         search = Some(found);
     }
     if needs.contains(&Need::Lab) {
-        missing.extend(packages::missing_clients());
+        missing.extend(packages::missing(&packages::CLIENTS));
+    }
+    if needs.contains(&Need::Vm) {
+        missing.extend(packages::missing(&packages::VM));
     }
     if !missing.is_empty() {
         let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
@@ -122,6 +127,11 @@ pub(crate) fn bpf_cargo() -> Result<(Command, Toolchain)> {
 /// Installs the distribution's clippy for the distribution's Rust.
 pub(crate) fn install_distribution_clippy() -> Result<()> {
     packages::install(&["rust-web-clippy"])
+}
+
+/// Reads apt's list of packages anew.
+pub(crate) fn refresh_packages() {
+    packages::refresh();
 }
 
 /// What is wrong, before the remedy.

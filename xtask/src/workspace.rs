@@ -53,6 +53,18 @@ pub(crate) fn has_target(metadata: &Value, package: &str, kind: &str, name: &str
 pub(crate) fn build(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo();
     command.arg("build").args(arguments);
+    executables_of(command)
+}
+
+/// Builds a test program of a package without running it; the executables by name.
+pub(crate) fn build_tests(package: &str, target: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut command = cargo();
+    command.args(["test", "--no-run", "-p", package, "--test", target]);
+    executables_of(command)
+}
+
+/// Runs a cargo command that builds.
+fn executables_of(mut command: Command) -> Result<Vec<(String, PathBuf)>> {
     let described = process::describe(&command);
     command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {described}"))?;
@@ -69,10 +81,10 @@ pub(crate) fn build(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     Ok(made)
 }
 
-/// The path of the executable `name` among those that [`build`] made.
+/// The path of the executable `name` among those that [`build`] or [`build_tests`] made.
 pub(crate) fn find_executable(made: &[(String, PathBuf)], name: &str) -> Result<PathBuf> {
     let found = made.iter().find(|(made, _)| made == name);
-    found.map(|(_, path)| path.clone()).with_context(|| format!("cargo build made no executable `{name}`"))
+    found.map(|(_, path)| path.clone()).with_context(|| format!("cargo made no executable `{name}`"))
 }
 
 /// The executable that one line of cargo's JSON messages announces, if it does.

@@ -25,6 +25,8 @@ const DEFAULT_LEASE: u64 = 1000;
 struct Config {
     #[serde(default)]
     interface: Vec<String>,
+    hook: Option<cli::Hook>,
+    xdp_mode: Option<cli::XdpMode>,
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
     lease: Option<u64>,
@@ -53,8 +55,14 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
         trace: verbose >= 2,
     };
+    // One hook and one mode so far: `auto` is the same as naming them.
+    let _: (cli::Hook, cli::XdpMode) = (
+        arguments.hook.or(config.hook).unwrap_or_default(),
+        arguments.xdp_mode.or(config.xdp_mode).unwrap_or_default(),
+    );
     need_capabilities()?;
-    let run_dir = RunDir::take(config.run_dir.as_deref().unwrap_or(&arguments.run_dir.path))?;
+    let run_dir = arguments.run_dir.as_deref().or(config.run_dir.as_deref());
+    let run_dir = RunDir::take(run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR)))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, &run_dir))?;
     Ok(Exit::Ok)
@@ -192,16 +200,24 @@ mod tests {
 
     #[test]
     fn a_configuration_file_names_the_options() {
-        let config = config("interface = [\"cali*\"]\nreread-interval = 50\nrun-dir = \"/run/x\"").unwrap();
+        let config = config(
+            "interface = [\"cali*\"]\nreread-interval = 50\nhook = \"xdp\"\nxdp-mode = \"skb\"\nrun-dir = \"/run/x\"",
+        )
+        .unwrap();
         assert_eq!(config.interface, ["cali*"]);
         assert_eq!(config.reread_interval, Some(50));
+        assert_eq!((config.hook, config.xdp_mode), (Some(cli::Hook::Xdp), Some(cli::XdpMode::Skb)));
         assert_eq!(config.run_dir.as_deref(), Some(Path::new("/run/x")));
     }
 
     #[test]
     fn a_configuration_file_s_mistakes_are_named() {
-        for (text, named) in [("interfaces = []", "interfaces"), ("lease = 1", "lease = 1"), ("lease = \"x\"", "lease")]
-        {
+        for (text, named) in [
+            ("interfaces = []", "interfaces"),
+            ("hook = \"tc\"", "tc"),
+            ("lease = 1", "lease = 1"),
+            ("lease = \"x\"", "lease"),
+        ] {
             let error = format!("{:#}", config(text).unwrap_err());
             assert!(error.contains(named), "{error}");
         }

@@ -6,7 +6,7 @@ use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
 use anyhow::{Context as _, anyhow};
 use arp_common::fib::Entry;
-use arp_common::maps::{Counters, Global, Iface, IfaceAddr, Neighbour, Oif, names};
+use arp_common::maps::{Counters, Global, Iface, IfaceAddr, Neighbour, Oif, UNKNOWN_INGRESS, names};
 use arp_common::reason::COUNTERS;
 use arp_common::{ArpFrame, Tables};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
@@ -70,7 +70,7 @@ impl Bpf {
         let global = Words::new(array(take(names::GLOBAL)?)?, size_of::<Global>())?;
         let oifs = Words::new(array(take(names::OIFS)?)?, size_of::<Oif>())?;
         let fib = MappedFib::new(array(take(names::FIB_ROOT)?)?, ArrayOfMaps::try_from(take(names::FIB_NODES)?)?)?;
-        Ok(Bpf {
+        let mut bpf = Bpf {
             global,
             oifs,
             ifaces: HashMap::try_from(take(names::IFACES)?)?,
@@ -83,7 +83,9 @@ impl Bpf {
             gone: [0; COUNTERS],
             refused: 0,
             ebpf,
-        })
+        };
+        bpf.make_counters(UNKNOWN_INGRESS)?;
+        Ok(bpf)
     }
 
     /// The object, for its log.
@@ -183,6 +185,10 @@ impl Bpf {
         self.ifaces
             .insert(ifindex, bytes, 0)
             .with_context(|| format!("no room for the entry of interface {ifindex}"))?;
+        self.make_counters(ifindex)
+    }
+
+    fn make_counters(&mut self, ifindex: u32) -> anyhow::Result<()> {
         if matches!(self.counters.get(&ifindex, 0), Err(MapError::KeyNotFound)) {
             let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
             let zeros = PerCpuValues::try_from(vec![[0; COUNTERS]; cpus])?;
@@ -201,7 +207,7 @@ impl Dataplane for Bpf {
         let before = sequence.load(Ordering::Relaxed);
         sequence.store(before | 1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        // A batch that failed stays open: the sequence remains odd, and every frame passes, until one succeeds.
+        // A batch that fails stays open: the sequence remains odd, and every frame passes until the agent has ended.
         for change in changes {
             self.apply_one(change)?;
         }

@@ -88,6 +88,13 @@ impl Reader {
         events
     }
 
+    /// Lets the next [`Reader::silent_changes`] say proxy entries and delays even if they are as before: of an interface
+    /// that is gone they are forgotten, and another may get its index.
+    pub fn forget_proxies(&mut self) {
+        self.last.proxies = None;
+        self.last.proxy_delays = None;
+    }
+
     /// All links, those that have gone since they were last read here, and the settings of `all`.
     pub fn links(&mut self) -> Result<Vec<Event>> {
         let mut events = self.changed_links()?;

@@ -1,4 +1,4 @@
-//! `all` against the interface's own values (kernel-arp 3.1).
+//! `all` against the interface's own values.
 
 use anyhow::Result;
 use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root};
+use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root, stretched};
 
 /// Waits until `done` holds for what the status says about `interface`.
 fn await_interface(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + stretched(Duration::from_secs(3));
     loop {
         let status = agent.status()?;
         if done(status.interface(interface)) {

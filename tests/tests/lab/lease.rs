@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
-use tests::{AgentOptions, Answerer, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes};
+use tests::{AgentOptions, Answerer, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes, slack, stretched};
 
 /// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
 fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
@@ -35,7 +35,7 @@ fn with_xdp(lab: &Lab) -> Result<Vec<String>> {
 fn under_traffic(signal: Signal) -> Result<()> {
     let lab = topology::calico(1)?;
     let until = Instant::now() + Duration::from_millis(200);
-    assert!(ask_until(&lab, until)? > 50, "the kernel alone answers them all");
+    assert!(ask_until(&lab, until)? > 50 / slack(), "the kernel alone answers them all");
 
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let until = Instant::now() + Duration::from_millis(2500);
@@ -43,13 +43,17 @@ fn under_traffic(signal: Signal) -> Result<()> {
         let traffic = scope.spawn(|| ask_until(&lab, until));
         thread::sleep(Duration::from_millis(500));
         let status = agent.status()?;
-        assert!(status.answered("cali0") > 50, "the fast path answers before the end: {}", status.0);
+        assert!(
+            status.answered("cali0") > u64::from(50 / slack()),
+            "the fast path answers before the end: {}",
+            status.0
+        );
         agent.signal(signal)?;
         agent.wait()?;
         traffic.join().unwrap_or_else(|panic| resume_unwind(panic))
     })?;
     println!("{asked} requests around {signal}, each answered once");
-    assert!(asked > 500, "{asked}");
+    assert!(asked > 500 / slack(), "{asked}");
     assert_eq!(agent.command(&["status"])?.status.code(), Some(STATUS_NOT_RUNNING));
     assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
     Ok(())
@@ -96,11 +100,10 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
         if p0.ask(&p0.who_has(ROUTED_TARGET))?.is_empty() {
             break stopped.elapsed();
         }
-        ensure!(stopped.elapsed() < Duration::from_secs(3), "stale answers 3 s after the agent was stopped");
+        ensure!(stopped.elapsed() < stretched(Duration::from_secs(3)), "stale answers 3 s after the agent was stopped");
         thread::sleep(Duration::from_millis(5));
     };
     println!("the lease ran out {} ms after the agent was stopped", lease.as_millis());
-    assert!(lease > Duration::ZERO);
 
     parity.agent().signal(Signal::SIGCONT)?;
     parity.agent().in_step()?;

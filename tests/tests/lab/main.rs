@@ -3,6 +3,7 @@
 mod calico;
 mod changes;
 mod commands;
+mod explain;
 mod flags;
 mod frames;
 mod gatewayless;

@@ -4,6 +4,7 @@ use crate::world::{INGRESS, MAC, World};
 use arp_agent::dataplane::bpf::Run;
 use arp_agent::mirror::Change;
 use arp_common::Reason;
+use arp_common::maps::UNKNOWN_INGRESS;
 use arp_common::reason::ANSWERED;
 use tests::needs_root;
 
@@ -116,8 +117,12 @@ fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
     world.set_lease(true);
     check(&mut world, "with a lease again", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     world.apply(&[Change::Iface(INGRESS, None)])?;
-    // Its counters are gone with it, so there is nowhere to count.
-    check(&mut world, "no entry", &REQUEST, &Expect::Pass(None))
+    let before = world.bpf.counters(UNKNOWN_INGRESS)?;
+    check(&mut world, "no entry", &REQUEST, &Expect::Pass(None))?;
+    let after = world.bpf.counters(UNKNOWN_INGRESS)?;
+    let counter = Reason::INTERFACE_UNKNOWN.counter();
+    assert_eq!(after[counter], before[counter] + 1, "counted where no interface has its counters");
+    Ok(())
 }
 
 #[test]

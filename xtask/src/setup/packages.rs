@@ -10,7 +10,7 @@ use crate::{machine, process};
 
 const INSTALL: Duration = Duration::from_secs(15 * 60);
 
-/// A program that the lab's pods and nodes run, and the Debian package that has it.
+/// A program that is run, by the lab's pods and nodes or for them, and the Debian package that has it.
 pub(super) struct Client {
     pub(super) program: &'static str,
     package: &'static str,
@@ -27,6 +27,13 @@ pub(super) const CLIENTS: [Client; 6] = [
     Client { program: "ethtool", package: "ethtool", mark: None },
 ];
 
+/// What boots other kernels. `apt-get` is not among them: a kernel comes from it, so it is there or nothing helps.
+pub(super) const VM: [Client; 3] = [
+    Client { program: "qemu-system-x86_64", package: "qemu-system-x86", mark: None },
+    Client { program: "depmod", package: "kmod", mark: None },
+    Client { program: "ldd", package: "libc-bin", mark: None },
+];
+
 impl Client {
     fn is_here(&self) -> bool {
         let Some(program) = process::find_program(self.program) else { return false };
@@ -35,9 +42,9 @@ impl Client {
     }
 }
 
-/// The packages of the clients that this machine lacks.
-pub(super) fn missing_clients() -> impl Iterator<Item = String> {
-    CLIENTS.iter().filter(|client| !client.is_here()).map(|client| client.package.to_owned())
+/// The packages of those programs that this machine lacks.
+pub(super) fn missing(programs: &[Client]) -> impl Iterator<Item = String> + '_ {
+    programs.iter().filter(|client| !client.is_here()).map(|client| client.package.to_owned())
 }
 
 /// Whether apt could install a package of that name.
@@ -86,7 +93,7 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     }
 }
 
-fn refresh() {
+pub(super) fn refresh() {
     // A source that cannot be reached need not be the one that is wanted: the installation decides.
     if let Err(error) =
         process::long("reading the list of packages", "apt-get-update", INSTALL, apt_get().arg("update"))
@@ -113,7 +120,7 @@ fn without_apt(packages: &[&str]) -> String {
     let mut text =
         "There is no apt-get here. By this machine's own package manager, install what Debian calls".to_owned();
     for package in packages {
-        let programs: Vec<_> = CLIENTS.iter().filter(|c| c.package == *package).map(|c| c.program).collect();
+        let programs: Vec<_> = CLIENTS.iter().chain(&VM).filter(|c| c.package == *package).map(|c| c.program).collect();
         match programs.as_slice() {
             [] => text.push_str(&format!("\n  {package}")),
             programs => text.push_str(&format!("\n  {package} (for {})", programs.join(" and "))),

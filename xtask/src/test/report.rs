@@ -7,10 +7,10 @@ use std::ops::Add;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) passed: usize,
-    pub(super) failed: usize,
-    pub(super) skipped: usize,
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    pub(crate) skipped: usize,
 }
 
 /// The line that scripts read.
@@ -40,7 +40,7 @@ impl Sum for Counts {
 
 /// A test that this machine could not run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Skip {
+pub(crate) struct Skip {
     name: String,
     reason: String,
 }
@@ -51,7 +51,7 @@ impl Skip {
     }
 
     /// The lines that tests wrote: name, tab, reason.
-    pub(super) fn parse(written: &str) -> Vec<Skip> {
+    pub(crate) fn parse(written: &str) -> Vec<Skip> {
         let lines = written.lines().filter(|line| !line.trim().is_empty());
         lines
             .map(|line| line.split_once('\t').unwrap_or((line, "no reason given")))
@@ -62,9 +62,9 @@ impl Skip {
 
 /// What became of one tier.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    tier: &'static str,
-    pub(super) counts: Counts,
+pub(crate) struct Outcome {
+    tier: String,
+    pub(crate) counts: Counts,
     took: Duration,
     failures: Vec<String>,
     skips: Vec<Skip>,
@@ -72,28 +72,34 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// This machine cannot run the tier, which has that many tests, if that is known.
-    pub(super) fn not_run(tier: &'static str, tests: Option<usize>, why: String) -> Outcome {
+    pub(crate) fn not_run(tier: &str, tests: Option<usize>, why: String) -> Outcome {
         // Unknown how many, but not none: a tier that vanishes must not look like one without tests.
         let counts = Counts { skipped: tests.unwrap_or(1), ..Counts::default() };
         let what = tests.map_or("the whole tier".to_owned(), |tests| format!("the whole tier ({tests} tests)"));
         let skips = vec![Skip::new(&what, &why)];
-        Outcome { tier, counts, took: Duration::ZERO, failures: Vec::new(), skips }
+        Outcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: Vec::new(), skips }
     }
 
-    pub(super) fn has_skips(&self) -> bool {
+    pub(crate) fn has_skips(&self) -> bool {
         !self.skips.is_empty()
     }
 
+    /// Something that is one test by itself, and passed.
+    pub(crate) fn passed(tier: &str, took: Duration) -> Outcome {
+        let counts = Counts { passed: 1, ..Counts::default() };
+        Outcome { tier: tier.to_owned(), counts, took, failures: Vec::new(), skips: Vec::new() }
+    }
+
     /// The tier should have run and could not.
-    pub(super) fn broken(tier: &'static str, why: String) -> Outcome {
+    pub(crate) fn broken(tier: &str, why: String) -> Outcome {
         let counts = Counts { failed: 1, ..Counts::default() };
-        Outcome { tier, counts, took: Duration::ZERO, failures: vec![why], skips: Vec::new() }
+        Outcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: vec![why], skips: Vec::new() }
     }
 }
 
 /// The output of `cargo test`, read line by line.
 #[derive(Default)]
-pub(super) struct Libtest {
+pub(crate) struct Libtest {
     passed: usize,
     failed: usize,
     ignored: usize,
@@ -102,7 +108,7 @@ pub(super) struct Libtest {
 }
 
 impl Libtest {
-    pub(super) fn line(&mut self, line: &str) {
+    pub(crate) fn line(&mut self, line: &str) {
         if let Some(result) = line.strip_prefix("test result: ") {
             self.passed += count(result, "passed");
             self.failed += count(result, "failed");
@@ -119,7 +125,7 @@ impl Libtest {
     }
 
     /// The tier's outcome, given what its tests wrote and whether cargo was content.
-    pub(super) fn outcome(self, tier: &'static str, written: Vec<Skip>, success: bool, took: Duration) -> Outcome {
+    pub(crate) fn outcome(self, tier: &str, written: Vec<Skip>, success: bool, took: Duration) -> Outcome {
         let Libtest { passed, mut failed, ignored, mut failures, ignored_tests } = self;
         // libtest counts a test that gave up as passed. One that gave up and then failed has failed.
         let gave_up: BTreeSet<&str> =
@@ -132,7 +138,7 @@ impl Libtest {
         }
         let counts = Counts { passed: passed - gave_up, failed, skipped: ignored + gave_up };
         let skips = written.into_iter().chain(ignored_tests).collect();
-        Outcome { tier, counts, took, failures, skips }
+        Outcome { tier: tier.to_owned(), counts, took, failures, skips }
     }
 }
 
@@ -153,12 +159,12 @@ fn count(result: &str, word: &str) -> usize {
 }
 
 /// How many tests `--list` printed.
-pub(super) fn count_listed(list: &str) -> usize {
+pub(crate) fn count_listed(list: &str) -> usize {
     list.lines().filter(|line| line.ends_with(": test")).count()
 }
 
 /// Why the whole is not a success, if it is not.
-pub(super) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option<&'static str> {
+pub(crate) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option<&'static str> {
     if total.failed > 0 {
         Some("Tests failed.")
     } else if total.passed == 0 {
@@ -170,19 +176,20 @@ pub(super) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option
     }
 }
 
-/// The table, the failures and what could not run.
-pub(super) fn summary(outcomes: &[Outcome]) -> String {
-    let mut text = format!("\n{:<10}{:>8}{:>8}{:>9}{:>9}\n", "tier", "passed", "failed", "skipped", "seconds");
+/// The table, the failures and what could not run: by `who` could not.
+pub(crate) fn summary(outcomes: &[Outcome], who: &str) -> String {
+    let width = outcomes.iter().map(|outcome| outcome.tier.len() + 2).max().unwrap_or_default().max(10);
+    let mut text = format!("\n{:<width$}{:>8}{:>8}{:>9}{:>9}\n", "tier", "passed", "failed", "skipped", "seconds");
     for Outcome { tier, counts: Counts { passed, failed, skipped }, took, .. } in outcomes {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{tier:<10}{passed:>8}{failed:>8}{skipped:>9}{:>9.1}", took.as_secs_f32());
+        let _ = writeln!(text, "{tier:<width$}{passed:>8}{failed:>8}{skipped:>9}{:>9.1}", took.as_secs_f32());
     }
     let failures = outcomes.iter().flat_map(|o| o.failures.iter().map(move |name| format!("  {}  {name}\n", o.tier)));
     section(&mut text, "Failed:", failures);
     let skips = outcomes
         .iter()
         .flat_map(|o| o.skips.iter().map(move |skip| format!("  {}  {}: {}\n", o.tier, skip.name, skip.reason)));
-    section(&mut text, "This machine could not run:", skips);
+    section(&mut text, &format!("{who} could not run:"), skips);
     text.push('\n');
     text
 }
@@ -297,6 +304,6 @@ This machine could not run:
   lab  the whole tier (40 tests): not root
 
 ";
-        assert_eq!(summary(&outcomes), expected);
+        assert_eq!(summary(&outcomes, "This machine"), expected);
     }
 }

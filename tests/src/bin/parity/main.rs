@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Random configurations and frames: the kernel alone against the kernel with the fast path.
 ///
@@ -80,13 +80,8 @@ fn main() -> ExitCode {
 
 /// SIGINT and SIGTERM end the run at the next batch, so that namespaces and agents are cleared away.
 fn end_on_signals() -> Result<()> {
-    extern "C" fn stop(_: libc::c_int) {
-        run::STOP.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-    let action = SigAction::new(SigHandler::Handler(stop), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        // SAFETY: the handler stores to an atomic, which is safe in a signal handler.
-        unsafe { sigaction(signal, &action) }.context("setting a signal handler")?;
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, run::STOP.clone()).context("setting a signal handler")?;
     }
     Ok(())
 }

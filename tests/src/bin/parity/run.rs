@@ -1,7 +1,7 @@
 //! A run: workers that take generations of worlds, one after the other, each generation on twins of its own.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
@@ -17,7 +17,7 @@ use crate::state::State;
 use crate::world::World;
 
 /// Set by SIGINT and SIGTERM.
-pub(crate) static STOP: AtomicBool = AtomicBool::new(false);
+pub(crate) static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Worlds that the same twins, and the same agent, go through. What a world leaves behind in a namespace for good (that
 /// there has been a rule, or a local route of somebody's) is there for the later ones.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Error, Result};
 use tests::topology::{LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
-use tests::{Answerer, Mac, Parity, needs_root, reply_bytes};
+use tests::{Answerer, Mac, Parity, needs_root, reply_bytes, stretched};
 
 use super::{ELSEWHERE, matrix_with_agent, who_has};
 
@@ -75,7 +75,7 @@ fn noarp_and_a_bridge_leave_everything_to_the_kernel() -> Result<()> {
     let mut answers = Vec::new();
     parity.both(|lab| {
         let p0 = lab.host("p0");
-        answers.push(p0.ask_within(&p0.who_has(LOCAL_TARGET), Duration::from_millis(100))?.len());
+        answers.push(p0.ask_within(&p0.who_has(LOCAL_TARGET), stretched(Duration::from_millis(100)))?.len());
         Ok(())
     })?;
     assert_eq!(answers[0], answers[1]);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use tests::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{AgentOptions, Answerer, Parity, needs_root};
+use tests::{AgentOptions, Answerer, Parity, needs_root, stretched};
 
 use super::{matrix_with_agent, who_has};
 
@@ -57,7 +57,10 @@ fn a_proxy_delay_leaves_broadcast_requests_to_the_kernel() -> Result<()> {
     let mut answers = Vec::new();
     parity.both(|lab| {
         let p0 = lab.host("p0");
-        answers.push(p0.ask_within(&p0.who_has(ROUTED_TARGET), Duration::from_millis(400))?);
+        answers.push(p0.ask_within(
+            &p0.who_has(ROUTED_TARGET),
+            Duration::from_millis(200) + stretched(Duration::from_millis(200)),
+        )?);
         Ok(())
     })?;
     assert_eq!(answers[0].len(), 1, "the kernel alone answers within 200 ms");
@@ -127,7 +130,7 @@ fn time_to_follow(parity: &mut Parity, key: &str, value: i64, tpa: [u8; 4]) -> R
         if p0.ask(&p0.who_has(tpa))?.is_empty() {
             return Ok(passed);
         }
-        ensure!(passed < Duration::from_secs(3), "{key} = {value} is not followed within 3 s");
+        ensure!(passed < stretched(Duration::from_secs(3)), "{key} = {value} is not followed within 3 s");
         thread::sleep(Duration::from_millis(2));
     }
 }
@@ -136,7 +139,7 @@ fn time_to_follow(parity: &mut Parity, key: &str, value: i64, tpa: [u8; 4]) -> R
 fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or_not() -> Result<()> {
     needs_root!();
     // The agent's own bound, and what two busy cores may add to it.
-    let bound = Duration::from_millis(250 + 100);
+    let bound = Duration::from_millis(250) + stretched(Duration::from_millis(100));
     let mut parity = Parity::start_with(topology::matrix, AgentOptions::new(&["v0"]).default_reread())?;
     for (key, off, on, tpa) in [
         ("net.ipv4.conf.v0.proxy_arp", 0, 1, ROUTED_TARGET),

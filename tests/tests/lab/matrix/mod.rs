@@ -1,7 +1,8 @@
-//! The exactness matrix (kernel-arp 12), row by row: the kernel alone, then the fast path on the same state. Rows that
+//! The exactness matrix, row by row: the kernel alone, then the fast path on the same state. Rows that
 //! are scenarios of their own stand in the other modules; docs/semantics.md says where.
 
 mod addresses;
+mod devices;
 mod frame;
 mod local;
 mod proxying;
@@ -145,9 +146,14 @@ fn check_row(parity: &mut Parity, row: &Row) -> Result<()> {
 }
 
 /// One step of a row: `v0.arp_ignore=1` (a sysctl under net.ipv4.conf), `/net/ipv4/neigh/v0/proxy_delay=80` (any
-/// sysctl), `unplug external` and `plug external`, `nft …` or `tc …` on the node, anything else `ip` on the node.
+/// sysctl; with a `?` before it, where the kernel has it), `unplug external` and `plug external`, `nft …` or `tc …` on the node, anything else `ip` on the node.
 fn run(lab: &Lab, step: &str) -> Result<()> {
     let node = lab.node();
+    let step = match step.strip_prefix('?') {
+        Some(step) if step.split_once('=').is_some_and(|(key, _)| node.read_sysctl(key).is_err()) => return Ok(()),
+        Some(step) => step,
+        None => step,
+    };
     let done = if let Some((key, value)) = step.split_once('=').filter(|_| !step.contains(' ')) {
         match key.strip_prefix('/') {
             Some(path) => node.sysctl(path, value),

@@ -1,0 +1,25 @@
+//! How much slower than a machine of one's own the tests may run.
+
+use std::env;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// The factor by which bounds on time are stretched: `ARP_TEST_SLACK`, 1 without it. An emulated machine sets it.
+///
+/// # Panics
+/// If the variable holds anything but a number from 1 on.
+pub fn slack() -> u32 {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    *FACTOR.get_or_init(|| match env::var("ARP_TEST_SLACK") {
+        Err(_) => 1,
+        Ok(text) => match text.parse() {
+            Ok(factor) if factor > 0 => factor,
+            _ => panic!("ARP_TEST_SLACK is {text:?}, which is no factor such as 10"),
+        },
+    })
+}
+
+/// A bound on how long something may take, stretched by [`slack`]. Not for times that the kernel itself sets.
+pub fn stretched(bound: Duration) -> Duration {
+    bound * slack()
+}

@@ -1,0 +1,358 @@
+//! Rows about devices that some kernels lack: VLAN (K23 to K25), VRF, bond and team (K30), macvlan and ipvlan (K29), and
+//! addresses on a dummy (K54, K66, K70). A test skips where the kernel cannot make its devices; `cargo xtask vm` has
+//! kernels that can.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use arp_common::ArpFrame;
+use tests::topology::{self, ROUTED_TARGET};
+use tests::{Answerer, Host, Lab, Mac, Parity, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
+
+use super::Ask::{For, Probe, Raw};
+use super::Expect::{Fast, Kernel, Silent};
+use super::{L, X, check, row, run, when};
+
+/// Ends the test, recorded as skipped, where it needs root and has it not, or a kind of device that there is not.
+macro_rules! needs_devices {
+    ($($kind:literal),+) => {
+        needs_root!();
+        if let Some(missing) = missing_device(&[$($kind),+])? {
+            tests::skip(&missing);
+            return Ok(());
+        }
+    };
+}
+
+/// Which of these kinds of devices the kernel cannot make: tried out in a namespace.
+fn missing_device(kinds: &[&str]) -> Result<Option<String>> {
+    let lab = Lab::new()?;
+    lab.node().ip("link add below type veth peer name other")?;
+    for &kind in kinds {
+        let made = lab.node().ip(&match kind {
+            "vlan" => "link add link below name tried type vlan id 7".to_owned(),
+            "ipvlan" | "macvlan" => format!("link add link below name tried type {kind}"),
+            "vrf" => "link add tried type vrf table 7".to_owned(),
+            _ => format!("link add tried type {kind}"),
+        });
+        match made {
+            Ok(_) => lab.node().ip("link del tried").map(drop)?,
+            Err(error) if error.to_string().contains("Unknown device type") => {
+                return Ok(Some(format!("this kernel has no {kind} devices")));
+            }
+            Err(error) => bail!(error),
+        }
+    }
+    Ok(None)
+}
+
+/// The base's request for L behind an 802.1Q header.
+fn tagged(host: &Host, id: u8) -> Vec<u8> {
+    let mut frame = host.who_has(L).to_vec();
+    frame.splice(12..12, [0x81, 0, 0, id]);
+    frame
+}
+
+/// What comes back in each lab within a while, sorted: where several devices answer, none is the first. For links that
+/// carry no marker.
+fn answers(parity: &mut Parity, frame: impl Fn(&Host) -> Vec<u8>) -> Result<[Vec<Vec<u8>>; 2]> {
+    let mut answers = Vec::new();
+    parity.both(|lab| {
+        let p0 = lab.host("p0");
+        let mut received = p0.ask_within(&frame(p0), stretched(Duration::from_millis(100)))?;
+        received.sort();
+        answers.push(received);
+        Ok(())
+    })?;
+    match <[_; 2]>::try_from(answers) {
+        Ok(answers) => Ok(answers),
+        Err(answers) => bail!("{} labs instead of two", answers.len()),
+    }
+}
+
+/// The same frames to both labs: both must answer alike, and the fast path must pass each for `reason`. The number of
+/// answers to each.
+fn pass_for(parity: &mut Parity, reason: &str, frames: &[fn(&Host) -> Vec<u8>]) -> Result<Vec<usize>> {
+    let before = parity.agent().status()?;
+    let mut counts = Vec::new();
+    for frame in frames {
+        let [alone, fast] = answers(parity, frame)?;
+        ensure!(alone == fast, "frame {}: the kernel alone {alone:02x?}\nwith the fast path {fast:02x?}", counts.len());
+        counts.push(alone.len());
+    }
+    let after = parity.agent().status()?;
+    ensure!(after.answered("v0") == before.answered("v0"), "the fast path answered: {}", after.0);
+    let count = |passed: BTreeMap<String, u64>| passed.get(reason).copied().unwrap_or_default();
+    let passed = count(after.passed("v0")) - count(before.passed("v0"));
+    ensure!(passed >= frames.len() as u64, "{passed} frames passed for {reason}: {}", after.0);
+    Ok(counts)
+}
+
+#[test]
+fn k23_and_k24_tags_where_there_is_a_vlan_device() -> Result<()> {
+    needs_devices!("vlan");
+    const VLAN: &[&str] = &["link add link v0 name v0.100 type vlan id 100", "link set v0.100 up"];
+    check(&[
+        when("K23 id 0", VLAN, &[], Raw(|p0| tagged(p0, 0)), Kernel(UNCOUNTED)),
+        row("K24 the device's id", Raw(|p0| tagged(p0, 100)), Kernel(UNCOUNTED)),
+        row("K24 another id", Raw(|p0| tagged(p0, 200)), Silent(UNCOUNTED)),
+        row("no tag, beside the device", For(L), Kernel("interface_has_upper")),
+        when("without the device", &["link del v0.100"], &[], For(L), Fast),
+    ])
+}
+
+#[test]
+#[ignore = "known exception (docs/semantics.md): a tag beside the frame cannot be seen, and it is answered"]
+fn k25_a_tag_beside_the_frame_is_not_taken_for_none() -> Result<()> {
+    needs_devices!("vlan");
+    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    // The pod's VLAN device leaves the tag to the veth, which leaves it beside the frame.
+    let mut received = Vec::new();
+    parity.both(|lab| {
+        let p0 = lab.host("p0");
+        p0.namespace().ip_each("link add link eth0 name eth0.100 type vlan id 100\n link set eth0.100 up")?;
+        Wire::open(p0.namespace(), "eth0.100")?.send(&p0.who_has(L))?;
+        received.push(p0.collect(stretched(Duration::from_millis(100)))?);
+        Ok(())
+    })?;
+    assert_eq!(received, [Vec::<Vec<u8>>::new(), Vec::new()], "id 100, without a device for it: nobody answers");
+    Ok(())
+}
+
+/// The base, and the host `t0` behind the node's VLAN device `w0.100`.
+fn with_vlan() -> Result<Lab> {
+    let mut lab = topology::matrix()?;
+    let namespace = lab.namespace("t0")?;
+    let node = lab.node().clone();
+    node.ip_each(&format!(
+        "link add w0 address 02:00:00:00:06:01 type veth peer name wire netns {}
+         link set w0 up
+         link add link w0 name w0.100 type vlan id 100
+         link set w0.100 up",
+        namespace.name(),
+    ))?;
+    namespace.ip_each(&format!(
+        "link set wire up
+         link add link wire name eth0 address {TAGGED_MAC} type vlan id 100
+         link set eth0 up"
+    ))?;
+    // The name has a dot, so the keys have slashes.
+    node.sysctl("net/ipv4/conf/w0.100/proxy_arp", 1)?;
+    node.sysctl("net/ipv4/neigh/w0.100/proxy_delay", 0)?;
+    node.ip_each(&format!(
+        "route add 10.6.0.5/32 dev w0.100 scope link
+         neigh add 10.6.0.5 lladdr {TAGGED_MAC} dev w0.100 nud stale"
+    ))?;
+    lab.add_host("t0", namespace, TAGGED_MAC, "w0.100")?;
+    Ok(lab)
+}
+
+const TAGGED_MAC: Mac = Mac([0x02, 0, 0, 0, 0x06, 5]);
+const TAGGED_IP: [u8; 4] = [10, 6, 0, 5];
+
+#[test]
+fn a_vlan_device_is_an_interface_like_any_other() -> Result<()> {
+    needs_devices!("vlan");
+    let mut parity = Parity::start(with_vlan, &["w0.100"])?;
+    let request = |tpa| move |_: &Host| ArpFrame::request(TAGGED_MAC.0, TAGGED_IP, tpa).to_bytes();
+    for tpa in [L, X] {
+        let outcome = parity.ask("t0", request(tpa))?;
+        assert_eq!(outcome.by, Answerer::FastPath, "{tpa:?}");
+        let node = Mac([0x02, 0, 0, 0, 0x06, 1]);
+        assert_eq!(outcome.replies, [reply_bytes(node, TAGGED_MAC, TAGGED_IP, tpa)]);
+    }
+    parity.change(|lab| lab.node().sysctl("net/ipv4/conf/w0.100/proxy_arp", 0))?;
+    assert_eq!(parity.ask("t0", request(X))?.by, Answerer::nobody("proxy_arp_off"));
+    Ok(())
+}
+
+#[test]
+fn k30_a_vrf_device_as_master() -> Result<()> {
+    needs_devices!("vrf");
+    const MASTER: &[&str] = &["link add vrf0 type vrf table 100", "link set vrf0 up", "link set v0 master vrf0"];
+    const OF_VRF: [u8; 4] = [10, 70, 0, 1];
+    check(&[
+        // The rule for local addresses still comes before the VRF's.
+        when("K30 an address outside the VRF", MASTER, &[], For(L), Kernel("interface_has_master")),
+        // A probe looks into the VRF's table alone.
+        row("K30 a probe for it", Probe(L), Silent("interface_has_master")),
+        when(
+            "K30 a probe for an address in the VRF",
+            &["addr add 10.70.0.1/32 dev vrf0"],
+            &[],
+            Probe(OF_VRF),
+            Kernel("interface_has_master"),
+        ),
+        row("K30 a request for it", For(OF_VRF), Kernel("interface_has_master")),
+        row("K30 a target behind the uplink", For(X), Kernel("interface_has_master")),
+        // The rule of the first VRF stays when the VRF goes.
+        when("K30 released", &["link set v0 nomaster", "link del vrf0"], &[], For(L), Kernel("custom_rules")),
+        when(
+            "K30 without the rule",
+            &["rule del pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"],
+            &[],
+            For(L),
+            Fast,
+        ),
+    ])
+}
+
+#[test]
+fn k30_the_uplink_in_a_vrf() -> Result<()> {
+    needs_devices!("vrf");
+    const MASTER: &[&str] = &["link add vrf0 type vrf table 100", "link set vrf0 up", "link set u0 master vrf0"];
+    check(&[
+        when("K30 a target behind it", MASTER, &[], For(X), Silent("custom_rules")),
+        row("K30 its address", For(topology::UPLINK_IP), Silent("custom_rules")),
+        row("K30 another address of the node", For(L), Kernel("custom_rules")),
+    ])
+}
+
+/// `v0` becomes a port of another device, and is released.
+fn enslaved(make: &[&str], release: &[&str], answered: &[usize]) -> Result<()> {
+    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    parity.change(|lab| make.iter().try_for_each(|step| run(lab, step)))?;
+    let frames: [fn(&Host) -> Vec<u8>; 3] =
+        [|p0| p0.who_has(L).to_vec(), |p0| p0.who_has(X).to_vec(), |p0| p0.probe(L).to_vec()];
+    assert_eq!(pass_for(&mut parity, "interface_has_master", &frames)?, answered);
+    parity.change(|lab| release.iter().try_for_each(|step| run(lab, step)))?;
+    parity.learn("p0", L)?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath, "released");
+    Ok(())
+}
+
+const RELEASED: [&str; 4] = [
+    "link set v0 nomaster",
+    "link set v0 address 02:00:00:00:01:00",
+    "link set v0 up",
+    "route replace 10.5.0.5/32 dev v0 scope link",
+];
+
+#[test]
+fn k30_a_bond_as_master() -> Result<()> {
+    needs_devices!("bond");
+    let make = ["link add bond0 type bond", "link set v0 down", "link set v0 master bond0", "link set bond0 up"];
+    // The bond has no proxy_arp, but the node's addresses are everywhere.
+    enslaved(&make, &RELEASED, &[1, 0, 1])
+}
+
+#[test]
+fn k30_a_team_as_master() -> Result<()> {
+    needs_devices!("team");
+    let make = ["link add team0 type team", "link set v0 down", "link set v0 master team0", "link set team0 up"];
+    // Without a mode, for which it needs a program of its own, a team lets nothing out.
+    enslaved(&make, &RELEASED, &[0, 0, 0])
+}
+
+#[test]
+fn a_bond_is_an_interface_like_any_other() -> Result<()> {
+    needs_devices!("bond");
+    let build = || {
+        let mut lab = topology::matrix()?;
+        lab.attach("b0", TAGGED_MAC, "w0", Mac([0x02, 0, 0, 0, 0x06, 1]))?;
+        lab.node().ip_each(&format!(
+            "link add bond0 type bond
+             link set w0 down
+             link set w0 master bond0
+             link set bond0 up
+             route add 10.6.0.5/32 dev bond0 scope link
+             neigh add 10.6.0.5 lladdr {TAGGED_MAC} dev bond0 nud stale"
+        ))?;
+        let namespace = lab.host("b0").namespace().clone();
+        // The same host, seen from the bond.
+        lab.add_host("b0", namespace, TAGGED_MAC, "bond0")?;
+        Ok(lab)
+    };
+    let mut parity = Parity::start(build, &["bond0"])?;
+    let outcome = parity.ask("b0", |_| ArpFrame::request(TAGGED_MAC.0, TAGGED_IP, L).to_bytes())?;
+    assert_eq!(outcome.by, Answerer::FastPath);
+    Ok(())
+}
+
+/// A device stacked on `v0`, in the node's own namespace: more than one may answer, and all must see the frame.
+fn stacked(what: &str) -> Result<Vec<usize>> {
+    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    parity.change(|lab| lab.node().ip_each(&format!("link add link v0 name above0 {what}\n link set above0 up")))?;
+    let counts = pass_for(&mut parity, "interface_has_upper", &[|p0| p0.who_has(L).to_vec()])?;
+    parity.node_ip("link del above0")?;
+    parity.learn("p0", L)?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath, "without it");
+    Ok(counts)
+}
+
+#[test]
+fn k29_a_macvlan_on_the_interface() -> Result<()> {
+    needs_devices!("macvlan");
+    assert_eq!(stacked("address 02:00:00:00:06:06 type macvlan mode bridge")?, [2]);
+    Ok(())
+}
+
+#[test]
+fn k29_an_ipvlan_on_the_interface() -> Result<()> {
+    needs_devices!("ipvlan");
+    assert_eq!(stacked("type ipvlan mode l2")?, [2]);
+    Ok(())
+}
+
+/// A device stacked on `v0` that lives in another namespace, as a pod's does: the node's own links do not show it.
+fn stacked_elsewhere(what: &str) -> Result<()> {
+    let build = || {
+        let mut lab = topology::matrix()?;
+        let elsewhere = lab.namespace("elsewhere")?;
+        lab.node().ip(&format!("link add link v0 name above0 netns {} {what}", elsewhere.name()))?;
+        elsewhere.ip_each("addr add 10.60.0.9/24 dev above0\n link set above0 up")?;
+        Ok(lab)
+    };
+    let mut parity = Parity::start(build, &["v0"])?;
+    let [alone, fast] = answers(&mut parity, |p0| p0.who_has([10, 60, 0, 9]).to_vec())?;
+    assert!(!alone.is_empty(), "{alone:02x?}");
+    assert_eq!(fast, alone, "the device elsewhere answers too");
+    Ok(())
+}
+
+#[test]
+#[ignore = "known exception (docs/semantics.md): devices stacked on the interface from other namespaces cannot be seen"]
+fn k29_a_macvlan_in_another_namespace() -> Result<()> {
+    needs_devices!("macvlan");
+    stacked_elsewhere("address 02:00:00:00:06:06 type macvlan mode bridge")
+}
+
+#[test]
+#[ignore = "known exception (docs/semantics.md): devices stacked on the interface from other namespaces cannot be seen"]
+fn k29_an_ipvlan_in_another_namespace() -> Result<()> {
+    needs_devices!("ipvlan");
+    stacked_elsewhere("type ipvlan mode l2")
+}
+
+#[test]
+fn k54_k66_and_k70_a_service_address_on_a_dummy() -> Result<()> {
+    needs_devices!("dummy");
+    // As kube-proxy does in IPVS mode: its dummy is down and does no ARP.
+    const MAKE: &[&str] = &["link add kube-ipvs0 type dummy", "addr add 10.96.0.10/32 dev kube-ipvs0"];
+    const SERVICE: [u8; 4] = [10, 96, 0, 10];
+    const STRICT: &[&str] = &["all.arp_ignore=1", "all.arp_announce=2"];
+    check(&[
+        when("K54 an address on a dummy that is down", MAKE, &[], For(SERVICE), Fast),
+        row("K54 a probe for it", Probe(SERVICE), Fast),
+        when("K54 the dummy is up", &["link set kube-ipvs0 up"], &["link set kube-ipvs0 down"], For(SERVICE), Fast),
+        when("K70 strict ARP hides it", STRICT, &[], For(SERVICE), Silent("arp_ignore")),
+        row("K70 from a probe too", Probe(SERVICE), Silent("arp_ignore")),
+        row("K70 but no proxied target", For(ROUTED_TARGET), Fast),
+        when("K66 arp_ignore 3, scope global", &["all.arp_ignore=3"], &[], For(SERVICE), Kernel("arp_ignore")),
+        when(
+            "K66 scope host",
+            &["addr add 10.96.0.11/32 dev kube-ipvs0 scope host"],
+            &[],
+            For([10, 96, 0, 11]),
+            Silent("arp_ignore"),
+        ),
+        when(
+            "without the dummy",
+            &["all.arp_ignore=0", "link del kube-ipvs0"],
+            &[],
+            Probe(SERVICE),
+            Silent("probe_not_local"),
+        ),
+    ])
+}

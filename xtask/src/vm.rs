@@ -1,0 +1,210 @@
+//! `cargo xtask vm`: the tests that need root, on Debian's other kernels, each booted in qemu.
+//!
+//! The guest has no disk and no network: its whole world is an initramfs made here ([`image`]), out of this machine's
+//! own programs and the kernel's own modules. What the tests print comes out of a serial line, as does what became of
+//! them ([`guest`]).
+
+mod cpio;
+mod guest;
+mod image;
+mod kernel;
+mod qemu;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum as _;
+
+use crate::setup::{self, Need};
+use crate::test::report::{self, Counts, Outcome};
+use crate::test::{AGENT, Tier};
+use crate::workspace;
+use kernel::Version;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kernel versions such as 6.1, and tiers (program, kernel, lab); no tier means all of these
+    #[arg(required = true, value_name = "VERSION|TIER")]
+    what: Vec<Word>,
+    /// Only the tests whose name contains this
+    #[arg(long, value_name = "SUBSTR")]
+    filter: Option<String>,
+    /// Then random worlds for so many seconds
+    #[arg(long, value_name = "SECONDS")]
+    parity: Option<u64>,
+    /// Their seed
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// How qemu runs the guest: tcg (emulated, works anywhere), kvm
+    #[arg(long, default_value = "tcg", value_name = "NAME")]
+    accel: String,
+    /// Factor by which the tests' bounds on time are stretched in the guest
+    #[arg(long, default_value_t = 6, value_name = "FACTOR")]
+    slack: u32,
+    /// After so many minutes a guest is ended
+    #[arg(long, default_value_t = 40, value_name = "MINUTES")]
+    limit: u64,
+    /// Processors of a guest
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    cpus: usize,
+}
+
+/// One of the words after `vm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    Version(Version),
+    Tier(Tier),
+}
+
+impl FromStr for Word {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        if let Some(version) = Version::parse(word) {
+            return Ok(Word::Version(version));
+        }
+        match Tier::from_str(word, false) {
+            Ok(tier) if tier.target().is_some() => Ok(Word::Tier(tier)),
+            Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
+            Err(_) => Err("neither a kernel version such as 6.1 nor a tier".to_owned()),
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let versions: Vec<&Version> = args
+        .what
+        .iter()
+        .filter_map(|word| if let Word::Version(version) = word { Some(version) } else { None })
+        .collect();
+    let mut tiers: Vec<Tier> =
+        args.what.iter().filter_map(|word| if let Word::Tier(tier) = word { Some(*tier) } else { None }).collect();
+    anyhow::ensure!(!versions.is_empty(), "which kernel? For example: cargo xtask vm 6.1 6.12 lab");
+    if tiers.is_empty() && args.parity.is_none() {
+        tiers = vec![Tier::Program, Tier::Kernel, Tier::Lab];
+    }
+    // The guest runs this machine's own programs.
+    anyhow::ensure!(env::consts::ARCH == "x86_64", "the guests are x86-64 machines, this one is not");
+    setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
+    let programs = Programs::build(&tiers, args.parity.is_some())?;
+
+    let (mut outcomes, mut worlds) = (Vec::new(), Vec::new());
+    for version in versions {
+        match run_kernel(version, &tiers, &programs, args) {
+            Ok((of_kernel, of_worlds)) => {
+                outcomes.extend(of_kernel);
+                worlds.extend(of_worlds);
+            }
+            Err(error) => outcomes.push(Outcome::broken(&version.to_string(), format!("{error:#}"))),
+        }
+    }
+    let total: Counts = outcomes.iter().map(|outcome| outcome.counts).sum();
+    // A kernel without a feature is what this verb is for: its skips are told, also to CI, and are no failure.
+    let refused = report::verdict(total, false, false);
+    print!("{}", report::summary(&outcomes, "The guests"));
+    for line in worlds {
+        println!("{line}");
+    }
+    if let Some(why) = refused {
+        println!("{why}");
+    }
+    println!("{total}");
+    Ok(if refused.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What runs in the guest, built once on this machine.
+struct Programs {
+    agent: PathBuf,
+    /// By tier, which names them in the guest too.
+    tests: Vec<(Tier, PathBuf)>,
+    parity: Option<PathBuf>,
+}
+
+impl Programs {
+    fn build(tiers: &[Tier], parity: bool) -> Result<Self> {
+        let agent = match env::var_os(AGENT) {
+            Some(agent) => PathBuf::from(agent),
+            None => {
+                let made = workspace::build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"])?;
+                workspace::find_executable(&made, "arp-agent")?
+            }
+        };
+        let test = |tier: &Tier| {
+            let (package, target) = tier.target().context("the unit tests do not depend on the kernel")?;
+            let made = workspace::build_tests(package, target)?;
+            Ok((*tier, workspace::find_executable(&made, target)?))
+        };
+        let tests = tiers.iter().map(test).collect::<Result<_>>()?;
+        let parity = match parity {
+            true => {
+                Some(workspace::find_executable(&workspace::build(&["-p", "tests", "--bin", "parity"])?, "parity")?)
+            }
+            false => None,
+        };
+        Ok(Programs { agent, tests, parity })
+    }
+}
+
+fn run_kernel(
+    version: &Version,
+    tiers: &[Tier],
+    programs: &Programs,
+    args: &Args,
+) -> Result<(Vec<Outcome>, Option<String>)> {
+    let kernel = kernel::fetch(version)?;
+    println!("\n== {} (package {})", kernel.release, kernel.package);
+    let modules = kernel.modules()?;
+    for absent in &modules.absent {
+        println!("this kernel has no module {absent}");
+    }
+    let plan = guest::Plan {
+        tiers: tiers.iter().map(|tier| tier.name()).collect(),
+        filter: args.filter.as_deref(),
+        slack: args.slack,
+        // Mostly they wait, for bounds that are long here.
+        threads: 3 * args.cpus,
+        modules: &modules.names,
+        parity: args.parity.map(|seconds| (seconds, args.seed)),
+    };
+    let image = kernel.beside("cpio");
+    image::write(&image, &kernel, &modules, programs, &plan)
+        .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
+    let limit = Duration::from_secs(60 * args.limit);
+    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
+    let (console, results) = (kernel.beside("console"), kernel.beside("results"));
+    let output = machine.run(&console, &results, limit)?;
+    // Made anew each time; the console stays only where it may say what went wrong.
+    for (file, keep) in [(&image, false), (&results, false), (&console, output.cut_short.is_some())] {
+        if !keep {
+            fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
+    let worlds = guest::worlds(&kernel.release, &output);
+    let mut outcomes = guest::outcomes(&kernel.release, tiers, &output);
+    outcomes.extend(args.parity.map(|_| guest::parity_outcome(&kernel.release, &output)));
+    Ok((outcomes, worlds))
+}
+
+/// The name of a file, for the guest's folders.
+fn file_name(path: &Path) -> Result<&str> {
+    path.file_name().and_then(|name| name.to_str()).with_context(|| format!("{} has no name", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_a_version_or_a_tier_that_a_kernel_can_run() {
+        assert!(matches!("6.12".parse(), Ok(Word::Version(_))));
+        assert_eq!("lab".parse(), Ok(Word::Tier(Tier::Lab)));
+        assert!("unit".parse::<Word>().is_err());
+        assert!("6".parse::<Word>().is_err());
+        assert!("linux".parse::<Word>().is_err());
+    }
+}

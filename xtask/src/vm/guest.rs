@@ -1,0 +1,268 @@
+//! What runs in the guest, and what it says about it. Pure.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::qemu;
+use crate::test::Tier;
+use crate::test::report::{Libtest, Outcome, Skip};
+
+/// Where the agent is in the guest.
+pub(super) const AGENT: &str = "arp/arp-agent";
+
+/// Where the program that makes random worlds is in the guest, and the word for it in the results.
+pub(super) const PARITY: &str = "arp/parity";
+const PARITY_WORD: &str = "parity";
+
+/// Where the tests of a tier are in the guest.
+pub(super) fn test_program(tier: &str) -> String {
+    format!("arp/test-{tier}")
+}
+
+/// What a guest is to do.
+pub(super) struct Plan<'a> {
+    pub(super) tiers: Vec<&'static str>,
+    pub(super) filter: Option<&'a str>,
+    pub(super) slack: u32,
+    pub(super) threads: usize,
+    pub(super) modules: &'a [&'static str],
+    /// Random worlds, after the tiers: for how many seconds, and the seed.
+    pub(super) parity: Option<(u64, u64)>,
+}
+
+/// Mounts what the tests expect. `set -u` and no `set -e`: whatever fails here, the guest must come to its end.
+const MOUNTS: &str = r#"#!/usr/bin/sh
+set -u
+export PATH=/usr/bin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
+mount -t tracefs tracefs /sys/kernel/tracing
+stty -F /dev/ttyS1 raw -echo
+stty -F /dev/ttyS2 raw -echo
+exec </dev/null >/dev/ttyS1 2>&1
+say() { echo "$*" >/dev/ttyS2; }
+ip link set lo up
+# As on a machine that never loaded a tunnel: a new namespace has only lo.
+echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
+"#;
+
+/// The last lines: off, by the way that needs no other program.
+const END: &str = "say end
+sleep 0.2
+echo o >/proc/sysrq-trigger
+sleep 60
+";
+
+/// The line after which the lines of a tier come.
+const TIER: &str = "tier ";
+/// A test that gave up, as it wrote it.
+const SKIP: &str = "skip ";
+/// The exit code of a tier's tests, and the hundredths of a second at their start and end.
+const DONE: &str = "done ";
+
+impl Plan<'_> {
+    /// The guest's init.
+    pub(super) fn script(&self) -> String {
+        let mut script = MOUNTS.to_owned();
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "for module in {}; do modprobe -q $module; done", self.modules.join(" "));
+        let _ = writeln!(script, "export ARP_AGENT_BIN=/{AGENT} ARP_TEST_SLACK={}", self.slack);
+        script.push_str("now() { read -r up _ </proc/uptime; echo \"${up%.*}${up#*.}\"; }\n");
+        let filter = self.filter.map(quoted).unwrap_or_default();
+        for tier in &self.tiers {
+            let _ = write!(
+                script,
+                r#"echo; echo "== {tier}"
+say "{TIER}{tier}"
+export ARP_TEST_SKIPS=/tmp/skips-{tier}
+: >$ARP_TEST_SKIPS
+start=$(now)
+/{program} --color=never --test-threads={threads} {filter}
+code=$?
+sed 's/^/{SKIP}/' $ARP_TEST_SKIPS >/dev/ttyS2
+say "{DONE}$code $start $(now)"
+"#,
+                program = test_program(tier),
+                threads = self.threads,
+            );
+        }
+        if let Some((seconds, seed)) = self.parity {
+            let _ = write!(
+                script,
+                r#"echo; echo "== {PARITY_WORD}"
+say "{TIER}{PARITY_WORD}"
+start=$(now)
+/{PARITY} --seconds {seconds} --seed {seed} --out /tmp/parity
+code=$?
+for script in /tmp/parity/*; do [ -e "$script" ] && echo "$script:" && cat "$script"; done
+say "{DONE}$code $start $(now)"
+"#
+            );
+        }
+        script + END
+    }
+}
+
+/// A word for the shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// A line of the guest's output as text, without what a serial line adds.
+pub(super) fn clean(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).trim_end_matches('\r').to_owned()
+}
+
+/// Whether the guest ran its plan to the end.
+pub(super) fn came_to_its_end(results: &str) -> bool {
+    results.lines().any(|line| line == "end")
+}
+
+/// What became of each tier.
+pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> Vec<Outcome> {
+    let qemu::Output { tests, results, cut_short } = output;
+    tiers
+        .iter()
+        .map(|tier| {
+            let label = format!("{release} {}", tier.name());
+            let Some(result) = TierResult::find(results, tier.name()) else {
+                let why = cut_short.clone().unwrap_or_else(|| "the guest says nothing about it".to_owned());
+                return Outcome::broken(&label, why);
+            };
+            let mut libtest = Libtest::default();
+            section(tests, tier.name()).for_each(|line| libtest.line(line));
+            libtest.outcome(&label, Skip::parse(&result.skips), result.success, result.took)
+        })
+        .collect()
+}
+
+/// The last line of the random worlds, which says how many there were, and in how many frames the fast path differed.
+pub(super) fn worlds(release: &str, output: &qemu::Output) -> Option<String> {
+    let line = section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last()?;
+    Some(format!("{release}  {line}"))
+}
+
+/// What became of the random worlds: one test, as the report counts.
+pub(super) fn parity_outcome(release: &str, output: &qemu::Output) -> Outcome {
+    let label = format!("{release} {PARITY_WORD}");
+    match TierResult::find(&output.results, PARITY_WORD) {
+        Some(TierResult { success: true, took, .. }) => Outcome::passed(&label, took),
+        Some(_) => Outcome::broken(&label, "worlds differ, see above".to_owned()),
+        None => Outcome::broken(&label, output.cut_short.clone().unwrap_or_else(|| "it did not end".to_owned())),
+    }
+}
+
+/// The lines that a tier printed: from its headline to the next.
+fn section<'a>(tests: &'a [String], tier: &str) -> impl Iterator<Item = &'a str> {
+    let headline = format!("== {tier}");
+    let after = tests.iter().map(String::as_str).skip_while(move |line| *line != headline).skip(1);
+    after.take_while(|line| !line.starts_with("== "))
+}
+
+#[derive(Debug, PartialEq)]
+struct TierResult {
+    success: bool,
+    took: Duration,
+    skips: String,
+}
+
+impl TierResult {
+    /// Reads the lines about one tier; none if it did not come to its end.
+    fn find(results: &str, tier: &str) -> Option<Self> {
+        let headline = format!("{TIER}{tier}");
+        let lines = results.lines().skip_while(|line| **line != headline).skip(1);
+        let mut skips = String::new();
+        for line in lines.take_while(|line| !line.starts_with(TIER)) {
+            if let Some(skip) = line.strip_prefix(SKIP) {
+                skips.push_str(skip);
+                skips.push('\n');
+            } else if let Some(done) = line.strip_prefix(DONE) {
+                let numbers: Option<Vec<u64>> = done.split(' ').map(|number| number.parse().ok()).collect();
+                let [code, start, end] = numbers?[..] else { return None };
+                let took = Duration::from_millis(10 * end.saturating_sub(start));
+                return Some(TierResult { success: code == 0, took, skips });
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test::report::Counts;
+
+    const RESULTS: &str = "tier program\ndone 0 210 1210\ntier lab\nskip a\tno vrf\ndone 101 1220 31220\nend\n";
+
+    #[test]
+    fn the_results_of_each_tier_are_its_own() {
+        let program = TierResult { success: true, took: Duration::from_secs(10), skips: String::new() };
+        assert_eq!(TierResult::find(RESULTS, "program"), Some(program));
+        let lab = TierResult { success: false, took: Duration::from_secs(300), skips: "a\tno vrf\n".to_owned() };
+        assert_eq!(TierResult::find(RESULTS, "lab"), Some(lab));
+        assert_eq!(TierResult::find(RESULTS, "unit"), None);
+        assert_eq!(TierResult::find("tier lab\nskip a\tno vrf\n", "lab"), None, "cut short");
+        assert!(came_to_its_end(RESULTS) && !came_to_its_end("tier lab\n"));
+    }
+
+    #[test]
+    fn a_guest_that_was_cut_short_has_failed_in_what_it_did_not_finish() {
+        let tests =
+            "== program\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\n== lab\ntest b ... ok";
+        let output = qemu::Output {
+            tests: tests.lines().map(str::to_owned).collect(),
+            results: "tier program\ndone 0 1 2\ntier lab\n".to_owned(),
+            cut_short: Some("too slow".to_owned()),
+        };
+        let outcomes = outcomes("6.1.0-1", &[Tier::Program, Tier::Lab], &output);
+        let counts: Vec<Counts> = outcomes.iter().map(|outcome| outcome.counts).collect();
+        assert_eq!(counts.iter().map(|counts| (counts.passed, counts.failed)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
+    }
+
+    #[test]
+    fn random_worlds_are_one_test_and_one_line() {
+        let tests = "== parity\nseed 7\nparity: worlds=3 frames=9 divergences=0\n";
+        let mut output = qemu::Output {
+            tests: tests.lines().map(str::to_owned).collect(),
+            results: "tier parity\ndone 0 100 6100\nend\n".to_owned(),
+            cut_short: None,
+        };
+        assert_eq!(parity_outcome("6.1", &output).counts.passed, 1);
+        assert_eq!(worlds("6.1", &output).as_deref(), Some("6.1  parity: worlds=3 frames=9 divergences=0"));
+        output.results = "tier parity\ndone 1 100 6100\nend\n".to_owned();
+        assert_eq!(parity_outcome("6.1", &output).counts.failed, 1);
+    }
+
+    #[test]
+    fn the_init_names_modules_tiers_and_filter_and_ends_the_guest() {
+        let plan = Plan {
+            tiers: vec!["program", "lab"],
+            filter: Some("it's"),
+            slack: 5,
+            threads: 2,
+            modules: &["veth", "vrf"],
+            parity: Some((60, 7)),
+        };
+        let script = plan.script();
+        for part in [
+            "for module in veth vrf; do",
+            "ARP_TEST_SLACK=5",
+            "/arp/test-program --color=never --test-threads=2 'it'\\''s'\n",
+            "/arp/test-lab ",
+            "/arp/parity --seconds 60 --seed 7 ",
+            "sysrq-trigger",
+        ] {
+            assert!(script.contains(part), "{part} in\n{script}");
+        }
+    }
+
+    #[test]
+    fn a_serial_lines_carriage_returns_are_not_text() {
+        assert_eq!(clean(b"test a ... ok\r"), "test a ... ok");
+    }
+}

@@ -1,0 +1,267 @@
+//! Debian's kernels: found by name among the packages that apt knows, downloaded and unpacked, never installed.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::setup;
+use crate::{process, workspace};
+
+/// What the tests use and a kernel may have as a module. The kernel loads most of it by itself when a test asks for it;
+/// to name all of it here is how a guest gets the files, and how one learns what a kernel lacks.
+const MODULES: [&str; 40] = [
+    "8021q",
+    "act_bpf",
+    "act_gact",
+    "act_mirred",
+    "act_skbedit",
+    "act_vlan",
+    "arp_tables",
+    "arpt_mangle",
+    "arptable_filter",
+    "bonding",
+    "bridge",
+    "cls_bpf",
+    "cls_flower",
+    "cls_matchall",
+    "cls_u32",
+    "dummy",
+    "geneve",
+    "ifb",
+    "ip_gre",
+    "ip_tunnel",
+    "ipip",
+    "ipvlan",
+    "ipvtap",
+    "macvlan",
+    "macvtap",
+    "mpls_iptunnel",
+    "netkit",
+    "nf_tables",
+    "nft_fwd_netdev",
+    "nft_reject_netdev",
+    "openvswitch",
+    "sch_ingress",
+    "team",
+    "team_mode_activebackup",
+    "team_mode_loadbalance",
+    "team_mode_roundrobin",
+    "tun",
+    "veth",
+    "vrf",
+    "vxlan",
+];
+
+/// The two numbers by which one asks for a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version(u32, u32);
+
+impl Version {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Version(major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// An unpacked kernel.
+pub(super) struct Kernel {
+    /// As `uname -r` will say.
+    pub(super) release: String,
+    /// The package's name and version.
+    pub(super) package: String,
+    /// Where it is unpacked, under `.tools/kernels`.
+    pub(super) folder: PathBuf,
+    /// What qemu boots.
+    pub(super) image: PathBuf,
+}
+
+/// The modules for a guest.
+#[derive(Debug, Default)]
+pub(super) struct Modules {
+    /// Those of [`MODULES`] that the kernel has as files.
+    pub(super) names: Vec<&'static str>,
+    /// Those that it does not have at all.
+    pub(super) absent: Vec<&'static str>,
+    /// The files of all of them, with what they depend on.
+    pub(super) files: Vec<PathBuf>,
+}
+
+/// The newest kernel of that version that apt can fetch; an older one from an earlier fetch if apt knows none.
+pub(super) fn fetch(version: &Version) -> Result<Kernel> {
+    let kernels = workspace::tools().join("kernels");
+    fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
+    let package = match newest(*version, known_to_apt(*version)) {
+        Some(package) => package,
+        None => {
+            setup::refresh_packages();
+            match newest(*version, known_to_apt(*version)).or_else(|| newest(*version, unpacked(&kernels))) {
+                Some(package) => package,
+                None => bail!(
+                    "apt knows no package linux-image-{version}.…-cloud-amd64: Debian's bookworm has 6.1 and (in its \
+                     security and backports parts) 6.12, trixie has 6.12"
+                ),
+            }
+        }
+    };
+    let folder = kernels.join(&package);
+    if !folder.is_dir() {
+        unpack(&package, &kernels, &folder)?;
+    }
+    let release = fs::read_dir(folder.join("lib/modules"))
+        .ok()
+        .and_then(|mut releases| releases.next()?.ok()?.file_name().into_string().ok())
+        .with_context(|| format!("{package} has no /lib/modules/RELEASE"))?;
+    let version = fs::read_to_string(folder.join("version")).unwrap_or_default();
+    let image = folder.join(format!("boot/vmlinuz-{release}"));
+    Ok(Kernel { package: format!("{package} {}", version.trim()), image, release, folder })
+}
+
+/// Downloads and unpacks a package; what is half done is never mistaken for the whole.
+fn unpack(package: &str, kernels: &Path, folder: &Path) -> Result<()> {
+    let partial = kernels.join(format!("partial-{package}"));
+    if partial.exists() {
+        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
+    }
+    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    eprintln!("vm: downloading {package} …");
+    // Without a signed list that has the package's hash, apt must refuse rather than warn.
+    let mut download = Command::new("apt-get");
+    download.current_dir(&partial).args(["-q", "-o", "APT::Get::AllowUnauthenticated=false", "download", package]);
+    process::output(&mut download)?;
+    let deb = fs::read_dir(&partial)
+        .ok()
+        .and_then(|mut files| files.next()?.ok())
+        .map(|file| file.path())
+        .with_context(|| format!("apt-get download {package} left no file"))?;
+    eprintln!(
+        "vm: {}: apt compared its hash with the archive's signed list; the kernel's own signature (Secure Boot) is not \
+         checked",
+        super::file_name(&deb)?
+    );
+    process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&partial))?;
+    let version = process::output(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version"))?;
+    fs::write(partial.join("version"), version).context("cannot note the package's version")?;
+    fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))?;
+    fs::rename(&partial, folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// The names of the packages that apt knows and can fetch.
+fn known_to_apt(version: Version) -> Vec<String> {
+    let Version(major, minor) = version;
+    let pattern = format!(r"^linux-image-{major}\.{minor}\..*cloud-amd64");
+    let found = process::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]));
+    let found = found.unwrap_or_default();
+    found.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+/// The names of the packages that are here already.
+fn unpacked(kernels: &Path) -> Vec<String> {
+    let folders = fs::read_dir(kernels).into_iter().flatten().flatten();
+    folders.filter(|entry| entry.path().is_dir()).filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+/// The newest kernel of a version, the signed build before the unsigned one.
+fn newest(version: Version, packages: Vec<String>) -> Option<String> {
+    let rank = |package: &String| {
+        let release = package.strip_prefix("linux-image-")?;
+        let (release, signed) = match release.strip_suffix("-unsigned") {
+            Some(release) => (release, false),
+            None => (release, true),
+        };
+        let release = release.strip_suffix("-cloud-amd64")?;
+        let numbers: Vec<u32> =
+            release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect();
+        numbers.starts_with(&[version.0, version.1]).then_some((numbers, signed))
+    };
+    packages.into_iter().filter(|package| rank(package).is_some()).max_by_key(rank)
+}
+
+impl Kernel {
+    /// A file beside the unpacked kernel. The release has dots: this is not its extension.
+    pub(super) fn beside(&self, what: &str) -> PathBuf {
+        let mut path = self.folder.clone().into_os_string();
+        path.push(format!(".{what}"));
+        path.into()
+    }
+
+    /// The folder of the modules, with the indices that `depmod` makes.
+    pub(super) fn module_folder(&self) -> PathBuf {
+        self.folder.join("lib/modules").join(&self.release)
+    }
+
+    /// Which modules there are for the tests, and what else they need.
+    pub(super) fn modules(&self) -> Result<Modules> {
+        process::output(process::program("depmod")?.arg("-b").arg(&self.folder).arg(&self.release))?;
+        let mut modules = Modules::default();
+        for name in MODULES {
+            let mut modprobe = process::program("modprobe")?;
+            modprobe.arg("-d").arg(&self.folder).args(["-S", &self.release, "--show-depends", name]);
+            match process::output(&mut modprobe) {
+                Err(_) => modules.absent.push(name),
+                Ok(shown) => {
+                    modules.names.push(name);
+                    modules.files.extend(files_to_load(&shown));
+                }
+            }
+        }
+        modules.files.sort();
+        modules.files.dedup();
+        Ok(modules)
+    }
+}
+
+/// The files in what `modprobe --show-depends` prints; what is built in has none.
+fn files_to_load(shown: &str) -> impl Iterator<Item = PathBuf> {
+    let path = |line: &str| line.strip_prefix("insmod ")?.split_whitespace().next().map(PathBuf::from);
+    shown.lines().filter_map(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_kernel_is_the_one_with_the_highest_numbers_signed_if_possible() {
+        let names = [
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64-dbg",
+            "linux-image-6.1.0-47-cloud-amd64",
+            "linux-image-6.1.0-47-cloud-amd64-unsigned",
+            "linux-image-6.12.101+deb12-cloud-amd64",
+            "linux-image-6.12-cloud-amd64",
+            "linux-image-6.12.99+deb13-cloud-amd64-unsigned",
+        ];
+        let newest = |version: &str| newest(Version::parse(version).unwrap(), names.map(str::to_owned).to_vec());
+        assert_eq!(newest("6.1").as_deref(), Some("linux-image-6.1.0-47-cloud-amd64"));
+        assert_eq!(newest("6.12").as_deref(), Some("linux-image-6.12.101+deb12-cloud-amd64"));
+        assert_eq!(newest("5.15"), None);
+    }
+
+    #[test]
+    fn a_version_is_two_numbers() {
+        assert_eq!(Version::parse("6.12").map(|version| version.to_string()).as_deref(), Some("6.12"));
+        assert_eq!(Version::parse("6.12.1"), None);
+        assert_eq!(Version::parse("lab"), None);
+    }
+
+    #[test]
+    fn files_are_taken_from_modprobes_list_in_its_words() {
+        let shown = "builtin stp\ninsmod /k/lib/modules/6/kernel/net/llc.ko.xz \ninsmod /k/bridge.ko.xz option=1\n";
+        let files: Vec<_> = files_to_load(shown).collect();
+        assert_eq!(files, [Path::new("/k/lib/modules/6/kernel/net/llc.ko.xz"), Path::new("/k/bridge.ko.xz")]);
+    }
+
+    #[test]
+    fn the_list_of_modules_is_sorted_and_names_each_once() {
+        assert!(MODULES.is_sorted_by(|a, b| a < b));
+    }
+}
