@@ -1,6 +1,6 @@
 //! The XDP entry point.
 
-use crate::tables::{Maps, count_answer, count_pass};
+use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use aya_ebpf::{bindings::xdp_action, helpers::generated::bpf_xdp_adjust_tail, macros::xdp, programs::XdpContext};
@@ -19,42 +19,45 @@ enum Class {
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
 #[xdp]
 pub(crate) fn arp_xdp(ctx: XdpContext) -> u32 {
+    let class = classify(&ctx);
+    if matches!(class, Class::Other) {
+        return xdp_action::XDP_PASS;
+    }
     let ingress = ctx.ingress_ifindex() as u32;
-    match classify(&ctx) {
-        Class::Other => return xdp_action::XDP_PASS,
-        Class::TooShort => return pass(ingress, Reason::TOO_SHORT),
-        Class::Arp => {}
+    let maps = Maps::new(ingress);
+    if matches!(class, Class::TooShort) {
+        return pass(&maps, Reason::TOO_SHORT);
     }
     let Some(frame) = arp_frame(&ctx) else { return xdp_action::XDP_PASS };
-    let verdict = decide(frame, ingress, &Maps);
+    let verdict = decide(frame, ingress, &maps);
     log(&ctx, ingress, frame, verdict);
     match verdict {
-        Verdict::Pass(reason) => pass(ingress, reason),
-        Verdict::Reply(mac) => reply(&ctx, ingress, mac),
+        Verdict::Pass(reason) => pass(&maps, reason),
+        Verdict::Reply(mac) => reply(&ctx, &maps, mac),
     }
 }
 
 #[inline(always)]
-fn pass(ingress: u32, reason: Reason) -> u32 {
-    count_pass(ingress, reason);
+fn pass(maps: &Maps, reason: Reason) -> u32 {
+    maps.count_pass(reason);
     xdp_action::XDP_PASS
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, ingress: u32, mac: [u8; 6]) -> u32 {
+fn reply(ctx: &XdpContext, maps: &Maps, mac: [u8; 6]) -> u32 {
     let excess = (ctx.data_end() - ctx.data()) as i32 - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and
         // leaves the frame as it is when it refuses.
         let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -excess) };
         if refused != 0 {
-            return pass(ingress, Reason::TRIM_FAILED);
+            return pass(maps, Reason::TRIM_FAILED);
         }
     }
     // Trimming invalidated what we knew of packet memory: look again.
     let Some(frame) = arp_frame(ctx) else { return xdp_action::XDP_PASS };
     frame.make_reply(mac);
-    count_answer(ingress);
+    maps.count_answer();
     xdp_action::XDP_TX
 }
 
