@@ -74,7 +74,9 @@ impl Programs {
         ensure!(!targets.is_empty(), "a request needs a target");
         let targets: Vec<[u8; 4]> = targets.iter().copied().cycle().take(CHOICES).collect();
         for (index, pair) in targets.chunks_exact(2).enumerate() {
-            self.targets.set(index as u32, [pair[0], pair[1]].map(u32::from_ne_bytes), 0).context("writing a target")?;
+            self.targets
+                .set(index as u32, [pair[0], pair[1]].map(u32::from_ne_bytes), 0)
+                .context("writing a target")?;
         }
         let mut words = [0; 12];
         for (word, bytes) in words.iter_mut().zip(frame.to_bytes().chunks(4)) {

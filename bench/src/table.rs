@@ -1,9 +1,9 @@
 //! The tables on the terminal.
 
+use ::tests::bench::number;
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
-use ::tests::bench::number;
 
 use crate::report::{Bound, Goal, Measurement, Report, Spread};
 

@@ -5,6 +5,7 @@
 //! between the empty program behind `feed` and the empty program alone, and is taken off again; the null program,
 //! which does not care what it swaps, shows by both ways whether that is right.
 
+use ::tests::OnCore;
 use anyhow::{Context as _, Result, ensure};
 use arp_agent::dataplane::Dataplane as _;
 use arp_agent::dataplane::bpf::{Bpf, monotonic_ns};
@@ -15,7 +16,6 @@ use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::reason::ANSWERED;
 use aya::programs::ProgramFd;
-use ::tests::OnCore;
 
 use crate::context::Context;
 use crate::findings::Findings;
@@ -46,8 +46,7 @@ const LPM: &str = "parse only and one LPM trie lookup";
 const SPARSE: &str = "fast path, each route in a /24 of its own";
 
 /// What runs behind `feed`.
-const CASES: [(&str, &str); 5] =
-    [("empty", "empty"), (NULL, "null"), (PARSE, "parse"), (LPM, "lpm"), (FULL, "")];
+const CASES: [(&str, &str); 5] = [("empty", "empty"), (NULL, "null"), (PARSE, "parse"), (LPM, "lpm"), (FULL, "")];
 
 /// Where host routes are.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,7 +94,8 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         context.cores.len()
     ));
     findings.note("Checked each time: the fast path's own counter of answers rose by the number of runs.");
-    findings.note("Runs do not depend on each other, so that a CPU overlaps their cache misses: a lone frame costs more.");
+    findings
+        .note("Runs do not depend on each other, so that a CPU overlaps their cache misses: a lone frame costs more.");
     Ok(())
 }
 
@@ -109,13 +109,11 @@ fn key(measure: &str, targets: Targets, case: &str, routes: u64) -> Key {
 
 fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
     let per_frame = |targets, case, routes| key(PER_FRAME, targets, case, routes);
-    let ratios =
-        findings.samples.ratios(&per_frame(Targets::Same, FULL, 1), &per_frame(Targets::Same, NULL, 1))?;
+    let ratios = findings.samples.ratios(&per_frame(Targets::Same, FULL, 1), &per_frame(Targets::Same, NULL, 1))?;
     let what = "1 route, same target: fast path against the null program";
     findings.goal("P1", what, Bound::AtMost(2.5), "×", &ratios);
     let most = *sizes.last().context("no sizes")?;
-    let ratios =
-        findings.samples.ratios(&per_frame(Targets::All, FULL, most), &per_frame(Targets::All, FULL, 1))?;
+    let ratios = findings.samples.ratios(&per_frame(Targets::All, FULL, most), &per_frame(Targets::All, FULL, 1))?;
     let what = format!("random targets: {} routes against 1", crate::table::grouped(most));
     findings.goal("P2", &what, Bound::AtMost(1.25), "×", &ratios);
     let values = findings.samples.values(&Key::new(NOT_ARP, FULL)).to_vec();
@@ -180,7 +178,8 @@ impl World {
         let mut ns = [0.0; CASES.len()];
         for case in order(round, CASES.len()) {
             let (name, program) = CASES[case];
-            let runs = if program.is_empty() { self.full(repeat)? } else { self.own.feed_own(program, INGRESS, repeat)? };
+            let runs =
+                if program.is_empty() { self.full(repeat)? } else { self.own.feed_own(program, INGRESS, repeat)? };
             let expected = if program == "empty" { XDP_PASS } else { XDP_TX };
             ensure!(runs.action == expected, "{name} came to action {}, not {expected}", runs.action);
             ns[case] = runs.ns;
