@@ -76,7 +76,8 @@ impl Agent {
         let bpf = Bpf::load(options.trace)?;
         attachments.sweep();
         // Joined before the first dump: what changes during it is told as well.
-        let mut notifications = Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
+        let mut notifications =
+            Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);
         let reader = Reader::new().context("opening a netlink socket failed")?;
         if reader.knows_features() {
@@ -232,7 +233,9 @@ impl Agent {
         let snapshot = self.mirror.snapshot();
         let mut news = Vec::new();
         for ifindex in self.attachments.attached() {
-            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else { continue };
+            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
+                continue;
+            };
             let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
             let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp);
             if snapshot.held.get(&ifindex).copied() != reason {
@@ -558,5 +561,8 @@ fn agree(
             explanation.why
         );
     }
-    Ok(format!("agrees: {hook} action {action}, {}", if action == replies { "the same reply" } else { "frame untouched" }))
+    Ok(format!(
+        "agrees: {hook} action {action}, {}",
+        if action == replies { "the same reply" } else { "frame untouched" }
+    ))
 }

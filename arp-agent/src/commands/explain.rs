@@ -34,7 +34,8 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
         Answer::NotRunning => world.explain(&question),
     };
     explanation.kernel_state = world.facts(&question);
-    if explanation.reply_mac.is_none() {
+    // What holds an interface back by its hook is the agent's finding, and no setting of the kernel's changes it.
+    if explanation.reply_mac.is_none() && world.explain(&question).reply_mac.is_none() {
         explanation.would_answer_if = world.would_answer_if(&question)?;
     }
     if arguments.json {

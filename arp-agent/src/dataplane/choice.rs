@@ -123,7 +123,10 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_by_name_has_no_substitute() {
-        use {Hook::{Tc, Xdp}, TcAttach as A, XdpMode as M};
+        use {
+            Hook::{Tc, Xdp},
+            TcAttach as A, XdpMode as M,
+        };
         assert_eq!(hows(Xdp, M::Skb, A::Auto, Some("veth")), [How::XdpSkb]);
         assert_eq!(hows(Xdp, M::Driver, A::Auto, Some("veth")), [How::XdpVeth]);
         assert_eq!(hows(Xdp, M::Driver, A::Auto, None), [How::XdpDriver]);

@@ -53,8 +53,8 @@ impl Features {
             Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => return Ok(None),
             asker => asker?,
         };
-        let request = Request::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0])
-            .with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
+        let request =
+            Request::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
         let family = match asker.get("the generic netlink family netdev", &request) {
             Err(error) if errno(&error) == Some(libc::ENOENT) => return Ok(None),
             answer => {

@@ -143,8 +143,9 @@ impl Filters {
         let what = "queueing disciplines";
         let request = Request::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
         let answer = self.asker.dump(what, &request)?;
-        let hooked: Vec<u32> =
-            wire::messages(answer).filter_map(|message| message.and_then(|m| hooks::ingress_qdisc(&m)).transpose()).collect::<Result<_>>()?;
+        let hooked: Vec<u32> = wire::messages(answer)
+            .filter_map(|message| message.and_then(|m| hooks::ingress_qdisc(&m)).transpose())
+            .collect::<Result<_>>()?;
         let mut swept = Vec::new();
         for ifindex in hooked {
             for shown in self.shown(ifindex, INGRESS)? {
@@ -166,7 +167,8 @@ impl Filters {
 
     /// Says whether there was none before.
     fn add_qdisc(&mut self, ifindex: u32) -> Result<bool> {
-        let request = Request::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0)).with_bytes(KIND, b"clsact\0");
+        let request =
+            Request::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0)).with_bytes(KIND, b"clsact\0");
         match self.asker.command("adding a clsact queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL) {
             Ok(_) => Ok(true),
             // An `ingress` one takes filters just so.

@@ -81,9 +81,7 @@ impl Reader {
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
         if let Some(features) = &mut self.features {
             let all = features.all()?;
-            events.extend(
-                all.into_iter().map(|(ifindex, all)| Event::XdpFeatures { ifindex, features: Some(all) }),
-            );
+            events.extend(all.into_iter().map(|(ifindex, all)| Event::XdpFeatures { ifindex, features: Some(all) }));
         }
         // `last` is empty: all of it differs.
         self.no_nftables = false;

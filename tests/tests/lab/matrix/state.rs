@@ -39,7 +39,8 @@ fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
         when(
             "K139 a tc filter that takes ARP away",
             &[
-                "tc qdisc add dev v0 clsact",
+                // There is one already where the agent's hook is tc.
+                "tc qdisc replace dev v0 clsact",
                 "tc filter add dev v0 ingress protocol arp u32 match u32 0 0 action mirred egress redirect dev u0",
             ],
             &["tc qdisc del dev v0 clsact"],
