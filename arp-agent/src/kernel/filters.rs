@@ -209,13 +209,30 @@ impl Filters {
     }
 
     fn shown(&mut self, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
-        let request = Request::new(libc::RTM_GETTFILTER, &header(ifindex, 0, parent, 0));
-        let answer = match self.asker.dump("tc filters", &request) {
-            Err(error) if errno(&error) == Some(libc::ENODEV) => return Ok(Vec::new()),
-            answer => answer?,
-        };
-        wire::messages(answer).filter_map(|message| message.and_then(|m| shown(&m)).transpose()).collect()
+        shown_by(&mut self.asker, ifindex, parent)
     }
+}
+
+/// Whether all filters of an interface, if there are any, are those of agents: then its queueing discipline is hooked by
+/// nobody else.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn filtered_by_agents_only(ifindex: u32) -> Result<bool> {
+    let mut asker = Asker::new(NETLINK_ROUTE)?;
+    let incoming = shown_by(&mut asker, ifindex, INGRESS)?;
+    let agents =
+        |shown: &Shown| shown.handle == 0 || shown.name.as_deref().is_some_and(|name| name.starts_with(PREFIX));
+    Ok(!incoming.is_empty() && incoming.iter().all(agents) && shown_by(&mut asker, ifindex, EGRESS)?.is_empty())
+}
+
+fn shown_by(asker: &mut Asker, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
+    let request = Request::new(libc::RTM_GETTFILTER, &header(ifindex, 0, parent, 0));
+    let answer = match asker.dump("tc filters", &request) {
+        Err(error) if errno(&error) == Some(libc::ENODEV) => return Ok(Vec::new()),
+        answer => answer?,
+    };
+    wire::messages(answer).filter_map(|message| message.and_then(|m| shown(&m)).transpose()).collect()
 }
 
 fn shown(message: &Message<'_>) -> Result<Option<Shown>> {

@@ -33,7 +33,7 @@ mod transmitted;
 mod wire;
 
 pub use features::Features;
-pub use filters::{Beside, Filter, Filters};
+pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use reader::Reader;
