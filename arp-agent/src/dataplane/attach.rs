@@ -225,7 +225,7 @@ impl Attachments {
         Ok(match how {
             How::XdpSkb | How::XdpDriver | How::XdpVeth => {
                 let mode = if how == How::XdpSkb { XdpMode::Skb } else { XdpMode::Driver };
-                Handle::Xdp(bpf.xdp(how)?.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?)
+                Handle::Xdp(bpf.xdp_for(how)?.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?)
             }
             How::Tcx => {
                 // After those that are there: whoever sees a frame first goes on doing so.
@@ -244,7 +244,7 @@ impl Attachments {
         let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { return };
         // The link of an interface that vanished is already dead; only the descriptor is left to close.
         let done = match handle {
-            Handle::Xdp(id) => bpf.xdp(choice.how).and_then(|xdp| Ok(xdp.detach(id)?)),
+            Handle::Xdp(id) => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(id)?)),
             Handle::Tcx(id) => bpf.tc().and_then(|tc| Ok(tc.detach(id)?)),
             Handle::Filter(filter) => self.filters.remove(&filter),
         };

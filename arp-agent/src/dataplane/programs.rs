@@ -43,7 +43,7 @@ impl Bpf {
     ///
     /// # Errors
     /// The verifier refuses, or the hook is not XDP.
-    pub fn xdp(&mut self, how: How) -> anyhow::Result<&mut Xdp> {
+    pub fn xdp_for(&mut self, how: How) -> anyhow::Result<&mut Xdp> {
         let name = match how {
             How::XdpSkb | How::XdpDriver if self.knows_frags() => names::XDP_FRAGS_PROGRAM,
             How::XdpSkb | How::XdpDriver => names::XDP_PROGRAM,
@@ -55,6 +55,14 @@ impl Bpf {
             program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
         }
         Ok(program)
+    }
+
+    /// The XDP program for socket buffers.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
+        self.xdp_for(How::XdpSkb)
     }
 
     /// The tc program.
@@ -83,7 +91,7 @@ impl Bpf {
     pub fn run_on(&mut self, how: How, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
         let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
         let result = if how.is_xdp() {
-            self.xdp(how)?.test_run(options(frame, &mut out, &xdp_context(frame, ingress)))
+            self.xdp_for(how)?.test_run(options(frame, &mut out, &xdp_context(frame, ingress)))
         } else {
             self.tc()?.test_run(options(frame, &mut out, &skb_context(ingress)))
         };
