@@ -45,8 +45,9 @@ static COUNTERS: ArrayOfMaps<Array<Counters, { CHUNK_COUNTERS as usize }, MMAPAB
 /// The maps, as the decision on a frame of one interface sees them.
 pub(crate) struct Maps {
     ingress: u32,
-    /// The interface's counters, once its entry has been read.
+    /// The interface's counters and flags, once its entry has been read.
     counters: Cell<Option<u32>>,
+    flags: Cell<u16>,
 }
 
 impl Tables for Maps {
@@ -73,6 +74,7 @@ impl Tables for Maps {
     fn iface(&self, ifindex: u32) -> Option<Iface> {
         let entry = iface_entry(ifindex)?;
         self.counters.set(Some(entry.counters));
+        self.flags.set(entry.iface.flags);
         Some(entry.iface)
     }
 
@@ -158,7 +160,19 @@ impl Maps {
     /// For the decision on a frame that came in on `ingress`.
     #[inline(always)]
     pub(crate) fn new(ingress: u32) -> Self {
-        Maps { ingress, counters: Cell::new(None) }
+        Maps { ingress, counters: Cell::new(None), flags: Cell::new(0) }
+    }
+
+    /// The interface that the frame came in on.
+    #[inline(always)]
+    pub(crate) fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    /// Whether the interface, as the decision saw it, has a flag: how a reply leaves is among them.
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u16) -> bool {
+        self.flags.get() & flag != 0
     }
 
     /// Counts an answer.

@@ -4,18 +4,18 @@ use super::Dataplane;
 use super::buckets::{Full, Table};
 use super::counters::CounterPool;
 use super::memory::{Chunks, MappedFib, Words};
+pub use super::programs::Run;
 use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
 use anyhow::{Context as _, anyhow, bail};
+use arp_common::Tables;
 use arp_common::fib::Entry;
-use arp_common::maps::Neighbour;
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry, NEIGHBOUR_BUCKETS,
-    NeighbourBucket, Oif, names,
+    Neighbour, NeighbourBucket, Oif, names,
 };
-use arp_common::{ArpFrame, Tables};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_getres, clock_gettime};
 use std::mem::offset_of;
@@ -54,15 +54,7 @@ pub struct Bpf {
     lease_until: u64,
     /// Nanoseconds of a jiffy.
     tick_ns: u64,
-}
-
-/// What the loaded program did with a frame.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// XDP_PASS, XDP_TX …
-    pub action: u32,
-    /// The frame afterwards.
-    pub frame: Vec<u8>,
+    knows_frags: bool,
 }
 
 impl Bpf {
@@ -76,10 +68,7 @@ impl Bpf {
             .override_global(LOG_LEVEL, &level, true)
             .load(OBJECT)
             .context("loading the eBPF object failed: it needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 with BPF")?;
-        for name in [names::XDP_PROGRAM, names::CLOCK_PROGRAM] {
-            let loaded = program(&mut ebpf, name)?.load();
-            loaded.with_context(|| format!("the kernel's verifier refused the program {name}"))?;
-        }
+        let knows_frags = load_xdp(&mut ebpf)?;
 
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"));
         let global = Words::new(array(take(names::GLOBAL)?)?, size_of::<Global>())?;
@@ -102,6 +91,7 @@ impl Bpf {
             refused: 0,
             lease_until: 0,
             tick_ns: tick_ns()?,
+            knows_frags,
             ebpf,
         })
     }
@@ -111,21 +101,24 @@ impl Bpf {
         &mut self.ebpf
     }
 
-    /// The XDP program.
-    ///
-    /// # Errors
-    /// The object has none.
-    pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
-        program(&mut self.ebpf, names::XDP_PROGRAM)
-    }
-
-    /// The time in jiffies, as the program sees it.
+    /// The time in jiffies, as the programs see it.
     fn jiffies(&mut self) -> anyhow::Result<u64> {
         // The shortest frame that BPF_PROG_TEST_RUN takes.
         let frame = [0; 14];
         let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
-        program(&mut self.ebpf, names::CLOCK_PROGRAM)?.test_run(options)?;
+        let clock: &mut Xdp = self.program(names::CLOCK_PROGRAM)?.try_into()?;
+        clock.test_run(options)?;
         Ok(self.global.long(CLOCK).load(Ordering::Relaxed))
+    }
+
+    /// Whether the kernel knows XDP programs that take frames in several buffers.
+    pub(super) fn knows_frags(&self) -> bool {
+        self.knows_frags
+    }
+
+    /// A program of the object, loaded or not.
+    pub(super) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+        self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
     }
 
     /// Nodes of the FIB in use.
@@ -151,26 +144,6 @@ impl Bpf {
     /// The counters of all interfaces, also of those that are gone.
     pub fn total_counters(&self) -> Counters {
         self.counters.total()
-    }
-
-    /// Runs the loaded program on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
-    /// Linux 5.15). The program counts the frame like any other.
-    ///
-    /// # Errors
-    /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
-    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: [u8; 24] = transmute!([0, frame.len() as u32, 0, ingress, 0, 0]);
-        let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.xdp()?.test_run(options).context("running the loaded program on a frame failed")?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Run { action: result.return_value, frame: out })
     }
 
     fn apply_one(&mut self, change: &Change) -> anyhow::Result<()> {
@@ -312,9 +285,22 @@ fn tick_ns() -> anyhow::Result<u64> {
     Ok(ns)
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Xdp> {
-    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
-    Ok(program.try_into()?)
+/// Loads the clock and the XDP program; says whether that is the one that takes frames in several buffers. An older kernel does not
+/// know the flag (EINVAL) and gets the other one.
+fn load_xdp(ebpf: &mut Ebpf) -> anyhow::Result<bool> {
+    let mut load = |name: &str| -> anyhow::Result<()> {
+        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))
+    };
+    load(names::CLOCK_PROGRAM)?;
+    match load(names::XDP_FRAGS_PROGRAM) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            log::info!("XDP programs see whole frames only: {error:#}");
+            load(names::XDP_PROGRAM).map(|()| false)
+        }
+    }
 }
 
 /// The map behind an array, whatever its elements.

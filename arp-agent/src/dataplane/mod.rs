@@ -3,9 +3,12 @@
 pub mod attach;
 pub mod bpf;
 mod buckets;
+pub mod choice;
 mod counters;
 pub mod fake;
 mod memory;
+pub mod programs;
+pub mod proof;
 pub mod tcx;
 pub mod trie;
 
