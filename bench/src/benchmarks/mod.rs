@@ -2,6 +2,9 @@
 
 mod decide;
 mod noise;
+mod reply;
+mod spoof;
+mod storm;
 
 use anyhow::Result;
 
@@ -24,6 +27,8 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: noise::run,
     },
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
+    Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
+    Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {
