@@ -14,7 +14,7 @@ use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 
-/// The object, as `build.rs` made it.
+/// The object, as `build.rs` made it; empty in a debug build.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
 
 /// How many targets there are to choose from.
@@ -52,6 +52,7 @@ pub(crate) struct Runs {
 
 impl Programs {
     pub(crate) fn load() -> Result<Self> {
+        ensure!(!OBJECT.is_empty(), "the benchmarks' eBPF programs are in release builds only: use cargo xtask bench");
         let mut ebpf = Ebpf::load(OBJECT).context("loading the benchmarks' eBPF object")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut Xdp = program.try_into()?;

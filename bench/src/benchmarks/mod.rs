@@ -2,6 +2,7 @@
 
 mod decide;
 mod noise;
+mod peers;
 mod reply;
 mod spoof;
 mod storm;
@@ -29,6 +30,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
     Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
     Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
+    Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {

@@ -79,7 +79,7 @@ pub(crate) fn ask(asker: &Asker, name: &str, target: [u8; 4], requests: usize, f
 }
 
 /// A round of the kernel that delays each answer by up to 0.8 s.
-fn delayed(asker: &Asker, name: &str, findings: &mut Findings) -> Result<()> {
+pub(crate) fn delayed(asker: &Asker, name: &str, findings: &mut Findings) -> Result<()> {
     // A target for each, to tell their replies apart.
     let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
     let asked = asker.in_flight(&targets, DELAYED)?;

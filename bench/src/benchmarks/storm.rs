@@ -154,13 +154,13 @@ pub(crate) fn settled(read: impl Fn() -> Result<u64>) -> Result<u64> {
 }
 
 /// A pod whose requests a program drops at the node's end.
-struct Dropped {
+pub(crate) struct Dropped {
     subject: Subject,
     programs: Programs,
 }
 
 impl Dropped {
-    fn on(lab: &Lab, pod: usize, context: &Context) -> Result<Self> {
+    pub(crate) fn on(lab: &Lab, pod: usize, context: &Context) -> Result<Self> {
         let host = lab.host(&format!("p{pod}"));
         host.close_sockets();
         let mut programs = Programs::load()?;
@@ -169,7 +169,7 @@ impl Dropped {
     }
 
     /// What a request costs that is dropped, in ns.
-    fn measure(&self, window: Duration, core: usize) -> Result<f64> {
+    pub(crate) fn measure(&self, window: Duration, core: usize) -> Result<f64> {
         let before = self.programs.discarded()?;
         let storm = send(&self.subject, window, core, true)?;
         let dropped = self.programs.discarded()? - before;
