@@ -87,6 +87,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         }
         not_arp(&mut worlds[0], round, repeat, findings)?;
     }
+    findings.compare(PER_FRAME, &case_name(Targets::Same, NULL));
     judge(sizes, findings)?;
     findings.note(format!(
         "CPU time of {repeat} runs in one BPF_PROG_TEST_RUN a case and round, on core {} of {}; writing the request is taken off.",
