@@ -16,4 +16,4 @@ pub use frames::{Frame, hex};
 pub use neighbours::{Class, Entry, NeighbourTable};
 pub use pair::{Batch, Divergence, Seen, Twins};
 pub use script::{Script, Step};
-pub use twin::{NODE_MAC, PORTS};
+pub use twin::{NODE_MAC, PORTS, stillness};

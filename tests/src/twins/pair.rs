@@ -1,6 +1,6 @@
 //! The two twins together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ pub struct Twins {
     alone: Twin,
     beside: Twin,
     core: usize,
+    spent: BTreeMap<&'static str, Duration>,
 }
 
 /// Frames that were sent together, and what the kernel alone knew before.
@@ -70,16 +71,27 @@ impl fmt::Display for Divergence {
 impl Twins {
     /// Builds the twins; `agent` says whether one of them gets an agent. Frames are sent from `core`.
     pub fn new(agent: bool, core: usize) -> Result<Self> {
+        let start = Instant::now();
         let (alone, beside) = (Twin::new()?, Twin::new()?);
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
         let options = || AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
         let agent = if agent { Some(options().start(beside.node())?) } else { None };
-        Ok(Twins { agent, alone, beside, core })
+        let spent = BTreeMap::from([("building twins", start.elapsed())]);
+        Ok(Twins { agent, alone, beside, core, spent })
     }
 
     /// The node with the kernel alone.
     pub fn node(&self) -> &Namespace {
         self.alone.node()
+    }
+
+    /// What the time went into so far.
+    pub fn spent(&self) -> &BTreeMap<&'static str, Duration> {
+        &self.spent
+    }
+
+    fn spend(&mut self, on: &'static str, since: Instant) {
+        *self.spent.entry(on).or_default() += since.elapsed();
     }
 
     /// The agent, if there is one.
@@ -95,16 +107,20 @@ impl Twins {
     /// Does steps of configuration to both, and gives the number of those that the kernel refused.
     pub fn apply(&mut self, steps: &[Step]) -> Result<usize> {
         let mut refused = 0;
+        let start = Instant::now();
         for group in steps.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             let doing = [self.alone.begin(group)?, self.beside.begin(group)?];
             let [one, other] = doing.map(|doing| doing.finish());
             let (one, other) = (one?, other?);
+            let settling = Instant::now();
             self.alone.settle()?;
             self.beside.settle()?;
+            self.spend("settling", settling);
             ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
             refused +=
                 one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
         }
+        self.spend("steps", start);
         Ok(refused)
     }
 
@@ -123,7 +139,10 @@ impl Twins {
     pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
         let mut waiting: Vec<&Frame> = frames.iter().collect();
         while !waiting.is_empty() {
+            let start = Instant::now();
             self.sync()?;
+            self.spend("sync", start);
+            let start = Instant::now();
             let table = self.alone.neighbours()?;
             let (mut now, later) = self.schedule(&waiting, &table);
             // While the agent applies what one frame has changed, the program passes the others.
@@ -147,6 +166,8 @@ impl Twins {
                 .zip(taken)
                 .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
                 .collect();
+            *self.spent.entry("frames").or_default() += start.elapsed();
+            *self.spent.entry("batches").or_default() += Duration::from_secs(1);
             each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref() });
         }
         Ok(None)

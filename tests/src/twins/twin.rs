@@ -25,6 +25,9 @@ use crate::packet::{EVERY_FRAME, link_address};
 
 /// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
 pub const PORTS: u8 = 6;
+/// The index of `v0`; those of the others follow. Not that of `p0`: the kernel takes its time, up to a second, to act
+/// on the carrier of a device whose index is that of its other end (`linkwatch_urgent_event`, net/core/link_watch.c).
+const FIRST_PORT: u32 = 101;
 /// The link that carries markers only.
 const MARKER_LINK: (&str, &str) = ("w0", "q0");
 /// EtherType of the marker frames (IEEE 802: for local experiments).
@@ -59,7 +62,7 @@ pub(super) struct Twin {
     /// Another socket, for a tap does not see what was sent through it.
     sender: Tap,
     markers: u64,
-    first_port: u32,
+    first_peer: u32,
     marker_link: (u32, u32),
 }
 
@@ -86,10 +89,10 @@ impl Twin {
         let ends = (0..PORTS).map(|port| (format!("v{port}"), format!("p{port}"), NODE_MAC(port)));
         let markers = (MARKER_LINK.0.to_owned(), MARKER_LINK.1.to_owned(), Mac([0x02, 0, 0, 0, 0xaa, 0xff]));
         let (mut node, mut other) = (String::new(), String::new());
-        for (v, p, mac) in ends.chain([markers]) {
+        for ((v, p, mac), index) in ends.chain([markers]).zip(FIRST_PORT..) {
             let peer_mac = Mac([mac.0[0], 0, 0, 0, 0x10, mac.0[5]]);
             node += &format!(
-                "link add {v} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
+                "link add {v} index {index} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
                 peers.name()
             );
             // The peers' stack is to be silent: all frames are made here.
@@ -100,14 +103,11 @@ impl Twin {
         let index = |namespace: &Namespace, name: &str| -> Result<u32> {
             namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
         };
-        let first_port = index(lab.node(), "v0")?;
+        let first_peer = index(&peers, "p0")?;
         for port in 0..PORTS {
             let indexes = (index(lab.node(), &format!("v{port}"))?, index(&peers, &format!("p{port}"))?);
-            let expected = first_port + u32::from(port);
-            ensure!(
-                indexes == (expected, expected),
-                "v{port} and p{port} have the indexes {indexes:?}, not {expected}"
-            );
+            let expected = (FIRST_PORT + u32::from(port), first_peer + u32::from(port));
+            ensure!(indexes == expected, "v{port} and p{port} have the indexes {indexes:?}, not {expected:?}");
         }
         let marker_link = (index(lab.node(), MARKER_LINK.0)?, index(&peers, MARKER_LINK.1)?);
         lab.node().run(still)??;
@@ -118,7 +118,7 @@ impl Twin {
             peer_tap: Tap::open(&peers)?,
             sender: Tap::open_to_send(&peers)?,
             markers: 0,
-            first_port,
+            first_peer,
             marker_link,
             lab,
             peers,
@@ -129,9 +129,9 @@ impl Twin {
         self.lab.node()
     }
 
-    /// The ifindex of `v<port>`, and of `p<port>`.
+    /// The ifindex of `v<port>`.
     pub(super) fn ifindex(&self, port: u8) -> u32 {
-        self.first_port + u32::from(port)
+        FIRST_PORT + u32::from(port)
     }
 
     pub(super) fn neighbours(&mut self) -> Result<NeighbourTable> {
@@ -189,7 +189,7 @@ impl Twin {
     /// through its queue in order: when a marker that was sent after them is back, all is done.
     pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
         for frame in frames {
-            self.sender.send(self.ifindex(frame.port), &frame.bytes)?;
+            self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
         }
         let (w, q) = self.marker_link;
         let ports = self.ifindex(0)..self.ifindex(PORTS);
@@ -204,18 +204,20 @@ impl Twin {
         })?;
         let back = self.marker();
         self.node_tap.send(w, &back)?;
-        let first = self.first_port;
+        let first_peer = self.first_peer;
         let mut order = frames.iter().enumerate();
         let mut current = 0;
-        self.peer_tap.until(&back, |tapped, outgoing| {
+        self.peer_tap.until(&back, |mut tapped, outgoing| {
             if tapped.ifindex == q {
             } else if outgoing {
                 // A frame whose link is down leaves no trace.
                 let same = |(_, frame): &(usize, &Frame)| {
-                    first + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
+                    first_peer + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
                 };
                 current = order.find(same).map_or(current, |(index, _)| index);
             } else if !is_request_of_the_node(&tapped) {
+                // By the node's end of the link.
+                tapped.ifindex = tapped.ifindex - first_peer + FIRST_PORT;
                 seen.replies.push((current, tapped));
             }
         })?;
@@ -242,12 +244,19 @@ fn is_request_of_the_node(tapped: &Tapped) -> bool {
         && tapped.bytes.get(6..11) == Some(&node[..5])
 }
 
+/// The steps that keep an interface's timers from changing anything: for one that a world adds. Its settings are those
+/// of the machine's own namespace otherwise, where an answer by proxy is delayed by a random time.
+pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
+    STILL
+        .into_iter()
+        .map(move |(key, value)| Step::Sysctl(format!("net/ipv4/neigh/{interface}/{key}"), value.to_owned()))
+}
+
 fn still() -> Result<()> {
     let interfaces = (0..PORTS).map(|port| format!("v{port}")).chain(["lo".to_owned(), MARKER_LINK.0.to_owned()]);
-    for interface in interfaces {
-        for (key, value) in STILL {
-            let path = format!("/proc/sys/net/ipv4/neigh/{interface}/{key}");
-            fs::write(&path, value).with_context(|| format!("writing {value} to {path}"))?;
+    for step in interfaces.flat_map(|interface| stillness(&interface).collect::<Vec<_>>()) {
+        if let Step::Sysctl(path, value) = step {
+            fs::write(format!("/proc/sys/{path}"), &value).with_context(|| format!("writing {value} to {path}"))?;
         }
     }
     // Since 6.11; before, the seed is the machine's, and so the same for both.

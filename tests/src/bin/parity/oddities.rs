@@ -250,6 +250,7 @@ fn stacked(plan: &mut Plan) {
         "link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0",
         "link del br0",
     );
+    tests::twins::stillness("br0").for_each(|step| plan.step(step, None));
     plan.ip("link set br0 up");
     plan.ip(format!("link set v{port} master br0"));
     plan.step(Step::Settle, None);

@@ -49,6 +49,8 @@ pub(crate) struct Report {
     samples: BTreeMap<&'static str, Vec<String>>,
     /// What the program counted, over all agents.
     counters: BTreeMap<String, u64>,
+    /// What the workers' time went into.
+    pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
 
 impl Report {
@@ -108,8 +110,11 @@ impl Report {
         }
     }
 
-    /// Adds what an agent's program has counted.
+    /// Adds what an agent's program has counted, and what the twins spent their time on.
     pub(crate) fn agent(&mut self, twins: &Twins) {
+        for (&on, &time) in twins.spent() {
+            *self.spent.entry(on).or_default() += time;
+        }
         let status = twins.agent().and_then(|agent| agent.ask("\"status\"").ok());
         let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
         for (reason, count) in passed.into_iter().flatten() {
@@ -140,6 +145,9 @@ impl Report {
         for (name, (worlds, times)) in other.features {
             let mine = self.features.entry(name).or_default();
             *mine = (mine.0 + worlds, mine.1 + times);
+        }
+        for (on, time) in other.spent {
+            *self.spent.entry(on).or_default() += time;
         }
         for (what, samples) in other.samples {
             let mine = self.samples.entry(what).or_default();
@@ -188,6 +196,9 @@ impl Report {
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
         }
+        let spent: Vec<String> =
+            self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();
+        line(format!("the workers' time: {}", spent.join(", ")));
         let features =
             self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
         line(table("what occurred in the configurations", &features.collect()));

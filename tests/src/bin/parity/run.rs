@@ -191,7 +191,9 @@ fn play(twins: &mut Twins, world: &World, report: &mut Report, oracle: bool) -> 
         report.refused_steps += twins.apply(configuration)? as u64;
         steps.extend(configuration.iter().cloned());
         filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
+        let start = Instant::now();
         let state = if oracle && !filtered { Some(State::read(twins.node())?) } else { None };
+        *report.spent.entry("oracle's reading").or_default() += start.elapsed();
         let first = twins.ifindex(0);
         let divergence = twins.exchange(frames, |batch| {
             steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
