@@ -7,12 +7,14 @@
 //! as silence); the multipath hash has the same seed on both.
 
 mod frames;
+mod hook;
 mod neighbours;
 mod pair;
 mod script;
 mod twin;
 
 pub use frames::{Frame, hex};
+pub use hook::Hook;
 pub use neighbours::{Class, Entry, NeighbourTable};
 pub use pair::{Batch, Divergence, Seen, Twins};
 pub use script::{Script, Step};

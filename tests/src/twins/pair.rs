@@ -9,6 +9,7 @@ use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
 
 use super::frames::{Frame, hex};
+use super::hook::Hook;
 use super::neighbours::{Class, Entry, NeighbourTable};
 use super::script::Step;
 use super::twin::{Seen as TwinSeen, Tapped, Twin};
@@ -27,6 +28,7 @@ pub struct Twins {
     alone: Twin,
     beside: Twin,
     core: usize,
+    hook: Hook,
     spent: BTreeMap<&'static str, Duration>,
 }
 
@@ -60,6 +62,9 @@ pub struct Divergence {
     pub what: String,
     /// The frames after which it showed.
     pub frames: Vec<Frame>,
+    /// The kernel cleared the neighbour table meanwhile, which is one for all namespaces of the machine: it may have
+    /// done so between one twin's frames and the other's.
+    pub collected: bool,
 }
 
 impl fmt::Display for Divergence {
@@ -69,15 +74,19 @@ impl fmt::Display for Divergence {
 }
 
 impl Twins {
-    /// Builds the twins; `agent` says whether one of them gets an agent. Frames are sent from `core`.
-    pub fn new(agent: bool, core: usize) -> Result<Self> {
+    /// Builds the twins; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
+    pub fn new(hook: Option<Hook>, core: usize) -> Result<Self> {
         let start = Instant::now();
-        let (alone, beside) = (Twin::new()?, Twin::new()?);
+        let kind = hook.unwrap_or_default();
+        let (alone, beside) = (Twin::new(kind)?, Twin::new(kind)?);
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
-        let options = || AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
-        let agent = if agent { Some(options().start(beside.node())?) } else { None };
+        let options = |hook: Hook| {
+            let options = AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
+            hook.arguments().iter().fold(options, |options, argument| options.arg(argument))
+        };
+        let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;
         let spent = BTreeMap::from([("building twins", start.elapsed())]);
-        Ok(Twins { agent, alone, beside, core, spent })
+        Ok(Twins { agent, alone, beside, core, hook: kind, spent })
     }
 
     /// The node with the kernel alone.
@@ -117,8 +126,9 @@ impl Twins {
             self.beside.settle()?;
             self.spend("settling", settling);
             ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
-            refused +=
-                one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
+            let complaint =
+                |line: &&str| ["Command failed", "sysctl", "proxy"].iter().any(|begin| line.starts_with(begin));
+            refused += one.lines().filter(complaint).count();
         }
         self.spend("steps", start);
         Ok(refused)
@@ -143,6 +153,7 @@ impl Twins {
             self.sync()?;
             self.spend("sync", start);
             let start = Instant::now();
+            let collections = garbage_collections();
             let table = self.alone.neighbours()?;
             let (mut now, later) = self.schedule(&waiting, &table);
             // While the agent applies what one frame has changed, the program passes the others.
@@ -152,12 +163,13 @@ impl Twins {
             let now_frames: Vec<Frame> = now.iter().map(|&frame| frame.clone()).collect();
             let [alone, beside] = [self.alone.send(&now_frames)?, self.beside.send(&now_frames)?];
             let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
-            let taken = match taken(&now, |port| self.alone.ifindex(port), &alone, &beside) {
+            let collected = collections != garbage_collections();
+            let taken = match taken(&now, self.hook, |port| self.alone.ifindex(port), &alone, &beside) {
                 Ok(taken) => taken,
-                Err(what) => return Ok(Some(Divergence { what, frames: now_frames })),
+                Err(what) => return Ok(Some(Divergence { what, frames: now_frames, collected })),
             };
             if let Some(what) = difference(&alone, &beside, &tables) {
-                return Ok(Some(Divergence { what, frames: now_frames }));
+                return Ok(Some(Divergence { what, frames: now_frames, collected }));
             }
             let answered = answered(&now, |port| self.alone.ifindex(port), &alone);
             let seen: Vec<Seen<'_>> = now
@@ -218,6 +230,14 @@ impl Twins {
     }
 }
 
+/// How often the kernel has cleared the neighbour table, or found it full: the last columns but one of each core's line.
+/// Nothing if it does not say so here.
+fn garbage_collections() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/net/stat/arp_cache").unwrap_or_default();
+    let lines = text.lines().skip(1).map(|line| line.split_whitespace().skip(9));
+    lines.flat_map(|columns| [0, 1, 3].map(|at| columns.clone().nth(at).unwrap_or_default().to_owned())).collect()
+}
+
 /// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
 /// it is that of the first request which has none yet and asks for what it says.
 fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> Vec<bool> {
@@ -242,6 +262,7 @@ fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> 
 /// must be what those of the other node see, byte by byte, without the frames that were taken.
 fn taken(
     frames: &[&Frame],
+    hook: Hook,
     ifindex: impl Fn(u8) -> u32,
     alone: &TwinSeen,
     beside: &TwinSeen,
@@ -255,7 +276,7 @@ fn taken(
     }
     let mut arrived = arrived.into_iter().peekable();
     let taken = frames.iter().map(|frame| {
-        let (ifindex, bytes) = (ifindex(frame.port), frame.at_the_tap());
+        let (ifindex, bytes) = (ifindex(frame.port), frame.at_the_tap(hook.tapped()));
         let arrival = arrived.next_if(|(tapped, _)| tapped.ifindex == ifindex && tapped.bytes == bytes);
         arrival.map(|(_, taken)| taken)
     });

@@ -44,6 +44,8 @@ pub(crate) struct Report {
     pub(crate) steps: u64,
     pub(crate) refused_steps: u64,
     pub(crate) divergences: u64,
+    /// Differences that did not show again, in a batch during which the kernel cleared the neighbour table.
+    pub(crate) collected: u64,
     features: BTreeMap<&'static str, (u64, u64)>,
     /// Frames that §10 would answer and the fast path passed, or that it would answer and the kernel did not.
     samples: BTreeMap<&'static str, Vec<String>>,
@@ -138,6 +140,7 @@ impl Report {
         self.steps += other.steps;
         self.refused_steps += other.refused_steps;
         self.divergences += other.divergences;
+        self.collected += other.collected;
         add(&mut self.beyond, other.beyond);
         add(&mut self.reasons, other.reasons);
         add(&mut self.missed, other.missed);
@@ -177,6 +180,10 @@ impl Report {
             self.answered,
             100.0 * share(self.answered, frames),
             self.lost
+        ));
+        line(format!(
+            "differences when the kernel cleared the neighbour table, not seen again and not counted: {}",
+            self.collected
         ));
         if fast_path {
             line(format!(
