@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
+use serde_json::Value;
 
 use super::frames::{Frame, hex};
 use super::hook::Hook;
@@ -42,6 +43,8 @@ pub struct Batch<'a> {
     pub seen: &'a [Seen<'a>],
     /// The agent, if there is one.
     pub agent: Option<&'a Agent>,
+    /// What it said of itself right before, in step: `status` as JSON.
+    pub before: &'a Value,
 }
 
 /// A frame, and what became of it.
@@ -134,15 +137,18 @@ impl Twins {
         Ok(refused)
     }
 
-    /// Waits until the agent has followed everything that was done before the call.
-    pub fn sync(&mut self) -> Result<()> {
-        let Some(agent) = &self.agent else { return Ok(()) };
+    /// Waits until the agent has followed everything that was done before the call, and gives its `status`.
+    pub fn sync(&mut self) -> Result<Value> {
+        let Some(agent) = &self.agent else { return Ok(Value::Null) };
         let deadline = Instant::now() + PATIENCE;
-        while agent.ask("\"sync\"")?["status"]["ready"] != true {
+        loop {
+            let status = agent.ask("\"sync\"")?["status"].take();
+            if status["ready"] == true {
+                return Ok(status);
+            }
             ensure!(Instant::now() < deadline, "the agent is not in step; its log:\n{}", agent.log());
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
     }
 
     /// Sends frames to both, in batches, the agent in step before each. Stops at the first difference.
@@ -150,7 +156,7 @@ impl Twins {
         let mut waiting: Vec<&Frame> = frames.iter().collect();
         while !waiting.is_empty() {
             let start = Instant::now();
-            self.sync()?;
+            let before = self.sync()?;
             self.spend("sync", start);
             let start = Instant::now();
             let collections = garbage_collections();
@@ -180,7 +186,7 @@ impl Twins {
                 .collect();
             *self.spent.entry("frames").or_default() += start.elapsed();
             *self.spent.entry("batches").or_default() += Duration::from_secs(1);
-            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref() });
+            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before });
         }
         Ok(None)
     }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::Mac;
 use tests::twins::{Batch, Frame, Twins, hex};
 
@@ -199,7 +199,10 @@ impl Report {
             ));
             line(format!("silence of the kernel where §10 would answer: {}", self.contradictions));
             line(table("answered by the kernel, passed by the fast path; why §10 passes", &self.reasons));
-            line(table("passed by the fast path, although §10 answers; what `explain` says after it", &self.missed));
+            line(table(
+                "passed by the fast path, although §10 answers; what `explain` says after it, else what was counted",
+                &self.missed,
+            ));
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
         }
@@ -223,7 +226,7 @@ impl Report {
     }
 }
 
-/// Why the agent would pass the request that the frame is about.
+/// Why the agent would pass the request that the frame is about; if it would not, what the program counted meanwhile.
 fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
     let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
     let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
@@ -231,9 +234,26 @@ fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
                           "sender": sender, "sender_mac": Mac(arp.arp.sha).to_string()});
     let answer = agent.ask(&json!({"explain": {"question": question, "run_program": false}}).to_string());
     match answer {
-        Ok(answer) => answer["explanation"]["reason"].as_str().unwrap_or("it would answer").to_owned(),
         Err(error) => format!("{error:#}"),
+        Ok(answer) => match answer["explanation"]["reason"].as_str() {
+            Some(reason) => reason.to_owned(),
+            None => format!("would be answered; counted meanwhile: {}", passing_reasons(batch, ingress)),
+        },
     }
+}
+
+/// Of the reasons to pass that are about the moment, not the frame: those that were counted since the batch began.
+fn passing_reasons(batch: &Batch<'_>, ingress: u32) -> String {
+    let after = batch.agent.and_then(|agent| agent.ask("\"status\"").ok()).unwrap_or_default();
+    let count = |status: &Value, reason: &str| {
+        let interfaces = status["interfaces"].as_array().into_iter().flatten();
+        let mut of_ingress = interfaces.filter(|interface| interface["ifindex"] == ingress);
+        of_ingress.next().and_then(|interface| interface["passed"][reason].as_u64()).unwrap_or_default()
+    };
+    let moment = ["updating", "lease_expired", "interface_unknown", "neighbour_unknown"];
+    let counted = moment.into_iter().filter(|reason| count(&after["status"], reason) > count(batch.before, reason));
+    let counted: Vec<&str> = counted.collect();
+    if counted.is_empty() { "none of these".to_owned() } else { counted.join(", ") }
 }
 
 fn share(part: u64, whole: u64) -> f64 {
