@@ -26,6 +26,16 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
+    /// The XDP program for kernels that know frames in several buffers (5.18).
+    pub const XDP_FRAGS_PROGRAM: &str = "arp_xdp_frags";
+    /// The XDP program for veths in driver mode.
+    pub const XDP_VETH_PROGRAM: &str = "arp_xdp_veth";
+    /// The tc program.
+    pub const TC_PROGRAM: &str = "arp_tc";
+    /// The self-test's program for veths in driver mode.
+    pub const XDP_PROBE: &str = "arp_xdp_probe";
+    /// The self-test's program for the other hooks.
+    pub const TC_PROBE: &str = "arp_tc_probe";
 }
 
 /// The counters' key for frames of interfaces that have no counters of their own (no interface has index 0).
@@ -77,6 +87,8 @@ impl Iface {
     pub const LOCAL_OWN: u16 = 1 << 5;
     /// `PROXIES` holds an entry that may apply to this interface.
     pub const HAS_PROXIES: u16 = 1 << 6;
+    /// tc: replies may be put right into the pod end's input (`bpf_redirect_peer`).
+    pub const TO_PEER: u16 = 1 << 7;
 
     /// Whether `flag` is set.
     #[inline(always)]

@@ -2,15 +2,16 @@
 
 use super::Dataplane;
 use super::memory::{MappedFib, Words};
+pub use super::programs::Run;
 use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
 use anyhow::{Context as _, anyhow};
+use arp_common::Tables;
 use arp_common::fib::Entry;
 use arp_common::maps::{Counters, Global, Iface, IfaceAddr, Neighbour, Oif, UNKNOWN_INGRESS, names};
 use arp_common::reason::COUNTERS;
-use arp_common::{ArpFrame, Tables};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfLoader, Pod};
 use nix::time::{ClockId, clock_gettime};
 use std::sync::atomic::{Ordering, fence};
@@ -41,15 +42,7 @@ pub struct Bpf {
     gone: Counters,
     /// Entries for which a map had no room: their frames are passed.
     refused: u64,
-}
-
-/// What the loaded program did with a frame.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// XDP_PASS, XDP_TX …
-    pub action: u32,
-    /// The frame afterwards.
-    pub frame: Vec<u8>,
+    knows_frags: bool,
 }
 
 impl Bpf {
@@ -63,8 +56,7 @@ impl Bpf {
             .override_global(LOG_LEVEL, &level, true)
             .load(OBJECT)
             .context("loading the eBPF object failed: it needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 with BPF")?;
-        let program: &mut Xdp = program(&mut ebpf)?;
-        program.load().context("the kernel's verifier refused the XDP program")?;
+        let knows_frags = load_xdp(&mut ebpf)?;
 
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"));
         let global = Words::new(array(take(names::GLOBAL)?)?, size_of::<Global>())?;
@@ -82,6 +74,7 @@ impl Bpf {
             trie: Trie::default(),
             gone: [0; COUNTERS],
             refused: 0,
+            knows_frags,
             ebpf,
         };
         bpf.make_counters(UNKNOWN_INGRESS)?;
@@ -93,12 +86,14 @@ impl Bpf {
         &mut self.ebpf
     }
 
-    /// The XDP program.
-    ///
-    /// # Errors
-    /// The object has none.
-    pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
-        program(&mut self.ebpf)
+    /// Whether the kernel knows XDP programs that take frames in several buffers.
+    pub(super) fn knows_frags(&self) -> bool {
+        self.knows_frags
+    }
+
+    /// A program of the object, loaded or not.
+    pub(super) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+        self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
     }
 
     /// Nodes of the FIB in use.
@@ -134,26 +129,6 @@ impl Bpf {
             total = sum([total, counters].iter());
         }
         Ok(total)
-    }
-
-    /// Runs the loaded program on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
-    /// Linux 5.15). The program counts the frame like any other.
-    ///
-    /// # Errors
-    /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
-    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: [u8; 24] = transmute!([0, frame.len() as u32, 0, ingress, 0, 0]);
-        let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.xdp()?.test_run(options).context("running the loaded program on a frame failed")?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Run { action: result.return_value, frame: out })
     }
 
     fn apply_one(&mut self, change: &Change) -> anyhow::Result<()> {
@@ -265,9 +240,21 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
 
-fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
-    let program = ebpf.program_mut(names::XDP_PROGRAM).ok_or_else(|| anyhow!("the eBPF object has no XDP program"))?;
-    Ok(program.try_into()?)
+/// Loads the XDP program; says whether it is the one that takes frames in several buffers. An older kernel does not
+/// know the flag (EINVAL) and gets the other one.
+fn load_xdp(ebpf: &mut Ebpf) -> anyhow::Result<bool> {
+    let mut load = |name: &str| -> anyhow::Result<()> {
+        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))
+    };
+    match load(names::XDP_FRAGS_PROGRAM) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            log::info!("XDP programs see whole frames only: {error:#}");
+            load(names::XDP_PROGRAM).map(|()| false)
+        }
+    }
 }
 
 /// The map behind an array, whatever its elements.

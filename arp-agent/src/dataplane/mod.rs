@@ -2,8 +2,11 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod choice;
 pub mod fake;
 mod memory;
+pub mod programs;
+pub mod proof;
 pub mod tcx;
 pub mod trie;
 

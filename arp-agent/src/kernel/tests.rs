@@ -15,7 +15,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn message(kind: u16, payload: &[u8]) -> Message<'_> {
-    Message { kind, flags: 0, sequence: 0, payload }
+    Message { kind, flags: 0, sequence: 0, port: 0, payload }
 }
 
 #[test]

@@ -1,29 +1,8 @@
-//! The hooks that an agent of the twins may answer in, and what differs between them in what the twins can see.
+//! What differs between the hooks in what the twins can see.
 
-use clap::ValueEnum;
-
-/// Where the fast path sits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Hook {
-    /// XDP on socket buffers.
-    #[default]
-    XdpSkb,
-    /// XDP in the veth driver.
-    XdpDriver,
-    /// tc ingress.
-    Tc,
-}
+use crate::hook::Hook;
 
 impl Hook {
-    /// What `arp-agent run` is told.
-    pub(super) fn arguments(self) -> &'static [&'static str] {
-        match self {
-            Hook::XdpSkb => &["--hook", "xdp", "--xdp-mode", "skb"],
-            Hook::XdpDriver => &["--hook", "xdp", "--xdp-mode", "driver"],
-            Hook::Tc => &["--hook", "tc"],
-        }
-    }
-
     /// The EtherType of the node's tap, which is to see what the program passed, and not what it took. A tap for every
     /// EtherType is in the frame's way before tc, and after XDP; one for ARP alone is after both.
     pub(super) fn tapped(self) -> u16 {

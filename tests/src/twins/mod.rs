@@ -14,7 +14,6 @@ mod script;
 mod twin;
 
 pub use frames::{Frame, hex};
-pub use hook::Hook;
 pub use neighbours::{Class, Entry, NeighbourTable};
 pub use pair::{Batch, Divergence, Seen, Twins};
 pub use script::{Script, Step};

@@ -10,11 +10,11 @@ use arp_common::maps::IfaceAddr;
 use serde_json::Value;
 
 use super::frames::{Frame, hex};
-use super::hook::Hook;
 use super::neighbours::{Class, Entry, NeighbourTable};
 use super::script::Step;
 use super::twin::{Seen as TwinSeen, Tapped, Twin};
 use crate::agent::{Agent, AgentOptions};
+use crate::hook::Hook;
 use crate::host::OnCore;
 use crate::namespace::Namespace;
 

@@ -17,10 +17,10 @@ use nix::sys::socket::{
 };
 
 use super::frames::Frame;
-use super::hook::Hook;
 use super::neighbours::{Asker, NeighbourTable};
 use super::script::Step;
 use crate::bytes::Mac;
+use crate::hook::Hook;
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::packet::{EVERY_FRAME, link_address};
@@ -272,7 +272,7 @@ impl Twin {
                     first_peer + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
                 };
                 current = order.find(same).map_or(current, |(index, _)| index);
-            } else if !is_request_of_the_node(&tapped) {
+            } else if !is_request_of_the_node(&tapped) && !is_self_test(&tapped) {
                 // By the node's end of the link.
                 tapped.ifindex = tapped.ifindex - first_peer + FIRST_PORT;
                 seen.replies.push((first + current, tapped));
@@ -290,6 +290,11 @@ impl Twin {
         frame.resize(60, 0);
         frame
     }
+}
+
+/// A frame of the agent's self-test: for nobody, EtherType 0x88b5.
+fn is_self_test(tapped: &Tapped) -> bool {
+    tapped.bytes.get(12..14) == Some(&[0x88, 0xb5])
 }
 
 /// A request with which the node itself looks for somebody: when it does so is a matter of timers.

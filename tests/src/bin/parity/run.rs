@@ -115,7 +115,7 @@ impl Shared<'_> {
     }
 
     fn generation(&self, worlds: std::ops::Range<u64>, core: usize, report: &mut Report) -> Result<()> {
-        let hook = self.args.hook();
+        let hook = self.args.hook()?;
         let mut twins = Twins::new(hook, core)?;
         let mut history: Vec<Step> = Vec::new();
         for number in worlds {
@@ -165,7 +165,7 @@ impl Shared<'_> {
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
             return Ok(true);
         }
-        let shrunk = shrink::shrink(history, steps, self.args.hook(), core)?;
+        let shrunk = shrink::shrink(history, steps, self.args.hook()?, core)?;
         let mut text = format!("# {title}\n");
         match &shrunk.divergence {
             Some(divergence) => {
@@ -219,7 +219,7 @@ fn replay(args: &Args) -> Result<bool> {
     for path in &args.replay {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let Script(steps) = text.parse().with_context(|| format!("{}", path.display()))?;
-        let mut twins = Twins::new(args.hook(), 0)?;
+        let mut twins = Twins::new(args.hook()?, 0)?;
         match twins.play(&steps)? {
             Some(divergence) => {
                 println!("{}: {divergence}", path.display());

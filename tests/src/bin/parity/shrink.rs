@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tests::twins::{Divergence, Hook, Step, Twins};
+use tests::Hook;
+use tests::twins::{Divergence, Step, Twins};
 
 use crate::run::STOP;
 

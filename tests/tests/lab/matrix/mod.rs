@@ -4,6 +4,7 @@
 mod addresses;
 mod devices;
 mod frame;
+mod hooks;
 mod local;
 mod proxying;
 mod routes;

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use tests::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched, topology};
+use tests::{Answerer, Hook, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched, topology};
 
 use super::Ask::{For, From};
 use super::Expect::{Answered, Fast, Kernel, Silent, SilentForAnyReason};
@@ -33,18 +33,21 @@ fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
     const EGRESS: &str = "nft add chain netdev t c { type filter hook egress device v0 priority 0 ; }";
     const DROP: &str = "nft add rule netdev t c meta protocol arp drop";
     const GONE: &[&str] = &["nft delete table netdev t"];
+    // With tc, the foreign filter is first and takes the frame away from ours.
+    let taken = if Hook::chosen()? == Hook::Tc { SilentForAnyReason } else { Silent("ingress_hook") };
     check(&[
         when("K137 ingress", &["nft add table netdev t", INGRESS, DROP], GONE, For(L), Silent("ingress_hook")),
         when("K136 egress", &["nft add table netdev t", EGRESS, DROP], GONE, For(L), SilentForAnyReason),
         when(
             "K139 a tc filter that takes ARP away",
             &[
-                "tc qdisc add dev v0 clsact",
+                // There is one already where the agent's hook is tc.
+                "tc qdisc replace dev v0 clsact",
                 "tc filter add dev v0 ingress protocol arp u32 match u32 0 0 action mirred egress redirect dev u0",
             ],
             &["tc qdisc del dev v0 clsact"],
             For(L),
-            Silent("ingress_hook"),
+            taken,
         ),
         row("without any of them", For(L), Fast),
     ])
