@@ -5,8 +5,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
+use arp_common::{ArpFrame, Reason};
 use serde_json::Value;
 
 use super::frames::{Frame, hex};
@@ -20,6 +20,8 @@ use crate::namespace::Namespace;
 
 /// How long the agent may take to be in step.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how much of it is waited until it has tested the interfaces' ways out.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The twins.
 #[derive(Debug)]
@@ -143,7 +145,15 @@ impl Twins {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let status = agent.ask("\"sync\"")?["status"].take();
-            if status["ready"] == true {
+            // It tests the way out of an interface whose carrier came, and on a busy machine it tests in vain now and then.
+            let proven = deadline - Instant::now() < PATIENCE - PROOF_PATIENCE || {
+                let running = self.beside.running()?;
+                !status["interfaces"].as_array().into_iter().flatten().any(|interface| {
+                    interface["reason"].as_str().is_some_and(|reason| reason == Reason::HOOK_UNPROVEN.why())
+                        && interface["ifindex"].as_u64().is_some_and(|index| running.contains(&(index as u32)))
+                })
+            };
+            if status["ready"] == true && proven {
                 return Ok(status);
             }
             ensure!(Instant::now() < deadline, "the agent is not in step; its log:\n{}", agent.log());

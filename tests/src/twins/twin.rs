@@ -149,6 +149,14 @@ impl Twin {
         FIRST_PORT + u32::from(port)
     }
 
+    /// The indexes of the ports whose both ends are up.
+    pub(super) fn running(&mut self) -> Result<BTreeSet<u32>> {
+        let [node, peers] = &mut self.links;
+        let (node, peers) = (node.running()?, peers.running()?);
+        let ends = (0..PORTS).map(|port| (FIRST_PORT + u32::from(port), self.first_peer + u32::from(port)));
+        Ok(ends.filter(|(v, p)| node.contains(v) && peers.contains(p)).map(|(v, _)| v).collect())
+    }
+
     pub(super) fn neighbours(&mut self) -> Result<NeighbourTable> {
         self.neighbours.table()
     }
@@ -220,11 +228,10 @@ impl Twin {
             return Ok(seen);
         }
         for (part, frames) in frames.chunks(LINK_BURST).enumerate() {
-            let [node, peers] = &mut self.links;
-            let (node, peers) = (node.running()?, peers.running()?);
+            let running = self.running()?;
             let ports = frames.iter().map(|frame| frame.port).collect::<BTreeSet<u8>>();
             let ends = ports.into_iter().map(|port| (self.ifindex(port), self.first_peer + u32::from(port)));
-            let mut links: Vec<(u32, u32)> = ends.filter(|(v, p)| node.contains(v) && peers.contains(p)).collect();
+            let mut links: Vec<(u32, u32)> = ends.filter(|(v, _)| running.contains(v)).collect();
             links.push(self.marker_link);
             self.send_some(part * LINK_BURST, frames, &links, &mut seen)?;
         }
