@@ -35,6 +35,7 @@ fn a_veth() {
         kind: Some("veth".into()),
         xdp_program: None,
         xdp_multiple: false,
+        carrier_changes: 2,
         settings: Some(Settings {
             forwarding: 1,
             proxy_arp: 3,
