@@ -152,7 +152,7 @@ impl Agent {
     /// Withdraws the lease: every frame passes from here on.
     pub fn withdraw(&mut self) {
         self.lease_until = 0;
-        self.bpf.set_lease(0);
+        self.bpf.withdraw_lease();
     }
 
     /// Renews the lease, if nothing is left to apply.
@@ -172,7 +172,7 @@ impl Agent {
             }
             if nothing_left {
                 self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
-                self.bpf.set_lease(self.lease_until);
+                self.bpf.set_lease(self.lease_until)?;
                 return Ok(());
             }
         }
@@ -447,7 +447,7 @@ impl Agent {
             let link = links.get(&ifindex)?;
             Some(self.interface_status(link, attachment, &names))
         });
-        let total = self.bpf.total_counters()?;
+        let total = self.bpf.total_counters();
         let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
@@ -488,7 +488,7 @@ impl Agent {
             }
             Attachment::Refused(_) => ("none", "none", "detached".to_owned()),
         };
-        let counters = self.bpf.counters(link.ifindex)?;
+        let counters = self.bpf.counters(link.ifindex);
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
             ifindex,
             netnsid: link.link_netnsid,

@@ -4,11 +4,9 @@
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
 use crate::packet::{Class, arp_frame, classify, log};
-use crate::tables::{Maps, count_answer, count_pass};
-use arp_common::decide::Tables;
-use arp_common::fib::Entry;
+use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
-use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use arp_common::maps::Iface;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
@@ -16,7 +14,6 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use core::cell::Cell;
 
 /// Nothing is said about the frame: the next program, the next filter, then the stack.
 const TC_ACT_UNSPEC: i32 = -1;
@@ -32,8 +29,9 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
         return TC_ACT_UNSPEC;
     }
+    let maps = Maps::new(ingress);
     if tagged != 0 {
-        return pass(ingress, Reason::VLAN_TAG);
+        return pass(&maps, Reason::VLAN_TAG);
     }
     // A driver may leave all but the Ethernet header in pages of their own.
     if ctx.data() + ArpFrame::LEN > ctx.data_end() && ctx.len() as usize >= ArpFrame::LEN {
@@ -42,35 +40,34 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     }
     match classify(ctx.data(), ctx.data_end()) {
         Class::Other => return TC_ACT_UNSPEC,
-        Class::TooShort => return pass(ingress, Reason::TOO_SHORT),
+        Class::TooShort => return pass(&maps, Reason::TOO_SHORT),
         Class::Arp => {}
     }
     let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    let maps = Noting { flags: Cell::new(0) };
     let verdict = decide(frame, ingress, &maps);
     log(&ctx, ingress, frame, verdict);
     match verdict {
-        Verdict::Pass(reason) => pass(ingress, reason),
+        Verdict::Pass(reason) => pass(&maps, reason),
         Verdict::Reply(mac) => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
             let to_asker = frame.src == frame.arp.sha && frame.src[0] & 1 == 0;
             let mut reply = *frame;
             reply.make_reply(mac);
-            send(skb, ingress, &reply, to_asker && maps.flags.get() & Iface::TO_PEER != 0)
+            send(skb, &maps, &reply, to_asker && maps.has(Iface::TO_PEER))
         }
     }
 }
 
 #[inline(always)]
-fn pass(ingress: u32, reason: Reason) -> i32 {
-    count_pass(ingress, reason);
+fn pass(maps: &Maps, reason: Reason) -> i32 {
+    maps.count_pass(reason);
     TC_ACT_UNSPEC
 }
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, ingress: u32, reply: &ArpFrame, to_peer: bool) -> i32 {
+fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
     // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack. A helper that
     // refuses leaves the frame as it is.
@@ -78,72 +75,18 @@ fn send(skb: *mut __sk_buff, ingress: u32, reply: &ArpFrame, to_peer: bool) -> i
         if (*skb).len != LEN {
             // Writable first: so that nothing can fail once the frame is trimmed.
             if bpf_skb_pull_data(skb, LEN) != 0 || bpf_skb_change_tail(skb, LEN, 0) != 0 {
-                return pass(ingress, Reason::TRIM_FAILED);
+                return pass(maps, Reason::TRIM_FAILED);
             }
         }
         if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
-            return pass(ingress, Reason::TRIM_FAILED);
+            return pass(maps, Reason::TRIM_FAILED);
         }
-        count_answer(ingress);
+        maps.count_answer();
         if to_peer {
             bpf_skb_change_type(skb, PACKET_HOST);
-            bpf_redirect_peer(ingress, 0) as i32
+            bpf_redirect_peer(maps.ingress(), 0) as i32
         } else {
-            bpf_redirect(ingress, 0) as i32
+            bpf_redirect(maps.ingress(), 0) as i32
         }
-    }
-}
-
-/// The maps, noting the flags of the interface: how the reply leaves is among them, and the decision does not care.
-struct Noting {
-    flags: Cell<u16>,
-}
-
-impl Tables for Noting {
-    #[inline(always)]
-    fn sequence(&self) -> u64 {
-        Maps.sequence()
-    }
-
-    #[inline(always)]
-    fn lease_is_valid(&self) -> bool {
-        Maps.lease_is_valid()
-    }
-
-    #[inline(always)]
-    fn iface(&self, ifindex: u32) -> Option<Iface> {
-        let iface = Maps.iface(ifindex)?;
-        self.flags.set(iface.flags);
-        Some(iface)
-    }
-
-    #[inline(always)]
-    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
-        Maps.neighbour(key)
-    }
-
-    #[inline(always)]
-    fn proxied(&self, key: IfaceAddr) -> bool {
-        Maps.proxied(key)
-    }
-
-    #[inline(always)]
-    fn owned(&self, key: IfaceAddr) -> bool {
-        Maps.owned(key)
-    }
-
-    #[inline(always)]
-    fn oif(&self, slot: u16) -> Option<Oif> {
-        Maps.oif(slot)
-    }
-
-    #[inline(always)]
-    fn fib_root(&self, index: u16) -> Entry {
-        Maps.fib_root(index)
-    }
-
-    #[inline(always)]
-    fn fib_node(&self, node: u32, index: u8) -> Entry {
-        Maps.fib_node(node, index)
     }
 }

@@ -1,7 +1,7 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
 use crate::packet::{Class, arp_frame, classify, log};
-use crate::tables::{Maps, count_answer, count_pass};
+use crate::tables::Maps;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use aya_ebpf::{
     bindings::xdp_action,
@@ -47,45 +47,48 @@ fn whole_len(ctx: &XdpContext) -> i32 {
 
 #[inline(always)]
 fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
+    let class = classify(ctx.data(), ctx.data_end());
+    if matches!(class, Class::Other) {
+        return xdp_action::XDP_PASS;
+    }
     let ingress = ctx.ingress_ifindex() as u32;
-    match classify(ctx.data(), ctx.data_end()) {
-        Class::Other => return xdp_action::XDP_PASS,
-        Class::TooShort => return pass(ingress, Reason::TOO_SHORT),
-        Class::Arp => {}
+    let maps = Maps::new(ingress);
+    if matches!(class, Class::TooShort) {
+        return pass(&maps, Reason::TOO_SHORT);
     }
     let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    let verdict = decide(frame, ingress, &Maps);
+    let verdict = decide(frame, ingress, &maps);
     log(ctx, ingress, frame, verdict);
     match verdict {
-        Verdict::Pass(reason) => pass(ingress, reason),
-        Verdict::Reply(mac) => reply(ctx, ingress, mac, exit, len(ctx)),
+        Verdict::Pass(reason) => pass(&maps, reason),
+        Verdict::Reply(mac) => reply(ctx, &maps, mac, exit, len(ctx)),
     }
 }
 
 #[inline(always)]
-fn pass(ingress: u32, reason: Reason) -> u32 {
-    count_pass(ingress, reason);
+fn pass(maps: &Maps, reason: Reason) -> u32 {
+    maps.count_pass(reason);
     xdp_action::XDP_PASS
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, ingress: u32, mac: [u8; 6], exit: Exit, len: i32) -> u32 {
+fn reply(ctx: &XdpContext, maps: &Maps, mac: [u8; 6], exit: Exit, len: i32) -> u32 {
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and
         // leaves the frame as it is when it refuses.
         let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -excess) };
         if refused != 0 {
-            return pass(ingress, Reason::TRIM_FAILED);
+            return pass(maps, Reason::TRIM_FAILED);
         }
     }
     // Trimming invalidated what we knew of packet memory: look again.
     let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
     frame.make_reply(mac);
-    count_answer(ingress);
+    maps.count_answer();
     match exit {
         Exit::Bounce => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers; it only notes where to.
-        Exit::Redirect => unsafe { bpf_redirect(ingress, 0) as u32 },
+        Exit::Redirect => unsafe { bpf_redirect(maps.ingress(), 0) as u32 },
     }
 }

@@ -5,7 +5,6 @@ use arp_agent::dataplane::choice::How;
 use arp_agent::dataplane::programs::{Run, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
-use arp_common::maps::UNKNOWN_INGRESS;
 use arp_common::reason::ANSWERED;
 use tests::needs_root;
 
@@ -113,14 +112,14 @@ fn a_probe_for_a_local_address_is_answered_to_nobody_s_address() -> anyhow::Resu
 fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
     needs_root!();
     let mut world = World::new()?;
-    world.set_lease(false);
+    world.set_lease(false)?;
     check(&mut world, "no lease", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))?;
-    world.set_lease(true);
+    world.set_lease(true)?;
     check(&mut world, "with a lease again", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     world.apply(&[Change::Iface(INGRESS, None)])?;
-    let before = world.bpf.counters(UNKNOWN_INGRESS)?;
+    let before = world.bpf.unknown_counters();
     check(&mut world, "no entry", &REQUEST, &Expect::Pass(None))?;
-    let after = world.bpf.counters(UNKNOWN_INGRESS)?;
+    let after = world.bpf.unknown_counters();
     let counter = Reason::INTERFACE_UNKNOWN.counter();
     assert_eq!(after[counter], before[counter] + HOOKS.len() as u64, "counted where no interface has its counters");
     Ok(())
@@ -131,7 +130,7 @@ fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
     use arp_agent::dataplane::{Dataplane as _, bpf::monotonic_ns};
     needs_root!();
     let mut world = World::new()?;
-    world.bpf.set_lease(monotonic_ns() + 100_000_000);
+    world.bpf.set_lease(monotonic_ns() + 100_000_000)?;
     check(&mut world, "at once", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     std::thread::sleep(std::time::Duration::from_millis(120));
     check(&mut world, "later", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))
