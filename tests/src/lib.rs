@@ -17,6 +17,8 @@ mod namespace;
 mod neighbours;
 mod packet;
 mod parity;
+#[cfg(test)]
+mod rows;
 mod skip;
 mod slack;
 pub mod topology;
@@ -25,7 +27,7 @@ pub mod twins;
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
 pub use host::Host;
-pub use lab::Lab;
+pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;

@@ -76,7 +76,11 @@ impl World {
         facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.len())));
         facts.push(Fact::new(
             "ARP netfilter",
-            if snapshot.arp_netfilter { "a chain or table is there" } else { "none" },
+            match (snapshot.arp_netfilter, snapshot.held_back.get(name)) {
+                (true, _) => "a chain or table is there".to_owned(),
+                (false, Some(held_back)) => format!("drops replies about {}", join(held_back)),
+                (false, None) => "nothing that matters".to_owned(),
+            },
         ));
         facts
     }
@@ -210,6 +214,10 @@ fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
         both("arp_ignore", own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
         Fact::new(format!("net.ipv4.conf.{name}.medium_id"), own.medium_id.to_string()),
     ]
+}
+
+fn join<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
+    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn describe_link(snapshot: &Snapshot, link: &Link) -> String {

@@ -20,6 +20,7 @@ mod hooks;
 mod link;
 mod namespaces;
 mod neighbour;
+mod netfilter;
 mod notifications;
 mod procfs;
 mod reader;

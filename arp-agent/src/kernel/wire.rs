@@ -135,11 +135,22 @@ impl Request {
         Self { kind, body }
     }
 
-    /// Adds a 4-byte attribute (every attribute that is sent here is one).
+    /// Adds a 4-byte attribute.
     pub(super) fn with(mut self, kind: u16, value: u32) -> Self {
         self.body.extend(8u16.to_ne_bytes());
         self.body.extend(kind.to_ne_bytes());
         self.body.extend(value.to_ne_bytes());
+        self
+    }
+
+    /// Adds a string.
+    pub(super) fn with_text(mut self, kind: u16, text: &str) -> Self {
+        let len = 4 + text.len() + 1;
+        self.body.extend(u16::try_from(len).unwrap_or(u16::MAX).to_ne_bytes());
+        self.body.extend(kind.to_ne_bytes());
+        self.body.extend(text.as_bytes());
+        self.body.push(0);
+        self.body.resize(align(self.body.len()), 0);
         self
     }
 

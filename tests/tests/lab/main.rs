@@ -5,6 +5,7 @@ mod changes;
 mod commands;
 mod explain;
 mod flags;
+mod foreign;
 mod frames;
 mod gatewayless;
 mod interfaces;
