@@ -33,7 +33,6 @@ const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_COMPAT: u16 = 5;
-const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const META_DESTINATION: u16 = 1;
@@ -156,15 +155,11 @@ pub(super) fn judge(chains: &[Chain], rules: &[Rule], only_jumps: &BTreeMap<Stri
         Effect::NotUnderstood => false,
     };
     // Whatever leads where in it: no rule of the table does more than hold back some replies.
-    let calico = chains.iter().filter(|chain| chain.table == CALICO);
-    let calico_is_understood = calico.clone().all(|chain| {
-        let harmless_hook = chain.hook.is_none_or(|hook| hook == NF_ARP_OUT && chain.accepts);
-        harmless_hook && rules.iter().filter(|rule| rule.table == CALICO).all(is_understood)
-    });
+    let calico_is_understood = rules.iter().filter(|rule| rule.table == CALICO).all(is_understood);
     let is_foreign = |chain: &Chain| {
         let empty = || !rules.iter().any(|rule| rule.table == chain.table && rule.chain == chain.name);
-        let harmless = chain.accepts && empty() || chain.table == CALICO && calico_is_understood;
-        chain.hook.is_some() && !harmless
+        let calico = || chain.table == CALICO && chain.hook == Some(NF_ARP_OUT) && calico_is_understood;
+        chain.hook.is_some() && !(chain.accepts && (empty() || calico()))
     };
     let mut held_back: Vec<(String, Ipv4Addr)> = rules
         .iter()

@@ -206,9 +206,11 @@ impl Reader {
         let rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
         let mut only_jumps = BTreeMap::new();
         for map in netfilter::maps(&rules) {
+            let Some(asker) = &mut self.netfilter else { break };
             // A map that has gone meanwhile is notified, and not known here.
-            if let Ok(jumps) = self.nftables("ARP map", &netfilter::ask_elements(&map), netfilter::leads_elsewhere) {
-                only_jumps.insert(map, jumps.into_iter().all(|all| all));
+            let dump = asker.dump("an ARP map", &netfilter::ask_elements(&map));
+            if let Ok(jumps) = dump.and_then(|dump| decoded("an ARP map", dump, netfilter::leads_elsewhere)) {
+                only_jumps.insert(map, !jumps.is_empty() && jumps.into_iter().all(|all| all));
             }
         }
         Ok(netfilter::judge(&chains, &rules, &only_jumps))

@@ -1,6 +1,7 @@
 //! What needs root and network namespaces: the lab's own tests, and the scenarios.
 
 mod calico;
+mod calico_arp;
 mod changes;
 mod commands;
 mod explain;

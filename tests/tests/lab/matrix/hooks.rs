@@ -35,7 +35,10 @@ fn comes_and_goes<Thing>(
         let by = parity.ask("p0", |p0| p0.who_has(L))?.by;
         ensure!(by == Answerer::FastPath, "gone after it was there {there}: {by:?}");
         if there == "at the start" {
-            parity.change(|lab| Ok(things.borrow_mut().push(make(lab)?)))?;
+            parity.change(|lab| {
+                things.borrow_mut().push(make(lab)?);
+                Ok(())
+            })?;
         }
     }
     Ok(())
@@ -154,25 +157,30 @@ fn k139_a_tc_filter_takes_arp_away() -> Result<()> {
     commands("ingress_hook", 0, &make, &["tc qdisc del dev v0 clsact"])
 }
 
+fn detach(program: TcProgram) -> Result<()> {
+    drop(program);
+    Ok(())
+}
+
 #[test]
 fn k139_a_tcx_program_drops_what_comes_in() -> Result<()> {
     needs_root!();
     let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Ingress, Does::DropArp);
-    comes_and_goes("ingress_hook", 0, attach, |_, program| Ok(drop(program)))
+    comes_and_goes("ingress_hook", 0, attach, |_, program| detach(program))
 }
 
 #[test]
 fn k139_a_tcx_program_drops_what_goes_out() -> Result<()> {
     needs_root!();
     let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Egress, Does::DropArp);
-    comes_and_goes("ingress_hook", 0, attach, |_, program| Ok(drop(program)))
+    comes_and_goes("ingress_hook", 0, attach, |_, program| detach(program))
 }
 
 #[test]
 fn k139_a_tcx_program_that_does_nothing() -> Result<()> {
     needs_root!();
     let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Ingress, Does::Nothing);
-    comes_and_goes("ingress_hook", 1, attach, |_, program| Ok(drop(program)))
+    comes_and_goes("ingress_hook", 1, attach, |_, program| detach(program))
 }
 
 rows! {
@@ -228,7 +236,10 @@ fn k122_a_mark_set_by_a_tc_program() -> Result<()> {
     })?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::nobody("custom_rules"));
     let mut programs = Vec::new();
-    parity.change(|lab| Ok(programs.push(TcProgram::attach(lab.node(), "v0", Ingress, Does::Mark(7))?)))?;
+    parity.change(|lab| {
+        programs.push(TcProgram::attach(lab.node(), "v0", Ingress, Does::Mark(7))?);
+        Ok(())
+    })?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel("custom_rules"));
     Ok(())
 }
@@ -243,7 +254,10 @@ fn k025_a_tag_beside_the_frame() -> Result<()> {
     needs_root!();
     let mut parity = base()?;
     let mut programs = Vec::new();
-    parity.change(|lab| Ok(programs.push(tag(lab)?)))?;
+    parity.change(|lab| {
+        programs.push(tag(lab)?);
+        Ok(())
+    })?;
     let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
     assert_eq!(alone, [[0; 0]; 0], "id 100, without a device for it: nobody answers");
     // The known exception (docs/semantics.md): XDP cannot see the tag.
