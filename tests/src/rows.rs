@@ -49,6 +49,9 @@ const LAST: u32 = 149;
 #[test]
 fn rows_are_found_by_name() {
     let mut found = BTreeSet::new();
-    numbers("    k001_a: [ask(For(L), Fast)];\nfn k054_and_k066_b() -> Result<()> {\n// k002_c: no\nk12_d: [", &mut found);
+    numbers(
+        "    k001_a: [ask(For(L), Fast)];\nfn k054_and_k066_b() -> Result<()> {\n// k002_c: no\nk12_d: [",
+        &mut found,
+    );
     assert_eq!(found, BTreeSet::from([1, 54, 66]));
 }

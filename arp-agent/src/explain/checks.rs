@@ -44,7 +44,8 @@ const ROUTE: [Asked; 3] = [
     (Reason::UNANSWERABLE_ROUTE, "it is of a type that is answered"),
     (Reason::OPAQUE_ROUTE, "it is one that the mirror follows"),
 ];
-const LOCAL: Asked = (Reason::ARP_IGNORE, "the target is the node's own, and arp_ignore lets the interface answer for it");
+const LOCAL: Asked =
+    (Reason::ARP_IGNORE, "the target is the node's own, and arp_ignore lets the interface answer for it");
 const FORWARDING: Asked = (Reason::FORWARDING_OFF, "the interface forwards");
 const BACK: Asked = (Reason::PVLAN_OFF, "the route leads back to the interface, and proxy_arp_pvlan is on");
 const ELSEWHERE: [Asked; 2] = [
@@ -72,7 +73,9 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
         asked.extend(ROUTE);
         match route.kind() {
             Kind::Local => asked.push(LOCAL),
-            _ if tables.oif(route.slot()).is_some_and(|oif| oif.ifindex == ingress) => asked.extend([FORWARDING, BACK, DELAY]),
+            _ if tables.oif(route.slot()).is_some_and(|oif| oif.ifindex == ingress) => {
+                asked.extend([FORWARDING, BACK, DELAY])
+            }
             _ => asked.extend([FORWARDING, ELSEWHERE[0], ELSEWHERE[1], DELAY]),
         }
     }

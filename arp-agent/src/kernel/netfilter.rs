@@ -224,15 +224,26 @@ enum Expression {
     /// Counts, and changes nothing.
     Counter,
     /// The outgoing interface's name goes to a register.
-    LoadInterface { to: u32 },
+    LoadInterface {
+        to: u32,
+    },
     /// Bytes of the ARP packet go to a register.
-    LoadPacket { to: u32, at: (u32, u32) },
+    LoadPacket {
+        to: u32,
+        at: (u32, u32),
+    },
     /// On only if a register holds just this.
-    Equal { from: u32, value: Vec<u8> },
+    Equal {
+        from: u32,
+        value: Vec<u8>,
+    },
     /// A verdict.
     Verdict(u32),
     /// A register decides by a map.
-    Map { from: u32, name: String },
+    Map {
+        from: u32,
+        name: String,
+    },
     Unknown,
 }
 
@@ -250,7 +261,8 @@ fn expression(name: &str, data: &[u8]) -> Result<Expression> {
             }
         }
         "cmp" if number(COMPARE_OPERATION)? == Some(COMPARE_EQUAL) => {
-            let value = wire::attribute(data, COMPARE_DATA)?.map(|data| wire::attribute(data, DATA_VALUE)).transpose()?;
+            let value =
+                wire::attribute(data, COMPARE_DATA)?.map(|data| wire::attribute(data, DATA_VALUE)).transpose()?;
             match (number(COMPARE_SOURCE)?, value.flatten()) {
                 (Some(from), Some(value)) => Some(Expression::Equal { from, value: value.to_vec() }),
                 _ => None,
@@ -261,7 +273,9 @@ fn expression(name: &str, data: &[u8]) -> Result<Expression> {
             data.flatten().map(Expression::Verdict)
         }
         // NFT_LOOKUP_F_INV: on if it is not in the set.
-        "lookup" if number(LOOKUP_FLAGS)?.unwrap_or(0) == 0 && number(LOOKUP_DESTINATION)? == Some(VERDICT_REGISTER) => {
+        "lookup"
+            if number(LOOKUP_FLAGS)?.unwrap_or(0) == 0 && number(LOOKUP_DESTINATION)? == Some(VERDICT_REGISTER) =>
+        {
             match (number(LOOKUP_SOURCE)?, wire::attribute(data, LOOKUP_SET)?) {
                 (Some(from), Some(name)) => Some(Expression::Map { from, name: wire::text(name) }),
                 _ => None,

@@ -28,9 +28,7 @@ fn workload(interface: &str, addresses: &[&str]) -> Vec<String> {
              drop comment \"cali:s3cr3th4sh;\""
         )
     }));
-    commands.push(format!(
-        "add element arp calico-arp filter-cali-arp-dispatch {{ {interface} : goto {chain} }}"
-    ));
+    commands.push(format!("add element arp calico-arp filter-cali-arp-dispatch {{ {interface} : goto {chain} }}"));
     commands
 }
 

@@ -178,16 +178,12 @@ fn k030_a_vrf_device_as_master() -> Result<()> {
         when(MASTER, For(L), Kernel("interface_has_master")),
         // A probe looks into the VRF's table alone.
         ask(Probe(L), Silent("interface_has_master")),
-        when(&["addr add 10.70.0.1/32 dev vrf0"], Probe(OF_VRF),
-            Kernel("interface_has_master"),
-        ),
+        when(&["addr add 10.70.0.1/32 dev vrf0"], Probe(OF_VRF), Kernel("interface_has_master")),
         ask(For(OF_VRF), Kernel("interface_has_master")),
         ask(For(X), Kernel("interface_has_master")),
         // The rule of the first VRF stays when the VRF goes.
         when(&["link set v0 nomaster", "link del vrf0"], For(L), Kernel("custom_rules")),
-        when(&["rule del pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"], For(L),
-            Fast,
-        ),
+        when(&["rule del pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"], For(L), Fast),
     ])
 }
 
@@ -326,11 +322,7 @@ fn k054_k066_and_k070_a_service_address_on_a_dummy() -> Result<()> {
         ask(Probe(SERVICE), Silent("arp_ignore")),
         ask(For(ROUTED_TARGET), Fast),
         when(&["all.arp_ignore=3"], For(SERVICE), Kernel("arp_ignore")),
-        when(&["addr add 10.96.0.11/32 dev kube-ipvs0 scope host"], For([10, 96, 0, 11]),
-            Silent("arp_ignore"),
-        ),
-        when(&["all.arp_ignore=0", "link del kube-ipvs0"], Probe(SERVICE),
-            Silent("probe_not_local"),
-        ),
+        when(&["addr add 10.96.0.11/32 dev kube-ipvs0 scope host"], For([10, 96, 0, 11]), Silent("arp_ignore")),
+        when(&["all.arp_ignore=0", "link del kube-ipvs0"], Probe(SERVICE), Silent("probe_not_local")),
     ])
 }

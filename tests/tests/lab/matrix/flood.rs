@@ -72,8 +72,5 @@ fn k072_local_targets_while_the_neighbour_table_is_full() -> Result<()> {
 #[test]
 fn k101_a_proxied_target_while_the_neighbour_table_is_full() -> Result<()> {
     needs_root!();
-    check_full(&[
-        ("a new sender", From(NEW, X), Kernel("neighbour_unknown")),
-        ("a known sender", For(X), Fast),
-    ])
+    check_full(&[("a new sender", From(NEW, X), Kernel("neighbour_unknown")), ("a known sender", For(X), Fast)])
 }

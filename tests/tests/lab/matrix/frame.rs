@@ -96,6 +96,8 @@ rows! {
     k027_the_interface_does_no_arp: [
         when(&["link set v0 arp off"], For(L), Silent("interface_noarp")),
         ask(super::Ask::Probe(L), Silent("interface_noarp")),
-        when(&["link set v0 arp on"], For(L), Fast),
+        // The kernel has forgotten the interface's neighbours.
+        when(&["link set v0 arp on"], For(L), Kernel("neighbour_unknown")),
+        ask(For(L), Fast),
     ];
 }

@@ -52,7 +52,8 @@ fn commands(reason: &str, answered: usize, make: &[&str], unmake: &[&str]) -> Re
 #[test]
 fn k028_a_bridge_as_master() -> Result<()> {
     needs_root!();
-    let make = ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set v0 master br0"];
+    let make =
+        ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set v0 master br0"];
     // The bridge has no proxy_arp, but the node's addresses are everywhere.
     commands("interface_has_master", 1, &make, &["link del br0"])
 }
@@ -64,7 +65,8 @@ fn k029_a_macvlan_on_the_interface() -> Result<()> {
         tests::skip(&missing);
         return Ok(());
     }
-    let make = ["link add link v0 name above0 address 02:00:00:00:06:06 type macvlan mode bridge", "link set above0 up"];
+    let make =
+        ["link add link v0 name above0 address 02:00:00:00:06:06 type macvlan mode bridge", "link set above0 up"];
     commands("interface_has_upper", 2, &make, &["link del above0"])
 }
 

@@ -18,8 +18,6 @@ use anyhow::{Context, Result, ensure};
 use tests::topology::{self, LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
 use tests::{Answerer, Host, Lab, Parity};
 
-use crate::foreign;
-
 /// A test for each row: `k001_in_words: [step, step, …];`. Each test has a base of its own, which its steps change one after
 /// another.
 macro_rules! rows {
@@ -153,8 +151,7 @@ fn run_all(lab: &Lab, steps: &[&str]) -> Result<()> {
 }
 
 /// One step of a row: `v0.arp_ignore=1` (a sysctl under net.ipv4.conf), `/net/ipv4/neigh/v0/proxy_delay=80` (any
-/// sysctl; with a `?` before it, where the kernel has it), `unplug external` and `plug external`, `proxy 10.9.0.9` (a static
-/// proxy entry without a device), `nft …` or `tc …` on the node, anything else `ip` on the node.
+/// sysctl; with a `?` before it, where the kernel has it), `unplug external` and `plug external`, `nft …` or `tc …` on the node, anything else `ip` on the node.
 fn run(lab: &Lab, step: &str) -> Result<()> {
     let node = lab.node();
     let step = match step.strip_prefix('?') {
@@ -171,8 +168,6 @@ fn run(lab: &Lab, step: &str) -> Result<()> {
         lab.unplug(host)
     } else if let Some(host) = step.strip_prefix("plug ") {
         lab.plug(host)
-    } else if let Some(address) = step.strip_prefix("proxy ") {
-        address.parse().map_err(Into::into).and_then(|address| foreign::proxy_on_any_device(node, address))
     } else if step.starts_with("nft ") || step.starts_with("tc ") {
         node.output(step).and_then(|output| {
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

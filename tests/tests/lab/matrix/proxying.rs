@@ -1,8 +1,12 @@
 //! 12.4: proxying. K96 and K98 to K100, about the proxy queue, are in `delays`; K101 is in `flood`.
 
+use anyhow::{Result, ensure};
+use tests::{Answerer, Parity, needs_root};
+
 use super::Ask::{For, From, Unicast};
 use super::Expect::{Fast, Kernel, Silent};
-use super::{X, Y, ask, rows, when};
+use super::{X, Y, ask, base, rows, when};
+use crate::foreign::proxy_on_any_device;
 
 const POD: [u8; 4] = [10, 5, 0, 5];
 
@@ -51,10 +55,6 @@ rows! {
     k092_a_static_proxy_on_another_interface: [
         when(&["v0.proxy_arp=0", "neigh add proxy 10.9.0.9 dev u0"], For(X), Silent("proxy_arp_off")),
     ];
-    k093_a_static_proxy_without_a_device: [
-        when(&["v0.proxy_arp=0"], For(X), Silent("proxy_arp_off")),
-        when(&["proxy 10.9.0.9"], For(X), Fast),
-    ];
     k094_a_static_proxy_does_not_look_at_medium_id: [
         when(&["v0.medium_id=-1", "neigh add proxy 10.9.0.9 dev v0"], For(X), Fast),
     ];
@@ -64,4 +64,21 @@ rows! {
     k097_a_proxy_delay_does_not_concern_unicast: [
         when(&["/net/ipv4/neigh/v0/proxy_delay=80"], Unicast(X), Fast),
     ];
+}
+
+#[test]
+fn k093_a_static_proxy_without_a_device() -> Result<()> {
+    needs_root!();
+    let mut parity = base()?;
+    parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
+    let asks = |parity: &mut Parity| Ok::<_, anyhow::Error>(parity.ask("p0", |p0| p0.who_has(X))?.by);
+    assert_eq!(asks(&mut parity)?, Answerer::nobody("proxy_arp_off"));
+    parity.change(|lab| proxy_on_any_device(lab.node(), X.into(), true))?;
+    let by = asks(&mut parity);
+    // Before anything can fail: it would outlive the lab.
+    parity.change(|lab| proxy_on_any_device(lab.node(), X.into(), false))?;
+    let by = by?;
+    ensure!(by == Answerer::FastPath, "{by:?}");
+    assert_eq!(asks(&mut parity)?, Answerer::nobody("proxy_arp_off"), "it is gone");
+    Ok(())
 }

@@ -129,9 +129,7 @@ fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result
     // The time runs from the last change, so there must be one.
     parity.both(|lab| lab.node().ip("neigh replace 10.5.0.5 lladdr 02:09:09:09:09:08 dev v0 nud stale").map(drop))?;
     parity.node_ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"))?;
-    for (wait, learnt) in
-        [(Duration::ZERO, mac.as_str()), (stretched(Duration::from_millis(1100)), OTHER)]
-    {
+    for (wait, learnt) in [(Duration::ZERO, mac.as_str()), (stretched(Duration::from_millis(1100)), OTHER)] {
         thread::sleep(wait);
         assert!(matches!(parity.ask("p0", other)?.by, Answerer::Nobody(_)));
         let table = Neighbours::of(parity.fast().node())?;
@@ -156,9 +154,7 @@ fn k147_arp_accept_learns_from_announcements() -> Result<()> {
         assert_eq!(parity.ask("p0", announce)?.by, Answerer::nobody("announcement"), "{step}");
         assert_eq!(created(&parity)?, creates, "{step}");
     }
-    parity.change(|lab| {
-        run_all(lab, &["addr del 10.5.0.1/24 dev v0", "neigh flush dev v0", "v0.arp_accept=1"])
-    })?;
+    parity.change(|lab| run_all(lab, &["addr del 10.5.0.1/24 dev v0", "neigh flush dev v0", "v0.arp_accept=1"]))?;
     assert!(!created(&parity)?);
     parity.ask("p0", announce)?;
     assert!(created(&parity)?, "1 creates it anywhere");
