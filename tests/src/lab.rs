@@ -12,6 +12,7 @@ use std::{fs, process, thread};
 use anyhow::{Context, Result, ensure};
 
 use crate::bytes::Mac;
+use crate::hook::Hook;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
 use crate::skip::missing_privilege;
@@ -146,6 +147,11 @@ impl Lab {
 
     /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
     pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
+        if Hook::chosen()? == Hook::XdpDriver {
+            // Else the pod end takes nothing that XDP sends it.
+            let gro = namespace.output("ethtool -K eth0 gro on")?;
+            ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
+        }
         let host = Host::new(name, namespace, mac, &self.node, node_end)?;
         Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
     }

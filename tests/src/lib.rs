@@ -11,6 +11,7 @@
 mod agent;
 pub mod bench;
 mod bytes;
+mod hook;
 mod host;
 mod lab;
 mod namespace;
@@ -26,6 +27,7 @@ pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
+pub use hook::Hook;
 pub use host::{Host, OnCore, allowed_cores};
 pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};

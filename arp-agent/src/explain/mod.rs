@@ -207,6 +207,7 @@ fn describe_iface(iface: Iface) -> String {
         (Iface::LOCAL_ALWAYS, "arp_ignore lets local targets be answered"),
         (Iface::LOCAL_OWN, "arp_ignore 1"),
         (Iface::HAS_PROXIES, "static proxy entries"),
+        (Iface::TO_PEER, "tc replies right to the pod end"),
     ];
     let set: Vec<&str> = flags.into_iter().filter(|&(flag, _)| iface.has(flag)).map(|(_, name)| name).collect();
     let blocked = match iface.blocked {

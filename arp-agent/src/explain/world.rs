@@ -29,7 +29,7 @@ impl World {
             World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
         let changes = world.mirror.resync(&world.attached, dump);
         world.tables.apply(&changes)?;
-        world.tables.set_lease(1);
+        world.tables.set_lease(1)?;
         Ok(world)
     }
 

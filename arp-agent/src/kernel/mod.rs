@@ -16,6 +16,8 @@ use crate::event::Event;
 
 #[cfg(test)]
 mod captured;
+mod features;
+mod filters;
 mod hooks;
 mod link;
 mod namespaces;
@@ -28,11 +30,15 @@ mod route;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod transmitted;
 mod wire;
 
+pub use features::Features;
+pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use reader::Reader;
+pub use transmitted::Transmitted;
 
 /// Notifications, in the order in which the kernel sent them.
 #[derive(Debug, Default)]

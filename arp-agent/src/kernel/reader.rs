@@ -1,12 +1,17 @@
 //! Dumps, and what has changed since the last ones.
 
-use std::{collections::BTreeMap, mem, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context, Result};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
+    features::Features,
     hooks::{self, Bound},
     link, neighbour,
     netfilter::{self, ArpChains},
@@ -28,6 +33,10 @@ pub struct Reader {
     /// the kernel look for the module.
     no_nftables: bool,
     all_settings: AllSettings,
+    /// `None` before Linux 6.3.
+    features: Option<Features>,
+    /// Interfaces with a filter of ours: their queueing discipline alone says nothing about others.
+    filtered: BTreeSet<u32>,
     last: Last,
 }
 
@@ -55,6 +64,8 @@ impl Reader {
             netfilter,
             no_nftables: false,
             all_settings: AllSettings::open()?,
+            features: Features::new()?,
+            filtered: BTreeSet::new(),
             last: Last::default(),
         })
     }
@@ -70,10 +81,19 @@ impl Reader {
         events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
         let request = Request::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
+        if let Some(features) = &mut self.features {
+            let all = features.all()?;
+            events.extend(all.into_iter().map(|(ifindex, all)| Event::XdpFeatures { ifindex, features: Some(all) }));
+        }
         // `last` is empty: all of it differs.
         self.no_nftables = false;
         events.extend(self.changes_without_links()?);
         Ok(events)
+    }
+
+    /// Whether the kernel tells what devices offer to XDP ([`Event::XdpFeatures`]).
+    pub fn knows_features(&self) -> bool {
+        self.features.is_some()
     }
 
     /// What has changed since it was last read here, of what may change without a notification: links and their
@@ -88,6 +108,12 @@ impl Reader {
             self.last = Last::default();
         }
         events
+    }
+
+    /// Names the interfaces with a filter of ours: there, foreign filters are looked for elsewhere
+    /// ([`Filters::has_others`](super::Filters::has_others)).
+    pub fn set_filtered(&mut self, ifindexes: BTreeSet<u32>) {
+        self.filtered = ifindexes;
     }
 
     /// Lets the next [`Reader::silent_changes`] say proxy entries and delays even if they are as before: of an interface
@@ -220,6 +246,7 @@ impl Reader {
     fn hooked(&mut self, links: &BTreeMap<u32, Link>) -> Result<Vec<u32>> {
         let request = Request::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
         let mut hooked = self.dumped("queueing disciplines", &request, hooks::ingress_qdisc)?;
+        hooked.retain(|ifindex| !self.filtered.contains(ifindex));
         // A device that is not among the links is gone or not there yet: the chain sees nothing.
         let bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
         let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));

@@ -3,7 +3,7 @@
 
 use super::Small;
 use super::snapshot::{IFF_UP, Snapshot};
-use crate::event::{Link, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
@@ -108,6 +108,7 @@ fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules
         (Iface::LOCAL_ALWAYS, !matches!(arp_ignore, 1..=3 | 8)),
         (Iface::LOCAL_OWN, arp_ignore == 1),
         (Iface::HAS_PROXIES, has_proxies),
+        (Iface::TO_PEER, may_reply_to_peer(snapshot, link)),
     ];
     Iface {
         mac: link.mac.unwrap_or_default(),
@@ -115,6 +116,15 @@ fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules
         blocked: reason.map_or(0, Reason::raw),
         medium_id: own.medium_id,
     }
+}
+
+/// Whether a tc program may put replies right into the other end's input: there must be one, in another network
+/// namespace, or the kernel drops them (`skb_do_redirect`, net/core/filter.c). An XDP program there would not see them:
+/// while there may be one, or the kernel does not tell, replies go the long way.
+fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+        && link.link_netnsid.is_some()
+        && snapshot.xdp_features.get(&link.ifindex).is_some_and(|features| features & NDO_XMIT == 0)
 }
 
 /// Why nothing on the interface may be answered, if so.
@@ -134,7 +144,8 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
             [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
         ),
     ];
-    reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason)
+    let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
+    reason.or_else(|| snapshot.held.get(&link.ifindex).copied())
 }
 
 /// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to

@@ -2,6 +2,7 @@
 
 use super::inside;
 use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings};
+use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -62,8 +63,12 @@ pub struct Snapshot {
     pub held_back: BTreeMap<String, BTreeSet<Ipv4Addr>>,
     /// Interfaces with a foreign hook before ARP.
     pub ingress_hooks: BTreeSet<u32>,
-    /// Interfaces with a foreign tcx program on ingress.
+    /// Interfaces with a foreign tcx program, or with a foreign filter beside ours.
     pub tcx: BTreeSet<u32>,
+    /// What devices offer to XDP, as far as the kernel tells.
+    pub xdp_features: BTreeMap<u32, u64>,
+    /// Interfaces that must not answer by the hook that they have.
+    pub held: BTreeMap<u32, Reason>,
     /// Table local.
     pub local: Table,
     /// Table main.
@@ -147,6 +152,24 @@ impl Snapshot {
                 touched.small = true;
                 self.ingress_hooks = ifindexes.into_iter().collect();
             }
+            Event::XdpFeatures { ifindex, features } => {
+                touched.small = true;
+                match features {
+                    Some(features) => self.xdp_features.insert(ifindex, features),
+                    None => self.xdp_features.remove(&ifindex),
+                };
+            }
+            Event::Held { ifindex, reason } => {
+                touched.small = true;
+                match reason {
+                    Some(reason) => self.held.insert(ifindex, reason),
+                    None => self.held.remove(&ifindex),
+                };
+            }
+            Event::FiltersTouched(ifindex) => {
+                touched.small = true;
+                self.tcx.insert(ifindex);
+            }
             Event::Tcx { ifindex, present } => {
                 touched.small = true;
                 if present {
@@ -217,6 +240,8 @@ impl Snapshot {
         touched.small = true;
         self.links.remove(&ifindex);
         self.tcx.remove(&ifindex);
+        self.held.remove(&ifindex);
+        self.xdp_features.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
         for address in addresses.cloned().collect::<Vec<_>>() {

@@ -98,7 +98,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
-        world.tables.set_lease(1);
+        world.tables.set_lease(1).unwrap();
         let changes = world.mirror.resync(&world.attached, dump());
         world.tables.apply(&changes).unwrap();
         world

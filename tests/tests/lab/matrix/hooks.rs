@@ -1,299 +1,273 @@
-//! What could see the frame first, or hold the reply back (12.6, and K25, K28, K29, K122): while it is there, every frame
-//! passes, for a reason that names it. Each is tried out three times: there before the agent, come while it runs, gone again.
+//! K139 and K150 to K152: what is particular to a hook. These tests name their hooks; the other rows hold for each
+//! (ARP_TEST_HOOK).
+
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use aya::programs::tc::TcAttachType::{Egress, Ingress};
-use tests::{Answerer, Host, Lab, Parity, needs_root, topology};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root, stretched, topology};
 
-use super::Ask::For;
-use super::Expect::{Fast, Kernel, Silent};
-use super::devices::{answers, missing_device, pass_for};
-use super::{L, base, rows, run, run_all, when};
-use crate::foreign::{Does, TcProgram};
+use super::{L, X};
 
-/// Makes `there` before an agent starts, takes it away, makes it again, takes it away. While it is there, requests for L pass for
-/// `reason` and get so many answers; else the fast path answers.
-fn comes_and_goes<Thing>(
-    reason: &str,
-    answered: usize,
-    make: impl Fn(&Lab) -> Result<Thing>,
-    unmake: impl Fn(&Lab, Thing) -> Result<()>,
-) -> Result<()> {
-    const REQUEST: fn(&Host) -> Vec<u8> = |p0| p0.who_has(L).to_vec();
-    let things = std::cell::RefCell::new(Vec::new());
-    let build = || {
-        let lab = topology::matrix()?;
-        things.borrow_mut().push(make(&lab)?);
-        Ok(lab)
-    };
-    let mut parity = Parity::start(build, &["v0"])?;
-    for there in ["at the start", "while it runs"] {
-        ensure!(pass_for(&mut parity, reason, &[REQUEST])? == [answered], "{there}: {answered} answers expected");
-        // In the order in which both labs got theirs.
-        parity.change(|lab| unmake(lab, things.borrow_mut().remove(0)))?;
-        parity.learn("p0", L)?;
-        let by = parity.ask("p0", |p0| p0.who_has(L))?.by;
-        ensure!(by == Answerer::FastPath, "gone after it was there {there}: {by:?}");
-        if there == "at the start" {
-            parity.change(|lab| {
-                things.borrow_mut().push(make(lab)?);
-                Ok(())
-            })?;
+const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
+const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
+const SKB: &[&str] = &["--hook", "xdp", "--xdp-mode", "skb"];
+const DRIVER: &[&str] = &["--hook", "xdp", "--xdp-mode", "driver"];
+
+fn options(interface: &str, hook: &[&str]) -> AgentOptions {
+    hook.iter().fold(AgentOptions::new(&[interface]), |options, argument| options.arg(argument))
+}
+
+fn matrix(hook: &[&str]) -> Result<Parity> {
+    Parity::start_with(topology::matrix, options("v0", hook))
+}
+
+/// Switches the pod's GRO, and waits until the agent has followed.
+fn gro(parity: &mut Parity, setting: &str) -> Result<()> {
+    parity.change(|lab| pod_gro(lab, setting))
+}
+
+fn pod_gro(lab: &Lab, setting: &str) -> Result<()> {
+    let switched = lab.host("p0").namespace().output(&format!("ethtool -K eth0 gro {setting}"))?;
+    ensure!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
+    Ok(())
+}
+
+/// Who answers the base's request; it is answered in any case, and as often by the fast path as not at all else.
+fn answerer(parity: &mut Parity) -> Result<Answerer> {
+    let outcome = parity.ask("p0", |p0| p0.who_has(X))?;
+    ensure!(outcome.replies.len() == 1, "no reply: {:?}", outcome.by);
+    Ok(outcome.by)
+}
+
+/// Waits for what the status says about an interface.
+fn await_status(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
+    let deadline = Instant::now() + stretched(Duration::from_secs(10));
+    loop {
+        let status = agent.status()?;
+        if done(status.interface(interface)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "still not so after 10 s: {}\nlog:\n{}", status.0, agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn tc(lab: &Lab, command: &str) -> Result<String> {
+    let output = lab.node().output(&format!("tc {command}"))?;
+    ensure!(output.status.success(), "tc {command}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn k139_a_foreign_filter_beside_ours_whatever_its_place() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(CLSACT)?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    let ours = tc(parity.fast(), "filter show dev v0 ingress")?;
+    assert_eq!(ours.matches("pref").count(), 2, "one filter, shown with its priority: {ours}");
+    // Ours has 49152. One that drops nothing: what counts is that it could.
+    for (priority, direction) in [(1, "ingress"), (60_000, "ingress"), (49_151, "ingress"), (1, "egress")] {
+        let filter = format!("v0 {direction} prio {priority} protocol all");
+        let add = format!("filter add dev {filter} u32 match u32 0 0 classid 1:1");
+        tc(parity.fast(), &add)?;
+        parity.agent().in_step()?;
+        let case = format!("{direction}, priority {priority}");
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{case}");
+        tc(parity.fast(), &format!("filter del dev {filter}"))?;
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, without it again");
+    }
+    Ok(())
+}
+
+#[test]
+fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(TCX)?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    // The second agent's program is foreign to the first: after ours, then before it.
+    let mut second = options("v0", TCX).start(parity.fast().node())?;
+    for (first, other) in [("the first", "after"), ("the second", "before")] {
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{first}: a program {other} ours");
+        if other == "after" {
+            second.stop()?;
+            parity.agent().in_step()?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+            second = options("v0", TCX).start(parity.fast().node())?;
         }
     }
     Ok(())
 }
 
-/// The same by commands.
-fn commands(reason: &str, answered: usize, make: &[&str], unmake: &[&str]) -> Result<()> {
-    comes_and_goes(reason, answered, |lab| run_all(lab, make), |lab, ()| run_all(lab, unmake))
-}
-
 #[test]
-fn k028_a_bridge_as_master() -> Result<()> {
+fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
     needs_root!();
-    let make =
-        ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set v0 master br0"];
-    // The bridge has no proxy_arp, but the node's addresses are everywhere.
-    commands("interface_has_master", 1, &make, &["link del br0"])
-}
-
-#[test]
-fn k029_a_macvlan_on_the_interface() -> Result<()> {
-    needs_root!();
-    if let Some(missing) = missing_device(&["macvlan"])? {
-        tests::skip(&missing);
-        return Ok(());
+    let mut parity = matrix(CLSACT)?;
+    for what in ["filter del dev v0 ingress", "qdisc del dev v0 clsact"] {
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "before {what}");
+        tc(parity.fast(), what)?;
+        parity.agent().in_step()?;
     }
-    let make =
-        ["link add link v0 name above0 address 02:00:00:00:06:06 type macvlan mode bridge", "link set above0 up"];
-    commands("interface_has_upper", 2, &make, &["link del above0"])
-}
-
-const ARP_TABLE: &str = "nft add table arp t";
-
-#[test]
-fn k135_an_arp_chain_drops_what_comes_in() -> Result<()> {
-    needs_root!();
-    let make = [ARP_TABLE, "nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }"];
-    commands("arp_netfilter", 0, &make, &["nft delete table arp t"])
-}
-
-#[test]
-fn k135_an_arp_chain_whose_rule_comes_later() -> Result<()> {
-    needs_root!();
-    let mut parity = base()?;
-    let chain = "nft add chain arp t c { type filter hook input priority 0 ; }";
-    parity.change(|lab| run_all(lab, &[ARP_TABLE, chain]))?;
-    let ask = |parity: &mut Parity| Ok::<_, anyhow::Error>(parity.ask("p0", |p0| p0.who_has(L))?.by);
-    assert_eq!(ask(&mut parity)?, Answerer::FastPath, "no rule, policy accept: nothing can happen to a frame");
-    parity.change(|lab| run(lab, "nft add rule arp t c arp operation request drop"))?;
-    assert_eq!(ask(&mut parity)?, Answerer::nobody("arp_netfilter"));
-    parity.change(|lab| run(lab, "nft flush chain arp t c"))?;
-    assert_eq!(ask(&mut parity)?, Answerer::FastPath);
-    parity.change(|lab| run(lab, "nft chain arp t c { policy drop ; }"))?;
-    assert_eq!(ask(&mut parity)?, Answerer::nobody("arp_netfilter"));
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     Ok(())
 }
 
 #[test]
-fn k135_arptables_drops_what_comes_in() -> Result<()> {
+fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<()> {
     needs_root!();
-    // A table of arptables stays, without rules too, until its module or the namespace goes.
-    let legacy = |lab: &Lab| -> Result<()> {
-        let done = lab.node().output("arptables-legacy -A INPUT -j DROP")?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    };
-    let probe = Lab::new()?;
-    if let Err(error) = legacy(&probe) {
-        tests::skip(&format!("this kernel has no arptables: {error:#}"));
-        return Ok(());
-    }
-    let mut parity = base()?;
-    parity.change(|lab| legacy(lab))?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::nobody("arp_netfilter"));
-    let build = || {
-        let lab = topology::matrix()?;
-        legacy(&lab)?;
-        Ok(lab)
-    };
-    let mut parity = Parity::start(build, &["v0"])?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::nobody("arp_netfilter"), "there at the start");
-    Ok(())
-}
-
-#[test]
-fn k136_an_arp_chain_drops_what_goes_out() -> Result<()> {
-    needs_root!();
-    let make = [ARP_TABLE, "nft add chain arp t c { type filter hook output priority 0 ; policy drop ; }"];
-    commands("arp_netfilter", 0, &make, &["nft delete table arp t"])
-}
-
-/// A chain of the netdev family on v0 that drops ARP alone.
-fn netdev(hook: &str) -> Result<()> {
-    let chain = format!("nft add chain netdev t c {{ type filter hook {hook} device v0 priority 0 ; }}");
-    let make = ["nft add table netdev t", &chain, "nft add rule netdev t c meta protocol arp drop"];
-    commands("ingress_hook", 0, &make, &["nft delete table netdev t"])
-}
-
-#[test]
-fn k136_a_netdev_chain_drops_what_goes_out() -> Result<()> {
-    needs_root!();
-    netdev("egress")
-}
-
-#[test]
-fn k137_a_netdev_chain_drops_what_comes_in() -> Result<()> {
-    needs_root!();
-    netdev("ingress")
-}
-
-#[test]
-fn k139_a_tc_filter_takes_arp_away() -> Result<()> {
-    needs_root!();
-    let make = [
-        "tc qdisc add dev v0 clsact",
-        "tc filter add dev v0 ingress protocol arp u32 match u32 0 0 action mirred egress redirect dev u0",
-    ];
-    commands("ingress_hook", 0, &make, &["tc qdisc del dev v0 clsact"])
-}
-
-fn detach(program: TcProgram) -> Result<()> {
-    drop(program);
-    Ok(())
-}
-
-#[test]
-fn k139_a_tcx_program_drops_what_comes_in() -> Result<()> {
-    needs_root!();
-    let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Ingress, Does::DropArp);
-    comes_and_goes("ingress_hook", 0, attach, |_, program| detach(program))
-}
-
-#[test]
-fn k139_a_tcx_program_drops_what_goes_out() -> Result<()> {
-    needs_root!();
-    let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Egress, Does::DropArp);
-    comes_and_goes("ingress_hook", 0, attach, |_, program| detach(program))
-}
-
-#[test]
-fn k139_a_tcx_program_that_does_nothing() -> Result<()> {
-    needs_root!();
-    let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Ingress, Does::Nothing);
-    comes_and_goes("ingress_hook", 1, attach, |_, program| detach(program))
-}
-
-rows! {
-    k122_a_mark_set_by_an_arp_chain: [
-        when(
-            &[
-                "route del default",
-                "route add default via 10.9.0.254 table 100",
-                "rule add fwmark 7 lookup 100",
-            ],
-            For([10, 30, 0, 1]),
-            Silent("custom_rules"),
-        ),
-        when(
-            &[
-                ARP_TABLE,
-                "nft add chain arp t c { type filter hook input priority 0 ; }",
-                "nft add rule arp t c meta mark set 7",
-            ],
-            For([10, 30, 0, 1]),
-            Kernel("custom_rules"),
-        ),
-        // Without the rule the chain alone is reason enough.
-        when(&["rule del fwmark 7 lookup 100"], For(L), Kernel("arp_netfilter")),
-    ];
-    k138_hooks_that_do_not_see_arp: [
-        when(
-            &["nft add table ip t", "nft add chain ip t c { type filter hook prerouting priority -300 ; policy drop ; }"],
-            For(L),
-            Fast,
-        ),
-        when(
-            &[
-                "nft delete table ip t",
-                "nft add table inet t",
-                "nft add chain inet t c { type filter hook ingress device v0 priority 0 ; policy drop ; }",
-            ],
-            For(L),
-            Fast,
-        ),
-    ];
-}
-
-#[test]
-fn k122_a_mark_set_by_a_tc_program() -> Result<()> {
-    needs_root!();
-    let mut parity = base()?;
-    parity.change(|lab| {
-        run_all(
-            lab,
-            &["route del default", "route add default via 10.9.0.254 table 100", "rule add fwmark 7 lookup 100"],
-        )
-    })?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::nobody("custom_rules"));
-    let mut programs = Vec::new();
-    parity.change(|lab| {
-        programs.push(TcProgram::attach(lab.node(), "v0", Ingress, Does::Mark(7))?);
-        Ok(())
-    })?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel("custom_rules"));
-    Ok(())
-}
-
-/// The pod's frames get a tag beside them, as its VLAN device would leave it, or none.
-fn tag(lab: &Lab) -> Result<TcProgram> {
-    TcProgram::attach(lab.host("p0").namespace(), "eth0", Egress, Does::Tag(100))
-}
-
-#[test]
-fn k025_a_tag_beside_the_frame() -> Result<()> {
-    needs_root!();
-    let mut parity = base()?;
-    let mut programs = Vec::new();
-    parity.change(|lab| {
-        programs.push(tag(lab)?);
-        Ok(())
-    })?;
-    let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
-    assert_eq!(alone, [[0; 0]; 0], "id 100, without a device for it: nobody answers");
-    // The known exception (docs/semantics.md): XDP cannot see the tag.
-    assert_eq!(fast.len(), 1, "{fast:02x?}");
-    // The remedy that the documentation names: the tag is in the frame then.
-    parity.change(|lab| {
-        let done = lab.host("p0").namespace().output("ethtool -K eth0 tx-vlan-offload off")?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    })?;
-    let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
-    assert_eq!((alone.len(), fast.len()), (0, 0));
-    Ok(())
-}
-
-#[test]
-fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
-    needs_root!();
-    if let Some(missing) = missing_device(&["vxlan"])? {
-        tests::skip(&missing);
-        return Ok(());
-    }
-    const MAKE: &str = "link add x0 type vxlan external dstport 4789";
     let lab = topology::matrix()?;
-    run_all(&lab, &[MAKE, "link set x0 up"])?;
-    let mut agent = tests::AgentOptions::new(&["v0", "x*"]).start(lab.node())?;
-    run_all(&lab, &["link add x1 type vxlan external dstport 4790", "link set x1 up"])?;
-    agent.in_step()?;
-    let status = agent.status()?;
-    for name in ["x0", "x1"] {
-        let interface = status.interface(name);
-        assert_eq!(interface["state"], "passing", "{}", status.0);
-        assert!(interface["reason"].as_str().is_some_and(|reason| reason.contains("tunnel")), "{}", status.0);
+    let hooked = || tc(&lab, "qdisc show dev v0 clsact");
+    let mut agent = options("v0", CLSACT).start(lab.node())?;
+    assert!(!hooked()?.is_empty());
+    agent.stop()?;
+    assert_eq!(hooked()?, "", "after SIGTERM");
+
+    let mut killed = options("v0", CLSACT).start(lab.node())?;
+    killed.kill()?;
+    assert!(!hooked()?.is_empty(), "the filter outlives its agent");
+    // Also an agent with another hook, and for other interfaces.
+    let mut next = options("u0", SKB).start(lab.node())?;
+    assert_eq!(hooked()?, "", "the next agent removes it");
+    next.stop()?;
+
+    // One that lives is left alone, stopped or not; so is a foreign queueing discipline.
+    tc(&lab, "qdisc add dev v0 clsact")?;
+    let mut living = options("v0", CLSACT).start(lab.node())?;
+    living.signal(Signal::SIGSTOP)?;
+    let mut next = options("u0", SKB).start(lab.node())?;
+    assert!(tc(&lab, "filter show dev v0 ingress")?.contains("arp-agent:"), "the living one's filter");
+    next.stop()?;
+    living.signal(Signal::SIGCONT)?;
+    living.stop()?;
+    assert!(!hooked()?.is_empty(), "the foreign queueing discipline");
+    assert_eq!(tc(&lab, "filter show dev v0 ingress")?, "");
+    Ok(())
+}
+
+#[test]
+fn auto_takes_tc_where_the_xdp_slot_is_taken_and_what_is_asked_for_by_name_takes_nothing_else() -> Result<()> {
+    needs_root!();
+    let mut parity = Parity::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
+    let hook = parity.agent().status()?.interface("v0").clone();
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
+    assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("veth")), "{hook}");
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+
+    let named = options("v0", SKB).start(parity.fast().node())?.status()?.interface("v0").clone();
+    assert_eq!((&named["state"], &named["hook"]), (&"detached".into(), &"none".into()), "{named}");
+    assert!(named["reason"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{named}");
+
+    let auto = options("v0", &["--hook", "auto"]).start(parity.fast().node())?;
+    let hook = auto.status()?.interface("v0").clone();
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
+    assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{hook}");
+    Ok(())
+}
+
+#[test]
+fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    gro(&mut parity, "off")?;
+    assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
+    let status = parity.agent().status()?;
+    let shown = status.interface("v0");
+    assert_eq!((&shown["state"], &shown["mode"]), (&"passing".into(), &"driver".into()), "{shown}");
+    assert!(shown["reason"].as_str().is_some_and(|why| why.contains("GRO off")), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    for _ in 0..3 {
+        gro(&mut parity, "on")?;
+        // Many, so that none hides in a ring: XDP_TX would fill it and deliver nothing.
+        for _ in 0..20 {
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+        }
+        gro(&mut parity, "off")?;
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
     }
-    assert_eq!(status.interface("v0")["state"], "answering", "{}", status.0);
+    Ok(())
+}
+
+#[test]
+fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    gro(&mut parity, "on")?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    // Switched while the link is down, the flag that the node sees stays as it was.
+    for (setting, by) in [("off", Answerer::kernel("hook_unproven")), ("on", Answerer::FastPath)] {
+        parity.both(|lab| {
+            lab.unplug("p0")?;
+            pod_gro(lab, setting)?;
+            lab.plug("p0")
+        })?;
+        parity.change(|lab| {
+            let mac = lab.host("p0").mac();
+            lab.node().ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale")).map(drop)
+        })?;
+        assert_eq!(answerer(&mut parity)?, by, "GRO {setting} while the link was down");
+    }
+    Ok(())
+}
+
+#[test]
+fn k152_skb_mode_whatever_the_pod_end_does() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, CLSACT, TCX] {
+        let mut parity = matrix(hook)?;
+        for setting in ["off", "on", "off"] {
+            gro(&mut parity, setting)?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}, GRO {setting}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix()?;
+    // A queue that takes nothing: whatever is sent is lost.
+    tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
+    let agent = options("v0", CLSACT).start(lab.node())?;
+    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    let status = agent.status()?;
+    assert!(status.ready(), "{}", status.0);
+    let reason = status.interface("v0")["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("not been shown"), "{reason}");
+    tc(&lab, "qdisc del dev v0 root")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "answering")?;
+
+    // A pod end that is down takes nothing either, and answers are there again at once when it is up.
+    lab.unplug("p0")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    lab.plug("p0")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "answering")
+}
+
+#[test]
+fn the_self_test_teaches_nobody_and_is_nobody_s_traffic() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, CLSACT, DRIVER] {
+        let lab = topology::matrix()?;
+        pod_gro(&lab, "on")?;
+        let p0 = lab.host("p0").namespace();
+        let neighbours = || Ok::<_, anyhow::Error>((p0.ip("neigh show")?, lab.node().ip("neigh show")?));
+        let before = neighbours()?;
+        let agent = options("v0", hook).start(lab.node())?;
+        assert_eq!(agent.status()?.interface("v0")["state"], "answering", "{hook:?}");
+        assert_eq!(neighbours()?, before, "{hook:?}");
+        assert_eq!(agent.status()?.passed("v0").len(), 0, "{hook:?}: nothing came back");
+        assert_eq!(lab.host("p0").ask(&lab.host("p0").who_has(L))?.len(), 1);
+    }
     Ok(())
 }

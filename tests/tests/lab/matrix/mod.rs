@@ -4,6 +4,7 @@
 mod addresses;
 mod delays;
 mod devices;
+mod first;
 mod flood;
 mod frame;
 mod hooks;
