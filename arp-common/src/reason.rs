@@ -73,6 +73,7 @@ reasons! {
     32 ARP_NETFILTER "arp_netfilter" "an ARP-family netfilter chain (nft, arptables) could see the frame"
     33 INGRESS_HOOK "ingress_hook" "another program or chain (tc, tcx, netdev ingress) could see the frame first"
     34 INTERFACE_UNREAD "interface_unread" "the kernel's settings of the interface have not been read yet"
+    35 SETTING_WRITTEN "setting_written" "a setting was written, and it is not certain yet that the tables hold what it is now"
 }
 
 impl Reason {

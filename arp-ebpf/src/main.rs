@@ -4,9 +4,11 @@
 //! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface.
 //! A frame that is passed leaves as it came.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// For the fence on CPUs that reorder loads; building for BPF is unstable anyway.
-#![cfg_attr(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")), feature(asm_experimental_arch))]
+// For atomic additions; building for BPF is unstable anyway.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod sysctl;
 #[cfg(target_arch = "bpf")]
 mod tables;
 #[cfg(target_arch = "bpf")]

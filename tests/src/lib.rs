@@ -12,6 +12,7 @@ mod agent;
 pub mod bench;
 mod bytes;
 mod host;
+pub mod kernel_calls;
 mod lab;
 mod namespace;
 mod neighbours;
@@ -19,6 +20,7 @@ mod packet;
 mod parity;
 mod skip;
 mod slack;
+pub mod stream;
 pub mod topology;
 pub mod twins;
 

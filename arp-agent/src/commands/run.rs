@@ -29,6 +29,7 @@ struct Config {
     xdp_mode: Option<cli::XdpMode>,
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
+    sysctl_hook: Option<cli::SysctlHook>,
     lease: Option<u64>,
 }
 
@@ -53,6 +54,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
             arguments.reread_interval.or(config.reread_interval).unwrap_or(DEFAULT_REREAD_INTERVAL),
         ),
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
+        sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
         trace: verbose >= 2,
     };
     // One hook and one mode so far: `auto` is the same as naming them.

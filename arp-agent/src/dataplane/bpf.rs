@@ -106,6 +106,26 @@ impl Bpf {
         self.trie.nodes()
     }
 
+    /// How many writes of settings the sysctl hook has counted.
+    pub fn settings_written(&self) -> u64 {
+        self.global.long(2).load(Ordering::SeqCst)
+    }
+
+    /// How many of those it has announced, or could not announce.
+    pub fn writes_announced(&self) -> u64 {
+        self.global.long(4).load(Ordering::SeqCst)
+    }
+
+    /// How many it could not announce.
+    pub fn writes_lost(&self) -> u64 {
+        self.global.long(5).load(Ordering::SeqCst)
+    }
+
+    /// Lets decisions trust the settings again, unless more were written than this.
+    pub fn set_settings_read(&mut self, written: u64) {
+        self.global.long(3).store(written, Ordering::Release);
+    }
+
     /// Entries for which a map had no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -228,6 +248,10 @@ impl Tables for Bpf {
 
     fn lease_is_valid(&self) -> bool {
         monotonic_ns() < self.global.long(1).load(Ordering::Relaxed)
+    }
+
+    fn settings_are_read(&self) -> bool {
+        self.global.long(3).load(Ordering::Relaxed) == self.settings_written()
     }
 
     fn iface(&self, ifindex: u32) -> Option<Iface> {

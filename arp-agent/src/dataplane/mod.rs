@@ -4,6 +4,7 @@ pub mod attach;
 pub mod bpf;
 pub mod fake;
 mod memory;
+pub mod sysctl;
 pub mod tcx;
 pub mod trie;
 

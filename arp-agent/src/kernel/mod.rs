@@ -16,6 +16,7 @@ use crate::event::Event;
 
 #[cfg(test)]
 mod captured;
+mod cgroup;
 mod hooks;
 mod link;
 mod namespaces;
@@ -29,6 +30,7 @@ mod socket;
 mod tests;
 mod wire;
 
+pub use cgroup::cgroup_root;
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use reader::Reader;
