@@ -11,7 +11,7 @@ use crate::dataplane::bpf::{Bpf, monotonic_ns};
 use crate::dataplane::tcx::Tcx;
 use crate::event::{Event, Link, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, namespace_names};
+use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, Which, namespace_names};
 use crate::mirror::{Change, Mirror};
 use anyhow::{Context as _, bail};
 use arp_common::maps::Counters;
@@ -112,6 +112,7 @@ impl Agent {
                 _ = reread.tick(), if self.in_step.is_ok() => {
                     self.reread_silent()?;
                     self.renew_lease()?;
+                    heartbeat.reset();
                 }
                 () = sleep_until(retry_at), if self.in_step.is_err() => {
                     self.resync("retry")?;
@@ -198,19 +199,28 @@ impl Agent {
         if reread.any() {
             self.withdraw();
         }
-        let mut routes = self.fold(events)? || reread.routes;
-        match self.read_again(reread) {
+        let mut routes = self.fold(events)?;
+        match self.read_again(&reread) {
             Ok(events) => routes |= self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
-        if routes { self.reread_routes() } else { Ok(()) }
+        if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
     }
 
-    fn read_again(&mut self, reread: Reread) -> anyhow::Result<Vec<Event>> {
-        let mut events = Vec::new();
-        if reread.links {
-            events.extend(self.reader.links()?);
+    /// Whether the kernel may have removed a route that the mirror holds, when links or addresses went: routes by these
+    /// interfaces; and those of several paths or of a nexthop object, of which the mirror does not know the
+    /// interfaces. A route that was notified before is folded by now, whatever a dump has shown since.
+    fn may_lack(&self, which: &Which) -> bool {
+        let snapshot = self.mirror.snapshot();
+        match which {
+            Which::None => false,
+            Which::These(these) => snapshot.has_complex_routes() || these.iter().any(|&oif| snapshot.has_routes_by(oif)),
+            Which::All => true,
         }
+    }
+
+    fn read_again(&mut self, reread: &Reread) -> anyhow::Result<Vec<Event>> {
+        let mut events = self.reader.links(&reread.links)?;
         if reread.rules {
             events.push(self.reader.rules()?);
         }
@@ -237,7 +247,7 @@ impl Agent {
                     links_changed = true;
                     self.attachments.forget(&mut self.bpf, *ifindex);
                     self.tcx.forget_one(*ifindex);
-                    self.reader.forget_proxies();
+                    self.reader.forget(*ifindex);
                 }
                 _ => {}
             }
@@ -272,9 +282,10 @@ impl Agent {
                 Ok(batch) => batch,
                 lost => return self.follow(lost),
             };
-            let mut again = reread.routes || events.iter().any(replaces_a_route);
+            let mut again = events.iter().any(replaces_a_route);
             again |= self.fold(events)?;
-            match self.read_again(reread) {
+            again |= self.may_lack(&reread.routes);
+            match self.read_again(&reread) {
                 Ok(events) => again |= self.fold(events)?,
                 Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
             }

@@ -30,7 +30,8 @@ impl Tcx {
     /// Asks interfaces, by index and name: those that were never asked, and the next ones in turn. Says what is news.
     pub fn ask<'a>(&mut self, attached: impl Iterator<Item = (u32, &'a str)>) -> Vec<Event> {
         let all: Vec<(u32, &str)> = attached.collect();
-        self.found.retain(|ifindex, _| all.iter().any(|(known, _)| known == ifindex));
+        // `all` is sorted, as interfaces come by index.
+        self.found.retain(|ifindex, _| all.binary_search_by_key(ifindex, |&(known, _)| known).is_ok());
         let (mut in_turn, new): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|(known, _)| self.found.contains_key(known));
         if in_turn.len() > A_TURN {
