@@ -204,16 +204,18 @@ fn is_answer(frame: &[u8]) -> bool {
 }
 
 /// The cores that the calling thread may run on.
-pub(crate) fn allowed_cores() -> Result<Vec<usize>> {
+pub fn allowed_cores() -> Result<Vec<usize>> {
     let allowed = sched_getaffinity(Pid::from_raw(0)).context("reading the allowed cores")?;
     Ok((0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).collect())
 }
 
 /// Keeps the calling thread on one core while it lives.
-pub(crate) struct OnCore(CpuSet);
+#[derive(Debug)]
+pub struct OnCore(CpuSet);
 
 impl OnCore {
-    pub(crate) fn enter(core: usize) -> Result<Self> {
+    /// Moves the calling thread to that core.
+    pub fn enter(core: usize) -> Result<Self> {
         let this = Pid::from_raw(0);
         let before = sched_getaffinity(this).context("reading the allowed cores")?;
         let mut one = CpuSet::new();

@@ -24,7 +24,7 @@ pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
-pub use host::Host;
+pub use host::{Host, OnCore, allowed_cores};
 pub use lab::Lab;
 pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};

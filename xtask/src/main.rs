@@ -1,5 +1,6 @@
 //! The project's own commands, `cargo xtask VERB`. Each verb is one file; this one parses and dispatches.
 
+mod bench;
 mod build;
 mod lint;
 mod machine;
@@ -37,6 +38,8 @@ enum Verb {
     Vm(vm::Args),
     /// Random configurations and frames: the kernel alone against the kernel with the fast path
     Parity(parity::Args),
+    /// Measure: cost of a decision, latency, storms, what others pay …; against the kernel and against everyone else
+    Bench(bench::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Parity(args) => parity::run(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {

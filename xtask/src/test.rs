@@ -63,9 +63,20 @@ impl Tier {
         let mut cargo = workspace::cargo();
         cargo.args(["test", "--no-fail-fast"]);
         match self.target() {
-            None => {
-                cargo.args(["-p", "arp-common", "-p", "arp-agent", "-p", "tests", "-p", "xtask", "--lib", "--bins"])
-            }
+            None => cargo.args([
+                "-p",
+                "arp-common",
+                "-p",
+                "arp-agent",
+                "-p",
+                "bench",
+                "-p",
+                "tests",
+                "-p",
+                "xtask",
+                "--lib",
+                "--bins",
+            ]),
             Some((package, target)) => cargo.args(["-p", package, "--test", target]),
         };
         cargo

@@ -2,8 +2,10 @@
 
 mod asker;
 mod compare;
+mod format;
 mod sample;
 
 pub use asker::{Asker, BURST, InFlight};
 pub use compare::{Comparison, Responder, Slice, TURNS, compare};
+pub use format::number;
 pub use sample::{Spread, quantile};

@@ -8,13 +8,17 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// The median of some rounds, and their extremes.
+/// The median of some rounds, their quartiles, and their extremes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     /// The round in the middle; the mean of the two there if their number is even.
     pub median: f64,
     /// The lowest.
     pub lowest: f64,
+    /// A quarter of the rounds are not above it.
+    pub q1: f64,
+    /// Three quarters of the rounds are not above it.
+    pub q3: f64,
     /// The highest.
     pub highest: f64,
 }
@@ -25,10 +29,10 @@ impl Spread {
         let mut rounds: Vec<f64> = rounds.into_iter().collect();
         rounds.sort_by(f64::total_cmp);
         let [Some(&lowest), Some(&highest)] = [rounds.first(), rounds.last()] else {
-            return Spread { median: 0.0, lowest: 0.0, highest: 0.0 };
+            return Spread { median: 0.0, lowest: 0.0, q1: 0.0, q3: 0.0, highest: 0.0 };
         };
         let median = f64::midpoint(rounds[(rounds.len() - 1) / 2], rounds[rounds.len() / 2]);
-        Spread { median, lowest, highest }
+        Spread { median, lowest, q1: quantile(&rounds, 0.25), q3: quantile(&rounds, 0.75), highest }
     }
 }
 
@@ -48,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_spread_does_not_depend_on_the_order() {
-        let spread = Spread { median: 2.5, lowest: 1.0, highest: 9.0 };
+        let spread = Spread { median: 2.5, lowest: 1.0, q1: 1.0, q3: 3.0, highest: 9.0 };
         assert_eq!(Spread::of([9.0, 1.0, 3.0, 2.0]), spread);
         assert_eq!(Spread::of([3.0, 1.0, 9.0]).median, 3.0);
         assert_eq!(Spread::of([]).highest, 0.0);

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use ::tests::bench::{BURST, Comparison, Responder, Slice, Spread, TURNS};
+use ::tests::bench::{BURST, Comparison, Responder, Slice, Spread, TURNS, number};
 use ::tests::topology::{CALICO_GATEWAY, CALICO_MAC, FAR_HOST, ROUTER_IP, UPLINK_IP};
 use ::tests::{Agent, Lab};
 use anyhow::Result;
@@ -111,7 +111,7 @@ fn notes(comparison: &Comparison) {
 }
 
 fn cell(spread: Spread) -> String {
-    let Spread { median, lowest, highest } = spread;
+    let Spread { median, lowest, highest, .. } = spread;
     format!("{}\n({}–{})", number(median), number(lowest), number(highest))
 }
 
@@ -120,39 +120,4 @@ fn time_cell(spread: Spread) -> String {
     let (scale, unit) = if spread.median < 1e3 { (1.0, "µs") } else { (1e3, "ms") };
     let [median, lowest, highest] = [spread.median, spread.lowest, spread.highest].map(|value| number(value / scale));
     format!("{median} {unit}\n({lowest}–{highest})")
-}
-
-/// Three digits; two below 0.01.
-fn number(value: f64) -> String {
-    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
-    match magnitude {
-        ..-2 => format!("{value:.*}", (1 - magnitude) as usize),
-        -2..2 => format!("{value:.*}", (2 - magnitude) as usize),
-        2 => format!("{value:.0}"),
-        3..6 => format!("{} k", number(value / 1e3)),
-        _ => format!("{} M", number(value / 1e6)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::number;
-
-    #[test]
-    fn numbers_have_three_digits_and_a_unit() {
-        let cases = [
-            (0.0, "0.00"),
-            (0.000_123_4, "0.00012"),
-            (0.853, "0.853"),
-            (3.628, "3.63"),
-            (48.61, "48.6"),
-            (151.9, "152"),
-            (1_234.0, "1.23 k"),
-            (412_331.2, "412 k"),
-            (1_500_000.0, "1.50 M"),
-        ];
-        for (value, text) in cases {
-            assert_eq!(number(value), text);
-        }
-    }
 }

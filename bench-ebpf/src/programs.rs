@@ -1,0 +1,135 @@
+//! XDP programs, from doing nothing to everything but the tables, and the one that feeds them.
+
+use arp_common::ArpFrame;
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+/// How many targets and senders there are to choose from; a power of two.
+const CHOICES: u32 = 1 << 20;
+
+/// The request that [`feed`] and [`generate`] write, but for its target; from byte 44 on, in the machine's order, the
+/// mask that chooses among the targets: 0 for always the first.
+#[btf_map]
+static REQUEST: Array<[u32; 12], 1> = Array::new();
+/// Targets as their bytes lie in a frame, one after the other; two in an element, which an array pads to 8 bytes.
+#[btf_map]
+static TARGETS: Array<[u32; 2], { CHOICES as usize / 2 }, MMAPABLE> = Array::new();
+/// How many requests were written.
+#[btf_map]
+static WRITTEN: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// How many frames [`discard`] dropped.
+#[btf_map]
+static DISCARDED: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// In slot 0 the program that [`feed`] goes on with.
+#[btf_map]
+static NEXT: ProgramArray<1> = ProgramArray::new();
+/// The routes of [`lpm`].
+#[btf_map]
+static ROUTES: LpmTrie<[u8; 4], u32, { CHOICES as usize }> = LpmTrie::new();
+
+/// Any address: nobody looks at the frames.
+const MAC: [u8; 6] = [0xee; 6];
+
+/// Makes the frame a request again, for the next target, and goes on with the program in [`NEXT`]. BPF_PROG_TEST_RUN
+/// gives a program that runs many times the same packet, so the second run would see the reply of the first.
+#[xdp]
+pub(crate) fn feed(ctx: XdpContext) -> u32 {
+    if write_request(&ctx).is_none() {
+        return XDP_ABORTED;
+    }
+    // SAFETY: nothing here needs to be dropped.
+    unsafe { NEXT.tail_call(&ctx, 0) };
+    XDP_ABORTED
+}
+
+/// Sends a request out of the interface that the frame seems to have come in on: a generator of live frames.
+#[xdp]
+pub(crate) fn generate(ctx: XdpContext) -> u32 {
+    if write_request(&ctx).is_some() { XDP_TX } else { XDP_ABORTED }
+}
+
+/// Nothing at all.
+#[xdp]
+pub(crate) fn empty(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Swap and send: what any responder must do.
+#[xdp]
+pub(crate) fn null(ctx: XdpContext) -> u32 {
+    let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
+    core::mem::swap(&mut frame.dst, &mut frame.src);
+    XDP_TX
+}
+
+/// All that a frame alone decides, and the whole reply; no table.
+#[xdp]
+pub(crate) fn parse(ctx: XdpContext) -> u32 {
+    match request(&ctx) {
+        Some(frame) => {
+            frame.make_reply(MAC);
+            XDP_TX
+        }
+        None => XDP_PASS,
+    }
+}
+
+/// As `parse`, if the kernel's longest-prefix-match trie has a route to the target.
+#[xdp]
+pub(crate) fn lpm(ctx: XdpContext) -> u32 {
+    let Some(frame) = request(&ctx) else { return XDP_PASS };
+    if ROUTES.get(&Key::new(32, frame.arp.tpa)).is_none() {
+        return XDP_PASS;
+    }
+    frame.make_reply(MAC);
+    XDP_TX
+}
+
+/// Drops everything: the floor of a storm.
+#[xdp]
+pub(crate) fn discard(_ctx: XdpContext) -> u32 {
+    if let Some(discarded) = DISCARDED.get_ptr_mut(0) {
+        // SAFETY: the element is this CPU's own, and programs do not preempt each other on a CPU.
+        unsafe { *discarded += 1 };
+    }
+    XDP_DROP
+}
+
+#[inline(always)]
+fn write_request(ctx: &XdpContext) -> Option<()> {
+    let frame = arp_frame(ctx)?;
+    let written = WRITTEN.get_ptr_mut(0)?;
+    let request = REQUEST.get(0)?;
+    // SAFETY: the element is this CPU's own, and programs do not preempt each other on a CPU.
+    let number = unsafe { *written } as u32 & request[11] & (CHOICES - 1);
+    let pair = TARGETS.get(number >> 1)?;
+    let target = if number & 1 == 0 { pair[0] } else { pair[1] };
+    // SAFETY: as above.
+    unsafe { *written += 1 };
+    // SAFETY: the first 42 of 48 bytes; the type has alignment 1 and no invalid values.
+    *frame = unsafe { *(request as *const [u32; 12]).cast::<ArpFrame>() };
+    frame.arp.tpa = target.to_ne_bytes();
+    Some(())
+}
+
+#[inline(always)]
+fn request(ctx: &XdpContext) -> Option<&mut ArpFrame> {
+    arp_frame(ctx).filter(|frame| frame.is_arp() && frame.is_ipv4_over_ethernet() && frame.is_request())
+}
+
+/// The frame's first 42 bytes, if it has as many.
+#[inline(always)]
+#[expect(clippy::mut_from_ref, reason = "the context is a handle; packet memory is the program's alone")]
+fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
+    let start = ctx.data();
+    if start + ArpFrame::LEN > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: 42 bytes from `start` are packet memory, as just checked (and as the verifier checks again); the type
+    // has alignment 1 and no invalid values; the program alone holds the packet while it runs.
+    Some(unsafe { &mut *(start as *mut ArpFrame) })
+}

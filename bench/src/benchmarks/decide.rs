@@ -1,0 +1,250 @@
+//! What a decision costs: the loaded program on whole frames, through BPF_PROG_TEST_RUN.
+//!
+//! A program that runs many times in one call gets the same packet again, and after the first run that is a reply. So
+//! `feed` runs first, writes a request, and goes on with the program by a tail call. What that costs is the difference
+//! between the empty program behind `feed` and the empty program alone, and is taken off again; the null program,
+//! which does not care what it swaps, shows by both ways whether that is right.
+
+use ::tests::OnCore;
+use anyhow::{Context as _, Result, ensure};
+use arp_agent::dataplane::Dataplane as _;
+use arp_agent::dataplane::bpf::{Bpf, monotonic_ns};
+use arp_agent::event::Prefix;
+use arp_agent::mirror::Change;
+use arp_common::ArpFrame;
+use arp_common::fib::Entry;
+use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use arp_common::reason::ANSWERED;
+use aya::programs::ProgramFd;
+
+use crate::context::Context;
+use crate::findings::Findings;
+use crate::programs::{Programs, Runs, Targets, run as run_program};
+use crate::report::Bound;
+use crate::samples::{Key, order};
+
+/// `lo`, the first interface of every namespace.
+const INGRESS: u32 = 1;
+const MAC: [u8; 6] = [0xee; 6];
+const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const POD: [u8; 4] = [192, 168, 7, 7];
+/// Slots of the two interfaces that routes leave by.
+const TO_POD: u16 = 0;
+const TO_UPLINK: u16 = 1;
+/// enum xdp_action (include/uapi/linux/bpf.h).
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+const MINUTE: u64 = 60_000_000_000;
+
+const PER_FRAME: &str = "per frame";
+const OVER_EMPTY: &str = "over the empty program";
+const NOT_ARP: &str = "a frame that is not ARP, over the empty program";
+const FULL: &str = "fast path";
+const NULL: &str = "null: swap and send";
+const PARSE: &str = "parse only";
+const LPM: &str = "parse only and one LPM trie lookup";
+const SPARSE: &str = "fast path, each route in a /24 of its own";
+
+/// What runs behind `feed`.
+const CASES: [(&str, &str); 5] = [("empty", "empty"), (NULL, "null"), (PARSE, "parse"), (LPM, "lpm"), (FULL, "")];
+
+/// Where host routes are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// At random in 10.0.0.0/8: of a million, 16 share a /24, as pods of a large cluster do.
+    Cluster,
+    /// At random in all unicast space: of a million, nearly each has a /24, and so a node of the FIB, for itself.
+    Sparse,
+}
+
+/// The mirror of a node with a number of routes, and requests for it.
+struct World {
+    routes: u64,
+    layout: Layout,
+    bpf: Bpf,
+    program: ProgramFd,
+    own: Programs,
+}
+
+pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
+    let _core = OnCore::enter(context.core)?;
+    let (rounds, repeat) = context.either((21, 100_000), (2, 10_000));
+    let sizes: &[u64] = context.either(&[1, 100, 10_000, 100_000, 1_000_000], &[1, 100]);
+    let mut worlds = Vec::new();
+    for &routes in sizes {
+        context.check()?;
+        worlds.push(World::new(routes, Layout::Cluster)?);
+    }
+    if !context.quick {
+        worlds.push(World::new(1_000_000, Layout::Sparse)?);
+    }
+    for round in 0..rounds {
+        for world in order(round, worlds.len()) {
+            for targets in [Targets::Same, Targets::All] {
+                context.check()?;
+                worlds[world].measure(round, targets, repeat, findings)?;
+            }
+        }
+        not_arp(&mut worlds[0], round, repeat, findings)?;
+    }
+    judge(sizes, findings)?;
+    findings.note(format!(
+        "CPU time of {repeat} runs in one BPF_PROG_TEST_RUN a case and round, on core {} of {}; writing the request is taken off.",
+        context.core,
+        context.cores.len()
+    ));
+    findings.note("Checked each time: the fast path's own counter of answers rose by the number of runs.");
+    findings
+        .note("Runs do not depend on each other, so that a CPU overlaps their cache misses: a lone frame costs more.");
+    Ok(())
+}
+
+fn case_name(targets: Targets, case: &str) -> String {
+    format!("{case}, {}", if targets == Targets::Same { "same target" } else { "random targets" })
+}
+
+fn key(measure: &str, targets: Targets, case: &str, routes: u64) -> Key {
+    Key::new(measure, &case_name(targets, case)).at("routes", routes)
+}
+
+fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
+    let per_frame = |targets, case, routes| key(PER_FRAME, targets, case, routes);
+    let ratios = findings.samples.ratios(&per_frame(Targets::Same, FULL, 1), &per_frame(Targets::Same, NULL, 1))?;
+    let what = "1 route, same target: fast path against the null program";
+    findings.goal("P1", what, Bound::AtMost(2.5), "×", &ratios);
+    let most = *sizes.last().context("no sizes")?;
+    let ratios = findings.samples.ratios(&per_frame(Targets::All, FULL, most), &per_frame(Targets::All, FULL, 1))?;
+    let what = format!("random targets: {} routes against 1", crate::table::grouped(most));
+    findings.goal("P2", &what, Bound::AtMost(1.25), "×", &ratios);
+    let values = findings.samples.values(&Key::new(NOT_ARP, FULL)).to_vec();
+    findings.goal("P8", NOT_ARP, Bound::AtMost(3.0), "ns", &values);
+    Ok(())
+}
+
+/// Frames that are none of the fast path's business, without `feed`: nothing changes them.
+fn not_arp(world: &mut World, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
+    let mut frame = [0; 60];
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    let mut ns = [0.0; 2];
+    for case in order(round, 2) {
+        let program = if case == 0 { world.own.xdp("empty")? } else { world.bpf.xdp()? };
+        let runs = run_program(program, INGRESS, &frame, repeat * 5)?;
+        ensure!(runs.action == XDP_PASS, "a frame that is not ARP came to action {}", runs.action);
+        ns[case] = runs.ns;
+    }
+    findings.push(Key::new(NOT_ARP, FULL), "ns", ns[1] - ns[0]);
+    Ok(())
+}
+
+impl World {
+    fn new(routes: u64, layout: Layout) -> Result<Self> {
+        let targets = hosts(routes, layout);
+        let mut bpf = Bpf::load(false)?;
+        let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
+        let neighbour = Neighbour { lladdr: POD_MAC, fixed: 0 };
+        let mut changes = vec![
+            Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
+            Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),
+            Change::Insert(Prefix::new(POD, 32), Entry::unicast(TO_POD)),
+            Change::Neighbour(IfaceAddr { ifindex: INGRESS, addr: POD }, Some(neighbour)),
+            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
+        ];
+        let mut own = Programs::load()?;
+        // One route is the default route, which random targets all fall to.
+        let to_hosts = if routes == 1 { Vec::new() } else { targets.clone() };
+        changes.push(Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()));
+        changes.extend(to_hosts.iter().map(|&to| Change::Insert(Prefix::new(to, 32), Entry::unicast(TO_UPLINK))));
+        bpf.apply(&changes)?;
+        if layout == Layout::Cluster {
+            own.add_route([0; 4], 0)?;
+            to_hosts.iter().take((1 << 20) - 1).try_for_each(|&to| own.add_route(to, 32))?;
+        }
+        own.set_request(&ArpFrame::request(POD_MAC, POD, targets[0]), &targets)?;
+        let program = bpf.xdp()?.fd()?.try_clone()?;
+        Ok(World { routes, layout, bpf, program, own })
+    }
+
+    /// Every case once, with these targets.
+    fn measure(&mut self, round: usize, targets: Targets, repeat: u32, findings: &mut Findings) -> Result<()> {
+        self.own.choose(targets)?;
+        self.bpf.set_lease(monotonic_ns() + 10 * MINUTE);
+        if self.layout == Layout::Sparse {
+            let empty = self.own.feed_own("empty", INGRESS, repeat)?.ns;
+            let alone = run_program(self.own.xdp("empty")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
+            let full = self.full(repeat)?.ns - (empty - alone);
+            findings.push(key(PER_FRAME, targets, SPARSE, self.routes), "ns", full);
+            return Ok(());
+        }
+        let mut ns = [0.0; CASES.len()];
+        for case in order(round, CASES.len()) {
+            let (name, program) = CASES[case];
+            let runs =
+                if program.is_empty() { self.full(repeat)? } else { self.own.feed_own(program, INGRESS, repeat)? };
+            let expected = if program == "empty" { XDP_PASS } else { XDP_TX };
+            ensure!(runs.action == expected, "{name} came to action {}, not {expected}", runs.action);
+            ns[case] = runs.ns;
+        }
+        let alone = run_program(self.own.xdp("empty")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
+        let feeding = ns[0] - alone;
+        for (case, (name, _)) in CASES.into_iter().enumerate().skip(1) {
+            findings.push(key(PER_FRAME, targets, name, self.routes), "ns", ns[case] - feeding);
+            if self.routes == 1 && targets == Targets::Same {
+                findings.push(key(OVER_EMPTY, targets, name, self.routes), "ns", ns[case] - ns[0]);
+            }
+        }
+        if self.routes == 1 && targets == Targets::Same {
+            let null = run_program(self.own.xdp("null")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
+            findings.push(key(PER_FRAME, targets, "null, without the feeding", 1), "ns", null);
+        }
+        Ok(())
+    }
+
+    /// The loaded program, which must answer every request by its own counter.
+    fn full(&mut self, repeat: u32) -> Result<Runs> {
+        let before = self.bpf.counters(INGRESS)?[ANSWERED];
+        let runs = self.own.feed(&self.program, INGRESS, repeat)?;
+        let answered = self.bpf.counters(INGRESS)?[ANSWERED] - before;
+        ensure!(
+            answered == u64::from(repeat),
+            "the fast path answered {answered} of {repeat} requests by its own counter: {:?}",
+            self.bpf.counters(INGRESS)?
+        );
+        Ok(runs)
+    }
+}
+
+/// Hosts, each another one, always the same for the same number.
+fn hosts(count: u64, layout: Layout) -> Vec<[u8; 4]> {
+    let mut random = fastrand::Rng::with_seed(count);
+    // For a single route the targets are still many.
+    let wanted = if count == 1 { 1 << 16 } else { count as usize };
+    let mut seen = std::collections::HashSet::new();
+    let mut hosts = Vec::new();
+    while hosts.len() < wanted {
+        let [a, b, c, d] = random.u32(..).to_be_bytes();
+        let a = if layout == Layout::Cluster { 10 } else { a };
+        // Not the pod's neighbourhood, and nothing that the kernel treats apart.
+        if !(1..=223).contains(&a) || a == 127 || a == POD[0] {
+            continue;
+        }
+        if seen.insert([a, b, c, d]) {
+            hosts.push([a, b, c, d]);
+        }
+    }
+    hosts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_distinct_and_repeatable() {
+        let some = hosts(1000, Layout::Cluster);
+        assert_eq!(some, hosts(1000, Layout::Cluster));
+        assert_eq!(some.iter().collect::<std::collections::BTreeSet<_>>().len(), 1000);
+        assert!(some.iter().all(|host| host[0] == 10));
+        let sparse = hosts(1000, Layout::Sparse);
+        assert!(sparse.iter().all(|host| (1..=223).contains(&host[0]) && ![127, 192].contains(&host[0])));
+    }
+}

@@ -1,0 +1,31 @@
+//! The benchmarks, one a file.
+
+mod decide;
+mod noise;
+
+use anyhow::Result;
+
+use crate::context::Context;
+use crate::findings::Findings;
+
+/// A benchmark, by the name under which `cargo xtask bench` knows it.
+pub(crate) struct Benchmark {
+    pub(crate) name: &'static str,
+    /// What it measures, in a line.
+    pub(crate) what: &'static str,
+    pub(crate) run: fn(&Context, &mut Findings) -> Result<()>,
+}
+
+/// All of them, in the order in which they run.
+pub(crate) const BENCHMARKS: &[Benchmark] = &[
+    Benchmark {
+        name: "noise",
+        what: "the same thing against itself: what this machine cannot tell apart",
+        run: noise::run,
+    },
+    Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
+];
+
+pub(crate) fn names() -> Vec<&'static str> {
+    BENCHMARKS.iter().map(|benchmark| benchmark.name).collect()
+}

@@ -1,0 +1,71 @@
+//! What one benchmark found.
+
+use anyhow::Result;
+
+use crate::report::{Bound, Goal, Measurement, Skipped, Spread};
+use crate::samples::{Key, Samples};
+
+/// What a benchmark hands back; it is kept also if the benchmark fails half-way.
+pub(crate) struct Findings {
+    benchmark: &'static str,
+    /// The values, round by round.
+    pub(crate) samples: Samples,
+    /// Measure and the case that the others of that measure are compared with.
+    bases: Vec<(String, String)>,
+    goals: Vec<Goal>,
+    skipped: Vec<Skipped>,
+    notes: Vec<String>,
+}
+
+impl Findings {
+    pub(crate) fn new(benchmark: &'static str) -> Self {
+        Findings {
+            benchmark,
+            samples: Samples::default(),
+            bases: Vec::new(),
+            goals: Vec::new(),
+            skipped: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds the value of a round.
+    pub(crate) fn push(&mut self, key: Key, unit: &'static str, value: f64) {
+        self.samples.push(key, unit, value);
+    }
+
+    /// Gives every other case of `measure` its ratio to `case`, of the same size if there are sizes.
+    pub(crate) fn compare(&mut self, measure: &str, case: &str) {
+        self.bases.push((measure.to_owned(), case.to_owned()));
+    }
+
+    /// Judges the median of `values`, one a round, by a goal of the project: `id` as in docs/performance.md.
+    pub(crate) fn goal(&mut self, id: &str, what: &str, bound: Bound, unit: &str, values: &[f64]) {
+        self.goals.push(Goal::judge(self.benchmark, id, what, bound, unit, values));
+    }
+
+    /// Says that a case could not be measured here, at once and in the report.
+    pub(crate) fn skip(&mut self, case: &str, why: &str) {
+        println!("  SKIPPED: {case}: {why}");
+        self.skipped.push(Skipped { benchmark: self.benchmark.to_owned(), case: case.to_owned(), why: why.to_owned() });
+    }
+
+    /// A condition that the reader must know; it stands under the table.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// As they go into the report.
+    pub(crate) fn into_parts(self) -> (Vec<Measurement>, Vec<Goal>, Vec<Skipped>, Vec<String>) {
+        let results = self.samples.rows().iter().map(|row| {
+            let base = self.bases.iter().find(|(measure, case)| *measure == row.key.measure && *case != row.key.case);
+            // A base that was skipped, or measured in other rounds, gives no ratio.
+            let ratio = base.and_then(|(_, case)| {
+                let ratios: Result<Vec<f64>> = self.samples.ratios(&row.key, &row.key.clone().of(case));
+                Some((case.clone(), Spread::of(&ratios.ok()?)))
+            });
+            Measurement::new(self.benchmark, row, ratio)
+        });
+        (results.collect(), self.goals, self.skipped, self.notes)
+    }
+}

@@ -1,0 +1,144 @@
+//! The benchmarks' own eBPF programs: see bench-ebpf.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use arp_common::ArpFrame;
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, ProgramArray};
+use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use nix::time::{ClockId, clock_gettime};
+
+/// The object, as `build.rs` made it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
+
+/// How many targets there are to choose from.
+pub(crate) const CHOICES: usize = 1 << 20;
+
+/// Loaded programs and maps, gone when dropped.
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+    request: Array<MapData, [u32; 12]>,
+    targets: Array<MapData, [u32; 2]>,
+    discarded: PerCpuArray<MapData, u64>,
+    next: ProgramArray<MapData>,
+    routes: LpmTrie<MapData, [u8; 4], u32>,
+}
+
+/// Among which targets the requests choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Targets {
+    /// Always the first.
+    Same,
+    /// All of them, one after the other.
+    All,
+}
+
+/// What many runs of a program came to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Runs {
+    /// CPU time of one run, in ns.
+    pub(crate) ns: f64,
+    /// What the last one returned.
+    pub(crate) action: u32,
+}
+
+impl Programs {
+    pub(crate) fn load() -> Result<Self> {
+        let mut ebpf = Ebpf::load(OBJECT).context("loading the benchmarks' eBPF object")?;
+        for (name, program) in ebpf.programs_mut() {
+            let program: &mut Xdp = program.try_into()?;
+            program.load().with_context(|| format!("the kernel's verifier refused the benchmarks' program {name}"))?;
+        }
+        let mut take =
+            |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the benchmarks' eBPF object has no map {name}"));
+        Ok(Programs {
+            request: Array::try_from(take("REQUEST")?)?,
+            targets: Array::try_from(take("TARGETS")?)?,
+            discarded: PerCpuArray::try_from(take("DISCARDED")?)?,
+            next: ProgramArray::try_from(take("NEXT")?)?,
+            routes: LpmTrie::try_from(take("ROUTES")?)?,
+            ebpf,
+        })
+    }
+
+    /// The program of that name.
+    pub(crate) fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
+    /// Sets the request that is written, its target being one of `targets`, which are repeated as often as needed.
+    pub(crate) fn set_request(&mut self, frame: &ArpFrame, targets: &[[u8; 4]]) -> Result<()> {
+        ensure!(!targets.is_empty(), "a request needs a target");
+        let targets: Vec<[u8; 4]> = targets.iter().copied().cycle().take(CHOICES).collect();
+        for (index, pair) in targets.chunks_exact(2).enumerate() {
+            self.targets
+                .set(index as u32, [pair[0], pair[1]].map(u32::from_ne_bytes), 0)
+                .context("writing a target")?;
+        }
+        let mut words = [0; 12];
+        for (word, bytes) in words.iter_mut().zip(frame.to_bytes().chunks(4)) {
+            let mut whole = [0; 4];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            *word = u32::from_ne_bytes(whole);
+        }
+        self.request.set(0, words, 0).context("writing the request")
+    }
+
+    /// Chooses among the targets.
+    pub(crate) fn choose(&mut self, targets: Targets) -> Result<()> {
+        let mut request = self.request.get(&0, 0)?;
+        request[11] = if targets == Targets::Same { 0 } else { u32::MAX };
+        self.request.set(0, request, 0).context("choosing the targets")
+    }
+
+    /// Adds routes to hosts for the program `lpm`.
+    pub(crate) fn add_route(&mut self, addr: [u8; 4], len: u32) -> Result<()> {
+        self.routes.insert(&Key::new(len, addr), 1, 0).context("adding a route to the LPM trie")
+    }
+
+    /// How many frames `discard` dropped.
+    pub(crate) fn discarded(&self) -> Result<u64> {
+        Ok(self.discarded.get(&0, 0)?.iter().sum())
+    }
+
+    /// Runs one of these programs `repeat` times on requests.
+    pub(crate) fn feed_own(&mut self, name: &str, ingress: u32, repeat: u32) -> Result<Runs> {
+        let fd = self.xdp(name)?.fd()?.try_clone()?;
+        self.feed(&fd, ingress, repeat)
+    }
+
+    /// Runs a program `repeat` times, each time on a fresh request, which the program `feed` writes for it.
+    pub(crate) fn feed(&mut self, program: &ProgramFd, ingress: u32, repeat: u32) -> Result<Runs> {
+        self.next.set(0, program, 0).context("placing a program behind `feed`")?;
+        run(self.xdp("feed")?, ingress, &[0; ArpFrame::LEN], repeat)
+    }
+}
+
+/// Runs a program `repeat` times on one frame (BPF_PROG_TEST_RUN): after the first run it is what the program made
+/// of it.
+pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Result<Runs> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context: Vec<u8> =
+        [0, frame.len() as u32, 0, ingress, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
+    let mut out = vec![0; frame.len()];
+    let options = TestRunOptions {
+        data_in: Some(frame),
+        data_out: Some(&mut out),
+        ctx_in: Some(&context),
+        repeat,
+        ..TestRunOptions::default()
+    };
+    // The kernel's own figure is whole nanoseconds, and counts what else ran on the core meanwhile.
+    let before = cpu_time()?;
+    let result = program.test_run(options).context("running a program")?;
+    let taken = cpu_time()? - before;
+    Ok(Runs { ns: taken.as_secs_f64() * 1e9 / f64::from(repeat), action: result.return_value })
+}
+
+/// What this thread has had of its core so far.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the thread's CPU time")?.into())
+}
