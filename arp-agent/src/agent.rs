@@ -8,7 +8,7 @@ use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::{Attachment, Attachments};
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::tcx::Tcx;
+use crate::dataplane::tcx::{A_TURN, Tcx};
 use crate::event::{Event, Link, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, Which, namespace_names};
@@ -54,6 +54,8 @@ pub struct Agent {
     tcx: Tcx,
     in_step: Result<(), String>,
     lease_until: u64,
+    /// When what changes silently was read last.
+    looked_at: Instant,
     resyncs: u64,
     overruns: u64,
 }
@@ -79,6 +81,7 @@ impl Agent {
             tcx: Tcx::default(),
             in_step: Err("starting".into()),
             lease_until: 0,
+            looked_at: Instant::now(),
             resyncs: 0,
             overruns: 0,
         };
@@ -142,8 +145,9 @@ impl Agent {
 
     /// Renews the lease, if nothing is left to apply.
     fn renew_lease(&mut self) -> anyhow::Result<()> {
-        if monotonic_ns() > self.lease_until {
-            // It was withdrawn, or we were stopped for longer than it lasts: what changed silently meanwhile comes first.
+        if monotonic_ns() > self.lease_until && self.looked_at.elapsed() > self.options.reread_interval {
+            // It was withdrawn for long, or we were stopped for longer than it lasts: what changed silently meanwhile
+            // comes first.
             self.reread_silent()?;
         }
         for _ in 0..BATCHES_AT_ONCE {
@@ -166,9 +170,10 @@ impl Agent {
     }
 
     fn reread_silent(&mut self) -> anyhow::Result<()> {
+        self.looked_at = Instant::now();
         let routes = match self.reader.silent_changes() {
             Ok(mut events) => {
-                events.extend(self.tcx_news());
+                events.extend(self.tcx_news(A_TURN));
                 self.fold(events)?
             }
             Err(error) => {
@@ -179,11 +184,11 @@ impl Agent {
         if routes { self.reread_routes() } else { Ok(()) }
     }
 
-    fn tcx_news(&mut self) -> Vec<Event> {
+    fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
         let links = &self.mirror.snapshot().links;
         let attached = self.attachments.attached();
         let named = attached.iter().filter_map(|ifindex| Some((*ifindex, links.get(ifindex)?.name.as_str())));
-        self.tcx.ask(named)
+        self.tcx.ask(named, turn)
     }
 
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
@@ -214,7 +219,9 @@ impl Agent {
         let snapshot = self.mirror.snapshot();
         match which {
             Which::None => false,
-            Which::These(these) => snapshot.has_complex_routes() || these.iter().any(|&oif| snapshot.has_routes_by(oif)),
+            Which::These(these) => {
+                snapshot.has_complex_routes() || these.iter().any(|&oif| snapshot.has_routes_by(oif))
+            }
             Which::All => true,
         }
     }
@@ -301,7 +308,7 @@ impl Agent {
     fn attach(&mut self) -> anyhow::Result<()> {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
-        let news = self.tcx_news();
+        let news = self.tcx_news(0);
         let step = self.mirror.apply(&self.attachments.attached(), news);
         self.apply(&step.changes)
     }
@@ -326,6 +333,7 @@ impl Agent {
         self.withdraw();
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
+        self.looked_at = Instant::now();
         let dump = match self.reader.everything() {
             Ok(dump) => dump,
             Err(error) => {

@@ -33,6 +33,8 @@ pub enum Event {
     Proxies(Vec<(u32, Ipv4Addr)>),
     /// `proxy_delay` in milliseconds of every interface that has ARP parameters (RTM_GETNEIGHTBL).
     ProxyDelays(Vec<(u32, u64)>),
+    /// `proxy_delay` in milliseconds of one interface; `None` if it has no ARP parameters.
+    ProxyDelay(u32, Option<u64>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
     /// Whether an ARP-family netfilter chain with a hook exists (nft) or an arptables table is loaded.

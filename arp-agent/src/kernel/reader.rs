@@ -7,10 +7,10 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
+    Which,
     hooks::{self, Bound},
     link, neighbour,
     procfs::{self, AllSettings},
-    Which,
     route,
     socket::{Asker, errno},
     wire::{self, Message, Request},
@@ -111,7 +111,7 @@ impl Reader {
         self.last.proxy_delays = None;
     }
 
-    /// Links and their settings; of all of them, also those that have gone since they were last read here, and the
+    /// Links, their settings and proxy delays; of all of them, also those that have gone since they were last read here, and the
     /// settings of `all`. Those asked for that are gone are left out: that is notified.
     pub fn links(&mut self, which: &Which) -> Result<Vec<Event>> {
         match which {
@@ -121,10 +121,14 @@ impl Reader {
                 let mut events = Vec::new();
                 for &ifindex in these {
                     if let Some(link) = self.link_now(ifindex)? {
+                        // By name: should it be another's meanwhile, that is notified, and both are read again.
+                        events.push(Event::ProxyDelay(ifindex, procfs::proxy_delay(&link.name)?));
                         self.last.links.insert(ifindex, link.clone());
                         events.push(Event::Link(link));
                     }
                 }
+                // What was read last of all is not what was said last.
+                self.last.proxy_delays = None;
                 events.extend(self.hooks_by_name());
                 Ok(events)
             }
@@ -133,6 +137,9 @@ impl Reader {
                 events.retain(|event| matches!(event, Event::LinkGone(_)));
                 events.extend(self.last.links.values().cloned().map(Event::Link));
                 events.extend(self.hooks_by_name());
+                let delays = self.proxy_delays()?;
+                self.last.proxy_delays = Some(delays.clone());
+                events.push(Event::ProxyDelays(delays));
                 let settings = self.all_settings.read()?;
                 self.last.all_settings = Some(settings);
                 events.push(Event::AllSettings(settings));

@@ -152,8 +152,7 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
 /// (`inet_confirm_addr` with scope host, net/ipv4/devinet.c).
 fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
     let first = Address { ifindex, local: Ipv4Addr::UNSPECIFIED, peer: Ipv4Addr::UNSPECIFIED, prefix_len: 0 };
-    let own: Vec<_> =
-        snapshot.addresses.range(first..).take_while(|address| address.ifindex == ifindex).collect();
+    let own: Vec<_> = snapshot.addresses.range(first..).take_while(|address| address.ifindex == ifindex).collect();
     let subnets: Vec<Prefix> =
         own.iter().map(|address| Prefix::new(address.peer.octets(), address.prefix_len)).collect();
     let covered = own.iter().filter(|address| {

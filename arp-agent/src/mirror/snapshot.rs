@@ -124,6 +124,13 @@ impl Snapshot {
                 touched.small = true;
                 self.proxy_delays = delays.into_iter().collect();
             }
+            Event::ProxyDelay(ifindex, delay) => {
+                touched.small = true;
+                match delay {
+                    Some(delay) => self.proxy_delays.insert(ifindex, delay),
+                    None => self.proxy_delays.remove(&ifindex),
+                };
+            }
             Event::AllSettings(settings) => {
                 touched.small = true;
                 self.all = Some(settings);

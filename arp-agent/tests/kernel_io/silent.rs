@@ -99,13 +99,16 @@ fn one_link_is_read_alone() {
         let these = |ifindex| Which::These([ifindex].into());
         write_sysctl("conf/v0/proxy_arp_pvlan", 1);
         write_sysctl("conf/p0/proxy_arp_pvlan", 1);
+        write_sysctl("neigh/v0/proxy_delay", 12);
         let events = reader.links(&these(v0)).unwrap();
-        let [Event::Link(read)] = &events[..] else { panic!("{events:#?}") };
-        assert_eq!((read.ifindex, read.settings.unwrap().proxy_arp_pvlan), (v0, 1));
-        // It is not said again, what was not asked for is.
+        let [Event::ProxyDelay(delayed, Some(120)), Event::Link(read)] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((*delayed, read.ifindex, read.settings.unwrap().proxy_arp_pvlan), (v0, v0, 1));
+        // It is not said again, what was not asked for is. The delays are, even if they are as they were last read.
+        write_sysctl("neigh/v0/proxy_delay", 80);
         let events = reader.silent_changes().unwrap();
-        let [Event::Link(read)] = &events[..] else { panic!("{events:#?}") };
+        let [Event::Link(read), Event::ProxyDelays(delays)] = &events[..] else { panic!("{events:#?}") };
         assert_eq!(read.name, "p0");
+        assert!(delays.contains(&(v0, 800)), "{delays:?}");
         assert_eq!(reader.links(&these(4711)).unwrap(), [], "there is no such interface");
     });
 }
