@@ -78,6 +78,17 @@ impl Programs {
                 .set(index as u32, [pair[0], pair[1]].map(u32::from_ne_bytes), 0)
                 .context("writing a target")?;
         }
+        self.set_frame(frame)
+    }
+
+    /// Sets the request that is written, and no target but its own.
+    pub(crate) fn set_single_request(&mut self, frame: &ArpFrame) -> Result<()> {
+        self.targets.set(0, [u32::from_ne_bytes(frame.arp.tpa); 2], 0).context("writing a target")?;
+        self.set_frame(frame)
+    }
+
+    /// Always the first target, until others are chosen.
+    fn set_frame(&mut self, frame: &ArpFrame) -> Result<()> {
         let mut words = [0; 12];
         for (word, bytes) in words.iter_mut().zip(frame.to_bytes().chunks(4)) {
             let mut whole = [0; 4];
@@ -108,6 +119,17 @@ impl Programs {
     pub(crate) fn feed_own(&mut self, name: &str, ingress: u32, repeat: u32) -> Result<Runs> {
         let fd = self.xdp(name)?.fd()?.try_clone()?;
         self.feed(&fd, ingress, repeat)
+    }
+
+    /// Places a program behind `feed`, for [`Programs::run_placed`].
+    pub(crate) fn place(&mut self, program: &ProgramFd) -> Result<()> {
+        self.next.set(0, program, 0).context("placing a program behind `feed`")
+    }
+
+    /// Runs the program that was placed on one request; what it returned. Placing it each time would have the kernel
+    /// rewrite code, and stop every core for that.
+    pub(crate) fn run_placed(&mut self, ingress: u32) -> Result<u32> {
+        Ok(run(self.xdp("feed")?, ingress, &[0; ArpFrame::LEN], 1)?.action)
     }
 
     /// Runs a program `repeat` times, each time on a fresh request, which the program `feed` writes for it.

@@ -1,7 +1,10 @@
 //! The benchmarks, one a file.
 
 mod decide;
+mod mirror;
 mod noise;
+mod scale;
+mod tax;
 
 use anyhow::Result;
 
@@ -24,6 +27,13 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: noise::run,
     },
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
+    Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run },
+    Benchmark { name: "mirror", what: "how far the maps are behind the kernel", run: mirror::run },
+    Benchmark {
+        name: "scale",
+        what: "many interfaces: how soon a new one is answered on, and what the agent costs",
+        run: scale::run,
+    },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {
