@@ -287,7 +287,7 @@ fn everything_comes_in_order_of_dependence() {
             .collect();
         kinds.dedup();
         let expected =
-            ["link", "all", "address", "rules", "route", "neighbour", "proxies", "delays", "netfilter", "hooks"];
+            ["link", "delays", "all", "address", "rules", "route", "neighbour", "proxies", "netfilter", "hooks"];
         assert_eq!(kinds, expected);
     });
 }

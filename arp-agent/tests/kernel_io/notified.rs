@@ -119,14 +119,14 @@ fn links_up_down_and_gone() {
         let batch = after(notifications, "ip link set v0 down");
         assert_eq!(link(&batch.events, "v0").flags & 1, 0);
         let v0 = index("v0");
-        // Its peer loses the carrier.
-        let both = Which::These([v0, index("p0")].into());
-        assert_eq!((&batch.reread.links, &batch.reread.routes), (&both, &both));
+        // Its peer loses the carrier, now or later.
+        let has_v0 = |which: &Which| matches!(which, Which::These(these) if these.contains(&v0));
+        assert!(has_v0(&batch.reread.links) && has_v0(&batch.reread.routes), "{:?}", batch.reread);
         let batch = after(notifications, "ip link set v0 up");
         assert_eq!(link(&batch.events, "v0").flags & 1, 1);
         let batch = after(notifications, "ip link del v0");
         assert!(batch.events.contains(&Event::LinkGone(v0)));
-        assert_eq!(batch.reread.routes, both);
+        assert!(has_v0(&batch.reread.routes), "{:?}", batch.reread);
     });
 }
 
