@@ -60,6 +60,22 @@ impl AllSettings {
     }
 }
 
+/// `net.ipv4.neigh.<interface>.proxy_delay` in milliseconds, in the calling thread's network namespace; `None` if the
+/// interface has no such setting.
+pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
+    /// What the file counts in: USER_HZ is 100.
+    const UNIT: u64 = 10;
+    let path = format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay");
+    match File::open(&path) {
+        Ok(file) => {
+            let units = number(&file).with_context(|| format!("reading {path}"))?;
+            Ok(u64::try_from(units).ok().map(|units| units * UNIT))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("opening {path}")),
+    }
+}
+
 /// Whether legacy arptables has a table in the calling thread's network namespace.
 pub(super) fn arptables_loaded() -> Result<bool> {
     let path = "/proc/thread-self/net/arp_tables_names";

@@ -489,3 +489,24 @@ fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
     world.tell(Event::ArpNetfilter(false));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
 }
+
+#[test]
+fn whether_an_interface_has_routes() {
+    let mut world = World::new();
+    let has = |world: &World, ifindex| world.mirror.snapshot().has_routes_by(ifindex);
+    assert!(has(&world, CALI) && has(&world, UPLINK) && !has(&world, 9));
+    world.tell(Event::RouteGone(unicast("10.5.0.5/32", CALI)));
+    world.tell(Event::RouteGone(unicast("10.5.0.5/32", CALI)));
+    assert!(has(&world, CALI), "10.5.0.6 is left");
+    // In place of another, which counts no longer; told twice, it counts once.
+    for _ in 0..2 {
+        world.tell(Event::Route(unicast("10.5.0.6/32", 9), Placement::Replace));
+    }
+    assert!(!has(&world, CALI) && has(&world, 9));
+    // What hangs on a nexthop object is not counted by interface.
+    let complex = Route { nexthop: Some(5), ..unicast("10.5.0.6/32", 9) };
+    world.tell(Event::Route(complex, Placement::Replace));
+    assert!(!has(&world, 9) && world.mirror.snapshot().has_complex_routes());
+    world.mirror.replace_routes(&world.attached.clone(), vec![unicast("10.5.0.7/32", CALI)]);
+    assert!(has(&world, CALI) && !has(&world, UPLINK) && !world.mirror.snapshot().has_complex_routes());
+}
