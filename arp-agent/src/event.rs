@@ -40,8 +40,11 @@ pub enum Event {
     ProxyDelays(Vec<(u32, u64)>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
-    /// Whether an ARP-family netfilter chain with a hook exists (nft) or an arptables table is loaded.
+    /// Whether something of netfilter may do anything to any ARP frame: an arptables table, or an ARP-family chain of
+    /// nftables with a hook, unless all that it does is known.
     ArpNetfilter(bool),
+    /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.
+    HeldBack(Vec<(String, Ipv4Addr)>),
     /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
     IngressHooks(Vec<u32>),
     /// What a device offers to XDP (NETDEV_A_DEV_XDP_FEATURES).

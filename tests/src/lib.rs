@@ -18,6 +18,8 @@ mod namespace;
 mod neighbours;
 mod packet;
 mod parity;
+#[cfg(test)]
+mod rows;
 mod skip;
 mod slack;
 pub mod topology;
@@ -27,7 +29,7 @@ pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Statu
 pub use bytes::{Mac, reply_bytes};
 pub use hook::Hook;
 pub use host::{Host, OnCore, allowed_cores};
-pub use lab::Lab;
+pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;

@@ -5,6 +5,7 @@ use super::status::not_running;
 use crate::cli;
 use crate::control::{Answer, Request, Response, ask, silent};
 use crate::event::{Event, NeighbourEntry};
+use crate::explain::checks::Check;
 use crate::explain::world::World;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
 use crate::kernel::{Reader, filtered_by_agents_only};
@@ -105,9 +106,10 @@ fn render(explanation: &Explanation) -> String {
     };
     let mut text = format!(
         "on {interface}: who-has {target} tell {sender} ({sender_mac})\n\nthe kernel says:\n{}\n\n{from}, in the order of the \
-         decision:\n{}\n\n{verdict}: {}\n",
+         decision:\n{}\n\nchecked:\n{}\n\n{verdict}: {}\n",
         rows(&explanation.kernel_state),
         rows(&explanation.inputs),
+        checks(&explanation.checks),
         explanation.why
     );
     for change in &explanation.would_answer_if {
@@ -117,6 +119,14 @@ fn render(explanation: &Explanation) -> String {
         text += &format!("loaded program: {program}\n");
     }
     text
+}
+
+fn checks(checks: &[Check]) -> String {
+    let lines = checks.iter().map(|check| match check.holds {
+        true => format!(" yes  {}", check.check),
+        false => format!(" NO   {} ({})", check.check, check.otherwise),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn rows(facts: &[Fact]) -> String {

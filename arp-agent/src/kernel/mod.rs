@@ -22,6 +22,7 @@ mod hooks;
 mod link;
 mod namespaces;
 mod neighbour;
+mod netfilter;
 mod notifications;
 mod procfs;
 mod reader;

@@ -200,13 +200,11 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     Ok(())
 }
 
-/// Tables and chains of the families that see ARP. (Rules, sets and their elements change often and do not matter.)
+/// What is in tables of the ARP family, and the chains of the netdev family, whatever is in them.
 pub(super) fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
-    if hooks::is_table_or_chain(message.kind) {
-        batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP;
-        batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV;
-    }
+    batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP && hooks::is_ruleset(message.kind);
+    batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV && hooks::is_table_or_chain(message.kind);
     Ok(())
 }
 

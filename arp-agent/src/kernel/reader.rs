@@ -14,6 +14,7 @@ use super::{
     features::Features,
     hooks::{self, Bound},
     link, neighbour,
+    netfilter::{self, ArpChains},
     procfs::{self, AllSettings},
     route,
     socket::{Asker, errno},
@@ -47,6 +48,7 @@ struct Last {
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
     proxy_delays: Option<Vec<(u32, u64)>>,
     arp_netfilter: Option<bool>,
+    held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
 }
 
@@ -157,8 +159,9 @@ impl Reader {
     pub fn netfilter(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
         let arp = self.arp_netfilter()?;
-        self.last.arp_netfilter = Some(arp);
-        Ok(vec![Event::ArpNetfilter(arp)])
+        self.last.arp_netfilter = Some(arp.foreign);
+        self.last.held_back = Some(arp.held_back.clone());
+        Ok(vec![Event::ArpNetfilter(arp.foreign), Event::HeldBack(arp.held_back)])
     }
 
     /// The interfaces with a foreign hook before ARP.
@@ -199,7 +202,8 @@ impl Reader {
             changed(&mut last.all_settings, settings).map(Event::AllSettings),
             changed(&mut last.proxies, proxies).map(Event::Proxies),
             changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays),
-            changed(&mut last.arp_netfilter, arp).map(Event::ArpNetfilter),
+            changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter),
+            changed(&mut last.held_back, arp.held_back).map(Event::HeldBack),
             changed(&mut last.ingress_hooks, hooks?).map(Event::IngressHooks),
         ]
         .into_iter()
@@ -219,8 +223,23 @@ impl Reader {
         self.dumped("neighbour tables", &request, neighbour::proxy_delay)
     }
 
-    fn arp_netfilter(&mut self) -> Result<bool> {
-        Ok(procfs::arptables_loaded()? || !self.base_chains(hooks::FAMILY_ARP)?.is_empty())
+    fn arp_netfilter(&mut self) -> Result<ArpChains> {
+        let arptables = procfs::arptables_loaded()?;
+        let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
+        if arptables || !netfilter::any_bound(&chains) {
+            return Ok(ArpChains { foreign: arptables, held_back: Vec::new() });
+        }
+        let rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
+        let mut only_jumps = BTreeMap::new();
+        for map in netfilter::maps(&rules) {
+            let Some(asker) = &mut self.netfilter else { break };
+            // A map that has gone meanwhile is notified, and not known here.
+            let dump = asker.dump("an ARP map", &netfilter::ask_elements(&map));
+            if let Ok(jumps) = dump.and_then(|dump| decoded("an ARP map", dump, netfilter::leads_elsewhere)) {
+                only_jumps.insert(map, !jumps.is_empty() && jumps.into_iter().all(|all| all));
+            }
+        }
+        Ok(netfilter::judge(&chains, &rules, &only_jumps))
     }
 
     /// The interfaces of `links` with a hook of tc or of the netdev family, in order.
@@ -239,18 +258,27 @@ impl Reader {
 
     /// The base chains of a family, each as the devices that it names.
     fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
+        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
+        self.nftables("nftables chains", &request, |message| hooks::base_chain(message, family))
+    }
+
+    /// What a dump of nftables says; nothing where there is no nftables.
+    fn nftables<T>(
+        &mut self,
+        what: &str,
+        request: &Request,
+        decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
+    ) -> Result<Vec<T>> {
         let Some(netfilter) = self.netfilter.as_mut().filter(|_| !self.no_nftables) else {
             return Ok(Vec::new());
         };
-        let what = "nftables chains";
-        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
-        match netfilter.dump(what, &request) {
+        match netfilter.dump(what, request) {
             // What nfnetlink says for a subsystem that it does not have.
             Err(error) if errno(&error) == Some(libc::EINVAL) => {
                 self.no_nftables = true;
                 Ok(Vec::new())
             }
-            dump => decoded(what, dump?, |message| hooks::base_chain(message, family)),
+            dump => decoded(what, dump?, decode),
         }
     }
 

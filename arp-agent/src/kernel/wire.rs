@@ -149,6 +149,11 @@ impl Request {
         self
     }
 
+    /// Adds a string.
+    pub(super) fn with_text(self, kind: u16, text: &str) -> Self {
+        self.with_bytes(kind, &[text.as_bytes(), &[0]].concat())
+    }
+
     /// The message to send.
     pub(super) fn to_bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
         let mut bytes = Vec::new();

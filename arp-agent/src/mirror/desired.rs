@@ -8,6 +8,7 @@ use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 const ARPHRD_ETHER: u16 = 1;
 const IFF_NOARP: u32 = 0x80;
@@ -137,7 +138,7 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
         (Reason::INTERFACE_HAS_UPPER, stacked.contains(&link.ifindex)),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
-        (Reason::ARP_NETFILTER, snapshot.arp_netfilter),
+        (Reason::ARP_NETFILTER, snapshot.arp_netfilter || may_be_held_back(snapshot, link)),
         (
             Reason::INGRESS_HOOK,
             [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
@@ -145,6 +146,23 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
     reason.or_else(|| snapshot.held.get(&link.ifindex).copied())
+}
+
+/// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
+/// the interface, or nowhere, is given by nobody.
+fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
+    let Some(held_back) = snapshot.held_back.get(&link.name) else { return false };
+    let pvlan = [link.settings, snapshot.all].iter().any(|s| s.is_none_or(|settings| settings.proxy_arp_pvlan != 0));
+    let is_never_given = |&addr: &Ipv4Addr| {
+        let prefix = Prefix::new(addr.octets(), 32);
+        snapshot.local.at(prefix).is_empty()
+            && match verdict(snapshot.main.at(prefix)) {
+                Some(Verdict::Unicast(oif)) => oif == link.ifindex && !pvlan,
+                Some(Verdict::Unanswerable | Verdict::Opaque) => true,
+                Some(Verdict::Local) | None => false,
+            }
+    };
+    !held_back.iter().all(is_never_given)
 }
 
 /// The targets that `arp_ignore` 1 answers: the interface's addresses that lie in one of its subnets

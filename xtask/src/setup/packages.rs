@@ -19,13 +19,14 @@ pub(super) struct Client {
     mark: Option<&'static str>,
 }
 
-pub(super) const CLIENTS: [Client; 6] = [
+pub(super) const CLIENTS: [Client; 7] = [
     Client { program: "ip", package: "iproute2", mark: None },
     Client { program: "tc", package: "iproute2", mark: None },
     Client { program: "arping", package: "iputils-arping", mark: Some("iputils") },
     Client { program: "ping", package: "iputils-ping", mark: Some("iputils") },
     Client { program: "nft", package: "nftables", mark: None },
     Client { program: "ethtool", package: "ethtool", mark: None },
+    Client { program: "arptables-legacy", package: "arptables", mark: None },
 ];
 
 /// What boots other kernels. `apt-get` is not among them: a kernel comes from it, so it is there or nothing helps.
