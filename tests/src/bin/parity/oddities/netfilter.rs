@@ -17,13 +17,13 @@ pub(super) fn chain(plan: &mut Plan) {
         6 => "arp t { chain c { type filter hook output priority 0; } }".to_owned(),
         _ => "inet t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
     };
-    step(plan, &format!("add table {chain}"));
+    table(plan, &chain);
 }
 
 /// Replies in which a workload's own address is claimed are dropped; now and then something is not as Felix writes it.
 pub(super) fn calico(plan: &mut Plan) {
     const DISPATCH: &str = "filter-cali-arp-dispatch";
-    step(plan, "add table arp calico-arp");
+    table(plan, "arp calico-arp");
     step(plan, &format!("add map arp calico-arp {DISPATCH} {{ type ifname : verdict ; }}"));
     for _ in 0..plan.dice.between(1, 3) {
         let port = plan.port();
@@ -45,6 +45,10 @@ pub(super) fn calico(plan: &mut Plan) {
     step(plan, &format!("add rule arp calico-arp filter-OUTPUT counter jump {DISPATCH} comment \"cali:y;\""));
 }
 
+fn table(plan: &mut Plan, table: &str) {
+    plan.step(Step::Nft(format!("add table {table}")), Some(Step::Nft("flush ruleset".to_owned())));
+}
+
 fn step(plan: &mut Plan, command: &str) {
-    plan.step(Step::Nft(command.to_owned()), Some(Step::Nft("flush ruleset".to_owned())));
+    plan.step(Step::Nft(command.to_owned()), None);
 }
