@@ -1,6 +1,7 @@
 //! What is added to a shape: one thing at a time, each with the name under which it is counted.
 
 mod links;
+mod netfilter;
 mod routes;
 mod rules;
 
@@ -13,7 +14,7 @@ use crate::plan::Plan;
 
 type Oddity = (&'static str, fn(&mut Plan));
 
-const MENU: [(usize, Oddity); 53] = [
+const MENU: [(usize, Oddity); 54] = [
     (24, ("sysctl", sysctl)),
     (2, ("sysctl default", sysctl_default)),
     (3, ("proxy_delay", proxy_delay)),
@@ -65,7 +66,8 @@ const MENU: [(usize, Oddity); 53] = [
     (1, ("device removed", links::device_removed)),
     (1, ("stacked device", links::stacked)),
     (1, ("flush", links::flush)),
-    (1, ("netfilter", netfilter)),
+    (1, ("netfilter", netfilter::chain)),
+    (1, ("netfilter of Calico", netfilter::calico)),
     (6, ("sender", sender)),
 ];
 
@@ -241,21 +243,6 @@ fn proxy_on_any(plan: &mut Plan) {
     let [add, undo] = [true, false].map(|add| Step::AnyProxy { add, ip });
     plan.step(add, Some(undo));
     plan.targets.push(ip);
-}
-
-fn netfilter(plan: &mut Plan) {
-    let port = plan.port();
-    let flush = Some(Step::Nft("flush ruleset".to_owned()));
-    let chain = match plan.dice.below(7) {
-        0 => "arp t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
-        1 => "arp t { chain c { type filter hook output priority 0; drop; } }".to_owned(),
-        2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; } }".to_owned(),
-        3 => "arp t { chain c { type filter hook input priority 0; arp daddr ip 10.5.0.0/16 drop; } }".to_owned(),
-        4 => "arp t { chain c { type filter hook input priority 0; meta mark set 7; } }".to_owned(),
-        5 => format!("netdev t {{ chain c {{ type filter hook ingress device v{port} priority 0; drop; }} }}"),
-        _ => "inet t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
-    };
-    plan.step(Step::Nft(format!("add table {chain}")), flush);
 }
 
 fn sender(plan: &mut Plan) {
