@@ -10,6 +10,7 @@ mod plots;
 mod programs;
 mod report;
 mod samples;
+mod subject;
 mod table;
 
 use std::path::PathBuf;

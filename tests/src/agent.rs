@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::hook::Hook;
 use crate::namespace::Namespace;
 use crate::slack::stretched;
 
@@ -147,6 +148,9 @@ impl AgentOptions {
         }
         if !self.sysctl_hook {
             command.args(["--sysctl-hook", "off"]);
+        }
+        if !self.arguments.iter().any(|argument| argument == "--hook") {
+            command.args(Hook::chosen()?.arguments());
         }
         command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = node.run(|| command.spawn())?.with_context(|| format!("starting {}", binary.display()))?;

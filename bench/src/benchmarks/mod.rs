@@ -2,6 +2,10 @@
 
 mod decide;
 mod noise;
+mod peers;
+mod reply;
+mod spoof;
+mod storm;
 
 use anyhow::Result;
 
@@ -24,6 +28,9 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: noise::run,
     },
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
+    Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
+    Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
+    Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {
