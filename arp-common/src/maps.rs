@@ -30,6 +30,8 @@ pub mod names {
     pub const SETTING_WRITES: &str = "SETTING_WRITES";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
+    /// The program on writes of sysctls.
+    pub const SYSCTL_PROGRAM: &str = "arp_sysctl";
     /// The program that tells the agent what time it is in jiffies. It is run, never attached.
     pub const CLOCK_PROGRAM: &str = "arp_clock";
     /// The XDP program for kernels that know frames in several buffers (5.18).
@@ -42,8 +44,6 @@ pub mod names {
     pub const XDP_PROBE: &str = "arp_xdp_probe";
     /// The self-test's program for the other hooks.
     pub const TC_PROBE: &str = "arp_tc_probe";
-    /// The program on writes of sysctls.
-    pub const SYSCTL_PROGRAM: &str = "arp_sysctl";
 }
 
 /// The counters for frames of interfaces that have none of their own.

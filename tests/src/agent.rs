@@ -146,11 +146,11 @@ impl AgentOptions {
         if let Some(reread) = self.reread {
             command.arg("--reread-interval").arg(reread.as_millis().to_string());
         }
-        if !self.arguments.iter().any(|argument| argument == "--hook") {
-            command.args(Hook::chosen()?.arguments());
-        }
         if !self.sysctl_hook {
             command.args(["--sysctl-hook", "off"]);
+        }
+        if !self.arguments.iter().any(|argument| argument == "--hook") {
+            command.args(Hook::chosen()?.arguments());
         }
         command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = node.run(|| command.spawn())?.with_context(|| format!("starting {}", binary.display()))?;
