@@ -6,12 +6,15 @@
 
 use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::Dataplane as _;
-use crate::dataplane::attach::{Attachment, Attachments};
+use crate::dataplane::attach::{Attached, Attachment, Attachments};
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
+use crate::dataplane::choice::{How, Wish};
+use crate::dataplane::programs::actions;
+use crate::dataplane::proof::Proofs;
 use crate::dataplane::tcx::{A_TURN, Tcx};
-use crate::event::{Event, Link, Placement};
+use crate::event::{Event, Link, NDO_XMIT, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, Which, namespace_names};
+use crate::kernel::{Batch, Beside, Lost, Notifications, Reader, Reread, Which, namespace_names};
 use crate::mirror::{Change, Mirror};
 use anyhow::{Context as _, bail};
 use arp_common::maps::Counters;
@@ -26,6 +29,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 pub struct Options {
     /// Patterns of interface names.
     pub interfaces: Vec<String>,
+    /// Which hook they get.
+    pub wish: Wish,
     /// Bound of what goes unnoticed.
     pub reread_interval: Duration,
     /// How long the program goes on without a heartbeat.
@@ -52,6 +57,9 @@ pub struct Agent {
     bpf: Bpf,
     attachments: Attachments,
     tcx: Tcx,
+    proofs: Proofs,
+    /// Somebody removed a filter of ours: the interface is to be attached to again.
+    lost_filters: bool,
     in_step: Result<(), String>,
     lease_until: u64,
     /// When what changes silently was read last.
@@ -66,11 +74,17 @@ impl Agent {
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
     pub fn start(options: Options) -> anyhow::Result<Self> {
-        let attachments = Attachments::new(&options.interfaces)?;
+        let mut attachments = Attachments::new(&options.interfaces, options.wish)?;
         let bpf = Bpf::load(options.trace)?;
+        attachments.sweep();
         // Joined before the first dump: what changes during it is told as well.
-        let notifications = Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
+        let mut notifications =
+            Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
+        notifications.ignore(attachments.port()?);
         let reader = Reader::new().context("opening a netlink socket failed")?;
+        if reader.knows_features() {
+            attachments.watch_peers();
+        }
         let mut agent = Agent {
             options,
             notifications,
@@ -79,6 +93,8 @@ impl Agent {
             bpf,
             attachments,
             tcx: Tcx::default(),
+            proofs: Proofs::new()?,
+            lost_filters: false,
             in_step: Err("starting".into()),
             lease_until: 0,
             looked_at: Instant::now(),
@@ -140,7 +156,7 @@ impl Agent {
     /// Withdraws the lease: every frame passes from here on.
     pub fn withdraw(&mut self) {
         self.lease_until = 0;
-        self.bpf.set_lease(0);
+        self.bpf.withdraw_lease();
     }
 
     /// Renews the lease, if nothing is left to apply.
@@ -161,7 +177,7 @@ impl Agent {
             }
             if nothing_left {
                 self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
-                self.bpf.set_lease(self.lease_until);
+                self.bpf.set_lease(self.lease_until)?;
                 return Ok(());
             }
         }
@@ -174,7 +190,11 @@ impl Agent {
         let routes = match self.reader.silent_changes() {
             Ok(mut events) => {
                 events.extend(self.tcx_news(A_TURN));
-                self.fold(events)?
+                let routes = self.fold(events)?;
+                if std::mem::take(&mut self.lost_filters) || self.proofs.any_due() {
+                    self.attach()?;
+                }
+                routes
             }
             Err(error) => {
                 self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
@@ -184,11 +204,51 @@ impl Agent {
         if routes { self.reread_routes() } else { Ok(()) }
     }
 
+    /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
     fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
         let links = &self.mirror.snapshot().links;
         let attached = self.attachments.attached();
+        let own = attached.iter().any(|&ifindex| self.attachments.how(ifindex) == Some(How::Tcx));
+        let own = if own { self.bpf.tc_id() } else { None };
         let named = attached.iter().filter_map(|ifindex| Some((*ifindex, links.get(ifindex)?.name.as_str())));
-        self.tcx.ask(named, turn)
+        let mut lost = Vec::new();
+        let attachments = &mut self.attachments;
+        let news = self.tcx.ask(named, turn, own, |ifindex| match attachments.beside(ifindex) {
+            Ok(None | Some(Beside::Nothing)) => false,
+            Ok(Some(Beside::Others)) => true,
+            Ok(Some(Beside::Gone)) => {
+                lost.push(ifindex);
+                true
+            }
+            Err(error) => {
+                log::warn!("tc filters of interface {ifindex}: {error:#}");
+                true
+            }
+        });
+        for ifindex in lost {
+            log::warn!("interface {ifindex}: somebody removed the filter of this agent");
+            self.attachments.forget(&mut self.bpf, ifindex);
+            self.tcx.forget_one(ifindex);
+            self.lost_filters = true;
+        }
+        news
+    }
+
+    /// What is news of the interfaces' ways out: which must not answer by the hook that they have.
+    fn proof_news(&mut self) -> Vec<Event> {
+        let snapshot = self.mirror.snapshot();
+        let mut news = Vec::new();
+        for ifindex in self.attachments.attached() {
+            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
+                continue;
+            };
+            let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
+            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp);
+            if snapshot.held.get(&ifindex).copied() != reason {
+                news.push(Event::Held { ifindex, reason });
+            }
+        }
+        news
     }
 
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
@@ -204,10 +264,15 @@ impl Agent {
         if reread.any() {
             self.withdraw();
         }
+        let touched = events.iter().any(|event| matches!(event, Event::FiltersTouched(_)));
         let mut routes = self.fold(events)?;
         match self.read_again(&reread) {
             Ok(events) => routes |= self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
+        }
+        if touched {
+            let news = self.tcx_news(0);
+            routes |= self.fold(news)?;
         }
         if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
     }
@@ -246,27 +311,36 @@ impl Agent {
         if events.is_empty() {
             return Ok(false);
         }
-        let mut links_changed = false;
+        let (mut links_changed, mut carrier_changed, mut features_changed) = (false, false, false);
         for event in &events {
             match event {
-                Event::Link(link) => links_changed |= self.mirror.snapshot().links.get(&link.ifindex) != Some(link),
+                Event::Link(link) => {
+                    let known = self.mirror.snapshot().links.get(&link.ifindex);
+                    links_changed |= known != Some(link);
+                    // What was known of its way out is no longer: it is tested again first.
+                    carrier_changed |= known.is_some_and(|known| known.carrier_changes != link.carrier_changes);
+                }
+                Event::XdpFeatures { .. } => features_changed = true,
                 Event::LinkGone(ifindex) => {
                     links_changed = true;
                     self.attachments.forget(&mut self.bpf, *ifindex);
                     self.tcx.forget_one(*ifindex);
+                    self.proofs.forget(*ifindex);
                     self.reader.forget(*ifindex);
                 }
+                // Asked next.
+                Event::FiltersTouched(ifindex) => self.tcx.forget_one(*ifindex),
                 _ => {}
             }
         }
         let step = self.mirror.apply(&self.attachments.attached(), events);
         // A link that loses its carrier may take nexthop objects and their routes with it.
         let routes = step.routes_in_doubt || (links_changed && self.mirror.snapshot().has_complex_routes());
-        if routes {
+        if routes || carrier_changed || features_changed {
             self.withdraw();
         }
         self.apply(&step.changes)?;
-        if links_changed {
+        if links_changed || features_changed {
             self.attach()?;
         }
         Ok(routes)
@@ -307,8 +381,11 @@ impl Agent {
     /// Attaches to what has come, lets go of what has gone.
     fn attach(&mut self) -> anyhow::Result<()> {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
+        self.reader.set_filtered(self.attachments.filtered());
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
-        let news = self.tcx_news(0);
+        let mut news = self.tcx_news(0);
+        // Likewise its way out is tested.
+        news.extend(self.proof_news());
         let step = self.mirror.apply(&self.attachments.attached(), news);
         self.apply(&step.changes)
     }
@@ -375,8 +452,9 @@ impl Agent {
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
         if run_program {
             let frame = question.frame();
-            let run = self.bpf.run(question.ifindex, &frame.to_bytes())?;
-            explanation.program = Some(agree(&frame, question, &explanation, run.action, &run.frame)?);
+            let how = self.attachments.how(question.ifindex).unwrap_or(How::XdpSkb);
+            let run = self.bpf.run_on(how, question.ifindex, &frame.to_bytes())?;
+            explanation.program = Some(agree(how, &frame, question, &explanation, run.action, &run.frame)?);
         }
         Ok(explanation)
     }
@@ -388,7 +466,7 @@ impl Agent {
             let link = links.get(&ifindex)?;
             Some(self.interface_status(link, attachment, &names))
         });
-        let total = self.bpf.total_counters()?;
+        let total = self.bpf.total_counters();
         let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
@@ -422,7 +500,14 @@ impl Agent {
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(Reason::from_raw(reason).why().to_owned())),
             (Attachment::Attached(_), None) => ("answering", None),
         };
-        let counters = self.bpf.counters(link.ifindex)?;
+        let (hook, mode, hook_why) = match attachment {
+            Attachment::Attached(Attached { choice, instead, .. }) => {
+                let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
+                (choice.how.hook(), choice.how.mode(), format!("{}{instead}", choice.why))
+            }
+            Attachment::Refused(_) => ("none", "none", "detached".to_owned()),
+        };
+        let counters = self.bpf.counters(link.ifindex);
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
             ifindex,
             netnsid: link.link_netnsid,
@@ -431,8 +516,9 @@ impl Agent {
         Ok(InterfaceStatus {
             name: link.name.clone(),
             ifindex: link.ifindex,
-            hook: "xdp".into(),
-            mode: "skb".into(),
+            hook: hook.into(),
+            mode: mode.into(),
+            hook_why,
             state: state.into(),
             reason,
             answered: counters[ANSWERED],
@@ -462,14 +548,15 @@ fn passed(counters: &Counters) -> BTreeMap<String, u64> {
 
 /// What the program did, in a word; an error if it is not what was decided here.
 fn agree(
+    how: How,
     frame: &ArpFrame,
     question: &Question,
     explanation: &Explanation,
     action: u32,
     out: &[u8],
 ) -> anyhow::Result<String> {
-    const XDP_PASS: u32 = 2;
-    const XDP_TX: u32 = 3;
+    let (passes, replies) = actions(how);
+    let hook = how.hook();
     let decided = match explanation.reply_mac {
         Some(mac) => Verdict::Reply(mac.0),
         None => Verdict::Pass(Reason::TOO_SHORT),
@@ -478,14 +565,14 @@ fn agree(
         Verdict::Reply(mac) => {
             let mut reply = *frame;
             reply.make_reply(mac);
-            (XDP_TX, reply)
+            (replies, reply)
         }
-        Verdict::Pass(_) => (XDP_PASS, *frame),
+        Verdict::Pass(_) => (passes, *frame),
     };
     if action != expected_action || out != expected.to_bytes() {
         bail!(
             "the loaded program and `explain` differ on who-has {} tell {} on {}: explain says {} ({}), the program \
-             returned XDP action {action}; please report this with the output of `explain --json`",
+             returned {hook} action {action}; please report this with the output of `explain --json`",
             question.target,
             question.sender,
             question.interface,
@@ -493,5 +580,8 @@ fn agree(
             explanation.why
         );
     }
-    Ok(format!("agrees: XDP action {action}, {}", if action == XDP_TX { "the same reply" } else { "frame untouched" }))
+    Ok(format!(
+        "agrees: {hook} action {action}, {}",
+        if action == replies { "the same reply" } else { "frame untouched" }
+    ))
 }

@@ -44,6 +44,9 @@ pub struct Run {
     /// How XDP runs [default: auto].
     #[arg(long, value_enum)]
     pub xdp_mode: Option<XdpMode>,
+    /// How tc programs are attached [default: auto].
+    #[arg(long, value_enum)]
+    pub tc_attach: Option<TcAttach>,
     /// Directory of the control socket: one for each agent [default: /run/arp-agent].
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
@@ -62,22 +65,40 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// The best that the interface offers; XDP for now.
+    /// What the interface offers: XDP, or tc where XDP's place is taken.
     #[default]
     Auto,
     /// XDP.
     Xdp,
+    /// tc, before the stack.
+    Tc,
 }
 
 /// How XDP runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// The harmless one; skb for now.
+    /// In the driver where that harms nobody, else skb.
     #[default]
     Auto,
     /// On socket buffers, after the driver: works on every device.
     Skb,
+    /// In the driver. On a veth it costs the pod its segmentation offload, and works only while the pod end has GRO or
+    /// an XDP program.
+    Driver,
+}
+
+/// How tc programs are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum TcAttach {
+    /// The one that is quicker to attach and costs others least: clsact.
+    #[default]
+    Auto,
+    /// By tcx, beside other programs (Linux 6.6).
+    Tcx,
+    /// As a filter of a clsact queueing discipline.
+    Clsact,
 }
 
 #[derive(Debug, Args)]

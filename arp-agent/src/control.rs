@@ -98,10 +98,12 @@ pub struct InterfaceStatus {
     pub name: String,
     /// Its index.
     pub ifindex: u32,
-    /// `xdp`.
+    /// `xdp`, `tc`, or `none` while detached.
     pub hook: String,
-    /// `skb`.
+    /// Of XDP `skb` or `driver`, of tc `tcx` or `clsact`.
     pub mode: String,
+    /// Why this hook and no other.
+    pub hook_why: String,
     /// `answering`: what the kernel would answer is answered. `passing`: all frames pass, `reason` says why.
     /// `detached`: the program is not on the interface, `reason` says why.
     pub state: String,

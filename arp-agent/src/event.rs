@@ -1,7 +1,12 @@
 //! What the kernel says, as plain data: `kernel/` makes these from netlink and procfs, `mirror/` folds them.
 //! Addresses are in wire order; a missing attribute is `None`, never a guess.
 
+use arp_common::Reason;
 use std::net::{IpAddr, Ipv4Addr};
+
+/// NETDEV_XDP_ACT_NDO_XMIT: the device takes frames that are redirected to it. On a veth: while the other end has GRO or
+/// an XDP program (`veth_set_xdp_features`, drivers/net/veth.c).
+pub const NDO_XMIT: u64 = 1 << 2;
 
 /// One statement of the kernel about its state in the agent's network namespace.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,11 +42,30 @@ pub enum Event {
     ProxyDelay(u32, Option<u64>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
-    /// Whether an ARP-family netfilter chain with a hook exists (nft) or an arptables table is loaded.
+    /// Whether something of netfilter may do anything to any ARP frame: an arptables table, or an ARP-family chain of
+    /// nftables with a hook, unless all that it does is known.
     ArpNetfilter(bool),
+    /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.
+    HeldBack(Vec<(String, Ipv4Addr)>),
     /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
     IngressHooks(Vec<u32>),
-    /// Whether an interface has a foreign tcx program on ingress (BPF_PROG_QUERY).
+    /// What a device offers to XDP (NETDEV_A_DEV_XDP_FEATURES).
+    XdpFeatures {
+        /// The interface.
+        ifindex: u32,
+        /// NETDEV_XDP_ACT_*, as bits; `None` when it goes.
+        features: Option<u64>,
+    },
+    /// Why the interface must not answer by the hook that it has; the agent's own finding.
+    Held {
+        /// The interface.
+        ifindex: u32,
+        /// Why, if so.
+        reason: Option<Reason>,
+    },
+    /// Somebody else set or removed a tc filter on an interface, or may have: until it is asked, it counts as hooked.
+    FiltersTouched(u32),
+    /// Whether an interface has a foreign tcx program (BPF_PROG_QUERY), or a foreign filter beside ours.
     Tcx {
         /// The interface.
         ifindex: u32,
@@ -78,6 +102,8 @@ pub struct Link {
     /// Identifier of the XDP program on the link (IFLA_XDP_PROG_ID, whatever its mode); of several, the one that
     /// sees a frame first.
     pub xdp_program: Option<u32>,
+    /// IFLA_CARRIER_CHANGES: how often it has gained or lost its carrier.
+    pub carrier_changes: u32,
     /// The link has programs in more than one mode (XDP_ATTACHED_MULTI).
     pub xdp_multiple: bool,
     /// `net.ipv4.conf.<name>.*` (IFLA_INET_CONF); `None` if the device has no IPv4 settings.

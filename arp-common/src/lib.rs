@@ -1,5 +1,5 @@
 //! What the eBPF program and userspace share: the frame ([`frame`]), the decision ([`mod@decide`]), why a frame is
-//! passed ([`reason`]), the routing lookup ([`fib`]) and the layout of the BPF maps ([`maps`]).
+//! passed ([`reason`]), the routing lookup ([`fib`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
 //! allocation, no clock, no `unsafe`; functions that the program calls are inlined, because the verifier refuses
@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod buckets;
 pub mod decide;
 pub mod fib;
 pub mod frame;

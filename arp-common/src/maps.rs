@@ -2,15 +2,16 @@
 //! asserted, because the agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in wire order, everything
 //! else in the machine's.
 
+use crate::buckets::Bucket;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the maps and programs in the eBPF object.
 pub mod names {
     /// `Array<Global>` with one element, mmapable.
     pub const GLOBAL: &str = "GLOBAL";
-    /// `HashMap<u32 (ifindex), Iface>`: the interfaces that the program is attached to.
+    /// `Array<IfaceBucket>`, mmapable: the interfaces that the program is attached to, by ifindex.
     pub const IFACES: &str = "IFACES";
-    /// `HashMap<IfaceAddr, Neighbour>`: valid neighbour entries of those interfaces.
+    /// `Array<NeighbourBucket>`, mmapable: valid neighbour entries of those interfaces.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
     /// `HashMap<IfaceAddr, u32>`: static proxy entries (pneigh); ifindex 0 stands for any interface.
     pub const PROXIES: &str = "PROXIES";
@@ -22,17 +23,36 @@ pub mod names {
     pub const FIB_ROOT: &str = "FIB_ROOT";
     /// `ArrayOfMaps` of mmapable `Array<FibNode>`: the FIB's nodes, in chunks that the agent adds when needed.
     pub const FIB_NODES: &str = "FIB_NODES";
-    /// `PerCpuHashMap<u32 (ifindex), Counters>`; [`UNKNOWN_INGRESS`](super::UNKNOWN_INGRESS) for all others.
+    /// `ArrayOfMaps` of mmapable `Array<Counters>`, in chunks that the agent adds when needed: an interface's entry says
+    /// which counters are its own; [`UNKNOWN_INGRESS`](super::UNKNOWN_INGRESS) are those of all others.
     pub const COUNTERS: &str = "COUNTERS";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
+    /// The program that tells the agent what time it is in jiffies. It is run, never attached.
+    pub const CLOCK_PROGRAM: &str = "arp_clock";
+    /// The XDP program for kernels that know frames in several buffers (5.18).
+    pub const XDP_FRAGS_PROGRAM: &str = "arp_xdp_frags";
+    /// The XDP program for veths in driver mode.
+    pub const XDP_VETH_PROGRAM: &str = "arp_xdp_veth";
+    /// The tc program.
+    pub const TC_PROGRAM: &str = "arp_tc";
+    /// The self-test's program for veths in driver mode.
+    pub const XDP_PROBE: &str = "arp_xdp_probe";
+    /// The self-test's program for the other hooks.
+    pub const TC_PROBE: &str = "arp_tc_probe";
 }
 
-/// The counters' key for frames of interfaces that have no counters of their own (no interface has index 0).
+/// The counters for frames of interfaces that have none of their own.
 pub const UNKNOWN_INGRESS: u32 = 0;
-/// Most interfaces that the program can be attached to.
-pub const MAX_IFACES: u32 = 16_384;
-/// Most entries of each map keyed by interface and address.
+/// Interfaces whose counters lie in one chunk (128 KiB).
+pub const CHUNK_COUNTERS: u32 = 256;
+/// Most chunks of counters: as many counters as interfaces have room.
+pub const MAX_COUNTER_CHUNKS: u32 = 64;
+/// Buckets of interfaces: room for 16,384 at the most, of which three quarters can be counted on (512 KiB).
+pub const IFACE_BUCKETS: u32 = 4_096;
+/// Buckets of neighbours: room for 131,072 at the most, of which three quarters can be counted on (2 MiB).
+pub const NEIGHBOUR_BUCKETS: u32 = 32_768;
+/// Most entries of each hash map keyed by interface and address.
 pub const MAX_IFACE_ADDRS: u32 = 131_072;
 /// Slots for interfaces that routes leave by; a route that finds none is stored opaque.
 pub const MAX_OIFS: u32 = 16_384;
@@ -43,8 +63,10 @@ pub const MAX_OIFS: u32 = 16_384;
 pub struct Global {
     /// Odd while the agent writes the tables; moves by two with each batch.
     pub sequence: u64,
-    /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
+    /// Jiffies (`bpf_jiffies64`) until which the tables may be trusted; 0 while they may not.
     pub lease_until: u64,
+    /// Jiffies when the clock program ran last.
+    pub clock: u64,
 }
 
 /// One ingress interface: its address and effective settings (`all` and interface combined, see
@@ -77,6 +99,8 @@ impl Iface {
     pub const LOCAL_OWN: u16 = 1 << 5;
     /// `PROXIES` holds an entry that may apply to this interface.
     pub const HAS_PROXIES: u16 = 1 << 6;
+    /// tc: replies may be put right into the pod end's input (`bpf_redirect_peer`).
+    pub const TO_PEER: u16 = 1 << 7;
 
     /// Whether `flag` is set.
     #[inline(always)]
@@ -107,6 +131,23 @@ pub struct Neighbour {
     pub fixed: u16,
 }
 
+/// What a bucket holds of an interface, whose key is its index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+pub struct IfaceEntry {
+    /// Its address and settings.
+    pub iface: Iface,
+    /// The index of its counters.
+    pub counters: u32,
+    /// 0.
+    pub unused: u32,
+}
+
+/// A bucket of interfaces.
+pub type IfaceBucket = Bucket<3>;
+/// A bucket of neighbours.
+pub type NeighbourBucket = Bucket<1>;
+
 /// An interface that routes leave by.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
@@ -125,10 +166,13 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 16);
+    assert!(size_of::<Global>() == 24);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);
     assert!(size_of::<Neighbour>() == 8);
+    assert!(size_of::<IfaceEntry>() == 24);
+    assert!(size_of::<IfaceBucket>() == 128);
+    assert!(size_of::<NeighbourBucket>() == 64);
     assert!(size_of::<Oif>() == 8);
     assert!(size_of::<FibNode>() == 1024);
     assert!(size_of::<Counters>() == 512);

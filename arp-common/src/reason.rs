@@ -73,6 +73,9 @@ reasons! {
     32 ARP_NETFILTER "arp_netfilter" "an ARP-family netfilter chain (nft, arptables) could see the frame"
     33 INGRESS_HOOK "ingress_hook" "another program or chain (tc, tcx, netdev ingress) could see the frame first"
     34 INTERFACE_UNREAD "interface_unread" "the kernel's settings of the interface have not been read yet"
+    35 VLAN_TAG "vlan_tag" "the frame carries a VLAN tag (seen by tc only)"
+    36 HOOK_UNPROVEN "hook_unproven" "it has not been shown yet that a reply of this hook arrives"
+    37 PEER_DEAF "peer_deaf" "the pod end takes no frames in XDP driver mode (GRO off, no program), a reply would be lost"
 }
 
 impl Reason {

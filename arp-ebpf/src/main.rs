@@ -1,14 +1,23 @@
 //! The eBPF object: an entry point for each hook, one decision behind all.
 //!
 //! A frame's way: entry point → `classify` (is it ARP at all?) → `arp_frame`, the only door to packet memory →
-//! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface.
+//! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface. The hooks
+//! (`xdp`, `tc`) differ in how a frame arrives and how it leaves.
 //! A frame that is passed leaves as it came.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-// For the fence on CPUs that reorder loads; building for BPF is unstable anyway.
-#![cfg_attr(all(target_arch = "bpf", not(bpf_target_arch = "x86_64")), feature(asm_experimental_arch))]
+// For atomic additions, which `core` does not offer on this target; building for BPF is unstable anyway.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
+mod clock;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod probe;
+#[cfg(target_arch = "bpf")]
 mod tables;
+#[cfg(target_arch = "bpf")]
+mod tc;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 
@@ -16,7 +25,7 @@ mod xdp;
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
-/// Helpers such as `bpf_ktime_get_coarse_ns` are for programs with a GPL-compatible licence.
+/// Some helpers are for programs with a GPL-compatible licence.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

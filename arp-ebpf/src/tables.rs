@@ -1,16 +1,21 @@
 //! The BPF maps, and [`Maps`], through which the decision reads them.
 
 use arp_common::Reason;
+use arp_common::buckets::choices;
 use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
-    Counters, FibNode, Global, Iface, IfaceAddr, MAX_IFACE_ADDRS, MAX_IFACES, MAX_OIFS, Neighbour, Oif, UNKNOWN_INGRESS,
+    CHUNK_COUNTERS, Counters, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
+    MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, PerCpuHashMap};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
+use core::arch::asm;
+use core::cell::Cell;
 use core::sync::atomic::{Ordering, compiler_fence};
+use zerocopy::transmute;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -18,9 +23,9 @@ const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 #[btf_map]
 static GLOBAL: Array<Global, 1, MMAPABLE> = Array::new();
 #[btf_map]
-static IFACES: HashMap<u32, Iface, { MAX_IFACES as usize }, NO_PREALLOC> = HashMap::new();
+static IFACES: Array<IfaceBucket, { IFACE_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
-static NEIGHBOURS: HashMap<IfaceAddr, Neighbour, { MAX_IFACE_ADDRS as usize }, NO_PREALLOC> = HashMap::new();
+static NEIGHBOURS: Array<NeighbourBucket, { NEIGHBOUR_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static PROXIES: HashMap<IfaceAddr, u32, { MAX_IFACE_ADDRS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -34,10 +39,16 @@ static FIB_ROOT: Array<FibNode, 256, MMAPABLE> = Array::new();
 static FIB_NODES: ArrayOfMaps<Array<FibNode, { CHUNK_NODES as usize }, MMAPABLE>, { MAX_CHUNKS as usize }> =
     ArrayOfMaps::new();
 #[btf_map]
-static COUNTERS: PerCpuHashMap<u32, Counters, { MAX_IFACES as usize }, NO_PREALLOC> = PerCpuHashMap::new();
+static COUNTERS: ArrayOfMaps<Array<Counters, { CHUNK_COUNTERS as usize }, MMAPABLE>, { MAX_COUNTER_CHUNKS as usize }> =
+    ArrayOfMaps::new();
 
-/// The maps, as a decision sees them.
-pub(crate) struct Maps;
+/// The maps, as the decision on a frame of one interface sees them.
+pub(crate) struct Maps {
+    ingress: u32,
+    /// The interface's counters and flags, once its entry has been read.
+    counters: Cell<Option<u32>>,
+    flags: Cell<u16>,
+}
 
 impl Tables for Maps {
     #[inline(always)]
@@ -56,21 +67,26 @@ impl Tables for Maps {
         let Some(global) = GLOBAL.get_ptr(0) else { return false };
         // SAFETY: as in `sequence`.
         let until = unsafe { (&raw const (*global).lease_until).read_volatile() };
-        // SAFETY: a helper without arguments. The coarse clock (5.11) is behind by a tick at most, and costs a load.
-        until != 0 && unsafe { bpf_ktime_get_coarse_ns() } < until
+        until != 0 && jiffies() < until
     }
 
     #[inline(always)]
     fn iface(&self, ifindex: u32) -> Option<Iface> {
-        // SAFETY: the agent replaces elements of a hash map whole; the old one outlives this program run (RCU), or is
-        // reused for a change that the sequence tells of.
-        unsafe { IFACES.get(ifindex) }.copied()
+        let entry = iface_entry(ifindex)?;
+        self.counters.set(Some(entry.counters));
+        self.flags.set(entry.iface.flags);
+        Some(entry.iface)
     }
 
     #[inline(always)]
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
-        // SAFETY: as in `iface`.
-        unsafe { NEIGHBOURS.get(key) }.copied()
+        let key: u64 = transmute!(key);
+        let [first, second] = choices(key, NEIGHBOUR_BUCKETS);
+        let found = match NEIGHBOURS.get(first)?.find(key) {
+            Some(found) => found,
+            None => NEIGHBOURS.get(second)?.find(key)?,
+        };
+        Some(transmute!(found))
     }
 
     #[inline(always)]
@@ -114,7 +130,7 @@ fn fence() {
     if let Some(global) = GLOBAL.get_ptr_mut(0) {
         // SAFETY: an aligned word that lives as long as the program; adding 0 changes nothing but the order.
         unsafe {
-            core::arch::asm!(
+            asm!(
                 "{zero} = atomic_fetch_add((u64 *)({word} + 0), {zero})",
                 zero = inout(reg) 0u64 => _,
                 word = in(reg) &raw mut (*global).sequence,
@@ -123,23 +139,80 @@ fn fence() {
     }
 }
 
-/// Counts an answer on `ingress`.
+/// The time in jiffies: the verifier makes a load of it, where every other clock is a call, which on CPUs that must
+/// guard their returns costs as much as the two lookups of a decision.
 #[inline(always)]
-pub(crate) fn count_answer(ingress: u32) {
-    count(ingress, ANSWERED);
+fn jiffies() -> u64 {
+    // SAFETY: a helper without arguments (5.6).
+    unsafe { bpf_jiffies64() }
 }
 
-/// Counts a pass on `ingress`.
+/// Leaves the time where the agent reads it.
 #[inline(always)]
-pub(crate) fn count_pass(ingress: u32, reason: Reason) {
-    count(ingress, reason.counter());
-}
-
-#[inline(always)]
-fn count(ingress: u32, counter: usize) {
-    let counters = COUNTERS.get_ptr_mut(ingress).or_else(|| COUNTERS.get_ptr_mut(UNKNOWN_INGRESS));
-    if let Some(counters) = counters {
-        // SAFETY: the element is this CPU's own, and programs do not preempt each other on a CPU.
-        unsafe { (&raw mut (*counters)[counter]).write((&raw const (*counters)[counter]).read() + 1) };
+pub(crate) fn tell_time() {
+    if let Some(global) = GLOBAL.get_ptr_mut(0) {
+        // SAFETY: an aligned word of an array's element, which lives as long as the program; only the agent runs this.
+        unsafe { (&raw mut (*global).clock).write_volatile(jiffies()) };
     }
+}
+
+impl Maps {
+    /// For the decision on a frame that came in on `ingress`.
+    #[inline(always)]
+    pub(crate) fn new(ingress: u32) -> Self {
+        Maps { ingress, counters: Cell::new(None), flags: Cell::new(0) }
+    }
+
+    /// The interface that the frame came in on.
+    #[inline(always)]
+    pub(crate) fn ingress(&self) -> u32 {
+        self.ingress
+    }
+
+    /// Whether the interface, as the decision saw it, has a flag: how a reply leaves is among them.
+    #[inline(always)]
+    pub(crate) fn has(&self, flag: u16) -> bool {
+        self.flags.get() & flag != 0
+    }
+
+    /// Counts an answer.
+    #[inline(always)]
+    pub(crate) fn count_answer(&self) {
+        self.count(ANSWERED);
+    }
+
+    /// Counts a pass.
+    #[inline(always)]
+    pub(crate) fn count_pass(&self, reason: Reason) {
+        self.count(reason.counter());
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: usize) {
+        // A frame that is passed before its interface's entry is read is counted there all the same.
+        let own = self.counters.get().or_else(|| Some(iface_entry(self.ingress)?.counters));
+        let counters = own.unwrap_or(UNKNOWN_INGRESS);
+        let (chunk, index) = (counters / CHUNK_COUNTERS, counters % CHUNK_COUNTERS);
+        let Some(counters) = COUNTERS.get_value_ptr_mut(chunk, &index) else { return };
+        // SAFETY: an aligned word of an array's element, which lives as long as the program. Several CPUs may count for
+        // an interface at once, hence the atomic addition, for which `core` has no name on this target.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({word} + 0) += {one}",
+                word = in(reg) &raw mut (*counters)[counter],
+                one = in(reg) 1u64,
+            );
+        }
+    }
+}
+
+#[inline(always)]
+fn iface_entry(ifindex: u32) -> Option<IfaceEntry> {
+    let key = u64::from(ifindex);
+    let [first, second] = choices(key, IFACE_BUCKETS);
+    let found = match IFACES.get(first)?.find(key) {
+        Some(found) => found,
+        None => IFACES.get(second)?.find(key)?,
+    };
+    Some(transmute!(found))
 }

@@ -4,6 +4,7 @@ use arp_common::ArpFrame;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
+use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 
@@ -64,6 +65,16 @@ pub(crate) fn null(ctx: XdpContext) -> u32 {
     let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
     core::mem::swap(&mut frame.dst, &mut frame.src);
     XDP_TX
+}
+
+/// The same for a veth, whose driver sends nothing back by XDP_TX that the other end takes without a program of its own.
+#[xdp]
+pub(crate) fn reflect(ctx: XdpContext) -> u32 {
+    let ingress = ctx.ingress_ifindex() as u32;
+    let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
+    core::mem::swap(&mut frame.dst, &mut frame.src);
+    // SAFETY: a helper that only notes where the frame is to go.
+    unsafe { bpf_redirect(ingress, 0) as u32 }
 }
 
 /// All that a frame alone decides, and the whole reply; no table.

@@ -46,6 +46,11 @@ impl Findings {
 
     /// Says that a case could not be measured here, at once and in the report.
     pub(crate) fn skip(&mut self, case: &str, why: &str) {
+        // Once a case, and in one line.
+        let why = why.split_whitespace().collect::<Vec<_>>().join(" ");
+        if self.skipped.iter().any(|skipped| skipped.case == case) {
+            return;
+        }
         println!("  SKIPPED: {case}: {why}");
         self.skipped.push(Skipped { benchmark: self.benchmark.to_owned(), case: case.to_owned(), why: why.to_owned() });
     }

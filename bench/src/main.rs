@@ -14,6 +14,7 @@ mod process;
 mod programs;
 mod report;
 mod samples;
+mod subject;
 mod table;
 mod watch;
 

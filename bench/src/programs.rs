@@ -1,20 +1,26 @@
 //! The benchmarks' own eBPF programs: see bench-ebpf.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use ::tests::Namespace;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use arp_common::ArpFrame;
 use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, ProgramArray};
-use aya::programs::{ProgramFd, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 
-/// The object, as `build.rs` made it.
+/// The object, as `build.rs` made it; empty in a debug build.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench-ebpf"));
 
 /// How many targets there are to choose from.
 pub(crate) const CHOICES: usize = 1 << 20;
+/// Live frames that are sent at once: what NAPI takes at once.
+const LIVE_BATCH: u32 = 64;
 
 /// Loaded programs and maps, gone when dropped.
 pub(crate) struct Programs {
@@ -46,6 +52,7 @@ pub(crate) struct Runs {
 
 impl Programs {
     pub(crate) fn load() -> Result<Self> {
+        ensure!(!OBJECT.is_empty(), "the benchmarks' eBPF programs are in release builds only: use cargo xtask bench");
         let mut ebpf = Ebpf::load(OBJECT).context("loading the benchmarks' eBPF object")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut Xdp = program.try_into()?;
@@ -87,15 +94,25 @@ impl Programs {
         self.set_frame(frame)
     }
 
-    /// Always the first target, until others are chosen.
-    fn set_frame(&mut self, frame: &ArpFrame) -> Result<()> {
+    /// Sets the request that is written, always the same.
+    pub(crate) fn set_frame(&mut self, frame: &ArpFrame) -> Result<()> {
         let mut words = [0; 12];
         for (word, bytes) in words.iter_mut().zip(frame.to_bytes().chunks(4)) {
             let mut whole = [0; 4];
             whole[..bytes.len()].copy_from_slice(bytes);
             *word = u32::from_ne_bytes(whole);
         }
+        let second = self.targets.get(&0, 0)?[1];
+        self.targets.set(0, [u32::from_ne_bytes(frame.arp.tpa), second], 0).context("writing a target")?;
         self.request.set(0, words, 0).context("writing the request")
+    }
+
+    /// Attaches one of these programs to an interface; it goes with `self`.
+    pub(crate) fn attach(&mut self, name: &str, on: &Namespace, interface: &str, mode: XdpMode) -> Result<()> {
+        let program = self.xdp(name)?;
+        let attached = on.run(|| program.attach(interface, mode))?;
+        attached.with_context(|| format!("attaching {name} to {interface}"))?;
+        Ok(())
     }
 
     /// Chooses among the targets.
@@ -142,14 +159,11 @@ impl Programs {
 /// Runs a program `repeat` times on one frame (BPF_PROG_TEST_RUN): after the first run it is what the program made
 /// of it.
 pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Result<Runs> {
-    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let context: Vec<u8> =
-        [0, frame.len() as u32, 0, ingress, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect();
     let mut out = vec![0; frame.len()];
     let options = TestRunOptions {
         data_in: Some(frame),
         data_out: Some(&mut out),
-        ctx_in: Some(&context),
+        ctx_in: Some(&xdp_md(ingress, frame.len())),
         repeat,
         ..TestRunOptions::default()
     };
@@ -158,6 +172,29 @@ pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Res
     let result = program.test_run(options).context("running a program")?;
     let taken = cpu_time()? - before;
     Ok(Runs { ns: taken.as_secs_f64() * 1e9 / f64::from(repeat), action: result.return_value })
+}
+
+/// Runs a program on `frames` live frames of an interface in this thread's namespace: what it sends is really sent.
+/// How long that took.
+pub(crate) fn live(program: &Xdp, interface: &str, frames: u32) -> Result<Duration> {
+    let ingress = if_nametoindex(interface).with_context(|| format!("asking for the index of {interface}"))?;
+    let frame = [0; ArpFrame::LEN];
+    let options = TestRunOptions {
+        data_in: Some(&frame),
+        ctx_in: Some(&xdp_md(ingress, frame.len())),
+        repeat: frames,
+        attrs: TestRunAttrs::new().xdp_live_frames(LIVE_BATCH),
+        ..TestRunOptions::default()
+    };
+    let begin = Instant::now();
+    program.test_run(options).context("sending live frames")?;
+    Ok(begin.elapsed())
+}
+
+/// A context for a frame that came in on `ingress`.
+fn xdp_md(ingress: u32, length: usize) -> Vec<u8> {
+    // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    [0, length as u32, 0, ingress, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }
 
 /// What this thread has had of its core so far.

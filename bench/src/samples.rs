@@ -79,18 +79,6 @@ impl Samples {
     /// # Errors
     /// The two have not been measured in the same rounds.
     pub(crate) fn ratios(&self, key: &Key, base: &Key) -> Result<Vec<f64>> {
-        self.combine(key, base, |value, base| value / base)
-    }
-
-    /// Round by round, the value of one key less that of another.
-    ///
-    /// # Errors
-    /// As [`Samples::ratios`].
-    pub(crate) fn differences(&self, key: &Key, base: &Key) -> Result<Vec<f64>> {
-        self.combine(key, base, |value, base| value - base)
-    }
-
-    fn combine(&self, key: &Key, base: &Key, with: fn(f64, f64) -> f64) -> Result<Vec<f64>> {
         let (values, bases) = (self.values(key), self.values(base));
         ensure!(
             !values.is_empty() && values.len() == bases.len(),
@@ -98,7 +86,7 @@ impl Samples {
             values.len(),
             bases.len()
         );
-        Ok(values.iter().zip(bases).map(|(&value, &base)| with(value, base)).collect())
+        Ok(values.iter().zip(bases).map(|(value, base)| value / base).collect())
     }
 }
 
@@ -125,7 +113,6 @@ mod tests {
             samples.push(fast.clone(), "µs", quick);
         }
         assert_eq!(samples.ratios(&fast, &kernel).unwrap(), [0.75, 0.5]);
-        assert_eq!(samples.differences(&kernel, &fast).unwrap(), [1.0, 20.0]);
         samples.push(fast.clone(), "µs", 1.0);
         assert!(samples.ratios(&fast, &kernel).is_err());
         assert!(samples.ratios(&fast, &Key::new("p50", "nobody")).is_err());

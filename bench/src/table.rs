@@ -19,16 +19,12 @@ pub(crate) fn print(report: &Report) {
 
 /// One benchmark's results, and its notes below.
 pub(crate) fn print_benchmark(report: &Report, name: &str) {
-    let mut table = Builder::default();
-    table.push_record(HEAD);
-    for (_, results) in report.measures(name) {
-        for result in results {
-            table.push_record(cells(result));
-        }
-    }
-    if table.count_records() > 1 {
+    for (measure, results) in report.measures(name) {
+        let mut table = Builder::default();
+        table.push_record(head(measure, &results));
+        results.iter().for_each(|result| table.push_record(cells(result)));
         let mut table = table.build();
-        table.with(Style::rounded()).with(Modify::new(Columns::new(2..)).with(Alignment::right()));
+        table.with(Style::rounded()).with(Modify::new(Columns::new(1..)).with(Alignment::right()));
         println!("{table}");
     }
     for ran in report.benchmarks.iter().filter(|ran| ran.name == name) {
@@ -45,25 +41,30 @@ pub(crate) fn print_benchmark(report: &Report, name: &str) {
     }
 }
 
-/// What the columns of [`cells`] are.
-pub(crate) const HEAD: [&str; 6] = ["measure", "of", "median", "quartiles", "lowest–highest", "ratio (lowest–highest)"];
+/// What the columns of [`cells`] are: each table is of one measure.
+pub(crate) fn head(measure: &str, results: &[&Measurement]) -> [String; 5] {
+    let to = results.iter().find_map(|result| result.ratio.as_ref()).map(|ratio| format!("ratio to {}", ratio.to));
+    let rounds = results.iter().map(|result| result.value.samples);
+    let (least, most) = (rounds.clone().min().unwrap_or_default(), rounds.max().unwrap_or_default());
+    let rounds = if least == most { most.to_string() } else { format!("{least}–{most}") };
+    [
+        measure.to_owned(),
+        format!("median of {rounds}"),
+        "quartiles".to_owned(),
+        "lowest–highest".to_owned(),
+        to.unwrap_or_else(|| "ratio".to_owned()),
+    ]
+}
 
 /// A row of a table.
-pub(crate) fn cells(result: &Measurement) -> [String; 6] {
+pub(crate) fn cells(result: &Measurement) -> [String; 5] {
     let (unit, [median, quartiles, extremes]) = scaled(&result.unit, &result.value);
     let at = result.at.as_ref().map(|at| format!(", {} {}", grouped(at.value), at.name)).unwrap_or_default();
     let ratio = result.ratio.as_ref().map(|ratio| {
         let Spread { median, spread, .. } = &ratio.value;
         format!("{} ({}–{})", number(*median), number(spread.lowest), number(spread.highest))
     });
-    [
-        result.measure.clone(),
-        format!("{}{at}", result.case),
-        format!("{median} {unit}"),
-        quartiles,
-        extremes,
-        ratio.unwrap_or_else(|| "1".to_owned()),
-    ]
+    [format!("{}{at}", result.case), format!("{median} {unit}"), quartiles, extremes, ratio.unwrap_or_default()]
 }
 
 /// The goals that the benchmarks of this run judge.
@@ -104,7 +105,7 @@ pub(crate) fn goal_cells(goal: &Goal) -> [String; 5] {
 fn scaled(unit: &str, value: &Spread) -> (String, [String; 3]) {
     let (factor, unit) = match unit {
         "µs" if value.median >= 1e3 => (1e3, "ms"),
-        "ns" if value.median >= 1e4 => (1e3, "µs"),
+        "ns" if value.median >= 1e3 => (1e3, "µs"),
         other => (1.0, other),
     };
     let text = |value: f64| number(value / factor);

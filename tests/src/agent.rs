@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::hook::Hook;
 use crate::namespace::Namespace;
 use crate::slack::stretched;
 
@@ -127,6 +128,9 @@ impl AgentOptions {
         command.arg("--run-dir").arg(&run_dir);
         if let Some(reread) = self.reread {
             command.arg("--reread-interval").arg(reread.as_millis().to_string());
+        }
+        if !self.arguments.iter().any(|argument| argument == "--hook") {
+            command.args(Hook::chosen()?.arguments());
         }
         command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         let child = node.run(|| command.spawn())?.with_context(|| format!("starting {}", binary.display()))?;

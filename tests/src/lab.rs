@@ -1,15 +1,18 @@
 //! The lab itself: a node and what is linked to it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, process, thread};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::bytes::Mac;
+use crate::hook::Hook;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
 use crate::skip::missing_privilege;
@@ -40,6 +43,52 @@ pub struct Lab {
     node: Namespace,
     namespaces: Vec<Namespace>,
     hosts: BTreeMap<String, Host>,
+    /// Held while the lab is there, see [`Alone`].
+    _present: Option<File>,
+}
+
+/// Every lab holds this file's lock, shared with the others. Of the whole machine: what labs share is the kernel's.
+const PRESENCE: &str = "/run/arp-lab.lock";
+/// How long to wait for the last of the other labs.
+const PRESENCE_WAIT: Duration = Duration::from_secs(1200);
+
+thread_local! {
+    static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this is held, no lab but the calling thread's own is there, in this process or another: for what touches state
+/// that all network namespaces share, such as the size of the neighbour table.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: File,
+}
+
+impl Alone {
+    /// Waits until every other lab is gone. The calling thread must have none yet.
+    pub fn wait() -> Result<Self> {
+        let lock = presence()?;
+        let deadline = Instant::now() + stretched(PRESENCE_WAIT);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {PRESENCE}")),
+            }
+            ensure!(Instant::now() < deadline, "other labs are still there after {PRESENCE_WAIT:?}");
+        }
+        IS_ALONE.set(true);
+        Ok(Alone { _lock: lock })
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        IS_ALONE.set(false);
+    }
+}
+
+fn presence() -> Result<File> {
+    File::options().create(true).append(true).open(PRESENCE).with_context(|| format!("opening {PRESENCE}"))
 }
 
 impl Lab {
@@ -51,9 +100,16 @@ impl Lab {
             ensure!(false, "the lab cannot be built: {missing}");
         }
         SWEEP.call_once(sweep);
+        let present = if IS_ALONE.get() {
+            None
+        } else {
+            let lock = presence()?;
+            lock.lock_shared().with_context(|| format!("locking {PRESENCE}"))?;
+            Some(lock)
+        };
         let prefix = format!("arp-{}-{}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let node = Namespace::new(format!("{prefix}-node"))?;
-        let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new() };
+        let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new(), _present: present };
         set_defaults(&lab.node)?;
         Ok(lab)
     }
@@ -91,6 +147,11 @@ impl Lab {
 
     /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
     pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
+        if Hook::chosen()? == Hook::XdpDriver {
+            // Else the pod end takes nothing that XDP sends it.
+            let gro = namespace.output("ethtool -K eth0 gro on")?;
+            ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
+        }
         let host = Host::new(name, namespace, mac, &self.node, node_end)?;
         Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
     }

@@ -11,12 +11,15 @@
 mod agent;
 pub mod bench;
 mod bytes;
+mod hook;
 mod host;
 mod lab;
 mod namespace;
 mod neighbours;
 mod packet;
 mod parity;
+#[cfg(test)]
+mod rows;
 mod skip;
 mod slack;
 pub mod topology;
@@ -24,8 +27,9 @@ pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
+pub use hook::Hook;
 pub use host::{Host, OnCore, allowed_cores};
-pub use lab::Lab;
+pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
@@ -113,13 +114,16 @@ impl Parity {
         })
     }
 
-    /// Sends the same frame in both labs. An error if the replies or the neighbour tables differ, or if the counters
-    /// account for more than this frame.
+    /// Sends the same frame in both labs. An error if the replies, at the asker or elsewhere, or the neighbour tables differ, or
+    /// if the counters account for more than this frame.
     pub fn ask<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<Outcome> {
         let (alone, fast) = (self.alone.host(host), self.fast.host(host));
         let ingress = fast.node_end();
         let frame = frame(fast);
         let frame = frame.as_ref();
+        for lab in [&self.alone, &self.fast] {
+            heard_elsewhere(lab, host)?;
+        }
         let expected = alone.ask(frame)?;
         let before = self.agent.status()?;
         let replies = fast.ask(frame)?;
@@ -132,6 +136,8 @@ impl Parity {
             all_hex(&expected),
             all_hex(&replies),
         );
+        let (alone, fast) = (heard_elsewhere(&self.alone, host)?, heard_elsewhere(&self.fast, host)?);
+        ensure!(fast == alone, "other hosts heard of it: kernel alone {alone:02x?}, with the fast path {fast:02x?}");
         self.compare_neighbours()?;
         let by = counted.answerer(!replies.is_empty())?;
         Ok(Outcome { replies, by })
@@ -144,6 +150,12 @@ impl Parity {
         ensure!(alone == fast, "two neighbour tables\nkernel alone:\n{alone}with the fast path:\n{fast}");
         Ok(())
     }
+}
+
+/// The replies that have come in at other hosts than the one that asks, by their names.
+fn heard_elsewhere(lab: &Lab, asker: &str) -> Result<BTreeMap<String, Vec<Vec<u8>>>> {
+    let others = lab.hosts().filter(|host| host.name() != asker);
+    others.map(|host| Ok((host.name().to_owned(), host.collect(Duration::ZERO)?))).collect()
 }
 
 /// By how much an interface's counters moved.

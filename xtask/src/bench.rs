@@ -29,5 +29,33 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Replaced by it, not its parent: signals reach it and its exit code leaves untouched.
     let mut command = Command::new(&bench);
     command.args(&args.arguments).current_dir(workspace::root()).env("ARP_AGENT_BIN", agent);
+    if wants_peers(&args.arguments) {
+        match setup::unpack_peers() {
+            Ok(folder) => drop(command.env("ARP_BENCH_PEERS", folder)),
+            // The benchmark that wants them says what it could not measure.
+            Err(error) => eprintln!("setup: {error:#}"),
+        }
+    }
     Err(command.exec()).with_context(|| format!("cannot start {}", bench.display()))
+}
+
+/// Whether the benchmark of the others' programs is going to run: by name, or because no benchmark is named.
+fn wants_peers(arguments: &[OsString]) -> bool {
+    let words: Vec<_> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    // A bare word names a benchmark; a file has a dot or a slash.
+    let names_one = words.iter().any(|word| !word.starts_with('-') && !word.contains(['.', '/']));
+    let measures = !["--help", "-h", "--list", "--from"].iter().any(|option| words.contains(option));
+    measures && (!names_one || words.contains(&"peers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peers_are_fetched_only_where_they_are_measured() {
+        let wants = |line: &str| wants_peers(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        assert!(wants("") && wants("--quick --json out.json --plots docs/plots") && wants("decide peers"));
+        assert!(!wants("decide --json out.json") && !wants("--list") && !wants("--from docs/performance.json"));
+    }
 }

@@ -27,8 +27,8 @@ enum Done {
 
 const CARGO_DENY: &str = "0.20.2";
 const BUILD: Duration = Duration::from_secs(60 * 60);
-/// The eBPF crate on the target that it is for.
-const BPF: [&str; 6] = ["-Z", "build-std=core", "--target", "bpfel-unknown-none", "-p", "arp-ebpf"];
+/// The eBPF crates on the target that they are for.
+const BPF: [&str; 8] = ["-Z", "build-std=core", "--target", "bpfel-unknown-none", "-p", "arp-ebpf", "-p", "bench-ebpf"];
 /// As `bpf_target_arch` names them.
 const CPUS: [&str; 2] = ["x86_64", "aarch64"];
 
@@ -109,7 +109,7 @@ fn bpf_cargo(cpu: &str, flags: &[&str]) -> Result<(Command, Toolchain)> {
     Ok((cargo, toolchain))
 }
 
-/// Links and examples of every crate; the eBPF crate's on its own target, since the host sees an empty one.
+/// Links and examples of every crate; the eBPF crates' on their own target, since the host sees empty ones.
 fn documentation() -> Result<Done> {
     let mut cargo = workspace::cargo();
     cargo.args([
@@ -119,6 +119,8 @@ fn documentation() -> Result<Done> {
         "--workspace",
         "--exclude",
         "arp-ebpf",
+        "--exclude",
+        "bench-ebpf",
         "--document-private-items",
     ]);
     let host = clean(cargo.env("RUSTDOCFLAGS", "-D warnings"));

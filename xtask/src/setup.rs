@@ -8,6 +8,7 @@ mod toolchain;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -127,6 +128,14 @@ pub(crate) fn bpf_cargo() -> Result<(Command, Toolchain)> {
 /// Installs the distribution's clippy for the distribution's Rust.
 pub(crate) fn install_distribution_clippy() -> Result<()> {
     packages::install(&["rust-web-clippy"])
+}
+
+/// Unpacks the programs that `cargo xtask bench peers` measures into a folder of the project's: nothing is installed, and
+/// no service starts. The folder.
+pub(crate) fn unpack_peers() -> Result<PathBuf> {
+    let folder = workspace::tools().join("peers");
+    packages::unpack(&packages::PEERS, &folder)?;
+    Ok(folder)
 }
 
 /// Reads apt's list of packages anew.

@@ -5,9 +5,10 @@ use super::status::not_running;
 use crate::cli;
 use crate::control::{Answer, Request, Response, ask, silent};
 use crate::event::{Event, NeighbourEntry};
+use crate::explain::checks::Check;
 use crate::explain::world::World;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
-use crate::kernel::Reader;
+use crate::kernel::{Reader, filtered_by_agents_only};
 use anyhow::{anyhow, bail};
 use std::net::Ipv4Addr;
 use tabled::builder::Builder;
@@ -18,8 +19,16 @@ use tabled::settings::Style;
 /// # Errors
 /// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
 pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
-    let dump = Reader::new()?.everything()?;
+    let mut dump = Reader::new()?.everything()?;
     let question = question(arguments, &dump)?;
+    // An agent's own filter is no foreign hook.
+    if filtered_by_agents_only(question.ifindex)? {
+        dump.iter_mut().for_each(|event| {
+            if let Event::IngressHooks(hooked) = event {
+                hooked.retain(|&ifindex| ifindex != question.ifindex);
+            }
+        });
+    }
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
     let run_dir = &arguments.run_dir.path;
     let mut world = World::new(dump, question.ifindex)?;
@@ -34,7 +43,8 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
         Answer::NotRunning => world.explain(&question),
     };
     explanation.kernel_state = world.facts(&question);
-    if explanation.reply_mac.is_none() {
+    // What holds an interface back by its hook is the agent's finding, and no setting of the kernel's changes it.
+    if explanation.reply_mac.is_none() && world.explain(&question).reply_mac.is_none() {
         explanation.would_answer_if = world.would_answer_if(&question)?;
     }
     if arguments.json {
@@ -96,9 +106,10 @@ fn render(explanation: &Explanation) -> String {
     };
     let mut text = format!(
         "on {interface}: who-has {target} tell {sender} ({sender_mac})\n\nthe kernel says:\n{}\n\n{from}, in the order of the \
-         decision:\n{}\n\n{verdict}: {}\n",
+         decision:\n{}\n\nchecked:\n{}\n\n{verdict}: {}\n",
         rows(&explanation.kernel_state),
         rows(&explanation.inputs),
+        checks(&explanation.checks),
         explanation.why
     );
     for change in &explanation.would_answer_if {
@@ -108,6 +119,14 @@ fn render(explanation: &Explanation) -> String {
         text += &format!("loaded program: {program}\n");
     }
     text
+}
+
+fn checks(checks: &[Check]) -> String {
+    let lines = checks.iter().map(|check| match check.holds {
+        true => format!(" yes  {}", check.check),
+        false => format!(" NO   {} ({})", check.check, check.otherwise),
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn rows(facts: &[Fact]) -> String {

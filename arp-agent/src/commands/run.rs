@@ -4,6 +4,7 @@ use super::Exit;
 use crate::agent::{Agent, Options};
 use crate::cli;
 use crate::control::{PATIENCE, Request, Response, RunDir};
+use crate::dataplane::choice::Wish;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
@@ -27,6 +28,7 @@ struct Config {
     interface: Vec<String>,
     hook: Option<cli::Hook>,
     xdp_mode: Option<cli::XdpMode>,
+    tc_attach: Option<cli::TcAttach>,
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
     lease: Option<u64>,
@@ -49,17 +51,17 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
     }
     let options = Options {
         interfaces,
+        wish: Wish {
+            hook: arguments.hook.or(config.hook).unwrap_or_default(),
+            xdp_mode: arguments.xdp_mode.or(config.xdp_mode).unwrap_or_default(),
+            tc_attach: arguments.tc_attach.or(config.tc_attach).unwrap_or_default(),
+        },
         reread_interval: Duration::from_millis(
             arguments.reread_interval.or(config.reread_interval).unwrap_or(DEFAULT_REREAD_INTERVAL),
         ),
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
         trace: verbose >= 2,
     };
-    // One hook and one mode so far: `auto` is the same as naming them.
-    let _: (cli::Hook, cli::XdpMode) = (
-        arguments.hook.or(config.hook).unwrap_or_default(),
-        arguments.xdp_mode.or(config.xdp_mode).unwrap_or_default(),
-    );
     need_capabilities()?;
     let run_dir = arguments.run_dir.as_deref().or(config.run_dir.as_deref());
     let run_dir = RunDir::take(run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR)))?;
@@ -201,12 +203,13 @@ mod tests {
     #[test]
     fn a_configuration_file_names_the_options() {
         let config = config(
-            "interface = [\"cali*\"]\nreread-interval = 50\nhook = \"xdp\"\nxdp-mode = \"skb\"\nrun-dir = \"/run/x\"",
+            "interface = [\"cali*\"]\nreread-interval = 50\nhook = \"tc\"\nxdp-mode = \"skb\"\ntc-attach = \"tcx\"\nrun-dir = \"/run/x\"",
         )
         .unwrap();
         assert_eq!(config.interface, ["cali*"]);
         assert_eq!(config.reread_interval, Some(50));
-        assert_eq!((config.hook, config.xdp_mode), (Some(cli::Hook::Xdp), Some(cli::XdpMode::Skb)));
+        assert_eq!((config.hook, config.xdp_mode), (Some(cli::Hook::Tc), Some(cli::XdpMode::Skb)));
+        assert_eq!(config.tc_attach, Some(cli::TcAttach::Tcx));
         assert_eq!(config.run_dir.as_deref(), Some(Path::new("/run/x")));
     }
 
@@ -214,7 +217,7 @@ mod tests {
     fn a_configuration_file_s_mistakes_are_named() {
         for (text, named) in [
             ("interfaces = []", "interfaces"),
-            ("hook = \"tc\"", "tc"),
+            ("hook = \"netkit\"", "netkit"),
             ("lease = 1", "lease = 1"),
             ("lease = \"x\"", "lease"),
         ] {

@@ -1,17 +1,25 @@
 //! Which interfaces the program runs on, and why not on the others.
 
 use super::bpf::Bpf;
+use super::choice::{Choice, How, Wish, choices};
 use crate::event::Link;
+use crate::kernel::{Beside, Filter, Filters};
 use anyhow::Context as _;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{ProgramError, ProgramInfo};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 /// The interfaces that are wanted, and what became of each.
 pub struct Attachments {
     patterns: Vec<String>,
     wanted: GlobSet,
+    wish: Wish,
+    filters: Filters,
+    watches_peers: bool,
     by_ifindex: BTreeMap<u32, Attachment>,
 }
 
@@ -19,24 +27,72 @@ pub struct Attachments {
 #[derive(Debug)]
 pub enum Attachment {
     /// The program runs on it.
-    Attached(XdpLinkId),
+    Attached(Attached),
     /// It does not; why, for people.
     Refused(String),
+}
+
+/// The program runs on an interface.
+#[derive(Debug)]
+pub struct Attached {
+    /// By which hook, and why by that one.
+    pub choice: Choice,
+    /// Why those before it could not be had; empty if it was the first.
+    pub instead: String,
+    handle: Handle,
+}
+
+/// What lets go of it.
+#[derive(Debug)]
+enum Handle {
+    Xdp(XdpLinkId),
+    Tcx(SchedClassifierLinkId),
+    Filter(Filter),
 }
 
 impl Attachments {
     /// None yet.
     ///
     /// # Errors
-    /// A pattern is not a glob.
-    pub fn new(patterns: &[String]) -> anyhow::Result<Self> {
+    /// A pattern is not a glob, or there is no netlink socket to be had.
+    pub fn new(patterns: &[String], wish: Wish) -> anyhow::Result<Self> {
         let mut wanted = GlobSetBuilder::new();
         for pattern in patterns {
             wanted.add(Glob::new(pattern).with_context(|| {
                 format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
             })?);
         }
-        Ok(Attachments { patterns: patterns.to_vec(), wanted: wanted.build()?, by_ifindex: BTreeMap::new() })
+        Ok(Attachments {
+            patterns: patterns.to_vec(),
+            wanted: wanted.build()?,
+            wish,
+            filters: Filters::new()?,
+            watches_peers: false,
+            by_ifindex: BTreeMap::new(),
+        })
+    }
+
+    /// The kernel tells whether a veth's other end takes frames of XDP: driver mode can be had on veths.
+    pub fn watch_peers(&mut self) {
+        self.watches_peers = true;
+    }
+
+    /// The port that notifications about our own filters name.
+    ///
+    /// # Errors
+    /// The socket has none.
+    pub fn port(&self) -> anyhow::Result<u32> {
+        self.filters.port()
+    }
+
+    /// Removes the filters of agents that were killed.
+    pub fn sweep(&mut self) {
+        match self.filters.sweep() {
+            Ok(swept) => swept.iter().for_each(|ifindex| {
+                log::info!("removed from interface {ifindex} the tc filter of an agent that no longer lives");
+            }),
+            Err(error) => log::warn!("tc filters of agents that were killed may be left: {error:#}"),
+        }
     }
 
     /// How many of the links match each pattern.
@@ -57,14 +113,48 @@ impl Attachments {
 
     /// The interfaces that the program runs on.
     pub fn attached(&self) -> BTreeSet<u32> {
-        let attached = self.by_ifindex.iter().filter(|(_, attachment)| matches!(attachment, Attachment::Attached(_)));
-        attached.map(|(&ifindex, _)| ifindex).collect()
+        self.iter_attached().map(|(ifindex, _)| ifindex).collect()
     }
 
-    /// Lets go of an interface that vanished, so that another of the same index is attached to.
+    /// Those of them with a filter of ours.
+    pub fn filtered(&self) -> BTreeSet<u32> {
+        let filtered = self.iter_attached().filter(|(_, attached)| matches!(attached.handle, Handle::Filter(_)));
+        filtered.map(|(ifindex, _)| ifindex).collect()
+    }
+
+    /// How the program sits on an interface.
+    pub fn how(&self, ifindex: u32) -> Option<How> {
+        match self.by_ifindex.get(&ifindex) {
+            Some(Attachment::Attached(attached)) => Some(attached.choice.how),
+            _ => None,
+        }
+    }
+
+    /// What other tc filters an interface has, if it has one of ours.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<Beside>> {
+        match self.by_ifindex.get(&ifindex) {
+            Some(Attachment::Attached(Attached { handle: Handle::Filter(filter), .. })) => {
+                self.filters.beside(filter).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn iter_attached(&self) -> impl Iterator<Item = (u32, &Attached)> {
+        self.iter().filter_map(|(ifindex, attachment)| match attachment {
+            Attachment::Attached(attached) => Some((ifindex, attached)),
+            Attachment::Refused(_) => None,
+        })
+    }
+
+    /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one whose filter
+    /// somebody removed, so that it is attached to again.
     pub fn forget(&mut self, bpf: &mut Bpf, ifindex: u32) {
         if let Some(attachment) = self.by_ifindex.remove(&ifindex) {
-            let_go(bpf, ifindex, attachment);
+            self.let_go(bpf, ifindex, attachment);
         }
     }
 
@@ -72,17 +162,21 @@ impl Attachments {
     /// asked again: whoever held them may have gone.
     pub fn reconcile(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>) {
         let wanted = |link: &Link| self.wanted.is_match(&link.name);
-        let gone = self.by_ifindex.extract_if(.., |ifindex, _| !links.get(ifindex).is_some_and(wanted));
-        for (ifindex, attachment) in gone {
-            let_go(bpf, ifindex, attachment);
+        let gone = self.by_ifindex.keys().copied().filter(|ifindex| !links.get(ifindex).is_some_and(wanted));
+        for ifindex in gone.collect::<Vec<_>>() {
+            self.forget(bpf, ifindex);
         }
-        for (&ifindex, link) in links.iter().filter(|(_, link)| self.wanted.is_match(&link.name)) {
+        let wanted: Vec<&Link> = links.values().filter(|link| self.wanted.is_match(&link.name)).collect();
+        for link in wanted {
+            let ifindex = link.ifindex;
             if matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Attached(_))) {
                 continue;
             }
-            let attachment = attach(bpf, link);
+            let attachment = self.attach(bpf, link);
             let news = match (&attachment, self.by_ifindex.get(&ifindex)) {
-                (Attachment::Attached(_), _) => Some(format!("attached to {}", link.name)),
+                (Attachment::Attached(Attached { choice: Choice { how, why }, .. }), _) => {
+                    Some(format!("attached to {}: {} {}, {why}", link.name, how.hook(), how.mode()))
+                }
                 (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
                 (Attachment::Refused(why), _) => Some(why.clone()),
             };
@@ -92,34 +186,85 @@ impl Attachments {
             self.by_ifindex.insert(ifindex, attachment);
         }
     }
+
+    fn attach(&mut self, bpf: &mut Bpf, link: &Link) -> Attachment {
+        const ARPHRD_ETHER: u16 = 1;
+        if link.hardware_type != ARPHRD_ETHER {
+            return Attachment::Refused(format!("{}: not an Ethernet device", link.name));
+        }
+        let mut refused: Vec<String> = Vec::new();
+        for choice in choices(self.wish, link) {
+            match self.try_one(bpf, link, choice.how) {
+                Ok(handle) => {
+                    return Attachment::Attached(Attached { choice, instead: refused.join("; "), handle });
+                }
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if !refused.contains(&why) {
+                        refused.push(why);
+                    }
+                }
+            }
+        }
+        Attachment::Refused(format!("{}: {}", link.name, refused.join("; ")))
+    }
+
+    fn try_one(&mut self, bpf: &mut Bpf, link: &Link, how: How) -> anyhow::Result<Handle> {
+        // Asked first, because the kernel would let two programs share a device in different modes on old versions.
+        if let Some(holder) = link.xdp_program.filter(|_| how.is_xdp()) {
+            anyhow::bail!(
+                "its XDP slot is taken by {}; detach that program, or leave the interface to it",
+                describe_program(holder)
+            );
+        }
+        if how == How::XdpVeth && !self.watches_peers {
+            anyhow::bail!("driver mode on a veth needs Linux 6.3, which tells whether the pod end takes replies");
+        }
+        let (hook, mode) = (how.hook(), how.mode());
+        let failed = || format!("attaching the {hook} program ({mode}) failed");
+        Ok(match how {
+            How::XdpSkb | How::XdpDriver | How::XdpVeth => {
+                let mode = if how == How::XdpSkb { XdpMode::Skb } else { XdpMode::Driver };
+                Handle::Xdp(bpf.xdp_for(how)?.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?)
+            }
+            How::Tcx => {
+                // After those that are there: whoever sees a frame first goes on doing so.
+                let order = TcAttachOptions::TcxOrder(LinkOrder::last());
+                let attached = bpf.tc()?.attach_with_options(&link.name, TcAttachType::Ingress, order);
+                Handle::Tcx(attached.map_err(why).with_context(failed)?)
+            }
+            How::Clsact => {
+                let program = bpf.tc()?.fd()?.as_fd().as_raw_fd();
+                Handle::Filter(self.filters.set(link.ifindex, program).with_context(failed)?)
+            }
+        })
+    }
+
+    fn let_go(&mut self, bpf: &mut Bpf, ifindex: u32, attachment: Attachment) {
+        let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { return };
+        // The link of an interface that vanished is already dead; only the descriptor is left to close.
+        let done = match handle {
+            Handle::Xdp(id) => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(id)?)),
+            Handle::Tcx(id) => bpf.tc().and_then(|tc| Ok(tc.detach(id)?)),
+            Handle::Filter(filter) => self.filters.remove(&filter),
+        };
+        match done {
+            Ok(()) => log::info!("let go of interface {ifindex}"),
+            Err(error) => log::info!("let go of interface {ifindex}: {error:#}"),
+        }
+    }
 }
 
-fn let_go(bpf: &mut Bpf, ifindex: u32, attachment: Attachment) {
-    let Attachment::Attached(id) = attachment else { return };
-    // The link of an interface that vanished is already dead; only the descriptor is left to close.
-    match bpf.xdp().and_then(|xdp| Ok(xdp.detach(id)?)) {
-        Ok(()) => log::info!("let go of interface {ifindex}"),
-        Err(error) => log::info!("let go of interface {ifindex}: {error:#}"),
-    }
-}
-
-fn attach(bpf: &mut Bpf, link: &Link) -> Attachment {
-    const ARPHRD_ETHER: u16 = 1;
-    let Link { name, ifindex, .. } = link;
-    if link.hardware_type != ARPHRD_ETHER {
-        return Attachment::Refused(format!("{name}: not an Ethernet device"));
-    }
-    // Asked first, because the kernel would let two programs share a device in different modes on old versions.
-    if let Some(holder) = link.xdp_program {
-        return Attachment::Refused(format!(
-            "{name}: its XDP slot is taken by {}; detach that program, or leave the interface to it",
-            describe_program(holder)
-        ));
-    }
-    let attached = bpf.xdp().and_then(|xdp| xdp.attach_to_if_index(*ifindex, XdpMode::Skb).map_err(why));
-    match attached {
-        Ok(id) => Attachment::Attached(id),
-        Err(error) => Attachment::Refused(format!("{name}: attaching the XDP program failed: {error:#}")),
+/// Links go with their descriptors; filters must be removed.
+impl Drop for Attachments {
+    fn drop(&mut self) {
+        for (ifindex, attachment) in std::mem::take(&mut self.by_ifindex) {
+            if let Attachment::Attached(Attached { handle: Handle::Filter(filter), .. }) = attachment
+                && let Err(error) = self.filters.remove(&filter)
+            {
+                log::warn!("a tc filter stays on interface {ifindex}: {error:#}");
+            }
+        }
     }
 }
 

@@ -1,18 +1,24 @@
 //! The BPF maps and the program in the kernel.
 
 use super::Dataplane;
-use super::memory::{MappedFib, Words};
+use super::buckets::{Full, Table};
+use super::counters::CounterPool;
+use super::memory::{Chunks, MappedFib, Words};
+pub use super::programs::Run;
 use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
+use arp_common::Tables;
 use arp_common::fib::Entry;
-use arp_common::maps::{Counters, Global, Iface, IfaceAddr, Neighbour, Oif, UNKNOWN_INGRESS, names};
-use arp_common::reason::COUNTERS;
-use arp_common::{ArpFrame, Tables};
-use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use aya::{Ebpf, EbpfLoader, Pod};
-use nix::time::{ClockId, clock_gettime};
+use arp_common::maps::{
+    CHUNK_COUNTERS, Counters, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry, NEIGHBOUR_BUCKETS,
+    Neighbour, NeighbourBucket, Oif, names,
+};
+use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
+use aya::programs::{Program, TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use nix::time::{ClockId, clock_getres, clock_gettime};
+use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 use zerocopy::transmute;
 
@@ -22,6 +28,11 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/ar
 /// The global that `aya-log-ebpf` reads: lines above this level are not even in the verified program.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
+// The words of `Global`.
+const SEQUENCE: usize = offset_of!(Global, sequence) / 8;
+const LEASE: usize = offset_of!(Global, lease_until) / 8;
+const CLOCK: usize = offset_of!(Global, clock) / 8;
+
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
 
@@ -30,26 +41,20 @@ pub struct Bpf {
     ebpf: Ebpf,
     global: Words,
     oifs: Words,
-    ifaces: HashMap<MapData, u32, [u8; 16]>,
-    neighbours: Bytes<8, 8>,
+    ifaces: Table<3>,
+    neighbours: Table<1>,
     proxies: Bytes<8, 4>,
     own_addresses: Bytes<8, 4>,
-    counters: PerCpuHashMap<MapData, u32, Counters>,
+    counters: CounterPool,
     fib: MappedFib,
     trie: Trie,
-    /// Counters of interfaces that are gone.
-    gone: Counters,
     /// Entries for which a map had no room: their frames are passed.
     refused: u64,
-}
-
-/// What the loaded program did with a frame.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Run {
-    /// XDP_PASS, XDP_TX …
-    pub action: u32,
-    /// The frame afterwards.
-    pub frame: Vec<u8>,
+    /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
+    lease_until: u64,
+    /// Nanoseconds of a jiffy.
+    tick_ns: u64,
+    knows_frags: bool,
 }
 
 impl Bpf {
@@ -63,29 +68,32 @@ impl Bpf {
             .override_global(LOG_LEVEL, &level, true)
             .load(OBJECT)
             .context("loading the eBPF object failed: it needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 with BPF")?;
-        let program: &mut Xdp = program(&mut ebpf)?;
-        program.load().context("the kernel's verifier refused the XDP program")?;
+        let knows_frags = load_xdp(&mut ebpf)?;
 
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"));
         let global = Words::new(array(take(names::GLOBAL)?)?, size_of::<Global>())?;
         let oifs = Words::new(array(take(names::OIFS)?)?, size_of::<Oif>())?;
         let fib = MappedFib::new(array(take(names::FIB_ROOT)?)?, ArrayOfMaps::try_from(take(names::FIB_NODES)?)?)?;
-        let mut bpf = Bpf {
+        let ifaces = Words::new(array(take(names::IFACES)?)?, size_of::<IfaceBucket>())?;
+        let neighbours = Words::new(array(take(names::NEIGHBOURS)?)?, size_of::<NeighbourBucket>())?;
+        let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
+        let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
+        Ok(Bpf {
             global,
             oifs,
-            ifaces: HashMap::try_from(take(names::IFACES)?)?,
-            neighbours: HashMap::try_from(take(names::NEIGHBOURS)?)?,
+            ifaces: Table::new(ifaces, IFACE_BUCKETS),
+            neighbours: Table::new(neighbours, NEIGHBOUR_BUCKETS),
             proxies: HashMap::try_from(take(names::PROXIES)?)?,
             own_addresses: HashMap::try_from(take(names::OWN_ADDRESSES)?)?,
-            counters: PerCpuHashMap::try_from(take(names::COUNTERS)?)?,
+            counters: CounterPool::new(counters)?,
             fib,
             trie: Trie::default(),
-            gone: [0; COUNTERS],
             refused: 0,
+            lease_until: 0,
+            tick_ns: tick_ns()?,
+            knows_frags,
             ebpf,
-        };
-        bpf.make_counters(UNKNOWN_INGRESS)?;
-        Ok(bpf)
+        })
     }
 
     /// The object, for its log.
@@ -93,12 +101,24 @@ impl Bpf {
         &mut self.ebpf
     }
 
-    /// The XDP program.
-    ///
-    /// # Errors
-    /// The object has none.
-    pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
-        program(&mut self.ebpf)
+    /// The time in jiffies, as the programs see it.
+    fn jiffies(&mut self) -> anyhow::Result<u64> {
+        // The shortest frame that BPF_PROG_TEST_RUN takes.
+        let frame = [0; 14];
+        let options = TestRunOptions { data_in: Some(&frame), ..TestRunOptions::default() };
+        let clock: &mut Xdp = self.program(names::CLOCK_PROGRAM)?.try_into()?;
+        clock.test_run(options)?;
+        Ok(self.global.long(CLOCK).load(Ordering::Relaxed))
+    }
+
+    /// Whether the kernel knows XDP programs that take frames in several buffers.
+    pub(super) fn knows_frags(&self) -> bool {
+        self.knows_frags
+    }
+
+    /// A program of the object, loaded or not.
+    pub(super) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+        self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
     }
 
     /// Nodes of the FIB in use.
@@ -111,56 +131,26 @@ impl Bpf {
         self.refused
     }
 
-    /// The counters of an interface, summed over the CPUs; zeros for one that is not known.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn counters(&self, ifindex: u32) -> anyhow::Result<Counters> {
-        match self.counters.get(&ifindex, 0) {
-            Ok(per_cpu) => Ok(sum(per_cpu.iter())),
-            Err(MapError::KeyNotFound) => Ok([0; COUNTERS]),
-            Err(error) => Err(error).with_context(|| format!("reading the counters of interface {ifindex} failed")),
-        }
+    /// The counters of an interface; zeros for one that is not known.
+    pub fn counters(&self, ifindex: u32) -> Counters {
+        self.counters.on(ifindex)
+    }
+
+    /// The counters of frames that came in on interfaces without counters of their own.
+    pub fn unknown_counters(&self) -> Counters {
+        self.counters.on_unknown()
     }
 
     /// The counters of all interfaces, also of those that are gone.
-    ///
-    /// # Errors
-    /// The map cannot be read.
-    pub fn total_counters(&self) -> anyhow::Result<Counters> {
-        let mut total = self.gone;
-        for ifindex in self.counters.keys() {
-            let counters = self.counters(ifindex.context("reading the counters failed")?)?;
-            total = sum([total, counters].iter());
-        }
-        Ok(total)
-    }
-
-    /// Runs the loaded program on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
-    /// Linux 5.15). The program counts the frame like any other.
-    ///
-    /// # Errors
-    /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
-    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
-        // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context: [u8; 24] = transmute!([0, frame.len() as u32, 0, ingress, 0, 0]);
-        let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
-        let options = TestRunOptions {
-            data_in: Some(frame),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::default()
-        };
-        let result = self.xdp()?.test_run(options).context("running the loaded program on a frame failed")?;
-        out.truncate(result.data_size_out as usize);
-        Ok(Run { action: result.return_value, frame: out })
+    pub fn total_counters(&self) -> Counters {
+        self.counters.total()
     }
 
     fn apply_one(&mut self, change: &Change) -> anyhow::Result<()> {
         match *change {
             Change::Iface(ifindex, iface) => self.apply_iface(ifindex, iface)?,
             Change::Neighbour(key, neighbour) => {
-                put(&mut self.neighbours, key, neighbour.map(|value| transmute!(value)), &mut self.refused)?;
+                self.apply_neighbour(key, neighbour);
             }
             Change::Proxy(key, present) => put(&mut self.proxies, key, present.then_some([0; 4]), &mut self.refused)?,
             Change::OwnAddress(key, present) => {
@@ -177,24 +167,28 @@ impl Bpf {
 
     fn apply_iface(&mut self, ifindex: u32, iface: Option<Iface>) -> anyhow::Result<()> {
         let Some(iface) = iface else {
-            self.gone = sum([self.gone, self.counters(ifindex)?].iter());
-            absent_is_fine(self.counters.remove(&ifindex)).context("removing counters failed")?;
-            return absent_is_fine(self.ifaces.remove(&ifindex)).context("removing an interface's entry failed");
+            self.ifaces.remove(u64::from(ifindex));
+            self.counters.give_back(ifindex);
+            return Ok(());
         };
-        let bytes: [u8; 16] = transmute!(iface);
-        self.ifaces
-            .insert(ifindex, bytes, 0)
-            .with_context(|| format!("no room for the entry of interface {ifindex}"))?;
-        self.make_counters(ifindex)
-    }
-
-    fn make_counters(&mut self, ifindex: u32) -> anyhow::Result<()> {
-        if matches!(self.counters.get(&ifindex, 0), Err(MapError::KeyNotFound)) {
-            let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
-            let zeros = PerCpuValues::try_from(vec![[0; COUNTERS]; cpus])?;
-            self.counters.insert(ifindex, zeros, 0).with_context(|| format!("no room for counters of {ifindex}"))?;
+        let counters = self.counters.take(ifindex)?;
+        let entry = IfaceEntry { iface, counters, unused: 0 };
+        if self.ifaces.insert(u64::from(ifindex), transmute!(entry)) == Err(Full) {
+            self.counters.give_back(ifindex);
+            self.refused += 1;
         }
         Ok(())
+    }
+
+    fn apply_neighbour(&mut self, key: IfaceAddr, neighbour: Option<Neighbour>) {
+        let key: u64 = transmute!(key);
+        match neighbour {
+            Some(neighbour) => {
+                let refused = self.neighbours.insert(key, transmute!(neighbour)) == Err(Full);
+                self.refused += u64::from(refused);
+            }
+            None => self.neighbours.remove(key),
+        }
     }
 }
 
@@ -203,7 +197,7 @@ impl Dataplane for Bpf {
         if changes.is_empty() {
             return Ok(());
         }
-        let sequence = self.global.long(0);
+        let sequence = self.global.long(SEQUENCE);
         let before = sequence.load(Ordering::Relaxed);
         sequence.store(before | 1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -212,30 +206,46 @@ impl Dataplane for Bpf {
             self.apply_one(change)?;
         }
         fence(Ordering::SeqCst);
-        self.global.long(0).store((before | 1) + 1, Ordering::Relaxed);
+        self.global.long(SEQUENCE).store((before | 1) + 1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn set_lease(&mut self, until: u64) {
-        self.global.long(1).store(until, Ordering::Relaxed);
+    fn set_lease(&mut self, until: u64) -> anyhow::Result<()> {
+        let jiffies = match self.jiffies() {
+            Ok(jiffies) => jiffies,
+            Err(error) => {
+                self.withdraw_lease();
+                return Err(error.context("reading the program's clock failed"));
+            }
+        };
+        let ticks = until.saturating_sub(monotonic_ns()) / self.tick_ns;
+        self.lease_until = until;
+        self.global.long(LEASE).store(jiffies + ticks, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn withdraw_lease(&mut self) {
+        self.lease_until = 0;
+        self.global.long(LEASE).store(0, Ordering::Relaxed);
     }
 }
 
 impl Tables for Bpf {
     fn sequence(&self) -> u64 {
-        self.global.long(0).load(Ordering::SeqCst)
+        self.global.long(SEQUENCE).load(Ordering::SeqCst)
     }
 
     fn lease_is_valid(&self) -> bool {
-        monotonic_ns() < self.global.long(1).load(Ordering::Relaxed)
+        monotonic_ns() < self.lease_until
     }
 
     fn iface(&self, ifindex: u32) -> Option<Iface> {
-        self.ifaces.get(&ifindex, 0).ok().map(|bytes| transmute!(bytes))
+        let entry: IfaceEntry = transmute!(self.ifaces.get(u64::from(ifindex))?);
+        Some(entry.iface)
     }
 
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
-        self.neighbours.get(&transmute!(key), 0).ok().map(|bytes| transmute!(bytes))
+        self.neighbours.get(transmute!(key)).map(|words| transmute!(words))
     }
 
     fn proxied(&self, key: IfaceAddr) -> bool {
@@ -265,9 +275,32 @@ pub fn monotonic_ns() -> u64 {
     u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
 }
 
-fn program(ebpf: &mut Ebpf) -> anyhow::Result<&mut Xdp> {
-    let program = ebpf.program_mut(names::XDP_PROGRAM).ok_or_else(|| anyhow!("the eBPF object has no XDP program"))?;
-    Ok(program.try_into()?)
+/// The length of a jiffy in nanoseconds: the resolution of the coarse clocks (`TICK_NSEC`, kernel/time/posix-timers.c).
+fn tick_ns() -> anyhow::Result<u64> {
+    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("asking for the length of a jiffy failed")?;
+    let ns = u64::try_from(tick.tv_nsec()).unwrap_or(0);
+    if tick.tv_sec() != 0 || ns == 0 {
+        bail!("the kernel says that a jiffy is {}.{ns:09} s long, which cannot be", tick.tv_sec());
+    }
+    Ok(ns)
+}
+
+/// Loads the clock and the XDP program; says whether that is the one that takes frames in several buffers. An older kernel does not
+/// know the flag (EINVAL) and gets the other one.
+fn load_xdp(ebpf: &mut Ebpf) -> anyhow::Result<bool> {
+    let mut load = |name: &str| -> anyhow::Result<()> {
+        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+        let program: &mut Xdp = program.try_into()?;
+        program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))
+    };
+    load(names::CLOCK_PROGRAM)?;
+    match load(names::XDP_FRAGS_PROGRAM) {
+        Ok(()) => Ok(true),
+        Err(error) => {
+            log::info!("XDP programs see whole frames only: {error:#}");
+            load(names::XDP_PROGRAM).map(|()| false)
+        }
+    }
 }
 
 /// The map behind an array, whatever its elements.
@@ -304,18 +337,3 @@ fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
         other => other,
     }
 }
-
-fn sum<'a>(all: impl Iterator<Item = &'a Counters>) -> Counters {
-    let mut sum = [0; COUNTERS];
-    for counters in all {
-        for (total, count) in sum.iter_mut().zip(counters) {
-            *total += count;
-        }
-    }
-    sum
-}
-
-const _: fn() = || {
-    fn crosses_as_it_is<T: Pod>() {}
-    crosses_as_it_is::<Counters>();
-};

@@ -82,8 +82,13 @@ impl Dataplane for Fake {
         Ok(())
     }
 
-    fn set_lease(&mut self, until: u64) {
+    fn set_lease(&mut self, until: u64) -> anyhow::Result<()> {
         self.lease_until = until;
+        Ok(())
+    }
+
+    fn withdraw_lease(&mut self) {
+        self.lease_until = 0;
     }
 }
 

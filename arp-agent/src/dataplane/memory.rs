@@ -18,7 +18,7 @@ const MMAPABLE: u32 = 1 << 10;
 pub(super) struct Words {
     map: MmapRaw,
     /// The mapping keeps the map alive, but only this makes it visible to tools as the agent's.
-    _map: MapData,
+    _map: Option<MapData>,
 }
 
 impl Words {
@@ -30,7 +30,13 @@ impl Words {
         let info = map.info().context("asking for a BPF array's size failed")?;
         let len = info.max_entries() as usize * element;
         let mapped = MmapOptions::new().len(len).map_raw(map.fd().as_fd().as_raw_fd());
-        Ok(Words { map: mapped.context("mapping a BPF array into memory failed")?, _map: map })
+        Ok(Words { map: mapped.context("mapping a BPF array into memory failed")?, _map: Some(map) })
+    }
+
+    /// Plain memory of `len` bytes, for tests.
+    #[cfg(test)]
+    pub(super) fn anonymous(len: usize) -> anyhow::Result<Self> {
+        Ok(Words { map: MmapOptions::new().len(len).map_anon()?.into(), _map: None })
     }
 
     /// The 4-byte word at `index`.
@@ -49,12 +55,58 @@ impl Words {
     }
 }
 
-/// The FIB's entries: the root, and the chunks of nodes made so far.
+/// An array of arrays that is added to in chunks: memory grows with what is stored, and nothing is reloaded (ADR 1).
+#[derive(Debug)]
+pub(super) struct Chunks {
+    /// What the elements are, for people.
+    what: &'static str,
+    /// Elements in one chunk.
+    elements: u32,
+    /// Size of an element in bytes.
+    size: u32,
+    made: Vec<Words>,
+    outer: ArrayOfMaps<MapData>,
+}
+
+impl Chunks {
+    /// Chunks of `elements` elements of `size` bytes, in `outer`, which is new.
+    pub(super) fn new(what: &'static str, outer: ArrayOfMaps<MapData>, elements: u32, size: usize) -> Self {
+        Chunks { what, elements, size: size as u32, made: Vec::new(), outer }
+    }
+
+    /// The words of chunk `index`, if it has been made.
+    pub(super) fn get(&self, index: u32) -> Option<&Words> {
+        self.made.get(index as usize)
+    }
+
+    /// Elements that there is memory for.
+    pub(super) fn elements(&self) -> u32 {
+        self.made.len() as u32 * self.elements
+    }
+
+    /// Makes another chunk.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it, or all places are taken.
+    pub(super) fn grow(&mut self) -> anyhow::Result<()> {
+        let Chunks { what, elements, size, .. } = *self;
+        let key = size_of::<u32>() as u32;
+        let shape = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, size, elements, MMAPABLE);
+        let chunk = MapData::create(shape, "arp_chunk", None)
+            .with_context(|| format!("no memory for another {elements} {what}"))?;
+        self.outer
+            .set(self.made.len() as u32, &chunk, 0)
+            .with_context(|| format!("no room for more {what} than {}", self.elements()))?;
+        self.made.push(Words::new(chunk, size as usize)?);
+        Ok(())
+    }
+}
+
+/// The FIB's entries: the root, and the nodes.
 #[derive(Debug)]
 pub(super) struct MappedFib {
     root: Words,
-    chunks: Vec<Words>,
-    outer: ArrayOfMaps<MapData>,
+    nodes: Chunks,
 }
 
 impl MappedFib {
@@ -63,7 +115,8 @@ impl MappedFib {
     /// # Errors
     /// The kernel refuses a mapping.
     pub(super) fn new(root: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
-        Ok(MappedFib { root: Words::new(root, size_of::<FibNode>())?, chunks: Vec::new(), outer })
+        let nodes = Chunks::new("FIB nodes", outer, CHUNK_NODES, size_of::<FibNode>());
+        Ok(MappedFib { root: Words::new(root, size_of::<FibNode>())?, nodes })
     }
 }
 
@@ -77,25 +130,19 @@ impl Entries for MappedFib {
     }
 
     fn node(&self, node: u32, index: u32) -> Entry {
-        match self.chunks.get((node / CHUNK_NODES) as usize) {
+        match self.nodes.get(node / CHUNK_NODES) {
             Some(chunk) => Entry::from_raw(chunk.word(word_of(node, index)).load(Ordering::Relaxed)),
             None => Entry::OPAQUE,
         }
     }
 
     fn set_node(&mut self, node: u32, index: u32, entry: Entry) {
-        let chunk = &self.chunks[(node / CHUNK_NODES) as usize];
+        let chunk = self.nodes.get(node / CHUNK_NODES).expect("a node is written only after its chunk was made");
         chunk.word(word_of(node, index)).store(entry.raw(), Ordering::Relaxed);
     }
 
     fn grow(&mut self) -> anyhow::Result<()> {
-        let (key, value) = (size_of::<u32>() as u32, size_of::<FibNode>() as u32);
-        let shape = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, value, CHUNK_NODES, MMAPABLE);
-        let chunk = MapData::create(shape, "fib_chunk", None)
-            .with_context(|| format!("no memory for another {CHUNK_NODES} FIB nodes"))?;
-        self.outer.set(self.chunks.len() as u32, &chunk, 0).context("the FIB takes no more chunks")?;
-        self.chunks.push(Words::new(chunk, size_of::<FibNode>())?);
-        Ok(())
+        self.nodes.grow()
     }
 }
 

@@ -2,8 +2,13 @@
 
 pub mod attach;
 pub mod bpf;
+mod buckets;
+pub mod choice;
+mod counters;
 pub mod fake;
 mod memory;
+pub mod programs;
+pub mod proof;
 pub mod tcx;
 pub mod trie;
 
@@ -18,6 +23,12 @@ pub trait Dataplane: Tables {
     /// A map refused a change and the tables can no longer be trusted: the lease must not be renewed before a resync.
     fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()>;
 
-    /// Lets decisions trust the tables until this moment, in nanoseconds of `CLOCK_MONOTONIC`; 0 withdraws the trust.
-    fn set_lease(&mut self, until: u64);
+    /// Lets decisions trust the tables until this moment, in nanoseconds of `CLOCK_MONOTONIC`, or a tick less.
+    ///
+    /// # Errors
+    /// The program's clock cannot be read; the trust is withdrawn then.
+    fn set_lease(&mut self, until: u64) -> anyhow::Result<()>;
+
+    /// Withdraws the trust.
+    fn withdraw_lease(&mut self);
 }

@@ -1,4 +1,5 @@
-//! Foreign tcx programs: on ingress they see a frame before ARP does, on egress they see the kernel's reply. Neither attaching nor detaching one is notified,
+//! Foreign tc programs: tcx ones, and filters beside ours. On ingress they see a frame before ARP does, or not at all
+//! once it is answered; on egress they see the kernel's reply. Neither attaching nor detaching a tcx program is notified,
 //! so interfaces are asked in turns.
 
 use crate::event::Event;
@@ -29,8 +30,14 @@ impl Tcx {
     }
 
     /// Asks interfaces, by index and name: those that were never asked, and the next `turn` of the others. Says what is
-    /// news.
-    pub fn ask<'a>(&mut self, attached: impl Iterator<Item = (u32, &'a str)>, turn: usize) -> Vec<Event> {
+    /// news. `own` is our own program's identifier; `beside` says whether there are filters beside ours.
+    pub fn ask<'a>(
+        &mut self,
+        attached: impl Iterator<Item = (u32, &'a str)>,
+        turn: usize,
+        own: Option<u32>,
+        mut beside: impl FnMut(u32) -> bool,
+    ) -> Vec<Event> {
         let all: Vec<(u32, &str)> = attached.collect();
         // `all` is sorted, as interfaces come by index.
         self.found.retain(|ifindex, _| all.binary_search_by_key(ifindex, |&(known, _)| known).is_ok());
@@ -46,7 +53,8 @@ impl Tcx {
         }
         let mut news = Vec::new();
         for (ifindex, name) in new.into_iter().chain(in_turn) {
-            let present = has_program(name, TcAttachType::Ingress) || has_program(name, TcAttachType::Egress);
+            let directions = [TcAttachType::Ingress, TcAttachType::Egress];
+            let present = directions.into_iter().any(|direction| has_program(name, direction, own)) || beside(ifindex);
             if self.found.insert(ifindex, present) != Some(present) {
                 news.push(Event::Tcx { ifindex, present });
             }
@@ -55,10 +63,10 @@ impl Tcx {
     }
 }
 
-/// Whether there may be a program: an answer that is not understood counts as one.
-fn has_program(name: &str, direction: TcAttachType) -> bool {
+/// Whether there may be a program that is not our own: an answer that is not understood counts as one.
+fn has_program(name: &str, direction: TcAttachType, own: Option<u32>) -> bool {
     match SchedClassifier::query_tcx(name, direction) {
-        Ok((_, programs)) => !programs.is_empty(),
+        Ok((_, programs)) => programs.iter().any(|program| Some(program.id()) != own),
         // Before 6.6 there is no tcx, and the question is refused.
         Err(ProgramError::SyscallError(error)) => error.io_error.kind() != std::io::ErrorKind::InvalidInput,
         Err(_) => true,

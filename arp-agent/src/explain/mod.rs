@@ -1,12 +1,14 @@
 //! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them;
 //! [`world`] has the kernel's state behind it.
 
+pub mod checks;
 pub mod world;
 
 use anyhow::{Context as _, bail};
 use arp_common::fib::{Entry, Kind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::{ArpFrame, Reason, Tables, Verdict, decide};
+use checks::Check;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::net::Ipv4Addr;
@@ -44,6 +46,8 @@ pub struct Explanation {
     pub kernel_state: Vec<Fact>,
     /// What was read of the tables, in order.
     pub inputs: Vec<Fact>,
+    /// What was checked, in order, up to what decided.
+    pub checks: Vec<Check>,
     /// `reply` or `pass`.
     pub verdict: String,
     /// The link-layer address that the reply carries.
@@ -109,6 +113,7 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         tables: from,
         kernel_state: Vec::new(),
         inputs: recorder.inputs.into_inner(),
+        checks: checks::checks(&question.frame(), question.ifindex, tables, verdict),
         verdict: name.to_owned(),
         reply_mac,
         reason,
@@ -202,6 +207,7 @@ fn describe_iface(iface: Iface) -> String {
         (Iface::LOCAL_ALWAYS, "arp_ignore lets local targets be answered"),
         (Iface::LOCAL_OWN, "arp_ignore 1"),
         (Iface::HAS_PROXIES, "static proxy entries"),
+        (Iface::TO_PEER, "tc replies right to the pod end"),
     ];
     let set: Vec<&str> = flags.into_iter().filter(|&(flag, _)| iface.has(flag)).map(|(_, name)| name).collect();
     let blocked = match iface.blocked {

@@ -4,7 +4,7 @@
 use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Event, Link, NeighbourEntry, Prefix, Route, RouteKind, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Prefix, Route, RouteKind, Rule, Settings};
 use crate::mirror::Mirror;
 use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use arp_common::Reason;
@@ -29,7 +29,7 @@ impl World {
             World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
         let changes = world.mirror.resync(&world.attached, dump);
         world.tables.apply(&changes)?;
-        world.tables.set_lease(1);
+        world.tables.set_lease(1)?;
         Ok(world)
     }
 
@@ -76,7 +76,16 @@ impl World {
         facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.len())));
         facts.push(Fact::new(
             "ARP netfilter",
-            if snapshot.arp_netfilter { "a chain or table is there" } else { "none" },
+            match (snapshot.arp_netfilter, snapshot.held_back.get(name)) {
+                (true, _) => "a chain or table is there".to_owned(),
+                (false, Some(held_back)) => format!("drops replies about {}", join(held_back)),
+                (false, None) => "nothing that matters".to_owned(),
+            },
+        ));
+        let hooked = [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&question.ifindex));
+        facts.push(Fact::new(
+            format!("tc qdisc show dev {name}, nft list hooks"),
+            if hooked { "something that could see the frame first" } else { "nothing that could see the frame first" },
         ));
         facts
     }
@@ -160,6 +169,31 @@ impl World {
             before,
         ));
         candidates.push((
+            "ip rule had only its three default rules".to_owned(),
+            Event::Rules(DEFAULT_RULES.to_vec()),
+            Event::Rules(snapshot.rules.clone()),
+        ));
+        if snapshot.arp_netfilter {
+            candidates.push((
+                "no ARP chain (nft list tables arp) or arptables table were there".to_owned(),
+                Event::ArpNetfilter(false),
+                Event::ArpNetfilter(true),
+            ));
+        }
+        let held_back = snapshot.held_back.iter();
+        let held_back = held_back.flat_map(|(name, addrs)| addrs.iter().map(|&addr| (name.clone(), addr))).collect();
+        candidates.push((
+            format!("no ARP chain dropped replies on {name} that could be given (nft list table arp calico-arp)"),
+            Event::HeldBack(Vec::new()),
+            Event::HeldBack(held_back),
+        ));
+        let others = snapshot.ingress_hooks.iter().copied().filter(|&ifindex| ifindex != link.ifindex).collect();
+        candidates.push((
+            format!("nothing were hooked in on {name} before ARP (tc qdisc show dev {name}, nft list hooks)"),
+            Event::IngressHooks(others),
+            Event::IngressHooks(snapshot.ingress_hooks.iter().copied().collect()),
+        ));
+        candidates.push((
             format!(
                 "the route back to {} left by {name} (ip route add {}/32 dev {name})",
                 question.sender, question.sender
@@ -172,6 +206,12 @@ impl World {
 }
 
 const NUD_STALE: u16 = 0x04;
+/// What every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+const DEFAULT_RULES: [Rule; 3] = [
+    Rule { priority: 0, plain_lookup: Some(TABLE_LOCAL) },
+    Rule { priority: 32766, plain_lookup: Some(TABLE_MAIN) },
+    Rule { priority: 32767, plain_lookup: Some(TABLE_DEFAULT) },
+];
 
 fn host_route(question: &Question) -> Route {
     Route {
@@ -210,6 +250,10 @@ fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
         both("arp_ignore", own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
         Fact::new(format!("net.ipv4.conf.{name}.medium_id"), own.medium_id.to_string()),
     ]
+}
+
+fn join<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
+    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn describe_link(snapshot: &Snapshot, link: &Link) -> String {
@@ -360,6 +404,45 @@ mod tests {
         let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
         let found = would_answer_if([gone], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("after one request"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named() {
+        let rule = Rule { priority: 7, plain_lookup: None };
+        let found = would_answer_if([Event::Rules(vec![rule])], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].starts_with("ip rule"), "{found:?}");
+        let found = would_answer_if([Event::ArpNetfilter(true)], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].contains("arptables"), "{found:?}");
+        let found = would_answer_if([Event::HeldBack(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].contains("calico-arp"), "{found:?}");
+        let found = would_answer_if([Event::IngressHooks(vec![CALI])], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].contains("tc qdisc show dev cali0"), "{found:?}");
+    }
+
+    #[test]
+    fn the_checks_end_with_the_one_that_decided() {
+        let off = |change: fn(&mut Settings)| cali(move |_, settings| change(settings));
+        let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
+        let cases = [
+            (off(|settings| settings.proxy_arp = 0), "proxy_arp_off"),
+            (off(|settings| settings.forwarding = 0), "forwarding_off"),
+            (off(|settings| settings.medium_id = -1), "medium_id"),
+            (Event::ProxyDelays(vec![(CALI, 800)]), "proxy_delay"),
+            (gone, "neighbour_unknown"),
+            (Event::ArpNetfilter(true), "arp_netfilter"),
+        ];
+        for (event, reason) in cases {
+            let mut world = World::new(dump(), CALI).unwrap();
+            world.tell(event).unwrap();
+            let explanation = world.explain(&question("8.8.8.8"));
+            assert_eq!(explanation.reason.as_deref(), Some(reason));
+            let (last, before) = explanation.checks.split_last().unwrap();
+            assert_eq!((last.otherwise.as_str(), last.holds), (reason, false));
+            assert!(before.iter().all(|check| check.holds), "{before:?}");
+        }
+        let answered = World::new(dump(), CALI).unwrap().explain(&question("8.8.8.8"));
+        assert!(answered.checks.iter().all(|check| check.holds), "{:?}", answered.checks);
+        assert_eq!(answered.checks.last().map(|check| check.otherwise.as_str()), Some("proxy_delay"));
     }
 
     #[test]

@@ -33,6 +33,12 @@ const DEL_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
 const NEW_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 3;
 const DEL_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 5;
 
+/// Tables, chains, rules, sets and their elements: all that decides what becomes of a frame. NFT_MSG_NEWGEN comes next.
+pub(super) fn is_ruleset(kind: u16) -> bool {
+    const NEW_GENERATION: u16 = NFNL_SUBSYS_NFTABLES << 8 | 15;
+    (NEW_TABLE..NEW_GENERATION).contains(&kind)
+}
+
 /// Whether a notification is about a table or a chain, not about what is in one.
 pub(super) fn is_table_or_chain(kind: u16) -> bool {
     matches!(kind, NEW_TABLE | DEL_TABLE | NEW_CHAIN | DEL_CHAIN)

@@ -23,6 +23,7 @@ const LINKINFO: u16 = 18;
 const AF_SPEC: u16 = 26;
 pub(super) const EXT_MASK: u16 = 29;
 const CARRIER: u16 = 33;
+const CARRIER_CHANGES: u16 = 35;
 const LINK_NETNSID: u16 = 37;
 const XDP: u16 = 43;
 const PROP_LIST: u16 = 52;
@@ -65,6 +66,9 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
             }
             AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
             CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
+            CARRIER_CHANGES => {
+                link.carrier_changes = wire::u32_of(value).context("IFLA_CARRIER_CHANGES")?;
+            }
             LINK_NETNSID => {
                 link.link_netnsid = Some(wire::i32_of(value).context("IFLA_LINK_NETNSID")?);
             }

@@ -17,10 +17,13 @@ use crate::event::Event;
 
 #[cfg(test)]
 mod captured;
+mod features;
+mod filters;
 mod hooks;
 mod link;
 mod namespaces;
 mod neighbour;
+mod netfilter;
 mod notifications;
 mod procfs;
 mod reader;
@@ -28,11 +31,15 @@ mod route;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod transmitted;
 mod wire;
 
+pub use features::Features;
+pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use reader::Reader;
+pub use transmitted::Transmitted;
 
 /// Notifications, in the order in which the kernel sent them.
 #[derive(Debug, Default)]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use netlink_packet_core::NLMSG_OVERRUN;
 use netlink_sys::{
     AsyncSocket, SocketAddr, TokioSocket,
-    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+    protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE},
 };
 use nix::{
     libc,
@@ -17,7 +17,9 @@ use nix::{
 };
 
 use super::{
-    Batch, Lost, Which, hooks, link, neighbour, route,
+    Batch, Lost, Which,
+    features::{self, Features},
+    hooks, link, neighbour, route,
     socket::RECEIVE_LEN,
     wire::{self, Message},
 };
@@ -42,8 +44,12 @@ pub struct Notifications {
     route: Subscription,
     /// `None` if the kernel has no nfnetlink.
     netfilter: Option<Subscription>,
+    /// `None` if the kernel does not tell what devices offer to XDP.
+    features: Option<Subscription>,
     /// Throwing away what is queued was given up before the queue was empty.
     dirty: bool,
+    /// The port of the socket that sets our own filters: what it brings about is no news.
+    own_port: Option<u32>,
 }
 
 impl Notifications {
@@ -59,7 +65,19 @@ impl Notifications {
         let netfilter = Subscription::new(NETLINK_NETFILTER, &[NFNLGRP_NFTABLES], bytes)
             .inspect_err(|error| log::warn!("no notifications about nftables: {error:#}"))
             .ok();
-        Ok(Self { route, netfilter, dirty: false })
+        let features = match Features::new()? {
+            Some(features) => Some(
+                Subscription::new(NETLINK_GENERIC, &[features.family().group], bytes)
+                    .context("subscribing to the kernel's notifications (netdev)")?,
+            ),
+            None => None,
+        };
+        Ok(Self { route, netfilter, features, dirty: false, own_port: None })
+    }
+
+    /// What the socket with this port does to queueing disciplines and filters is not told.
+    pub fn ignore(&mut self, port: u32) {
+        self.own_port = Some(port);
     }
 
     /// Waits until something is notified, then takes what is there, in order, up to a bound. May be dropped while
@@ -70,6 +88,7 @@ impl Notifications {
                 tokio::select! {
                     () = self.route.wait() => {}
                     () = wait(self.netfilter.as_mut()) => {}
+                    () = wait(self.features.as_mut()) => {}
                 }
             }
             let batch = self.drain()?;
@@ -85,7 +104,11 @@ impl Notifications {
             return Err(self.give_up(lost("they come faster than they can be thrown away")));
         }
         let mut batch = Batch::default();
-        self.route.drain(|message| decode(message, &mut batch)).map_err(|lost| self.give_up(lost))?;
+        let own_port = self.own_port;
+        let drained = self.route.drain(|message| {
+            if is_tc(message.kind) && Some(message.port) == own_port { Ok(()) } else { decode(message, &mut batch) }
+        });
+        drained.map_err(|lost| self.give_up(lost))?;
         if let Some(netfilter) = &mut self.netfilter
             && netfilter.drain(|message| decode_netfilter(message, &mut batch)).is_err()
         {
@@ -94,6 +117,17 @@ impl Notifications {
             batch.reread.netfilter = true;
             batch.reread.ingress_hooks = true;
         }
+        if let Some(features) = &mut self.features {
+            let drained = features.drain(|message| {
+                let device = features::device(message)?;
+                batch.events.extend(device.map(|(ifindex, features)| Event::XdpFeatures { ifindex, features }));
+                Ok(())
+            });
+            if let Err(lost) = drained {
+                features.discard();
+                return Err(self.give_up(lost));
+            }
+        }
         Ok(batch)
     }
 
@@ -101,6 +135,10 @@ impl Notifications {
         self.dirty = !self.route.discard();
         lost
     }
+}
+
+fn is_tc(kind: u16) -> bool {
+    matches!(kind, libc::RTM_NEWQDISC | libc::RTM_DELQDISC | libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER)
 }
 
 const IFF_UP: u32 = libc::IFF_UP as u32;
@@ -156,10 +194,14 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             batch.reread.routes = Which::All;
             None
         }
-        // Filters come and go below a qdisc, which counts whether it has any or not.
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
             batch.reread.ingress_hooks = true;
             None
+        }
+        // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.
+        libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
+            let (header, _) = message.split::<{ hooks::TC_LEN }>()?;
+            Some(Event::FiltersTouched(wire::u32_at(header, 4)))
         }
         _ => None,
     };
@@ -167,13 +209,11 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     Ok(())
 }
 
-/// Tables and chains of the families that see ARP. (Rules, sets and their elements change often and do not matter.)
+/// What is in tables of the ARP family, and the chains of the netdev family, whatever is in them.
 pub(super) fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
-    if hooks::is_table_or_chain(message.kind) {
-        batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP;
-        batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV;
-    }
+    batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP && hooks::is_ruleset(message.kind);
+    batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV && hooks::is_table_or_chain(message.kind);
     Ok(())
 }
 

@@ -1,6 +1,10 @@
 //! Dumps, and what has changed since the last ones.
 
-use std::{collections::BTreeMap, mem, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::Ipv4Addr,
+};
 
 use anyhow::{Context, Result};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -8,8 +12,10 @@ use nix::libc;
 
 use super::{
     Which,
+    features::Features,
     hooks::{self, Bound},
     link, neighbour,
+    netfilter::{self, ArpChains},
     procfs::{self, AllSettings},
     route,
     socket::{Asker, errno},
@@ -28,6 +34,10 @@ pub struct Reader {
     /// the kernel look for the module.
     no_nftables: bool,
     all_settings: AllSettings,
+    /// `None` before Linux 6.3.
+    features: Option<Features>,
+    /// Interfaces with a filter of ours: their queueing discipline alone says nothing about others.
+    filtered: BTreeSet<u32>,
     last: Last,
 }
 
@@ -39,6 +49,7 @@ struct Last {
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
     proxy_delays: Option<Vec<(u32, u64)>>,
     arp_netfilter: Option<bool>,
+    held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
     /// Interfaces with a queueing discipline for what comes in.
     ingress_qdiscs: Vec<u32>,
@@ -58,6 +69,8 @@ impl Reader {
             netfilter,
             no_nftables: false,
             all_settings: AllSettings::open()?,
+            features: Features::new()?,
+            filtered: BTreeSet::new(),
             last: Last::default(),
         })
     }
@@ -73,10 +86,19 @@ impl Reader {
         events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
         let request = Request::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
+        if let Some(features) = &mut self.features {
+            let all = features.all()?;
+            events.extend(all.into_iter().map(|(ifindex, all)| Event::XdpFeatures { ifindex, features: Some(all) }));
+        }
         // `last` is empty: all of it differs.
         self.no_nftables = false;
         events.extend(self.changes_without_links()?);
         Ok(events)
+    }
+
+    /// Whether the kernel tells what devices offer to XDP ([`Event::XdpFeatures`]).
+    pub fn knows_features(&self) -> bool {
+        self.features.is_some()
     }
 
     /// What has changed since it was last read here, of what may change without a notification: links and their
@@ -91,6 +113,12 @@ impl Reader {
             self.last = Last::default();
         }
         events
+    }
+
+    /// Names the interfaces with a filter of ours: there, foreign filters are looked for elsewhere
+    /// ([`Filters::has_others`](super::Filters::has_others)).
+    pub fn set_filtered(&mut self, ifindexes: BTreeSet<u32>) {
+        self.filtered = ifindexes;
     }
 
     /// Of what [`Reader::silent_changes`] looks for, the part that costs the same however many interfaces there are:
@@ -173,21 +201,18 @@ impl Reader {
     pub fn netfilter(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
         let arp = self.arp_netfilter()?;
-        self.last.arp_netfilter = Some(arp);
-        Ok(vec![Event::ArpNetfilter(arp)])
+        self.last.arp_netfilter = Some(arp.foreign);
+        self.last.held_back = Some(arp.held_back.clone());
+        Ok(vec![Event::ArpNetfilter(arp.foreign), Event::HeldBack(arp.held_back)])
     }
 
     /// The interfaces with a foreign hook before ARP.
     pub fn ingress_hooks(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
         self.read_hooks()?;
-        let hooks = if self.last.bound.is_empty() {
-            self.last.ingress_qdiscs.clone()
-        } else {
-            // Names as they are now, not as they were when the links were last read.
-            let links = self.links_now()?;
-            self.hooked(&links)
-        };
+        // Names as they are now, not as they were when the links were last read.
+        let links = if self.last.bound.is_empty() { BTreeMap::new() } else { self.links_now()? };
+        let hooks = self.hooked(&links);
         self.last.ingress_hooks = Some(hooks.clone());
         Ok(vec![Event::IngressHooks(hooks)])
     }
@@ -227,7 +252,8 @@ impl Reader {
         let hooks = self.hooked(&self.last.links);
         let last = &mut self.last;
         events.extend(changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays));
-        events.extend(changed(&mut last.arp_netfilter, arp).map(Event::ArpNetfilter));
+        events.extend(changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
+        events.extend(changed(&mut last.held_back, arp.held_back).map(Event::HeldBack));
         events.extend(changed(&mut last.ingress_hooks, hooks).map(Event::IngressHooks));
         Ok(events)
     }
@@ -258,8 +284,23 @@ impl Reader {
         self.dumped("neighbour tables", &request, neighbour::proxy_delay)
     }
 
-    fn arp_netfilter(&mut self) -> Result<bool> {
-        Ok(procfs::arptables_loaded()? || !self.base_chains(hooks::FAMILY_ARP)?.is_empty())
+    fn arp_netfilter(&mut self) -> Result<ArpChains> {
+        let arptables = procfs::arptables_loaded()?;
+        let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
+        if arptables || !netfilter::any_bound(&chains) {
+            return Ok(ArpChains { foreign: arptables, held_back: Vec::new() });
+        }
+        let rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
+        let mut only_jumps = BTreeMap::new();
+        for map in netfilter::maps(&rules) {
+            let Some(asker) = &mut self.netfilter else { break };
+            // A map that has gone meanwhile is notified, and not known here.
+            let dump = asker.dump("an ARP map", &netfilter::ask_elements(&map));
+            if let Ok(jumps) = dump.and_then(|dump| decoded("an ARP map", dump, netfilter::leads_elsewhere)) {
+                only_jumps.insert(map, !jumps.is_empty() && jumps.into_iter().all(|all| all));
+            }
+        }
+        Ok(netfilter::judge(&chains, &rules, &only_jumps))
     }
 
     /// Reads the hooks of tc and of the netdev family.
@@ -274,6 +315,7 @@ impl Reader {
     fn hooked(&self, links: &BTreeMap<u32, Link>) -> Vec<u32> {
         let Last { ingress_qdiscs, bound, .. } = &self.last;
         let mut hooked = ingress_qdiscs.clone();
+        hooked.retain(|ifindex| !self.filtered.contains(ifindex));
         // A device that is not among the links is gone or not there yet: the chain sees nothing.
         let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));
         hooked.extend(links.values().filter(covered).map(|link| link.ifindex));
@@ -293,18 +335,27 @@ impl Reader {
 
     /// The base chains of a family, each as the devices that it names.
     fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
+        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
+        self.nftables("nftables chains", &request, |message| hooks::base_chain(message, family))
+    }
+
+    /// What a dump of nftables says; nothing where there is no nftables.
+    fn nftables<T>(
+        &mut self,
+        what: &str,
+        request: &Request,
+        decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
+    ) -> Result<Vec<T>> {
         let Some(netfilter) = self.netfilter.as_mut().filter(|_| !self.no_nftables) else {
             return Ok(Vec::new());
         };
-        let what = "nftables chains";
-        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
-        match netfilter.dump(what, &request) {
+        match netfilter.dump(what, request) {
             // What nfnetlink says for a subsystem that it does not have.
             Err(error) if errno(&error) == Some(libc::EINVAL) => {
                 self.no_nftables = true;
                 Ok(Vec::new())
             }
-            dump => decoded(what, dump?, |message| hooks::base_chain(message, family)),
+            dump => decoded(what, dump?, decode),
         }
     }
 

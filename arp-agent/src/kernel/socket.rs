@@ -4,8 +4,8 @@ use std::{io, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{
-    NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NLMSG_NOOP,
-    NLMSG_OVERRUN,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN,
 };
 use netlink_sys::{Socket, SocketAddr};
 use nix::{
@@ -65,6 +65,19 @@ impl Asker {
     pub(super) fn get(&mut self, what: &str, request: &Request) -> Result<&[u8]> {
         self.ask(request, 0).with_context(|| format!("asking the kernel for {what}"))?;
         Ok(&self.answer)
+    }
+
+    /// Has something done. Gives the message that the kernel answers with, if it was asked for one (NLM_F_ECHO).
+    pub(super) fn command(&mut self, what: &str, request: &Request, flags: u16) -> Result<&[u8]> {
+        self.ask(request, NLM_F_ACK | flags).with_context(|| what.to_owned())?;
+        Ok(&self.answer)
+    }
+
+    /// The socket's port, by which notifications name who brought them about.
+    pub(super) fn port(&self) -> Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address).context("reading a netlink socket's address")?;
+        Ok(address.port_number())
     }
 
     /// Returns whether the dump was interrupted.

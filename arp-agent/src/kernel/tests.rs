@@ -15,7 +15,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 fn message(kind: u16, payload: &[u8]) -> Message<'_> {
-    Message { kind, flags: 0, sequence: 0, payload }
+    Message { kind, flags: 0, sequence: 0, port: 0, payload }
 }
 
 #[test]
@@ -35,6 +35,7 @@ fn a_veth() {
         kind: Some("veth".into()),
         xdp_program: None,
         xdp_multiple: false,
+        carrier_changes: 2,
         settings: Some(Settings {
             forwarding: 1,
             proxy_arp: 3,

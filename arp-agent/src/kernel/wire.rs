@@ -18,6 +18,8 @@ pub(super) struct Message<'a> {
     /// NLM_F_*.
     pub(super) flags: u16,
     pub(super) sequence: u32,
+    /// The port of the socket whose request brought it about; 0 for the kernel itself.
+    pub(super) port: u32,
     /// What follows `struct nlmsghdr`.
     pub(super) payload: &'a [u8],
 }
@@ -61,6 +63,7 @@ fn cut_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8])> {
         kind: u16_at(header, 4),
         flags: u16_at(header, 6),
         sequence: u32_at(header, 8),
+        port: u32_at(header, 12),
         payload: &bytes[HEADER_LEN..len],
     };
     Ok((message, bytes.get(align(len)..).unwrap_or(&[])))
@@ -135,12 +138,20 @@ impl Request {
         Self { kind, body }
     }
 
-    /// Adds a 4-byte attribute (every attribute that is sent here is one).
-    pub(super) fn with(mut self, kind: u16, value: u32) -> Self {
-        self.body.extend(8u16.to_ne_bytes());
-        self.body.extend(kind.to_ne_bytes());
-        self.body.extend(value.to_ne_bytes());
+    /// Adds a 4-byte attribute.
+    pub(super) fn with(self, kind: u16, value: u32) -> Self {
+        self.with_bytes(kind, &value.to_ne_bytes())
+    }
+
+    /// Adds an attribute.
+    pub(super) fn with_bytes(mut self, kind: u16, value: &[u8]) -> Self {
+        append_attribute(&mut self.body, kind, value);
         self
+    }
+
+    /// Adds a string.
+    pub(super) fn with_text(self, kind: u16, text: &str) -> Self {
+        self.with_bytes(kind, &[text.as_bytes(), &[0]].concat())
     }
 
     /// The message to send.
@@ -149,6 +160,14 @@ impl Request {
         append(&mut bytes, self.kind, flags, sequence, &self.body);
         bytes
     }
+}
+
+/// Adds an attribute, padded, to others. None that is sent here is longer than a page.
+pub(super) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(align(bytes.len()), 0);
 }
 
 /// Adds a message, padded, to others.

@@ -3,7 +3,7 @@
 
 use super::Small;
 use super::snapshot::{IFF_UP, Snapshot};
-use crate::event::{Address, Link, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
@@ -113,6 +113,7 @@ fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules
         (Iface::LOCAL_ALWAYS, !matches!(arp_ignore, 1..=3 | 8)),
         (Iface::LOCAL_OWN, arp_ignore == 1),
         (Iface::HAS_PROXIES, has_proxies),
+        (Iface::TO_PEER, may_reply_to_peer(snapshot, link)),
     ];
     Iface {
         mac: link.mac.unwrap_or_default(),
@@ -128,6 +129,15 @@ fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
     snapshot.proxies.range(range).next().is_some()
 }
 
+/// Whether a tc program may put replies right into the other end's input: there must be one, in another network
+/// namespace, or the kernel drops them (`skb_do_redirect`, net/core/filter.c). An XDP program there would not see them:
+/// while there may be one, or the kernel does not tell, replies go the long way.
+fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth")
+        && link.link_netnsid.is_some()
+        && snapshot.xdp_features.get(&link.ifindex).is_some_and(|features| features & NDO_XMIT == 0)
+}
+
 /// Why nothing on the interface may be answered, if so.
 fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules: bool) -> Option<Reason> {
     let kind = link.kind.as_deref();
@@ -139,13 +149,31 @@ fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rul
         (Reason::INTERFACE_HAS_UPPER, stacked.contains(&link.ifindex)),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
-        (Reason::ARP_NETFILTER, snapshot.arp_netfilter),
+        (Reason::ARP_NETFILTER, snapshot.arp_netfilter || may_be_held_back(snapshot, link)),
         (
             Reason::INGRESS_HOOK,
             [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
         ),
     ];
-    reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason)
+    let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
+    reason.or_else(|| snapshot.held.get(&link.ifindex).copied())
+}
+
+/// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
+/// the interface, or nowhere, is given by nobody.
+fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
+    let Some(held_back) = snapshot.held_back.get(&link.name) else { return false };
+    let pvlan = [link.settings, snapshot.all].iter().any(|s| s.is_none_or(|settings| settings.proxy_arp_pvlan != 0));
+    let is_never_given = |&addr: &Ipv4Addr| {
+        let prefix = Prefix::new(addr.octets(), 32);
+        snapshot.local.at(prefix).is_empty()
+            && match verdict(snapshot.main.at(prefix)) {
+                Some(Verdict::Unicast(oif)) => oif == link.ifindex && !pvlan,
+                Some(Verdict::Unanswerable | Verdict::Opaque) => true,
+                Some(Verdict::Local) | None => false,
+            }
+    };
+    !held_back.iter().all(is_never_given)
 }
 
 /// The targets that `arp_ignore` 1 answers: the interface's addresses that lie in one of its subnets

@@ -2,8 +2,10 @@
 
 use super::inside;
 use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings};
+use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::Ipv4Addr;
 
 /// `RT_TABLE_LOCAL`.
 pub const TABLE_LOCAL: u32 = 255;
@@ -55,18 +57,26 @@ pub struct Snapshot {
     pub proxy_delays: BTreeMap<u32, u64>,
     /// `net.ipv4.conf.all`; `None` until read.
     pub all: Option<Settings>,
-    /// An ARP-family netfilter chain or arptables table exists.
+    /// An ARP-family netfilter chain or arptables table exists that may do anything.
     pub arp_netfilter: bool,
+    /// The addresses about which netfilter drops replies, by the interface's name.
+    pub held_back: BTreeMap<String, BTreeSet<Ipv4Addr>>,
     /// Interfaces with a foreign hook before ARP.
     pub ingress_hooks: BTreeSet<u32>,
-    /// Interfaces with a foreign tcx program on ingress.
+    /// Interfaces with a foreign tcx program, or with a foreign filter beside ours.
     pub tcx: BTreeSet<u32>,
+    /// What devices offer to XDP, as far as the kernel tells.
+    pub xdp_features: BTreeMap<u32, u64>,
+    /// Interfaces that must not answer by the hook that they have.
+    pub held: BTreeMap<u32, Reason>,
     /// Table local.
     pub local: Table,
     /// Table main.
     pub main: Table,
     /// Table default.
     pub default: Table,
+    /// All of `held_back`: a route to one of them decides whether its interface answers.
+    held_back_prefixes: HashSet<Prefix>,
     /// How often each address is configured.
     own: HashMap<u32, u32>,
     /// How many routes are multipath or have a nexthop object.
@@ -139,9 +149,35 @@ impl Snapshot {
                 touched.small = true;
                 self.arp_netfilter = present;
             }
+            Event::HeldBack(replies) => {
+                touched.small = true;
+                self.held_back_prefixes = replies.iter().map(|(_, addr)| Prefix::new(addr.octets(), 32)).collect();
+                self.held_back.clear();
+                for (interface, addr) in replies {
+                    self.held_back.entry(interface).or_default().insert(addr);
+                }
+            }
             Event::IngressHooks(ifindexes) => {
                 touched.small = true;
                 self.ingress_hooks = ifindexes.into_iter().collect();
+            }
+            Event::XdpFeatures { ifindex, features } => {
+                touched.small = true;
+                match features {
+                    Some(features) => self.xdp_features.insert(ifindex, features),
+                    None => self.xdp_features.remove(&ifindex),
+                };
+            }
+            Event::Held { ifindex, reason } => {
+                touched.small = true;
+                match reason {
+                    Some(reason) => self.held.insert(ifindex, reason),
+                    None => self.held.remove(&ifindex),
+                };
+            }
+            Event::FiltersTouched(ifindex) => {
+                touched.small = true;
+                self.tcx.insert(ifindex);
             }
             Event::Tcx { ifindex, present } => {
                 touched.small = true;
@@ -219,6 +255,8 @@ impl Snapshot {
         touched.small = true;
         self.links.remove(&ifindex);
         self.tcx.remove(&ifindex);
+        self.held.remove(&ifindex);
+        self.xdp_features.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
         for address in addresses.cloned().collect::<Vec<_>>() {
@@ -247,6 +285,7 @@ impl Snapshot {
     }
 
     fn route(&mut self, route: Route, placement: Placement, touched: &mut Touched) {
+        touched.small |= self.held_back_prefixes.contains(&route.prefix);
         let Some(table) = self.table_mut(route.table) else { return };
         touched.route(&route);
         match table.insert(route.clone(), placement) {
@@ -260,6 +299,7 @@ impl Snapshot {
     }
 
     fn route_gone(&mut self, route: &Route, touched: &mut Touched) {
+        touched.small |= self.held_back_prefixes.contains(&route.prefix);
         let Some(table) = self.table_mut(route.table) else { return };
         if table.remove(route) {
             touched.route(route);

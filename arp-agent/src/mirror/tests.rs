@@ -98,7 +98,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let mut world = World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
-        world.tables.set_lease(1);
+        world.tables.set_lease(1).unwrap();
         let changes = world.mirror.resync(&world.attached, dump());
         world.tables.apply(&changes).unwrap();
         world
@@ -410,6 +410,41 @@ fn a_removal_that_does_not_fit_asks_for_the_routes_again() {
     assert!(step.routes_in_doubt);
     let step = world.mirror.apply(&world.attached, [Event::RouteGone(unicast("77.0.0.0/8", CALI))]);
     assert!(!step.routes_in_doubt, "a route that is unknown altogether was replayed");
+}
+
+#[test]
+fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
+    let mut world = World::new();
+    let held_back = |interface: &str, addr| Event::HeldBack(vec![(interface.into(), addr)]);
+    let netfilter = pass(Reason::ARP_NETFILTER);
+    world.tell(held_back("cali0", POD));
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "the pod's address is routed back to it");
+
+    // Somebody else there could be told about the pod now.
+    world.tell(cali(|_, settings| settings.proxy_arp_pvlan = 1));
+    assert_eq!(world.asks("8.8.8.8"), netfilter);
+    world.tell(cali(|_, _| {}));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    // So it could if the route led elsewhere, as while a pod moves to another node; or if the address were the node's.
+    let other = Ipv4Addr::new(10, 5, 0, 66);
+    world.tell(held_back("cali0", other));
+    assert_eq!(world.asks("8.8.8.8"), netfilter, "only the default route covers it");
+    world.tell(add(unicast("10.5.0.66/32", CALI)));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(Event::RouteGone(unicast("10.5.0.66/32", CALI)));
+    world.tell(add(unicast("10.5.0.66/32", UPLINK)));
+    assert_eq!(world.asks("8.8.8.8"), netfilter);
+    world.tell(Event::RouteGone(unicast("10.5.0.66/32", UPLINK)));
+    world.tell(add(unicast("10.5.0.66/32", CALI)));
+    world.tell(add(local("10.5.0.66/32")));
+    assert_eq!(world.asks("8.8.8.8"), netfilter);
+
+    world.tell(held_back("cali1", other));
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "another interface's");
+    world.tell(held_back("cali0", other));
+    assert_eq!(world.asks("8.8.8.8"), netfilter);
+    world.tell(Event::HeldBack(Vec::new()));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
 }
 
 #[test]

@@ -280,7 +280,7 @@ fn everything_comes_in_order_of_dependence() {
                 Event::Neighbour(_) => "neighbour",
                 Event::Proxies(_) => "proxies",
                 Event::ProxyDelays(_) => "delays",
-                Event::ArpNetfilter(_) => "netfilter",
+                Event::ArpNetfilter(_) | Event::HeldBack(_) => "netfilter",
                 Event::IngressHooks(_) => "hooks",
                 other => panic!("{other:?}"),
             })

@@ -167,9 +167,11 @@ fn arp_chains_with_a_hook() {
         run("nft add chain inet t c { type filter hook input priority 0 ; }");
         assert_eq!(reader.silent_changes().unwrap(), []);
         run("nft add chain arp t c { type filter hook input priority 0 ; }");
+        assert_eq!(reader.silent_changes().unwrap(), [], "without a rule it does nothing");
+        run("nft add rule arp t c drop");
         assert_eq!(reader.silent_changes().unwrap(), [Event::ArpNetfilter(true)]);
         run("nft delete table arp t");
-        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false)]);
+        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false), Event::HeldBack(vec![])]);
     });
 }
 

@@ -87,6 +87,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         }
         not_arp(&mut worlds[0], round, repeat, findings)?;
     }
+    findings.compare(PER_FRAME, &case_name(Targets::Same, NULL));
     judge(sizes, findings)?;
     findings.note(format!(
         "CPU time of {repeat} runs in one BPF_PROG_TEST_RUN a case and round, on core {} of {}; writing the request is taken off.",
@@ -167,7 +168,7 @@ impl World {
     /// Every case once, with these targets.
     fn measure(&mut self, round: usize, targets: Targets, repeat: u32, findings: &mut Findings) -> Result<()> {
         self.own.choose(targets)?;
-        self.bpf.set_lease(monotonic_ns() + 10 * MINUTE);
+        self.bpf.set_lease(monotonic_ns() + 10 * MINUTE)?;
         if self.layout == Layout::Sparse {
             let empty = self.own.feed_own("empty", INGRESS, repeat)?.ns;
             let alone = run_program(self.own.xdp("empty")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
@@ -201,13 +202,13 @@ impl World {
 
     /// The loaded program, which must answer every request by its own counter.
     fn full(&mut self, repeat: u32) -> Result<Runs> {
-        let before = self.bpf.counters(INGRESS)?[ANSWERED];
+        let before = self.bpf.counters(INGRESS)[ANSWERED];
         let runs = self.own.feed(&self.program, INGRESS, repeat)?;
-        let answered = self.bpf.counters(INGRESS)?[ANSWERED] - before;
+        let answered = self.bpf.counters(INGRESS)[ANSWERED] - before;
         ensure!(
             answered == u64::from(repeat),
             "the fast path answered {answered} of {repeat} requests by its own counter: {:?}",
-            self.bpf.counters(INGRESS)?
+            self.bpf.counters(INGRESS)
         );
         Ok(runs)
     }

@@ -3,7 +3,11 @@
 mod decide;
 mod mirror;
 mod noise;
+mod peers;
+mod reply;
 mod scale;
+mod spoof;
+mod storm;
 mod tax;
 
 use anyhow::Result;
@@ -27,6 +31,8 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: noise::run,
     },
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
+    Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
+    Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
     Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run },
     Benchmark { name: "mirror", what: "how far the maps are behind the kernel", run: mirror::run },
     Benchmark {
@@ -34,6 +40,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         what: "many interfaces: how soon a new one is answered on, and what the agent costs",
         run: scale::run,
     },
+    Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {

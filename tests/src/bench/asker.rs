@@ -9,7 +9,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 
+use crate::bytes::Mac;
 use crate::host::{Host, OnCore};
+use crate::namespace::Namespace;
 use crate::packet::open_socket;
 
 /// How long a reply may take that nobody delays.
@@ -42,9 +44,14 @@ pub struct InFlight {
 impl Asker {
     /// An asker on the host's `eth0`, that runs on one core while it asks.
     pub fn on(host: &Host, core: usize) -> Result<Self> {
+        Self::open(host.namespace(), host.name(), host.mac(), host.ip(), core)
+    }
+
+    /// The same in a namespace that is no host of a lab; its `eth0` has these addresses.
+    pub fn open(namespace: &Namespace, name: &str, mac: Mac, ip: [u8; 4], core: usize) -> Result<Self> {
         // A socket for one EtherType is no tap: it is not shown what leaves.
-        let socket = open_socket(host.namespace(), "eth0", libc::ETH_P_ARP as u16)?;
-        Ok(Asker { name: host.name().to_owned(), socket, mac: host.mac().0, ip: host.ip(), core })
+        let socket = open_socket(namespace, "eth0", libc::ETH_P_ARP as u16)?;
+        Ok(Asker { name: name.to_owned(), socket, mac: mac.0, ip, core })
     }
 
     /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.

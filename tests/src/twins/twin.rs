@@ -215,7 +215,7 @@ impl Twin {
                     first + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
                 };
                 current = order.find(same).map_or(current, |(index, _)| index);
-            } else if !is_request_of_the_node(&tapped) {
+            } else if !is_request_of_the_node(&tapped) && !is_self_test(&tapped) {
                 seen.replies.push((current, tapped));
             }
         })?;
@@ -232,6 +232,11 @@ impl Twin {
         frame.resize(60, 0);
         frame
     }
+}
+
+/// A frame of the agent's self-test: for nobody, EtherType 0x88b5.
+fn is_self_test(tapped: &Tapped) -> bool {
+    tapped.bytes.get(12..14) == Some(&[0x88, 0xb5])
 }
 
 /// A request with which the node itself looks for somebody: when it does so is a matter of timers.

@@ -5,7 +5,7 @@ use std::process::Output;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, needs_root};
+use tests::{Agent, AgentOptions, Hook, needs_root};
 
 const REPLY: Option<i32> = Some(0);
 const PASS: Option<i32> = Some(3);
@@ -46,7 +46,12 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     let known = json(&known)?;
     assert_eq!((&known["verdict"], &known["tables"]), (&"reply".into(), &"agent".into()));
     assert_eq!(known["reply_mac"], "ee:ee:ee:ee:ee:ee");
-    assert!(known["program"].as_str().is_some_and(|program| program.starts_with("agrees: XDP action 3")), "{known}");
+    let action = match Hook::chosen()? {
+        Hook::XdpSkb => "agrees: xdp action 3",
+        Hook::XdpDriver => "agrees: xdp action 4",
+        Hook::Tc => "agrees: tc action 7",
+    };
+    assert!(known["program"].as_str().is_some_and(|program| program.starts_with(action)), "{known}");
     let before = agent.status()?.answered("cali0");
     assert_eq!(p0.ask(&p0.who_has(CALICO_GATEWAY))?.len(), 1);
     assert_eq!(agent.status()?.answered("cali0"), before + 1, "it is as explained");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root, stretched};
+use tests::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, needs_root, stretched};
 
 /// Waits until `done` holds for what the status says about `interface`.
 fn await_interface(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
@@ -37,8 +37,14 @@ fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other()
     assert_eq!(names, ["cali0", "cali1"], "not eth0, not lo");
     for name in names {
         let interface = status.interface(name);
-        assert_eq!(interface["hook"], "xdp", "{interface}");
-        assert_eq!(interface["mode"], "skb", "{interface}");
+        let (hook, mode) = match Hook::chosen()? {
+            Hook::XdpSkb => ("xdp", "skb"),
+            Hook::XdpDriver => ("xdp", "driver"),
+            Hook::Tc => ("tc", "clsact"),
+        };
+        assert_eq!(interface["hook"], hook, "{interface}");
+        assert_eq!(interface["mode"], mode, "{interface}");
+        assert_eq!(interface["hook_why"], "asked for", "{interface}");
         assert_eq!(interface["state"], "answering", "{interface}");
     }
     for key in ["answered", "routes", "neighbours", "resyncs", "overruns"] {

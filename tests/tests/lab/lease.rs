@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
-use tests::{AgentOptions, Answerer, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes, slack, stretched};
+use tests::{AgentOptions, Answerer, Hook, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes, slack, stretched};
 
 /// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
 fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
@@ -24,12 +24,19 @@ fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
     Ok(asked)
 }
 
-/// The interfaces of the node that hold an XDP program.
-fn with_xdp(lab: &Lab) -> Result<Vec<String>> {
+/// The interfaces of the node that hold an XDP program, or with a clsact queueing discipline.
+fn with_hook(lab: &Lab) -> Result<Vec<String>> {
     let links = lab.node().ip_json("-details link show")?;
     let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
-    let with_xdp = links.iter().filter(|link| link.get("xdp").is_some());
-    Ok(with_xdp.filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
+    let mut hooked = Vec::new();
+    for link in links {
+        let Some(name) = link["ifname"].as_str() else { continue };
+        let clsact = lab.node().output(&format!("tc qdisc show dev {name} clsact"))?;
+        if link.get("xdp").is_some() || !clsact.stdout.is_empty() {
+            hooked.push(name.to_owned());
+        }
+    }
+    Ok(hooked)
 }
 
 fn under_traffic(signal: Signal) -> Result<()> {
@@ -37,7 +44,13 @@ fn under_traffic(signal: Signal) -> Result<()> {
     let until = Instant::now() + Duration::from_millis(200);
     assert!(ask_until(&lab, until)? > 50 / slack(), "the kernel alone answers them all");
 
-    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let mut options = AgentOptions::new(&["cali*"]);
+    if Hook::chosen()? == Hook::Tc {
+        // While a queueing discipline is added or removed, also clsact, the kernel loses what is sent out of the
+        // interface (`qdisc_graft`, net/sched/sch_api.c). tcx needs none.
+        options = options.arg("--hook").arg("tc").arg("--tc-attach").arg("tcx");
+    }
+    let mut agent = options.start(lab.node())?;
     let until = Instant::now() + Duration::from_millis(2500);
     let asked = thread::scope(|scope| -> Result<u32> {
         let traffic = scope.spawn(|| ask_until(&lab, until));
@@ -55,7 +68,7 @@ fn under_traffic(signal: Signal) -> Result<()> {
     println!("{asked} requests around {signal}, each answered once");
     assert!(asked > 500 / slack(), "{asked}");
     assert_eq!(agent.command(&["status"])?.status.code(), Some(STATUS_NOT_RUNNING));
-    assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
+    assert_eq!(with_hook(&lab)?, Vec::<String>::new(), "after {signal}");
     Ok(())
 }
 
@@ -122,11 +135,11 @@ fn an_agent_that_is_told_to_end_leaves_nothing_behind() -> Result<()> {
     let lab = topology::calico(2)?;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
-        assert_eq!(with_xdp(&lab)?, ["cali0", "cali1"]);
+        assert_eq!(with_hook(&lab)?, ["cali0", "cali1"]);
         assert!(agent.run_dir().read_dir()?.next().is_some(), "the control socket is in the run directory");
         agent.signal(signal)?;
         assert_eq!(agent.wait()?.code(), Some(0), "after {signal}; its log:\n{}", agent.log());
-        assert_eq!(with_xdp(&lab)?, Vec::<String>::new(), "after {signal}");
+        assert_eq!(with_hook(&lab)?, Vec::<String>::new(), "after {signal}");
         let left = agent.run_dir().read_dir().map(|files| files.flatten().map(|file| file.path()).collect::<Vec<_>>());
         assert_eq!(left.unwrap_or_default(), Vec::<std::path::PathBuf>::new(), "after {signal}");
     }

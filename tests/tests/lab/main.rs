@@ -1,10 +1,12 @@
 //! What needs root and network namespaces: the lab's own tests, and the scenarios.
 
 mod calico;
+mod calico_arp;
 mod changes;
 mod commands;
 mod explain;
 mod flags;
+mod foreign;
 mod frames;
 mod gatewayless;
 mod interfaces;

@@ -32,8 +32,9 @@ fn answered_of_ten(lab: &Lab, agent: &mut Agent, pod: &str) -> Result<u64> {
 fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
-    let mut holder = AgentOptions::new(&["cali0"]).start(lab.node())?;
-    let mut second = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let xdp = |pattern| AgentOptions::new(&[pattern]).arg("--hook").arg("xdp").arg("--xdp-mode").arg("skb");
+    let mut holder = xdp("cali0").start(lab.node())?;
+    let mut second = xdp("cali*").start(lab.node())?;
 
     let status = second.status()?;
     let taken = status.interface("cali0");

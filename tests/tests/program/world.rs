@@ -45,7 +45,7 @@ impl World {
             Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, fixed: 0 })),
             Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
         ])?;
-        world.set_lease(true);
+        world.set_lease(true)?;
         Ok(world)
     }
 
@@ -54,14 +54,20 @@ impl World {
         self.fake.apply(changes)
     }
 
-    pub(crate) fn set_lease(&mut self, valid: bool) {
+    pub(crate) fn set_lease(&mut self, valid: bool) -> anyhow::Result<()> {
         const MINUTE: u64 = 60_000_000_000;
-        self.bpf.set_lease(if valid { monotonic_ns() + 10 * MINUTE } else { 0 });
-        self.fake.set_lease(u64::from(valid));
+        if valid {
+            self.bpf.set_lease(monotonic_ns() + 10 * MINUTE)?;
+            self.fake.set_lease(1)
+        } else {
+            self.bpf.withdraw_lease();
+            self.fake.withdraw_lease();
+            Ok(())
+        }
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.bpf.counters(INGRESS).expect("the counters map can be read")
+        self.bpf.counters(INGRESS)
     }
 }
 

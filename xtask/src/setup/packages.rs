@@ -1,10 +1,11 @@
 //! The distribution's packages. Only apt is spoken; elsewhere the message says what is wanted.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{machine, process};
 
@@ -18,13 +19,14 @@ pub(super) struct Client {
     mark: Option<&'static str>,
 }
 
-pub(super) const CLIENTS: [Client; 6] = [
+pub(super) const CLIENTS: [Client; 7] = [
     Client { program: "ip", package: "iproute2", mark: None },
     Client { program: "tc", package: "iproute2", mark: None },
     Client { program: "arping", package: "iputils-arping", mark: Some("iputils") },
     Client { program: "ping", package: "iputils-ping", mark: Some("iputils") },
     Client { program: "nft", package: "nftables", mark: None },
     Client { program: "ethtool", package: "ethtool", mark: None },
+    Client { program: "arptables-legacy", package: "arptables", mark: None },
 ];
 
 /// What boots other kernels. `apt-get` is not among them: a kernel comes from it, so it is there or nothing helps.
@@ -32,6 +34,23 @@ pub(super) const VM: [Client; 3] = [
     Client { program: "qemu-system-x86_64", package: "qemu-system-x86", mark: None },
     Client { program: "depmod", package: "kmod", mark: None },
     Client { program: "ldd", package: "libc-bin", mark: None },
+];
+
+/// Other responders, for `cargo xtask bench peers`, with those of their libraries that a small system may lack.
+pub(super) const PEERS: [&str; 13] = [
+    "farpd",
+    "iptables",
+    "libbpf1",
+    "libcap-ng0",
+    "libdumbnet1",
+    "libevent-2.1-7",
+    "libnuma1",
+    "libpcap0.8",
+    "libunbound8",
+    "libxdp1",
+    "libxtables12",
+    "openvswitch-common",
+    "openvswitch-switch",
 ];
 
 impl Client {
@@ -91,6 +110,31 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) => bail!("{error:#}\n{}", without_root(packages)),
     }
+}
+
+/// Downloads packages and unpacks them into a folder, without installing them; does nothing where that was done.
+pub(super) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
+    let (done, wanted) = (folder.join("unpacked"), packages.join(" "));
+    if fs::read_to_string(&done).is_ok_and(|text| text == wanted) {
+        return Ok(());
+    }
+    if process::find_program("apt-get").is_none() {
+        bail!("there is no apt-get here to fetch {wanted} with");
+    }
+    refresh_if_never_done();
+    // What a former list of packages left there would be unpacked too.
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("cannot clear {}", folder.display()))?;
+    }
+    let archives = folder.join("archives");
+    fs::create_dir_all(&archives).with_context(|| format!("cannot create {}", archives.display()))?;
+    let mut download = apt_get();
+    download.arg("download").args(packages).current_dir(&archives);
+    process::long(&format!("fetching {wanted}"), "apt-get-download", INSTALL, &mut download)?;
+    for archive in fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))? {
+        process::output(Command::new("dpkg-deb").arg("-x").arg(archive?.path()).arg(folder))?;
+    }
+    fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))
 }
 
 pub(super) fn refresh() {

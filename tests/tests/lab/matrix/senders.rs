@@ -1,113 +1,59 @@
 //! 12.5: source validation.
 
-use anyhow::Result;
-use tests::needs_root;
-
 use super::Ask::{For, From};
-use super::Expect::{Fast, Kernel, Silent, SilentForAnyReason};
-use super::{L, X, Y, check, row, when};
+use super::Expect::{Fast, Kernel, Silent};
+use super::{L, X, Y, ask, rows, when};
 
 /// Senders that the node routes by its uplink: one of the subnet, its broadcast address, one behind the router.
 const BY_UPLINK: [u8; 4] = [10, 9, 0, 77];
 const BROADCAST: [u8; 4] = [10, 9, 0, 255];
 const FAR: [u8; 4] = [10, 44, 0, 1];
 
-#[test]
-fn k124_any_rp_filter_accepts_the_pod() -> Result<()> {
-    needs_root!();
-    check(&[
-        when("K124 strict, local", &["v0.rp_filter=1"], &[], For(L), Fast),
-        row("K124 strict, proxied", For(X), Fast),
-        when("K124 loose, local", &["v0.rp_filter=2"], &[], For(L), Fast),
-        row("K124 loose, proxied", For(X), Fast),
-    ])
-}
+const REFUSED: super::Expect = Silent("sender_route");
+const LEARNT: super::Expect = Kernel("sender_route");
 
-#[test]
-fn k125_to_k130_senders_that_are_routed_elsewhere() -> Result<()> {
-    needs_root!();
-    let refused = Silent("sender_route");
-    let learnt = Kernel("sender_route");
-    check(&[
-        when("K125 strict", &["v0.rp_filter=1"], &[], From(BY_UPLINK, L), refused),
+rows! {
+    k124_any_rp_filter_accepts_a_sender_that_is_routed_back: [
+        when(&["v0.rp_filter=1"], For(L), Fast),
+        ask(For(X), Fast),
+        when(&["v0.rp_filter=2"], For(L), Fast),
+        ask(For(X), Fast),
+    ];
+    k125_strict_and_the_sender_is_routed_elsewhere: [when(&["v0.rp_filter=1"], From(BY_UPLINK, L), REFUSED)];
+    k126_loose_without_an_address: [when(&["v0.rp_filter=2"], From(BY_UPLINK, L), REFUSED)];
+    k127_loose_with_an_address: [
+        when(&["v0.rp_filter=2", "addr add 10.60.0.1/24 dev v0"], From(BY_UPLINK, L), LEARNT),
+    ];
+    k128_loose_with_an_address_and_no_route: [
+        when(&["v0.rp_filter=2", "addr add 10.60.0.1/24 dev v0", "route del default"], From(FAR, L), REFUSED),
+    ];
+    k129_off_and_no_route_or_a_blackhole: [
+        when(&["route del default"], From(FAR, L), LEARNT),
+        when(&["route add blackhole 10.44.0.0/16"], From(FAR, L), LEARNT),
+    ];
+    k130_strict_for_all: [when(&["all.rp_filter=1"], From(BY_UPLINK, L), REFUSED)];
+    k131_a_broadcast_address_as_sender: [ask(From(BROADCAST, L), LEARNT)];
+    k132_a_broadcast_address_as_sender_after_a_local_route: [
+        when(&["route add local 10.88.0.0/24 dev lo"], From(BROADCAST, L), REFUSED),
+        when(&["route del local 10.88.0.0/24 dev lo"], From(BROADCAST, L), REFUSED),
+    ];
+    k132_a_broadcast_address_as_sender_after_a_rule: [
+        when(&["rule add to 1.2.3.4 lookup 99"], From(BROADCAST, L), Silent("custom_rules")),
+        when(&["rule del to 1.2.3.4 lookup 99"], From(BROADCAST, L), REFUSED),
+    ];
+    k132_a_broadcast_address_as_sender_while_there_is_a_realm: [
+        when(&["route add 10.89.0.0/24 dev u0 realm 5"], From(BROADCAST, L), REFUSED),
+        when(&["route del 10.89.0.0/24"], From(BROADCAST, L), LEARNT),
+    ];
+    k133_pvlan_looks_at_the_sender_while_redirects_are_sent: [
+        when(&["v0.proxy_arp_pvlan=1"], From(BROADCAST, Y), REFUSED),
+        when(&["all.send_redirects=0", "v0.send_redirects=0"], From(BROADCAST, Y), LEARNT),
+    ];
+    k134_a_sender_behind_a_multipath_route: [
         when(
-            "K130 strict for all",
-            &["v0.rp_filter=0", "all.rp_filter=1"],
-            &["all.rp_filter=0"],
-            From(BY_UPLINK, L),
-            refused,
+            &["v0.rp_filter=1", "route add 10.44.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0"],
+            From(FAR, L),
+            LEARNT,
         ),
-        when("K126 loose, unnumbered", &["v0.rp_filter=2"], &[], From(BY_UPLINK, L), refused),
-        when("K127 loose, numbered", &["addr add 10.60.0.1/24 dev v0"], &[], From(BY_UPLINK, L), learnt),
-        when("K128 loose, numbered, no route", &["route del default"], &[], From(FAR, L), refused),
-        when("K129 off, no route", &["v0.rp_filter=0"], &[], From(FAR, L), learnt),
-        when("K129 off, blackholed", &["route add blackhole 10.44.0.0/16"], &[], From(FAR, L), learnt),
-    ])
-}
-
-#[test]
-fn k131_and_k132_a_broadcast_sender_until_there_is_a_rule() -> Result<()> {
-    needs_root!();
-    check(&[
-        row("K131 accepted", From(BROADCAST, L), Kernel("sender_route")),
-        when("K132 with a rule", &["rule add to 1.2.3.4 lookup 99"], &[], From(BROADCAST, L), SilentForAnyReason),
-        when("K132 after it", &["rule del to 1.2.3.4 lookup 99"], &[], From(BROADCAST, L), Silent("sender_route")),
-    ])
-}
-
-#[test]
-fn k132_a_broadcast_sender_and_a_custom_local_route() -> Result<()> {
-    needs_root!();
-    check(&[
-        when(
-            "K132 with the route",
-            &["route add local 10.88.0.0/24 dev lo"],
-            &["route del local 10.88.0.0/24 dev lo"],
-            From(BROADCAST, L),
-            Silent("sender_route"),
-        ),
-        row("K132 after it", From(BROADCAST, L), Silent("sender_route")),
-    ])
-}
-
-#[test]
-fn k132_a_broadcast_sender_and_a_realm() -> Result<()> {
-    needs_root!();
-    check(&[
-        when(
-            "K132 with the realm",
-            &["route add 10.89.0.0/24 dev u0 realm 5"],
-            &["route del 10.89.0.0/24"],
-            From(BROADCAST, L),
-            Silent("sender_route"),
-        ),
-        row("K132 without it", From(BROADCAST, L), Kernel("sender_route")),
-    ])
-}
-
-#[test]
-fn k133_pvlan_checks_the_sender_while_redirects_are_sent() -> Result<()> {
-    needs_root!();
-    check(&[
-        when("K133 send_redirects 1", &["v0.proxy_arp_pvlan=1"], &[], From(BROADCAST, Y), Silent("sender_route")),
-        when(
-            "K133 0",
-            &["all.send_redirects=0", "v0.send_redirects=0"],
-            &[],
-            From(BROADCAST, Y),
-            Kernel("sender_route"),
-        ),
-    ])
-}
-
-#[test]
-fn k134_a_sender_behind_a_multipath_route() -> Result<()> {
-    needs_root!();
-    check(&[when(
-        "K134",
-        &["v0.rp_filter=1", "route add 10.44.0.0/16 nexthop dev v0 nexthop via 10.9.0.254 dev u0"],
-        &[],
-        From(FAR, L),
-        Kernel("sender_route"),
-    )])
+    ];
 }

@@ -1,70 +1,46 @@
-//! 12.6: hooks, neighbour entries, side effects. K141 is in `calico`, K145 in `changes`, K148 in `flags`, K149 in `lease`.
+//! 12.6: neighbour entries and side effects.
 
 use std::net::UdpSocket;
 use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use tests::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched, topology};
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use tests::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched};
 
 use super::Ask::{For, From};
-use super::Expect::{Answered, Fast, Kernel, Silent, SilentForAnyReason};
-use super::{L, X, check, row, run, when};
+use super::Expect::{Fast, Kernel, Silent};
+use super::{L, X, Y, ask, base, rows, run, run_all, when};
 
-#[test]
-fn k135_and_k136_arp_netfilter() -> Result<()> {
-    needs_root!();
-    const INPUT: &str = "nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }";
-    const OUTPUT: &str = "nft add chain arp t c { type filter hook output priority 0 ; policy drop ; }";
-    const GONE: &[&str] = &["nft delete table arp t"];
-    check(&[
-        when("K135 input", &["nft add table arp t", INPUT], GONE, For(L), Silent("arp_netfilter")),
-        row("K135 without it again", For(L), Fast),
-        when("K136 output", &["nft add table arp t", OUTPUT], GONE, For(L), Silent("arp_netfilter")),
-    ])
-}
+const OTHER: &str = "02:09:09:09:09:09";
 
-// Only ARP is dropped: the markers must pass.
-#[test]
-fn k136_k137_and_k139_hooks_on_the_interface() -> Result<()> {
-    needs_root!();
-    const INGRESS: &str = "nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }";
-    const EGRESS: &str = "nft add chain netdev t c { type filter hook egress device v0 priority 0 ; }";
-    const DROP: &str = "nft add rule netdev t c meta protocol arp drop";
-    const GONE: &[&str] = &["nft delete table netdev t"];
-    check(&[
-        when("K137 ingress", &["nft add table netdev t", INGRESS, DROP], GONE, For(L), Silent("ingress_hook")),
-        when("K136 egress", &["nft add table netdev t", EGRESS, DROP], GONE, For(L), SilentForAnyReason),
-        when(
-            "K139 a tc filter that takes ARP away",
-            &[
-                "tc qdisc add dev v0 clsact",
-                "tc filter add dev v0 ingress protocol arp u32 match u32 0 0 action mirred egress redirect dev u0",
-            ],
-            &["tc qdisc del dev v0 clsact"],
-            For(L),
-            Silent("ingress_hook"),
-        ),
-        row("without any of them", For(L), Fast),
-    ])
-}
-
-#[test]
-fn k138_hooks_that_do_not_see_arp() -> Result<()> {
-    needs_root!();
-    const RAW: &str = "nft add chain ip t c { type filter hook prerouting priority -300 ; policy drop ; }";
-    const INET: &str = "nft add chain inet t c { type filter hook ingress device v0 priority 0 ; policy drop ; }";
-    check(&[
-        when("K138 ip prerouting", &["nft add table ip t", RAW], &["nft delete table ip t"], For(L), Fast),
-        when("K138 inet ingress", &["nft add table inet t", INET], &["nft delete table inet t"], For(L), Answered),
-    ])
+rows! {
+    k141_the_first_request_of_a_sender: [
+        when(&["neigh del 10.5.0.5 dev v0"], For(L), Kernel("neighbour_unknown")),
+        ask(For(L), Fast),
+        when(&["neigh del 10.5.0.5 dev v0"], For(X), Kernel("neighbour_unknown")),
+        ask(For(X), Fast),
+    ];
+    k144_a_failed_entry: [
+        when(&["neigh replace 10.5.0.5 dev v0 nud failed"], For(L), Kernel("neighbour_unknown")),
+        ask(For(L), Fast),
+    ];
+    k145_a_permanent_or_noarp_entry_with_another_address: [
+        when(&["neigh replace 10.5.0.5 lladdr 02:09:09:09:09:09 dev v0 nud permanent"], For(L), Fast),
+        when(&["neigh replace 10.5.0.5 lladdr 02:09:09:09:09:09 dev v0 nud permanent"], For(X), Fast),
+        when(&["neigh replace 10.5.0.5 lladdr 02:09:09:09:09:09 dev v0 nud noarp"], For(L), Fast),
+    ];
+    k148_default_moves_an_interface_that_was_never_written: [
+        ask(For(Y), Silent("pvlan_off")),
+        when(&["default.proxy_arp_pvlan=1"], For(Y), Fast),
+    ];
 }
 
 #[test]
 fn k140_a_listener_on_the_node_sees_a_passed_frame_as_it_was_sent() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = base()?;
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
     let mut frame = parity.fast().host("p0").who_has(X).to_vec();
     // Longer than a reply: a program that trimmed first and passed then would be found out.
@@ -88,7 +64,7 @@ fn k140_a_listener_on_the_node_sees_a_passed_frame_as_it_was_sent() -> Result<()
 #[test]
 fn k142_a_repeated_request_changes_no_entry_and_causes_no_notification() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = base()?;
     parity.learn("p0", L)?;
     let before = parity.agent().status()?.answered("v0");
     for lab in [parity.alone(), parity.fast()] {
@@ -113,7 +89,7 @@ fn k142_a_repeated_request_changes_no_entry_and_causes_no_notification() -> Resu
 #[test]
 fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = base()?;
     parity.change(|lab| {
         // The pod's stack must not answer by itself.
         lab.host("p0").namespace().ip("link set eth0 arp off")?;
@@ -136,15 +112,9 @@ fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<(
 }
 
 #[test]
-fn k144_a_failed_entry() -> Result<()> {
-    needs_root!();
-    check(&[when("K144", &["neigh replace 10.5.0.5 dev v0 nud failed"], &[], For(L), Kernel("neighbour_unknown"))])
-}
-
-#[test]
 fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = base()?;
     let mac = parity.fast().host("p0").mac().to_string();
     parity.both(|lab| {
         lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
@@ -159,9 +129,7 @@ fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result
     // The time runs from the last change, so there must be one.
     parity.both(|lab| lab.node().ip("neigh replace 10.5.0.5 lladdr 02:09:09:09:09:08 dev v0 nud stale").map(drop))?;
     parity.node_ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"))?;
-    for (wait, learnt) in
-        [(Duration::ZERO, mac.as_str()), (stretched(Duration::from_millis(1100)), "02:09:09:09:09:09")]
-    {
+    for (wait, learnt) in [(Duration::ZERO, mac.as_str()), (stretched(Duration::from_millis(1100)), OTHER)] {
         thread::sleep(wait);
         assert!(matches!(parity.ask("p0", other)?.by, Answerer::Nobody(_)));
         let table = Neighbours::of(parity.fast().node())?;
@@ -175,7 +143,7 @@ fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result
 fn k147_arp_accept_learns_from_announcements() -> Result<()> {
     needs_root!();
     const NEW: [u8; 4] = [10, 5, 0, 9];
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = base()?;
     let announce = |host: &Host| From(NEW, NEW).frame(host);
     // 2 creates an entry only inside a subnet of the interface, which has none at first.
     let steps = [("v0.proxy_arp=0", false), ("v0.arp_accept=2", false), ("addr add 10.5.0.1/24 dev v0", true)];
@@ -186,13 +154,37 @@ fn k147_arp_accept_learns_from_announcements() -> Result<()> {
         assert_eq!(parity.ask("p0", announce)?.by, Answerer::nobody("announcement"), "{step}");
         assert_eq!(created(&parity)?, creates, "{step}");
     }
-    parity.change(|lab| {
-        ["addr del 10.5.0.1/24 dev v0", "neigh flush dev v0", "v0.arp_accept=1"]
-            .iter()
-            .try_for_each(|step| run(lab, step))
-    })?;
+    parity.change(|lab| run_all(lab, &["addr del 10.5.0.1/24 dev v0", "neigh flush dev v0", "v0.arp_accept=1"]))?;
     assert!(!created(&parity)?);
     parity.ask("p0", announce)?;
     assert!(created(&parity)?, "1 creates it anywhere");
+    Ok(())
+}
+
+#[test]
+fn k149_without_a_heartbeat_the_kernel_decides() -> Result<()> {
+    needs_root!();
+    let mut parity = base()?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath);
+    let before = parity.agent().status()?;
+    parity.agent().signal(Signal::SIGSTOP)?;
+    // The lease, which lasts for a second after the last heartbeat.
+    thread::sleep(Duration::from_millis(1100));
+    // What the agent can no longer follow.
+    parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
+    let mut answers = Vec::new();
+    parity.both(|lab| {
+        let p0 = lab.host("p0");
+        answers.push([p0.ask(&p0.who_has(L))?, p0.ask(&p0.who_has(X))?]);
+        Ok(())
+    })?;
+    parity.agent().signal(Signal::SIGCONT)?;
+    ensure!(answers[0] == answers[1], "kernel alone {:02x?}, with the fast path {:02x?}", answers[0], answers[1]);
+    assert_eq!([answers[0][0].len(), answers[0][1].len()], [1, 0], "the node's own address, and a proxied one");
+    parity.agent().in_step()?;
+    let after = parity.agent().status()?;
+    assert_eq!(after.answered("v0"), before.answered("v0"), "{}", after.0);
+    assert_eq!(after.passed("v0").get("lease_expired"), Some(&2), "{}", after.0);
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(X))?.by, Answerer::nobody("proxy_arp_off"), "it has followed");
     Ok(())
 }

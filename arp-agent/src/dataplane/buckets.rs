@@ -1,0 +1,156 @@
+//! The writer's side of the hash tables in flat arrays ([`arp_common::buckets`]).
+
+use super::memory::Words;
+use arp_common::buckets::{PLACES, choices};
+use std::sync::atomic::Ordering;
+
+/// A table of `BUCKETS` buckets, whose values have `WORDS` words of 8 bytes.
+#[derive(Debug)]
+pub(super) struct Table<const WORDS: usize> {
+    words: Words,
+    buckets: u32,
+}
+
+/// Both buckets of a key are full.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Full;
+
+impl<const WORDS: usize> Table<WORDS> {
+    /// The table in this memory, which holds `buckets` buckets and nothing but zeros.
+    pub(super) fn new(words: Words, buckets: u32) -> Self {
+        Table { words, buckets }
+    }
+
+    /// The value of a key.
+    pub(super) fn get(&self, key: u64) -> Option<[u64; WORDS]> {
+        let (bucket, place) = self.find(key)?;
+        Some(std::array::from_fn(|word| {
+            self.words.long(value_at::<WORDS>(bucket, place) + word).load(Ordering::Relaxed)
+        }))
+    }
+
+    /// Sets the value of a key, which is not 0. Readers may see a part of it: only inside a write sequence.
+    ///
+    /// # Errors
+    /// [`Full`]; nothing has changed then.
+    pub(super) fn insert(&mut self, key: u64, value: [u64; WORDS]) -> Result<(), Full> {
+        let (bucket, place) = match self.find(key) {
+            Some(found) => found,
+            None => self.free_place(key).or_else(|| self.make_place(key)).ok_or(Full)?,
+        };
+        self.put(bucket, place, key, value);
+        Ok(())
+    }
+
+    /// Takes a key away, if it is there.
+    pub(super) fn remove(&mut self, key: u64) {
+        if let Some((bucket, place)) = self.find(key) {
+            self.words.long(key_at::<WORDS>(bucket, place)).store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn key(&self, bucket: u32, place: usize) -> u64 {
+        self.words.long(key_at::<WORDS>(bucket, place)).load(Ordering::Relaxed)
+    }
+
+    fn value(&self, bucket: u32, place: usize) -> [u64; WORDS] {
+        std::array::from_fn(|word| self.words.long(value_at::<WORDS>(bucket, place) + word).load(Ordering::Relaxed))
+    }
+
+    fn put(&mut self, bucket: u32, place: usize, key: u64, value: [u64; WORDS]) {
+        for (word, value) in value.into_iter().enumerate() {
+            self.words.long(value_at::<WORDS>(bucket, place) + word).store(value, Ordering::Relaxed);
+        }
+        self.words.long(key_at::<WORDS>(bucket, place)).store(key, Ordering::Relaxed);
+    }
+
+    fn find(&self, key: u64) -> Option<(u32, usize)> {
+        let mut places =
+            choices(key, self.buckets).into_iter().flat_map(|bucket| (0..PLACES).map(move |at| (bucket, at)));
+        places.find(|&(bucket, place)| self.key(bucket, place) == key)
+    }
+
+    /// A free place in the emptier one of the key's buckets: so that they fill evenly.
+    fn free_place(&self, key: u64) -> Option<(u32, usize)> {
+        let free = |bucket: u32| (0..PLACES).filter(move |&place| self.key(bucket, place) == 0);
+        let [first, second] = choices(key, self.buckets);
+        let emptier = if free(second).count() > free(first).count() { second } else { first };
+        free(emptier).next().map(|place| (emptier, place))
+    }
+
+    /// A place in one of the key's full buckets, from which another key could be moved to its other bucket.
+    fn make_place(&mut self, key: u64) -> Option<(u32, usize)> {
+        for bucket in choices(key, self.buckets) {
+            for place in 0..PLACES {
+                let moved = self.key(bucket, place);
+                if let Some((to, at)) = self.free_place(moved) {
+                    let value = self.value(bucket, place);
+                    self.put(to, at, moved, value);
+                    return Some((bucket, place));
+                }
+            }
+        }
+        None
+    }
+}
+
+fn key_at<const WORDS: usize>(bucket: u32, place: usize) -> usize {
+    bucket as usize * PLACES * (1 + WORDS) + place
+}
+
+fn value_at<const WORDS: usize>(bucket: u32, place: usize) -> usize {
+    key_at::<WORDS>(bucket, PLACES) + place * WORDS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arp_common::maps::NeighbourBucket;
+
+    fn table(buckets: u32) -> Table<1> {
+        Table::new(Words::anonymous(buckets as usize * size_of::<NeighbourBucket>()).unwrap(), buckets)
+    }
+
+    #[test]
+    fn what_was_set_is_found_until_it_is_taken_away() {
+        let mut table = table(16);
+        table.insert(7, [70]).unwrap();
+        table.insert(8, [80]).unwrap();
+        table.insert(7, [71]).unwrap();
+        assert_eq!((table.get(7), table.get(8), table.get(9)), (Some([71]), Some([80]), None));
+        table.remove(7);
+        table.remove(9);
+        assert_eq!((table.get(7), table.get(8)), (None, Some([80])));
+    }
+
+    /// The layout is the one that the program reads: the same bytes, looked at as a bucket.
+    #[test]
+    fn the_program_s_bucket_is_what_was_written() {
+        let mut table = table(1);
+        for key in 1..=PLACES as u64 {
+            table.insert(key, [key * 10]).unwrap();
+        }
+        let words: Vec<u64> = (0..8).map(|at| table.words.long(at).load(Ordering::Relaxed)).collect();
+        let bucket: NeighbourBucket = zerocopy::transmute!(<[u64; 8]>::try_from(words).unwrap());
+        for key in 1..=PLACES as u64 {
+            assert_eq!(bucket.find(key), Some([key * 10]));
+        }
+        assert_eq!(table.insert(5, [50]), Err(Full));
+        assert_eq!(bucket.find(5), None);
+    }
+
+    /// Also those that were moved to make room are found afterwards.
+    #[test]
+    fn three_quarters_of_the_places_can_be_counted_on() {
+        const BUCKETS: u32 = 4096;
+        let mut table = table(BUCKETS);
+        let key = |host: u32| {
+            let addr = u64::from(u32::from_ne_bytes([10, 244, (host >> 8) as u8, host as u8]));
+            addr << 32 | u64::from(1000 + host % 977)
+        };
+        let room = 0..BUCKETS * PLACES as u32 * 3 / 4;
+        let refused = room.clone().filter(|&host| table.insert(key(host), [u64::from(host)]).is_err());
+        assert_eq!(refused.count(), 0);
+        assert!(room.into_iter().all(|host| table.get(key(host)) == Some([u64::from(host)])));
+    }
+}

@@ -1,0 +1,145 @@
+//! Which hook an interface gets, and why: policy only, no I/O.
+
+use crate::cli::{Hook, TcAttach, XdpMode};
+use crate::event::Link;
+
+/// What the command line asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wish {
+    /// `--hook`.
+    pub hook: Hook,
+    /// `--xdp-mode`.
+    pub xdp_mode: XdpMode,
+    /// `--tc-attach`.
+    pub tc_attach: TcAttach,
+}
+
+/// How the program sits on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// XDP on socket buffers.
+    XdpSkb,
+    /// XDP in the driver; replies leave by XDP_TX.
+    XdpDriver,
+    /// XDP in the driver of a veth; replies leave by redirect.
+    XdpVeth,
+    /// tc by tcx.
+    Tcx,
+    /// tc by a filter on a clsact.
+    Clsact,
+}
+
+impl How {
+    /// `xdp` or `tc`.
+    pub fn hook(self) -> &'static str {
+        match self {
+            How::XdpSkb | How::XdpDriver | How::XdpVeth => "xdp",
+            How::Tcx | How::Clsact => "tc",
+        }
+    }
+
+    /// `skb`, `driver`, `tcx` or `clsact`.
+    pub fn mode(self) -> &'static str {
+        match self {
+            How::XdpSkb => "skb",
+            How::XdpDriver | How::XdpVeth => "driver",
+            How::Tcx => "tcx",
+            How::Clsact => "clsact",
+        }
+    }
+
+    /// Whether it takes the interface's XDP slot.
+    pub fn is_xdp(self) -> bool {
+        self.hook() == "xdp"
+    }
+}
+
+/// A hook to try.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Which.
+    pub how: How,
+    /// Why this one, for people.
+    pub why: &'static str,
+}
+
+/// What a veth gets unless told otherwise. The one place to change it: see docs/adr/0005-hooks.md.
+const VETH: Hook = Hook::Xdp;
+
+/// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
+/// name has no next one.
+pub fn choices(wish: Wish, link: &Link) -> Vec<Choice> {
+    let is_veth = link.kind.as_deref() == Some("veth");
+    match wish.hook {
+        Hook::Xdp => xdp(wish.xdp_mode, link),
+        Hook::Tc => tc(wish.tc_attach, "asked for"),
+        Hook::Auto if is_veth && VETH == Hook::Tc && wish.xdp_mode == XdpMode::Auto => {
+            let mut choices = tc(wish.tc_attach, "the default on a veth");
+            choices.extend(xdp(wish.xdp_mode, link));
+            choices
+        }
+        Hook::Auto => {
+            let mut choices = xdp(wish.xdp_mode, link);
+            choices.extend(tc(wish.tc_attach, "XDP could not be had"));
+            choices
+        }
+    }
+}
+
+fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
+    let skb = |why| Choice { how: How::XdpSkb, why };
+    match (mode, link.kind.as_deref()) {
+        (XdpMode::Skb, _) => vec![skb("asked for")],
+        (XdpMode::Driver, Some("veth")) => vec![Choice { how: How::XdpVeth, why: "asked for" }],
+        (XdpMode::Driver, _) => vec![Choice { how: How::XdpDriver, why: "asked for" }],
+        (XdpMode::Auto, Some("veth")) => {
+            vec![skb("the default on a veth: in the driver it would cost the pod its segmentation offload")]
+        }
+        (XdpMode::Auto, Some(_)) => vec![skb("the default on a virtual device")],
+        (XdpMode::Auto, None) => vec![
+            Choice { how: How::XdpDriver, why: "the device's driver runs XDP" },
+            skb("the device's driver does not run XDP"),
+        ],
+    }
+}
+
+fn tc(attach: TcAttach, why: &'static str) -> Vec<Choice> {
+    let (tcx, clsact) = (Choice { how: How::Tcx, why }, Choice { how: How::Clsact, why });
+    match attach {
+        TcAttach::Tcx => vec![tcx],
+        TcAttach::Clsact => vec![clsact],
+        TcAttach::Auto => vec![clsact, tcx],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>) -> Vec<How> {
+        let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
+        choices(Wish { hook, xdp_mode, tc_attach }, &link).into_iter().map(|choice| choice.how).collect()
+    }
+
+    #[test]
+    fn what_is_asked_for_by_name_has_no_substitute() {
+        use {
+            Hook::{Tc, Xdp},
+            TcAttach as A, XdpMode as M,
+        };
+        assert_eq!(hows(Xdp, M::Skb, A::Auto, Some("veth")), [How::XdpSkb]);
+        assert_eq!(hows(Xdp, M::Driver, A::Auto, Some("veth")), [How::XdpVeth]);
+        assert_eq!(hows(Xdp, M::Driver, A::Auto, None), [How::XdpDriver]);
+        assert_eq!(hows(Tc, M::Auto, A::Tcx, Some("veth")), [How::Tcx]);
+        assert_eq!(hows(Tc, M::Auto, A::Clsact, None), [How::Clsact]);
+    }
+
+    #[test]
+    fn auto_is_harmless_on_a_veth_fast_on_a_nic_and_falls_to_tc() {
+        let auto = |kind| hows(Hook::Auto, XdpMode::Auto, TcAttach::Auto, kind);
+        let veth = auto(Some("veth"));
+        assert!(!veth.contains(&How::XdpVeth) && !veth.contains(&How::XdpDriver), "{veth:?}");
+        assert_eq!(auto(None), [How::XdpDriver, How::XdpSkb, How::Clsact, How::Tcx]);
+        assert_eq!(auto(Some("tun")), [How::XdpSkb, How::Clsact, How::Tcx]);
+    }
+}

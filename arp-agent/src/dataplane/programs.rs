@@ -1,0 +1,153 @@
+//! The programs of the object: each is loaded when it is first needed, and can be run on a frame.
+
+use super::bpf::Bpf;
+use super::choice::How;
+use anyhow::{Context as _, anyhow};
+use arp_common::ArpFrame;
+use arp_common::maps::names;
+use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp};
+use zerocopy::transmute;
+
+/// What the loaded program did with a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Run {
+    /// XDP_PASS, XDP_TX … or TC_ACT_*.
+    pub action: u32,
+    /// The frame afterwards.
+    pub frame: Vec<u8>,
+}
+
+/// TC_ACT_UNSPEC: the frame is left to whoever comes next.
+pub const TC_ACT_UNSPEC: u32 = u32::MAX;
+/// TC_ACT_REDIRECT.
+pub const TC_ACT_REDIRECT: u32 = 7;
+/// XDP_PASS.
+pub const XDP_PASS: u32 = 2;
+/// XDP_TX.
+pub const XDP_TX: u32 = 3;
+/// XDP_REDIRECT.
+pub const XDP_REDIRECT: u32 = 4;
+
+/// The actions with which the program of a hook passes and replies.
+pub fn actions(how: How) -> (u32, u32) {
+    match how {
+        How::XdpSkb | How::XdpDriver => (XDP_PASS, XDP_TX),
+        How::XdpVeth => (XDP_PASS, XDP_REDIRECT),
+        How::Tcx | How::Clsact => (TC_ACT_UNSPEC, TC_ACT_REDIRECT),
+    }
+}
+
+impl Bpf {
+    /// The XDP program for a hook. Where the kernel knows frames in several buffers (5.18), it is the one that takes
+    /// them as they are.
+    ///
+    /// # Errors
+    /// The verifier refuses, or the hook is not XDP.
+    pub fn xdp_for(&mut self, how: How) -> anyhow::Result<&mut Xdp> {
+        let name = match how {
+            How::XdpSkb | How::XdpDriver if self.knows_frags() => names::XDP_FRAGS_PROGRAM,
+            How::XdpSkb | How::XdpDriver => names::XDP_PROGRAM,
+            How::XdpVeth => names::XDP_VETH_PROGRAM,
+            How::Tcx | How::Clsact => return Err(anyhow!("{how:?} is not XDP")),
+        };
+        let program: &mut Xdp = self.program(name)?.try_into()?;
+        if program.fd().is_err() {
+            program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+        }
+        Ok(program)
+    }
+
+    /// The XDP program for socket buffers.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
+        self.xdp_for(How::XdpSkb)
+    }
+
+    /// The tc program.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn tc(&mut self) -> anyhow::Result<&mut SchedClassifier> {
+        let program: &mut SchedClassifier = self.program(names::TC_PROGRAM)?.try_into()?;
+        if program.fd().is_err() {
+            program.load().context("the kernel's verifier refused the tc program")?;
+        }
+        Ok(program)
+    }
+
+    /// The identifier of the tc program, if it is loaded.
+    pub fn tc_id(&mut self) -> Option<u32> {
+        let program: &mut SchedClassifier = self.program(names::TC_PROGRAM).ok()?.try_into().ok()?;
+        program.info().ok().map(|info| info.id())
+    }
+
+    /// Runs the program of a hook on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
+    /// Linux 5.15). The program counts the frame like any other.
+    ///
+    /// # Errors
+    /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
+    pub fn run_on(&mut self, how: How, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
+        let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
+        let result = if how.is_xdp() {
+            self.xdp_for(how)?.test_run(options(frame, &mut out, &xdp_context(frame, ingress)))
+        } else {
+            self.tc()?.test_run(options(frame, &mut out, &skb_context(ingress)))
+        };
+        let TestRunResult { return_value, data_size_out, .. } =
+            result.context("running the loaded program on a frame failed")?;
+        out.truncate(data_size_out as usize);
+        Ok(Run { action: return_value, frame: out })
+    }
+
+    /// Sends a frame out of an interface, `count` times, the way that replies of a hook go.
+    ///
+    /// # Errors
+    /// The verifier or the interface refuses.
+    pub fn send_probes(&mut self, how: How, ifindex: u32, frame: &[u8], count: u32) -> anyhow::Result<()> {
+        let name = if how == How::XdpVeth { names::XDP_PROBE } else { names::TC_PROBE };
+        let options = TestRunOptions { data_in: Some(frame), repeat: count, ..TestRunOptions::default() };
+        let refused = || format!("running the program {name} failed");
+        if how == How::XdpVeth {
+            let program: &mut Xdp = self.program(name)?.try_into()?;
+            if program.fd().is_err() {
+                program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+            }
+            // Live: the frames really go where the program sends them.
+            let context = xdp_context(frame, ifindex);
+            let attrs = TestRunAttrs::new().xdp_live_frames(count);
+            program.test_run(TestRunOptions { ctx_in: Some(&context), attrs, ..options }).with_context(refused)?;
+        } else {
+            let program: &mut SchedClassifier = self.program(name)?.try_into()?;
+            if program.fd().is_err() {
+                program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+            }
+            let context = skb_context(ifindex);
+            program.test_run(TestRunOptions { ctx_in: Some(&context), ..options }).with_context(refused)?;
+        }
+        Ok(())
+    }
+
+    /// [`Bpf::run_on`] the XDP program.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
+        self.run_on(How::XdpSkb, ingress, frame)
+    }
+}
+
+/// `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+fn xdp_context(frame: &[u8], ingress: u32) -> [u8; 24] {
+    transmute!([0, frame.len() as u32, 0, ingress, 0, 0])
+}
+
+/// `struct __sk_buff` as far as `ifindex`, the only field here that is not 0.
+fn skb_context(ifindex: u32) -> [u8; 44] {
+    transmute!([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ifindex])
+}
+
+fn options<'a>(frame: &'a [u8], out: &'a mut [u8], context: &'a [u8]) -> TestRunOptions<'a> {
+    TestRunOptions { data_in: Some(frame), data_out: Some(out), ctx_in: Some(context), ..TestRunOptions::default() }
+}

@@ -1,0 +1,128 @@
+//! The attach self-test: a frame of our own, sent the way that replies go, must arrive.
+//!
+//! The frame is for nobody (no device has its destination, and its EtherType is one for experiments): the pod's stack drops
+//! it as somebody else's. That it has arrived is seen from the veth's counters at the node end, which count what the
+//! pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a length
+//! of their own are sent, and as many frames and bytes must be counted.
+
+use super::bpf::Bpf;
+use super::choice::How;
+use crate::event::Link;
+use crate::kernel::Transmitted;
+use arp_common::Reason;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How many frames a test sends.
+const FRAMES: u32 = 3;
+/// Their length: no ARP frame, and no small packet, is as long.
+const LEN: usize = 251;
+/// How long they may take.
+const PATIENCE: Duration = Duration::from_millis(2);
+/// When a test that failed is repeated: after so long, then twice as long, and so on.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(60);
+
+/// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
+const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
+
+/// What is known of the interfaces' ways out.
+pub struct Proofs {
+    transmitted: Transmitted,
+    by_ifindex: BTreeMap<u32, Proof>,
+}
+
+struct Proof {
+    how: How,
+    /// IFLA_CARRIER_CHANGES when it was tested: after a change nothing is known.
+    carrier_changes: u32,
+    /// Whether the other end took frames of XDP then.
+    takes_xdp: bool,
+    held: Option<Reason>,
+    /// When to test again, if it failed.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Proofs {
+    /// Nothing is known yet.
+    ///
+    /// # Errors
+    /// There is no netlink socket to be had.
+    pub fn new() -> anyhow::Result<Self> {
+        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new() })
+    }
+
+    /// Forgets an interface.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.by_ifindex.remove(&ifindex);
+    }
+
+    /// Why the interface must not answer by this hook, as far as its way out is concerned. Tests it if it was never
+    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago.
+    /// `takes_xdp`: its other end takes frames of XDP in driver mode.
+    pub fn held(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool) -> Option<Reason> {
+        let Link { ifindex, carrier_changes, .. } = *link;
+        if link.kind.as_deref() != Some("veth") {
+            // There is no other end to be asked, and what is sent would be on somebody's wire.
+            return None;
+        }
+        if let Some(proof) = self.by_ifindex.get(&ifindex)
+            && (proof.how, proof.carrier_changes, proof.takes_xdp) == (how, carrier_changes, takes_xdp)
+            && proof.again.is_none_or(|(when, _)| Instant::now() < when)
+        {
+            return proof.held;
+        }
+        let held = if !link.carrier {
+            Some(Reason::HOOK_UNPROVEN)
+        } else if how == How::XdpVeth && !takes_xdp {
+            Some(Reason::PEER_DEAF)
+        } else {
+            match self.test(bpf, ifindex, how) {
+                Ok(true) => None,
+                Ok(false) => Some(Reason::HOOK_UNPROVEN),
+                Err(error) => {
+                    log::warn!("{}: the self-test failed: {error:#}", link.name);
+                    Some(Reason::HOOK_UNPROVEN)
+                }
+            }
+        };
+        let before = self.by_ifindex.get(&ifindex);
+        if held.is_some() && before.and_then(|proof| proof.held) != held {
+            log::info!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
+        }
+        let pause = match before.and_then(|proof| proof.again) {
+            Some((_, pause)) if before.is_some_and(|proof| proof.carrier_changes == carrier_changes) => {
+                (2 * pause).min(LAST_RETRY)
+            }
+            _ => FIRST_RETRY,
+        };
+        let again = (held == Some(Reason::HOOK_UNPROVEN) && link.carrier).then(|| (Instant::now() + pause, pause));
+        self.by_ifindex.insert(ifindex, Proof { how, carrier_changes, takes_xdp, held, again });
+        held
+    }
+
+    /// Whether any interface is to be tested again by now.
+    pub fn any_due(&self) -> bool {
+        let now = Instant::now();
+        self.by_ifindex.values().any(|proof| proof.again.is_some_and(|(when, _)| when <= now))
+    }
+
+    fn test(&mut self, bpf: &mut Bpf, ifindex: u32, how: How) -> anyhow::Result<bool> {
+        let mut frame = [0; LEN];
+        frame[..HEADER.len()].copy_from_slice(&HEADER);
+        let (frames, bytes) = self.transmitted.by(ifindex)?;
+        bpf.send_probes(how, ifindex, &frame, FRAMES)?;
+        let sent = Instant::now();
+        loop {
+            let (frames_now, bytes_now) = self.transmitted.by(ifindex)?;
+            let (more, longer) = (frames_now.wrapping_sub(frames), bytes_now.wrapping_sub(bytes));
+            if more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * LEN as u64 {
+                return Ok(true);
+            }
+            if sent.elapsed() > PATIENCE {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What network devices offer to XDP: the generic netlink family `netdev` (Linux 6.3).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use nix::libc;
+
+use super::{
+    socket::{Asker, errno},
+    wire::{self, Message, Request},
+};
+
+/// `struct genlmsghdr`.
+pub(super) const GENL_LEN: usize = 4;
+
+// include/uapi/linux/genetlink.h.
+const GENL_ID_CTRL: u16 = 0x10;
+const CTRL_CMD_GETFAMILY: u8 = 3;
+const CTRL_ATTR_FAMILY_ID: u16 = 1;
+const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+const CTRL_ATTR_MCAST_GROUPS: u16 = 7;
+const CTRL_ATTR_MCAST_GRP_NAME: u16 = 1;
+const CTRL_ATTR_MCAST_GRP_ID: u16 = 2;
+// include/uapi/linux/netdev.h.
+const NETDEV_CMD_DEV_GET: u8 = 1;
+const NETDEV_CMD_DEV_DEL_NTF: u8 = 3;
+const NETDEV_CMD_DEV_CHANGE_NTF: u8 = 4;
+const NETDEV_A_DEV_IFINDEX: u16 = 1;
+const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+
+/// The family, on kernels that have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Family {
+    id: u16,
+    /// The multicast group on which changes are told.
+    pub(super) group: u32,
+}
+
+/// Asks what devices offer.
+pub struct Features {
+    asker: Asker,
+    family: Family,
+}
+
+impl Features {
+    /// `None` if the kernel has no such family.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn new() -> Result<Option<Self>> {
+        let mut asker = match Asker::new(NETLINK_GENERIC) {
+            Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => return Ok(None),
+            asker => asker?,
+        };
+        let request =
+            Request::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
+        let family = match asker.get("the generic netlink family netdev", &request) {
+            Err(error) if errno(&error) == Some(libc::ENOENT) => return Ok(None),
+            answer => {
+                let message = wire::messages(answer?).next().context("no answer about the family netdev")??;
+                family(&message)?
+            }
+        };
+        Ok(Some(Features { asker, family }))
+    }
+
+    /// The family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// The features of all devices in this network namespace, by ifindex.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn all(&mut self) -> Result<BTreeMap<u32, u64>> {
+        let request = Request::new(self.family.id, &[NETDEV_CMD_DEV_GET, 1, 0, 0]);
+        let answer = self.asker.dump("XDP features", &request)?;
+        let mut all = BTreeMap::new();
+        for message in wire::messages(answer) {
+            if let Some((ifindex, Some(features))) = device(&message?)? {
+                all.insert(ifindex, features);
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn family(message: &Message<'_>) -> Result<Family> {
+    let (_, rest) = message.split::<GENL_LEN>()?;
+    let id = wire::attribute(rest, CTRL_ATTR_FAMILY_ID)?.context("a family without an identifier")?;
+    let groups = wire::attribute(rest, CTRL_ATTR_MCAST_GROUPS)?.context("the family netdev has no groups")?;
+    for group in wire::attributes(groups) {
+        let (_, group) = group?;
+        if wire::attribute(group, CTRL_ATTR_MCAST_GRP_NAME)?.map(wire::text).as_deref() == Some("mgmt") {
+            let group = wire::attribute(group, CTRL_ATTR_MCAST_GRP_ID)?.context("a group without an identifier")?;
+            return Ok(Family { id: wire::bytes(id).map(u16::from_ne_bytes)?, group: wire::u32_of(group)? });
+        }
+    }
+    anyhow::bail!("the family netdev has no group mgmt")
+}
+
+/// A device and its features, from an answer or a notification; without features, it is gone.
+pub(super) fn device(message: &Message<'_>) -> Result<Option<(u32, Option<u64>)>> {
+    let (header, rest) = message.split::<GENL_LEN>()?;
+    if !(NETDEV_CMD_DEV_GET..=NETDEV_CMD_DEV_CHANGE_NTF).contains(&header[0]) {
+        return Ok(None);
+    }
+    let Some(ifindex) = wire::attribute(rest, NETDEV_A_DEV_IFINDEX)? else { return Ok(None) };
+    let features = match wire::attribute(rest, NETDEV_A_DEV_XDP_FEATURES)? {
+        Some(features) if header[0] != NETDEV_CMD_DEV_DEL_NTF => Some(wire::bytes(features).map(u64::from_ne_bytes)?),
+        _ => None,
+    };
+    Ok(Some((wire::u32_of(ifindex)?, features)))
+}

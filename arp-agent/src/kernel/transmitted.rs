@@ -1,0 +1,47 @@
+//! How much an interface has sent.
+
+use anyhow::{Context, Result};
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use super::{
+    socket::Asker,
+    wire::{self, Request},
+};
+
+const RTM_GETSTATS: u16 = 94;
+const IFLA_STATS_LINK_64: u16 = 1;
+
+/// Asks for counters.
+pub struct Transmitted(Asker);
+
+impl Transmitted {
+    /// In the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// There is no socket to be had.
+    pub fn new() -> Result<Self> {
+        Ok(Transmitted(Asker::new(NETLINK_ROUTE)?))
+    }
+
+    /// Frames and bytes that the interface has sent. A veth counts those that its other end has taken
+    /// (`veth_get_stats64`, drivers/net/veth.c).
+    ///
+    /// # Errors
+    /// The interface is gone, or the kernel does not answer.
+    pub fn by(&mut self, ifindex: u32) -> Result<(u64, u64)> {
+        // struct if_stats_msg: family, padding, ifindex, filter_mask.
+        let mut header = [0; 12];
+        header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        header[8..].copy_from_slice(&(1u32 << (IFLA_STATS_LINK_64 - 1)).to_ne_bytes());
+        let answer = self.0.get("an interface's counters", &Request::new(RTM_GETSTATS, &header))?;
+        let message = wire::messages(answer).next().context("no answer about an interface's counters")??;
+        let (_, rest) = message.split::<12>()?;
+        let counters = wire::attribute(rest, IFLA_STATS_LINK_64)?.context("no counters in the answer")?;
+        // struct rtnl_link_stats64: rx_packets, tx_packets, rx_bytes, tx_bytes …
+        let counter = |index: usize| -> Result<u64> {
+            let bytes = counters.get(8 * index..8 * index + 8).context("counters cut short")?;
+            wire::bytes(bytes).map(u64::from_ne_bytes)
+        };
+        Ok((counter(1)?, counter(3)?))
+    }
+}

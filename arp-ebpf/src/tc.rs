@@ -1,0 +1,92 @@
+//! The tc entry point, for tcx and clsact.
+//!
+//! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
+//! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
+
+use crate::packet::{Class, arp_frame, classify, log};
+use crate::tables::Maps;
+use arp_common::frame::ETHERTYPE_ARP;
+use arp_common::maps::Iface;
+use arp_common::{ArpFrame, Reason, Verdict, decide};
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
+};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+/// Nothing is said about the frame: the next program, the next filter, then the stack.
+const TC_ACT_UNSPEC: i32 = -1;
+/// Delivered to us, in `skb->pkt_type`.
+const PACKET_HOST: u32 = 0;
+
+/// Answers the ARP requests that the kernel would answer, and passes everything else.
+#[classifier]
+pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the context is the one that the kernel called us with.
+    let (protocol, ingress, tagged) = unsafe { ((*skb).protocol, (*skb).ifindex, (*skb).vlan_present) };
+    if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
+        return TC_ACT_UNSPEC;
+    }
+    let maps = Maps::new(ingress);
+    if tagged != 0 {
+        return pass(&maps, Reason::VLAN_TAG);
+    }
+    // A driver may leave all but the Ethernet header in pages of their own.
+    if ctx.data() + ArpFrame::LEN > ctx.data_end() && ctx.len() as usize >= ArpFrame::LEN {
+        // SAFETY: the context is the one that the kernel called us with. It moves bytes, and changes none.
+        unsafe { bpf_skb_pull_data(skb, ArpFrame::LEN as u32) };
+    }
+    match classify(ctx.data(), ctx.data_end()) {
+        Class::Other => return TC_ACT_UNSPEC,
+        Class::TooShort => return pass(&maps, Reason::TOO_SHORT),
+        Class::Arp => {}
+    }
+    let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
+    let verdict = decide(frame, ingress, &maps);
+    log(&ctx, ingress, frame, verdict);
+    match verdict {
+        Verdict::Pass(reason) => pass(&maps, reason),
+        Verdict::Reply(mac) => {
+            // What comes in at the pod end from the wire is sorted by its destination; what is put there by
+            // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
+            let to_asker = frame.src == frame.arp.sha && frame.src[0] & 1 == 0;
+            let mut reply = *frame;
+            reply.make_reply(mac);
+            send(skb, &maps, &reply, to_asker && maps.has(Iface::TO_PEER))
+        }
+    }
+}
+
+#[inline(always)]
+fn pass(maps: &Maps, reason: Reason) -> i32 {
+    maps.count_pass(reason);
+    TC_ACT_UNSPEC
+}
+
+/// Puts the reply in the frame's place and sends it back.
+#[inline(always)]
+fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i32 {
+    const LEN: u32 = ArpFrame::LEN as u32;
+    // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack. A helper that
+    // refuses leaves the frame as it is.
+    unsafe {
+        if (*skb).len != LEN {
+            // Writable first: so that nothing can fail once the frame is trimmed.
+            if bpf_skb_pull_data(skb, LEN) != 0 || bpf_skb_change_tail(skb, LEN, 0) != 0 {
+                return pass(maps, Reason::TRIM_FAILED);
+            }
+        }
+        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
+            return pass(maps, Reason::TRIM_FAILED);
+        }
+        maps.count_answer();
+        if to_peer {
+            bpf_skb_change_type(skb, PACKET_HOST);
+            bpf_redirect_peer(maps.ingress(), 0) as i32
+        } else {
+            bpf_redirect(maps.ingress(), 0) as i32
+        }
+    }
+}

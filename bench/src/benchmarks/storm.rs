@@ -1,0 +1,281 @@
+//! Many requests at once: how many replies a second, and what each costs the host.
+//!
+//! The generator, the responder and the pod's stack, which throws the replies away, share one core, so a request's
+//! time is the sum of what all of them do. What is left of it over a program that drops every request is the
+//! responder, and the way back of its reply.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::tests::bench::Flood;
+use ::tests::{Lab, OnCore, topology};
+use anyhow::{Context as _, Result, ensure};
+use arp_common::ArpFrame;
+use aya::programs::xdp::XdpMode;
+
+use super::spoof;
+use crate::context::Context;
+use crate::findings::Findings;
+use crate::programs::{Programs, live};
+use crate::report::Bound;
+use crate::samples::{Key, order};
+use crate::subject::{KERNEL, Stand, Subject, Who, gro, received, stands};
+
+pub(crate) const RATE: &str = "replies a second, AF_PACKET";
+pub(crate) const TIME: &str = "time of a request, AF_PACKET";
+pub(crate) const COST: &str = "host cost of a reply over the drop floor, AF_PACKET";
+const LIVE_RATE: &str = "replies a second, XDP live frames";
+const LIVE_TIME: &str = "time of a request, XDP live frames";
+pub(crate) const DROP: &str = "drop";
+const NULL: &str = "null responder, xdp driver";
+/// How long a storm on the delayed kernel takes: its longest delay.
+const DELAYED: Duration = Duration::from_millis(800);
+
+pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
+    packets(context, findings).context("AF_PACKET, own sender")?;
+    live_frames(context, findings).context("XDP live frames")?;
+    spoof::run(context, findings).context("spoofed senders")?;
+    findings.note(format!(
+        "Generator, responder and the pod's stack share core {} of {}.",
+        context.core,
+        context.cores.len()
+    ));
+    findings.note("Replies: frames that arrived in the pod. Checked each time: the fast path's own counter rose by the requests sent.");
+    Ok(())
+}
+
+/// AF_PACKET, own sender.
+fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
+    let (turns, rounds, window) = context.either((5, 5, 200), (1, 2, 20));
+    let window = Duration::from_millis(window);
+    // One pod more, whose requests are dropped.
+    let lab = topology::calico(Who::ALL.len() as u8 + 1)?;
+    let drop = Dropped::on(&lab, Who::ALL.len(), context)?;
+    for turn in 0..turns {
+        let stands = stands(&lab, &Who::ALL, turn, context.core, |who, why| {
+            findings.skip(who.name(), &why);
+        });
+        for round in 0..rounds {
+            let floor = drop.measure(window, context.core)?;
+            findings.push(Key::new(TIME, DROP), "ns", floor);
+            for index in order(round, stands.len()) {
+                context.check()?;
+                let stand = &stands[index];
+                // Its queue takes 64 requests and drops the others: a number of replies is all that can be said.
+                let is_delayed = stand.who == Who::DelayedKernel;
+                if is_delayed && round > 0 {
+                    continue;
+                }
+                let before = stand.answered()?;
+                let window = if is_delayed { DELAYED } else { window };
+                let storm = send(&stand.subject, window, context.core, !is_delayed)?;
+                findings.push(Key::new(RATE, stand.who.name()), "1/s", storm.rate());
+                if is_delayed {
+                    continue;
+                }
+                stand.check(before, storm.requests)?;
+                add(stand.who.name(), &storm, floor, findings);
+            }
+        }
+        stands.into_iter().try_for_each(Stand::end)?;
+    }
+    for measure in [RATE, TIME, COST] {
+        findings.compare(measure, KERNEL);
+    }
+    for (id, measure, goals) in [
+        ("P4", RATE, [(Who::Skb, Bound::AtLeast(1.3)), (Who::Tc, Bound::AtLeast(1.55))]),
+        ("P5", COST, [(Who::Skb, Bound::AtMost(0.5)), (Who::Tc, Bound::AtMost(0.22))]),
+    ] {
+        for (who, bound) in goals {
+            let ratios = findings.samples.ratios(&Key::new(measure, who.name()), &Key::new(measure, KERNEL));
+            let what = format!("{measure}: {} against the kernel with proxy_delay 0", who.name());
+            findings.goal(id, &what, bound, "×", &ratios.unwrap_or_default());
+        }
+    }
+    findings.note(format!(
+        "AF_PACKET: sendmmsg of 64 requests, {} ms a round; `drop` is an XDP program in skb mode.",
+        window.as_millis()
+    ));
+    Ok(())
+}
+
+/// A storm, and what came of it.
+pub(crate) struct Storm {
+    pub(crate) requests: u64,
+    pub(crate) replies: u64,
+    pub(crate) elapsed: Duration,
+}
+
+impl Storm {
+    pub(crate) fn rate(&self) -> f64 {
+        self.replies as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Of a request, in ns.
+    fn time(&self) -> f64 {
+        self.elapsed.as_secs_f64() * 1e9 / self.requests as f64
+    }
+
+    /// Of a reply, in ns, over what every request costs that is dropped.
+    fn cost(&self, floor: f64) -> f64 {
+        (self.time() - floor) * self.requests as f64 / self.replies as f64
+    }
+}
+
+/// Adds time and cost of a storm.
+pub(crate) fn add(name: &str, storm: &Storm, floor: f64, findings: &mut Findings) {
+    findings.push(Key::new(TIME, name), "ns", storm.time());
+    findings.push(Key::new(COST, name), "ns", storm.cost(floor));
+}
+
+/// Sends a pod's own request as fast as it goes. With `settle`, replies that are still on their way count too.
+pub(crate) fn send(subject: &Subject, window: Duration, core: usize, settle: bool) -> Result<Storm> {
+    let flood = Flood::on(&subject.namespace, core)?;
+    let request = ArpFrame::request(subject.mac.0, subject.ip, subject.target);
+    let before = subject.received()?;
+    let flooded = flood.run(&[request; 64], window)?;
+    let after = if settle { settled(|| subject.received())? } else { subject.received()? };
+    Ok(Storm { requests: flooded.requests, replies: after - before, elapsed: flooded.elapsed })
+}
+
+/// A counter once it has stopped to move; what waits in a queue is handled in less than the pause.
+pub(crate) fn settled(read: impl Fn() -> Result<u64>) -> Result<u64> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut last = read()?;
+    loop {
+        thread::sleep(PAUSE);
+        let now = read()?;
+        if now == last || Instant::now() > deadline {
+            return Ok(now);
+        }
+        last = now;
+    }
+}
+
+/// A pod whose requests a program drops at the node's end.
+pub(crate) struct Dropped {
+    subject: Subject,
+    programs: Programs,
+}
+
+impl Dropped {
+    pub(crate) fn on(lab: &Lab, pod: usize, context: &Context) -> Result<Self> {
+        let host = lab.host(&format!("p{pod}"));
+        host.close_sockets();
+        let mut programs = Programs::load()?;
+        programs.attach("discard", lab.node(), host.node_end(), XdpMode::Skb)?;
+        Ok(Dropped { subject: Subject::new(DROP, host, topology::CALICO_GATEWAY, context.core)?, programs })
+    }
+
+    /// What a request costs that is dropped, in ns.
+    pub(crate) fn measure(&self, window: Duration, core: usize) -> Result<f64> {
+        let before = self.programs.discarded()?;
+        let storm = send(&self.subject, window, core, true)?;
+        let dropped = self.programs.discarded()? - before;
+        ensure!(dropped == storm.requests, "the program dropped {dropped} of {} requests", storm.requests);
+        Ok(storm.time())
+    }
+}
+
+/// The generator as an XDP program whose frames enter the pod's `eth0` as if it had sent them: hardly a cost of its
+/// own, which no pod could reach.
+fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
+    let (turns, rounds, frames) = context.either((4, 5, 200_000), (1, 2, 10_000));
+    let all = [Who::Kernel, Who::Skb, Who::Driver];
+    let lab = topology::calico(all.len() as u8 + 2)?;
+    let _core = OnCore::enter(context.core)?;
+    let mut generator = Programs::load()?;
+    let [drop, null] = [(DROP, "discard"), (NULL, "reflect")].map(|(name, program)| -> Result<_> {
+        let host = lab.host(&format!("p{}", all.len() + usize::from(name == NULL)));
+        host.close_sockets();
+        let mut programs = Programs::load()?;
+        gro(host.namespace(), "eth0", true)?;
+        programs.attach(program, lab.node(), host.node_end(), XdpMode::Driver)?;
+        Ok((Subject::new(name, host, topology::CALICO_GATEWAY, context.core)?, programs))
+    });
+    let (drop, null) = (drop?, null?);
+    for turn in 0..turns {
+        let stands = stands(&lab, &all, turn, context.core, |who, why| {
+            findings.skip(&format!("{}, live frames", who.name()), &why);
+        });
+        for pod in 0..all.len() {
+            // Frames that skip the socket buffer need NAPI where they arrive, which GRO switches on.
+            let host = lab.host(&format!("p{pod}"));
+            gro(host.namespace(), "eth0", true)?;
+            gro(lab.node(), host.node_end(), true)?;
+        }
+        for round in 0..rounds {
+            for index in order(round, stands.len() + 2) {
+                context.check()?;
+                let stand = stands.get(index);
+                let subject =
+                    stand.map_or(if index == stands.len() { &drop.0 } else { &null.0 }, |stand| &stand.subject);
+                let before = stand.map(Stand::answered).transpose()?.unwrap_or_default();
+                let dropped = drop.1.discarded()?;
+                let request = ArpFrame::request(subject.mac.0, subject.ip, subject.target);
+                generator.set_frame(&request)?;
+                let storm = live_storm(subject, &mut generator, frames)?;
+                let key = |measure| Key::new(measure, &subject.name);
+                findings.push(key(LIVE_TIME), "ns", storm.time());
+                if subject.name == DROP {
+                    let dropped = drop.1.discarded()? - dropped;
+                    ensure!(
+                        dropped * 100 >= storm.requests * 99,
+                        "{dropped} of {} requests were dropped",
+                        storm.requests
+                    );
+                    continue;
+                }
+                // Live frames outrun the queues of the slower ones.
+                ensure!(storm.replies > 0, "{}: not one reply to {} requests", subject.name, storm.requests);
+                if let Some(stand) = stand.filter(|stand| stand.who.is_fast_path()) {
+                    let answered = stand.answered()? - before;
+                    ensure!(
+                        answered >= storm.replies,
+                        "{}: {} replies, but {answered} answers",
+                        subject.name,
+                        storm.replies
+                    );
+                }
+                findings.push(key(LIVE_RATE), "1/s", storm.rate());
+            }
+        }
+        stands.into_iter().try_for_each(Stand::end)?;
+    }
+    findings.compare(LIVE_RATE, KERNEL);
+    findings.compare(LIVE_TIME, KERNEL);
+    for (base, bound) in [(KERNEL, 4.0), (NULL, 0.9)] {
+        let driver = Key::new(LIVE_RATE, Who::Driver.name());
+        let ratios = findings.samples.ratios(&driver, &Key::new(LIVE_RATE, base));
+        let what = format!("{LIVE_RATE}: {} against {base}", Who::Driver.name());
+        findings.goal("P6", &what, Bound::AtLeast(bound), "×", &ratios.unwrap_or_default());
+    }
+    findings.note(format!(
+        "Live frames: BPF_PROG_TEST_RUN with BPF_F_TEST_XDP_LIVE_FRAMES in the pod, {frames} a round; GRO, and so NAPI, on at both ends."
+    ));
+    Ok(())
+}
+
+fn live_storm(subject: &Subject, generator: &mut Programs, frames: u32) -> Result<Storm> {
+    let namespace = &subject.namespace;
+    let before = received(namespace, "eth0")?;
+    let program = generator.xdp("generate")?;
+    let elapsed = namespace.run(|| live(program, "eth0", frames))??;
+    let after = settled(|| received(namespace, "eth0"))?;
+    Ok(Storm { requests: u64::from(frames), replies: after - before, elapsed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_what_is_left_over_the_floor_for_each_reply() {
+        let storm = Storm { requests: 1000, replies: 1000, elapsed: Duration::from_micros(1700) };
+        assert!((storm.cost(1200.0) - 500.0).abs() < 1e-6);
+        assert!((storm.rate() - 588_235.294).abs() < 0.01);
+        let lossy = Storm { replies: 500, ..storm };
+        assert!((lossy.cost(1200.0) - 1000.0).abs() < 1e-6);
+    }
+}

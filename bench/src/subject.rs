@@ -1,0 +1,209 @@
+//! Who answers a pod, and the pod that asks: what `reply`, `storm` and `peers` measure.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use ::tests::bench::Asker;
+use ::tests::topology::CALICO_GATEWAY;
+use ::tests::{Agent, AgentOptions, Host, Lab, Mac, Namespace};
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// A pod, and whoever answers it.
+pub(crate) struct Subject {
+    /// Who, as tables and plots name it.
+    pub(crate) name: String,
+    /// Where the pod's `eth0` is.
+    pub(crate) namespace: Namespace,
+    pub(crate) mac: Mac,
+    pub(crate) ip: [u8; 4],
+    /// What it asks for.
+    pub(crate) target: [u8; 4],
+    /// Asks on its behalf.
+    pub(crate) asker: Asker,
+}
+
+/// How the fast path is attached, or that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The kernel, which waits before it answers: `proxy_delay` as the kernel sets it.
+    DelayedKernel,
+    /// The kernel with `proxy_delay` 0.
+    Kernel,
+    /// The fast path, XDP in skb mode.
+    Skb,
+    /// The fast path, tc.
+    Tc,
+    /// The fast path, XDP in the veth driver, GRO on at the pod's end.
+    Driver,
+}
+
+/// The kernel's own default, in units of 10 ms (net/ipv4/arp.c).
+const DEFAULT_DELAY: u32 = 80;
+
+impl Who {
+    pub(crate) const ALL: [Who; 5] = [Who::DelayedKernel, Who::Kernel, Who::Skb, Who::Tc, Who::Driver];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Who::DelayedKernel => "kernel, proxy_delay 80 (default)",
+            Who::Kernel => KERNEL,
+            Who::Skb => "fast path, xdp skb",
+            Who::Tc => "fast path, tc",
+            Who::Driver => "fast path, xdp driver, pod GRO on",
+        }
+    }
+
+    pub(crate) fn is_fast_path(self) -> bool {
+        self.options().is_some()
+    }
+
+    /// The agent's options; hook and mode as `status` must name them.
+    fn options(self) -> Option<(&'static [&'static str], [&'static str; 2])> {
+        match self {
+            Who::DelayedKernel | Who::Kernel => None,
+            Who::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
+            Who::Tc => Some((&["--hook", "tc"], ["tc", ""])),
+            Who::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
+        }
+    }
+}
+
+/// What everything is compared with.
+pub(crate) const KERNEL: &str = "kernel, proxy_delay 0";
+
+/// A responder on one pod of a Calico node, ready.
+pub(crate) struct Stand {
+    pub(crate) who: Who,
+    pub(crate) subject: Subject,
+    pub(crate) node_end: String,
+    agent: Option<Agent>,
+}
+
+impl Stand {
+    /// Makes `who` the responder of a pod. The node's neighbour entry for it becomes permanent, as Calico makes them.
+    ///
+    /// # Errors
+    /// Also if this agent or this kernel does not have the hook.
+    pub(crate) fn prepare(lab: &Lab, pod: &str, who: Who, core: usize) -> Result<Self> {
+        let host = lab.host(pod);
+        host.close_sockets();
+        host.namespace().ip("neigh flush all")?;
+        let (ip, mac, node_end) = (Ipv4Addr::from(host.ip()), host.mac(), host.node_end().to_owned());
+        lab.node().ip(&format!("neigh replace {ip} lladdr {mac} dev {node_end} nud permanent"))?;
+        let delay = if who == Who::DelayedKernel { DEFAULT_DELAY } else { 0 };
+        lab.node().sysctl(&format!("net.ipv4.neigh.{node_end}.proxy_delay"), delay)?;
+        // The driver's replies need NAPI on the pod's end.
+        gro(host.namespace(), "eth0", who == Who::Driver)?;
+        let agent = match who.options() {
+            None => None,
+            Some((arguments, mode)) => Some(start(lab, &node_end, arguments, mode)?),
+        };
+        Ok(Stand { who, subject: Subject::new(who.name(), host, CALICO_GATEWAY, core)?, node_end, agent })
+    }
+
+    /// How many requests the fast path has answered here by its own counter; 0 where it is not.
+    pub(crate) fn answered(&self) -> Result<u64> {
+        Ok(match &self.agent {
+            Some(agent) => agent.status()?.answered(&self.node_end),
+            None => 0,
+        })
+    }
+
+    /// Fails unless the fast path has answered exactly these requests since it had answered `before`, or none where it
+    /// is not.
+    pub(crate) fn check(&self, before: u64, requests: u64) -> Result<()> {
+        let (answered, expected) = (self.answered()? - before, if self.agent.is_some() { requests } else { 0 });
+        ensure!(
+            answered == expected,
+            "{}: the fast path answered {answered} requests by its own counter, not {expected} of {requests}",
+            self.who.name()
+        );
+        Ok(())
+    }
+
+    /// The hook as `status` names it; empty for the kernel.
+    pub(crate) fn mode(&self) -> Result<String> {
+        let Some(agent) = &self.agent else { return Ok(String::new()) };
+        let status = agent.status()?;
+        let said = status.interface(&self.node_end);
+        Ok(format!("{} {}", said["hook"].as_str().unwrap_or("?"), said["mode"].as_str().unwrap_or("?")))
+    }
+
+    /// Ends the agent, if there is one.
+    pub(crate) fn end(mut self) -> Result<()> {
+        if let Some(agent) = &mut self.agent {
+            let exit = agent.stop()?;
+            ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
+        }
+        Ok(())
+    }
+}
+
+fn start(lab: &Lab, node_end: &str, arguments: &[&str], [hook, mode]: [&str; 2]) -> Result<Agent> {
+    let options = AgentOptions::new(&[node_end]).default_reread();
+    let mut agent = arguments.iter().fold(options, |options, argument| options.arg(argument)).start(lab.node())?;
+    // An interface may be proved and attached after the agent is ready.
+    agent.in_step()?;
+    let status = agent.status()?;
+    let said = status.interface(node_end);
+    let is_that = said["hook"] == hook && (mode.is_empty() || said["mode"] == mode);
+    if said["state"] != "answering" || !is_that {
+        bail!("the fast path does not answer on {node_end} by {hook} {mode}: {said}");
+    }
+    Ok(agent)
+}
+
+/// Switches GRO on one end of a veth, and with it NAPI.
+pub(crate) fn gro(namespace: &Namespace, interface: &str, on: bool) -> Result<()> {
+    let command = format!("ethtool -K {interface} gro {}", if on { "on" } else { "off" });
+    let output = namespace.output(&command)?;
+    ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(())
+}
+
+impl Subject {
+    /// A host that asks for `target`.
+    pub(crate) fn new(name: &str, host: &Host, target: [u8; 4], core: usize) -> Result<Self> {
+        Ok(Subject {
+            name: name.to_owned(),
+            namespace: host.namespace().clone(),
+            mac: host.mac(),
+            ip: host.ip(),
+            target,
+            asker: Asker::on(host, core)?,
+        })
+    }
+
+    /// How many frames have come in on the pod's `eth0`.
+    pub(crate) fn received(&self) -> Result<u64> {
+        received(&self.namespace, "eth0")
+    }
+}
+
+/// How many frames have come in on an interface.
+pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
+    let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("reading net/dev")?;
+    let line = table.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+    let count = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    count.with_context(|| format!("net/dev says nothing of {interface}"))
+}
+
+/// A Calico node with a pod for each of `all`, and who answers which pod: in turn `turn` each is another one. What
+/// cannot be had here is said through `missing`, and left out.
+pub(crate) fn stands(
+    lab: &Lab,
+    all: &[Who],
+    turn: usize,
+    core: usize,
+    mut missing: impl FnMut(Who, String),
+) -> Vec<Stand> {
+    let mut stands = Vec::new();
+    for (index, &who) in all.iter().enumerate() {
+        let pod = format!("p{}", (index + turn) % all.len());
+        match Stand::prepare(lab, &pod, who, core) {
+            Ok(stand) => stands.push(stand),
+            Err(error) => missing(who, format!("{error:#}")),
+        }
+    }
+    stands
+}

@@ -1,0 +1,46 @@
+//! The hook that the tests' agents use: ARP_TEST_HOOK.
+
+use std::env;
+
+use anyhow::{Result, bail};
+
+/// A hook, as ARP_TEST_HOOK names it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hook {
+    /// `xdp-skb`.
+    #[default]
+    XdpSkb,
+    /// `xdp-driver`.
+    XdpDriver,
+    /// `tc`.
+    Tc,
+}
+
+impl Hook {
+    /// The one that ARP_TEST_HOOK names; without it, XDP in skb mode.
+    ///
+    /// # Errors
+    /// It names none.
+    pub fn chosen() -> Result<Self> {
+        match env::var("ARP_TEST_HOOK").as_deref() {
+            Err(_) | Ok("" | "xdp-skb") => Ok(Hook::XdpSkb),
+            Ok("xdp-driver") => Ok(Hook::XdpDriver),
+            Ok("tc") => Ok(Hook::Tc),
+            Ok(other) => bail!("ARP_TEST_HOOK={other}: it is xdp-skb, xdp-driver or tc"),
+        }
+    }
+
+    /// The agent's options for it.
+    pub fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Hook::XdpSkb => &["--hook", "xdp", "--xdp-mode", "skb"],
+            Hook::XdpDriver => &["--hook", "xdp", "--xdp-mode", "driver"],
+            Hook::Tc => &["--hook", "tc"],
+        }
+    }
+
+    /// What `status` calls it.
+    pub fn name(self) -> &'static str {
+        if self == Hook::Tc { "tc" } else { "xdp" }
+    }
+}

@@ -1,0 +1,161 @@
+//! Somebody else's doings on the node: tiny tc programs, written out instruction by instruction, and what no command can ask
+//! the kernel for.
+
+use std::io;
+use std::net::Ipv4Addr;
+
+use anyhow::{Context, Result, ensure};
+use aya::Ebpf;
+use aya::programs::SchedClassifier;
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachType};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use object::write::{Object, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+use tests::Namespace;
+
+/// One instruction: `struct bpf_insn`.
+const fn insn(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> [u8; 8] {
+    let ([o0, o1], [i0, i1, i2, i3]) = (offset.to_le_bytes(), immediate.to_le_bytes());
+    [code, src << 4 | dst, o0, o1, i0, i1, i2, i3]
+}
+
+const fn set(register: u8, value: i32) -> [u8; 8] {
+    insn(0xb7, register, 0, 0, value)
+}
+
+const EXIT: [u8; 8] = insn(0x95, 0, 0, 0, 0);
+
+/// TC_ACT_UNSPEC, which tcx calls TCX_NEXT: on to the next program.
+const NEXT: i32 = -1;
+/// TC_ACT_OK.
+const OK: i32 = 0;
+/// TC_ACT_SHOT.
+const SHOT: i32 = 2;
+
+/// What a foreign program does with a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Does {
+    /// Nothing.
+    Nothing,
+    /// It drops ARP.
+    DropArp,
+    /// It sets the mark.
+    Mark(i32),
+    /// It puts an 802.1Q tag of this id beside the frame.
+    Tag(i32),
+}
+
+impl Does {
+    fn instructions(self) -> Vec<[u8; 8]> {
+        // Fields of struct __sk_buff.
+        const MARK: i16 = 8;
+        const PROTOCOL: i16 = 16;
+        const SKB_VLAN_PUSH: i32 = 18;
+        match self {
+            Does::Nothing => vec![set(0, NEXT), EXIT],
+            Does::DropArp => vec![
+                insn(0x61, 2, 1, PROTOCOL, 0), // r2 = skb->protocol
+                set(0, NEXT),
+                insn(0x55, 2, 0, 1, i32::from(0x0806_u16.to_be())), // skip one unless it is ARP
+                set(0, SHOT),
+                EXIT,
+            ],
+            Does::Mark(mark) => vec![set(2, mark), insn(0x63, 1, 2, MARK, 0), set(0, NEXT), EXIT],
+            Does::Tag(id) => vec![
+                set(2, i32::from(0x8100_u16.to_be())),
+                set(3, id),
+                insn(0x85, 0, 0, 0, SKB_VLAN_PUSH),
+                set(0, OK),
+                EXIT,
+            ],
+        }
+    }
+
+    /// An object file with the one program `foreign`.
+    fn object(self) -> Result<Vec<u8>> {
+        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+        let code = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
+        let code_bytes = self.instructions().concat();
+        object.append_section_data(code, &code_bytes, 8);
+        object.add_symbol(Symbol {
+            name: b"foreign".to_vec(),
+            value: 0,
+            size: code_bytes.len() as u64,
+            kind: SymbolKind::Text,
+            scope: SymbolScope::Linkage,
+            weak: false,
+            section: SymbolSection::Section(code),
+            flags: SymbolFlags::None,
+        });
+        let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+        object.append_section_data(license, b"GPL\0", 1);
+        Ok(object.write()?)
+    }
+}
+
+/// A foreign program on an interface; gone when dropped. Where the kernel has tcx it is attached by it.
+pub(crate) struct TcProgram {
+    object: Ebpf,
+    link: Option<SchedClassifierLinkId>,
+    namespace: Namespace,
+}
+
+impl TcProgram {
+    pub(crate) fn attach(namespace: &Namespace, interface: &str, direction: TcAttachType, does: Does) -> Result<Self> {
+        let attached = namespace.run(|| -> Result<_> {
+            let mut object = Ebpf::load(&does.object()?)?;
+            let program: &mut SchedClassifier =
+                object.program_mut("foreign").context("the object has no program")?.try_into()?;
+            program.load()?;
+            let link = program.attach(interface, direction)?;
+            Ok((object, link))
+        })?;
+        let (object, link) = attached.with_context(|| format!("attaching a foreign program that does {does:?}"))?;
+        Ok(TcProgram { object, link: Some(link), namespace: namespace.clone() })
+    }
+}
+
+impl Drop for TcProgram {
+    fn drop(&mut self) {
+        let (object, link) = (&mut self.object, self.link.take());
+        // Without tcx it is a filter, which goes away in its own namespace only; that goes with the lab.
+        let _ = self.namespace.run(|| -> Result<()> {
+            let program: &mut SchedClassifier = object.program_mut("foreign").context("gone")?.try_into()?;
+            Ok(link.map_or(Ok(()), |link| program.detach(link))?)
+        });
+    }
+}
+
+/// Adds a static proxy entry that holds on every interface, or removes it; `ip neigh` can neither. Nothing else removes it: on
+/// 6.18 it outlives its namespace, and shows up in a later one that the kernel happens to put at the same place.
+pub(crate) fn proxy_on_any_device(namespace: &Namespace, address: Ipv4Addr, add: bool) -> Result<()> {
+    /// RTM_NEWNEIGH, RTM_DELNEIGH.
+    const KINDS: [u16; 2] = [28, 29];
+    /// NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE; for a removal without the last.
+    const FLAGS: [u16; 2] = [1 | 4 | 0x400, 1 | 4];
+    const NTF_PROXY: u8 = 8;
+    const NDA_DST: u16 = 1;
+    let mut message = Vec::new();
+    message.extend([0; 4]);
+    message.extend(KINDS[usize::from(!add)].to_ne_bytes());
+    message.extend(FLAGS[usize::from(!add)].to_ne_bytes());
+    message.extend([0; 8]);
+    // struct ndmsg: no interface, NUD_PERMANENT.
+    message.extend([2, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, NTF_PROXY, 0]);
+    message.extend(8_u16.to_ne_bytes());
+    message.extend(NDA_DST.to_ne_bytes());
+    message.extend(address.octets());
+    let length = u32::try_from(message.len())?;
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    namespace.run(|| -> Result<()> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.send(&message, 0)?;
+        let (answer, _) = socket.recv_from_full()?;
+        // struct nlmsgerr behind the header.
+        let status = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+        let status = status.context("the kernel's answer is too short")?;
+        ensure!(status == 0, "{address}: {}", io::Error::from_raw_os_error(-status));
+        Ok(())
+    })?
+}

@@ -1,0 +1,273 @@
+//! K139 and K150 to K152: what is particular to a hook. These tests name their hooks; the other rows hold for each
+//! (ARP_TEST_HOOK).
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root, stretched, topology};
+
+use super::{L, X};
+
+const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
+const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
+const SKB: &[&str] = &["--hook", "xdp", "--xdp-mode", "skb"];
+const DRIVER: &[&str] = &["--hook", "xdp", "--xdp-mode", "driver"];
+
+fn options(interface: &str, hook: &[&str]) -> AgentOptions {
+    hook.iter().fold(AgentOptions::new(&[interface]), |options, argument| options.arg(argument))
+}
+
+fn matrix(hook: &[&str]) -> Result<Parity> {
+    Parity::start_with(topology::matrix, options("v0", hook))
+}
+
+/// Switches the pod's GRO, and waits until the agent has followed.
+fn gro(parity: &mut Parity, setting: &str) -> Result<()> {
+    parity.change(|lab| pod_gro(lab, setting))
+}
+
+fn pod_gro(lab: &Lab, setting: &str) -> Result<()> {
+    let switched = lab.host("p0").namespace().output(&format!("ethtool -K eth0 gro {setting}"))?;
+    ensure!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
+    Ok(())
+}
+
+/// Who answers the base's request; it is answered in any case, and as often by the fast path as not at all else.
+fn answerer(parity: &mut Parity) -> Result<Answerer> {
+    let outcome = parity.ask("p0", |p0| p0.who_has(X))?;
+    ensure!(outcome.replies.len() == 1, "no reply: {:?}", outcome.by);
+    Ok(outcome.by)
+}
+
+/// Waits for what the status says about an interface.
+fn await_status(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
+    let deadline = Instant::now() + stretched(Duration::from_secs(10));
+    loop {
+        let status = agent.status()?;
+        if done(status.interface(interface)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "still not so after 10 s: {}\nlog:\n{}", status.0, agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn tc(lab: &Lab, command: &str) -> Result<String> {
+    let output = lab.node().output(&format!("tc {command}"))?;
+    ensure!(output.status.success(), "tc {command}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn k139_a_foreign_filter_beside_ours_whatever_its_place() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(CLSACT)?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    let ours = tc(parity.fast(), "filter show dev v0 ingress")?;
+    assert_eq!(ours.matches("pref").count(), 2, "one filter, shown with its priority: {ours}");
+    // Ours has 49152. One that drops nothing: what counts is that it could.
+    for (priority, direction) in [(1, "ingress"), (60_000, "ingress"), (49_151, "ingress"), (1, "egress")] {
+        let filter = format!("v0 {direction} prio {priority} protocol all");
+        let add = format!("filter add dev {filter} u32 match u32 0 0 classid 1:1");
+        tc(parity.fast(), &add)?;
+        parity.agent().in_step()?;
+        let case = format!("{direction}, priority {priority}");
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{case}");
+        tc(parity.fast(), &format!("filter del dev {filter}"))?;
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, without it again");
+    }
+    Ok(())
+}
+
+#[test]
+fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(TCX)?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    // The second agent's program is foreign to the first: after ours, then before it.
+    let mut second = options("v0", TCX).start(parity.fast().node())?;
+    for (first, other) in [("the first", "after"), ("the second", "before")] {
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{first}: a program {other} ours");
+        if other == "after" {
+            second.stop()?;
+            parity.agent().in_step()?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+            second = options("v0", TCX).start(parity.fast().node())?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(CLSACT)?;
+    for what in ["filter del dev v0 ingress", "qdisc del dev v0 clsact"] {
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "before {what}");
+        tc(parity.fast(), what)?;
+        parity.agent().in_step()?;
+    }
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    Ok(())
+}
+
+#[test]
+fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix()?;
+    let hooked = || tc(&lab, "qdisc show dev v0 clsact");
+    let mut agent = options("v0", CLSACT).start(lab.node())?;
+    assert!(!hooked()?.is_empty());
+    agent.stop()?;
+    assert_eq!(hooked()?, "", "after SIGTERM");
+
+    let mut killed = options("v0", CLSACT).start(lab.node())?;
+    killed.kill()?;
+    assert!(!hooked()?.is_empty(), "the filter outlives its agent");
+    // Also an agent with another hook, and for other interfaces.
+    let mut next = options("u0", SKB).start(lab.node())?;
+    assert_eq!(hooked()?, "", "the next agent removes it");
+    next.stop()?;
+
+    // One that lives is left alone, stopped or not; so is a foreign queueing discipline.
+    tc(&lab, "qdisc add dev v0 clsact")?;
+    let mut living = options("v0", CLSACT).start(lab.node())?;
+    living.signal(Signal::SIGSTOP)?;
+    let mut next = options("u0", SKB).start(lab.node())?;
+    assert!(tc(&lab, "filter show dev v0 ingress")?.contains("arp-agent:"), "the living one's filter");
+    next.stop()?;
+    living.signal(Signal::SIGCONT)?;
+    living.stop()?;
+    assert!(!hooked()?.is_empty(), "the foreign queueing discipline");
+    assert_eq!(tc(&lab, "filter show dev v0 ingress")?, "");
+    Ok(())
+}
+
+#[test]
+fn auto_takes_tc_where_the_xdp_slot_is_taken_and_what_is_asked_for_by_name_takes_nothing_else() -> Result<()> {
+    needs_root!();
+    let mut parity = Parity::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
+    let hook = parity.agent().status()?.interface("v0").clone();
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
+    assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("veth")), "{hook}");
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+
+    let named = options("v0", SKB).start(parity.fast().node())?.status()?.interface("v0").clone();
+    assert_eq!((&named["state"], &named["hook"]), (&"detached".into(), &"none".into()), "{named}");
+    assert!(named["reason"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{named}");
+
+    let auto = options("v0", &["--hook", "auto"]).start(parity.fast().node())?;
+    let hook = auto.status()?.interface("v0").clone();
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
+    assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{hook}");
+    Ok(())
+}
+
+#[test]
+fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    gro(&mut parity, "off")?;
+    assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
+    let status = parity.agent().status()?;
+    let shown = status.interface("v0");
+    assert_eq!((&shown["state"], &shown["mode"]), (&"passing".into(), &"driver".into()), "{shown}");
+    assert!(shown["reason"].as_str().is_some_and(|why| why.contains("GRO off")), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    for _ in 0..3 {
+        gro(&mut parity, "on")?;
+        // Many, so that none hides in a ring: XDP_TX would fill it and deliver nothing.
+        for _ in 0..20 {
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+        }
+        gro(&mut parity, "off")?;
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
+    }
+    Ok(())
+}
+
+#[test]
+fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(DRIVER)?;
+    gro(&mut parity, "on")?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    // Switched while the link is down, the flag that the node sees stays as it was.
+    for (setting, by) in [("off", Answerer::kernel("hook_unproven")), ("on", Answerer::FastPath)] {
+        parity.both(|lab| {
+            lab.unplug("p0")?;
+            pod_gro(lab, setting)?;
+            lab.plug("p0")
+        })?;
+        parity.change(|lab| {
+            let mac = lab.host("p0").mac();
+            lab.node().ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale")).map(drop)
+        })?;
+        assert_eq!(answerer(&mut parity)?, by, "GRO {setting} while the link was down");
+    }
+    Ok(())
+}
+
+#[test]
+fn k152_skb_mode_whatever_the_pod_end_does() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, CLSACT, TCX] {
+        let mut parity = matrix(hook)?;
+        for setting in ["off", "on", "off"] {
+            gro(&mut parity, setting)?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}, GRO {setting}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix()?;
+    // A queue that takes nothing: whatever is sent is lost.
+    tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
+    let agent = options("v0", CLSACT).start(lab.node())?;
+    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    let status = agent.status()?;
+    assert!(status.ready(), "{}", status.0);
+    let reason = status.interface("v0")["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("not been shown"), "{reason}");
+    tc(&lab, "qdisc del dev v0 root")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "answering")?;
+
+    // A pod end that is down takes nothing either, and answers are there again at once when it is up.
+    lab.unplug("p0")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    lab.plug("p0")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "answering")
+}
+
+#[test]
+fn the_self_test_teaches_nobody_and_is_nobody_s_traffic() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, CLSACT, DRIVER] {
+        let lab = topology::matrix()?;
+        pod_gro(&lab, "on")?;
+        let p0 = lab.host("p0").namespace();
+        let neighbours = || Ok::<_, anyhow::Error>((p0.ip("neigh show")?, lab.node().ip("neigh show")?));
+        let before = neighbours()?;
+        let agent = options("v0", hook).start(lab.node())?;
+        assert_eq!(agent.status()?.interface("v0")["state"], "answering", "{hook:?}");
+        assert_eq!(neighbours()?, before, "{hook:?}");
+        assert_eq!(agent.status()?.passed("v0").len(), 0, "{hook:?}: nothing came back");
+        assert_eq!(lab.host("p0").ask(&lab.host("p0").who_has(L))?.len(), 1);
+    }
+    Ok(())
+}
