@@ -210,13 +210,9 @@ impl Reader {
     pub fn ingress_hooks(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
         self.read_hooks()?;
-        let hooks = if self.last.bound.is_empty() {
-            self.last.ingress_qdiscs.clone()
-        } else {
-            // Names as they are now, not as they were when the links were last read.
-            let links = self.links_now()?;
-            self.hooked(&links)
-        };
+        // Names as they are now, not as they were when the links were last read.
+        let links = if self.last.bound.is_empty() { BTreeMap::new() } else { self.links_now()? };
+        let hooks = self.hooked(&links);
         self.last.ingress_hooks = Some(hooks.clone());
         Ok(vec![Event::IngressHooks(hooks)])
     }
