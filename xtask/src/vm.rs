@@ -69,6 +69,7 @@ impl FromStr for Word {
             return Ok(Word::Version(version));
         }
         match Tier::from_str(word, false) {
+            Ok(tier) if tier.hook().is_some() => Err("the guests run the lab with its default hook".to_owned()),
             Ok(tier) if tier.target().is_some() => Ok(Word::Tier(tier)),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
             Err(_) => Err("neither a kernel version such as 6.1 nor a tier".to_owned()),
