@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arp_agent::kernel::{Notifications, Reader};
+use arp_agent::kernel::{Notifications, Reader, Which};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 
@@ -29,7 +29,7 @@ fn looking_for_silent_changes() {
                 reader.silent_changes().unwrap();
             });
             report(&format!("links, {pairs} veth pairs"), 50, || {
-                reader.links().unwrap();
+                reader.links(&Which::All).unwrap();
             });
             report(&format!("ingress_hooks, {pairs} veth pairs"), 50, || {
                 reader.ingress_hooks().unwrap();

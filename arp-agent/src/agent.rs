@@ -11,15 +11,16 @@ use crate::dataplane::bpf::{Bpf, monotonic_ns};
 use crate::dataplane::choice::{How, Wish};
 use crate::dataplane::programs::actions;
 use crate::dataplane::proof::Proofs;
-use crate::dataplane::tcx::Tcx;
+use crate::dataplane::sysctl::SysctlHook;
+use crate::dataplane::tcx::{A_TURN, Tcx};
 use crate::event::{Event, Link, NDO_XMIT, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::{Batch, Beside, Lost, Notifications, Reader, Reread, namespace_names};
+use crate::kernel::{Batch, Beside, Lost, Notifications, Reader, Reread, Which, namespace_names};
 use crate::mirror::{Change, Mirror};
 use anyhow::{Context as _, bail};
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
-use arp_common::{ArpFrame, Reason, Verdict};
+use arp_common::{ArpFrame, Reason, Tables as _, Verdict};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -35,6 +36,8 @@ pub struct Options {
     pub reread_interval: Duration,
     /// How long the program goes on without a heartbeat.
     pub lease: Duration,
+    /// Whether writes of sysctls are hooked, where that can be.
+    pub sysctl_hook: bool,
     /// Whether the program logs each decision.
     pub trace: bool,
 }
@@ -55,6 +58,7 @@ pub struct Agent {
     reader: Reader,
     mirror: Mirror,
     bpf: Bpf,
+    sysctl_hook: SysctlHook,
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
@@ -62,6 +66,8 @@ pub struct Agent {
     lost_filters: bool,
     in_step: Result<(), String>,
     lease_until: u64,
+    /// When what changes silently was read last.
+    looked_at: Instant,
     resyncs: u64,
     overruns: u64,
 }
@@ -73,9 +79,10 @@ impl Agent {
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let mut attachments = Attachments::new(&options.interfaces, options.wish)?;
-        let bpf = Bpf::load(options.trace)?;
+        let mut bpf = Bpf::load(options.trace)?;
         attachments.sweep();
-        // Joined before the first dump: what changes during it is told as well.
+        // Both before the first dump: what changes during it is told as well.
+        let sysctl_hook = SysctlHook::start(options.sysctl_hook, &mut bpf);
         let mut notifications =
             Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);
@@ -89,12 +96,14 @@ impl Agent {
             reader,
             mirror: Mirror::default(),
             bpf,
+            sysctl_hook,
             attachments,
             tcx: Tcx::default(),
             proofs: Proofs::new()?,
             lost_filters: false,
             in_step: Err("starting".into()),
             lease_until: 0,
+            looked_at: Instant::now(),
             resyncs: 0,
             overruns: 0,
         };
@@ -128,10 +137,15 @@ impl Agent {
                 _ = reread.tick(), if self.in_step.is_ok() => {
                     self.reread_silent()?;
                     self.renew_lease()?;
+                    heartbeat.reset();
                 }
                 () = sleep_until(retry_at), if self.in_step.is_err() => {
                     self.resync("retry")?;
                     retry_at = Instant::now() + RETRY;
+                }
+                () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_step.is_ok() => {
+                    self.settle_writes()?;
+                    self.renew_lease()?;
                 }
                 batch = self.notifications.next() => {
                     self.follow(batch)?;
@@ -140,6 +154,7 @@ impl Agent {
                 Some((request, reply)) = requests.recv() => {
                     if matches!(request, Request::Sync) && self.in_step.is_ok() {
                         self.reread_silent()?;
+                        self.settle_writes()?;
                         self.renew_lease()?;
                     }
                     // A client that went away meanwhile is nobody's loss.
@@ -157,8 +172,9 @@ impl Agent {
 
     /// Renews the lease, if nothing is left to apply.
     fn renew_lease(&mut self) -> anyhow::Result<()> {
-        if monotonic_ns() > self.lease_until {
-            // It was withdrawn, or we were stopped for longer than it lasts: what changed silently meanwhile comes first.
+        if monotonic_ns() > self.lease_until && self.looked_at.elapsed() > self.options.reread_interval {
+            // It was withdrawn for long, or we were stopped for longer than it lasts: what changed silently meanwhile
+            // comes first.
             self.reread_silent()?;
         }
         for _ in 0..BATCHES_AT_ONCE {
@@ -180,10 +196,28 @@ impl Agent {
         Ok(())
     }
 
+    /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
+    fn settle_writes(&mut self) -> anyhow::Result<()> {
+        if self.bpf.settings_are_read() {
+            return Ok(());
+        }
+        let links = &self.mirror.snapshot().links;
+        let is_link = |name: &str| links.values().any(|link| link.name == name);
+        let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
+        let start = std::time::Instant::now();
+        self.reread_silent()?;
+        if self.in_step.is_ok() {
+            self.bpf.set_settings_read(written);
+        }
+        self.sysctl_hook.rest_since(start);
+        Ok(())
+    }
+
     fn reread_silent(&mut self) -> anyhow::Result<()> {
+        self.looked_at = Instant::now();
         let routes = match self.reader.silent_changes() {
             Ok(mut events) => {
-                events.extend(self.tcx_news());
+                events.extend(self.tcx_news(A_TURN));
                 let routes = self.fold(events)?;
                 if std::mem::take(&mut self.lost_filters) || self.proofs.any_due() {
                     self.attach()?;
@@ -199,7 +233,7 @@ impl Agent {
     }
 
     /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
-    fn tcx_news(&mut self) -> Vec<Event> {
+    fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
         let links = &self.mirror.snapshot().links;
         let attached = self.attachments.attached();
         let own = attached.iter().any(|&ifindex| self.attachments.how(ifindex) == Some(How::Tcx));
@@ -207,7 +241,7 @@ impl Agent {
         let named = attached.iter().filter_map(|ifindex| Some((*ifindex, links.get(ifindex)?.name.as_str())));
         let mut lost = Vec::new();
         let attachments = &mut self.attachments;
-        let news = self.tcx.ask(named, own, |ifindex| match attachments.beside(ifindex) {
+        let news = self.tcx.ask(named, turn, own, |ifindex| match attachments.beside(ifindex) {
             Ok(None | Some(Beside::Nothing)) => false,
             Ok(Some(Beside::Others)) => true,
             Ok(Some(Beside::Gone)) => {
@@ -259,23 +293,34 @@ impl Agent {
             self.withdraw();
         }
         let touched = events.iter().any(|event| matches!(event, Event::FiltersTouched(_)));
-        let mut routes = self.fold(events)? || reread.routes;
-        match self.read_again(reread) {
+        let mut routes = self.fold(events)?;
+        match self.read_again(&reread) {
             Ok(events) => routes |= self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
         if touched {
-            let news = self.tcx_news();
+            let news = self.tcx_news(0);
             routes |= self.fold(news)?;
         }
-        if routes { self.reread_routes() } else { Ok(()) }
+        if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
     }
 
-    fn read_again(&mut self, reread: Reread) -> anyhow::Result<Vec<Event>> {
-        let mut events = Vec::new();
-        if reread.links {
-            events.extend(self.reader.links()?);
+    /// Whether the kernel may have removed a route that the mirror holds, when links or addresses went: routes by these
+    /// interfaces; and those of several paths or of a nexthop object, of which the mirror does not know the
+    /// interfaces. A route that was notified before is folded by now, whatever a dump has shown since.
+    fn may_lack(&self, which: &Which) -> bool {
+        let snapshot = self.mirror.snapshot();
+        match which {
+            Which::None => false,
+            Which::These(these) => {
+                snapshot.has_complex_routes() || these.iter().any(|&oif| snapshot.has_routes_by(oif))
+            }
+            Which::All => true,
         }
+    }
+
+    fn read_again(&mut self, reread: &Reread) -> anyhow::Result<Vec<Event>> {
+        let mut events = self.reader.links(&reread.links)?;
         if reread.rules {
             events.push(self.reader.rules()?);
         }
@@ -309,7 +354,7 @@ impl Agent {
                     self.attachments.forget(&mut self.bpf, *ifindex);
                     self.tcx.forget_one(*ifindex);
                     self.proofs.forget(*ifindex);
-                    self.reader.forget_proxies();
+                    self.reader.forget(*ifindex);
                 }
                 // Asked next.
                 Event::FiltersTouched(ifindex) => self.tcx.forget_one(*ifindex),
@@ -346,9 +391,10 @@ impl Agent {
                 Ok(batch) => batch,
                 lost => return self.follow(lost),
             };
-            let mut again = reread.routes || events.iter().any(replaces_a_route);
+            let mut again = events.iter().any(replaces_a_route);
             again |= self.fold(events)?;
-            match self.read_again(reread) {
+            again |= self.may_lack(&reread.routes);
+            match self.read_again(&reread) {
                 Ok(events) => again |= self.fold(events)?,
                 Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
             }
@@ -365,7 +411,7 @@ impl Agent {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
         self.reader.set_filtered(self.attachments.filtered());
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
-        let mut news = self.tcx_news();
+        let mut news = self.tcx_news(0);
         // Likewise its way out is tested.
         news.extend(self.proof_news());
         let step = self.mirror.apply(&self.attachments.attached(), news);
@@ -392,6 +438,7 @@ impl Agent {
         self.withdraw();
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
+        self.looked_at = Instant::now();
         let dump = match self.reader.everything() {
             Ok(dump) => dump,
             Err(error) => {
@@ -464,6 +511,8 @@ impl Agent {
             refused_entries: self.bpf.refused(),
             resyncs: self.resyncs,
             overruns: self.overruns,
+            sysctl_hook: self.sysctl_hook.state().to_owned(),
+            settings_written: self.bpf.settings_written(),
             reread_interval_ms: self.options.reread_interval.as_millis() as u64,
             lease_ms: self.options.lease.as_millis() as u64,
         })

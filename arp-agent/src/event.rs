@@ -38,6 +38,8 @@ pub enum Event {
     Proxies(Vec<(u32, Ipv4Addr)>),
     /// `proxy_delay` in milliseconds of every interface that has ARP parameters (RTM_GETNEIGHTBL).
     ProxyDelays(Vec<(u32, u64)>),
+    /// `proxy_delay` in milliseconds of one interface; `None` if it has no ARP parameters.
+    ProxyDelay(u32, Option<u64>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
     /// Whether something of netfilter may do anything to any ARP frame: an arptables table, or an ARP-family chain of

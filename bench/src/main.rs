@@ -3,15 +3,20 @@
 
 mod benchmarks;
 mod context;
+mod crowd;
 mod document;
 mod findings;
+mod loads;
 mod machine;
+mod netlink;
 mod plots;
+mod process;
 mod programs;
 mod report;
 mod samples;
 mod subject;
 mod table;
+mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

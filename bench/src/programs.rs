@@ -132,6 +132,17 @@ impl Programs {
         self.feed(&fd, ingress, repeat)
     }
 
+    /// Places a program behind `feed`, for [`Programs::run_placed`].
+    pub(crate) fn place(&mut self, program: &ProgramFd) -> Result<()> {
+        self.next.set(0, program, 0).context("placing a program behind `feed`")
+    }
+
+    /// Runs the program that was placed on one request; what it returned. Placing it each time would have the kernel
+    /// rewrite code, and stop every core for that.
+    pub(crate) fn run_placed(&mut self, ingress: u32) -> Result<u32> {
+        Ok(run(self.xdp("feed")?, ingress, &[0; ArpFrame::LEN], 1)?.action)
+    }
+
     /// Runs a program `repeat` times, each time on a fresh request, which the program `feed` writes for it.
     pub(crate) fn feed(&mut self, program: &ProgramFd, ingress: u32, repeat: u32) -> Result<Runs> {
         self.next.set(0, program, 0).context("placing a program behind `feed`")?;

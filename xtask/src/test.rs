@@ -41,6 +41,8 @@ pub(crate) enum Tier {
     LabTc,
     /// The lab's exactness matrix with XDP in driver mode
     LabDriver,
+    /// A minute of random worlds, the kernel alone against the fast path
+    Parity,
 }
 
 impl Tier {
@@ -52,6 +54,7 @@ impl Tier {
             Tier::Lab => "lab",
             Tier::LabTc => "lab-tc",
             Tier::LabDriver => "lab-driver",
+            Tier::Parity => "parity",
         }
     }
 
@@ -60,7 +63,7 @@ impl Tier {
         match self {
             Tier::LabTc => Some("tc"),
             Tier::LabDriver => Some("xdp-driver"),
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab => None,
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Parity => None,
         }
     }
 
@@ -71,12 +74,19 @@ impl Tier {
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
             Tier::Lab | Tier::LabTc | Tier::LabDriver => Some(("tests", "lab")),
+            Tier::Parity => Some(("tests", "parity")),
         }
     }
 
     /// Which tests, if not all: of a hook's tier the matrix, unless somebody asks for others.
     fn filter(self, asked: Option<&str>) -> Option<&str> {
         asked.or(self.hook().map(|_| MATRIX))
+    }
+
+    /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there, and the guests
+    /// run the lab with its default hook.
+    pub(crate) fn runs_in_guests(self) -> bool {
+        !matches!(self, Tier::Unit | Tier::Parity) && self.hook().is_none()
     }
 
     fn cargo_test(self) -> Command {

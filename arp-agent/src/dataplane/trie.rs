@@ -108,13 +108,13 @@ impl Trie {
                 None => self.split(memory, place, first)?,
             };
             self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
-            self.merge(memory, place, first, end);
+            self.merge(memory, place, first, end, write);
             return Ok(());
         }
         for index in first..first + count {
             if let Some(child) = entry(memory, place, index).node_index() {
                 self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
-                self.merge(memory, place, index, end);
+                self.merge(memory, place, index, end, write);
                 continue;
             }
             let from = self.len_at(place, index);
@@ -157,9 +157,13 @@ impl Trie {
         Ok(node)
     }
 
-    /// Puts a leaf back in the place of a node none of whose entries needs more than the first `end` bits. The node
-    /// is free at once: a program run that may still read it finds that the sequence has moved.
-    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32) {
+    /// Puts a leaf back in the place of a node none of whose entries needs more than the first `end` bits, after a
+    /// removal: an insertion shortens none. The node is free at once: a program run that may still read it finds that
+    /// the sequence has moved.
+    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32, write: Write) {
+        if matches!(write, Write::Insert) {
+            return;
+        }
         let Some(node) = entry(memory, place, index).node_index() else { return };
         let lengths = &self.nodes[node as usize];
         if lengths.iter().any(|&len| u32::from(len) > end)

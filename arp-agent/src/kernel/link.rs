@@ -8,6 +8,10 @@ use crate::event::{Link, Settings};
 
 /// `struct ifinfomsg`.
 pub(super) const HEADER_LEN: usize = 16;
+/// `struct netconfmsg`, with its padding.
+const NETCONF_HEADER_LEN: usize = 4;
+/// include/uapi/linux/netconf.h; negative for `all` and `default`.
+const NETCONFA_IFINDEX: u16 = 1;
 
 // IFLA_*, include/uapi/linux/if_link.h.
 const ADDRESS: u16 = 1;
@@ -80,6 +84,20 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
 pub(super) fn gone(message: &Message<'_>) -> Result<Option<u32>> {
     let (header, _) = message.split::<HEADER_LEN>()?;
     Ok((i32::from(header[0]) == libc::AF_UNSPEC).then(|| wire::u32_at(header, 4)))
+}
+
+/// The interface that an RTM_NEWLINK is about, whatever it says of it.
+pub(super) fn ifindex(message: &Message<'_>) -> Result<u32> {
+    let (header, _) = message.split::<HEADER_LEN>()?;
+    Ok(wire::u32_at(header, 4))
+}
+
+/// The interface whose settings an RTM_NEWNETCONF says were written; `None` if it may be any: `all`, or `default`,
+/// which interfaces follow that have no value of their own.
+pub(super) fn configured(message: &Message<'_>) -> Result<Option<u32>> {
+    let (_, rest) = message.split::<NETCONF_HEADER_LEN>()?;
+    let ifindex = wire::attribute(rest, NETCONFA_IFINDEX)?.map(wire::i32_of).transpose()?;
+    Ok(ifindex.and_then(|ifindex| u32::try_from(ifindex).ok()))
 }
 
 fn settings(af_spec: &[u8]) -> Result<Option<Settings>> {

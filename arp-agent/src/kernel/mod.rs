@@ -10,12 +10,14 @@
 //!
 //! Everything here is about the network namespace of the thread that called the constructor.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::event::Event;
 
 #[cfg(test)]
 mod captured;
+mod cgroup;
 mod features;
 mod filters;
 mod hooks;
@@ -33,6 +35,7 @@ mod tests;
 mod transmitted;
 mod wire;
 
+pub use cgroup::cgroup_root;
 pub use features::Features;
 pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;
@@ -56,15 +59,38 @@ impl Batch {
     }
 }
 
+/// The interfaces that something must be read again of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// None.
+    #[default]
+    None,
+    /// These, by index.
+    These(BTreeSet<u32>),
+    /// All there are.
+    All,
+}
+
+impl Which {
+    /// This one as well.
+    pub fn add(&mut self, ifindex: u32) {
+        match self {
+            Which::None => *self = Which::These(BTreeSet::from([ifindex])),
+            Which::These(these) => drop(these.insert(ifindex)),
+            Which::All => {}
+        }
+    }
+}
+
 /// What notifications say has changed without saying how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reread {
     /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
     /// that message may be older than what [`Reader::silent_changes`] has shown since.
-    pub links: bool,
-    /// Routes ([`Reader::routes`]): a link, its carrier, an address or a nexthop object went, and may have taken routes
-    /// along silently.
-    pub routes: bool,
+    pub links: Which,
+    /// Routes by an interface, or all ([`Reader::routes`]): a link, its carrier, an address or a nexthop object went,
+    /// and may have taken routes along silently.
+    pub routes: Which,
     /// Routing rules ([`Reader::rules`]).
     pub rules: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
@@ -75,8 +101,8 @@ pub struct Reread {
 
 impl Reread {
     /// Whether anything must be read again.
-    pub fn any(self) -> bool {
-        self != Reread::default()
+    pub fn any(&self) -> bool {
+        *self != Reread::default()
     }
 }
 

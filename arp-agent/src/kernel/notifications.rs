@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    Batch, Lost,
+    Batch, Lost, Which,
     features::{self, Features},
     hooks, link, neighbour, route,
     socket::RECEIVE_LEN,
@@ -148,23 +148,29 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let event = match message.kind {
         NLMSG_OVERRUN => bail!("the kernel says that it lost some"),
         libc::RTM_NEWLINK => {
-            batch.reread.links = true;
             let link = link::link(message)?;
+            batch.reread.links.add(link::ifindex(message)?);
             // Down, or without carrier: it may have taken routes and nexthop objects along. That the notification says
             // so counts, not that it is news: a dump may have overtaken it.
-            batch.reread.routes |= link.as_ref().is_some_and(|link| link.flags & IFF_UP == 0 || !link.carrier);
+            if let Some(link) = link.as_ref().filter(|link| link.flags & IFF_UP == 0 || !link.carrier) {
+                batch.reread.routes.add(link.ifindex);
+            }
             link.map(Event::Link)
         }
         libc::RTM_DELLINK => {
             let gone = link::gone(message)?;
-            batch.reread.routes |= gone.is_some();
+            if let Some(ifindex) = gone {
+                batch.reread.routes.add(ifindex);
+            }
             gone.map(Event::LinkGone)
         }
         libc::RTM_NEWADDR => neighbour::address(message)?.map(Event::Address),
         libc::RTM_DELADDR => {
             let gone = neighbour::address(message)?;
             // With its last address an interface loses its routes, and routes that prefer the address as source go.
-            batch.reread.routes |= gone.is_some();
+            if gone.is_some() {
+                batch.reread.routes = Which::All;
+            }
             gone.map(Event::AddressGone)
         }
         libc::RTM_NEWROUTE => route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags))),
@@ -178,11 +184,14 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             neighbour::neighbour(message)?.map(|n| Event::NeighbourGone { ifindex: n.ifindex, addr: n.addr })
         }
         libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
-            batch.reread.links = true;
+            match link::configured(message)? {
+                Some(ifindex) => batch.reread.links.add(ifindex),
+                None => batch.reread.links = Which::All,
+            }
             None
         }
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
-            batch.reread.routes = true;
+            batch.reread.routes = Which::All;
             None
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {

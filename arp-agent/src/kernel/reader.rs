@@ -11,6 +11,7 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
+    Which,
     features::Features,
     hooks::{self, Bound},
     link, neighbour,
@@ -50,6 +51,10 @@ struct Last {
     arp_netfilter: Option<bool>,
     held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
+    /// Interfaces with a queueing discipline for what comes in.
+    ingress_qdiscs: Vec<u32>,
+    /// The devices that chains of the netdev family are bound to.
+    bound: Vec<Bound>,
 }
 
 impl Reader {
@@ -73,7 +78,7 @@ impl Reader {
     /// Everything, in an order in which it can be folded into an empty snapshot.
     pub fn everything(&mut self) -> Result<Vec<Event>> {
         self.last = Last::default();
-        let mut events = self.links()?;
+        let mut events = self.links(&Which::All)?;
         let header = with_family::<{ neighbour::ADDRESS_HEADER_LEN }>();
         let request = Request::new(libc::RTM_GETADDR, &header);
         events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
@@ -116,22 +121,59 @@ impl Reader {
         self.filtered = ifindexes;
     }
 
-    /// Lets the next [`Reader::silent_changes`] say proxy entries and delays even if they are as before: of an interface
-    /// that is gone they are forgotten, and another may get its index.
-    pub fn forget_proxies(&mut self) {
+    /// Of what [`Reader::silent_changes`] looks for, the part that costs the same however many interfaces there are:
+    /// `conf/all`, proxy entries, arptables.
+    pub fn silent_changes_at_large(&mut self) -> Result<Vec<Event>> {
+        let events = self.changes_at_large();
+        if events.is_err() {
+            self.last = Last::default();
+        }
+        events
+    }
+
+    /// Forgets what was read of an interface that is gone: another may get its index. The next
+    /// [`Reader::silent_changes`] says proxy entries and delays even if they are as before.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.last.links.remove(&ifindex);
         self.last.proxies = None;
         self.last.proxy_delays = None;
     }
 
-    /// All links, those that have gone since they were last read here, and the settings of `all`.
-    pub fn links(&mut self) -> Result<Vec<Event>> {
-        let mut events = self.changed_links()?;
-        events.retain(|event| matches!(event, Event::LinkGone(_)));
-        events.extend(self.last.links.values().cloned().map(Event::Link));
-        let settings = self.all_settings.read()?;
-        self.last.all_settings = Some(settings);
-        events.push(Event::AllSettings(settings));
-        Ok(events)
+    /// Links, their settings and proxy delays; of all of them, also those that have gone since they were last read here, and the
+    /// settings of `all`. Those asked for that are gone are left out: that is notified.
+    pub fn links(&mut self, which: &Which) -> Result<Vec<Event>> {
+        match which {
+            Which::None => Ok(Vec::new()),
+            // One by one costs about twice as much for each.
+            Which::These(these) if these.len() * 2 < self.last.links.len() => {
+                let mut events = Vec::new();
+                for &ifindex in these {
+                    if let Some(link) = self.link_now(ifindex)? {
+                        // By name: should it be another's meanwhile, that is notified, and both are read again.
+                        events.push(Event::ProxyDelay(ifindex, procfs::proxy_delay(&link.name)?));
+                        self.last.links.insert(ifindex, link.clone());
+                        events.push(Event::Link(link));
+                    }
+                }
+                // What was read last of all is not what was said last.
+                self.last.proxy_delays = None;
+                events.extend(self.hooks_by_name());
+                Ok(events)
+            }
+            Which::These(_) | Which::All => {
+                let mut events = self.changed_links()?;
+                events.retain(|event| matches!(event, Event::LinkGone(_)));
+                events.extend(self.last.links.values().cloned().map(Event::Link));
+                events.extend(self.hooks_by_name());
+                let delays = self.proxy_delays()?;
+                self.last.proxy_delays = Some(delays.clone());
+                events.push(Event::ProxyDelays(delays));
+                let settings = self.all_settings.read()?;
+                self.last.all_settings = Some(settings);
+                events.push(Event::AllSettings(settings));
+                Ok(events)
+            }
+        }
     }
 
     /// The IPv4 routes of the tables local, main and default, in the kernel's order.
@@ -167,10 +209,23 @@ impl Reader {
     /// The interfaces with a foreign hook before ARP.
     pub fn ingress_hooks(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
-        let links = self.links_now()?;
-        let hooks = self.hooked(&links)?;
+        self.read_hooks()?;
+        // Names as they are now, not as they were when the links were last read.
+        let links = if self.last.bound.is_empty() { BTreeMap::new() } else { self.links_now()? };
+        let hooks = self.hooked(&links);
         self.last.ingress_hooks = Some(hooks.clone());
         Ok(vec![Event::IngressHooks(hooks)])
+    }
+
+    fn link_now(&mut self, ifindex: u32) -> Result<Option<Link>> {
+        let mut header = [0; link::HEADER_LEN];
+        header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        let request = Request::new(libc::RTM_GETLINK, &header).with(link::EXT_MASK, link::SKIP_STATS);
+        let what = format!("interface {ifindex}");
+        match self.route.get(&what, &request) {
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
+            answer => Ok(decoded(&what, answer?, link::link)?.pop()),
+        }
     }
 
     fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
@@ -190,25 +245,31 @@ impl Reader {
     }
 
     fn changes_without_links(&mut self) -> Result<Vec<Event>> {
-        let settings = self.all_settings.read()?;
-        let proxies = self.proxies()?;
+        let mut events = self.changes_at_large()?;
         let delays = self.proxy_delays()?;
         let arp = self.arp_netfilter()?;
-        let links = mem::take(&mut self.last.links);
-        let hooks = self.hooked(&links);
-        self.last.links = links;
+        self.read_hooks()?;
+        let hooks = self.hooked(&self.last.links);
         let last = &mut self.last;
-        Ok([
-            changed(&mut last.all_settings, settings).map(Event::AllSettings),
-            changed(&mut last.proxies, proxies).map(Event::Proxies),
-            changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays),
-            changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter),
-            changed(&mut last.held_back, arp.held_back).map(Event::HeldBack),
-            changed(&mut last.ingress_hooks, hooks?).map(Event::IngressHooks),
-        ]
-        .into_iter()
-        .flatten()
-        .collect())
+        events.extend(changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays));
+        events.extend(changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
+        events.extend(changed(&mut last.held_back, arp.held_back).map(Event::HeldBack));
+        events.extend(changed(&mut last.ingress_hooks, hooks).map(Event::IngressHooks));
+        Ok(events)
+    }
+
+    fn changes_at_large(&mut self) -> Result<Vec<Event>> {
+        let settings = self.all_settings.read()?;
+        let proxies = self.proxies()?;
+        let mut events = Vec::new();
+        // An ARP chain of nftables is notified.
+        if self.last.arp_netfilter == Some(false) && procfs::arptables_loaded()? {
+            self.last.arp_netfilter = Some(true);
+            events.push(Event::ArpNetfilter(true));
+        }
+        events.extend(changed(&mut self.last.all_settings, settings).map(Event::AllSettings));
+        events.extend(changed(&mut self.last.proxies, proxies).map(Event::Proxies));
+        Ok(events)
     }
 
     fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
@@ -242,18 +303,34 @@ impl Reader {
         Ok(netfilter::judge(&chains, &rules, &only_jumps))
     }
 
-    /// The interfaces of `links` with a hook of tc or of the netdev family, in order.
-    fn hooked(&mut self, links: &BTreeMap<u32, Link>) -> Result<Vec<u32>> {
+    /// Reads the hooks of tc and of the netdev family.
+    fn read_hooks(&mut self) -> Result<()> {
         let request = Request::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
-        let mut hooked = self.dumped("queueing disciplines", &request, hooks::ingress_qdisc)?;
+        self.last.ingress_qdiscs = self.dumped("queueing disciplines", &request, hooks::ingress_qdisc)?;
+        self.last.bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
+        Ok(())
+    }
+
+    /// The interfaces of `links` with such a hook, in order.
+    fn hooked(&self, links: &BTreeMap<u32, Link>) -> Vec<u32> {
+        let Last { ingress_qdiscs, bound, .. } = &self.last;
+        let mut hooked = ingress_qdiscs.clone();
         hooked.retain(|ifindex| !self.filtered.contains(ifindex));
         // A device that is not among the links is gone or not there yet: the chain sees nothing.
-        let bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
         let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));
         hooked.extend(links.values().filter(covered).map(|link| link.ifindex));
         hooked.sort_unstable();
         hooked.dedup();
-        Ok(hooked)
+        hooked
+    }
+
+    /// The hooked interfaces, if chains name devices and links have changed so that they are others.
+    fn hooks_by_name(&mut self) -> Option<Event> {
+        if self.last.bound.is_empty() {
+            return None;
+        }
+        let hooks = self.hooked(&self.last.links);
+        changed(&mut self.last.ingress_hooks, hooks).map(Event::IngressHooks)
     }
 
     /// The base chains of a family, each as the devices that it names.

@@ -3,7 +3,7 @@
 
 use super::Small;
 use super::snapshot::{IFF_UP, Snapshot};
-use crate::event::{Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
@@ -43,6 +43,11 @@ impl Slots {
         };
         self.of.insert(ifindex, slot);
         Some(slot)
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> usize {
+        self.of.len()
     }
 
     /// Frees the slots of interfaces that are gone; every leaf must be computed anew afterwards.
@@ -97,7 +102,7 @@ fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules
         return Iface { blocked: Reason::INTERFACE_UNREAD.raw(), ..Iface::default() };
     };
     let either = |setting: fn(&Settings) -> i32| setting(&all) != 0 || setting(&own) != 0;
-    let has_proxies = snapshot.proxies.iter().any(|key| key.ifindex == 0 || key.ifindex == link.ifindex);
+    let has_proxies = [0, link.ifindex].into_iter().any(|ifindex| has_proxies(snapshot, ifindex));
     let arp_ignore = all.arp_ignore.max(own.arp_ignore);
     let flags = [
         (Iface::PROXY_ARP, either(|settings| settings.proxy_arp)),
@@ -125,6 +130,12 @@ fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
         && link.link_netnsid.is_some()
         && snapshot.xdp_features.get(&link.ifindex).is_some_and(|features| features & NDO_XMIT == 0)
+}
+
+/// Whether there are static proxy entries for this interface; for 0, for any.
+fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
+    let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
+    snapshot.proxies.range(range).next().is_some()
 }
 
 /// Why nothing on the interface may be answered, if so.
@@ -168,7 +179,8 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
 /// The targets that `arp_ignore` 1 answers: the interface's addresses that lie in one of its subnets
 /// (`inet_confirm_addr` with scope host, net/ipv4/devinet.c).
 fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
-    let own: Vec<_> = snapshot.addresses.iter().filter(|address| address.ifindex == ifindex).collect();
+    let first = Address { ifindex, local: Ipv4Addr::UNSPECIFIED, peer: Ipv4Addr::UNSPECIFIED, prefix_len: 0 };
+    let own: Vec<_> = snapshot.addresses.range(first..).take_while(|address| address.ifindex == ifindex).collect();
     let subnets: Vec<Prefix> =
         own.iter().map(|address| Prefix::new(address.peer.octets(), address.prefix_len)).collect();
     let covered = own.iter().filter(|address| {

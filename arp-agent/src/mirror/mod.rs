@@ -128,13 +128,15 @@ impl Mirror {
         self.attached.clone_from(attached);
 
         let mut fib_changes = Vec::new();
-        if touched.everything || touched.all_routes {
+        let slots_before = self.slots.taken();
+        let every_leaf = touched.everything || touched.all_routes;
+        if every_leaf {
             // Only when every leaf is computed anew: one that still names a slot must not see it given away.
             self.slots.forget_missing(&self.snapshot);
         }
         self.fib_changes(&touched, &mut fib_changes);
         // After the leaves: they may have taken new slots.
-        if small_changed || !fib_changes.is_empty() {
+        if small_changed || every_leaf || self.slots.taken() != slots_before {
             let wanted = desired::small(&self.snapshot, &self.attached, &self.slots);
             small_changes(&self.small, &wanted, &mut changes);
             self.small = wanted;

@@ -81,6 +81,8 @@ pub struct Snapshot {
     own: HashMap<u32, u32>,
     /// How many routes are multipath or have a nexthop object.
     complex: usize,
+    /// How many of the others leave by each interface.
+    by_oif: HashMap<u32, usize>,
 }
 
 /// A routing table.
@@ -131,6 +133,13 @@ impl Snapshot {
             Event::ProxyDelays(delays) => {
                 touched.small = true;
                 self.proxy_delays = delays.into_iter().collect();
+            }
+            Event::ProxyDelay(ifindex, delay) => {
+                touched.small = true;
+                match delay {
+                    Some(delay) => self.proxy_delays.insert(ifindex, delay),
+                    None => self.proxy_delays.remove(&ifindex),
+                };
             }
             Event::AllSettings(settings) => {
                 touched.small = true;
@@ -213,6 +222,11 @@ impl Snapshot {
         self.complex > 0
     }
 
+    /// Whether routes of a single path leave by the interface.
+    pub fn has_routes_by(&self, ifindex: u32) -> bool {
+        self.by_oif.contains_key(&ifindex)
+    }
+
     /// Puts a new dump of the routes in the place of what was known.
     pub fn replace_routes(&mut self, routes: Vec<Route>, touched: &mut Touched) {
         touched.all_routes = true;
@@ -222,6 +236,7 @@ impl Snapshot {
         self.main = Table::default();
         self.default = Table::default();
         self.complex = 0;
+        self.by_oif.clear();
         for route in routes {
             self.route(route, Placement::Last, touched);
         }
@@ -298,6 +313,12 @@ impl Snapshot {
     fn account(&mut self, route: &Route, by: isize) {
         if route.multipath || route.nexthop.is_some() {
             self.complex = self.complex.saturating_add_signed(by);
+        } else if let Some(oif) = route.oif {
+            let count = self.by_oif.entry(oif).or_default();
+            *count = count.saturating_add_signed(by);
+            if *count == 0 {
+                self.by_oif.remove(&oif);
+            }
         }
     }
 

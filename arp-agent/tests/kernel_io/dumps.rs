@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
     event::{Event, Placement, Prefix, Route, RouteKind, Settings},
-    kernel::{Reader, namespace_names},
+    kernel::{Reader, Which, namespace_names},
 };
 use nix::sched::{CloneFlags, unshare};
 
@@ -135,7 +135,7 @@ fn each_setting_is_the_one_that_was_written() {
         let mut reader = Reader::new().unwrap();
         for device in ["v0", "all"] {
             let values = |reader: &mut Reader| -> Vec<i32> {
-                let events = reader.links().unwrap();
+                let events = reader.links(&Which::All).unwrap();
                 let settings = if device == "all" {
                     events.iter().find_map(|e| match e {
                         Event::AllSettings(settings) => Some(*settings),
@@ -287,7 +287,7 @@ fn everything_comes_in_order_of_dependence() {
             .collect();
         kinds.dedup();
         let expected =
-            ["link", "all", "address", "rules", "route", "neighbour", "proxies", "delays", "netfilter", "hooks"];
+            ["link", "delays", "all", "address", "rules", "route", "neighbour", "proxies", "netfilter", "hooks"];
         assert_eq!(kinds, expected);
     });
 }

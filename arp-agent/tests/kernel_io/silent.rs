@@ -7,7 +7,7 @@ use std::{
 
 use arp_agent::{
     event::{Event, Settings},
-    kernel::Reader,
+    kernel::{Reader, Which},
 };
 
 use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
@@ -85,9 +85,48 @@ fn links_come_and_go() {
         run("ip link del x0");
         assert!(reader.silent_changes().unwrap().contains(&Event::LinkGone(gone)));
         run("ip link add x0 index 900 type veth peer name y0");
-        reader.links().unwrap();
+        reader.links(&Which::All).unwrap();
         run("ip link del x0");
-        assert!(reader.links().unwrap().contains(&Event::LinkGone(900)));
+        assert!(reader.links(&Which::All).unwrap().contains(&Event::LinkGone(900)));
+    });
+}
+
+#[test]
+fn one_link_is_read_alone() {
+    in_namespace(|| {
+        let mut reader = lab();
+        let v0 = index("v0");
+        let these = |ifindex| Which::These([ifindex].into());
+        write_sysctl("conf/v0/proxy_arp_pvlan", 1);
+        write_sysctl("conf/p0/proxy_arp_pvlan", 1);
+        write_sysctl("neigh/v0/proxy_delay", 12);
+        let events = reader.links(&these(v0)).unwrap();
+        let [Event::ProxyDelay(delayed, Some(120)), Event::Link(read)] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((*delayed, read.ifindex, read.settings.unwrap().proxy_arp_pvlan), (v0, v0, 1));
+        // It is not said again, what was not asked for is. The delays are, even if they are as they were last read.
+        write_sysctl("neigh/v0/proxy_delay", 80);
+        let events = reader.silent_changes().unwrap();
+        let [Event::Link(read), Event::ProxyDelays(delays)] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!(read.name, "p0");
+        assert!(delays.contains(&(v0, 800)), "{delays:?}");
+        assert_eq!(reader.links(&these(4711)).unwrap(), [], "there is no such interface");
+    });
+}
+
+#[test]
+fn what_is_not_of_an_interface() {
+    in_namespace(|| {
+        let mut reader = lab();
+        let v0 = index("v0");
+        assert_eq!(reader.silent_changes_at_large().unwrap(), []);
+        write_sysctl("conf/all/arp_ignore", 2);
+        let events = reader.silent_changes_at_large().unwrap();
+        let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else { panic!("{events:#?}") };
+        run("ip neighbour add proxy 10.1.2.3 dev v0");
+        let proxies = vec![(v0, "10.1.2.3".parse().unwrap())];
+        assert_eq!(reader.silent_changes_at_large().unwrap(), [Event::Proxies(proxies)]);
+        assert_eq!(reader.silent_changes_at_large().unwrap(), []);
+        assert_eq!(reader.silent_changes().unwrap(), []);
     });
 }
 

@@ -1,11 +1,14 @@
 //! The benchmarks, one a file.
 
 mod decide;
+mod mirror;
 mod noise;
 mod peers;
 mod reply;
+mod scale;
 mod spoof;
 mod storm;
+mod tax;
 
 use anyhow::Result;
 
@@ -31,6 +34,13 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
     Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
     Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
+    Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run },
+    Benchmark { name: "mirror", what: "how far the maps are behind the kernel", run: mirror::run },
+    Benchmark {
+        name: "scale",
+        what: "many interfaces: how soon a new one is answered on, and what the agent costs",
+        run: scale::run,
+    },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {

@@ -1,0 +1,76 @@
+//! What a process costs, as /proc tells.
+
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context as _, Result, ensure};
+use tests::{Agent, AgentOptions, Namespace};
+
+/// How long an agent may take to become ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Starts an agent with its default options and these arguments; how long it took until it was ready, to the
+/// millisecond.
+pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -> Result<(Agent, Duration)> {
+    let options = AgentOptions::new(patterns).default_reread();
+    let options = arguments.iter().fold(options, |options, argument| options.arg(argument));
+    let begin = Instant::now();
+    let agent = options.spawn(node)?;
+    loop {
+        // At first there is no socket.
+        let answer = agent.ask(r#""status""#);
+        let elapsed = begin.elapsed();
+        if answer.as_ref().is_ok_and(|answer| answer["status"]["ready"] == true) {
+            return Ok((agent, elapsed));
+        }
+        ensure!(
+            elapsed < PATIENCE,
+            "the agent was not ready within {PATIENCE:?}: {answer:?}; its log:\n{}",
+            agent.log()
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A process that is looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// CPU time of all its threads so far, exact to the nanosecond (schedstat).
+    pub(crate) fn cpu(self) -> Result<Duration> {
+        let mut total = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0)).context("listing the agent's threads")? {
+            // A thread may have ended meanwhile.
+            let Ok(text) = fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+            let spent = text.split(' ').next().context("an empty schedstat")?;
+            total += spent.parse::<u64>().context("schedstat is no number")?;
+        }
+        Ok(Duration::from_nanos(total))
+    }
+
+    /// A size of /proc/PID/status in KiB, such as `VmRSS` or `RssAnon`.
+    pub(crate) fn kib(self, field: &str) -> Result<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0)).context("reading the agent's status")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        value.with_context(|| format!("the agent's status has no {field}"))
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.0)).context("listing the agent's descriptors")?.count())
+    }
+
+    /// A field of the fdinfo of each descriptor that has it, as a number: `prog_id`, `map_id`, `memlock`.
+    pub(crate) fn descriptor_fields(self, field: &str) -> Result<Vec<u64>> {
+        let mut values = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.0)).context("listing the agent's descriptors")? {
+            let Ok(text) = fs::read_to_string(entry?.path()) else { continue };
+            let mut lines = text.lines();
+            let value = lines.find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().parse::<u64>().ok());
+            values.extend(value);
+        }
+        Ok(values)
+    }
+}

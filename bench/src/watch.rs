@@ -1,0 +1,76 @@
+//! Watching what an agent's program would decide, without asking the agent: the loaded program is run on a request
+//! (BPF_PROG_TEST_RUN) again and again, by a thread of the node's namespace on a core of its own. What is seen is the
+//! decision itself, lease and sequence and all; nothing of the agent runs for it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use arp_common::ArpFrame;
+use arp_common::maps::names;
+use aya::programs::loaded_programs;
+use tests::Agent;
+
+use crate::process::Process;
+use crate::programs::Programs;
+
+/// XDP_TX (include/uapi/linux/bpf.h): the reply is sent.
+const XDP_TX: u32 = 3;
+
+/// A running agent's program, and the request that it is asked about.
+pub(crate) struct Watch {
+    programs: Programs,
+}
+
+impl Watch {
+    /// Finds the XDP program that the agent has loaded.
+    pub(crate) fn on(agent: &Agent) -> Result<Self> {
+        let held = Process(agent.pid()).descriptor_fields("prog_id")?;
+        let info = loaded_programs()
+            .filter_map(Result::ok)
+            .find(|info| held.contains(&u64::from(info.id())) && info.name_as_str() == Some(names::XDP_PROGRAM))
+            .context("the agent has no XDP program loaded")?;
+        let mut programs = Programs::load()?;
+        programs.place(&info.fd().context("opening the agent's program")?)?;
+        Ok(Watch { programs })
+    }
+
+    /// Asks about this request from now on.
+    pub(crate) fn about(&mut self, request: &ArpFrame) -> Result<()> {
+        self.programs.set_frame(request)
+    }
+
+    /// Whether the request would be answered on that interface. To be called in the node's namespace.
+    pub(crate) fn answers(&mut self, ifindex: u32) -> Result<bool> {
+        Ok(self.programs.run_placed(ifindex)? == XDP_TX)
+    }
+
+    /// Waits until the request is answered on that interface, or no longer; how long after `since` that was, at most
+    /// the time of one more look too long.
+    pub(crate) fn until(
+        &mut self,
+        ifindex: u32,
+        answers: bool,
+        since: Instant,
+        patience: Duration,
+    ) -> Result<Duration> {
+        loop {
+            let so = self.answers(ifindex)? == answers;
+            let elapsed = since.elapsed();
+            if so {
+                return Ok(elapsed);
+            }
+            let what = if answers { "answered" } else { "passed" };
+            ensure!(elapsed < patience, "interface {ifindex}: the request was not {what} within {patience:?}");
+        }
+    }
+
+    /// What one look costs: the resolution of [`Watch::until`].
+    pub(crate) fn resolution(&mut self, ifindex: u32) -> Result<Duration> {
+        const LOOKS: u32 = 1000;
+        let begin = Instant::now();
+        for _ in 0..LOOKS {
+            self.answers(ifindex)?;
+        }
+        Ok(begin.elapsed() / LOOKS)
+    }
+}
