@@ -75,12 +75,13 @@ pub(crate) fn null(ctx: XdpContext) -> u32 {
     XDP_TX
 }
 
-/// The same for a veth, whose driver sends nothing back by XDP_TX that the other end takes without a program of its own.
+/// A reply for every frame, out of a veth, whose driver takes nothing back by XDP_TX that the other end takes without a
+/// program of its own. A whole reply, unlike `null`: whoever gets it must not be busier with it than with others.
 #[xdp]
 pub(crate) fn reflect(ctx: XdpContext) -> u32 {
     let ingress = ctx.ingress_ifindex() as u32;
     let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
-    core::mem::swap(&mut frame.dst, &mut frame.src);
+    frame.make_reply(MAC);
     // SAFETY: a helper that only notes where the frame is to go.
     unsafe { bpf_redirect(ingress, 0) as u32 }
 }
