@@ -11,6 +11,7 @@ use crate::dataplane::bpf::{Bpf, monotonic_ns};
 use crate::dataplane::choice::{How, Wish};
 use crate::dataplane::programs::actions;
 use crate::dataplane::proof::Proofs;
+use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::{A_TURN, Tcx};
 use crate::event::{Event, Link, NDO_XMIT, Placement};
 use crate::explain::{Explanation, Question, TablesFrom, explain};
@@ -19,7 +20,7 @@ use crate::mirror::{Change, Mirror};
 use anyhow::{Context as _, bail};
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
-use arp_common::{ArpFrame, Reason, Verdict};
+use arp_common::{ArpFrame, Reason, Tables as _, Verdict};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
@@ -35,6 +36,8 @@ pub struct Options {
     pub reread_interval: Duration,
     /// How long the program goes on without a heartbeat.
     pub lease: Duration,
+    /// Whether writes of sysctls are hooked, where that can be.
+    pub sysctl_hook: bool,
     /// Whether the program logs each decision.
     pub trace: bool,
 }
@@ -55,6 +58,7 @@ pub struct Agent {
     reader: Reader,
     mirror: Mirror,
     bpf: Bpf,
+    sysctl_hook: SysctlHook,
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
@@ -75,9 +79,10 @@ impl Agent {
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
     pub fn start(options: Options) -> anyhow::Result<Self> {
         let mut attachments = Attachments::new(&options.interfaces, options.wish)?;
-        let bpf = Bpf::load(options.trace)?;
+        let mut bpf = Bpf::load(options.trace)?;
         attachments.sweep();
-        // Joined before the first dump: what changes during it is told as well.
+        // Both before the first dump: what changes during it is told as well.
+        let sysctl_hook = SysctlHook::start(options.sysctl_hook, &mut bpf);
         let mut notifications =
             Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);
@@ -91,6 +96,7 @@ impl Agent {
             reader,
             mirror: Mirror::default(),
             bpf,
+            sysctl_hook,
             attachments,
             tcx: Tcx::default(),
             proofs: Proofs::new()?,
@@ -137,6 +143,10 @@ impl Agent {
                     self.resync("retry")?;
                     retry_at = Instant::now() + RETRY;
                 }
+                () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_step.is_ok() => {
+                    self.settle_writes()?;
+                    self.renew_lease()?;
+                }
                 batch = self.notifications.next() => {
                     self.follow(batch)?;
                     self.renew_lease()?;
@@ -144,6 +154,7 @@ impl Agent {
                 Some((request, reply)) = requests.recv() => {
                     if matches!(request, Request::Sync) && self.in_step.is_ok() {
                         self.reread_silent()?;
+                        self.settle_writes()?;
                         self.renew_lease()?;
                     }
                     // A client that went away meanwhile is nobody's loss.
@@ -182,6 +193,23 @@ impl Agent {
             }
         }
         // There is still more: the next heartbeat goes on, and the lease runs out if that takes too long.
+        Ok(())
+    }
+
+    /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
+    fn settle_writes(&mut self) -> anyhow::Result<()> {
+        if self.bpf.settings_are_read() {
+            return Ok(());
+        }
+        let links = &self.mirror.snapshot().links;
+        let is_link = |name: &str| links.values().any(|link| link.name == name);
+        let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
+        let start = std::time::Instant::now();
+        self.reread_silent()?;
+        if self.in_step.is_ok() {
+            self.bpf.set_settings_read(written);
+        }
+        self.sysctl_hook.rest_since(start);
         Ok(())
     }
 
@@ -483,6 +511,8 @@ impl Agent {
             refused_entries: self.bpf.refused(),
             resyncs: self.resyncs,
             overruns: self.overruns,
+            sysctl_hook: self.sysctl_hook.state().to_owned(),
+            settings_written: self.bpf.settings_written(),
             reread_interval_ms: self.options.reread_interval.as_millis() as u64,
             lease_ms: self.options.lease.as_millis() as u64,
         })

@@ -56,6 +56,10 @@ pub struct Run {
     /// How often what the kernel changes without telling is read again: the bound of what goes unnoticed [default: 250].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub reread_interval: Option<u64>,
+    /// Whether writes of sysctls are noticed before they take effect, by a program on the root of the cgroup tree
+    /// [default: auto].
+    #[arg(long, value_enum)]
+    pub sysctl_hook: Option<SysctlHook>,
     /// How long the program goes on without a heartbeat [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
@@ -99,6 +103,17 @@ pub enum TcAttach {
     Tcx,
     /// As a filter of a clsact queueing discipline.
     Clsact,
+}
+
+/// Whether writes of sysctls are noticed before they take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum SysctlHook {
+    /// Where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
+    #[default]
+    Auto,
+    /// No: they are found by re-reading.
+    Off,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ pub mod event;
 pub mod explain;
 pub mod kernel;
 pub mod mirror;
+pub mod writes;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

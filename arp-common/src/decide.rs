@@ -25,6 +25,8 @@ pub trait Tables {
     fn sequence(&self) -> u64;
     /// Whether the agent's lease has not run out.
     fn lease_is_valid(&self) -> bool;
+    /// Whether every setting that was written is in the tables as it is now.
+    fn settings_are_read(&self) -> bool;
     /// The ingress interface.
     fn iface(&self, ifindex: u32) -> Option<Iface>;
     /// The valid neighbour entry, if there is one.
@@ -65,6 +67,9 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
     }
     if !tables.lease_is_valid() {
         return Verdict::Pass(Reason::LEASE_EXPIRED);
+    }
+    if !tables.settings_are_read() {
+        return Verdict::Pass(Reason::SETTING_WRITTEN);
     }
     let Some(iface) = tables.iface(ingress) else {
         return Verdict::Pass(Reason::INTERFACE_UNKNOWN);

@@ -17,6 +17,7 @@ pub mod fib;
 pub mod frame;
 pub mod maps;
 pub mod reason;
+pub mod settings;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;

@@ -26,8 +26,12 @@ pub mod names {
     /// `ArrayOfMaps` of mmapable `Array<Counters>`, in chunks that the agent adds when needed: an interface's entry says
     /// which counters are its own; [`UNKNOWN_INGRESS`](super::UNKNOWN_INGRESS) are those of all others.
     pub const COUNTERS: &str = "COUNTERS";
+    /// `RingBuf<SettingWrite>`: writes of settings that are about to take effect.
+    pub const SETTING_WRITES: &str = "SETTING_WRITES";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
+    /// The program on writes of sysctls.
+    pub const SYSCTL_PROGRAM: &str = "arp_sysctl";
     /// The program that tells the agent what time it is in jiffies. It is run, never attached.
     pub const CLOCK_PROGRAM: &str = "arp_clock";
     /// The XDP program for kernels that know frames in several buffers (5.18).
@@ -67,6 +71,26 @@ pub struct Global {
     pub lease_until: u64,
     /// Jiffies when the clock program ran last.
     pub clock: u64,
+    /// How many writes of settings were about to take effect so far. The sysctl hook counts, before they do.
+    pub settings_written: u64,
+    /// The count up to which what was written is in the tables: while the two differ, frames pass.
+    pub settings_read: u64,
+    /// How many of the writes that were counted have been announced, or could not be.
+    pub writes_announced: u64,
+    /// How many of them could not be announced.
+    pub writes_lost: u64,
+}
+
+/// A write of a setting that is about to take effect, or to fail. Text ends at the first 0; empty: not known.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+pub struct SettingWrite {
+    /// The path below /proc/sys.
+    pub name: [u8; 64],
+    /// What is written.
+    pub new: [u8; 16],
+    /// What was read before.
+    pub old: [u8; 16],
 }
 
 /// One ingress interface: its address and effective settings (`all` and interface combined, see
@@ -166,7 +190,8 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 24);
+    assert!(size_of::<Global>() == 56);
+    assert!(size_of::<SettingWrite>() == 96);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);
     assert!(size_of::<Neighbour>() == 8);

@@ -76,6 +76,7 @@ reasons! {
     35 VLAN_TAG "vlan_tag" "the frame carries a VLAN tag (seen by tc only)"
     36 HOOK_UNPROVEN "hook_unproven" "it has not been shown yet that a reply of this hook arrives"
     37 PEER_DEAF "peer_deaf" "the pod end takes no frames in XDP driver mode (GRO off, no program), a reply would be lost"
+    38 SETTING_WRITTEN "setting_written" "a setting was written, and it is not certain yet that the tables hold what it is now"
 }
 
 impl Reason {

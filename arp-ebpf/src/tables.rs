@@ -6,10 +6,11 @@ use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
-    MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif, UNKNOWN_INGRESS,
+    MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif, SettingWrite,
+    UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
 use core::arch::asm;
@@ -18,10 +19,14 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use zerocopy::transmute;
 
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+/// Bytes: some six hundred writes.
+const SETTING_WRITES_LEN: usize = 1 << 16;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 static GLOBAL: Array<Global, 1, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static SETTING_WRITES: RingBuf<SettingWrite, SETTING_WRITES_LEN> = RingBuf::new();
 #[btf_map]
 static IFACES: Array<IfaceBucket, { IFACE_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -68,6 +73,17 @@ impl Tables for Maps {
         // SAFETY: as in `sequence`.
         let until = unsafe { (&raw const (*global).lease_until).read_volatile() };
         until != 0 && jiffies() < until
+    }
+
+    #[inline(always)]
+    fn settings_are_read(&self) -> bool {
+        let Some(global) = GLOBAL.get_ptr(0) else { return false };
+        // SAFETY: as in `sequence`. Only the sysctl hook moves the first, only the agent the second, and never past
+        // the first: whichever is read first, if they are equal they were so at one moment.
+        unsafe {
+            (&raw const (*global).settings_read).read_volatile()
+                == (&raw const (*global).settings_written).read_volatile()
+        }
     }
 
     #[inline(always)]
@@ -136,6 +152,21 @@ fn fence() {
                 word = in(reg) &raw mut (*global).sequence,
             );
         }
+    }
+}
+
+/// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows.
+#[inline(always)]
+pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) {
+    let Some(global) = GLOBAL.get_ptr_mut(0) else { return };
+    // SAFETY: an aligned word of an array's element, which lives as long as the program. The form that fetches orders
+    // everything around it on every CPU; `core` has it not for this target.
+    unsafe {
+        asm!(
+            "{one} = atomic_fetch_add((u64 *)({word} + 0), {one})",
+            one = inout(reg) 1u64 => _,
+            word = in(reg) word(global),
+        );
     }
 }
 

@@ -39,8 +39,15 @@ pub(crate) fn arp_xdp_veth(ctx: XdpContext) -> u32 {
     answer(&ctx, Exit::Redirect, whole_len)
 }
 
+/// The frame's length in all its buffers.
 #[inline(always)]
 fn whole_len(ctx: &XdpContext) -> i32 {
+    let first = ctx.data_end() - ctx.data();
+    if first == ArpFrame::LEN {
+        // A request as every stack sends it needs no call: the first buffer is a page, and another one follows only
+        // when it is full (`skb_pp_cow_data`, net/core/skbuff.c, for socket buffers and for veths).
+        return first as i32;
+    }
     // SAFETY: the context is the one that the kernel called us with.
     unsafe { bpf_xdp_get_buff_len(ctx.ctx) as i32 }
 }

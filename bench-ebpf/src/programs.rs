@@ -1,4 +1,7 @@
 //! XDP programs, from doing nothing to everything but the tables, and the one that feeds them.
+//!
+//! Those that [`feed`] goes on with take frames in several buffers, as the fast path's own program does: one map of
+//! programs holds only programs that are alike in this (`bpf_prog_map_compatible`, kernel/bpf/core.c).
 
 use arp_common::ArpFrame;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
@@ -37,7 +40,7 @@ const MAC: [u8; 6] = [0xee; 6];
 
 /// Makes the frame a request again, for the next target, and goes on with the program in [`NEXT`]. BPF_PROG_TEST_RUN
 /// gives a program that runs many times the same packet, so the second run would see the reply of the first.
-#[xdp]
+#[xdp(frags)]
 pub(crate) fn feed(ctx: XdpContext) -> u32 {
     if write_request(&ctx).is_none() {
         return XDP_ABORTED;
@@ -54,13 +57,13 @@ pub(crate) fn generate(ctx: XdpContext) -> u32 {
 }
 
 /// Nothing at all.
-#[xdp]
+#[xdp(frags)]
 pub(crate) fn empty(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
 /// Swap and send: what any responder must do.
-#[xdp]
+#[xdp(frags)]
 pub(crate) fn null(ctx: XdpContext) -> u32 {
     let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
     core::mem::swap(&mut frame.dst, &mut frame.src);
@@ -78,7 +81,7 @@ pub(crate) fn reflect(ctx: XdpContext) -> u32 {
 }
 
 /// All that a frame alone decides, and the whole reply; no table.
-#[xdp]
+#[xdp(frags)]
 pub(crate) fn parse(ctx: XdpContext) -> u32 {
     match request(&ctx) {
         Some(frame) => {
@@ -90,7 +93,7 @@ pub(crate) fn parse(ctx: XdpContext) -> u32 {
 }
 
 /// As `parse`, if the kernel's longest-prefix-match trie has a route to the target.
-#[xdp]
+#[xdp(frags)]
 pub(crate) fn lpm(ctx: XdpContext) -> u32 {
     let Some(frame) = request(&ctx) else { return XDP_PASS };
     if ROUTES.get(&Key::new(32, frame.arp.tpa)).is_none() {

@@ -132,6 +132,20 @@ mod tests {
         assert!(goals.contains("| P3 | p50 | ≤ 0.87 × | 0.500 × (0.500–0.500) | yes |\n"), "{goals}");
     }
 
+    /// The figures of docs/performance.md are those of docs/performance.json; without one, there are none.
+    #[test]
+    fn the_document_says_what_was_measured() {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+        let text = fs::read_to_string(docs.join("performance.md")).unwrap();
+        if docs.join("performance.json").exists() {
+            let report = Report::read(&docs.join("performance.json")).unwrap();
+            assert_eq!(filled(&report, &text, Some(Path::new("plots"))).unwrap(), text);
+        } else {
+            let places = text.matches(OPEN).count();
+            assert_eq!(text.matches(" -->\nNot measured yet.\n<!-- end -->").count(), places);
+        }
+    }
+
     #[test]
     fn a_marker_that_is_open_or_unknown_is_refused() {
         assert!(filled(&report(), "<!-- bench noise -->\n", None).is_err());

@@ -88,12 +88,6 @@ impl Programs {
         self.set_frame(frame)
     }
 
-    /// Sets the request that is written, and no target but its own.
-    pub(crate) fn set_single_request(&mut self, frame: &ArpFrame) -> Result<()> {
-        self.targets.set(0, [u32::from_ne_bytes(frame.arp.tpa); 2], 0).context("writing a target")?;
-        self.set_frame(frame)
-    }
-
     /// Sets the request that is written, always the same.
     pub(crate) fn set_frame(&mut self, frame: &ArpFrame) -> Result<()> {
         let mut words = [0; 12];

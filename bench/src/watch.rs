@@ -36,7 +36,7 @@ impl Watch {
 
     /// Asks about this request from now on.
     pub(crate) fn about(&mut self, request: &ArpFrame) -> Result<()> {
-        self.programs.set_single_request(request)
+        self.programs.set_frame(request)
     }
 
     /// Whether the request would be answered on that interface. To be called in the node's namespace.

@@ -63,13 +63,30 @@ pub struct AgentOptions {
     wrapper: Vec<String>,
     run_dir: Option<PathBuf>,
     reread: Option<Duration>,
+    sysctl_hook: bool,
 }
 
 impl AgentOptions {
     /// An agent for the interfaces that match one of the patterns.
     pub fn new(interfaces: &[&str]) -> Self {
         let interfaces = interfaces.iter().map(|&pattern| pattern.to_owned()).collect();
-        AgentOptions { interfaces, arguments: Vec::new(), wrapper: Vec::new(), run_dir: None, reread: Some(REREAD) }
+        AgentOptions {
+            interfaces,
+            arguments: Vec::new(),
+            wrapper: Vec::new(),
+            run_dir: None,
+            reread: Some(REREAD),
+            sysctl_hook: false,
+        }
+    }
+
+    /// With the hook on writes of sysctls, and no interval of re-reading. Else it is off: the hook cannot tell network
+    /// namespaces apart, and other labs on this machine write settings all the time.
+    #[must_use]
+    pub fn sysctl_hook(mut self) -> Self {
+        self.sysctl_hook = true;
+        self.reread = None;
+        self
     }
 
     /// Leaves the interval of re-reading to the agent.
@@ -128,6 +145,9 @@ impl AgentOptions {
         command.arg("--run-dir").arg(&run_dir);
         if let Some(reread) = self.reread {
             command.arg("--reread-interval").arg(reread.as_millis().to_string());
+        }
+        if !self.sysctl_hook {
+            command.args(["--sysctl-hook", "off"]);
         }
         if !self.arguments.iter().any(|argument| argument == "--hook") {
             command.args(Hook::chosen()?.arguments());

@@ -3,9 +3,10 @@
 use std::env;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 
 /// A hook, as ARP_TEST_HOOK names it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hook {
     /// `xdp-skb`.
     #[default]

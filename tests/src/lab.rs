@@ -147,11 +147,7 @@ impl Lab {
 
     /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
     pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
-        if Hook::chosen()? == Hook::XdpDriver {
-            // Else the pod end takes nothing that XDP sends it.
-            let gro = namespace.output("ethtool -K eth0 gro on")?;
-            ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
-        }
+        take_xdp(&namespace, "eth0")?;
         let host = Host::new(name, namespace, mac, &self.node, node_end)?;
         Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
     }
@@ -218,6 +214,15 @@ impl Drop for Lab {
         // The names first and all of them, whoever still holds a handle.
         self.namespaces.iter().for_each(Namespace::remove);
     }
+}
+
+/// Lets the far end of a veth take what XDP sends it, if that is the hook.
+pub(crate) fn take_xdp(namespace: &Namespace, interface: &str) -> Result<()> {
+    if Hook::chosen()? == Hook::XdpDriver {
+        let gro = namespace.output(&format!("ethtool -K {interface} gro on"))?;
+        ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
+    }
+    Ok(())
 }
 
 fn set_defaults(namespace: &Namespace) -> Result<()> {

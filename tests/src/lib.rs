@@ -13,6 +13,7 @@ pub mod bench;
 mod bytes;
 mod hook;
 mod host;
+pub mod kernel_calls;
 mod lab;
 mod namespace;
 mod neighbours;
@@ -22,6 +23,7 @@ mod parity;
 mod rows;
 mod skip;
 mod slack;
+pub mod stream;
 pub mod topology;
 pub mod twins;
 

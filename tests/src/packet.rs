@@ -29,6 +29,11 @@ impl Wire {
         Self::open_for(namespace, interface, EVERY_FRAME)
     }
 
+    /// A socket on `interface` that receives what the kernel's own ARP does: behind XDP and tc, not before them.
+    pub fn open_for_arp(namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::open_for(namespace, interface, libc::ETH_P_ARP as u16)
+    }
+
     /// A socket on `interface` that receives the frames of one EtherType.
     pub(crate) fn open_for(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<Self> {
         let what = format!("{interface} in {}", namespace.name());

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::bytes::Mac;
 use crate::host::Host;
-use crate::lab::Lab;
+use crate::lab::{Lab, take_xdp};
 use crate::namespace::Namespace;
 use crate::slack::stretched;
 
@@ -99,6 +99,7 @@ pub fn private_vlan() -> Result<Lab> {
         switch.name(),
     ))?;
     switch.ip_each("link set node master br0\n link set node up")?;
+    take_xdp(&switch, "node")?;
     lab.node().sysctl("net.ipv4.neigh.wifi0.proxy_delay", 0)?;
     for number in [2, 3] {
         let (name, ip) = (format!("c{number}"), [192, 168, 0, number]);

@@ -37,6 +37,8 @@ pub(crate) enum Tier {
     Kernel,
     /// The agent and the program in namespaces of their own
     Lab,
+    /// A minute of random worlds, the kernel alone against the fast path
+    Parity,
 }
 
 impl Tier {
@@ -46,6 +48,7 @@ impl Tier {
             Tier::Program => "program",
             Tier::Kernel => "kernel",
             Tier::Lab => "lab",
+            Tier::Parity => "parity",
         }
     }
 
@@ -56,7 +59,13 @@ impl Tier {
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
             Tier::Lab => Some(("tests", "lab")),
+            Tier::Parity => Some(("tests", "parity")),
         }
+    }
+
+    /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there.
+    pub(crate) fn runs_in_guests(self) -> bool {
+        !matches!(self, Tier::Unit | Tier::Parity)
     }
 
     fn cargo_test(self) -> Command {

@@ -69,7 +69,8 @@ impl FromStr for Word {
             return Ok(Word::Version(version));
         }
         match Tier::from_str(word, false) {
-            Ok(tier) if tier.target().is_some() => Ok(Word::Tier(tier)),
+            Ok(tier) if tier.runs_in_guests() => Ok(Word::Tier(tier)),
+            Ok(Tier::Parity) => Err("random worlds are asked for with --parity SECONDS".to_owned()),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
             Err(_) => Err("neither a kernel version such as 6.1 nor a tier".to_owned()),
         }
@@ -204,6 +205,7 @@ mod tests {
         assert!(matches!("6.12".parse(), Ok(Word::Version(_))));
         assert_eq!("lab".parse(), Ok(Word::Tier(Tier::Lab)));
         assert!("unit".parse::<Word>().is_err());
+        assert!("parity".parse::<Word>().is_err());
         assert!("6".parse::<Word>().is_err());
         assert!("linux".parse::<Word>().is_err());
     }

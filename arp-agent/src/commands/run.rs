@@ -31,6 +31,7 @@ struct Config {
     tc_attach: Option<cli::TcAttach>,
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
+    sysctl_hook: Option<cli::SysctlHook>,
     lease: Option<u64>,
 }
 
@@ -60,6 +61,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
             arguments.reread_interval.or(config.reread_interval).unwrap_or(DEFAULT_REREAD_INTERVAL),
         ),
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
+        sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
         trace: verbose >= 2,
     };
     need_capabilities()?;

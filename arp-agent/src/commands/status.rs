@@ -78,6 +78,10 @@ fn render(status: &Status) -> String {
         status.resyncs,
         status.overruns
     );
+    text += &match status.sysctl_hook.as_str() {
+        "attached" => "settings: frames pass from before one is written until it is read\n".to_owned(),
+        why => format!("settings: read every {} ms; no hook on their writes: {why}\n", status.reread_interval_ms),
+    };
     for (pattern, _) in status.patterns.iter().filter(|(_, matches)| **matches == 0) {
         text += &format!("no interface matches `{pattern}` yet\n");
     }

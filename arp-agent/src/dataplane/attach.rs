@@ -9,6 +9,7 @@ use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
 use aya::programs::{ProgramError, ProgramInfo};
+use caps::{CapSet, Capability};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -228,6 +229,10 @@ impl Attachments {
                 Handle::Xdp(bpf.xdp_for(how)?.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?)
             }
             How::Tcx => {
+                // The kernel tells identifiers of programs only so: without, ours would look like a foreign one.
+                if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)? {
+                    anyhow::bail!("tcx takes CAP_SYS_ADMIN, to tell our own program from others; clsact does not");
+                }
                 // After those that are there: whoever sees a frame first goes on doing so.
                 let order = TcAttachOptions::TcxOrder(LinkOrder::last());
                 let attached = bpf.tc()?.attach_with_options(&link.name, TcAttachType::Ingress, order);

@@ -32,6 +32,10 @@ const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 const SEQUENCE: usize = offset_of!(Global, sequence) / 8;
 const LEASE: usize = offset_of!(Global, lease_until) / 8;
 const CLOCK: usize = offset_of!(Global, clock) / 8;
+const SETTINGS_WRITTEN: usize = offset_of!(Global, settings_written) / 8;
+const SETTINGS_READ: usize = offset_of!(Global, settings_read) / 8;
+const WRITES_ANNOUNCED: usize = offset_of!(Global, writes_announced) / 8;
+const WRITES_LOST: usize = offset_of!(Global, writes_lost) / 8;
 
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
@@ -124,6 +128,26 @@ impl Bpf {
     /// Nodes of the FIB in use.
     pub fn fib_nodes(&self) -> u32 {
         self.trie.nodes()
+    }
+
+    /// How many writes of settings the sysctl hook has counted.
+    pub fn settings_written(&self) -> u64 {
+        self.global.long(SETTINGS_WRITTEN).load(Ordering::SeqCst)
+    }
+
+    /// How many of those it has announced, or could not announce.
+    pub fn writes_announced(&self) -> u64 {
+        self.global.long(WRITES_ANNOUNCED).load(Ordering::SeqCst)
+    }
+
+    /// How many it could not announce.
+    pub fn writes_lost(&self) -> u64 {
+        self.global.long(WRITES_LOST).load(Ordering::SeqCst)
+    }
+
+    /// Lets decisions trust the settings again, unless more were written than this.
+    pub fn set_settings_read(&mut self, written: u64) {
+        self.global.long(SETTINGS_READ).store(written, Ordering::Release);
     }
 
     /// Entries for which a map had no room.
@@ -237,6 +261,10 @@ impl Tables for Bpf {
 
     fn lease_is_valid(&self) -> bool {
         monotonic_ns() < self.lease_until
+    }
+
+    fn settings_are_read(&self) -> bool {
+        self.global.long(SETTINGS_READ).load(Ordering::Relaxed) == self.settings_written()
     }
 
     fn iface(&self, ifindex: u32) -> Option<Iface> {

@@ -63,7 +63,7 @@ pub struct Choice {
     pub why: &'static str,
 }
 
-/// What a veth gets unless told otherwise. The one place to change it: see docs/adr/0005-hooks.md.
+/// What a veth gets unless told otherwise. The one place to change it: see docs/adr/0006-hooks.md.
 const VETH: Hook = Hook::Xdp;
 
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by

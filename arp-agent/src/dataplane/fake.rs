@@ -101,6 +101,10 @@ impl Tables for Fake {
         self.lease_until != 0
     }
 
+    fn settings_are_read(&self) -> bool {
+        true
+    }
+
     fn iface(&self, ifindex: u32) -> Option<Iface> {
         self.ifaces.get(&ifindex).copied()
     }

@@ -9,6 +9,7 @@ pub mod fake;
 mod memory;
 pub mod programs;
 pub mod proof;
+pub mod sysctl;
 pub mod tcx;
 pub mod trie;
 

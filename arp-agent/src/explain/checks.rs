@@ -17,11 +17,12 @@ pub struct Check {
 
 type Asked = (Reason, &'static str);
 
-const FIRST: [Asked; 5] = [
+const FIRST: [Asked; 6] = [
     (Reason::UPDATING, "the agent is not writing the tables"),
     (Reason::BAD_HEADER, "the header is that of IPv4 over Ethernet"),
     (Reason::NOT_REQUEST, "it is a request"),
     (Reason::LEASE_EXPIRED, "the agent's lease is valid"),
+    (Reason::SETTING_WRITTEN, "no setting was written that has not been read again"),
     (Reason::INTERFACE_UNKNOWN, "the tables know the interface"),
 ];
 const DESTINATION: [Asked; 2] = [

@@ -148,6 +148,12 @@ impl<T: Tables> Tables for Recorder<'_, T> {
         valid
     }
 
+    fn settings_are_read(&self) -> bool {
+        let read = self.tables.settings_are_read();
+        self.note("settings", if read { "as last written" } else { "being written" });
+        read
+    }
+
     fn iface(&self, ifindex: u32) -> Option<Iface> {
         let iface = self.tables.iface(ifindex);
         self.note(format!("interface {ifindex}"), iface.map_or("not known".into(), describe_iface));

@@ -17,6 +17,7 @@ use crate::event::Event;
 
 #[cfg(test)]
 mod captured;
+mod cgroup;
 mod features;
 mod filters;
 mod hooks;
@@ -34,6 +35,7 @@ mod tests;
 mod transmitted;
 mod wire;
 
+pub use cgroup::cgroup_root;
 pub use features::Features;
 pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;

@@ -9,21 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use crate::event::Settings;
-
-/// In the order in which [`AllSettings::read`] names them.
-const NAMES: [&str; 11] = [
-    "forwarding",
-    "proxy_arp",
-    "proxy_arp_pvlan",
-    "medium_id",
-    "arp_ignore",
-    "arp_filter",
-    "rp_filter",
-    "accept_local",
-    "route_localnet",
-    "drop_gratuitous_arp",
-    "ignore_routes_with_linkdown",
-];
+use arp_common::settings::CONF;
 
 /// The files of `net.ipv4.conf.all`, kept open: they stay those of the network namespace in which they were
 /// opened, and each read from their start gives the value of that moment.
@@ -37,12 +23,12 @@ impl AllSettings {
             let path = format!("/proc/sys/net/ipv4/conf/all/{name}");
             File::open(&path).with_context(|| format!("opening {path}"))
         };
-        Ok(Self { files: NAMES.into_iter().map(open).collect::<Result<_>>()? })
+        Ok(Self { files: CONF.into_iter().map(open).collect::<Result<_>>()? })
     }
 
     pub(super) fn read(&self) -> Result<Settings> {
-        let mut values = [0; NAMES.len()];
-        for ((value, file), name) in values.iter_mut().zip(&self.files).zip(NAMES) {
+        let mut values = [0; CONF.len()];
+        for ((value, file), name) in values.iter_mut().zip(&self.files).zip(CONF) {
             *value = number(file).with_context(|| format!("reading net.ipv4.conf.all.{name}"))?;
         }
         let [

@@ -123,12 +123,6 @@ fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules
     }
 }
 
-/// Whether there are static proxy entries for this interface; for 0, for any.
-fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
-    let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
-    snapshot.proxies.range(range).next().is_some()
-}
-
 /// Whether a tc program may put replies right into the other end's input: there must be one, in another network
 /// namespace, or the kernel drops them (`skb_do_redirect`, net/core/filter.c). An XDP program there would not see them:
 /// while there may be one, or the kernel does not tell, replies go the long way.
@@ -136,6 +130,12 @@ fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
         && link.link_netnsid.is_some()
         && snapshot.xdp_features.get(&link.ifindex).is_some_and(|features| features & NDO_XMIT == 0)
+}
+
+/// Whether there are static proxy entries for this interface; for 0, for any.
+fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
+    let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
+    snapshot.proxies.range(range).next().is_some()
 }
 
 /// Why nothing on the interface may be answered, if so.

@@ -4,7 +4,7 @@
 use super::*;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Settings};
+use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, Rule, Settings};
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
@@ -509,4 +509,38 @@ fn whether_an_interface_has_routes() {
     assert!(!has(&world, 9) && world.mirror.snapshot().has_complex_routes());
     world.mirror.replace_routes(&world.attached.clone(), vec![unicast("10.5.0.7/32", CALI)]);
     assert!(has(&world, CALI) && !has(&world, UPLINK) && !world.mirror.snapshot().has_complex_routes());
+}
+
+#[test]
+fn an_interface_is_held_until_its_way_out_is_proved() {
+    let held = |reason| Event::Held { ifindex: CALI, reason };
+    assert_eq!(after([held(Some(Reason::HOOK_UNPROVEN))], "8.8.8.8"), pass(Reason::HOOK_UNPROVEN));
+    assert_eq!(after([held(Some(Reason::PEER_DEAF)), held(None)], "8.8.8.8"), REPLY);
+    let hooked = Event::Tcx { ifindex: CALI, present: true };
+    assert_eq!(
+        after([held(Some(Reason::PEER_DEAF)), hooked], "8.8.8.8"),
+        pass(Reason::INGRESS_HOOK),
+        "what is seen first"
+    );
+    let again =
+        [held(Some(Reason::PEER_DEAF)), Event::LinkGone(CALI), cali(|_, _| {}), Event::ProxyDelays(vec![(CALI, 0)])];
+    assert_eq!(after(again, "10.77.0.1"), pass(Reason::NEIGHBOUR_UNKNOWN), "another of that index is not");
+}
+
+#[test]
+fn replies_go_right_to_the_peer_where_the_kernel_takes_them_and_no_program_misses_them() {
+    let to_peer = |events: &[Event]| {
+        let mut world = World::new();
+        events.iter().for_each(|event| world.tell(event.clone()));
+        world.mirror.iface(CALI).is_some_and(|iface| iface.has(Iface::TO_PEER))
+    };
+    let features = |features| Event::XdpFeatures { ifindex: CALI, features };
+    let pod = || cali(|link, _| link.link_netnsid = Some(0));
+    assert!(to_peer(&[pod(), features(Some(3))]));
+    assert!(!to_peer(&[features(Some(3))]), "the other end is in this namespace");
+    assert!(!to_peer(&[pod()]), "the kernel does not tell");
+    assert!(!to_peer(&[pod(), features(Some(3 | NDO_XMIT))]), "the other end may have a program");
+    assert!(!to_peer(&[pod(), features(Some(3)), features(None)]));
+    let nic = cali(|link, _| (link.kind, link.link_netnsid) = (None, Some(0)));
+    assert!(!to_peer(&[nic, features(Some(3))]));
 }

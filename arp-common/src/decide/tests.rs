@@ -21,6 +21,7 @@ const TO_UPLINK: u16 = 1;
 struct World {
     sequence: core::cell::RefCell<Vec<u64>>,
     lease: bool,
+    settings_read: bool,
     iface: Option<Iface>,
     neighbours: BTreeMap<IfaceAddr, Neighbour>,
     proxies: BTreeSet<IfaceAddr>,
@@ -37,6 +38,9 @@ impl Tables for World {
     }
     fn lease_is_valid(&self) -> bool {
         self.lease
+    }
+    fn settings_are_read(&self) -> bool {
+        self.settings_read
     }
     fn iface(&self, ifindex: u32) -> Option<Iface> {
         self.iface.filter(|_| ifindex == CALI)
@@ -73,6 +77,7 @@ fn world() -> World {
     World {
         sequence: Vec::new().into(),
         lease: true,
+        settings_read: true,
         iface: Some(Iface { mac: CALI_MAC, flags, blocked: 0, medium_id: 0 }),
         neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, fixed: 0 })]),
         proxies: BTreeSet::new(),
@@ -132,6 +137,7 @@ fn the_gateway_and_a_local_address_are_answered() {
 #[test]
 fn the_agent_must_be_alive_and_at_rest() {
     assert_eq!(when(GATEWAY, |world| world.lease = false), Verdict::Pass(Reason::LEASE_EXPIRED));
+    assert_eq!(when(GATEWAY, |world| world.settings_read = false), Verdict::Pass(Reason::SETTING_WRITTEN));
     assert_eq!(when(GATEWAY, |world| world.sequence = Vec::from([3]).into()), Verdict::Pass(Reason::UPDATING));
     // The second look at the sequence differs from the first (popped from the end).
     assert_eq!(when(GATEWAY, |world| world.sequence = Vec::from([4, 2]).into()), Verdict::Pass(Reason::UPDATING));

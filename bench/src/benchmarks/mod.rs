@@ -33,6 +33,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "decide", what: "what a decision costs, by the number of routes", run: decide::run },
     Benchmark { name: "reply", what: "how long a pod waits for a reply, one request at a time", run: reply::run },
     Benchmark { name: "storm", what: "many requests at once: replies a second, and what each costs", run: storm::run },
+    Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
     Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run },
     Benchmark { name: "mirror", what: "how far the maps are behind the kernel", run: mirror::run },
     Benchmark {
@@ -40,7 +41,6 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         what: "many interfaces: how soon a new one is answered on, and what the agent costs",
         run: scale::run,
     },
-    Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
 ];
 
 pub(crate) fn names() -> Vec<&'static str> {

@@ -119,6 +119,9 @@ fn theirs(
     let requests = requests.min(peer.patience);
     let before = peer.answered()?;
     reply::ask(&subject.asker, name, subject.target, requests, findings)?;
+    if !peer.storms {
+        return Ok(());
+    }
     let storm = storm::send(subject, window, context.core, true)?;
     ensure!(storm.replies > 0, "{name}: not one reply in a storm of {} requests", storm.requests);
     if let (Some(before), Some(after)) = (before, peer.settled()?) {

@@ -36,11 +36,16 @@ impl Frame {
         bytes
     }
 
-    /// What a tap on the node sees of the frame: without an outer VLAN tag, which becomes metadata.
-    pub(super) fn at_the_tap(&self) -> Vec<u8> {
+    /// What a tap of that EtherType on the node sees of the frame: for all, it comes without an outer VLAN tag, which
+    /// becomes metadata; for ARP, after tags of VLAN 0 are off.
+    pub(super) fn at_the_tap(&self, ethertype: u16) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
-        if matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {
+        while matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {
+            let vlan_0 = bytes[14] & 0x0f == 0 && bytes[15] == 0;
             bytes.drain(12..16);
+            if ethertype != libc::ETH_P_ARP as u16 || !vlan_0 {
+                break;
+            }
         }
         bytes
     }

@@ -7,6 +7,7 @@
 //! as silence); the multipath hash has the same seed on both.
 
 mod frames;
+mod hook;
 mod neighbours;
 mod pair;
 mod script;
@@ -16,4 +17,4 @@ pub use frames::{Frame, hex};
 pub use neighbours::{Class, Entry, NeighbourTable};
 pub use pair::{Batch, Divergence, Seen, Twins};
 pub use script::{Script, Step};
-pub use twin::{NODE_MAC, PORTS};
+pub use twin::{NODE_MAC, PORTS, stillness};

@@ -74,6 +74,7 @@ pub(super) struct Asker {
 // linux/rtnetlink.h, linux/neighbour.h
 const NLMSG_HEADER: usize = 16;
 const NDMSG: usize = 12;
+const ATTRIBUTE_HEADER: usize = 4;
 const IFINFOMSG: usize = 16;
 const IFF_LOWER_UP: libc::c_int = 1 << 16;
 const NDA_DST: u16 = 1;
@@ -132,14 +133,46 @@ impl Asker {
         Ok(settled)
     }
 
-    fn dump<const N: usize>(&mut self, kind: u16, header: &[u8; N], mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        let mut request = Vec::with_capacity(NLMSG_HEADER + N);
-        request.extend(((NLMSG_HEADER + N) as u32).to_ne_bytes());
+    /// The indexes of the interfaces that are up and have a carrier.
+    pub(super) fn running(&mut self) -> Result<BTreeSet<u32>> {
+        let mut running = BTreeSet::new();
+        self.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], |ifinfomsg, _| {
+            let wanted = libc::IFF_UP | IFF_LOWER_UP;
+            if u32_at(ifinfomsg, 8) & wanted as u32 == wanted as u32 {
+                running.insert(u32_at(ifinfomsg, 4));
+            }
+        })?;
+        Ok(running)
+    }
+
+    /// Adds or deletes a static proxy entry without an interface. False if the kernel refused.
+    pub(super) fn proxy_on_any(&mut self, add: bool, ip: Ipv4Addr) -> Result<bool> {
+        let kind = if add { libc::RTM_NEWNEIGH } else { libc::RTM_DELNEIGH };
+        let create = if add { libc::NLM_F_CREATE } else { 0 };
+        let attribute = (ATTRIBUTE_HEADER + 4) as u16;
+        let mut body = ndmsg(NTF_PROXY).to_vec();
+        [attribute, NDA_DST].iter().for_each(|field| body.extend(field.to_ne_bytes()));
+        body.extend(ip.octets());
+        self.request(kind, libc::NLM_F_ACK | create, &body)?;
+        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty());
+        let answer = &self.buffer[..length.context("receiving an acknowledgement")?];
+        ensure!(answer.len() >= NLMSG_HEADER + 4, "a short acknowledgement");
+        Ok(u32_at(answer, NLMSG_HEADER) == 0)
+    }
+
+    fn request(&self, kind: u16, flags: libc::c_int, body: &[u8]) -> Result<()> {
+        let mut request = Vec::with_capacity(NLMSG_HEADER + body.len());
+        request.extend(((NLMSG_HEADER + body.len()) as u32).to_ne_bytes());
         request.extend(kind.to_ne_bytes());
-        request.extend(((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes());
+        request.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
         request.extend([0; 8]); // sequence, port
-        request.extend(header);
-        send(self.socket.as_raw_fd(), &request, MsgFlags::empty()).context("asking for a dump")?;
+        request.extend(body);
+        send(self.socket.as_raw_fd(), &request, MsgFlags::empty()).context("asking the kernel over netlink")?;
+        Ok(())
+    }
+
+    fn dump<const N: usize>(&mut self, kind: u16, header: &[u8; N], mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        self.request(kind, libc::NLM_F_DUMP, header)?;
         loop {
             let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty());
             let mut rest = &self.buffer[..length.context("receiving a dump")?];

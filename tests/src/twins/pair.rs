@@ -1,23 +1,27 @@
 //! The two twins together.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
+use arp_common::{ArpFrame, Reason};
+use serde_json::Value;
 
 use super::frames::{Frame, hex};
 use super::neighbours::{Class, Entry, NeighbourTable};
 use super::script::Step;
 use super::twin::{Seen as TwinSeen, Tapped, Twin};
 use crate::agent::{Agent, AgentOptions};
+use crate::hook::Hook;
 use crate::host::OnCore;
 use crate::namespace::Namespace;
 
 /// How long the agent may take to be in step.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// For how much of it is waited until it has tested the interfaces' ways out.
+const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The twins.
 #[derive(Debug)]
@@ -27,6 +31,8 @@ pub struct Twins {
     alone: Twin,
     beside: Twin,
     core: usize,
+    hook: Hook,
+    spent: BTreeMap<&'static str, Duration>,
 }
 
 /// Frames that were sent together, and what the kernel alone knew before.
@@ -39,6 +45,8 @@ pub struct Batch<'a> {
     pub seen: &'a [Seen<'a>],
     /// The agent, if there is one.
     pub agent: Option<&'a Agent>,
+    /// What it said of itself right before, in step: `status` as JSON.
+    pub before: &'a Value,
 }
 
 /// A frame, and what became of it.
@@ -59,6 +67,9 @@ pub struct Divergence {
     pub what: String,
     /// The frames after which it showed.
     pub frames: Vec<Frame>,
+    /// The kernel cleared the neighbour table meanwhile, which is one for all namespaces of the machine: it may have
+    /// done so between one twin's frames and the other's.
+    pub collected: bool,
 }
 
 impl fmt::Display for Divergence {
@@ -68,18 +79,33 @@ impl fmt::Display for Divergence {
 }
 
 impl Twins {
-    /// Builds the twins; `agent` says whether one of them gets an agent. Frames are sent from `core`.
-    pub fn new(agent: bool, core: usize) -> Result<Self> {
-        let (alone, beside) = (Twin::new()?, Twin::new()?);
+    /// Builds the twins; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
+    pub fn new(hook: Option<Hook>, core: usize) -> Result<Self> {
+        let start = Instant::now();
+        let kind = hook.unwrap_or_default();
+        let (alone, beside) = (Twin::new(kind)?, Twin::new(kind)?);
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
-        let options = || AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
-        let agent = if agent { Some(options().start(beside.node())?) } else { None };
-        Ok(Twins { agent, alone, beside, core })
+        let options = |hook: Hook| {
+            let options = AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
+            hook.arguments().iter().fold(options, |options, argument| options.arg(argument))
+        };
+        let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;
+        let spent = BTreeMap::from([("building twins", start.elapsed())]);
+        Ok(Twins { agent, alone, beside, core, hook: kind, spent })
     }
 
     /// The node with the kernel alone.
     pub fn node(&self) -> &Namespace {
         self.alone.node()
+    }
+
+    /// What the time went into so far.
+    pub fn spent(&self) -> &BTreeMap<&'static str, Duration> {
+        &self.spent
+    }
+
+    fn spend(&mut self, on: &'static str, since: Instant) {
+        *self.spent.entry(on).or_default() += since.elapsed();
     }
 
     /// The agent, if there is one.
@@ -95,35 +121,55 @@ impl Twins {
     /// Does steps of configuration to both, and gives the number of those that the kernel refused.
     pub fn apply(&mut self, steps: &[Step]) -> Result<usize> {
         let mut refused = 0;
+        let start = Instant::now();
         for group in steps.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
             let doing = [self.alone.begin(group)?, self.beside.begin(group)?];
             let [one, other] = doing.map(|doing| doing.finish());
             let (one, other) = (one?, other?);
+            let settling = Instant::now();
             self.alone.settle()?;
             self.beside.settle()?;
+            self.spend("settling", settling);
             ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
-            refused +=
-                one.lines().filter(|line| line.starts_with("Command failed") || line.starts_with("sysctl")).count();
+            let complaint =
+                |line: &&str| ["Command failed", "sysctl", "proxy"].iter().any(|begin| line.starts_with(begin));
+            refused += one.lines().filter(complaint).count();
         }
+        self.spend("steps", start);
         Ok(refused)
     }
 
-    /// Waits until the agent has followed everything that was done before the call.
-    pub fn sync(&mut self) -> Result<()> {
-        let Some(agent) = &self.agent else { return Ok(()) };
+    /// Waits until the agent has followed everything that was done before the call, and gives its `status`.
+    pub fn sync(&mut self) -> Result<Value> {
+        let Some(agent) = &self.agent else { return Ok(Value::Null) };
         let deadline = Instant::now() + PATIENCE;
-        while agent.ask("\"sync\"")?["status"]["ready"] != true {
+        loop {
+            let status = agent.ask("\"sync\"")?["status"].take();
+            // It tests the way out of an interface whose carrier came, and on a busy machine it tests in vain now and then.
+            let proven = deadline - Instant::now() < PATIENCE - PROOF_PATIENCE || {
+                let running = self.beside.running()?;
+                !status["interfaces"].as_array().into_iter().flatten().any(|interface| {
+                    interface["reason"].as_str().is_some_and(|reason| reason == Reason::HOOK_UNPROVEN.why())
+                        && interface["ifindex"].as_u64().is_some_and(|index| running.contains(&(index as u32)))
+                })
+            };
+            if status["ready"] == true && proven {
+                return Ok(status);
+            }
             ensure!(Instant::now() < deadline, "the agent is not in step; its log:\n{}", agent.log());
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
     }
 
     /// Sends frames to both, in batches, the agent in step before each. Stops at the first difference.
     pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
         let mut waiting: Vec<&Frame> = frames.iter().collect();
         while !waiting.is_empty() {
-            self.sync()?;
+            let start = Instant::now();
+            let before = self.sync()?;
+            self.spend("sync", start);
+            let start = Instant::now();
+            let collections = garbage_collections();
             let table = self.alone.neighbours()?;
             let (mut now, later) = self.schedule(&waiting, &table);
             // While the agent applies what one frame has changed, the program passes the others.
@@ -133,12 +179,13 @@ impl Twins {
             let now_frames: Vec<Frame> = now.iter().map(|&frame| frame.clone()).collect();
             let [alone, beside] = [self.alone.send(&now_frames)?, self.beside.send(&now_frames)?];
             let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
-            let taken = match taken(&now, |port| self.alone.ifindex(port), &alone, &beside) {
+            let collected = collections != garbage_collections();
+            let taken = match taken(&now, self.hook, |port| self.alone.ifindex(port), &alone, &beside) {
                 Ok(taken) => taken,
-                Err(what) => return Ok(Some(Divergence { what, frames: now_frames })),
+                Err(what) => return Ok(Some(Divergence { what, frames: now_frames, collected })),
             };
             if let Some(what) = difference(&alone, &beside, &tables) {
-                return Ok(Some(Divergence { what, frames: now_frames }));
+                return Ok(Some(Divergence { what, frames: now_frames, collected }));
             }
             let answered = answered(&now, |port| self.alone.ifindex(port), &alone);
             let seen: Vec<Seen<'_>> = now
@@ -147,7 +194,9 @@ impl Twins {
                 .zip(taken)
                 .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
                 .collect();
-            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref() });
+            *self.spent.entry("frames").or_default() += start.elapsed();
+            *self.spent.entry("batches").or_default() += Duration::from_secs(1);
+            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before });
         }
         Ok(None)
     }
@@ -197,6 +246,14 @@ impl Twins {
     }
 }
 
+/// How often the kernel has cleared the neighbour table, or found it full: the last columns but one of each core's line.
+/// Nothing if it does not say so here.
+fn garbage_collections() -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/net/stat/arp_cache").unwrap_or_default();
+    let lines = text.lines().skip(1).map(|line| line.split_whitespace().skip(9));
+    lines.flat_map(|columns| [0, 1, 3].map(|at| columns.clone().nth(at).unwrap_or_default().to_owned())).collect()
+}
+
 /// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
 /// it is that of the first request which has none yet and asks for what it says.
 fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> Vec<bool> {
@@ -221,6 +278,7 @@ fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> 
 /// must be what those of the other node see, byte by byte, without the frames that were taken.
 fn taken(
     frames: &[&Frame],
+    hook: Hook,
     ifindex: impl Fn(u8) -> u32,
     alone: &TwinSeen,
     beside: &TwinSeen,
@@ -234,7 +292,7 @@ fn taken(
     }
     let mut arrived = arrived.into_iter().peekable();
     let taken = frames.iter().map(|frame| {
-        let (ifindex, bytes) = (ifindex(frame.port), frame.at_the_tap());
+        let (ifindex, bytes) = (ifindex(frame.port), frame.at_the_tap(hook.tapped()));
         let arrival = arrived.next_if(|(tapped, _)| tapped.ifindex == ifindex && tapped.bytes == bytes);
         arrival.map(|(_, taken)| taken)
     });

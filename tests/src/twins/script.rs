@@ -5,11 +5,13 @@
 //! peer link set p0 down               an `ip` command at the peers
 //! sysctl net/ipv4/conf/v0/proxy_arp 1
 //! nft add table arp filter
+//! proxy add 10.0.0.7                  a static proxy entry for all interfaces, which `ip` cannot make; or `proxy del`
 //! settle                              wait for a bridge's timers (every step waits for carriers)
 //! frame v0 ffffffffffff02…            in hexadecimal; `*N` at the end for N zero bytes
 //! ```
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -27,6 +29,13 @@ pub enum Step {
     Sysctl(String, String),
     /// An `nft` command on the node.
     Nft(String),
+    /// A static proxy entry without an interface, on the node: it is added or deleted.
+    AnyProxy {
+        /// Whether it comes or goes.
+        add: bool,
+        /// For whom it answers.
+        ip: Ipv4Addr,
+    },
     /// Wait until a bridge forwards. (That the kernel has acted on carriers is waited for after every step.)
     Settle,
     /// A frame to the node.
@@ -50,6 +59,7 @@ impl fmt::Display for Step {
             Step::Peer(command) => write!(f, "peer {command}"),
             Step::Sysctl(path, value) => write!(f, "sysctl {path} {value}"),
             Step::Nft(command) => write!(f, "nft {command}"),
+            Step::AnyProxy { add, ip } => write!(f, "proxy {} {ip}", if *add { "add" } else { "del" }),
             Step::Settle => f.write_str("settle"),
             Step::Frame(Frame { port, bytes }) => {
                 let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
@@ -70,6 +80,11 @@ impl FromStr for Step {
             "ip" => Step::Ip(rest.to_owned()),
             "peer" => Step::Peer(rest.to_owned()),
             "nft" => Step::Nft(rest.to_owned()),
+            "proxy" => match rest.split_once(' ') {
+                Some(("add", ip)) => Step::AnyProxy { add: true, ip: ip.trim().parse()? },
+                Some(("del", ip)) => Step::AnyProxy { add: false, ip: ip.trim().parse()? },
+                _ => bail!("a proxy entry is added or deleted: {rest:?}"),
+            },
             "settle" => Step::Settle,
             "sysctl" => {
                 let (path, value) = rest.split_once(' ').context("a sysctl without a value")?;
@@ -113,12 +128,13 @@ mod tests {
     #[test]
     fn a_script_survives_being_written_and_read() {
         let text = "ip route add 10.0.0.0/8 dev v1\npeer link set p0 down\nsettle\nnft add table arp x\n\
-                    sysctl net/ipv4/conf/v0/proxy_arp 1\nframe v3 ffff0001*40\nframe v0 *3\n";
+                    proxy add 10.0.0.7\nproxy del 10.0.0.7\nsysctl net/ipv4/conf/v0/proxy_arp 1\nframe v3 ffff0001*40\nframe v0 *3\n";
         let script: Script = text.parse().unwrap();
-        assert_eq!(script.0.len(), 7);
-        assert_eq!(script.0[5].frame().unwrap().bytes.len(), 44);
+        assert_eq!(script.0.len(), 9);
+        assert_eq!(script.0[7].frame().unwrap().bytes.len(), 44);
         assert_eq!(script.to_string(), text);
         assert!("frame v0 abc".parse::<Script>().is_err());
+        assert!("proxy for 10.0.0.1".parse::<Script>().is_err());
         assert!("fly".parse::<Script>().is_err());
     }
 }

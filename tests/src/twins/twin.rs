@@ -1,5 +1,6 @@
 //! One of the twins: a node, and a namespace with the peers of all its ports.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,12 +20,16 @@ use super::frames::Frame;
 use super::neighbours::{Asker, NeighbourTable};
 use super::script::Step;
 use crate::bytes::Mac;
+use crate::hook::Hook;
 use crate::lab::Lab;
 use crate::namespace::Namespace;
 use crate::packet::{EVERY_FRAME, link_address};
 
 /// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
 pub const PORTS: u8 = 6;
+/// The index of `v0`; those of the others follow. Not that of `p0`: the kernel takes its time, up to a second, to act
+/// on the carrier of a device whose index is that of its other end (`linkwatch_urgent_event`, net/core/link_watch.c).
+const FIRST_PORT: u32 = 101;
 /// The link that carries markers only.
 const MARKER_LINK: (&str, &str) = ("w0", "q0");
 /// EtherType of the marker frames (IEEE 802: for local experiments).
@@ -33,6 +38,8 @@ const MARKER: [u8; 2] = [0x88, 0xb5];
 const MARKER_WAIT: Duration = Duration::from_secs(5);
 /// After how long a bridge without a forwarding delay surely forwards.
 const BRIDGE_TIMER: Duration = Duration::from_millis(50);
+/// How many frames go at once into the queue of a link, which holds 256.
+const LINK_BURST: usize = 64;
 /// Room for what a batch of frames leaves in a socket.
 const RECEIVE_BUFFER: usize = 32 << 20;
 /// What keeps timers from changing anything: files of `net/ipv4/neigh/<interface>`, and values.
@@ -54,12 +61,15 @@ pub(super) struct Twin {
     peers: Namespace,
     neighbours: Asker,
     links: [Asker; 2],
+    hook: Hook,
     node_tap: Tap,
+    /// Where the markers arrive, if the node's tap does not see them.
+    node_markers: Option<Tap>,
     peer_tap: Tap,
     /// Another socket, for a tap does not see what was sent through it.
     sender: Tap,
     markers: u64,
-    first_port: u32,
+    first_peer: u32,
     marker_link: (u32, u32),
 }
 
@@ -80,16 +90,16 @@ pub(super) struct Seen {
 }
 
 impl Twin {
-    pub(super) fn new() -> Result<Self> {
+    pub(super) fn new(hook: Hook) -> Result<Self> {
         let mut lab = Lab::new()?;
         let peers = lab.namespace("peers")?;
         let ends = (0..PORTS).map(|port| (format!("v{port}"), format!("p{port}"), NODE_MAC(port)));
         let markers = (MARKER_LINK.0.to_owned(), MARKER_LINK.1.to_owned(), Mac([0x02, 0, 0, 0, 0xaa, 0xff]));
         let (mut node, mut other) = (String::new(), String::new());
-        for (v, p, mac) in ends.chain([markers]) {
+        for ((v, p, mac), index) in ends.chain([markers]).zip(FIRST_PORT..) {
             let peer_mac = Mac([mac.0[0], 0, 0, 0, 0x10, mac.0[5]]);
             node += &format!(
-                "link add {v} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
+                "link add {v} index {index} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
                 peers.name()
             );
             // The peers' stack is to be silent: all frames are made here.
@@ -100,25 +110,30 @@ impl Twin {
         let index = |namespace: &Namespace, name: &str| -> Result<u32> {
             namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
         };
-        let first_port = index(lab.node(), "v0")?;
+        let first_peer = index(&peers, "p0")?;
         for port in 0..PORTS {
             let indexes = (index(lab.node(), &format!("v{port}"))?, index(&peers, &format!("p{port}"))?);
-            let expected = first_port + u32::from(port);
-            ensure!(
-                indexes == (expected, expected),
-                "v{port} and p{port} have the indexes {indexes:?}, not {expected}"
-            );
+            let expected = (FIRST_PORT + u32::from(port), first_peer + u32::from(port));
+            ensure!(indexes == expected, "v{port} and p{port} have the indexes {indexes:?}, not {expected:?}");
         }
         let marker_link = (index(lab.node(), MARKER_LINK.0)?, index(&peers, MARKER_LINK.1)?);
         lab.node().run(still)??;
+        if hook.queues_by_link() {
+            queue_by_link(lab.node(), &peers)?;
+        }
         Ok(Twin {
             neighbours: Asker::open(lab.node())?,
-            node_tap: Tap::open(lab.node())?,
+            hook,
+            node_tap: Tap::open(lab.node(), hook.tapped())?,
+            node_markers: match hook.tapped() {
+                EVERY_FRAME => None,
+                _ => Some(Tap::open(lab.node(), u16::from_be_bytes(MARKER))?),
+            },
             links: [Asker::open(lab.node())?, Asker::open(&peers)?],
-            peer_tap: Tap::open(&peers)?,
+            peer_tap: Tap::open(&peers, EVERY_FRAME)?,
             sender: Tap::open_to_send(&peers)?,
             markers: 0,
-            first_port,
+            first_peer,
             marker_link,
             lab,
             peers,
@@ -129,9 +144,17 @@ impl Twin {
         self.lab.node()
     }
 
-    /// The ifindex of `v<port>`, and of `p<port>`.
+    /// The ifindex of `v<port>`.
     pub(super) fn ifindex(&self, port: u8) -> u32 {
-        self.first_port + u32::from(port)
+        FIRST_PORT + u32::from(port)
+    }
+
+    /// The indexes of the ports whose both ends are up.
+    pub(super) fn running(&mut self) -> Result<BTreeSet<u32>> {
+        let [node, peers] = &mut self.links;
+        let (node, peers) = (node.running()?, peers.running()?);
+        let ends = (0..PORTS).map(|port| (FIRST_PORT + u32::from(port), self.first_peer + u32::from(port)));
+        Ok(ends.filter(|(v, p)| node.contains(v) && peers.contains(p)).map(|(v, _)| v).collect())
     }
 
     pub(super) fn neighbours(&mut self) -> Result<NeighbourTable> {
@@ -139,7 +162,7 @@ impl Twin {
     }
 
     /// Starts doing steps of one kind, none of them a frame.
-    pub(super) fn begin(&self, steps: &[Step]) -> Result<Doing> {
+    pub(super) fn begin(&mut self, steps: &[Step]) -> Result<Doing> {
         let node = self.lab.node();
         let batch = |program: &str, arguments: &[&str], namespace: &Namespace| {
             let lines: String = steps.iter().map(command_line).collect();
@@ -164,6 +187,17 @@ impl Twin {
                 Ok(Doing::Done(refused.map(|step| format!("{step}\n")).collect()))
             })?,
             Some(Step::Frame(_)) => bail!("a frame is no step of configuration"),
+            Some(Step::AnyProxy { .. }) => {
+                let mut complaints = String::new();
+                for step in steps {
+                    if let Step::AnyProxy { add, ip } = step
+                        && !self.neighbours.proxy_on_any(*add, *ip)?
+                    {
+                        complaints += &format!("{step}\n");
+                    }
+                }
+                Ok(Doing::Done(complaints))
+            }
             Some(Step::Settle) => {
                 thread::sleep(BRIDGE_TIMER);
                 Ok(Doing::Done(String::new()))
@@ -188,38 +222,69 @@ impl Twin {
     /// Sends frames, and gives what became of them. To be called on one core, so that the frames and their answers go
     /// through its queue in order: when a marker that was sent after them is back, all is done.
     pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
-        for frame in frames {
-            self.sender.send(self.ifindex(frame.port), &frame.bytes)?;
-        }
-        let (w, q) = self.marker_link;
-        let ports = self.ifindex(0)..self.ifindex(PORTS);
         let mut seen = Seen::default();
+        if !self.hook.queues_by_link() {
+            self.send_some(0, frames, &[self.marker_link], &mut seen)?;
+            return Ok(seen);
+        }
+        for (part, frames) in frames.chunks(LINK_BURST).enumerate() {
+            let running = self.running()?;
+            let ports = frames.iter().map(|frame| frame.port).collect::<BTreeSet<u8>>();
+            let ends = ports.into_iter().map(|port| (self.ifindex(port), self.first_peer + u32::from(port)));
+            let mut links: Vec<(u32, u32)> = ends.filter(|(v, _)| running.contains(v)).collect();
+            links.push(self.marker_link);
+            self.send_some(part * LINK_BURST, frames, &links, &mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// Sends frames, the first of which has the number `first`, and a marker to and fro on each of `links`.
+    fn send_some(&mut self, first: usize, frames: &[Frame], links: &[(u32, u32)], seen: &mut Seen) -> Result<()> {
+        for frame in frames {
+            self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
+        }
+        let ports = self.ifindex(0)..self.ifindex(PORTS);
         let marker = self.marker();
-        self.sender.send(q, &marker)?;
-        self.node_tap.until(&marker, |tapped, outgoing| {
-            // What is seen again on a bridge or a macvlan follows from what the port passed.
+        for &(_, p) in links {
+            self.sender.send(p, &marker)?;
+        }
+        // What is seen again on a bridge or a macvlan follows from what the port passed.
+        let passed = |tapped: Tapped, outgoing: bool| {
             if !outgoing && ports.contains(&tapped.ifindex) {
                 seen.passed.push(tapped);
             }
-        })?;
+        };
+        let arrivals = links.iter().map(|&(v, _)| v).collect();
+        match &mut self.node_markers {
+            None => self.node_tap.until(&marker, arrivals, passed)?,
+            Some(tap) => {
+                tap.until(&marker, arrivals, |_, _| {})?;
+                self.node_tap.rest(passed)?;
+            }
+        }
         let back = self.marker();
-        self.node_tap.send(w, &back)?;
-        let first = self.first_port;
+        for &(v, _) in links {
+            self.node_tap.send(v, &back)?;
+        }
+        let first_peer = self.first_peer;
         let mut order = frames.iter().enumerate();
         let mut current = 0;
-        self.peer_tap.until(&back, |tapped, outgoing| {
-            if tapped.ifindex == q {
+        let peers = first_peer..first_peer + u32::from(PORTS);
+        let arrivals = links.iter().map(|&(_, p)| p).collect();
+        self.peer_tap.until(&back, arrivals, |mut tapped, outgoing| {
+            if !peers.contains(&tapped.ifindex) {
             } else if outgoing {
                 // A frame whose link is down leaves no trace.
                 let same = |(_, frame): &(usize, &Frame)| {
-                    first + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
+                    first_peer + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
                 };
                 current = order.find(same).map_or(current, |(index, _)| index);
             } else if !is_request_of_the_node(&tapped) && !is_self_test(&tapped) {
-                seen.replies.push((current, tapped));
+                // By the node's end of the link.
+                tapped.ifindex = tapped.ifindex - first_peer + FIRST_PORT;
+                seen.replies.push((first + current, tapped));
             }
-        })?;
-        Ok(seen)
+        })
     }
 
     /// A frame of 60 bytes, different each time.
@@ -247,12 +312,19 @@ fn is_request_of_the_node(tapped: &Tapped) -> bool {
         && tapped.bytes.get(6..11) == Some(&node[..5])
 }
 
+/// The steps that keep an interface's timers from changing anything: for one that a world adds. Its settings are those
+/// of the machine's own namespace otherwise, where an answer by proxy is delayed by a random time.
+pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
+    STILL
+        .into_iter()
+        .map(move |(key, value)| Step::Sysctl(format!("net/ipv4/neigh/{interface}/{key}"), value.to_owned()))
+}
+
 fn still() -> Result<()> {
     let interfaces = (0..PORTS).map(|port| format!("v{port}")).chain(["lo".to_owned(), MARKER_LINK.0.to_owned()]);
-    for interface in interfaces {
-        for (key, value) in STILL {
-            let path = format!("/proc/sys/net/ipv4/neigh/{interface}/{key}");
-            fs::write(&path, value).with_context(|| format!("writing {value} to {path}"))?;
+    for step in interfaces.flat_map(|interface| stillness(&interface).collect::<Vec<_>>()) {
+        if let Step::Sysctl(path, value) = step {
+            fs::write(format!("/proc/sys/{path}"), &value).with_context(|| format!("writing {value} to {path}"))?;
         }
     }
     // Since 6.11; before, the seed is the machine's, and so the same for both.
@@ -260,10 +332,22 @@ fn still() -> Result<()> {
     Ok(())
 }
 
+/// In driver mode replies are taken only by a peer with a queue of its own, which GRO gives it; and so that the kernel's
+/// own frames go through that queue too, in order with them, the node's ends do not segment.
+fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
+    for port in 0..PORTS {
+        for (namespace, features) in [(peers, format!("p{port} gro on")), (node, format!("v{port} tso off"))] {
+            let output = namespace.output(&format!("ethtool -K {features}"))?;
+            ensure!(output.status.success(), "ethtool -K {features}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    Ok(())
+}
+
 fn command_line(step: &Step) -> String {
     match step {
         Step::Ip(command) | Step::Peer(command) | Step::Nft(command) => format!("{command}\n"),
-        Step::Sysctl(..) | Step::Settle | Step::Frame(_) => String::new(),
+        Step::Sysctl(..) | Step::AnyProxy { .. } | Step::Settle | Step::Frame(_) => String::new(),
     }
 }
 
@@ -294,12 +378,12 @@ struct Tap {
 }
 
 impl Tap {
-    fn open(namespace: &Namespace) -> Result<Self> {
+    fn open(namespace: &Namespace, ethertype: u16) -> Result<Self> {
         let open = || -> Result<OwnedFd> {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
             let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-            bind(socket.as_raw_fd(), &link_address(0, EVERY_FRAME)?)?;
+            bind(socket.as_raw_fd(), &link_address(0, ethertype)?)?;
             Ok(socket)
         };
         let socket =
@@ -324,29 +408,48 @@ impl Tap {
         }
     }
 
-    /// Hands over the frames up to `marker`, and whether each was an outgoing one.
-    fn until(&mut self, marker: &[u8], mut each: impl FnMut(Tapped, bool)) -> Result<()> {
+    /// Hands over the frames until `marker` has arrived on all of `links`, and whether each was an outgoing one.
+    fn until(&mut self, marker: &[u8], mut links: BTreeSet<u32>, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
         let deadline = Instant::now() + MARKER_WAIT;
-        loop {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
-                Ok((length, Some(from))) => {
-                    let outgoing = from.pkttype() == libc::PACKET_OUTGOING;
-                    let bytes = &self.buffer[..length];
-                    if bytes == marker && !outgoing {
-                        return Ok(());
+        while !links.is_empty() {
+            match self.receive()? {
+                Some((tapped, outgoing)) if tapped.bytes == marker => {
+                    if !outgoing {
+                        links.remove(&tapped.ifindex);
                     }
-                    let ifindex = u32::try_from(from.ifindex()).unwrap_or_default();
-                    each(Tapped { ifindex, bytes: bytes.to_vec() }, outgoing);
                 }
-                Ok((_, None)) | Err(Errno::ENETDOWN | Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    ensure!(Instant::now() < deadline, "a marker was lost");
+                Some((tapped, outgoing)) => each(tapped, outgoing),
+                None => {
+                    ensure!(Instant::now() < deadline, "a marker was lost on the interfaces {links:?}");
                     let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
                     match poll(&mut sockets, PollTimeout::from(100u8)) {
                         Ok(_) | Err(Errno::EINTR) => {}
                         Err(error) => return Err(error).context("waiting for a frame"),
                     }
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has arrived by now.
+    fn rest(&mut self, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
+        while let Some((tapped, outgoing)) = self.receive()? {
+            each(tapped, outgoing);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Option<(Tapped, bool)>> {
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
+                Ok((length, Some(from))) => {
+                    let ifindex = u32::try_from(from.ifindex()).unwrap_or_default();
+                    let outgoing = from.pkttype() == libc::PACKET_OUTGOING;
+                    return Ok(Some((Tapped { ifindex, bytes: self.buffer[..length].to_vec() }, outgoing)));
+                }
+                Ok((_, None)) | Err(Errno::ENETDOWN | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) => return Err(error).context("receiving a frame"),
             }
         }

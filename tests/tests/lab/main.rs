@@ -17,3 +17,5 @@ mod matrix;
 mod private_vlan;
 mod refusals;
 mod regressions;
+mod steady;
+mod tap;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tests::needs_root;
 use tests::twins::{Script, Twins};
+use tests::{Hook, needs_root};
 
 #[test]
 fn what_once_diverged_does_so_no_more() -> Result<()> {
@@ -21,7 +21,7 @@ fn what_once_diverged_does_so_no_more() -> Result<()> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
         let Script(steps) = text.parse().with_context(|| format!("{name}"))?;
-        let divergence = Twins::new(true, 0)?.play(&steps).with_context(|| format!("{name}"))?;
+        let divergence = Twins::new(Some(Hook::chosen()?), 0)?.play(&steps).with_context(|| format!("{name}"))?;
         ensure!(divergence.is_none(), "{name}: {}", divergence.map(|found| found.to_string()).unwrap_or_default());
     }
     Ok(())

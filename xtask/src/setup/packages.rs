@@ -37,20 +37,18 @@ pub(super) const VM: [Client; 3] = [
 ];
 
 /// Other responders, for `cargo xtask bench peers`, with those of their libraries that a small system may lack.
-pub(super) const PEERS: [&str; 13] = [
-    "farpd",
+pub(super) const PEERS: [&str; 11] = [
     "iptables",
     "libbpf1",
     "libcap-ng0",
-    "libdumbnet1",
     "libevent-2.1-7",
     "libnuma1",
-    "libpcap0.8",
     "libunbound8",
     "libxdp1",
     "libxtables12",
     "openvswitch-common",
     "openvswitch-switch",
+    "parprouted",
 ];
 
 impl Client {

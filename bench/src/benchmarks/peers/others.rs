@@ -33,6 +33,8 @@ pub(super) struct Peer {
     pub(super) version: String,
     /// Whether it does its work where the request was sent, so that its cost can be told from outside.
     pub(super) shares_the_core: bool,
+    /// Whether it takes more requests than one at a time.
+    pub(super) storms: bool,
     /// How many requests a round may send one at a time.
     pub(super) patience: usize,
     /// How many requests it has answered by its own counter, if it has one.
@@ -45,7 +47,7 @@ type Start = fn(&mut Lab, &str, usize) -> Result<Peer>;
 pub(super) const ALL: [(&str, Start); 3] = [
     ("ebtables arpreply on a bridge", ebtables),
     ("Open vSwitch, userspace, ARP flow", open_vswitch),
-    ("farpd", farpd),
+    ("parprouted", parprouted),
 ];
 
 impl Peer {
@@ -123,6 +125,7 @@ fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
         subject,
         version: version.trim().to_owned(),
         shares_the_core: true,
+        storms: true,
         patience: usize::MAX,
         counter: Some(Box::new(counter)),
         daemons: Vec::new(),
@@ -171,24 +174,35 @@ fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
         subject,
         version: version.lines().next().unwrap_or_default().to_owned(),
         shares_the_core: false,
+        storms: true,
         patience: 500,
         counter: Some(Box::new(counter)),
         daemons,
     })
 }
 
-fn farpd(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
-    let tool = Tool::find("farpd")?;
-    let (node, subject) = pod(lab, "farpd", name, core)?;
-    node.ip(&format!("addr add {}/24 dev port", Ipv4Addr::from(NODE)))?;
+/// It answers for what it has seen on its other interface: a host there has the address. (Debian's other daemon, farpd,
+/// sends its replies to the broadcast or zero address that the request carries as `tha`: no pod receives them.)
+fn parprouted(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
+    let tool = Tool::find("parprouted")?;
+    let (node, subject) = pod(lab, "parp", name, core)?;
+    let owner = lab.namespace("parp-host")?;
+    node.ip_each(&format!("link add other type veth peer name eth0 netns {}\n link set other up", owner.name()))?;
+    owner.ip_each(&format!("link set eth0 up\n addr add {}/24 dev eth0", Ipv4Addr::from(TARGET)))?;
+    let address = Ipv4Addr::from(NODE);
+    node.ip_each(&format!("addr add {address}/24 dev port\n addr add {address}/24 dev other"))?;
+    node.sysctl("net.ipv4.ip_forward", 1)?;
     let scratch = tempfile::Builder::new().prefix("arp-bench-").tempdir().context("making a folder")?;
-    let mut daemon = tool.daemon(&node, &format!("-d -i port {}", Ipv4Addr::from(TARGET)), scratch.path())?;
+    let mut daemon = tool.daemon(&node, "-d port other", scratch.path())?;
     daemon._scratch = Some(scratch);
     Ok(Peer {
         subject,
-        version: "farpd 0.2, which has no counter: nobody else there has the address".to_owned(),
+        version: "Debian's 0.70, which has no counter, nor proxy_arp beside it; requests wait for one another, so a storm is \
+                  its latency again"
+            .to_owned(),
         shares_the_core: false,
-        patience: 100,
+        storms: false,
+        patience: 8,
         counter: None,
         daemons: vec![daemon],
     })

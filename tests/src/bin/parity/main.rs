@@ -19,6 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use tests::Hook;
 
 /// Random configurations and frames: the kernel alone against the kernel with the fast path.
 ///
@@ -43,6 +44,9 @@ pub(crate) struct Args {
     /// No fast path: checks that two kernels alone do not differ
     #[arg(long)]
     kernel_vs_kernel: bool,
+    /// Where the fast path answers; by default as ARP_TEST_HOOK says, else xdp-skb
+    #[arg(long, value_enum)]
+    hook: Option<Hook>,
     /// Worlds at the same time; as many as there are cores by default
     #[arg(long)]
     jobs: Option<usize>,
@@ -61,6 +65,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// Where the fast path answers, if there is one.
+    fn hook(&self) -> Result<Option<Hook>> {
+        Ok(match self.hook {
+            _ if self.kernel_vs_kernel => None,
+            None => Some(Hook::chosen()?),
+            hook => hook,
+        })
+    }
+
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds)
     }

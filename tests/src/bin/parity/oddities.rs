@@ -1,6 +1,9 @@
 //! What is added to a shape: one thing at a time, each with the name under which it is counted.
 
+mod links;
+mod netfilter;
 mod routes;
+mod rules;
 
 use std::net::Ipv4Addr;
 
@@ -11,10 +14,11 @@ use crate::plan::Plan;
 
 type Oddity = (&'static str, fn(&mut Plan));
 
-const MENU: [(usize, Oddity); 41] = [
+const MENU: [(usize, Oddity); 54] = [
     (24, ("sysctl", sysctl)),
     (2, ("sysctl default", sysctl_default)),
     (3, ("proxy_delay", proxy_delay)),
+    (1, ("proxy_qlen", proxy_qlen)),
     (3, ("locktime", locktime)),
     (6, ("address", address)),
     (4, ("address with a peer", address_with_peer)),
@@ -41,27 +45,35 @@ const MENU: [(usize, Oddity); 41] = [
     (4, ("route removed", routes::route_removed)),
     (1, ("route of an address removed", routes::local_route_removed)),
     (1, ("route encap", routes::route_encap)),
-    (1, ("rule", routes::rule)),
+    (2, ("route with a preferred source", routes::route_with_source)),
+    (1, ("route with a realm", routes::route_with_realm)),
+    (1, ("multipath hash policy", routes::hash_policy)),
+    (1, ("rule", rules::rule)),
     (10, ("neighbour", neighbour)),
     (3, ("neighbour removed", neighbour_removed)),
     (7, ("proxy", proxy)),
     (1, ("proxy removed", proxy_removed)),
-    (2, ("port down", port_down)),
-    (2, ("port flap", port_flap)),
-    (1, ("port noarp", port_noarp)),
-    (2, ("port mac", port_mac)),
-    (1, ("stacked device", stacked)),
-    (1, ("netfilter", netfilter)),
+    (2, ("proxy on any interface", proxy_on_any)),
+    (2, ("port down", links::port_down)),
+    (2, ("port flap", links::port_flap)),
+    (2, ("carrier", links::carrier)),
+    (2, ("carrier flap", links::carrier_flap)),
+    (1, ("port noarp", links::port_noarp)),
+    (2, ("port mac", links::port_mac)),
+    (2, ("port flags", links::port_flags)),
+    (1, ("port mtu", links::port_mtu)),
+    (2, ("device added", links::device_added)),
+    (1, ("device removed", links::device_removed)),
+    (1, ("stacked device", links::stacked)),
+    (1, ("flush", links::flush)),
+    (1, ("netfilter", netfilter::chain)),
+    (1, ("netfilter of Calico", netfilter::calico)),
     (6, ("sender", sender)),
 ];
 
-/// Things that cost a second of waiting each.
-const SLOW: [(usize, Oddity); 1] = [(1, ("carrier", carrier))];
-
 /// Adds one thing.
 pub(crate) fn draw(plan: &mut Plan) {
-    let slow = plan.dice.below(400) == 0;
-    let (name, oddity) = if slow { *plan.dice.weighted(&SLOW) } else { *plan.dice.weighted(&MENU) };
+    let (name, oddity) = *plan.dice.weighted(&MENU);
     plan.feature(name);
     oddity(plan);
 }
@@ -80,19 +92,23 @@ const SETTINGS: [(usize, (&str, &[i64])); 19] = [
     (3, ("arp_accept", &[0, 1, 2])),
     (2, ("drop_gratuitous_arp", &[0, 1])),
     (2, ("send_redirects", &[0, 1])),
-    (2, ("ignore_routes_with_linkdown", &[0, 1])),
-    (1, ("bc_forwarding", &[0, 1])),
-    (1, ("src_valid_mark", &[0, 1])),
+    (3, ("ignore_routes_with_linkdown", &[0, 1])),
+    (2, ("bc_forwarding", &[0, 1])),
+    (2, ("src_valid_mark", &[0, 1])),
     (1, ("shared_media", &[0, 1])),
     (1, ("arp_announce", &[0, 1, 2])),
-    (1, ("arp_evict_nocarrier", &[0, 1])),
+    (2, ("arp_evict_nocarrier", &[0, 1])),
     (1, ("arp_notify", &[0, 1])),
 ];
 
 fn sysctl(plan: &mut Plan) {
     let (key, values) = *plan.dice.weighted(&SETTINGS);
     let value = *plan.dice.pick(values);
-    let scope = if plan.dice.chance(25) { "all".to_owned() } else { format!("v{}", plan.port()) };
+    let scope = match plan.dice.below(100) {
+        0..25 => "all".to_owned(),
+        25..30 => "lo".to_owned(),
+        _ => format!("v{}", plan.port()),
+    };
     plan.feature(key);
     plan.conf(&scope, key, value);
 }
@@ -107,6 +123,12 @@ fn sysctl_default(plan: &mut Plan) {
 fn proxy_delay(plan: &mut Plan) {
     let port = plan.port();
     plan.sysctl(&format!("neigh/v{port}/proxy_delay"), 8_000_000, 0);
+}
+
+/// A queue too short for a delayed answer makes the kernel drop it: silence either way.
+fn proxy_qlen(plan: &mut Plan) {
+    let (port, length) = (plan.port(), *plan.dice.pick(&[0, 1, 64, 1000]));
+    plan.sysctl(&format!("neigh/v{port}/proxy_qlen"), length, 64);
 }
 
 /// With -1 every unanswered request may change an entry, by default none may.
@@ -156,8 +178,6 @@ fn address_removed(plan: &mut Plan) {
     }
 }
 
-/// Adds a nexthop object of one device, and gives its number.
-/// Once there has been a rule, a namespace is never what it was: few, so that most worlds are without.
 const STATES: [(usize, &str); 9] = [
     (5, "stale"),
     (3, "reachable"),
@@ -191,6 +211,11 @@ fn neighbour(plan: &mut Plan) {
     if plan.dice.chance(10) {
         port = plan.port();
     }
+    if plan.dice.chance(8) && !matches!(state, "none" | "incomplete" | "failed") {
+        // As a routing daemon installs it.
+        plan.ip(format!("neigh replace {ip} lladdr {mac} dev v{port} nud {state} extern_learn"));
+        return;
+    }
     plan.neighbour(port, ip, mac, state);
 }
 
@@ -212,60 +237,12 @@ fn proxy_removed(plan: &mut Plan) {
     plan.ip(format!("neigh del proxy {sender} dev v{port}"));
 }
 
-fn port_down(plan: &mut Plan) {
-    let port = plan.port();
-    plan.ip_undone(format!("link set v{port} down"), format!("link set v{port} up"));
-}
-
-fn port_flap(plan: &mut Plan) {
-    let port = plan.port();
-    plan.ip(format!("link set v{port} down"));
-    plan.ip(format!("link set v{port} up"));
-}
-
-fn port_noarp(plan: &mut Plan) {
-    let port = plan.port();
-    plan.ip_undone(format!("link set v{port} arp off"), format!("link set v{port} arp on"));
-}
-
-fn port_mac(plan: &mut Plan) {
-    let port = plan.port();
-    let mac = Mac([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.dice.byte() & 0x3f)]);
-    let before = tests::twins::NODE_MAC(port);
-    plan.ip_undone(format!("link set v{port} address {mac}"), format!("link set v{port} address {before}"));
-    plan.macs[usize::from(port)] = mac;
-}
-
-fn stacked(plan: &mut Plan) {
-    let port = plan.port();
-    if plan.dice.chance(50) {
-        plan.ip_undone(
-            format!("link add link v{port} name mv{port} address 02:00:00:00:bb:0{port} type macvlan mode bridge"),
-            format!("link del mv{port}"),
-        );
-        // It stays down: up, it answers too, but later, from a queue of its own.
-        return;
-    }
-    plan.ip_undone(
-        "link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0",
-        "link del br0",
-    );
-    plan.ip("link set br0 up");
-    plan.ip(format!("link set v{port} master br0"));
-    plan.step(Step::Settle, None);
-}
-
-fn netfilter(plan: &mut Plan) {
-    let port = plan.port();
-    let flush = Some(Step::Nft("flush ruleset".to_owned()));
-    let chain = match plan.dice.below(5) {
-        0 => "arp t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
-        1 => "arp t { chain c { type filter hook output priority 0; drop; } }".to_owned(),
-        2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; } }".to_owned(),
-        3 => format!("netdev t {{ chain c {{ type filter hook ingress device v{port} priority 0; drop; }} }}"),
-        _ => "inet t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
-    };
-    plan.step(Step::Nft(format!("add table {chain}")), flush);
+/// An entry for all interfaces (K93), which `ip` does not make.
+fn proxy_on_any(plan: &mut Plan) {
+    let ip = plan.some_address();
+    let [add, undo] = [true, false].map(|add| Step::AnyProxy { add, ip });
+    plan.step(add, Some(undo));
+    plan.targets.push(ip);
 }
 
 fn sender(plan: &mut Plan) {
@@ -277,13 +254,6 @@ fn sender(plan: &mut Plan) {
     if plan.dice.chance(60) {
         plan.known(sender);
     }
-}
-
-fn carrier(plan: &mut Plan) {
-    let port = plan.port();
-    let undo = Some(Step::Peer(format!("link set p{port} up")));
-    plan.step(Step::Peer(format!("link set p{port} down")), undo);
-    plan.step(Step::Settle, None);
 }
 
 /// An address for which nothing is configured.

@@ -4,7 +4,7 @@
 //! What it calls an answer is what §10 must be able to answer:
 //! * `arp_ignore` 1 for an own address in a subnet of the ingress device counts as an answer (K61), 2 and 3 as passes;
 //! * the route decides if it is one that §10 follows: type, single path, and no local prefix around a longer main one;
-//! * an own address whose local route somebody removed is a pass, as a sender and as a target;
+//! * an own address whose local route somebody removed is a pass, as a sender and as a target (counted apart);
 //! * a route by an interface that the kernel may skip (`ignore_routes_with_linkdown`) is a pass.
 
 use std::net::Ipv4Addr;
@@ -60,6 +60,7 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
         Class::Nothing => Err("no route"),
         Class::Unanswerable => Err("route of an unanswerable type"),
         Class::Unfollowed => Err("route that is not followed"),
+        Class::UnroutedOwn => Err("own address without its local route"),
     }
 }
 
@@ -104,6 +105,8 @@ enum Class<'a> {
     Unicast(&'a Route),
     Unanswerable,
     Unfollowed,
+    /// An own address whose local route somebody removed.
+    UnroutedOwn,
     Nothing,
 }
 
@@ -127,7 +130,7 @@ fn best(state: &State, addr: Ipv4Addr) -> Class<'_> {
         },
     };
     if state.is_own(addr) && (route.table, route.len) != (Table::Local, 32) {
-        return Class::Unfollowed;
+        return Class::UnroutedOwn;
     }
     let skipped = route.dev.as_deref().is_some_and(|dev| may_be_skipped(state, dev));
     match (route.table, route.kind.as_str()) {

@@ -82,9 +82,13 @@ impl Plan {
         undo
     }
 
-    /// Files before commands: for plans whose order does not matter.
+    /// Files before commands, except those of devices that are not there before: for plans whose order does not matter.
     pub(crate) fn sort_steps(&mut self) {
-        self.steps.sort_by_key(|step| !matches!(step, Step::Sysctl(..)));
+        self.steps.sort_by_key(|step| match step {
+            Step::Sysctl(path, _) if ["/br0/", "/x0/"].iter().any(|added| path.contains(added)) => 2,
+            Step::Sysctl(..) => 0,
+            _ => 1,
+        });
     }
 
     pub(crate) fn ip(&mut self, command: impl Into<String>) {

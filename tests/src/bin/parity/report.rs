@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::Mac;
 use tests::twins::{Batch, Frame, Twins, hex};
 
@@ -44,11 +44,15 @@ pub(crate) struct Report {
     pub(crate) steps: u64,
     pub(crate) refused_steps: u64,
     pub(crate) divergences: u64,
+    /// Differences that did not show again, in a batch during which the kernel cleared the neighbour table.
+    pub(crate) collected: u64,
     features: BTreeMap<&'static str, (u64, u64)>,
     /// Frames that §10 would answer and the fast path passed, or that it would answer and the kernel did not.
     samples: BTreeMap<&'static str, Vec<String>>,
     /// What the program counted, over all agents.
     counters: BTreeMap<String, u64>,
+    /// What the workers' time went into.
+    pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
 
 impl Report {
@@ -108,8 +112,11 @@ impl Report {
         }
     }
 
-    /// Adds what an agent's program has counted.
+    /// Adds what an agent's program has counted, and what the twins spent their time on.
     pub(crate) fn agent(&mut self, twins: &Twins) {
+        for (&on, &time) in twins.spent() {
+            *self.spent.entry(on).or_default() += time;
+        }
         let status = twins.agent().and_then(|agent| agent.ask("\"status\"").ok());
         let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
         for (reason, count) in passed.into_iter().flatten() {
@@ -133,6 +140,7 @@ impl Report {
         self.steps += other.steps;
         self.refused_steps += other.refused_steps;
         self.divergences += other.divergences;
+        self.collected += other.collected;
         add(&mut self.beyond, other.beyond);
         add(&mut self.reasons, other.reasons);
         add(&mut self.missed, other.missed);
@@ -140,6 +148,9 @@ impl Report {
         for (name, (worlds, times)) in other.features {
             let mine = self.features.entry(name).or_default();
             *mine = (mine.0 + worlds, mine.1 + times);
+        }
+        for (on, time) in other.spent {
+            *self.spent.entry(on).or_default() += time;
         }
         for (what, samples) in other.samples {
             let mine = self.samples.entry(what).or_default();
@@ -170,6 +181,10 @@ impl Report {
             100.0 * share(self.answered, frames),
             self.lost
         ));
+        line(format!(
+            "differences when the kernel cleared the neighbour table, not seen again and not counted: {}",
+            self.collected
+        ));
         if fast_path {
             line(format!(
                 "of these the fast path answered {} ({:.1} %)",
@@ -184,10 +199,16 @@ impl Report {
             ));
             line(format!("silence of the kernel where §10 would answer: {}", self.contradictions));
             line(table("answered by the kernel, passed by the fast path; why §10 passes", &self.reasons));
-            line(table("passed by the fast path, although §10 answers; what `explain` says after it", &self.missed));
+            line(table(
+                "passed by the fast path, although §10 answers; what `explain` says after it, else what was counted",
+                &self.missed,
+            ));
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
         }
+        let spent: Vec<String> =
+            self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();
+        line(format!("the workers' time: {}", spent.join(", ")));
         let features =
             self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
         line(table("what occurred in the configurations", &features.collect()));
@@ -205,7 +226,7 @@ impl Report {
     }
 }
 
-/// Why the agent would pass the request that the frame is about.
+/// Why the agent would pass the request that the frame is about; if it would not, what the program counted meanwhile.
 fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
     let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
     let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
@@ -213,9 +234,26 @@ fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
                           "sender": sender, "sender_mac": Mac(arp.arp.sha).to_string()});
     let answer = agent.ask(&json!({"explain": {"question": question, "run_program": false}}).to_string());
     match answer {
-        Ok(answer) => answer["explanation"]["reason"].as_str().unwrap_or("it would answer").to_owned(),
         Err(error) => format!("{error:#}"),
+        Ok(answer) => match answer["explanation"]["reason"].as_str() {
+            Some(reason) => reason.to_owned(),
+            None => format!("would be answered; counted meanwhile: {}", passing_reasons(batch, ingress)),
+        },
     }
+}
+
+/// Of the reasons to pass that are about the moment, not the frame: those that were counted since the batch began.
+fn passing_reasons(batch: &Batch<'_>, ingress: u32) -> String {
+    let after = batch.agent.and_then(|agent| agent.ask("\"status\"").ok()).unwrap_or_default();
+    let count = |status: &Value, reason: &str| {
+        let interfaces = status["interfaces"].as_array().into_iter().flatten();
+        let mut of_ingress = interfaces.filter(|interface| interface["ifindex"] == ingress);
+        of_ingress.next().and_then(|interface| interface["passed"][reason].as_u64()).unwrap_or_default()
+    };
+    let moment = ["updating", "lease_expired", "interface_unknown", "neighbour_unknown"];
+    let counted = moment.into_iter().filter(|reason| count(&after["status"], reason) > count(batch.before, reason));
+    let counted: Vec<&str> = counted.collect();
+    if counted.is_empty() { "none of these".to_owned() } else { counted.join(", ") }
 }
 
 fn share(part: u64, whole: u64) -> f64 {

@@ -115,8 +115,8 @@ impl Shared<'_> {
     }
 
     fn generation(&self, worlds: std::ops::Range<u64>, core: usize, report: &mut Report) -> Result<()> {
-        let agent = !self.args.kernel_vs_kernel;
-        let mut twins = Twins::new(agent, core)?;
+        let hook = self.args.hook()?;
+        let mut twins = Twins::new(hook, core)?;
         let mut history: Vec<Step> = Vec::new();
         for number in worlds {
             if self.is_over() {
@@ -124,7 +124,7 @@ impl Shared<'_> {
             }
             let world = World::draw(self.seed, number, self.args.frames);
             report.world(&world);
-            let played = play(&mut twins, &world, report, agent)
+            let played = play(&mut twins, &world, report, hook.is_some())
                 .with_context(|| format!("world {number} of seed {}", self.seed))?;
             match played.divergence {
                 None => {
@@ -134,11 +134,14 @@ impl Shared<'_> {
                     history.extend(world.undo);
                 }
                 Some(divergence) => {
-                    report.divergences += 1;
                     report.agent(&twins);
                     drop(twins);
-                    self.found(&world, &history, played.steps, &divergence, core)?;
-                    twins = Twins::new(agent, core)?;
+                    if self.found(&world, &history, played.steps, &divergence, core)? {
+                        report.divergences += 1;
+                    } else {
+                        report.collected += 1;
+                    }
+                    twins = Twins::new(hook, core)?;
                     history.clear();
                 }
             }
@@ -147,7 +150,8 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// Shows a divergence, and writes the smallest script that shows it.
+    /// Shows a divergence, and writes the smallest script that shows it. False if the neighbour table was cleared
+    /// meanwhile and it does not show again: two kernels alone would have differed.
     fn found(
         &self,
         world: &World,
@@ -155,13 +159,13 @@ impl Shared<'_> {
         steps: Vec<Step>,
         divergence: &Divergence,
         core: usize,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let title = format!("seed {} world {} ({} frames)", self.seed, world.number, world.frames());
         eprintln!("DIVERGENCE: {title}: {divergence}");
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
-            return Ok(());
+            return Ok(true);
         }
-        let shrunk = shrink::shrink(history, steps, !self.args.kernel_vs_kernel, core)?;
+        let shrunk = shrink::shrink(history, steps, self.args.hook()?, core)?;
         let mut text = format!("# {title}\n");
         match &shrunk.divergence {
             Some(divergence) => {
@@ -177,8 +181,11 @@ impl Shared<'_> {
             eprintln!("smallest script that shows it, after {} trials ({}):\n{text}", shrunk.trials, path.display());
         } else {
             eprintln!("it did not show again in {} trials; all that led to it: {}", shrunk.trials, path.display());
+            if divergence.collected {
+                eprintln!("the kernel cleared the neighbour table of all namespaces meanwhile: not counted");
+            }
         }
-        Ok(())
+        Ok(shrunk.divergence.is_some() || !divergence.collected)
     }
 }
 
@@ -191,7 +198,9 @@ fn play(twins: &mut Twins, world: &World, report: &mut Report, oracle: bool) -> 
         report.refused_steps += twins.apply(configuration)? as u64;
         steps.extend(configuration.iter().cloned());
         filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
+        let start = Instant::now();
         let state = if oracle && !filtered { Some(State::read(twins.node())?) } else { None };
+        *report.spent.entry("oracle's reading").or_default() += start.elapsed();
         let first = twins.ifindex(0);
         let divergence = twins.exchange(frames, |batch| {
             steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
@@ -210,7 +219,7 @@ fn replay(args: &Args) -> Result<bool> {
     for path in &args.replay {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let Script(steps) = text.parse().with_context(|| format!("{}", path.display()))?;
-        let mut twins = Twins::new(!args.kernel_vs_kernel, 0)?;
+        let mut twins = Twins::new(args.hook()?, 0)?;
         match twins.play(&steps)? {
             Some(divergence) => {
                 println!("{}: {divergence}", path.display());

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use tests::Hook;
 use tests::twins::{Divergence, Step, Twins};
 
 use crate::run::STOP;
@@ -22,15 +23,15 @@ pub(crate) struct Shrunk {
 }
 
 struct Trials {
-    agent: bool,
+    hook: Option<Hook>,
     core: usize,
     count: usize,
     start: Instant,
 }
 
 /// Looks for the smallest part of `steps` that diverges on fresh twins; if none does, of `history` and `steps`.
-pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, agent: bool, core: usize) -> Result<Shrunk> {
-    let mut trials = Trials { agent, core, count: 0, start: Instant::now() };
+pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, hook: Option<Hook>, core: usize) -> Result<Shrunk> {
+    let mut trials = Trials { hook, core, count: 0, start: Instant::now() };
     let with_history: Vec<Step> = history.iter().cloned().chain(steps.iter().cloned()).collect();
     for _ in 0..TRIALS {
         for candidate in [&steps, &with_history] {
@@ -45,7 +46,7 @@ pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, agent: bool, core: usiz
 impl Trials {
     fn diverges(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
         self.count += 1;
-        Twins::new(self.agent, self.core)?.play(steps)
+        Twins::new(self.hook, self.core)?.play(steps)
     }
 
     fn is_over(&self) -> bool {

@@ -3,6 +3,8 @@
 mod links;
 mod routes;
 mod settings;
+mod windows;
+mod written;
 
 use anyhow::Result;
 use tests::{Answerer, Parity, topology};

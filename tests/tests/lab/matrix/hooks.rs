@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Agent, AgentOptions, Answerer, Lab, Parity, needs_root, stretched, topology};
+use tests::{Agent, AgentOptions, Answerer, Host, Lab, Parity, UNCOUNTED, needs_root, stretched, topology};
 
 use super::{L, X};
 
@@ -69,13 +69,22 @@ fn k139_a_foreign_filter_beside_ours_whatever_its_place() -> Result<()> {
     let ours = tc(parity.fast(), "filter show dev v0 ingress")?;
     assert_eq!(ours.matches("pref").count(), 2, "one filter, shown with its priority: {ours}");
     // Ours has 49152. One that drops nothing: what counts is that it could.
-    for (priority, direction) in [(1, "ingress"), (60_000, "ingress"), (49_151, "ingress"), (1, "egress")] {
+    // One before ours says that nobody else is to be asked: then our program does not even run.
+    let cases = [
+        (1, "ingress", UNCOUNTED),
+        (49_151, "ingress", UNCOUNTED),
+        (60_000, "ingress", "ingress_hook"),
+        (1, "egress", "ingress_hook"),
+    ];
+    for (priority, direction, reason) in cases {
         let filter = format!("v0 {direction} prio {priority} protocol all");
         let add = format!("filter add dev {filter} u32 match u32 0 0 classid 1:1");
         tc(parity.fast(), &add)?;
         parity.agent().in_step()?;
         let case = format!("{direction}, priority {priority}");
-        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{case}");
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel(reason), "{case}");
+        let state = parity.agent().status()?.interface("v0")["state"].clone();
+        assert_eq!(state, "passing", "{case}");
         tc(parity.fast(), &format!("filter del dev {filter}"))?;
         parity.agent().in_step()?;
         assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, without it again");
@@ -99,6 +108,22 @@ fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
             assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
             second = options("v0", TCX).start(parity.fast().node())?;
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn k23_and_k25_a_tag_in_the_metadata() -> Result<()> {
+    needs_root!();
+    // The kernel has taken the tag off before tc sees the frame. A filter for ARP is not asked about tagged frames.
+    for (hook, reason) in [(TCX, "vlan_tag"), (CLSACT, UNCOUNTED)] {
+        let mut parity = matrix(hook)?;
+        let tagged = |host: &Host| {
+            let request = host.who_has(X);
+            [&request[..12], &[0x81, 0, 0, 0, 8, 6], &request[14..]].concat()
+        };
+        assert_eq!(parity.ask("p0", tagged)?.by, Answerer::kernel(reason), "{hook:?}");
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}, without a tag");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Routes, nexthop objects and rules.
+//! Routes and nexthop objects.
 
 use crate::plan::Plan;
 
@@ -47,13 +47,27 @@ pub(super) fn route_tos(plan: &mut Plan) {
 }
 
 pub(super) fn route_multipath(plan: &mut Plan) {
-    let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
-    plan.route_to(prefix, "", &format!("nexthop dev v{one} nexthop dev v{other} weight 2"));
+    let (prefix, paths) = (plan.some_prefix(), plan.dice.between(2, 4));
+    let one = plan.port();
+    // All by the same interface now and then, where every choice has the same verdict.
+    let same = plan.dice.chance(30);
+    let mut nexthops = String::new();
+    for _ in 0..paths {
+        let port = if same { one } else { plan.port() };
+        let weight = plan.dice.between(1, 3);
+        let gateway = if plan.dice.chance(40) { format!("via {} onlink ", plan.some_address()) } else { String::new() };
+        nexthops += &format!("nexthop {gateway}dev v{port} weight {weight} ");
+    }
+    plan.route_to(prefix, "", &nexthops);
 }
 
 fn object(plan: &mut Plan) -> usize {
     let (id, port) = (plan.dice.between(1, 6), plan.port());
-    let what = if plan.dice.chance(15) { "blackhole".to_owned() } else { format!("dev v{port}") };
+    let what = match plan.dice.below(100) {
+        0..15 => "blackhole".to_owned(),
+        15..35 => format!("via {} dev v{port} onlink", plan.some_address()),
+        _ => format!("dev v{port}"),
+    };
     plan.ip_undone(format!("nexthop add id {id} {what}"), format!("nexthop del id {id}"));
     id
 }
@@ -65,7 +79,8 @@ pub(super) fn nexthop_object(plan: &mut Plan) {
 
 pub(super) fn nexthop_group(plan: &mut Plan) {
     let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
-    let group = if one == other { one.to_string() } else { format!("{one}/{other}") };
+    let weight = *plan.dice.pick(&["", ",3"]);
+    let group = if one == other { one.to_string() } else { format!("{one}/{other}{weight}") };
     let id = plan.dice.between(11, 14);
     plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
     plan.route_to(prefix, "", &format!("nhid {id}"));
@@ -142,22 +157,22 @@ pub(super) fn route_encap(plan: &mut Plan) {
     plan.route_to(prefix, "", &format!("encap ip id 7 dst 10.9.0.254 dev v{port}"));
 }
 
-pub(super) fn rule(plan: &mut Plan) {
-    let (ip, port, prefix) = (plan.some_address(), plan.port(), plan.some_prefix());
-    let selector = match plan.dice.below(9) {
-        0 => format!("from {ip}"),
-        1 => format!("to {ip}"),
-        2 => format!("iif v{port}"),
-        3 => format!("oif v{port}"),
-        4 => "fwmark 1".to_owned(),
-        5 => "tos 0x10".to_owned(),
-        6 => "iif lo".to_owned(),
-        7 => "not fwmark 1".to_owned(),
-        _ => "from all".to_owned(),
-    };
-    let table = *plan.dice.pick(&["100", "main", "local", "default"]);
-    let priority = *plan.dice.pick(&[100, 32766, 40000]);
-    let rule = format!("{selector} lookup {table} priority {priority}");
-    plan.ip_undone(format!("rule add {rule}"), format!("rule del {rule}"));
-    plan.route_to(prefix, "", &format!("dev v{port} table 100"));
+/// It goes when the address does.
+pub(super) fn route_with_source(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    if !plan.own.is_empty() {
+        let source = *plan.dice.pick(&plan.own);
+        plan.route_to(prefix, "", &format!("dev v{port} src {source}"));
+    }
+}
+
+/// While there is one anywhere, the kernel checks every sender in full.
+pub(super) fn route_with_realm(plan: &mut Plan) {
+    let (prefix, port) = (plan.some_prefix(), plan.port());
+    plan.route_to(prefix, "", &format!("dev v{port} realm 5"));
+}
+
+pub(super) fn hash_policy(plan: &mut Plan) {
+    let policy = plan.dice.between(0, 3);
+    plan.sysctl("fib_multipath_hash_policy", policy, 0);
 }

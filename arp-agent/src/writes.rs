@@ -1,0 +1,256 @@
+//! Which announced writes of settings have taken effect. Pure: time and values come in as arguments.
+//!
+//! The sysctl hook announces a write before it takes effect, and cannot say in which network namespace it is, nor
+//! whether it will succeed. A write counts as done when its value is read where another was before; failing that, after
+//! a time that no write takes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How long a write may take from its announcement until it has taken effect or failed. Nothing in between waits; a
+/// writer can only be kept from its CPU, in kernels that preempt system calls. Announcements are older than when
+/// they are seen, so it is longer than this.
+pub const HOLD: Duration = Duration::from_millis(250);
+
+/// More writes than this are not told apart.
+const REMEMBERED: usize = 1024;
+
+/// An announced write. What is not known is `None`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The path below /proc/sys.
+    pub name: Option<String>,
+    /// The value before.
+    pub old: Option<i32>,
+    /// The value that is written.
+    pub new: Option<i32>,
+}
+
+/// A setting as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// It can be read.
+    Is(i32),
+    /// It cannot be read.
+    Unknown,
+    /// There is no such setting in this network namespace, and has been none since the mirror last knew of its
+    /// interface: whoever was writing has finished, because the kernel takes settings away only then.
+    Gone,
+}
+
+/// Writes that may not have taken effect yet.
+#[derive(Debug, Default)]
+pub struct Writes {
+    by_name: BTreeMap<String, Vec<Announced>>,
+    count: usize,
+    /// Until when there are writes of which too little is known to look for them.
+    unknown_until: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Announced {
+    old: Option<i32>,
+    new: Option<i32>,
+    until: Instant,
+}
+
+impl Announced {
+    fn changes_nothing(self) -> bool {
+        self.old.is_some() && self.old == self.new
+    }
+
+    fn is_followed_by(self, later: &Write) -> bool {
+        !self.changes_nothing() && self.new.is_some() && later.old == self.new
+    }
+}
+
+impl Writes {
+    /// Takes an announcement.
+    pub fn announced(&mut self, write: Write, now: Instant) {
+        let until = now + HOLD;
+        let known = write.name.clone().filter(|_| self.count < REMEMBERED);
+        let Some(name) = known else {
+            self.unknown_until = Some(until);
+            return;
+        };
+        let writes = self.by_name.entry(name).or_default();
+        // Of a write that was alone, the next one's old value can tell that it is done.
+        if let [only] = writes[..]
+            && only.is_followed_by(&write)
+        {
+            writes.clear();
+            self.count -= 1;
+        }
+        writes.push(Announced { old: write.old, new: write.new, until });
+        self.count += 1;
+    }
+
+    /// Announcements were lost.
+    pub fn lost(&mut self, now: Instant) {
+        self.unknown_until = Some(now + HOLD);
+    }
+
+    /// Whether all announced writes have taken effect, or never will. `read` gives a setting as it is.
+    pub fn are_done(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
+        self.unknown_until = self.unknown_until.filter(|&until| now < until);
+        let mut done = self.unknown_until.is_none();
+        self.by_name.retain(|name, writes| {
+            writes.retain(|write| now < write.until);
+            let Some(first) = writes.first() else { return false };
+            // Those that change nothing are kept in mind all the same: another may come before they land.
+            if writes.iter().all(|write| write.changes_nothing() && write.new == first.new) {
+                return true;
+            }
+            let landed = match read(name) {
+                Value::Gone => true,
+                // Of several, a value does not tell which of them have landed.
+                Value::Is(value) => writes.len() == 1 && first.new == Some(value) && !cascades(name),
+                Value::Unknown => false,
+            };
+            done &= landed;
+            !landed
+        });
+        self.count = self.by_name.values().map(Vec::len).sum();
+        done
+    }
+}
+
+/// Whether a write of the setting goes on to others after its own value can be read: `all.forwarding` to that of every
+/// interface, `default` to the interfaces that follow it.
+fn cascades(name: &str) -> bool {
+    name.contains("/default/") || matches!(name, "net/ipv4/ip_forward" | "net/ipv4/conf/all/forwarding")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAG: &str = "net/ipv4/conf/v0/proxy_arp";
+
+    struct Case {
+        writes: Writes,
+        start: Instant,
+    }
+
+    impl Case {
+        fn new() -> Self {
+            Case { writes: Writes::default(), start: Instant::now() }
+        }
+
+        fn write(&mut self, name: &str, old: impl Into<Option<i32>>, new: impl Into<Option<i32>>) {
+            let write = Write { name: Some(name.into()), old: old.into(), new: new.into() };
+            self.writes.announced(write, self.start);
+        }
+
+        fn done(&mut self, after_ms: u64, value: impl Into<Option<i32>>) -> bool {
+            let value = value.into().map_or(Value::Unknown, Value::Is);
+            self.writes.are_done(self.start + Duration::from_millis(after_ms), |_| value)
+        }
+    }
+
+    #[test]
+    fn a_write_is_done_when_its_value_is_read() {
+        let mut case = Case::new();
+        assert!(case.done(0, 1));
+        case.write(FLAG, 1, 0);
+        assert!(!case.done(1, 1), "it has not landed");
+        assert!(!case.done(2, None), "it cannot be read");
+        assert!(case.done(3, 0));
+        assert!(case.done(4, 1), "and then it is forgotten");
+    }
+
+    #[test]
+    fn a_write_that_never_shows_is_given_up_after_the_bound() {
+        let mut case = Case::new();
+        case.write(FLAG, 1, 0);
+        let bound = HOLD.as_millis() as u64;
+        assert!(!case.done(bound - 1, 1));
+        assert!(case.done(bound, 1));
+    }
+
+    #[test]
+    fn of_two_writers_no_value_tells_who_has_written() {
+        let mut case = Case::new();
+        case.write(FLAG, 1, 0);
+        case.write(FLAG, 1, 0);
+        assert!(!case.done(1, 0), "one may still be to come");
+        case.write("net/ipv4/conf/v1/proxy_arp", 1, 0);
+        assert!(!case.done(2, 0));
+        assert!(case.done(HOLD.as_millis() as u64, 0));
+    }
+
+    #[test]
+    fn a_writer_that_turns_a_setting_back_and_forth_is_followed() {
+        let mut case = Case::new();
+        for (old, new) in [(1, 0), (0, 1), (1, 0)] {
+            case.write(FLAG, old, new);
+        }
+        assert!(!case.done(1, 1));
+        assert!(case.done(1, 0), "the old values show that the others have landed");
+    }
+
+    #[test]
+    fn a_write_that_changes_nothing_holds_nobody_up_unless_another_comes() {
+        let mut case = Case::new();
+        case.write(FLAG, 1, 1);
+        assert!(case.done(1, 1));
+        case.write(FLAG, 1, 0);
+        assert!(!case.done(2, 0), "the first may land after the second");
+        assert!(case.done(HOLD.as_millis() as u64, 0));
+    }
+
+    #[test]
+    fn what_many_write_as_it_is_already_holds_nobody_up() {
+        let mut case = Case::new();
+        for _ in 0..3 {
+            case.write("net/ipv4/conf/default/proxy_arp", 0, 0);
+        }
+        assert!(case.done(1, 0));
+        case.write("net/ipv4/conf/default/proxy_arp", 1, 1);
+        assert!(!case.done(2, 0), "elsewhere it is 1: one of them would change what the other's is");
+    }
+
+    #[test]
+    fn a_setting_that_is_gone_is_written_no_more() {
+        let mut case = Case::new();
+        case.write(FLAG, 1, 0);
+        case.write(FLAG, 1, 0);
+        assert!(case.writes.are_done(case.start, |_| Value::Gone));
+    }
+
+    #[test]
+    fn what_cascades_or_is_not_known_is_waited_for() {
+        for name in [
+            "net/ipv4/ip_forward",
+            "net/ipv4/conf/all/forwarding",
+            "net/ipv4/conf/default/proxy_arp",
+            "net/ipv4/neigh/default/proxy_delay",
+        ] {
+            let mut case = Case::new();
+            case.write(name, 1, 0);
+            assert!(!case.done(1, 0), "{name}");
+            assert!(case.done(HOLD.as_millis() as u64, 0), "{name}");
+        }
+        let mut case = Case::new();
+        case.write(FLAG, 1, None);
+        assert!(!case.done(1, 0));
+        let mut case = Case::new();
+        case.writes.announced(Write { name: None, old: Some(1), new: Some(0) }, case.start);
+        assert!(!case.done(1, 0));
+        let mut case = Case::new();
+        case.writes.lost(case.start);
+        assert!(!case.done(1, 0));
+        assert!(case.done(HOLD.as_millis() as u64, 0));
+    }
+
+    #[test]
+    fn a_flood_is_remembered_in_bounded_memory() {
+        let mut case = Case::new();
+        for number in 0..2 * REMEMBERED {
+            case.write(&format!("net/ipv4/conf/v{number}/proxy_arp"), 1, 0);
+        }
+        assert_eq!(case.writes.count, REMEMBERED);
+        assert!(!case.done(1, 0), "those beyond are waited for");
+        assert!(case.done(HOLD.as_millis() as u64, 0));
+    }
+}

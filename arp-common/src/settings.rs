@@ -1,0 +1,70 @@
+//! The sysctls that answers depend on: what the agent reads, and what the sysctl hook looks out for.
+
+/// Under `net.ipv4.conf.<interface, all or default>`.
+pub const CONF: [&str; 11] = [
+    "forwarding",
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "medium_id",
+    "arp_ignore",
+    "arp_filter",
+    "rp_filter",
+    "accept_local",
+    "route_localnet",
+    "drop_gratuitous_arp",
+    "ignore_routes_with_linkdown",
+];
+
+/// Under `net.ipv4.neigh.<interface or default>`.
+pub const PROXY_DELAY: &str = "proxy_delay";
+
+/// `net.ipv4.ip_forward`: another name of `net.ipv4.conf.all.forwarding`.
+pub const IP_FORWARD: &str = "ip_forward";
+
+/// What the paths of all of them begin with, below /proc/sys, before a slash.
+pub const PREFIX: &[u8; 8] = b"net/ipv4";
+
+/// A name (the path's last component) as machine words, for comparing it at once. The rest is 0.
+pub type Word = [u64; 4];
+
+/// All names as words.
+pub const NAMES: [Word; 13] = {
+    let mut names = [[0; 4]; 13];
+    let mut at = 0;
+    while at < CONF.len() {
+        names[at] = words(CONF[at]);
+        at += 1;
+    }
+    names[11] = words(PROXY_DELAY);
+    names[12] = words(IP_FORWARD);
+    names
+};
+
+const fn words(name: &str) -> Word {
+    let bytes = name.as_bytes();
+    assert!(bytes.len() < size_of::<Word>(), "there must be room for the kernel's final 0");
+    let mut words = [[0; 8]; 4];
+    let mut at = 0;
+    while at < bytes.len() {
+        words[at / 8][at % 8] = bytes[at];
+        at += 1;
+    }
+    let [a, b, c, d] = words;
+    [u64::from_ne_bytes(a), u64::from_ne_bytes(b), u64::from_ne_bytes(c), u64::from_ne_bytes(d)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_names_bytes() {
+        let text = |word: Word| -> std::string::String {
+            let bytes = word.into_iter().flat_map(u64::to_ne_bytes);
+            bytes.take_while(|&byte| byte != 0).map(char::from).collect()
+        };
+        let names: std::vec::Vec<_> = NAMES.into_iter().map(text).collect();
+        assert_eq!(names[..11], CONF);
+        assert_eq!(names[11..], ["proxy_delay", "ip_forward"]);
+    }
+}

@@ -1,0 +1,110 @@
+//! A stream of requests while the node's configuration changes: which of them were answered, and when.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::agent::Agent;
+use crate::host::Host;
+use crate::slack::stretched;
+
+/// How long the fast path may take until it answers again. Generous: who else writes sysctls on this machine, in
+/// whatever namespace, makes it pass.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One request of a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Before it was sent.
+    pub sent: Instant,
+    /// After everything that it brought forth was there.
+    pub seen: Instant,
+    /// How many replies there were.
+    pub replies: usize,
+}
+
+/// What was asked while something changed.
+#[derive(Debug)]
+pub struct Stream {
+    /// The requests, in order.
+    pub asked: Vec<Asked>,
+    /// Before the change began.
+    pub before: Instant,
+    /// After the command that made it had come back.
+    pub changed: Instant,
+}
+
+impl Stream {
+    /// Has `host` ask for `tpa` all the time, makes the change after a while, and goes on for `after`.
+    pub fn around(host: &Host, tpa: [u8; 4], after: Duration, change: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let stop = AtomicBool::new(false);
+        let frame = host.who_has(tpa);
+        thread::scope(|scope| {
+            let name = thread::current().name().unwrap_or("stream").to_owned();
+            let asking = thread::Builder::new().name(name).spawn_scoped(scope, || {
+                let mut asked = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let sent = Instant::now();
+                    let replies = host.ask(&frame)?.len();
+                    asked.push(Asked { sent, seen: Instant::now(), replies });
+                }
+                Ok(asked)
+            });
+            let asking = asking.context("starting a thread")?;
+            thread::sleep(Duration::from_millis(5));
+            let before = Instant::now();
+            let done = change();
+            let changed = Instant::now();
+            thread::sleep(if done.is_ok() { after } else { Duration::ZERO });
+            stop.store(true, Ordering::Relaxed);
+            let asked: Result<Vec<Asked>> = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            done?;
+            Ok(Stream { asked: asked?, before, changed })
+        })
+    }
+
+    /// The requests that had been dealt with before the change began.
+    pub fn earlier(&self) -> impl Iterator<Item = &Asked> {
+        self.asked.iter().filter(|asked| asked.seen <= self.before)
+    }
+
+    /// The requests that were sent after the change was made.
+    pub fn later(&self) -> impl Iterator<Item = &Asked> {
+        self.asked.iter().filter(|asked| asked.sent >= self.changed)
+    }
+
+    /// How many of the later ones were answered, and how long after the change the last of those was sent.
+    pub fn answered_later(&self) -> (usize, Duration) {
+        let answered: Vec<&Asked> = self.later().filter(|asked| asked.replies > 0).collect();
+        let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - self.changed);
+        (answered.len(), last)
+    }
+}
+
+/// Asks until it is the fast path that answers.
+pub fn until_fast(agent: &Agent, host: &Host, tpa: [u8; 4]) -> Result<()> {
+    let deadline = Instant::now() + stretched(PATIENCE);
+    let frame = host.who_has(tpa);
+    loop {
+        let before = answered(agent)?;
+        let replied = !host.ask(&frame)?.is_empty();
+        if answered(agent)? > before {
+            ensure!(replied, "the fast path counts an answer for {tpa:?} that did not come");
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "within {:?} the fast path did not answer for {tpa:?}: {}",
+            stretched(PATIENCE),
+            agent.status()?.0
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// How many requests the fast path has answered, on all interfaces.
+pub fn answered(agent: &Agent) -> Result<u64> {
+    agent.ask(r#""status""#)?["status"]["answered"].as_u64().context("a status without `answered`")
+}
