@@ -42,7 +42,7 @@ pub(crate) fn arp_sysctl(ctx: SysctlContext) -> i32 {
     if unsafe { bpf_sysctl_get_current_value(sysctl, announced.old.as_mut_ptr().cast(), 16) } <= 0 {
         announced.old[0] = 0;
     }
-    if SETTING_WRITES.output(&*announced, 0).is_err() {
+    if SETTING_WRITES.output(*announced, 0).is_err() {
         // SAFETY: as above.
         count_globally(|global| unsafe { &raw mut (*global).writes_lost });
     }

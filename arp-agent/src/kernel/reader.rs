@@ -116,7 +116,7 @@ impl Reader {
     }
 
     /// Names the interfaces with a filter of ours: there, foreign filters are looked for elsewhere
-    /// ([`Filters::has_others`](super::Filters::has_others)).
+    /// ([`Filters::beside`](super::Filters::beside)).
     pub fn set_filtered(&mut self, ifindexes: BTreeSet<u32>) {
         self.filtered = ifindexes;
     }
