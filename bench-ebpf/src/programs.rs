@@ -35,6 +35,11 @@ static NEXT: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 static ROUTES: LpmTrie<[u8; 4], u32, { CHOICES as usize }> = LpmTrie::new();
 
+/// Memory for [`wall`], as large as the FIB's nodes of a million routes in a /8; [`feed`]'s owner makes it smaller
+/// where nobody asks for that much.
+#[btf_map]
+static BLOCKS: Array<[u32; 256], 65536> = Array::new();
+
 /// Any address: nobody looks at the frames.
 const MAC: [u8; 6] = [0xee; 6];
 
@@ -70,12 +75,13 @@ pub(crate) fn null(ctx: XdpContext) -> u32 {
     XDP_TX
 }
 
-/// The same for a veth, whose driver sends nothing back by XDP_TX that the other end takes without a program of its own.
+/// A reply for every frame, out of a veth, whose driver takes nothing back by XDP_TX that the other end takes without a
+/// program of its own. A whole reply, unlike `null`: whoever gets it must not be busier with it than with others.
 #[xdp]
 pub(crate) fn reflect(ctx: XdpContext) -> u32 {
     let ingress = ctx.ingress_ifindex() as u32;
     let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
-    core::mem::swap(&mut frame.dst, &mut frame.src);
+    frame.make_reply(MAC);
     // SAFETY: a helper that only notes where the frame is to go.
     unsafe { bpf_redirect(ingress, 0) as u32 }
 }
@@ -97,6 +103,21 @@ pub(crate) fn parse(ctx: XdpContext) -> u32 {
 pub(crate) fn lpm(ctx: XdpContext) -> u32 {
     let Some(frame) = request(&ctx) else { return XDP_PASS };
     if ROUTES.get(&Key::new(32, frame.arp.tpa)).is_none() {
+        return XDP_PASS;
+    }
+    frame.make_reply(MAC);
+    XDP_TX
+}
+
+/// As `parse`, and one look into memory that the target chooses: what no lookup can do without whose table is larger
+/// than the caches.
+#[xdp(frags)]
+pub(crate) fn wall(ctx: XdpContext) -> u32 {
+    let Some(frame) = request(&ctx) else { return XDP_PASS };
+    let [_, b, c, d] = frame.arp.tpa;
+    let Some(block) = BLOCKS.get(u32::from(b) << 8 | u32::from(c)) else { return XDP_PASS };
+    // All of it is 0: the answer waits for the memory all the same.
+    if block[usize::from(d)] != 0 {
         return XDP_PASS;
     }
     frame.make_reply(MAC);

@@ -29,7 +29,6 @@ impl Crowd {
         for key in ["conf.default.forwarding", "conf.default.proxy_arp"] {
             node.sysctl(&format!("net.ipv4.{key}"), 1)?;
         }
-        node.sysctl("net.ipv4.neigh.default.proxy_delay", 0)?;
         let crowd = Crowd { lab, pods };
         crowd.add(0..count)?;
         Ok(crowd)
@@ -37,6 +36,11 @@ impl Crowd {
 
     pub(crate) fn node(&self) -> &Namespace {
         self.lab.node()
+    }
+
+    /// Where the pod ends are.
+    pub(crate) fn pods(&self) -> &Namespace {
+        &self.pods
     }
 
     /// Pods with these numbers: links up, a route to each.

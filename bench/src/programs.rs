@@ -6,11 +6,11 @@ use ::tests::Namespace;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use arp_common::ArpFrame;
-use aya::Ebpf;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, ProgramArray};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
 
@@ -51,9 +51,18 @@ pub(crate) struct Runs {
 }
 
 impl Programs {
+    /// Without the memory of the program `wall`.
     pub(crate) fn load() -> Result<Self> {
+        Self::load_with_blocks(1)
+    }
+
+    /// With so many KiB of memory for the program `wall`.
+    pub(crate) fn load_with_blocks(blocks: u32) -> Result<Self> {
         ensure!(!OBJECT.is_empty(), "the benchmarks' eBPF programs are in release builds only: use cargo xtask bench");
-        let mut ebpf = Ebpf::load(OBJECT).context("loading the benchmarks' eBPF object")?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("BLOCKS", blocks)
+            .load(OBJECT)
+            .context("loading the benchmarks' eBPF object")?;
         for (name, program) in ebpf.programs_mut() {
             let program: &mut Xdp = program.try_into()?;
             program.load().with_context(|| format!("the kernel's verifier refused the benchmarks' program {name}"))?;

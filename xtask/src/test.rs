@@ -37,6 +37,10 @@ pub(crate) enum Tier {
     Kernel,
     /// The agent and the program in namespaces of their own
     Lab,
+    /// The lab's exactness matrix with the tc program
+    LabTc,
+    /// The lab's exactness matrix with XDP in driver mode
+    LabDriver,
     /// A minute of random worlds, the kernel alone against the fast path
     Parity,
 }
@@ -48,7 +52,18 @@ impl Tier {
             Tier::Program => "program",
             Tier::Kernel => "kernel",
             Tier::Lab => "lab",
+            Tier::LabTc => "lab-tc",
+            Tier::LabDriver => "lab-driver",
             Tier::Parity => "parity",
+        }
+    }
+
+    /// The hook that the tier's agents use instead of the default one (`ARP_TEST_HOOK`).
+    pub(crate) fn hook(self) -> Option<&'static str> {
+        match self {
+            Tier::LabTc => Some("tc"),
+            Tier::LabDriver => Some("xdp-driver"),
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Parity => None,
         }
     }
 
@@ -58,14 +73,20 @@ impl Tier {
             Tier::Unit => None,
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
-            Tier::Lab => Some(("tests", "lab")),
+            Tier::Lab | Tier::LabTc | Tier::LabDriver => Some(("tests", "lab")),
             Tier::Parity => Some(("tests", "parity")),
         }
     }
 
-    /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there.
+    /// Which tests, if not all: of a hook's tier the matrix, unless somebody asks for others.
+    fn filter(self, asked: Option<&str>) -> Option<&str> {
+        asked.or(self.hook().map(|_| MATRIX))
+    }
+
+    /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there, and the guests
+    /// run the lab with its default hook.
     pub(crate) fn runs_in_guests(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Parity)
+        !matches!(self, Tier::Unit | Tier::Parity) && self.hook().is_none()
     }
 
     fn cargo_test(self) -> Command {
@@ -92,6 +113,10 @@ impl Tier {
     }
 }
 
+/// The variable by which the lab's tests are told the hook.
+const HOOK: &str = "ARP_TEST_HOOK";
+/// The exactness matrix in the lab.
+const MATRIX: &str = "matrix::";
 /// Rows about devices that few kernels have all of: they are the other kernels' part.
 const ELSEWHERE: &str = "matrix::devices::";
 /// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
@@ -176,8 +201,11 @@ fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_direc
         .with_context(|| format!("cannot write {}", skips.display()))?;
 
     let mut command = tier.cargo_test();
-    command.args(filter).args(["--", "--color=never"]);
-    if tier == Tier::Lab {
+    command.args(tier.filter(filter)).args(["--", "--color=never"]);
+    if let Some(hook) = tier.hook() {
+        command.env(HOOK, hook);
+    }
+    if tier.target() == Tier::Lab.target() {
         println!("without {ELSEWHERE}: `cargo xtask vm` boots kernels that have VLAN, VRF, bonding and dummy devices");
         command.args(["--skip", ELSEWHERE]);
     }
@@ -213,7 +241,7 @@ fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_direc
 fn not_run(tier: Tier, filter: Option<&str>, metadata: &Value, why: String) -> Outcome {
     println!("not run: {why}");
     let there = tier.target().is_none_or(|(package, target)| workspace::has_target(metadata, package, "test", target));
-    let listed = there.then(|| process::output(tier.cargo_test().args(filter).args(["--", "--list"])));
+    let listed = there.then(|| process::output(tier.cargo_test().args(tier.filter(filter)).args(["--", "--list"])));
     let tests = listed.and_then(Result::ok).map(|list| report::count_listed(&list));
     Outcome::not_run(tier.name(), tests, why)
 }

@@ -531,7 +531,9 @@ fn an_interface_is_held_until_its_way_out_is_proved() {
 fn replies_go_right_to_the_peer_where_the_kernel_takes_them_and_no_program_misses_them() {
     let to_peer = |events: &[Event]| {
         let mut world = World::new();
-        events.iter().for_each(|event| world.tell(event.clone()));
+        for event in events {
+            world.tell(event.clone());
+        }
         world.mirror.iface(CALI).is_some_and(|iface| iface.has(Iface::TO_PEER))
     };
     let features = |features| Event::XdpFeatures { ifindex: CALI, features };

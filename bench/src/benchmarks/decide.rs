@@ -34,6 +34,8 @@ const TO_UPLINK: u16 = 1;
 /// enum xdp_action (include/uapi/linux/bpf.h).
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+/// At how many routes the cost of memory is shown beside them.
+const WALL_ROUTES: u64 = 1_000_000;
 const MINUTE: u64 = 60_000_000_000;
 
 const PER_FRAME: &str = "per frame";
@@ -43,6 +45,7 @@ const FULL: &str = "fast path";
 const NULL: &str = "null: swap and send";
 const PARSE: &str = "parse only";
 const LPM: &str = "parse only and one LPM trie lookup";
+const WALL: &str = "parse only and one look into 64 MiB";
 const SPARSE: &str = "fast path, each route in a /24 of its own";
 
 /// What runs behind `feed`.
@@ -150,7 +153,8 @@ impl World {
             Change::Neighbour(IfaceAddr { ifindex: INGRESS, addr: POD }, Some(neighbour)),
             Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
         ];
-        let mut own = Programs::load()?;
+        // A node of the FIB for each /24 of 10.0.0.0/8: what a million routes there need.
+        let mut own = if routes == WALL_ROUTES { Programs::load_with_blocks(65_536)? } else { Programs::load()? };
         // One route is the default route, which random targets all fall to.
         let to_hosts = if routes == 1 { Vec::new() } else { targets.clone() };
         changes.push(Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()));
@@ -187,6 +191,11 @@ impl World {
         }
         let alone = run_program(self.own.xdp("empty")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
         let feeding = ns[0] - alone;
+        if self.routes == WALL_ROUTES {
+            let runs = self.own.feed_own("wall", INGRESS, repeat)?;
+            ensure!(runs.action == XDP_TX, "{WALL} came to action {}", runs.action);
+            findings.push(key(PER_FRAME, targets, WALL, self.routes), "ns", runs.ns - feeding);
+        }
         for (case, (name, _)) in CASES.into_iter().enumerate().skip(1) {
             findings.push(key(PER_FRAME, targets, name, self.routes), "ns", ns[case] - feeding);
             if self.routes == 1 && targets == Targets::Same {

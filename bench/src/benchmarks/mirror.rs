@@ -222,7 +222,7 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
         findings.push(key(FLAP, "the kernel alone"), "ms", begin.elapsed().as_secs_f64() * 1e3);
     }
     let (agent, _) = node.start()?;
-    let last = hosts().last().context("no routes")?;
+    let last = hosts().next_back().context("no routes")?;
     for _ in 0..rounds {
         context.check()?;
         let overruns = agent.status()?.0["overruns"].as_u64();

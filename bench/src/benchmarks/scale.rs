@@ -48,7 +48,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     judge(sizes, findings);
     let Work { rounds, links, rest, churn } = Work::of(context);
     findings.note(format!(
-        "Link up and link created: {rounds} rounds of {links} interfaces beside those that are there; from the command to `ip` \
+        "Link up and link created: {rounds} rounds of {links} interfaces beside those that are there; from the command to `ip`, the pod end being up, \
          until the loaded program answers a probe, asked again and again on core {}; p50 and p99 of each round.",
         context.core
     ));
@@ -105,13 +105,13 @@ fn one_size(context: &Context, size: u32, findings: &mut Findings) -> Result<()>
     }
     findings.push(key(REST_MEMORY, "agent"), "MiB", process.kib("VmRSS")? / 1024.0);
 
-    let mut ip = Ip::of(crowd.node())?;
+    let mut ips = Ips { node: Ip::of(crowd.node())?, pods: Ip::of(crowd.pods())? };
     for round in 0..work.rounds {
         context.check()?;
         let numbers = size + 1 + round * work.links..size + 1 + (round + 1) * work.links;
         let times = crowd.node().run(|| {
             let _core = OnCore::enter(context.core)?;
-            link_up(&crowd, &agent, &mut ip, numbers)
+            link_up(&crowd, &agent, &mut ips, numbers)
         })??;
         for (measure, values) in [(UP, times.up), (CREATED, times.created)] {
             findings.push(key(measure, "p50"), "ms", quantile(&values, 0.5));
@@ -163,8 +163,14 @@ struct Times {
     created: Vec<f64>,
 }
 
+/// One for each end.
+struct Ips {
+    node: Ip,
+    pods: Ip,
+}
+
 /// One interface after the other is created, set up, and deleted again. To be called in the node's namespace.
-fn link_up(crowd: &Crowd, agent: &Agent, ip: &mut Ip, numbers: Range<u32>) -> Result<Times> {
+fn link_up(crowd: &Crowd, agent: &Agent, ips: &mut Ips, numbers: Range<u32>) -> Result<Times> {
     let mut times = Times::default();
     let mut watch = probing(agent)?;
     for number in numbers {
@@ -174,29 +180,30 @@ fn link_up(crowd: &Crowd, agent: &Agent, ip: &mut Ip, numbers: Range<u32>) -> Re
         let set_up = format!("link set cali{number} up");
         let apart = number % 2 == 0;
         if apart {
-            ip.tell(&create)?;
-            ip.settle()?;
-            // What its creation is notified as is over.
+            ips.node.tell(&create)?;
+            ips.node.settle()?;
+            ips.pods.tell(&format!("link set p{number} up"))?;
+            ips.pods.settle()?;
+            // What that is notified as is over.
             thread::sleep(Duration::from_millis(10));
             ensure!(!watch.answers(index)?, "cali{number} is answered on while it is down");
         }
         let since = Instant::now();
         if !apart {
-            ip.tell(&create)?;
-        }
-        ip.tell(&set_up)?;
-        if !apart {
+            ips.node.tell(&create)?;
             // Until it exists, nothing can be asked about it.
-            ip.settle()?;
+            ips.node.settle()?;
+            ips.pods.tell(&format!("link set p{number} up"))?;
         }
+        ips.node.tell(&set_up)?;
         let took = watch.until(index, true, since, PATIENCE)?.as_secs_f64() * 1e3;
         if apart {
             times.up.push(took)
         } else {
             times.created.push(took)
         }
-        ip.tell(&format!("link del cali{number}"))?;
-        ip.settle()?;
+        ips.node.tell(&format!("link del cali{number}"))?;
+        ips.node.settle()?;
     }
     Ok(times)
 }

@@ -312,7 +312,10 @@ fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
     const MAKE: &str = "link add x0 type vxlan external dstport 4789";
     let lab = topology::matrix()?;
     run_all(&lab, &[MAKE, "link set x0 up"])?;
-    let mut agent = tests::AgentOptions::new(&["v0", "x*"]).start(lab.node())?;
+    // The tunnel has no driver mode.
+    let options = ["--hook", "xdp", "--xdp-mode", "skb"];
+    let options = options.iter().fold(tests::AgentOptions::new(&["v0", "x*"]), |all, one| all.arg(one));
+    let mut agent = options.start(lab.node())?;
     run_all(&lab, &["link add x1 type vxlan external dstport 4790", "link set x1 up"])?;
     agent.in_step()?;
     let status = agent.status()?;
