@@ -95,7 +95,7 @@ impl Path<'_> {
         measure(Cores(cores.0, cores.0), duration, ask, answer)
     }
 
-    /// TCP connections a second, one after the other, each reset as soon as it stands.
+    /// TCP connections a second, one after the other: each is made, closed by the server, and reset by the client.
     pub(crate) fn tcp_connections(&self, cores: Cores, duration: Duration) -> Result<f64> {
         let listener = self.listener()?;
         let address = SocketAddr::new(self.address.into(), listener.local_addr()?.port());
@@ -104,11 +104,14 @@ impl Path<'_> {
             self.from.run(|| -> Result<()> {
                 let _core = OnCore::enter(cores.0)?;
                 while !count.stopped() {
-                    let stream = TcpStream::connect(address).context("connecting")?;
+                    let mut stream = TcpStream::connect(address).context("connecting")?;
+                    // The end that the server makes of it: so no more connections wait there than one.
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    let ended = matches!(stream.read(&mut [0]), Ok(0));
                     // Closed by a reset, so that no port waits for a minute.
                     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
                     setsockopt(&stream, sockopt::Linger, &at_once).context("setting SO_LINGER")?;
-                    count.add(1);
+                    count.add(u64::from(ended));
                 }
                 Ok(())
             })?
@@ -125,7 +128,8 @@ impl Path<'_> {
             }
             Ok(())
         };
-        measure(cores, duration, connect, accept)
+        // Taking turns, as requests and responses do.
+        measure(Cores(cores.0, cores.0), duration, connect, accept)
     }
 
     /// Datagrams of 64 bytes a second that arrive.

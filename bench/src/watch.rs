@@ -16,6 +16,11 @@ use crate::programs::Programs;
 /// XDP_TX (include/uapi/linux/bpf.h): the reply is sent.
 const XDP_TX: u32 = 3;
 
+/// The agent's programs for socket buffers, which reply by XDP_TX.
+fn is_ours(name: &str) -> bool {
+    [names::XDP_FRAGS_PROGRAM, names::XDP_PROGRAM].contains(&name)
+}
+
 /// A running agent's program, and the request that it is asked about.
 pub(crate) struct Watch {
     programs: Programs,
@@ -27,7 +32,7 @@ impl Watch {
         let held = Process(agent.pid()).descriptor_fields("prog_id")?;
         let info = loaded_programs()
             .filter_map(Result::ok)
-            .find(|info| held.contains(&u64::from(info.id())) && info.name_as_str() == Some(names::XDP_PROGRAM))
+            .find(|info| held.contains(&u64::from(info.id())) && info.name_as_str().is_some_and(is_ours))
             .context("the agent has no XDP program loaded")?;
         let mut programs = Programs::load()?;
         programs.place(&info.fd().context("opening the agent's program")?)?;

@@ -2,6 +2,10 @@
 
 /// Three digits; two below 0.01.
 pub fn number(value: f64) -> String {
+    if !value.is_finite() {
+        // A ratio to nothing.
+        return value.to_string();
+    }
     let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
     match magnitude {
         ..-2 => format!("{value:.*}", (1 - magnitude) as usize),
@@ -28,6 +32,7 @@ mod tests {
             (1_234.0, "1.23 k"),
             (412_331.2, "412 k"),
             (1_500_000.0, "1.50 M"),
+            (f64::INFINITY, "inf"),
         ];
         for (value, text) in cases {
             assert_eq!(number(value), text);
