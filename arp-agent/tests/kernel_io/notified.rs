@@ -168,7 +168,7 @@ fn what_is_to_be_read_again() {
                 "nft add chain arp t c { type filter hook input priority 0 ; }",
                 Reread { netfilter: true, ..Reread::default() },
             ),
-            ("nft add rule arp t c drop", Reread::default()),
+            ("nft add rule arp t c drop", Reread { netfilter: true, ..Reread::default() }),
             ("nft delete table arp t", Reread { netfilter: true, ..Reread::default() }),
         ];
         for (command, expected) in cases {
