@@ -107,13 +107,8 @@ mod tests {
         }
         findings.compare("p50", "kernel");
         findings.goal("P3", "p50", Bound::AtMost(0.87), "×", &[0.5]);
-        let ran = Ran {
-            name: "noise".to_owned(),
-            what: String::new(),
-            seconds: 0.0,
-            failed: None,
-            notes: vec!["core 1".to_owned()],
-        };
+        findings.note("core 1");
+        let ran = Ran { name: "noise".to_owned(), what: String::new(), seconds: 0.0, failed: None, notes: Vec::new() };
         let mut report = Report::begin(false).unwrap();
         report.add(findings, ran);
         report
