@@ -1,0 +1,135 @@
+//! How long the fast path goes on answering by the old state after a change in the kernel: from the system call that
+//! makes the change until the last request that is answered though the kernel no longer would.
+//!
+//! The kernel alone is measured in the same way, because the change lies somewhere in the system call, and requests
+//! are under way: what the fast path adds is the difference.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use ::tests::stream::{Stream, until_fast};
+use ::tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
+use ::tests::{Agent, AgentOptions, Lab, kernel_calls};
+
+use crate::context::Context;
+use crate::findings::Findings;
+use crate::samples::Key;
+
+/// A target of a route of its own.
+const TARGET: [u8; 4] = [10, 30, 0, 1];
+/// How long is asked after a change: longer than the default interval of re-reading.
+const AFTER: Duration = Duration::from_millis(350);
+
+/// Who answers: an agent on the node, or nobody but the kernel.
+const CASES: [&str; 3] = ["kernel alone", "fast path", "fast path without the sysctl hook"];
+
+/// A change that makes the kernel silent about a target, and how to undo it. Run in the node's namespace.
+struct Change {
+    what: &'static str,
+    tpa: [u8; 4],
+    make: fn() -> Result<()>,
+    undo: fn() -> Result<()>,
+    /// Without the hook it is found by re-reading only.
+    silent: bool,
+}
+
+const CHANGES: [Change; 5] = [
+    Change {
+        what: "route removed",
+        tpa: TARGET,
+        make: || kernel_calls::set_route(TARGET, 32, "u0", false),
+        undo: || kernel_calls::set_route(TARGET, 32, "u0", true),
+        silent: false,
+    },
+    Change {
+        what: "link down",
+        tpa: ROUTED_TARGET,
+        make: || kernel_calls::set_up("u0", false),
+        undo: || kernel_calls::set_up("u0", true),
+        silent: false,
+    },
+    Change {
+        what: "proxy_arp written",
+        tpa: ROUTED_TARGET,
+        make: || write("proxy_arp", "0"),
+        undo: || write("proxy_arp", "1"),
+        silent: false,
+    },
+    Change {
+        what: "arp_ignore written",
+        tpa: LOCAL_TARGET,
+        make: || write("arp_ignore", "8"),
+        undo: || write("arp_ignore", "0"),
+        silent: true,
+    },
+    Change {
+        what: "RTM_SETLINK of arp_ignore",
+        tpa: LOCAL_TARGET,
+        make: || kernel_calls::set_link_setting("v0", 19, 8),
+        undo: || kernel_calls::set_link_setting("v0", 19, 0),
+        silent: false,
+    },
+];
+
+fn write(name: &str, value: &str) -> Result<()> {
+    Ok(std::fs::write(format!("/proc/sys/net/ipv4/conf/v0/{name}"), value)?)
+}
+
+pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
+    let (rounds, turns) = context.either((5, 20), (1, 2));
+    let mut nodes = Vec::new();
+    for case in 0..CASES.len() {
+        nodes.push(node(case)?);
+    }
+    for _ in 0..rounds {
+        for change in &CHANGES {
+            for (case, (agent, lab)) in CASES.iter().zip(&nodes) {
+                context.check()?;
+                let mut last = Vec::new();
+                for _ in 0..turns {
+                    last.push(turn(agent.as_ref(), lab, change).with_context(|| format!("{}, {case}", change.what))?);
+                }
+                last.sort_by(f64::total_cmp);
+                let at = |share: f64| last[((last.len() - 1) as f64 * share).ceil() as usize];
+                for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+                    findings.push(Key::new(&format!("{}, {name}", change.what), case), "µs", at(share));
+                }
+            }
+        }
+    }
+    let silent: Vec<&str> = CHANGES.iter().filter(|change| change.silent).map(|change| change.what).collect();
+    findings.note(format!(
+        "{turns} changes a round and case, one request after the other meanwhile: from before the system call until the \
+         last request that was answered was sent; 0 if none was. Not notified: {}.",
+        silent.join(", ")
+    ));
+    Ok(())
+}
+
+/// The agent ends before its node goes.
+fn node(case: usize) -> Result<(Option<Agent>, Lab)> {
+    let lab = topology::matrix()?;
+    lab.node().ip("route del default")?;
+    lab.node().run(|| kernel_calls::set_route(TARGET, 32, "u0", true))??;
+    let options = AgentOptions::new(&["v0"]);
+    let agent = match case {
+        0 => None,
+        1 => Some(options.sysctl_hook().start(lab.node())?),
+        _ => Some(options.default_reread().start(lab.node())?),
+    };
+    Ok((agent, lab))
+}
+
+/// Makes a change and undoes it. Gives the microseconds until the last answer.
+fn turn(agent: Option<&Agent>, lab: &Lab, change: &Change) -> Result<f64> {
+    let p0 = lab.host("p0");
+    match agent {
+        Some(agent) => until_fast(agent, p0, change.tpa)?,
+        None => drop(p0.ask(&p0.who_has(change.tpa))?),
+    }
+    let stream = Stream::around(p0, change.tpa, AFTER, || lab.node().run(change.make)?)?;
+    lab.node().run(change.undo)??;
+    let answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies > 0);
+    let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - stream.before);
+    Ok(last.as_secs_f64() * 1e6)
+}
