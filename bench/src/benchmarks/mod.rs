@@ -9,6 +9,7 @@ mod scale;
 mod spoof;
 mod storm;
 mod tax;
+mod window;
 
 use anyhow::Result;
 
@@ -36,6 +37,11 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     Benchmark { name: "peers", what: "`reply` and `storm` against what people use instead", run: peers::run },
     Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run },
     Benchmark { name: "mirror", what: "how far the maps are behind the kernel", run: mirror::run },
+    Benchmark {
+        name: "window",
+        what: "how long the old state is answered after a change in the kernel",
+        run: window::run,
+    },
     Benchmark {
         name: "scale",
         what: "many interfaces: how soon a new one is answered on, and what the agent costs",
