@@ -130,6 +130,8 @@ fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
     use arp_agent::dataplane::{Dataplane as _, bpf::monotonic_ns};
     needs_root!();
     let mut world = World::new()?;
+    // Each program is loaded when it is first used, which on an emulated machine takes longer than the lease.
+    check(&mut world, "loaded", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     world.bpf.set_lease(monotonic_ns() + 100_000_000)?;
     check(&mut world, "at once", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     std::thread::sleep(std::time::Duration::from_millis(120));
