@@ -129,7 +129,7 @@ fn turn(agent: Option<&Agent>, lab: &Lab, change: &Change) -> Result<f64> {
     }
     let stream = Stream::around(p0, change.tpa, AFTER, || lab.node().run(change.make)?)?;
     lab.node().run(change.undo)??;
-    let answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies > 0);
-    let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - stream.before);
+    let mut answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies > 0);
+    let last = answered.next_back().map_or(Duration::ZERO, |asked| asked.sent - stream.before);
     Ok(last.as_secs_f64() * 1e6)
 }
