@@ -123,7 +123,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn fib_root(&self, index: u16) -> Entry {
         match FIB_ROOT.get(u32::from(index >> 8)) {
-            Some(block) => Entry::from_raw(block[usize::from(index as u8)]),
+            Some(block) => entry(block, index as u8),
             None => Entry::OPAQUE,
         }
     }
@@ -131,10 +131,21 @@ impl Tables for Maps {
     #[inline(always)]
     fn fib_node(&self, node: u32, index: u8) -> Entry {
         match FIB_NODES.get_value(node / CHUNK_NODES, &(node % CHUNK_NODES)) {
-            Some(entries) => Entry::from_raw(entries[usize::from(index)]),
+            Some(entries) => entry(entries, index),
             None => Entry::OPAQUE,
         }
     }
+}
+
+/// An entry of a node. The compiler knows that the index is below 256 and would say so nowhere; an older verifier
+/// (seen on 6.1) has lost it on the way through a byte swap and the stack. So it is hidden from the compiler, which then
+/// leaves the comparison in.
+#[inline(always)]
+fn entry(node: &FibNode, index: u8) -> Entry {
+    let mut index = u64::from(index);
+    // SAFETY: no instruction at all.
+    unsafe { asm!("/* {index} */", index = inout(reg) index, options(pure, nomem, nostack, preserves_flags)) };
+    node.get(index as usize).map_or(Entry::OPAQUE, |&raw| Entry::from_raw(raw))
 }
 
 /// Keeps the reads of the tables between the two looks at the sequence. x86 does not reorder loads with loads, so it
