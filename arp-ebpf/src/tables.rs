@@ -138,13 +138,12 @@ impl Tables for Maps {
 }
 
 /// An entry of a node. The compiler knows that the index is below 256 and would say so nowhere; an older verifier
-/// (seen on 6.1) has lost it on the way through a byte swap and the stack. So it is hidden from the compiler, which then
-/// leaves the comparison in.
+/// (seen on 6.1) has lost it on the way through a byte swap and the stack. So it is said where nobody can leave it out.
 #[inline(always)]
 fn entry(node: &FibNode, index: u8) -> Entry {
     let mut index = u64::from(index);
-    // SAFETY: no instruction at all.
-    unsafe { asm!("/* {index} */", index = inout(reg) index, options(pure, nomem, nostack, preserves_flags)) };
+    // SAFETY: arithmetic in a register.
+    unsafe { asm!("{index} &= 255", index = inout(reg) index, options(pure, nomem, nostack)) };
     node.get(index as usize).map_or(Entry::OPAQUE, |&raw| Entry::from_raw(raw))
 }
 
