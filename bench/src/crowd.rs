@@ -85,7 +85,7 @@ pub(crate) struct Ip {
 impl Ip {
     pub(crate) fn of(namespace: &Namespace) -> Result<Self> {
         let mut child = Command::new("ip")
-            .args(["-n", namespace.name(), "-batch", "-"])
+            .args(["-n", namespace.name(), "-brief", "-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -104,7 +104,7 @@ impl Ip {
     /// Waits until every command so far is carried out.
     pub(crate) fn settle(&mut self) -> Result<()> {
         // A command that prints something: `lo` is always there.
-        self.tell("-brief link show lo")?;
+        self.tell("link show lo")?;
         let mut line = String::new();
         self.answers.read_line(&mut line).context("waiting for ip")?;
         ensure!(line.starts_with("lo"), "ip ended, or answered {line:?}");

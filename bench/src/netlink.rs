@@ -16,6 +16,10 @@ const HEADER_LEN: usize = 16;
 /// Larger than any part of a dump.
 const RECEIVE_LEN: usize = 1 << 16;
 const AF_INET: u8 = libc::AF_INET as u8;
+/// RTPROT_STATIC.
+const STATIC: u8 = 4;
+/// RTPROT_UNSPEC: the one to be deleted may be anyone's, `ip`'s too.
+const WHOEVER: u8 = 0;
 /// NUD_PERMANENT.
 const PERMANENT: u16 = 0x80;
 
@@ -142,8 +146,8 @@ impl Kernel {
 fn append(buffer: &mut Vec<u8>, change: Change, sequence: u32, acknowledge: bool) {
     let acknowledge = if acknowledge { NLM_F_ACK } else { 0 };
     let (kind, flags, payload) = match change {
-        Change::AddRoute(to, oif) => (libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route(to, oif)),
-        Change::DeleteRoute(to, oif) => (libc::RTM_DELROUTE, 0, route(to, oif)),
+        Change::AddRoute(to, oif) => (libc::RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route(STATIC, to, oif)),
+        Change::DeleteRoute(to, oif) => (libc::RTM_DELROUTE, 0, route(WHOEVER, to, oif)),
         Change::SetNeighbour(addr, ifindex, lladdr) => {
             let mut payload = neighbour(addr, ifindex);
             attribute(&mut payload, 2, &lladdr);
@@ -155,9 +159,9 @@ fn append(buffer: &mut Vec<u8>, change: Change, sequence: u32, acknowledge: bool
     message(buffer, kind, NLM_F_REQUEST | acknowledge | flags, sequence, &payload);
 }
 
-/// `struct rtmsg` of table main, RTPROT_STATIC, scope link, unicast; RTA_DST and RTA_OIF.
-fn route(to: [u8; 4], oif: u32) -> Vec<u8> {
-    let mut payload = vec![AF_INET, 32, 0, 0, 254, 4, 253, 1, 0, 0, 0, 0];
+/// `struct rtmsg` of table main, scope link, unicast; RTA_DST and RTA_OIF.
+fn route(protocol: u8, to: [u8; 4], oif: u32) -> Vec<u8> {
+    let mut payload = vec![AF_INET, 32, 0, 0, 254, protocol, 253, 1, 0, 0, 0, 0];
     attribute(&mut payload, 1, &to);
     attribute(&mut payload, 4, &oif.to_ne_bytes());
     payload
