@@ -277,7 +277,17 @@ fn proxy_entries_and_delays() {
 #[test]
 fn route_types() {
     let to = |route: Route| after([add(route)], "8.8.8.8");
-    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Unanswerable, None)), pass(Reason::UNANSWERABLE_ROUTE));
+    for kind in [
+        RouteKind::Broadcast,
+        RouteKind::Anycast,
+        RouteKind::Multicast,
+        RouteKind::Blackhole,
+        RouteKind::Unreachable,
+        RouteKind::Prohibit,
+    ] {
+        assert_eq!(to(route(254, "8.8.8.0/24", kind, None)), pass(Reason::UNANSWERABLE_ROUTE), "{kind:?}");
+    }
+    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Other, None)), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Throw, None)), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Local, Some(1))), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(255, "8.8.8.0/24", RouteKind::Unicast, Some(UPLINK))), pass(Reason::OPAQUE_ROUTE));
