@@ -3,7 +3,7 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::packet::{Class, arp_frame, classify, log};
+use crate::packet::{Class, classify, log, read};
 use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
@@ -43,16 +43,16 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         Class::TooShort => return pass(&maps, Reason::TOO_SHORT),
         Class::Arp => {}
     }
-    let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    let verdict = decide(frame, ingress, &maps);
-    log(&ctx, ingress, frame, verdict);
+    let Some(frame) = read(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
+    let verdict = decide(&frame, ingress, &maps);
+    log(&ctx, ingress, verdict, || read(ctx.data(), ctx.data_end()));
     match verdict {
         Verdict::Pass(reason) => pass(&maps, reason),
         Verdict::Reply(mac) => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
             let to_asker = frame.src == frame.arp.sha && frame.src[0] & 1 == 0;
-            let mut reply = *frame;
+            let mut reply = frame;
             reply.make_reply(mac);
             send(skb, &maps, &reply, to_asker && maps.has(Iface::TO_PEER))
         }

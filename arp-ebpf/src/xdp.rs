@@ -1,6 +1,6 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::packet::{Class, arp_frame, classify, log};
+use crate::packet::{Class, classify, log, read, write};
 use crate::tables::Maps;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use aya_ebpf::{
@@ -63,12 +63,16 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
     if matches!(class, Class::TooShort) {
         return pass(&maps, Reason::TOO_SHORT);
     }
-    let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    let verdict = decide(frame, ingress, &maps);
-    log(ctx, ingress, frame, verdict);
+    let Some(frame) = read(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
+    let verdict = decide(&frame, ingress, &maps);
+    log(ctx, ingress, verdict, || read(ctx.data(), ctx.data_end()));
     match verdict {
         Verdict::Pass(reason) => pass(&maps, reason),
-        Verdict::Reply(mac) => reply(ctx, &maps, mac, exit, len(ctx)),
+        Verdict::Reply(mac) => {
+            let mut answer = frame;
+            answer.make_reply(mac);
+            reply(ctx, &maps, &answer, exit, len(ctx))
+        }
     }
 }
 
@@ -79,7 +83,7 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, maps: &Maps, mac: [u8; 6], exit: Exit, len: i32) -> u32 {
+fn reply(ctx: &XdpContext, maps: &Maps, answer: &ArpFrame, exit: Exit, len: i32) -> u32 {
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and
@@ -90,8 +94,9 @@ fn reply(ctx: &XdpContext, maps: &Maps, mac: [u8; 6], exit: Exit, len: i32) -> u
         }
     }
     // Trimming invalidated what we knew of packet memory: look again.
-    let Some(frame) = arp_frame(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    frame.make_reply(mac);
+    if !write(ctx.data(), ctx.data_end(), answer) {
+        return xdp_action::XDP_PASS;
+    }
     maps.count_answer();
     match exit {
         Exit::Bounce => xdp_action::XDP_TX,

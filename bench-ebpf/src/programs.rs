@@ -7,9 +7,9 @@ use arp_common::ArpFrame;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
-use aya_ebpf::helpers::generated::bpf_redirect;
-use aya_ebpf::macros::{btf_map, xdp};
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
+use aya_ebpf::macros::{btf_map, classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 /// How many targets and senders there are to choose from; a power of two.
@@ -35,8 +35,8 @@ static NEXT: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 static ROUTES: LpmTrie<[u8; 4], u32, { CHOICES as usize }> = LpmTrie::new();
 
-/// Memory for [`wall`], as large as the FIB's nodes of a million routes in a /8; [`feed`]'s owner makes it smaller
-/// where nobody asks for that much.
+/// Memory for [`wall`] and [`dense_wall`], as large as the FIB's nodes of a million routes in a /8; [`feed`]'s owner
+/// makes it smaller where nobody asks for that much.
 #[btf_map]
 static BLOCKS: Array<[u32; 256], 65536> = Array::new();
 
@@ -86,6 +86,20 @@ pub(crate) fn reflect(ctx: XdpContext) -> u32 {
     unsafe { bpf_redirect(ingress, 0) as u32 }
 }
 
+/// The same for tc: the reply is put right into the pod end's input, as the one that asked must be sent it.
+#[classifier]
+pub(crate) fn reflect_tc(ctx: TcContext) -> i32 {
+    const TC_ACT_UNSPEC: i32 = -1;
+    const PACKET_HOST: u32 = 0;
+    let Some(frame) = arp_frame_at(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
+    frame.make_reply(MAC);
+    // SAFETY: the context is the one that the kernel called us with.
+    unsafe {
+        bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
+        bpf_redirect_peer((*ctx.skb.skb).ifindex, 0) as i32
+    }
+}
+
 /// All that a frame alone decides, and the whole reply; no table.
 #[xdp(frags)]
 pub(crate) fn parse(ctx: XdpContext) -> u32 {
@@ -118,6 +132,19 @@ pub(crate) fn wall(ctx: XdpContext) -> u32 {
     let Some(block) = BLOCKS.get(u32::from(b) << 8 | u32::from(c)) else { return XDP_PASS };
     // All of it is 0: the answer waits for the memory all the same.
     if block[usize::from(d)] != 0 {
+        return XDP_PASS;
+    }
+    frame.make_reply(MAC);
+    XDP_TX
+}
+
+/// The same into 4 MiB: what a table takes at least that has a cache line for each /24 of a /8.
+#[xdp(frags)]
+pub(crate) fn dense_wall(ctx: XdpContext) -> u32 {
+    let Some(frame) = request(&ctx) else { return XDP_PASS };
+    let [_, b, c, d] = frame.arp.tpa;
+    let Some(block) = BLOCKS.get(u32::from(b) << 4 | u32::from(c & 0xf)) else { return XDP_PASS };
+    if block[usize::from(c & 0xf0) | usize::from(d >> 4)] != 0 {
         return XDP_PASS;
     }
     frame.make_reply(MAC);
@@ -160,8 +187,12 @@ fn request(ctx: &XdpContext) -> Option<&mut ArpFrame> {
 #[inline(always)]
 #[expect(clippy::mut_from_ref, reason = "the context is a handle; packet memory is the program's alone")]
 fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
-    let start = ctx.data();
-    if start + ArpFrame::LEN > ctx.data_end() {
+    arp_frame_at(ctx.data(), ctx.data_end())
+}
+
+#[inline(always)]
+fn arp_frame_at<'a>(start: usize, end: usize) -> Option<&'a mut ArpFrame> {
+    if start + ArpFrame::LEN > end {
         return None;
     }
     // SAFETY: 42 bytes from `start` are packet memory, as just checked (and as the verifier checks again); the type

@@ -9,7 +9,9 @@ use arp_common::ArpFrame;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, ProgramArray};
 use aya::programs::xdp::XdpMode;
-use aya::programs::{ProgramFd, TestRun as _, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{
+    Program, ProgramFd, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp,
+};
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
 use nix::time::{ClockId, clock_gettime};
@@ -64,8 +66,11 @@ impl Programs {
             .load(OBJECT)
             .context("loading the benchmarks' eBPF object")?;
         for (name, program) in ebpf.programs_mut() {
-            let program: &mut Xdp = program.try_into()?;
-            program.load().with_context(|| format!("the kernel's verifier refused the benchmarks' program {name}"))?;
+            let loaded = match program {
+                Program::SchedClassifier(program) => program.load(),
+                program => <&mut Xdp>::try_from(program)?.load(),
+            };
+            loaded.with_context(|| format!("the kernel's verifier refused the benchmarks' program {name}"))?;
         }
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the benchmarks' eBPF object has no map {name}"));
@@ -114,6 +119,15 @@ impl Programs {
     pub(crate) fn attach(&mut self, name: &str, on: &Namespace, interface: &str, mode: XdpMode) -> Result<()> {
         let program = self.xdp(name)?;
         let attached = on.run(|| program.attach(interface, mode))?;
+        attached.with_context(|| format!("attaching {name} to {interface}"))?;
+        Ok(())
+    }
+
+    /// The same with a tc program, on ingress.
+    pub(crate) fn attach_tc(&mut self, name: &str, on: &Namespace, interface: &str) -> Result<()> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        let attached = on.run(|| program.attach(interface, TcAttachType::Ingress))?;
         attached.with_context(|| format!("attaching {name} to {interface}"))?;
         Ok(())
     }

@@ -18,8 +18,8 @@ pub(crate) struct Subject {
     pub(crate) ip: [u8; 4],
     /// What it asks for.
     pub(crate) target: [u8; 4],
-    /// Asks on its behalf.
-    pub(crate) asker: Asker,
+    /// Where it asks, and its stack takes the replies.
+    pub(crate) core: usize,
 }
 
 /// How the fast path is attached, or that it is not.
@@ -98,7 +98,7 @@ impl Stand {
             None => None,
             Some((arguments, mode)) => Some(start(lab, &node_end, arguments, mode)?),
         };
-        Ok(Stand { who, subject: Subject::new(who.name(), host, CALICO_GATEWAY, core)?, node_end, agent })
+        Ok(Stand { who, subject: Subject::new(who.name(), host, CALICO_GATEWAY, core), node_end, agent })
     }
 
     /// How many requests the fast path has answered here by its own counter; 0 where it is not.
@@ -163,15 +163,14 @@ pub(crate) fn gro(namespace: &Namespace, interface: &str, on: bool) -> Result<()
 
 impl Subject {
     /// A host that asks for `target`.
-    pub(crate) fn new(name: &str, host: &Host, target: [u8; 4], core: usize) -> Result<Self> {
-        Ok(Subject {
-            name: name.to_owned(),
-            namespace: host.namespace().clone(),
-            mac: host.mac(),
-            ip: host.ip(),
-            target,
-            asker: Asker::on(host, core)?,
-        })
+    pub(crate) fn new(name: &str, host: &Host, target: [u8; 4], core: usize) -> Self {
+        let (namespace, mac, ip) = (host.namespace().clone(), host.mac(), host.ip());
+        Subject { name: name.to_owned(), namespace, mac, ip, target, core }
+    }
+
+    /// Asks on its behalf. While it is there, it takes a copy of each reply, which no pod does that is merely flooded.
+    pub(crate) fn asker(&self) -> Result<Asker> {
+        Asker::open(&self.namespace, &self.name, self.mac, self.ip, self.core)
     }
 
     /// How many frames have come in on the pod's `eth0`.

@@ -45,7 +45,8 @@ const FULL: &str = "fast path";
 const NULL: &str = "null: swap and send";
 const PARSE: &str = "parse only";
 const LPM: &str = "parse only and one LPM trie lookup";
-const WALL: &str = "parse only and one look into 64 MiB";
+const WALLS: [(&str, &str); 2] =
+    [("parse only and one look into 64 MiB", "wall"), ("parse only and one look into 4 MiB", "dense_wall")];
 const SPARSE: &str = "fast path, each route in a /24 of its own";
 
 /// What runs behind `feed`.
@@ -192,9 +193,11 @@ impl World {
         let alone = run_program(self.own.xdp("empty")?, INGRESS, &[0; ArpFrame::LEN], repeat)?.ns;
         let feeding = ns[0] - alone;
         if self.routes == WALL_ROUTES {
-            let runs = self.own.feed_own("wall", INGRESS, repeat)?;
-            ensure!(runs.action == XDP_TX, "{WALL} came to action {}", runs.action);
-            findings.push(key(PER_FRAME, targets, WALL, self.routes), "ns", runs.ns - feeding);
+            for (name, program) in WALLS {
+                let runs = self.own.feed_own(program, INGRESS, repeat)?;
+                ensure!(runs.action == XDP_TX, "{name} came to action {}", runs.action);
+                findings.push(key(PER_FRAME, targets, name, self.routes), "ns", runs.ns - feeding);
+            }
         }
         for (case, (name, _)) in CASES.into_iter().enumerate().skip(1) {
             findings.push(key(PER_FRAME, targets, name, self.routes), "ns", ns[case] - feeding);

@@ -34,7 +34,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 if stand.who != Who::DelayedKernel {
                     measure(stand, requests, findings)?;
                 } else if round == 0 {
-                    delayed(&stand.subject.asker, stand.who.name(), findings)?;
+                    delayed(&stand.subject.asker()?, stand.who.name(), findings)?;
                 }
             }
         }
@@ -67,7 +67,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 /// A round of a responder that does not wait.
 fn measure(stand: &Stand, requests: usize, findings: &mut Findings) -> Result<()> {
     let before = stand.answered()?;
-    ask(&stand.subject.asker, &stand.subject.name, stand.subject.target, requests, findings)?;
+    ask(&stand.subject.asker()?, &stand.subject.name, stand.subject.target, requests, findings)?;
     stand.check(before, requests as u64)
 }
 

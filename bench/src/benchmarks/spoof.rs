@@ -80,7 +80,7 @@ fn measure(
     let subject = &liar.subject;
     let key = |measure| Key::new(measure, name);
     findings.push(key(BEFORE), "entries", entries(lab)?);
-    add(name, QUIET, &other.subject.asker.one_at_a_time(other.subject.target, context.either(1000, 50))?, findings);
+    add(name, QUIET, &other.subject.asker()?.one_at_a_time(other.subject.target, context.either(1000, 50))?, findings);
 
     let mut random = fastrand::Rng::with_seed(round as u64);
     let requests: Vec<ArpFrame> = (0..SENDERS)
@@ -92,7 +92,7 @@ fn measure(
         .collect();
     let flood = Flood::on(&subject.namespace, context.cores[0])?;
     let before = subject.received()?;
-    let (flooded, latencies) = during(&other.subject.asker, other.subject.target, || flood.run(&requests, window))?;
+    let (flooded, latencies) = during(&other.subject.asker()?, other.subject.target, || flood.run(&requests, window))?;
     let replies = settled(|| subject.received())? - before;
     findings.push(key(RATE), "1/s", replies as f64 / flooded.elapsed.as_secs_f64());
     findings.push(key(AFTER), "entries", entries(lab)?);

@@ -28,6 +28,8 @@ const LIVE_RATE: &str = "replies a second, XDP live frames";
 const LIVE_TIME: &str = "time of a request, XDP live frames";
 pub(crate) const DROP: &str = "drop";
 const NULL: &str = "null responder, xdp driver";
+const NULL_SKB: &str = "null responder, xdp skb";
+const NULL_TC: &str = "null responder, tc";
 /// How long a storm on the delayed kernel takes: its longest delay.
 const DELAYED: Duration = Duration::from_millis(800);
 
@@ -40,7 +42,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         context.core,
         context.cores.len()
     ));
-    findings.note("Replies: frames that arrived in the pod. Checked each time: the fast path's own counter rose by the requests sent.");
+    findings.note("Replies: frames that arrived in the pod, where no socket takes a copy of them. Checked each time: the fast path's own counter rose by the requests sent.");
     Ok(())
 }
 
@@ -48,9 +50,21 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
     let (turns, rounds, window) = context.either((5, 5, 200), (1, 2, 20));
     let window = Duration::from_millis(window);
-    // One pod more, whose requests are dropped.
-    let lab = topology::calico(Who::ALL.len() as u8 + 1)?;
+    // Three pods more: one whose requests are dropped, two who get whatever reply.
+    let lab = topology::calico(Who::ALL.len() as u8 + 3)?;
     let drop = Dropped::on(&lab, Who::ALL.len(), context)?;
+    let mut nulls = Vec::new();
+    for (pod, name) in (Who::ALL.len() + 1..).zip([NULL_SKB, NULL_TC]) {
+        let host = lab.host(&format!("p{pod}"));
+        host.close_sockets();
+        let mut programs = Programs::load()?;
+        if name == NULL_TC {
+            programs.attach_tc("reflect_tc", lab.node(), host.node_end())?;
+        } else {
+            programs.attach("reflect", lab.node(), host.node_end(), XdpMode::Skb)?;
+        }
+        nulls.push((Subject::new(name, host, topology::CALICO_GATEWAY, context.core), programs));
+    }
     for turn in 0..turns {
         let stands = stands(&lab, &Who::ALL, turn, context.core, |who, why| {
             findings.skip(who.name(), &why);
@@ -58,6 +72,12 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         for round in 0..rounds {
             let floor = drop.measure(window, context.core)?;
             findings.push(Key::new(TIME, DROP), "ns", floor);
+            for (null, _) in &nulls {
+                let storm = send(null, window, context.core, true)?;
+                ensure!(storm.replies == storm.requests, "{}: {} replies", null.name, storm.replies);
+                findings.push(Key::new(RATE, &null.name), "1/s", storm.rate());
+                add(&null.name, &storm, floor, findings);
+            }
             for index in order(round, stands.len()) {
                 context.check()?;
                 let stand = &stands[index];
@@ -93,7 +113,8 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         }
     }
     findings.note(format!(
-        "AF_PACKET: sendmmsg of 64 requests, {} ms a round; `drop` is an XDP program in skb mode.",
+        "AF_PACKET: sendmmsg of 64 requests, {} ms a round; `drop` is an XDP program in skb mode. A null responder makes every frame a \
+         reply, with no table and no question: less than it no program of its hook can cost.",
         window.as_millis()
     ));
     Ok(())
@@ -165,7 +186,7 @@ impl Dropped {
         host.close_sockets();
         let mut programs = Programs::load()?;
         programs.attach("discard", lab.node(), host.node_end(), XdpMode::Skb)?;
-        Ok(Dropped { subject: Subject::new(DROP, host, topology::CALICO_GATEWAY, context.core)?, programs })
+        Ok(Dropped { subject: Subject::new(DROP, host, topology::CALICO_GATEWAY, context.core), programs })
     }
 
     /// What a request costs that is dropped, in ns.
@@ -192,7 +213,7 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
         let mut programs = Programs::load()?;
         gro(host.namespace(), "eth0", true)?;
         programs.attach(program, lab.node(), host.node_end(), XdpMode::Driver)?;
-        Ok((Subject::new(name, host, topology::CALICO_GATEWAY, context.core)?, programs))
+        Ok((Subject::new(name, host, topology::CALICO_GATEWAY, context.core), programs))
     });
     let (drop, null) = (drop?, null?);
     for turn in 0..turns {

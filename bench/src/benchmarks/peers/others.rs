@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use ::tests::bench::Asker;
 use ::tests::{Lab, Mac, Namespace};
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
@@ -99,9 +98,8 @@ fn pod(lab: &mut Lab, label: &str, name: &str, core: usize) -> Result<(Namespace
         namespace.name()
     ))?;
     namespace.ip_each(&format!("link set eth0 up\n addr add {}/24 dev eth0", Ipv4Addr::from(POD)))?;
-    let asker = Asker::open(&namespace, name, POD_MAC, POD, core)?;
     let name = name.to_owned();
-    Ok((responder, Subject { name, namespace, mac: POD_MAC, ip: POD, target: TARGET, asker }))
+    Ok((responder, Subject { name, namespace, mac: POD_MAC, ip: POD, target: TARGET, core }))
 }
 
 fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
