@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// least so often.
 const PART_OF_THE_TIME: u32 = 10_000;
 const RARELY: Duration = Duration::from_secs(60);
+/// How long after a write has settled all is looked at once more.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 impl Agent {
     /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
@@ -26,6 +28,8 @@ impl Agent {
         self.look_at_all()?;
         if self.in_step.is_ok() {
             self.bpf.set_settings_read(written);
+            // Should a writer have been kept from its CPU for long between the hook and the effect.
+            self.look_at_all_at = self.look_at_all_at.min(Instant::now() + AFTERWARDS);
         }
         self.sysctl_hook.rest_since(start);
         Ok(())
