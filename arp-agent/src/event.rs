@@ -149,15 +149,25 @@ pub struct Prefix {
     pub len: u8,
 }
 
-/// A route's type (RTN_*), as far as answering tells them apart.
+/// A route's type (RTN_*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteKind {
     /// RTN_UNICAST.
     Unicast,
     /// RTN_LOCAL.
     Local,
-    /// RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST, RTN_BLACKHOLE, RTN_UNREACHABLE, RTN_PROHIBIT: never answered.
-    Unanswerable,
+    /// RTN_BROADCAST.
+    Broadcast,
+    /// RTN_ANYCAST.
+    Anycast,
+    /// RTN_MULTICAST.
+    Multicast,
+    /// RTN_BLACKHOLE.
+    Blackhole,
+    /// RTN_UNREACHABLE.
+    Unreachable,
+    /// RTN_PROHIBIT.
+    Prohibit,
     /// RTN_THROW: leaves the table.
     Throw,
     /// Any other.

@@ -55,7 +55,6 @@ pub const fn choices(key: u64, buckets: u32) -> [u32; 2] {
 mod tests {
     use super::*;
     use std::collections::HashMap;
-    use std::vec;
 
     #[test]
     fn a_bucket_finds_each_of_its_keys_and_no_other() {
@@ -72,22 +71,41 @@ mod tests {
         }
     }
 
-    /// The keys of a node: interfaces numbered in a row, a host address behind each. Filled to half, hardly any bucket
-    /// may be full on the first choice alone.
+    /// The keys of a node: interfaces numbered in a row, a host address behind each; and those of an uplink: many hosts
+    /// behind one interface. Filled to half, hardly any key may find its bucket full, on either choice alone.
     #[test]
     fn keys_of_a_node_are_spread() {
         const BUCKETS: u32 = 1024;
-        let mut filled: HashMap<u32, usize> = HashMap::new();
-        for host in 0..BUCKETS * 2 {
+        let key = |ifindex: u32, host: u32| {
             let addr = u64::from(u32::from_ne_bytes([10, 244, (host >> 8) as u8, host as u8]));
-            let key = addr << 32 | u64::from(1000 + host);
-            *filled.entry(choices(key, BUCKETS)[0]).or_default() += 1;
+            addr << 32 | u64::from(ifindex)
+        };
+        let worlds: [(&str, fn(u32) -> u32); 2] = [("pods", |host| 1000 + host), ("uplink", |_| 2)];
+        for (world, ifindex) in worlds {
+            let (mut filled, mut same) = ([HashMap::new(), HashMap::new()], 0);
+            for host in 0..BUCKETS * 2 {
+                let choices = choices(key(ifindex(host), host), BUCKETS);
+                same += u32::from(choices[0] == choices[1]);
+                for (filled, bucket) in filled.iter_mut().zip(choices) {
+                    *filled.entry(bucket).or_insert(0) += 1;
+                }
+            }
+            for (choice, filled) in filled.into_iter().enumerate() {
+                let turned_away: usize = filled.into_values().map(|keys: usize| keys.saturating_sub(PLACES)).sum();
+                assert!(turned_away < BUCKETS as usize / 5, "{world}, choice {choice}: {turned_away} of 2048 keys");
+            }
+            assert!(same < BUCKETS / 50, "{world}: {same} of 2048 keys have one choice");
         }
-        let mut sizes = vec![0; 32];
-        for size in filled.into_values() {
-            sizes[size.min(31)] += 1;
+    }
+
+    #[test]
+    fn every_bit_of_the_address_reaches_both_choices() {
+        for ifindex in [1, 1000, u32::MAX] {
+            let key = u64::from(ifindex);
+            for bit in 32..64 {
+                let (before, after) = (choices(key, 1 << 16), choices(key ^ 1 << bit, 1 << 16));
+                assert!(before[0] != after[0] && before[1] != after[1], "bit {bit} on interface {ifindex}");
+            }
         }
-        let crowded: usize = sizes[PLACES + 1..].iter().sum();
-        assert!(crowded < BUCKETS as usize / 10, "buckets by how many keys want them: {sizes:?}");
     }
 }

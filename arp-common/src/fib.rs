@@ -117,3 +117,47 @@ pub fn lookup(tables: &impl Tables, addr: [u8; 4]) -> Entry {
     // Should this be a node again, its kind is opaque.
     tables.fib_node(node, addr[3])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words are what the agent writes and the program reads: those of [`Entry`]'s description, written out.
+    #[test]
+    fn words_are_laid_out_as_described() {
+        assert_eq!(Entry::NONE.raw(), 0);
+        assert_eq!(Entry::LOCAL.raw(), 0x1000_0000);
+        assert_eq!(Entry::unicast(0xabcd).raw(), 0x2000_abcd);
+        assert_eq!(Entry::UNANSWERABLE.raw(), 0x3000_0000);
+        assert_eq!(Entry::OPAQUE.raw(), 0x4000_0000);
+        assert_eq!(Entry::unicast(0xabcd).of_default_route().raw(), 0x2800_abcd);
+        assert_eq!(Entry::node(7).raw(), 0x8000_0007);
+        assert_eq!(ROOT_ENTRIES, 0x1_0000, "one for each value of 16 bits");
+    }
+
+    #[test]
+    fn a_leaf_is_no_node() {
+        for leaf in [Entry::NONE, Entry::LOCAL, Entry::unicast(0xffff), Entry::UNANSWERABLE, Entry::OPAQUE] {
+            assert_eq!(leaf.node_index(), None, "{leaf:?}");
+            assert_eq!(leaf.of_default_route().node_index(), None, "{leaf:?}");
+        }
+        for index in [0, 7, 0x7fff_ffff] {
+            assert_eq!(Entry::node(index).node_index(), Some(index));
+        }
+    }
+
+    #[test]
+    fn a_leaf_says_its_kind_whether_it_is_the_default_route_s_or_not() {
+        let kinds = [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque];
+        for (number, kind) in (0..).zip(kinds) {
+            let leaf = Entry::from_raw(number << 28 | 5);
+            assert_eq!((leaf.kind(), leaf.slot(), leaf.is_default_route()), (kind, 5, false));
+            let marked = leaf.of_default_route();
+            assert_eq!((marked.kind(), marked.slot(), marked.is_default_route()), (kind, 5, true));
+            assert_eq!(marked.of_default_route(), marked, "marked twice is marked");
+        }
+        for unknown in 5..16 {
+            assert_eq!(Entry::from_raw(unknown << 28).kind(), Kind::Opaque, "kind {unknown}");
+        }
+    }
+}

@@ -255,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn other_ethertypes_are_not_arp() {
+        // IPv4, 802.1Q, RARP; and each byte alone.
+        for ethertype in [[0x08, 0x00], [0x81, 0x00], [0x80, 0x35], [0x08, 0x07], [0x00, 0x06]] {
+            let mut bytes = REQUEST;
+            bytes[12..14].copy_from_slice(&ethertype);
+            assert!(!ArpFrame::from_bytes(&bytes).unwrap().is_arp(), "{ethertype:02x?}");
+        }
+    }
+
+    #[test]
     fn headers_that_the_kernel_refuses() {
         let good = ArpFrame::from_bytes(&REQUEST).unwrap();
         assert!(good.is_arp() && good.is_ipv4_over_ethernet() && good.is_request());

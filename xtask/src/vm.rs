@@ -31,9 +31,9 @@ pub(crate) struct Args {
     /// Kernel versions such as 6.1, and tiers (program, kernel, lab); no tier means all of these
     #[arg(required = true, value_name = "VERSION|TIER")]
     what: Vec<Word>,
-    /// Only the tests whose name contains this
+    /// Only the tests whose name contains this; given several times, those that contain any
     #[arg(long, value_name = "SUBSTR")]
-    filter: Option<String>,
+    filter: Vec<String>,
     /// Then random worlds for so many seconds
     #[arg(long, value_name = "SECONDS")]
     parity: Option<u64>,
@@ -166,7 +166,7 @@ fn run_kernel(
     }
     let plan = guest::Plan {
         tiers: tiers.iter().map(|tier| tier.name()).collect(),
-        filter: args.filter.as_deref(),
+        filters: &args.filter,
         slack: args.slack,
         // Mostly they wait, for bounds that are long here.
         threads: 3 * args.cpus,

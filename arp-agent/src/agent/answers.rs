@@ -5,14 +5,13 @@ use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::attach::{Attached, Attachment};
 use crate::dataplane::bpf::monotonic_ns;
 use crate::dataplane::choice::How;
-use crate::dataplane::programs::actions;
 use crate::event::Link;
+use crate::explain::agreement::agree;
 use crate::explain::{Explanation, Question, TablesFrom, explain};
 use crate::kernel::namespace_names;
-use anyhow::bail;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
-use arp_common::{ArpFrame, Reason, Verdict};
+use arp_common::{Reason, Tables as _};
 use std::collections::BTreeMap;
 
 impl Agent {
@@ -29,12 +28,21 @@ impl Agent {
     fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
         if run_program {
-            let frame = question.frame();
             let how = self.attachments.how(question.ifindex).unwrap_or(How::XdpSkb);
-            let run = self.bpf.run_on(how, question.ifindex, &frame.to_bytes())?;
-            explanation.program = Some(agree(how, &frame, question, &explanation, run.action, &run.frame)?);
+            let before = self.counters_of_frames_on(question.ifindex);
+            let run = self.bpf.run_on(how, question.ifindex, &question.frame().to_bytes())?;
+            let after = self.counters_of_frames_on(question.ifindex);
+            explanation.program = Some(agree(how, question, &explanation, &run, (&before, &after))?);
         }
         Ok(explanation)
+    }
+
+    /// The counters that a frame adds to which comes in on the interface.
+    fn counters_of_frames_on(&self, ifindex: u32) -> Counters {
+        match self.bpf.iface(ifindex) {
+            Some(_) => self.bpf.counters(ifindex),
+            None => self.bpf.unknown_counters(),
+        }
     }
 
     fn status(&self) -> anyhow::Result<Status> {
@@ -111,44 +119,4 @@ impl Agent {
 fn passed(counters: &Counters) -> BTreeMap<String, u64> {
     let reasons = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters[reason.counter()]));
     reasons.filter(|&(_, count)| count > 0).collect()
-}
-
-/// What the program did, in a word; an error if it is not what was decided here.
-fn agree(
-    how: How,
-    frame: &ArpFrame,
-    question: &Question,
-    explanation: &Explanation,
-    action: u32,
-    out: &[u8],
-) -> anyhow::Result<String> {
-    let (passes, replies) = actions(how);
-    let hook = how.hook();
-    let decided = match explanation.reply_mac {
-        Some(mac) => Verdict::Reply(mac.0),
-        None => Verdict::Pass(Reason::TOO_SHORT),
-    };
-    let (expected_action, expected) = match decided {
-        Verdict::Reply(mac) => {
-            let mut reply = *frame;
-            reply.make_reply(mac);
-            (replies, reply)
-        }
-        Verdict::Pass(_) => (passes, *frame),
-    };
-    if action != expected_action || out != expected.to_bytes() {
-        bail!(
-            "the loaded program and `explain` differ on who-has {} tell {} on {}: explain says {} ({}), the program \
-             returned {hook} action {action}; please report this with the output of `explain --json`",
-            question.target,
-            question.sender,
-            question.interface,
-            explanation.verdict,
-            explanation.why
-        );
-    }
-    Ok(format!(
-        "agrees: {hook} action {action}, {}",
-        if action == replies { "the same reply" } else { "frame untouched" }
-    ))
 }

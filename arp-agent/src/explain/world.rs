@@ -304,7 +304,12 @@ fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
     let kind = match route.kind {
         RouteKind::Unicast => "",
         RouteKind::Local => "local ",
-        RouteKind::Unanswerable => "(never answered) ",
+        RouteKind::Broadcast => "broadcast ",
+        RouteKind::Anycast => "anycast ",
+        RouteKind::Multicast => "multicast ",
+        RouteKind::Blackhole => "blackhole ",
+        RouteKind::Unreachable => "unreachable ",
+        RouteKind::Prohibit => "prohibit ",
         RouteKind::Throw => "throw ",
         RouteKind::Other => "(other type) ",
     };
@@ -323,14 +328,21 @@ fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
     word("via", route.gateway.map(|gateway| gateway.to_string()));
     word("dev", route.oif.map(|oif| interface(snapshot, oif)));
     word("metric", Some(route.metric).filter(|&metric| metric != 0).map(|metric| metric.to_string()));
-    word("multipath", route.multipath.then(String::new));
-    word("encap", route.encap.then(String::new));
     let table = match route.table {
         TABLE_LOCAL => " table local",
         TABLE_DEFAULT => " table default",
         _ => "",
     };
-    text.trim_end().to_owned() + table
+    // `ip route` would print each hop, and the encapsulation; they are not kept.
+    let more = match (route.multipath, route.nexthop) {
+        (true, Some(_)) => " (a nexthop group)",
+        (true, None) => " (multipath)",
+        // With net.ipv4.nexthop_compat_mode 0 the kernel tells the object's number alone.
+        (false, Some(_)) if route.oif.is_none() => " (a nexthop object)",
+        (false, _) => "",
+    };
+    let encap = if route.encap { " (encapsulated)" } else { "" };
+    text + table + more + encap
 }
 
 fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
@@ -455,5 +467,47 @@ mod tests {
         assert_eq!(found("ip neigh show 10.5.0.5 dev cali0"), Some("lladdr 02:00:00:00:00:02 STALE"));
         assert_eq!(found("ip route, to the target 8.8.8.8"), Some("default dev eth0"));
         assert_eq!(found("ip route, back to the sender 10.5.0.5"), Some("10.5.0.5 dev cali0"));
+    }
+
+    #[test]
+    fn a_route_that_is_not_answered_says_of_which_kind_it_is() {
+        let route = |to: &str, kind| {
+            let (addr, len) = to.split_once('/').unwrap();
+            let prefix = Prefix::new(addr.parse::<Ipv4Addr>().unwrap().octets(), len.parse().unwrap());
+            Route { prefix, kind, oif: None, ..host_route(&question("0.0.0.0")) }
+        };
+        let of = |kind| route("8.8.8.0/24", kind);
+        let broadcast = Route { table: TABLE_LOCAL, oif: Some(CALI), ..route("8.8.8.8/32", RouteKind::Broadcast) };
+        let unicast = || of(RouteKind::Unicast);
+        let cases = [
+            (of(RouteKind::Blackhole), "unanswerable_route", "blackhole 8.8.8.0/24"),
+            (of(RouteKind::Unreachable), "unanswerable_route", "unreachable 8.8.8.0/24"),
+            (of(RouteKind::Prohibit), "unanswerable_route", "prohibit 8.8.8.0/24"),
+            (of(RouteKind::Multicast), "unanswerable_route", "multicast 8.8.8.0/24"),
+            (of(RouteKind::Anycast), "unanswerable_route", "anycast 8.8.8.0/24"),
+            (broadcast, "unanswerable_route", "broadcast 8.8.8.8 dev cali0 table local"),
+            (Route { metric: 7, ..of(RouteKind::Throw) }, "opaque_route", "throw 8.8.8.0/24 metric 7"),
+            (Route { multipath: true, ..unicast() }, "opaque_route", "8.8.8.0/24 (multipath)"),
+            (
+                Route { multipath: true, nexthop: Some(4), ..unicast() },
+                "opaque_route",
+                "8.8.8.0/24 nhid 4 (a nexthop group)",
+            ),
+            (Route { nexthop: Some(4), ..unicast() }, "opaque_route", "8.8.8.0/24 nhid 4 (a nexthop object)"),
+            (
+                Route { encap: true, oif: Some(CALI), ..unicast() },
+                "opaque_route",
+                "8.8.8.0/24 dev cali0 (encapsulated)",
+            ),
+        ];
+        for (route, reason, printed) in cases {
+            let mut world = World::new(dump(), CALI).unwrap();
+            world.tell(Event::Route(route, crate::event::Placement::Last)).unwrap();
+            let question = question("8.8.8.8");
+            assert_eq!(world.explain(&question).reason.as_deref(), Some(reason), "{printed}");
+            let facts = world.facts(&question);
+            let fact = facts.iter().find(|fact| fact.what == "ip route, to the target 8.8.8.8").unwrap();
+            assert_eq!(fact.found, printed);
+        }
     }
 }

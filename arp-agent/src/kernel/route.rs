@@ -127,12 +127,12 @@ fn kind(rtn: u8) -> RouteKind {
     match rtn {
         libc::RTN_UNICAST => RouteKind::Unicast,
         libc::RTN_LOCAL => RouteKind::Local,
-        libc::RTN_BROADCAST
-        | libc::RTN_ANYCAST
-        | libc::RTN_MULTICAST
-        | libc::RTN_BLACKHOLE
-        | libc::RTN_UNREACHABLE
-        | libc::RTN_PROHIBIT => RouteKind::Unanswerable,
+        libc::RTN_BROADCAST => RouteKind::Broadcast,
+        libc::RTN_ANYCAST => RouteKind::Anycast,
+        libc::RTN_MULTICAST => RouteKind::Multicast,
+        libc::RTN_BLACKHOLE => RouteKind::Blackhole,
+        libc::RTN_UNREACHABLE => RouteKind::Unreachable,
+        libc::RTN_PROHIBIT => RouteKind::Prohibit,
         libc::RTN_THROW => RouteKind::Throw,
         _ => RouteKind::Other,
     }

@@ -168,12 +168,12 @@ fn routes() {
     assert_eq!(changed(1, 0).unwrap().unwrap().prefix.addr, 0);
     for (rtn, kind) in [
         (2, RouteKind::Local),
-        (3, RouteKind::Unanswerable),
-        (4, RouteKind::Unanswerable),
-        (5, RouteKind::Unanswerable),
-        (6, RouteKind::Unanswerable),
-        (7, RouteKind::Unanswerable),
-        (8, RouteKind::Unanswerable),
+        (3, RouteKind::Broadcast),
+        (4, RouteKind::Anycast),
+        (5, RouteKind::Multicast),
+        (6, RouteKind::Blackhole),
+        (7, RouteKind::Unreachable),
+        (8, RouteKind::Prohibit),
         (9, RouteKind::Throw),
         (10, RouteKind::Other),
         (0, RouteKind::Other),

@@ -267,7 +267,12 @@ fn verdict(routes: &[Route]) -> Option<Verdict> {
 fn verdict_of(route: &Route) -> Verdict {
     match route.kind {
         RouteKind::Local => Verdict::Local,
-        RouteKind::Unanswerable => Verdict::Unanswerable,
+        RouteKind::Broadcast
+        | RouteKind::Anycast
+        | RouteKind::Multicast
+        | RouteKind::Blackhole
+        | RouteKind::Unreachable
+        | RouteKind::Prohibit => Verdict::Unanswerable,
         RouteKind::Throw | RouteKind::Other => Verdict::Opaque,
         RouteKind::Unicast if route.multipath || route.encap => Verdict::Opaque,
         RouteKind::Unicast => route.oif.map_or(Verdict::Opaque, Verdict::Unicast),

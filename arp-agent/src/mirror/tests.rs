@@ -5,6 +5,7 @@ use super::*;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, Rule, Settings};
+use arp_common::maps::{Iface, MAX_OIFS};
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
@@ -99,9 +100,13 @@ impl World {
     fn new() -> Self {
         let mut world = World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
         world.tables.set_lease(1).unwrap();
-        let changes = world.mirror.resync(&world.attached, dump());
-        world.tables.apply(&changes).unwrap();
+        world.resync(dump());
         world
+    }
+
+    fn resync(&mut self, dump: impl IntoIterator<Item = Event>) {
+        let changes = self.mirror.resync(&self.attached, dump);
+        self.tables.apply(&changes).unwrap();
     }
 
     fn tell(&mut self, event: Event) -> &mut Self {
@@ -264,12 +269,32 @@ fn a_permanent_entry_is_answered_whatever_sha() {
 }
 
 #[test]
+fn an_entry_that_may_change_is_answered_only_to_the_address_that_it_holds() {
+    for state in [0x02, 0x04, 0x08, 0x10] {
+        let entry = NeighbourEntry { ifindex: CALI, addr: POD, state, lladdr: Some([5; 6]) };
+        assert_eq!(after([Event::Neighbour(entry)], "8.8.8.8"), pass(Reason::NEIGHBOUR_DIFFERS), "state {state:#x}");
+    }
+}
+
+#[test]
+fn an_entry_without_an_address_counts_only_if_it_never_changes() {
+    let without = |state| Event::Neighbour(NeighbourEntry { ifindex: CALI, addr: POD, state, lladdr: None });
+    assert_eq!(after([without(0x40)], "8.8.8.8"), REPLY, "NOARP");
+    assert_eq!(after([without(0x04)], "8.8.8.8"), pass(Reason::NEIGHBOUR_UNKNOWN), "STALE");
+}
+
+#[test]
 fn proxy_entries_and_delays() {
     let off = || cali(|_, settings| settings.proxy_arp = 0);
     let entry = |ifindex| Event::Proxies(vec![(ifindex, "8.8.8.8".parse().unwrap())]);
     assert_eq!(after([off(), entry(CALI)], "8.8.8.8"), REPLY);
     assert_eq!(after([off(), entry(0)], "8.8.8.8"), REPLY);
     assert_eq!(after([off(), entry(UPLINK)], "8.8.8.8"), pass(Reason::PROXY_ARP_OFF));
+    let mut world = World::new();
+    let looks_for_them = |world: &World| world.mirror.iface(CALI).is_some_and(|iface| iface.has(Iface::HAS_PROXIES));
+    assert!(!looks_for_them(&world), "two look-ups saved");
+    assert!(!looks_for_them(world.tell(entry(UPLINK))));
+    assert!(looks_for_them(world.tell(entry(0))));
     assert_eq!(after([Event::ProxyDelays(vec![(CALI, 800)])], "8.8.8.8"), pass(Reason::PROXY_DELAY));
     assert_eq!(after([Event::ProxyDelays(vec![])], "8.8.8.8"), pass(Reason::PROXY_DELAY), "unknown means delayed");
 }
@@ -277,7 +302,17 @@ fn proxy_entries_and_delays() {
 #[test]
 fn route_types() {
     let to = |route: Route| after([add(route)], "8.8.8.8");
-    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Unanswerable, None)), pass(Reason::UNANSWERABLE_ROUTE));
+    for kind in [
+        RouteKind::Broadcast,
+        RouteKind::Anycast,
+        RouteKind::Multicast,
+        RouteKind::Blackhole,
+        RouteKind::Unreachable,
+        RouteKind::Prohibit,
+    ] {
+        assert_eq!(to(route(254, "8.8.8.0/24", kind, None)), pass(Reason::UNANSWERABLE_ROUTE), "{kind:?}");
+    }
+    assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Other, None)), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Throw, None)), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(254, "8.8.8.0/24", RouteKind::Local, Some(1))), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(route(255, "8.8.8.0/24", RouteKind::Unicast, Some(UPLINK))), pass(Reason::OPAQUE_ROUTE));
@@ -355,6 +390,26 @@ fn a_slot_is_not_given_away_while_a_route_names_it() {
 }
 
 #[test]
+fn interfaces_beyond_the_slots_are_not_followed_until_some_are_free() {
+    // The dump's own two have slots, and here is one interface more than there are others.
+    let link = |ifindex| link(ifindex, "many", |_, _| {});
+    let prefix = |number: u32| format!("20.{}.{}.0/24", number >> 8, number & 255);
+    let many = (0..MAX_OIFS - 1).flat_map(|number| [link(1000 + number), add(unicast(&prefix(number), 1000 + number))]);
+    let mut world = World::new();
+    world.resync(dump().into_iter().chain(many));
+    let followed = |world: &World, number: u32| world.asks(&format!("20.{}.{}.9", number >> 8, number & 255));
+    let opaque: Vec<u32> =
+        (0..MAX_OIFS - 1).filter(|&number| followed(&world, number) == pass(Reason::OPAQUE_ROUTE)).collect();
+    assert_eq!(opaque.len(), 1, "{opaque:?}");
+    assert_eq!(followed(&world, opaque[0] ^ 1), REPLY);
+    // They are gone, and others come.
+    let others = (0..3).flat_map(|number| [link(50_000 + number), add(unicast(&prefix(number), 50_000 + number))]);
+    world.resync(dump().into_iter().chain(others));
+    assert_eq!([0, 1, 2].map(|number| followed(&world, number)), [REPLY; 3]);
+    assert_eq!(world.mirror.slots.taken(), 5);
+}
+
+#[test]
 fn of_routes_that_differ_in_what_does_not_decide_the_right_one_is_removed() {
     let by = |rest, oif| Route { rest, ..unicast("8.8.8.0/24", oif) };
     let mut world = World::new();
@@ -376,6 +431,11 @@ fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
     let all = Event::AllSettings(Settings { ignore_routes_with_linkdown: 1, ..Settings::default() });
     assert_eq!(after([lost(0), all], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(after([lost(1), uplink(|_, _| {})], "8.8.8.8"), REPLY);
+    let not_running = uplink(|link, settings| {
+        link.flags &= !0x40;
+        settings.ignore_routes_with_linkdown = 1;
+    });
+    assert_eq!(after([not_running], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE), "either may be told first");
 }
 
 #[test]
@@ -393,6 +453,15 @@ fn an_address_without_its_local_route_is_opaque() {
     let mut world = World::new();
     world.tell(Event::Address(Address { local: "10.9.0.77".parse().unwrap(), ..address }));
     assert_eq!(world.asks("10.9.0.77"), pass(Reason::OPAQUE_ROUTE));
+}
+
+#[test]
+fn an_interface_without_ipv4_has_the_medium_of_none() {
+    let Event::Link(mut link) = uplink(|_, _| {}) else { unreachable!() };
+    link.settings = None;
+    let medium = |id: i32| cali(move |_, settings| settings.medium_id = id);
+    assert_eq!(after([Event::Link(link.clone()), medium(0)], "8.8.8.8"), REPLY);
+    assert_eq!(after([Event::Link(link), medium(2)], "8.8.8.8"), pass(Reason::MEDIUM_ID));
 }
 
 #[test]

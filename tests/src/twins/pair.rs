@@ -323,9 +323,8 @@ fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2])
     };
     let (expected, got) = (by_interface(alone), by_interface(beside));
     let [one, other] = tables;
-    let learned = (one != other).then(|| {
-        format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other))
-    });
+    let learned = (one != other)
+        .then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)));
     if expected != got {
         let first = expected.iter().zip(&got).take_while(|(one, other)| one == other).count();
         let show = |replies: &[Tapped]| match replies.get(first) {

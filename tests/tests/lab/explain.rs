@@ -36,6 +36,11 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     assert_eq!(unknown.status.code(), PASS, "{unknown:?}");
     let unknown = json(&unknown)?;
     assert_eq!(unknown["reason"], "neighbour_unknown");
+    let counted = |explanation: &Value| {
+        let program = explanation["program"].as_str().unwrap_or_default();
+        program.rsplit_once("counted as ").map(|(_, reason)| reason.to_owned())
+    };
+    assert_eq!(counted(&unknown).as_deref(), Some("neighbour_unknown"), "{unknown}");
     let changes = would_answer_if(&unknown);
     assert!(changes.len() == 1 && changes[0].contains("after one request"), "{changes:?}");
 
@@ -52,6 +57,7 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
         Hook::Tc => "agrees: tc action 7",
     };
     assert!(known["program"].as_str().is_some_and(|program| program.starts_with(action)), "{known}");
+    assert_eq!(counted(&known).as_deref(), Some("answered"), "{known}");
     let before = agent.status()?.answered("cali0");
     assert_eq!(p0.ask(&p0.who_has(CALICO_GATEWAY))?.len(), 1);
     assert_eq!(agent.status()?.answered("cali0"), before + 1, "it is as explained");
@@ -61,10 +67,26 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     agent.in_step()?;
     let same_interface = json(&explain(&agent, "10.244.235.200", &["--kernel", "--json"])?)?;
     assert_eq!(same_interface["reason"], "pvlan_off");
+    assert_eq!(counted(&same_interface).as_deref(), Some("pvlan_off"), "{same_interface}");
     assert_eq!(would_answer_if(&same_interface), ["net.ipv4.conf.cali0.proxy_arp_pvlan were 1"]);
     lab.node().sysctl("net.ipv4.conf.cali0.proxy_arp_pvlan", 1)?;
     agent.in_step()?;
     assert_eq!(explain(&agent, "10.244.235.200", &["--kernel"])?.status.code(), REPLY, "what was said comes true");
+
+    // Of a route that nobody answers by, `explain` says what the kernel says.
+    lab.node().ip("route add blackhole 10.244.235.201/32")?;
+    lab.node().ip("route add throw 10.244.235.202/32")?;
+    agent.in_step()?;
+    for (target, reason, route) in [
+        ("10.244.235.201", "unanswerable_route", "blackhole 10.244.235.201"),
+        ("10.244.235.202", "opaque_route", "throw 10.244.235.202"),
+    ] {
+        let explained = json(&explain(&agent, target, &["--kernel", "--json"])?)?;
+        assert_eq!(counted(&explained).as_deref(), Some(reason), "{explained}");
+        let facts = explained["kernel_state"].as_array().into_iter().flatten();
+        let found = facts.filter(|fact| fact["what"] == format!("ip route, to the target {target}"));
+        assert_eq!(found.map(|fact| &fact["found"]).collect::<Vec<_>>(), [route]);
+    }
     Ok(())
 }
 

@@ -22,7 +22,7 @@ pub(super) fn test_program(tier: &str) -> String {
 /// What a guest is to do.
 pub(super) struct Plan<'a> {
     pub(super) tiers: Vec<&'static str>,
-    pub(super) filter: Option<&'a str>,
+    pub(super) filters: &'a [String],
     pub(super) slack: u32,
     pub(super) threads: usize,
     pub(super) modules: &'a [&'static str],
@@ -73,7 +73,8 @@ impl Plan<'_> {
         let _ = writeln!(script, "for module in {}; do modprobe -q $module; done", self.modules.join(" "));
         let _ = writeln!(script, "export ARP_AGENT_BIN=/{AGENT} ARP_TEST_SLACK={}", self.slack);
         script.push_str("now() { read -r up _ </proc/uptime; echo \"${up%.*}${up#*.}\"; }\n");
-        let filter = self.filter.map(quoted).unwrap_or_default();
+        let filters: Vec<String> = self.filters.iter().map(|filter| quoted(filter)).collect();
+        let filters = filters.join(" ");
         for tier in &self.tiers {
             let _ = write!(
                 script,
@@ -82,7 +83,7 @@ say "{TIER}{tier}"
 export ARP_TEST_SKIPS=/tmp/skips-{tier}
 : >$ARP_TEST_SKIPS
 start=$(now)
-/{program} --color=never --test-threads={threads} {filter}
+/{program} --color=never --test-threads={threads} {filters}
 code=$?
 sed 's/^/{SKIP}/' $ARP_TEST_SKIPS >/dev/ttyS2
 say "{DONE}$code $start $(now)"
@@ -239,10 +240,10 @@ mod tests {
     }
 
     #[test]
-    fn the_init_names_modules_tiers_and_filter_and_ends_the_guest() {
+    fn the_init_names_modules_tiers_and_filters_and_ends_the_guest() {
         let plan = Plan {
             tiers: vec!["program", "lab"],
-            filter: Some("it's"),
+            filters: &["it's".to_owned(), "k02".to_owned()],
             slack: 5,
             threads: 2,
             modules: &["veth", "vrf"],
@@ -252,7 +253,7 @@ mod tests {
         for part in [
             "for module in veth vrf; do",
             "ARP_TEST_SLACK=5",
-            "/arp/test-program --color=never --test-threads=2 'it'\\''s'\n",
+            "/arp/test-program --color=never --test-threads=2 'it'\\''s' 'k02'\n",
             "/arp/test-lab ",
             "/arp/parity --seconds 60 --seed 7 ",
             "sysrq-trigger",

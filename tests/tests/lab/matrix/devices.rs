@@ -12,6 +12,7 @@ use tests::{Answerer, Host, Lab, Mac, Parity, UNCOUNTED, Wire, needs_root, reply
 
 use super::Ask::{For, Probe, Raw};
 use super::Expect::{Fast, Kernel, Silent};
+use super::first::commands;
 use super::{L, X, ask, base, check, run_all, when};
 
 /// Ends the test, recorded as skipped, where it needs root and has it not, or a kind of device that there is not.
@@ -259,22 +260,39 @@ fn a_bond_is_an_interface_like_any_other() -> Result<()> {
     Ok(())
 }
 
-/// A device stacked on `v0`, in the node's own namespace: more than one may answer, and all must see the frame.
-fn stacked(what: &str) -> Result<Vec<usize>> {
-    let mut parity = base()?;
-    parity.change(|lab| lab.node().ip_each(&format!("link add link v0 name above0 {what}\n link set above0 up")))?;
-    let counts = pass_for(&mut parity, "interface_has_upper", &[|p0| p0.who_has(L).to_vec()])?;
-    parity.node_ip("link del above0")?;
-    parity.learn("p0", L)?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath, "without it");
-    Ok(counts)
+/// Devices over `v0`, by what makes them and takes them away: there before the agent, come while it runs, gone again
+/// ([`super::first`]). While one is there, a request for L passes for the reason, and gets so many answers.
+macro_rules! come_and_go {
+    ($($name:ident: $kind:literal, $reason:literal, $answers:literal, $make:expr, $unmake:expr;)+) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            needs_devices!($kind);
+            commands($reason, $answers, $make, $unmake)
+        }
+    )+};
 }
 
-#[test]
-fn k029_an_ipvlan_on_the_interface() -> Result<()> {
-    needs_devices!("ipvlan");
-    assert_eq!(stacked("type ipvlan mode l2")?, [2]);
-    Ok(())
+come_and_go! {
+    k024_a_vlan_device_on_the_interface: "vlan", "interface_has_upper", 1,
+        &["link add link v0 name above0 type vlan id 100", "link set above0 up"],
+        &["link del above0"];
+    // The device answers too, and all must see the frame.
+    k029_a_macvlan_on_the_interface: "macvlan", "interface_has_upper", 2,
+        &["link add link v0 name above0 address 02:00:00:00:06:06 type macvlan mode bridge", "link set above0 up"],
+        &["link del above0"];
+    k029_an_ipvlan_on_the_interface: "ipvlan", "interface_has_upper", 2,
+        &["link add link v0 name above0 type ipvlan mode l2", "link set above0 up"],
+        &["link del above0"];
+    k030_a_vrf_device_over_the_interface: "vrf", "interface_has_master", 1,
+        &["link add vrf0 type vrf table 100", "link set vrf0 up", "link set v0 master vrf0"],
+        // The rule of a namespace's first VRF stays when the VRF goes, and no later VRF brings another.
+        &["link set v0 nomaster", "link del vrf0", "rule flush pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"];
+    k030_a_bond_over_the_interface: "bond", "interface_has_master", 1,
+        &["link add bond0 type bond", "link set v0 down", "link set v0 master bond0", "link set bond0 up"],
+        &[RELEASED[0], RELEASED[1], RELEASED[2], RELEASED[3], "link del bond0"];
+    k030_a_team_over_the_interface: "team", "interface_has_master", 0,
+        &["link add team0 type team", "link set v0 down", "link set v0 master team0", "link set team0 up"],
+        &[RELEASED[0], RELEASED[1], RELEASED[2], RELEASED[3], "link del team0"];
 }
 
 /// A device stacked on `v0` that lives in another namespace, as a pod's does: the node's own links do not show it.

@@ -46,7 +46,7 @@ fn comes_and_goes<Thing>(
 }
 
 /// The same by commands.
-fn commands(reason: &str, answered: usize, make: &[&str], unmake: &[&str]) -> Result<()> {
+pub(super) fn commands(reason: &str, answered: usize, make: &[&str], unmake: &[&str]) -> Result<()> {
     comes_and_goes(reason, answered, |lab| run_all(lab, make), |lab, ()| run_all(lab, unmake))
 }
 
@@ -57,18 +57,6 @@ fn k028_a_bridge_as_master() -> Result<()> {
         ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set v0 master br0"];
     // The bridge has no proxy_arp, but the node's addresses are everywhere.
     commands("interface_has_master", 1, &make, &["link del br0"])
-}
-
-#[test]
-fn k029_a_macvlan_on_the_interface() -> Result<()> {
-    needs_root!();
-    if let Some(missing) = missing_device(&["macvlan"])? {
-        tests::skip(&missing);
-        return Ok(());
-    }
-    let make =
-        ["link add link v0 name above0 address 02:00:00:00:06:06 type macvlan mode bridge", "link set above0 up"];
-    commands("interface_has_upper", 2, &make, &["link del above0"])
 }
 
 const ARP_TABLE: &str = "nft add table arp t";
