@@ -12,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Starts an agent with its default options and these arguments; how long it took until it was ready, to the
 /// millisecond.
 pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -> Result<(Agent, Duration)> {
-    let options = AgentOptions::new(patterns).default_reread();
+    let options = AgentOptions::new(patterns).sysctl_hook();
     let options = arguments.iter().fold(options, |options, argument| options.arg(argument));
     let begin = Instant::now();
     let agent = options.spawn(node)?;

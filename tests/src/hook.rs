@@ -9,24 +9,24 @@ use clap::ValueEnum;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hook {
     /// `xdp-skb`.
-    #[default]
     XdpSkb,
     /// `xdp-driver`.
     XdpDriver,
-    /// `tc`.
+    /// `tc`: what a veth gets by default.
+    #[default]
     Tc,
 }
 
 impl Hook {
-    /// The one that ARP_TEST_HOOK names; without it, XDP in skb mode.
+    /// The one that ARP_TEST_HOOK names; without it, tc.
     ///
     /// # Errors
     /// It names none.
     pub fn chosen() -> Result<Self> {
         match env::var("ARP_TEST_HOOK").as_deref() {
-            Err(_) | Ok("" | "xdp-skb") => Ok(Hook::XdpSkb),
+            Err(_) | Ok("" | "tc") => Ok(Hook::Tc),
+            Ok("xdp-skb") => Ok(Hook::XdpSkb),
             Ok("xdp-driver") => Ok(Hook::XdpDriver),
-            Ok("tc") => Ok(Hook::Tc),
             Ok(other) => bail!("ARP_TEST_HOOK={other}: it is xdp-skb, xdp-driver or tc"),
         }
     }

@@ -37,8 +37,8 @@ pub(crate) enum Tier {
     Kernel,
     /// The agent and the program in namespaces of their own
     Lab,
-    /// The lab's exactness matrix with the tc program
-    LabTc,
+    /// The lab's exactness matrix with XDP on socket buffers
+    LabSkb,
     /// The lab's exactness matrix with XDP in driver mode
     LabDriver,
     /// A minute of random worlds, the kernel alone against the fast path
@@ -52,7 +52,7 @@ impl Tier {
             Tier::Program => "program",
             Tier::Kernel => "kernel",
             Tier::Lab => "lab",
-            Tier::LabTc => "lab-tc",
+            Tier::LabSkb => "lab-skb",
             Tier::LabDriver => "lab-driver",
             Tier::Parity => "parity",
         }
@@ -61,7 +61,7 @@ impl Tier {
     /// The hook that the tier's agents use instead of the default one (`ARP_TEST_HOOK`).
     pub(crate) fn hook(self) -> Option<&'static str> {
         match self {
-            Tier::LabTc => Some("tc"),
+            Tier::LabSkb => Some("xdp-skb"),
             Tier::LabDriver => Some("xdp-driver"),
             Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Parity => None,
         }
@@ -73,7 +73,7 @@ impl Tier {
             Tier::Unit => None,
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
-            Tier::Lab | Tier::LabTc | Tier::LabDriver => Some(("tests", "lab")),
+            Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(("tests", "lab")),
             Tier::Parity => Some(("tests", "parity")),
         }
     }

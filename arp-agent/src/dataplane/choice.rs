@@ -63,27 +63,35 @@ pub struct Choice {
     pub why: &'static str,
 }
 
-/// What a veth gets unless told otherwise. The one place to change it: see docs/adr/0006-hooks.md.
-const VETH: Hook = Hook::Xdp;
-
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
 /// name has no next one.
 pub fn choices(wish: Wish, link: &Link) -> Vec<Choice> {
-    let is_veth = link.kind.as_deref() == Some("veth");
     match wish.hook {
         Hook::Xdp => xdp(wish.xdp_mode, link),
         Hook::Tc => tc(wish.tc_attach, "asked for"),
-        Hook::Auto if is_veth && VETH == Hook::Tc && wish.xdp_mode == XdpMode::Auto => {
-            let mut choices = tc(wish.tc_attach, "the default on a veth");
-            choices.extend(xdp(wish.xdp_mode, link));
-            choices
-        }
-        Hook::Auto => {
+        Hook::Auto if wish.xdp_mode != XdpMode::Auto => {
             let mut choices = xdp(wish.xdp_mode, link);
             choices.extend(tc(wish.tc_attach, "XDP could not be had"));
             choices
         }
+        Hook::Auto => auto(wish.tc_attach, link),
     }
+}
+
+/// What costs everything else on the interface least: docs/adr/0006-hooks.md.
+fn auto(attach: TcAttach, link: &Link) -> Vec<Choice> {
+    let mut choices = Vec::new();
+    let why = match link.kind.as_deref() {
+        Some("veth") => "the default on a veth: XDP on socket buffers would cost its other traffic more",
+        Some(_) => "the default on a virtual device",
+        None => {
+            choices.push(Choice { how: How::XdpDriver, why: "the device's driver runs XDP" });
+            "the device's driver does not run XDP, or its slot is taken"
+        }
+    };
+    choices.extend(tc(attach, why));
+    choices.push(Choice { how: How::XdpSkb, why: "tc could not be had" });
+    choices
 }
 
 fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
@@ -93,9 +101,9 @@ fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
         (XdpMode::Driver, Some("veth")) => vec![Choice { how: How::XdpVeth, why: "asked for" }],
         (XdpMode::Driver, _) => vec![Choice { how: How::XdpDriver, why: "asked for" }],
         (XdpMode::Auto, Some("veth")) => {
-            vec![skb("the default on a veth: in the driver it would cost the pod its segmentation offload")]
+            vec![skb("on a veth: in the driver it would cost the pod its segmentation offload")]
         }
-        (XdpMode::Auto, Some(_)) => vec![skb("the default on a virtual device")],
+        (XdpMode::Auto, Some(_)) => vec![skb("on a virtual device")],
         (XdpMode::Auto, None) => vec![
             Choice { how: How::XdpDriver, why: "the device's driver runs XDP" },
             skb("the device's driver does not run XDP"),
@@ -135,11 +143,18 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_harmless_on_a_veth_fast_on_a_nic_and_falls_to_tc() {
+    fn auto_is_harmless_on_a_veth_and_fast_on_a_nic() {
         let auto = |kind| hows(Hook::Auto, XdpMode::Auto, TcAttach::Auto, kind);
-        let veth = auto(Some("veth"));
-        assert!(!veth.contains(&How::XdpVeth) && !veth.contains(&How::XdpDriver), "{veth:?}");
-        assert_eq!(auto(None), [How::XdpDriver, How::XdpSkb, How::Clsact, How::Tcx]);
-        assert_eq!(auto(Some("tun")), [How::XdpSkb, How::Clsact, How::Tcx]);
+        let harmless = [How::Clsact, How::Tcx, How::XdpSkb];
+        assert_eq!(auto(Some("veth")), harmless);
+        assert_eq!(auto(Some("tun")), harmless);
+        assert_eq!(auto(None), [How::XdpDriver, How::Clsact, How::Tcx, How::XdpSkb]);
+    }
+
+    #[test]
+    fn a_mode_of_xdp_goes_before_tc() {
+        let auto = |mode| hows(Hook::Auto, mode, TcAttach::Clsact, Some("veth"));
+        assert_eq!(auto(XdpMode::Skb), [How::XdpSkb, How::Clsact]);
+        assert_eq!(auto(XdpMode::Driver), [How::XdpVeth, How::Clsact]);
     }
 }

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bpf;
 mod buckets;
+mod calls;
 pub mod choice;
 mod counters;
 pub mod fake;

@@ -17,11 +17,15 @@ use std::time::{Duration, Instant};
 const FRAMES: u32 = 3;
 /// Their length: no ARP frame, and no small packet, is as long.
 const LEN: usize = 251;
+/// Their length after a failure: what the smallest MTU that IPv4 allows, 68, lets through.
+const SHORT_LEN: usize = 82;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// When a test that failed is repeated: after so long, then twice as long, and so on.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
+const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(60);
+/// How many may fail in one go: whoever waits for them to fail does nothing else meanwhile, and the lease runs.
+const FAILURES_AT_ONCE: u32 = 10;
 
 /// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
@@ -30,6 +34,7 @@ const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 
 pub struct Proofs {
     transmitted: Transmitted,
     by_ifindex: BTreeMap<u32, Proof>,
+    failed: u32,
 }
 
 struct Proof {
@@ -49,7 +54,12 @@ impl Proofs {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new() })
+        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), failed: 0 })
+    }
+
+    /// Begins another go at the interfaces.
+    pub fn begin(&mut self) {
+        self.failed = 0;
     }
 
     /// Forgets an interface.
@@ -58,7 +68,8 @@ impl Proofs {
     }
 
     /// Why the interface must not answer by this hook, as far as its way out is concerned. Tests it if it was never
-    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago.
+    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago; not
+    /// before the next go, if too many have failed in this one.
     /// `takes_xdp`: its other end takes frames of XDP in driver mode.
     pub fn held(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool) -> Option<Reason> {
         let Link { ifindex, carrier_changes, .. } = *link;
@@ -76,8 +87,13 @@ impl Proofs {
             Some(Reason::HOOK_UNPROVEN)
         } else if how == How::XdpVeth && !takes_xdp {
             Some(Reason::PEER_DEAF)
+        } else if self.failed >= FAILURES_AT_ONCE {
+            Some(Reason::HOOK_UNPROVEN)
         } else {
-            match self.test(bpf, ifindex, how) {
+            let has_failed = self.by_ifindex.get(&ifindex).is_some_and(|proof| proof.again.is_some());
+            let tested = self.test(bpf, ifindex, how, if has_failed { SHORT_LEN } else { LEN });
+            self.failed += u32::from(!matches!(tested, Ok(true)));
+            match tested {
                 Ok(true) => None,
                 Ok(false) => Some(Reason::HOOK_UNPROVEN),
                 Err(error) => {
@@ -101,14 +117,13 @@ impl Proofs {
         held
     }
 
-    /// Whether any interface is to be tested again by now.
-    pub fn any_due(&self) -> bool {
-        let now = Instant::now();
-        self.by_ifindex.values().any(|proof| proof.again.is_some_and(|(when, _)| when <= now))
+    /// When an interface is to be tested again, if one is.
+    pub fn due(&self) -> Option<Instant> {
+        self.by_ifindex.values().filter_map(|proof| Some(proof.again?.0)).min()
     }
 
-    fn test(&mut self, bpf: &mut Bpf, ifindex: u32, how: How) -> anyhow::Result<bool> {
-        let mut frame = [0; LEN];
+    fn test(&mut self, bpf: &mut Bpf, ifindex: u32, how: How, len: usize) -> anyhow::Result<bool> {
+        let mut frame = vec![0; len];
         frame[..HEADER.len()].copy_from_slice(&HEADER);
         let (frames, bytes) = self.transmitted.by(ifindex)?;
         bpf.send_probes(how, ifindex, &frame, FRAMES)?;
@@ -116,7 +131,7 @@ impl Proofs {
         loop {
             let (frames_now, bytes_now) = self.transmitted.by(ifindex)?;
             let (more, longer) = (frames_now.wrapping_sub(frames), bytes_now.wrapping_sub(bytes));
-            if more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * LEN as u64 {
+            if more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * len as u64 {
                 return Ok(true);
             }
             if sent.elapsed() > PATIENCE {

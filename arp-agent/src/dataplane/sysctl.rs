@@ -45,6 +45,11 @@ impl SysctlHook {
         SysctlHook { ring, writes: Writes::default(), lost: 0, pause: PAUSES[0], next_look: Instant::now() }
     }
 
+    /// Whether writes are noticed before they take effect.
+    pub fn is_attached(&self) -> bool {
+        self.ring.is_ok()
+    }
+
     /// `attached`, or why not.
     pub fn state(&self) -> &str {
         self.ring.as_ref().err().map_or("attached", String::as_str)

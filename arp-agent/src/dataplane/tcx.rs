@@ -1,21 +1,36 @@
 //! Foreign tc programs: tcx ones, and filters beside ours. On ingress they see a frame before ARP does, or not at all
 //! once it is answered; on egress they see the kernel's reply. Neither attaching nor detaching a tcx program is notified,
-//! so interfaces are asked in turns.
+//! so interfaces are asked in turns; and all of them once a BPF link has been made, by whomever, which is how most attach.
 
+use super::calls::{link_after, tcx_programs};
 use crate::event::Event;
-use aya::programs::tc::TcAttachType;
-use aya::programs::{ProgramError, SchedClassifier};
+use aya_obj::generated::bpf_attach_type::{self, BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
-/// How many interfaces are asked in one turn, besides new ones: each takes some 8 µs of system calls, four times a
-/// second.
+/// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
 pub const A_TURN: usize = 8;
 
 /// Whose turn it is, and what was found last.
 #[derive(Debug, Default)]
 pub struct Tcx {
     last_asked: u32,
-    found: BTreeMap<u32, bool>,
+    /// The newest BPF link that was seen.
+    newest_link: u32,
+    found: BTreeMap<u32, Found>,
+}
+
+/// What was found on an interface.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    program: bool,
+    filter: bool,
+}
+
+impl Found {
+    fn any(self) -> bool {
+        self.program || self.filter
+    }
 }
 
 impl Tcx {
@@ -29,46 +44,58 @@ impl Tcx {
         self.found.remove(&ifindex);
     }
 
-    /// Asks interfaces, by index and name: those that were never asked, and the next `turn` of the others. Says what is
-    /// news. `own` is our own program's identifier; `beside` says whether there are filters beside ours.
-    pub fn ask<'a>(
+    /// Whether a BPF link has been made since this was asked last. Without CAP_SYS_ADMIN that cannot be known.
+    pub fn has_new_link(&mut self) -> bool {
+        let before = self.newest_link;
+        while let Some(next) = link_after(self.newest_link) {
+            self.newest_link = next;
+        }
+        self.newest_link != before
+    }
+
+    /// Asks interfaces, by index: those that were never asked, and the next `turn` of the others. Says what is
+    /// news. `own` is our own program's identifier; `beside` says whether there are filters beside ours, which is
+    /// notified and so asked only of interfaces that are new, or were forgotten.
+    pub fn ask(
         &mut self,
-        attached: impl Iterator<Item = (u32, &'a str)>,
+        attached: impl Iterator<Item = u32>,
         turn: usize,
         own: Option<u32>,
         mut beside: impl FnMut(u32) -> bool,
     ) -> Vec<Event> {
-        let all: Vec<(u32, &str)> = attached.collect();
+        let all: Vec<u32> = attached.collect();
         // `all` is sorted, as interfaces come by index.
-        self.found.retain(|ifindex, _| all.binary_search_by_key(ifindex, |&(known, _)| known).is_ok());
-        let (mut in_turn, new): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|(known, _)| self.found.contains_key(known));
+        self.found.retain(|ifindex, _| all.binary_search(ifindex).is_ok());
+        let (mut in_turn, new): (Vec<_>, Vec<_>) = all.into_iter().partition(|known| self.found.contains_key(known));
         if in_turn.len() > turn {
-            let start = in_turn.partition_point(|&(ifindex, _)| ifindex <= self.last_asked);
+            let start = in_turn.partition_point(|&ifindex| ifindex <= self.last_asked);
             in_turn.rotate_left(start);
             in_turn.truncate(turn);
         }
-        if let Some(&(ifindex, _)) = in_turn.last() {
+        if let Some(&ifindex) = in_turn.last() {
             self.last_asked = ifindex;
         }
         let mut news = Vec::new();
-        for (ifindex, name) in new.into_iter().chain(in_turn) {
-            let directions = [TcAttachType::Ingress, TcAttachType::Egress];
-            let present = directions.into_iter().any(|direction| has_program(name, direction, own)) || beside(ifindex);
-            if self.found.insert(ifindex, present) != Some(present) {
-                news.push(Event::Tcx { ifindex, present });
+        for ifindex in new.into_iter().chain(in_turn) {
+            let before = self.found.get(&ifindex).copied();
+            let found = Found {
+                program: [BPF_TCX_INGRESS, BPF_TCX_EGRESS].into_iter().any(|side| has_program(ifindex, side, own)),
+                filter: before.map_or_else(|| beside(ifindex), |before| before.filter),
+            };
+            if before.map(Found::any) != Some(found.any()) {
+                news.push(Event::Tcx { ifindex, present: found.any() });
             }
+            self.found.insert(ifindex, found);
         }
         news
     }
 }
 
 /// Whether there may be a program that is not our own: an answer that is not understood counts as one.
-fn has_program(name: &str, direction: TcAttachType, own: Option<u32>) -> bool {
-    match SchedClassifier::query_tcx(name, direction) {
-        Ok((_, programs)) => programs.iter().any(|program| Some(program.id()) != own),
+fn has_program(ifindex: u32, direction: bpf_attach_type, own: Option<u32>) -> bool {
+    match tcx_programs(ifindex, direction) {
+        Ok(programs) => programs.into_iter().any(|id| Some(id) != own),
         // Before 6.6 there is no tcx, and the question is refused.
-        Err(ProgramError::SyscallError(error)) => error.io_error.kind() != std::io::ErrorKind::InvalidInput,
-        Err(_) => true,
+        Err(error) => error.kind() != ErrorKind::InvalidInput,
     }
 }

@@ -196,7 +196,8 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
             batch.reread.ingress_hooks = true;
-            None
+            // With it go the filters below it, which is not told.
+            hooks::ingress_qdisc(message)?.map(Event::FiltersTouched)
         }
         // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.
         libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {

@@ -121,8 +121,8 @@ impl Reader {
         self.filtered = ifindexes;
     }
 
-    /// Of what [`Reader::silent_changes`] looks for, the part that costs the same however many interfaces there are:
-    /// `conf/all`, proxy entries, arptables.
+    /// Of what [`Reader::silent_changes`] looks for, what is no setting, and costs the same however many interfaces
+    /// there are: proxy entries, arptables.
     pub fn silent_changes_at_large(&mut self) -> Result<Vec<Event>> {
         let events = self.changes_at_large();
         if events.is_err() {
@@ -246,6 +246,8 @@ impl Reader {
 
     fn changes_without_links(&mut self) -> Result<Vec<Event>> {
         let mut events = self.changes_at_large()?;
+        let settings = self.all_settings.read()?;
+        events.extend(changed(&mut self.last.all_settings, settings).map(Event::AllSettings));
         let delays = self.proxy_delays()?;
         let arp = self.arp_netfilter()?;
         self.read_hooks()?;
@@ -259,7 +261,6 @@ impl Reader {
     }
 
     fn changes_at_large(&mut self) -> Result<Vec<Event>> {
-        let settings = self.all_settings.read()?;
         let proxies = self.proxies()?;
         let mut events = Vec::new();
         // An ARP chain of nftables is notified.
@@ -267,7 +268,6 @@ impl Reader {
             self.last.arp_netfilter = Some(true);
             events.push(Event::ArpNetfilter(true));
         }
-        events.extend(changed(&mut self.last.all_settings, settings).map(Event::AllSettings));
         events.extend(changed(&mut self.last.proxies, proxies).map(Event::Proxies));
         Ok(events)
     }

@@ -55,7 +55,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     findings.note(format!(
         "CPU: of the agent's threads (schedstat), over {rest:?} at rest and {churn:?} of churn, in parts of a core; memory: VmRSS."
     ));
-    findings.note("Hook: XDP, skb mode. The agent's options are the defaults.");
+    findings.note("The agent's options are the defaults, tc with it.");
     Ok(())
 }
 
@@ -78,8 +78,7 @@ impl Work {
     }
 }
 
-/// Hook and mode.
-const HOOK: [&str; 4] = ["--hook", "xdp", "--xdp-mode", "skb"];
+const HOOK: [&str; 2] = ["--hook", "auto"];
 
 fn one_size(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
     let key = |measure: &str, case: &str| Key::new(measure, case).at(SIZE, size.into());
@@ -136,18 +135,24 @@ fn one_size(context: &Context, size: u32, findings: &mut Findings) -> Result<()>
     Ok(())
 }
 
-/// Waits until the interface that was made last is answered on, then counts those that are by `status`.
+/// Waits until the interface that was made last is answered on, then until all are by `status`.
 fn all_answering(crowd: &Crowd, agent: &Agent, last: u32, size: u32) -> Result<()> {
+    let begin = Instant::now();
     crowd.node().run(|| -> Result<()> {
         let mut watch = probing(agent)?;
-        watch.until(last, true, Instant::now(), PATIENCE)?;
+        watch.until(last, true, begin, PATIENCE)?;
         Ok(())
     })??;
-    let status = agent.status()?;
-    let interfaces = status.0["interfaces"].as_array().context("status has no interfaces")?;
-    let answering = interfaces.iter().filter(|interface| interface["state"] == "answering").count();
-    ensure!(answering == size as usize, "{answering} of {size} interfaces are answered on: {}", status.0);
-    Ok(())
+    loop {
+        let status = agent.status()?;
+        let interfaces = status.0["interfaces"].as_array().context("status has no interfaces")?;
+        let answering = interfaces.iter().filter(|interface| interface["state"] == "answering").count();
+        if answering == size as usize {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < PATIENCE, "{answering} of {size} interfaces are answered on: {}", status.0);
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 fn probing(agent: &Agent) -> Result<Watch> {

@@ -322,6 +322,9 @@ fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2])
         replies
     };
     let (expected, got) = (by_interface(alone), by_interface(beside));
+    let [one, other] = tables;
+    let learned = (one != other)
+        .then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)));
     if expected != got {
         let first = expected.iter().zip(&got).take_while(|(one, other)| one == other).count();
         let show = |replies: &[Tapped]| match replies.get(first) {
@@ -330,14 +333,13 @@ fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2])
         };
         return Some(format!(
             "replies differ: {} from the kernel alone, {} beside the fast path; the first that differs:\n\
-             kernel alone   {}\nwith fast path {}",
+             kernel alone   {}\nwith fast path {}\n{}",
             expected.len(),
             got.len(),
             show(&expected),
             show(&got),
+            learned.as_deref().unwrap_or("neighbour tables are the same"),
         ));
     }
-    let [one, other] = tables;
-    (one != other)
-        .then(|| format!("neighbour tables differ (- kernel alone, + with the fast path):\n{}", one.difference(other)))
+    learned
 }

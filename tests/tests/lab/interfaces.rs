@@ -4,9 +4,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use aya::programs::TcAttachType;
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY, add_calico_pod};
 use tests::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, needs_root, stretched};
+
+use crate::foreign::{Does, TcProgram};
 
 /// Waits until `done` holds for what the status says about `interface`.
 fn await_interface(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
@@ -49,6 +52,24 @@ fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other()
     }
     for key in ["answered", "routes", "neighbours", "resyncs", "overruns"] {
         assert!(status.0[key].is_u64(), "{key} in {}", status.0);
+    }
+    Ok(())
+}
+
+/// Attaching a tcx program is not notified, and with many interfaces each is asked about them seldom.
+#[test]
+fn a_foreign_tcx_program_is_seen_at_the_next_look_however_many_interfaces_there_are() -> Result<()> {
+    needs_root!();
+    const PODS: u8 = 48;
+    let lab = topology::calico(PODS)?;
+    let mut agent = AgentOptions::new(&["cali*"]).default_reread().start(lab.node())?;
+    for pod in [3, 17, 30, 44] {
+        let interface = format!("cali{pod}");
+        assert!(is_answering(agent.status()?.interface(&interface)), "{interface}, before");
+        let _program = TcProgram::attach(lab.node(), &interface, TcAttachType::Egress, Does::Nothing)?;
+        agent.in_step()?;
+        let status = agent.status()?;
+        assert!(!is_answering(status.interface(&interface)), "{}", status.interface(&interface));
     }
     Ok(())
 }

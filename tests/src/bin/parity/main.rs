@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// No fast path: checks that two kernels alone do not differ
     #[arg(long)]
     kernel_vs_kernel: bool,
-    /// Where the fast path answers; by default as ARP_TEST_HOOK says, else xdp-skb
+    /// Where the fast path answers; by default as ARP_TEST_HOOK says, else tc
     #[arg(long, value_enum)]
     hook: Option<Hook>,
     /// Worlds at the same time; as many as there are cores by default

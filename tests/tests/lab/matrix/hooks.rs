@@ -174,19 +174,27 @@ fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<
 }
 
 #[test]
-fn auto_takes_tc_where_the_xdp_slot_is_taken_and_what_is_asked_for_by_name_takes_nothing_else() -> Result<()> {
+fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_name_takes_nothing_else() -> Result<()>
+{
     needs_root!();
     let mut parity = Parity::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
     let hook = parity.agent().status()?.interface("v0").clone();
-    assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
     assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("veth")), "{hook}");
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    drop(parity);
+
+    let skb = ["--hook", "auto", "--xdp-mode", "skb"];
+    let mut parity = Parity::start_with(topology::matrix, options("v0", &skb))?;
+    let hook = parity.agent().status()?.interface("v0").clone();
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
 
     let named = options("v0", SKB).start(parity.fast().node())?.status()?.interface("v0").clone();
     assert_eq!((&named["state"], &named["hook"]), (&"detached".into(), &"none".into()), "{named}");
     assert!(named["reason"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{named}");
 
-    let auto = options("v0", &["--hook", "auto"]).start(parity.fast().node())?;
+    let auto = options("v0", &skb).start(parity.fast().node())?;
     let hook = auto.status()?.interface("v0").clone();
     assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
     assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{hook}");

@@ -4,26 +4,24 @@
 //! safety: before the lease is renewed, every notification that has arrived is applied; whatever casts doubt withdraws
 //! the lease first and is looked into second.
 
-use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
+mod answers;
+mod looks;
+
+use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
-use crate::dataplane::attach::{Attached, Attachment, Attachments};
+use crate::dataplane::attach::Attachments;
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::choice::{How, Wish};
+use crate::dataplane::choice::Wish;
 use crate::dataplane::proof::Proofs;
 use crate::dataplane::sysctl::SysctlHook;
-use crate::dataplane::tcx::{A_TURN, Tcx};
-use crate::event::{Event, Link, NDO_XMIT, Placement};
-use crate::explain::agreement::agree;
-use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::{Batch, Beside, Lost, Notifications, Reader, Reread, Which, namespace_names};
+use crate::dataplane::tcx::Tcx;
+use crate::event::{Event, Placement};
+use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, Which};
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
-use arp_common::maps::Counters;
-use arp_common::reason::ANSWERED;
-use arp_common::{Reason, Tables as _};
-use std::collections::BTreeMap;
-use std::time::Duration;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
+use arp_common::Tables as _;
+use std::time::{Duration, Instant};
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -66,8 +64,9 @@ pub struct Agent {
     lost_filters: bool,
     in_step: Result<(), String>,
     lease_until: u64,
-    /// When what changes silently was read last.
+    /// When what changes silently was looked for last, and when all of it will be.
     looked_at: Instant,
+    look_at_all_at: Instant,
     resyncs: u64,
     overruns: u64,
 }
@@ -104,6 +103,7 @@ impl Agent {
             in_step: Err("starting".into()),
             lease_until: 0,
             looked_at: Instant::now(),
+            look_at_all_at: Instant::now(),
             resyncs: 0,
             overruns: 0,
         };
@@ -130,16 +130,21 @@ impl Agent {
         let mut retry_at = Instant::now();
         tokio::pin!(stop);
         loop {
+            let tested_again = self.proofs.due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
                 _ = heartbeat.tick(), if self.in_step.is_ok() => self.renew_lease()?,
                 _ = reread.tick(), if self.in_step.is_ok() => {
-                    self.reread_silent()?;
+                    self.look()?;
                     self.renew_lease()?;
                     heartbeat.reset();
                 }
-                () = sleep_until(retry_at), if self.in_step.is_err() => {
+                () = sleep_until(tested_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && tested_again.is_some() => {
+                    self.attach()?;
+                    self.renew_lease()?;
+                }
+                () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
                     self.resync("retry")?;
                     retry_at = Instant::now() + RETRY;
                 }
@@ -153,7 +158,7 @@ impl Agent {
                 }
                 Some((request, reply)) = requests.recv() => {
                     if matches!(request, Request::Sync) && self.in_step.is_ok() {
-                        self.reread_silent()?;
+                        self.look_at_all()?;
                         self.settle_writes()?;
                         self.renew_lease()?;
                     }
@@ -175,7 +180,7 @@ impl Agent {
         if monotonic_ns() > self.lease_until && self.looked_at.elapsed() > self.options.reread_interval {
             // It was withdrawn for long, or we were stopped for longer than it lasts: what changed silently meanwhile
             // comes first.
-            self.reread_silent()?;
+            self.look_at_all()?;
         }
         for _ in 0..BATCHES_AT_ONCE {
             let batch = self.notifications.drain();
@@ -194,89 +199,6 @@ impl Agent {
         }
         // There is still more: the next heartbeat goes on, and the lease runs out if that takes too long.
         Ok(())
-    }
-
-    /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
-    fn settle_writes(&mut self) -> anyhow::Result<()> {
-        if self.bpf.settings_are_read() {
-            return Ok(());
-        }
-        let links = &self.mirror.snapshot().links;
-        let is_link = |name: &str| links.values().any(|link| link.name == name);
-        let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
-        let start = std::time::Instant::now();
-        self.reread_silent()?;
-        if self.in_step.is_ok() {
-            self.bpf.set_settings_read(written);
-        }
-        self.sysctl_hook.rest_since(start);
-        Ok(())
-    }
-
-    fn reread_silent(&mut self) -> anyhow::Result<()> {
-        self.looked_at = Instant::now();
-        let routes = match self.reader.silent_changes() {
-            Ok(mut events) => {
-                events.extend(self.tcx_news(A_TURN));
-                let routes = self.fold(events)?;
-                if std::mem::take(&mut self.lost_filters) || self.proofs.any_due() {
-                    self.attach()?;
-                }
-                routes
-            }
-            Err(error) => {
-                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
-                false
-            }
-        };
-        if routes { self.reread_routes() } else { Ok(()) }
-    }
-
-    /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
-    fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
-        let links = &self.mirror.snapshot().links;
-        let attached = self.attachments.attached();
-        let own = attached.iter().any(|&ifindex| self.attachments.how(ifindex) == Some(How::Tcx));
-        let own = if own { self.bpf.tc_id() } else { None };
-        let named = attached.iter().filter_map(|ifindex| Some((*ifindex, links.get(ifindex)?.name.as_str())));
-        let mut lost = Vec::new();
-        let attachments = &mut self.attachments;
-        let news = self.tcx.ask(named, turn, own, |ifindex| match attachments.beside(ifindex) {
-            Ok(None | Some(Beside::Nothing)) => false,
-            Ok(Some(Beside::Others)) => true,
-            Ok(Some(Beside::Gone)) => {
-                lost.push(ifindex);
-                true
-            }
-            Err(error) => {
-                log::warn!("tc filters of interface {ifindex}: {error:#}");
-                true
-            }
-        });
-        for ifindex in lost {
-            log::warn!("interface {ifindex}: somebody removed the filter of this agent");
-            self.attachments.forget(&mut self.bpf, ifindex);
-            self.tcx.forget_one(ifindex);
-            self.lost_filters = true;
-        }
-        news
-    }
-
-    /// What is news of the interfaces' ways out: which must not answer by the hook that they have.
-    fn proof_news(&mut self) -> Vec<Event> {
-        let snapshot = self.mirror.snapshot();
-        let mut news = Vec::new();
-        for ifindex in self.attachments.attached() {
-            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
-                continue;
-            };
-            let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
-            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp);
-            if snapshot.held.get(&ifindex).copied() != reason {
-                news.push(Event::Held { ifindex, reason });
-            }
-        }
-        news
     }
 
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
@@ -465,106 +387,6 @@ impl Agent {
         }
         Ok(())
     }
-
-    fn respond(&mut self, request: Request) -> Response {
-        let response = match request {
-            Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
-            Request::Explain { question, run_program } => {
-                self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))
-            }
-        };
-        response.unwrap_or_else(|error| Response::Error(format!("{error:#}")))
-    }
-
-    fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
-        let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
-        if run_program {
-            let how = self.attachments.how(question.ifindex).unwrap_or(How::XdpSkb);
-            let before = self.counters_of_frames_on(question.ifindex);
-            let run = self.bpf.run_on(how, question.ifindex, &question.frame().to_bytes())?;
-            let after = self.counters_of_frames_on(question.ifindex);
-            explanation.program = Some(agree(how, question, &explanation, &run, (&before, &after))?);
-        }
-        Ok(explanation)
-    }
-
-    /// The counters that a frame adds to which comes in on the interface.
-    fn counters_of_frames_on(&self, ifindex: u32) -> Counters {
-        match self.bpf.iface(ifindex) {
-            Some(_) => self.bpf.counters(ifindex),
-            None => self.bpf.unknown_counters(),
-        }
-    }
-
-    fn status(&self) -> anyhow::Result<Status> {
-        let names = namespace_names().unwrap_or_default();
-        let links = &self.mirror.snapshot().links;
-        let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
-            let link = links.get(&ifindex)?;
-            Some(self.interface_status(link, attachment, &names))
-        });
-        let total = self.bpf.total_counters();
-        let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
-        Ok(Status {
-            version: crate::DOCUMENT_VERSION,
-            ready,
-            not_ready_because: self.in_step.as_ref().err().cloned(),
-            pid: std::process::id(),
-            patterns: self.attachments.matches(links),
-            interfaces: interfaces.collect::<anyhow::Result<_>>()?,
-            answered: total[ANSWERED],
-            passed: passed(&total),
-            routes: self.mirror.prefixes(),
-            neighbours: self.mirror.neighbours(),
-            fib_nodes: self.bpf.fib_nodes(),
-            refused_entries: self.bpf.refused(),
-            resyncs: self.resyncs,
-            overruns: self.overruns,
-            sysctl_hook: self.sysctl_hook.state().to_owned(),
-            settings_written: self.bpf.settings_written(),
-            reread_interval_ms: self.options.reread_interval.as_millis() as u64,
-            lease_ms: self.options.lease.as_millis() as u64,
-        })
-    }
-
-    fn interface_status(
-        &self,
-        link: &Link,
-        attachment: &Attachment,
-        names: &BTreeMap<i32, String>,
-    ) -> anyhow::Result<InterfaceStatus> {
-        let blocked = self.mirror.iface(link.ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
-        let (state, reason) = match (attachment, blocked) {
-            (Attachment::Refused(why), _) => ("detached", Some(why.clone())),
-            (Attachment::Attached(_), Some(reason)) => ("passing", Some(Reason::from_raw(reason).why().to_owned())),
-            (Attachment::Attached(_), None) => ("answering", None),
-        };
-        let (hook, mode, hook_why) = match attachment {
-            Attachment::Attached(Attached { choice, instead, .. }) => {
-                let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
-                (choice.how.hook(), choice.how.mode(), format!("{}{instead}", choice.why))
-            }
-            Attachment::Refused(_) => ("none", "none", "detached".to_owned()),
-        };
-        let counters = self.bpf.counters(link.ifindex);
-        let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
-            ifindex,
-            netnsid: link.link_netnsid,
-            netns: link.link_netnsid.and_then(|id| names.get(&id).cloned()),
-        });
-        Ok(InterfaceStatus {
-            name: link.name.clone(),
-            ifindex: link.ifindex,
-            hook: hook.into(),
-            mode: mode.into(),
-            hook_why,
-            state: state.into(),
-            reason,
-            answered: counters[ANSWERED],
-            passed: passed(&counters),
-            peer,
-        })
-    }
 }
 
 /// A replacement cannot be replayed on top of a dump that already shows what came after it: it would take the place of
@@ -574,13 +396,8 @@ fn replaces_a_route(event: &Event) -> bool {
 }
 
 fn ticks(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval_at(Instant::now() + period, period);
+    let mut ticks = interval_at((Instant::now() + period).into(), period);
     // After a stall one tick is enough.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-fn passed(counters: &Counters) -> BTreeMap<String, u64> {
-    let reasons = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters[reason.counter()]));
-    reasons.filter(|&(_, count)| count > 0).collect()
 }

@@ -1,0 +1,136 @@
+//! What the kernel tells nobody, and is looked for: settings, foreign programs, ways out.
+
+use super::Agent;
+use crate::dataplane::choice::How;
+use crate::dataplane::tcx::A_TURN;
+use crate::event::{Event, NDO_XMIT};
+use crate::kernel::Beside;
+use arp_common::Tables as _;
+use std::time::{Duration, Instant};
+
+/// Where writes of settings are hooked, all is looked at so rarely that it takes at most this part of the time, and at
+/// least so often.
+const PART_OF_THE_TIME: u32 = 10_000;
+const RARELY: Duration = Duration::from_secs(60);
+/// How long after a write has settled all is looked at once more.
+const AFTERWARDS: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
+    pub(super) fn settle_writes(&mut self) -> anyhow::Result<()> {
+        if self.bpf.settings_are_read() {
+            return Ok(());
+        }
+        let links = &self.mirror.snapshot().links;
+        let is_link = |name: &str| links.values().any(|link| link.name == name);
+        let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
+        let start = Instant::now();
+        self.look_at_all()?;
+        if self.in_step.is_ok() {
+            self.bpf.set_settings_read(written);
+            // Should a writer have been kept from its CPU for long between the hook and the effect.
+            self.look_at_all_at = self.look_at_all_at.min(Instant::now() + AFTERWARDS);
+        }
+        self.sysctl_hook.rest_since(start);
+        Ok(())
+    }
+
+    /// One look, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are
+    /// nearly all; what is left costs the same however many interfaces there are, and from time to time all is looked
+    /// at, in case that something goes other ways (docs/adr/0008-looks.md).
+    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at {
+            self.look_at(Look::Little)
+        } else {
+            self.look_at_all()
+        }
+    }
+
+    /// Looks for everything that changes silently.
+    pub(super) fn look_at_all(&mut self) -> anyhow::Result<()> {
+        let start = Instant::now();
+        self.look_at(Look::All)?;
+        let pause = (start.elapsed() * PART_OF_THE_TIME).min(RARELY);
+        self.look_at_all_at = Instant::now() + pause.max(self.options.reread_interval);
+        Ok(())
+    }
+
+    fn look_at(&mut self, look: Look) -> anyhow::Result<()> {
+        self.looked_at = Instant::now();
+        let events = match look {
+            Look::Little => self.reader.silent_changes_at_large(),
+            Look::All => self.reader.silent_changes(),
+        };
+        let routes = match events {
+            Ok(mut events) => {
+                let turn = if self.tcx.has_new_link() { usize::MAX } else { A_TURN };
+                events.extend(self.tcx_news(turn));
+                let routes = self.fold(events)?;
+                if std::mem::take(&mut self.lost_filters) {
+                    self.attach()?;
+                }
+                routes
+            }
+            Err(error) => {
+                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
+                false
+            }
+        };
+        if routes { self.reread_routes() } else { Ok(()) }
+    }
+
+    /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
+    pub(super) fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
+        let attached = self.attachments.attached();
+        let own = attached.iter().any(|&ifindex| self.attachments.how(ifindex) == Some(How::Tcx));
+        let own = if own { self.bpf.tc_id() } else { None };
+        let mut lost = Vec::new();
+        let attachments = &mut self.attachments;
+        let news = self.tcx.ask(attached.iter().copied(), turn, own, |ifindex| match attachments.beside(ifindex) {
+            Ok(None | Some(Beside::Nothing)) => false,
+            Ok(Some(Beside::Others)) => true,
+            Ok(Some(Beside::Gone)) => {
+                lost.push(ifindex);
+                true
+            }
+            Err(error) => {
+                log::warn!("tc filters of interface {ifindex}: {error:#}");
+                true
+            }
+        });
+        for ifindex in lost {
+            log::warn!("interface {ifindex}: somebody removed the filter of this agent");
+            self.attachments.forget(&mut self.bpf, ifindex);
+            self.tcx.forget_one(ifindex);
+            self.lost_filters = true;
+        }
+        news
+    }
+
+    /// What is news of the interfaces' ways out: which must not answer by the hook that they have.
+    pub(super) fn proof_news(&mut self) -> Vec<Event> {
+        let snapshot = self.mirror.snapshot();
+        let mut news = Vec::new();
+        self.proofs.begin();
+        for ifindex in self.attachments.attached() {
+            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
+                continue;
+            };
+            let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
+            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp);
+            if snapshot.held.get(&ifindex).copied() != reason {
+                news.push(Event::Held { ifindex, reason });
+            }
+        }
+        news
+    }
+}
+
+/// How much is looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    /// What no hook sees, but for what is asked of each interface.
+    Little,
+    /// Everything.
+    All,
+}
