@@ -185,7 +185,6 @@ fn request(ctx: &XdpContext) -> Option<&mut ArpFrame> {
 
 /// The frame's first 42 bytes, if it has as many.
 #[inline(always)]
-#[expect(clippy::mut_from_ref, reason = "the context is a handle; packet memory is the program's alone")]
 fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
     arp_frame_at(ctx.data(), ctx.data_end())
 }
