@@ -48,6 +48,9 @@ struct Arguments {
     /// Write what was measured as one JSON document
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Keep what the JSON document has of benchmarks that do not run now; each says of which run it is
+    #[arg(long, requires = "json")]
+    keep: bool,
     /// Write the plots (SVG) into this folder
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
@@ -103,6 +106,10 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
     let chosen = |benchmark: &&Benchmark| {
         arguments.names.is_empty() || arguments.names.iter().any(|name| name == benchmark.name)
     };
+    let before = match &arguments.json {
+        Some(path) if arguments.keep => Some(Report::read(path)?),
+        _ => None,
+    };
     let mut report = Report::begin(arguments.quick)?;
     println!("{}\n", machine::line(&report));
     for benchmark in BENCHMARKS.iter().filter(chosen) {
@@ -129,6 +136,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
         if let Some(path) = &arguments.json {
             report.write(path)?;
         }
+    }
+    if let Some(before) = before {
+        report.keep(before, benchmarks::names())?;
     }
     table::print_goals(&report);
     write(arguments, &report)?;

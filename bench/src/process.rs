@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use tests::{Agent, AgentOptions, Namespace};
 
 /// How long an agent may take to become ready.
@@ -37,6 +39,18 @@ pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
+    /// Keeps all its threads off a core, which a watcher has for itself: one that never sleeps makes whoever is woken
+    /// beside it wait for the end of its time slice.
+    pub(crate) fn keep_off(self, core: usize) -> Result<()> {
+        let mut cores = sched_getaffinity(Pid::from_raw(0)).context("asking for the cores")?;
+        cores.unset(core)?;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0)).context("listing the agent's threads")? {
+            let thread: i32 = thread?.file_name().to_string_lossy().parse().context("a thread's name is its number")?;
+            sched_setaffinity(Pid::from_raw(thread), &cores).context("choosing the agent's cores")?;
+        }
+        Ok(())
+    }
+
     /// CPU time of all its threads so far, exact to the nanosecond (schedstat).
     pub(crate) fn cpu(self) -> Result<Duration> {
         let mut total = 0;

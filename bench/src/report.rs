@@ -12,6 +12,8 @@ use crate::samples::{At, Row};
 
 /// The version of the document.
 const SCHEMA: u32 = 1;
+/// How the note begins of a benchmark that was measured in an earlier run.
+const KEPT: &str = "Of an earlier run";
 
 /// All that a run measured, and where.
 #[derive(Debug, Deserialize, Serialize)]
@@ -119,6 +121,31 @@ pub(crate) struct Skipped {
 }
 
 impl Report {
+    /// Takes over from an earlier document what was not measured now. `names`: of all benchmarks, in their order.
+    ///
+    /// # Errors
+    /// One of the two is of a quick run, the other not.
+    pub(crate) fn keep(&mut self, before: Report, names: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        ensure!(before.quick == self.quick, "a quick run and a whole one do not belong into one document");
+        let now: Vec<String> = self.benchmarks.iter().map(|ran| ran.name.clone()).collect();
+        let is_old = |name: &str| !now.iter().any(|other| other == name);
+        let of_that_run = format!("{KEPT}: revision {}, {}.", before.revision, before.date);
+        for mut ran in before.benchmarks.into_iter().filter(|ran| is_old(&ran.name)) {
+            if !ran.notes.iter().any(|note| note.starts_with(KEPT)) {
+                ran.notes.push(of_that_run.clone());
+            }
+            self.benchmarks.push(ran);
+        }
+        self.results.extend(before.results.into_iter().filter(|result| is_old(&result.benchmark)));
+        self.goals.extend(before.goals.into_iter().filter(|goal| is_old(&goal.benchmark)));
+        self.skipped.extend(before.skipped.into_iter().filter(|skipped| is_old(&skipped.benchmark)));
+        let names: Vec<&str> = names.into_iter().collect();
+        let place = |name: &str| names.iter().position(|&known| known == name);
+        self.benchmarks.sort_by_key(|ran| place(&ran.name));
+        self.goals.sort_by_key(|goal| place(&goal.benchmark));
+        Ok(())
+    }
+
     /// An empty one of this machine.
     pub(crate) fn begin(quick: bool) -> Result<Self> {
         Ok(Report {

@@ -117,6 +117,9 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, changes) = context.either((15, 100), (2, 4));
     let node = Node::new()?;
     let (agent, _) = node.start()?;
+    if context.cores.len() > 1 {
+        Process(agent.pid()).keep_off(context.core)?;
+    }
     let mut kernel = Kernel::of(node.namespace())?;
     let resolution = node.namespace().run(|| -> Result<Duration> {
         let _core = OnCore::enter(context.core)?;
@@ -150,7 +153,7 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
     }
     findings.note(format!(
         "Change → decision: {rounds} rounds of {changes} changes of each kind, half of them undone; from before the message is sent, or the \
-         file written, until the loaded program, run again and again on core {}, decides by it. One look takes {:.1} µs.",
+         file written, until the loaded program, run again and again on core {}, decides by it; the agent has the other cores. One look takes {:.1} µs.",
         context.core,
         resolution.as_secs_f64() * 1e6
     ));

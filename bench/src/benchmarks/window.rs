@@ -45,7 +45,11 @@ const CHANGES: [Change; 5] = [
         what: "link down",
         tpa: ROUTED_TARGET,
         make: || kernel_calls::set_up("u0", false),
-        undo: || kernel_calls::set_up("u0", true),
+        undo: || {
+            kernel_calls::set_up("u0", true)?;
+            // The route went with the link.
+            kernel_calls::set_route(TARGET, 32, "u0", true)
+        },
         silent: false,
     },
     Change {
