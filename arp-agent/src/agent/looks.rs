@@ -64,7 +64,8 @@ impl Agent {
         let routes = match events {
             Ok(mut events) => {
                 let turn = if self.tcx.has_new_link() { usize::MAX } else { A_TURN };
-                events.extend(self.tcx_news(turn));
+                let interfaces = self.tcx.next(turn);
+                events.extend(self.ask_for_tc(interfaces));
                 let routes = self.fold(events)?;
                 if std::mem::take(&mut self.lost_filters) {
                     self.attach()?;
@@ -79,25 +80,32 @@ impl Agent {
         if routes { self.reread_routes() } else { Ok(()) }
     }
 
+    /// What is news of foreign tc programs on interfaces that are new, or were forgotten.
+    pub(super) fn tcx_news(&mut self) -> Vec<Event> {
+        let interfaces = self.tcx.new_among(&self.attachments.attached());
+        self.ask_for_tc(interfaces)
+    }
+
     /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
-    pub(super) fn tcx_news(&mut self, turn: usize) -> Vec<Event> {
-        let attached = self.attachments.attached();
-        let own = attached.iter().any(|&ifindex| self.attachments.how(ifindex) == Some(How::Tcx));
-        let own = if own { self.bpf.tc_id() } else { None };
+    fn ask_for_tc(&mut self, interfaces: Vec<u32>) -> Vec<Event> {
         let mut lost = Vec::new();
-        let attachments = &mut self.attachments;
-        let news = self.tcx.ask(attached.iter().copied(), turn, own, |ifindex| match attachments.beside(ifindex) {
-            Ok(None | Some(Beside::Nothing)) => false,
-            Ok(Some(Beside::Others)) => true,
-            Ok(Some(Beside::Gone)) => {
-                lost.push(ifindex);
-                true
-            }
-            Err(error) => {
-                log::warn!("tc filters of interface {ifindex}: {error:#}");
-                true
-            }
-        });
+        let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
+        let news = self.tcx.ask(
+            interfaces,
+            || bpf.tc_id(),
+            |ifindex| match attachments.beside(ifindex) {
+                Ok(None | Some(Beside::Nothing)) => false,
+                Ok(Some(Beside::Others)) => true,
+                Ok(Some(Beside::Gone)) => {
+                    lost.push(ifindex);
+                    true
+                }
+                Err(error) => {
+                    log::warn!("tc filters of interface {ifindex}: {error:#}");
+                    true
+                }
+            },
+        );
         for ifindex in lost {
             log::warn!("interface {ifindex}: somebody removed the filter of this agent");
             self.attachments.forget(&mut self.bpf, ifindex);

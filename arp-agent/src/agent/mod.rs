@@ -221,7 +221,7 @@ impl Agent {
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
         if touched {
-            let news = self.tcx_news(0);
+            let news = self.tcx_news();
             routes |= self.fold(news)?;
         }
         if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
@@ -333,7 +333,7 @@ impl Agent {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
         self.reader.set_filtered(self.attachments.filtered());
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
-        let mut news = self.tcx_news(0);
+        let mut news = self.tcx_news();
         // Likewise its way out is tested.
         news.extend(self.proof_news());
         let step = self.mirror.apply(&self.attachments.attached(), news);

@@ -10,7 +10,7 @@ use super::choice::How;
 use crate::event::Link;
 use crate::kernel::Transmitted;
 use arp_common::Reason;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How many frames a test sends.
@@ -34,6 +34,8 @@ const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 
 pub struct Proofs {
     transmitted: Transmitted,
     by_ifindex: BTreeMap<u32, Proof>,
+    /// Those of them that are to be tested again.
+    failing: BTreeSet<u32>,
     failed: u32,
 }
 
@@ -54,7 +56,12 @@ impl Proofs {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), failed: 0 })
+        Ok(Proofs {
+            transmitted: Transmitted::new()?,
+            by_ifindex: BTreeMap::new(),
+            failing: BTreeSet::new(),
+            failed: 0,
+        })
     }
 
     /// Begins another go at the interfaces.
@@ -65,6 +72,7 @@ impl Proofs {
     /// Forgets an interface.
     pub fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
+        self.failing.remove(&ifindex);
     }
 
     /// Why the interface must not answer by this hook, as far as its way out is concerned. Tests it if it was never
@@ -113,13 +121,18 @@ impl Proofs {
             _ => FIRST_RETRY,
         };
         let again = (held == Some(Reason::HOOK_UNPROVEN) && link.carrier).then(|| (Instant::now() + pause, pause));
+        if again.is_some() {
+            self.failing.insert(ifindex);
+        } else {
+            self.failing.remove(&ifindex);
+        }
         self.by_ifindex.insert(ifindex, Proof { how, carrier_changes, takes_xdp, held, again });
         held
     }
 
     /// When an interface is to be tested again, if one is.
     pub fn due(&self) -> Option<Instant> {
-        self.by_ifindex.values().filter_map(|proof| Some(proof.again?.0)).min()
+        self.failing.iter().filter_map(|ifindex| Some(self.by_ifindex.get(ifindex)?.again?.0)).min()
     }
 
     fn test(&mut self, bpf: &mut Bpf, ifindex: u32, how: How, len: usize) -> anyhow::Result<bool> {

@@ -5,7 +5,7 @@
 use super::calls::{link_after, tcx_programs};
 use crate::event::Event;
 use aya_obj::generated::bpf_attach_type::{self, BPF_TCX_EGRESS, BPF_TCX_INGRESS};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 /// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
@@ -53,33 +53,33 @@ impl Tcx {
         self.newest_link != before
     }
 
-    /// Asks interfaces, by index: those that were never asked, and the next `turn` of the others. Says what is
-    /// news. `own` is our own program's identifier; `beside` says whether there are filters beside ours, which is
-    /// notified and so asked only of interfaces that are new, or were forgotten.
+    /// Of the interfaces that are attached to, those that were never asked. What is not attached to is forgotten.
+    pub fn new_among(&mut self, attached: &BTreeSet<u32>) -> Vec<u32> {
+        self.found.retain(|ifindex, _| attached.contains(ifindex));
+        attached.iter().copied().filter(|ifindex| !self.found.contains_key(ifindex)).collect()
+    }
+
+    /// Of those that were asked before, the next `turn`.
+    pub fn next(&mut self, turn: usize) -> Vec<u32> {
+        let (before, after) = (self.found.range(..=self.last_asked), self.found.range(self.last_asked + 1..));
+        let next: Vec<u32> = after.chain(before).map(|(&ifindex, _)| ifindex).take(turn).collect();
+        self.last_asked = next.last().copied().unwrap_or_default();
+        next
+    }
+
+    /// Asks interfaces. Says what is news. `own` gives our own program's identifier; `beside` says whether there are
+    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten.
     pub fn ask(
         &mut self,
-        attached: impl Iterator<Item = u32>,
-        turn: usize,
-        own: Option<u32>,
+        interfaces: Vec<u32>,
+        mut own: impl FnMut() -> Option<u32>,
         mut beside: impl FnMut(u32) -> bool,
     ) -> Vec<Event> {
-        let all: Vec<u32> = attached.collect();
-        // `all` is sorted, as interfaces come by index.
-        self.found.retain(|ifindex, _| all.binary_search(ifindex).is_ok());
-        let (mut in_turn, new): (Vec<_>, Vec<_>) = all.into_iter().partition(|known| self.found.contains_key(known));
-        if in_turn.len() > turn {
-            let start = in_turn.partition_point(|&ifindex| ifindex <= self.last_asked);
-            in_turn.rotate_left(start);
-            in_turn.truncate(turn);
-        }
-        if let Some(&ifindex) = in_turn.last() {
-            self.last_asked = ifindex;
-        }
         let mut news = Vec::new();
-        for ifindex in new.into_iter().chain(in_turn) {
+        for ifindex in interfaces {
             let before = self.found.get(&ifindex).copied();
             let found = Found {
-                program: [BPF_TCX_INGRESS, BPF_TCX_EGRESS].into_iter().any(|side| has_program(ifindex, side, own)),
+                program: [BPF_TCX_INGRESS, BPF_TCX_EGRESS].into_iter().any(|side| has_program(ifindex, side, &mut own)),
                 filter: before.map_or_else(|| beside(ifindex), |before| before.filter),
             };
             if before.map(Found::any) != Some(found.any()) {
@@ -92,9 +92,13 @@ impl Tcx {
 }
 
 /// Whether there may be a program that is not our own: an answer that is not understood counts as one.
-fn has_program(ifindex: u32, direction: bpf_attach_type, own: Option<u32>) -> bool {
+fn has_program(ifindex: u32, direction: bpf_attach_type, mut own: impl FnMut() -> Option<u32>) -> bool {
     match tcx_programs(ifindex, direction) {
-        Ok(programs) => programs.into_iter().any(|id| Some(id) != own),
+        Ok(programs) if programs.is_empty() => false,
+        Ok(programs) => {
+            let own = own();
+            programs.into_iter().any(|id| Some(id) != own)
+        }
         // Before 6.6 there is no tcx, and the question is refused.
         Err(error) => error.kind() != ErrorKind::InvalidInput,
     }
