@@ -20,6 +20,13 @@ const TC_ACT_UNSPEC: i32 = -1;
 /// Delivered to us, in `skb->pkt_type`.
 const PACKET_HOST: u32 = 0;
 
+/// A frame's bytes, as a few stores put them on the stack: a frame itself would be put there byte by byte.
+#[repr(C)]
+struct Words {
+    words: [u64; ArpFrame::WORDS],
+    rest: u16,
+}
+
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
 #[classifier]
 pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
@@ -69,7 +76,9 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 #[inline(always)]
 fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
-    // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack. A helper that
+    let (words, rest) = reply.to_words();
+    let reply = Words { words, rest };
+    // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack and more. A helper that
     // refuses leaves the frame as it is.
     unsafe {
         if (*skb).len != LEN {
@@ -78,7 +87,7 @@ fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i3
                 return pass(maps, Reason::TRIM_FAILED);
             }
         }
-        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
+        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(&reply).cast(), LEN, 0) != 0 {
             return pass(maps, Reason::TRIM_FAILED);
         }
         maps.count_answer();
