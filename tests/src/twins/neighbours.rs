@@ -145,6 +145,17 @@ impl Asker {
         Ok(running)
     }
 
+    /// Deletes the static proxy entries without an interface. They outlive their namespace on 6.18, and turn up in a later
+    /// one that the kernel happens to put at the same place.
+    pub(super) fn forget_proxies_on_any(&mut self) -> Result<()> {
+        for (ifindex, ip) in self.table()?.proxies {
+            if ifindex == 0 {
+                self.proxy_on_any(false, ip)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Adds or deletes a static proxy entry without an interface. False if the kernel refused.
     pub(super) fn proxy_on_any(&mut self, add: bool, ip: Ipv4Addr) -> Result<bool> {
         let kind = if add { libc::RTM_NEWNEIGH } else { libc::RTM_DELNEIGH };

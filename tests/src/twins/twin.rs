@@ -121,8 +121,11 @@ impl Twin {
         if hook.queues_by_link() {
             queue_by_link(lab.node(), &peers)?;
         }
+        let mut neighbours = Asker::open(lab.node())?;
+        // Somebody else's, who was killed.
+        neighbours.forget_proxies_on_any()?;
         Ok(Twin {
-            neighbours: Asker::open(lab.node())?,
+            neighbours,
             hook,
             node_tap: Tap::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
@@ -296,6 +299,15 @@ impl Twin {
         frame.extend(self.markers.to_be_bytes());
         frame.resize(60, 0);
         frame
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        // A world may end in the middle.
+        if let Err(error) = self.neighbours.forget_proxies_on_any() {
+            eprintln!("static proxies of a node may be left in the kernel: {error:#}");
+        }
     }
 }
 
