@@ -121,11 +121,8 @@ impl Twin {
         if hook.queues_by_link() {
             queue_by_link(lab.node(), &peers)?;
         }
-        let mut neighbours = Asker::open(lab.node())?;
-        // Somebody else's, who was killed.
-        neighbours.forget_proxies_on_any()?;
         Ok(Twin {
-            neighbours,
+            neighbours: Asker::open(lab.node())?,
             hook,
             node_tap: Tap::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
