@@ -91,14 +91,17 @@ impl Proofs {
         {
             return proof.held;
         }
+        let mut postponed = false;
         let held = if !link.carrier {
             Some(Reason::HOOK_UNPROVEN)
         } else if how == How::XdpVeth && !takes_xdp {
             Some(Reason::PEER_DEAF)
         } else if self.failed >= FAILURES_AT_ONCE {
+            postponed = true;
             Some(Reason::HOOK_UNPROVEN)
         } else {
-            let has_failed = self.by_ifindex.get(&ifindex).is_some_and(|proof| proof.again.is_some());
+            let pause = self.by_ifindex.get(&ifindex).and_then(|proof| Some(proof.again?.1));
+            let has_failed = pause.is_some_and(|pause| !pause.is_zero());
             let tested = self.test(bpf, ifindex, how, if has_failed { SHORT_LEN } else { LEN });
             self.failed += u32::from(!matches!(tested, Ok(true)));
             match tested {
@@ -115,12 +118,17 @@ impl Proofs {
             log::info!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
         }
         let pause = match before.and_then(|proof| proof.again) {
+            // Not tested, so neither failed nor to wait: the next go is for it.
+            last if postponed => last.map_or(Duration::ZERO, |(_, pause)| pause),
             Some((_, pause)) if before.is_some_and(|proof| proof.carrier_changes == carrier_changes) => {
-                (2 * pause).min(LAST_RETRY)
+                (2 * pause).clamp(FIRST_RETRY, LAST_RETRY)
             }
             _ => FIRST_RETRY,
         };
-        let again = (held == Some(Reason::HOOK_UNPROVEN) && link.carrier).then(|| (Instant::now() + pause, pause));
+        let again = (held == Some(Reason::HOOK_UNPROVEN) && link.carrier).then(|| {
+            let wait = if postponed { Duration::ZERO } else { pause };
+            (Instant::now() + wait, pause)
+        });
         if again.is_some() {
             self.failing.insert(ifindex);
         } else {
