@@ -1,5 +1,6 @@
 //! What the fast path is measured against: programs that do less. No part of the product.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

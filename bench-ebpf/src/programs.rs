@@ -10,6 +10,7 @@ use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use core::arch::asm;
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 /// How many targets and senders there are to choose from; a power of two.
@@ -163,7 +164,6 @@ pub(crate) fn discard(_ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn write_request(ctx: &XdpContext) -> Option<()> {
-    let frame = arp_frame(ctx)?;
     let written = WRITTEN.get_ptr_mut(0)?;
     let request = REQUEST.get(0)?;
     // SAFETY: the element is this CPU's own, and programs do not preempt each other on a CPU.
@@ -172,9 +172,41 @@ fn write_request(ctx: &XdpContext) -> Option<()> {
     let target = if number & 1 == 0 { pair[0] } else { pair[1] };
     // SAFETY: as above.
     unsafe { *written += 1 };
-    // SAFETY: the first 42 of 48 bytes; the type has alignment 1 and no invalid values.
-    *frame = unsafe { *(request as *const [u32; 12]).cast::<ArpFrame>() };
+    let word = |at: usize| u64::from(request[at]) | u64::from(request[at + 1]) << 32;
+    let words = [word(0), word(2), word(4), word(6), word(8)];
+    let mut frame = ArpFrame::from_words(words, request[10] as u16);
     frame.arp.tpa = target.to_ne_bytes();
+    write(ctx, &frame)
+}
+
+/// Writes by whole words. A load that spans several stores that are still on their way waits for the last of them, and
+/// whoever reads a real frame does not: the sender's copy into it was long ago.
+#[inline(always)]
+fn write(ctx: &XdpContext, frame: &ArpFrame) -> Option<()> {
+    let start = ctx.data();
+    if start + ArpFrame::LEN > ctx.data_end() {
+        return None;
+    }
+    macro_rules! store {
+        ($size:literal, $offset:literal, $value:expr) => {
+            asm!(
+                concat!("*(", $size, " *)({start} + ", $offset, ") = {value}"),
+                start = in(reg) start,
+                value = in(reg) $value,
+                options(nostack, preserves_flags),
+            )
+        };
+    }
+    let ([a, b, c, d, e], rest) = frame.to_words();
+    // SAFETY: 42 bytes of packet memory, as just checked; the program alone holds the packet while it runs.
+    unsafe {
+        store!("u64", "0", a);
+        store!("u64", "8", b);
+        store!("u64", "16", c);
+        store!("u64", "24", d);
+        store!("u64", "32", e);
+        store!("u16", "40", u64::from(rest));
+    }
     Some(())
 }
 
