@@ -176,8 +176,10 @@ impl Reader {
         }
     }
 
-    /// The IPv4 routes of the tables local, main and default, in the kernel's order.
+    /// The IPv4 routes of the tables local, main and default, in the kernel's order, as they are when nobody who was changing
+    /// the network configuration when this was called is still at it.
     pub fn routes(&mut self) -> Result<Vec<Route>> {
+        self.wait_for_writers()?;
         let mut routes = Vec::new();
         for table in route::TABLES {
             let header = with_family::<{ route::HEADER_LEN }>();
@@ -215,6 +217,14 @@ impl Reader {
         let hooks = self.hooked(&links);
         self.last.ingress_hooks = Some(hooks.clone());
         Ok(vec![Event::IngressHooks(hooks)])
+    }
+
+    /// The kernel tells of an address or a nexthop that goes before it takes away the routes that go with it, which it tells
+    /// nobody (`__inet_del_ifa`, net/ipv4/devinet.c); and routes are dumped without the lock that it holds meanwhile (since
+    /// 6.9). A single interface is asked for under that lock (`rtnl_getlink`, net/core/rtnetlink.c).
+    fn wait_for_writers(&mut self) -> Result<()> {
+        const LOOPBACK: u32 = 1;
+        self.link_now(LOOPBACK).map(drop)
     }
 
     fn link_now(&mut self, ifindex: u32) -> Result<Option<Link>> {
