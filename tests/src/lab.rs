@@ -176,26 +176,27 @@ impl Lab {
     /// Takes a host's end of its link down, and waits until the node has acted on the loss of carrier: the kernel
     /// does that up to a second later.
     pub fn unplug(&self, name: &str) -> Result<()> {
-        self.set_carrier(name, "down", "DOWN")
+        // Before 6.2 or so the lower layer is said to be down, where it is the other end.
+        self.set_carrier(name, "down", &["DOWN", "LOWERLAYERDOWN"])
     }
 
     /// Takes a host's end of its link up again, and waits until the node has acted on it.
     pub fn plug(&self, name: &str) -> Result<()> {
-        self.set_carrier(name, "up", "UP")
+        self.set_carrier(name, "up", &["UP"])
     }
 
-    fn set_carrier(&self, name: &str, link: &str, operstate: &str) -> Result<()> {
+    fn set_carrier(&self, name: &str, link: &str, operstates: &[&str]) -> Result<()> {
         let host = self.host(name);
         host.namespace().ip(&format!("link set eth0 {link}"))?;
         let deadline = Instant::now() + stretched(Duration::from_secs(3));
         loop {
             let shown = self.node.ip_json(&format!("link show {}", host.node_end()))?;
-            if shown[0]["operstate"] == operstate {
+            if operstates.iter().any(|&state| shown[0]["operstate"] == state) {
                 // The routes follow within the same step of the kernel's.
                 thread::sleep(stretched(Duration::from_millis(20)));
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "{} is not {operstate} in time: {shown}", host.node_end());
+            ensure!(Instant::now() < deadline, "{} is not {operstates:?} in time: {shown}", host.node_end());
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -36,5 +36,5 @@ pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Neighbour, Neighbours};
 pub use packet::Wire;
 pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
-pub use skip::{missing_privilege, skip};
+pub use skip::{kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched};

@@ -36,6 +36,30 @@ pub fn skip(reason: &str) {
     }
 }
 
+/// Whether the running kernel is of this version or a newer one.
+///
+/// # Panics
+/// If it does not say its version.
+pub fn kernel_is_since(major: u32, minor: u32) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").expect("/proc/sys/kernel/osrelease");
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse::<u32>());
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(has_major)), Some(Ok(has_minor))) => (has_major, has_minor) >= (major, minor),
+        _ => panic!("/proc/sys/kernel/osrelease is {release:?}, which is no version"),
+    }
+}
+
+/// Ends the test, recorded as skipped, on kernels before the version that brought what it tests.
+#[macro_export]
+macro_rules! needs_kernel {
+    ($major:literal, $minor:literal, $what:literal) => {
+        if !$crate::kernel_is_since($major, $minor) {
+            $crate::skip(concat!("before Linux ", $major, ".", $minor, " there is no ", $what));
+            return Ok(());
+        }
+    };
+}
+
 /// Ends the test, recorded as skipped, if this machine cannot build a lab. For tests that return a `Result`.
 #[macro_export]
 macro_rules! needs_root {

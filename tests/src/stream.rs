@@ -37,7 +37,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Has `host` ask for `tpa` all the time, makes the change after a while, and goes on for `after`.
+    /// Has `host` ask for `tpa` all the time, makes the change after a while, and goes on for `after`, which is stretched as
+    /// bounds are: an emulated machine asks more slowly.
     pub fn around(host: &Host, tpa: [u8; 4], after: Duration, change: impl FnOnce() -> Result<()>) -> Result<Self> {
         let stop = AtomicBool::new(false);
         let frame = host.who_has(tpa);
@@ -57,7 +58,7 @@ impl Stream {
             let before = Instant::now();
             let done = change();
             let changed = Instant::now();
-            thread::sleep(if done.is_ok() { after } else { Duration::ZERO });
+            thread::sleep(if done.is_ok() { stretched(after) } else { Duration::ZERO });
             stop.store(true, Ordering::Relaxed);
             let asked: Result<Vec<Asked>> = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             done?;

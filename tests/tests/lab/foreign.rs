@@ -7,11 +7,11 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::programs::SchedClassifier;
-use aya::programs::tc::{SchedClassifierLinkId, TcAttachType};
+use aya::programs::tc::{self, SchedClassifierLinkId, TcAttachType};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
-use tests::Namespace;
+use tests::{Namespace, kernel_is_since};
 
 /// One instruction: `struct bpf_insn`.
 const fn insn(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> [u8; 8] {
@@ -93,7 +93,8 @@ impl Does {
     }
 }
 
-/// A foreign program on an interface; gone when dropped. Where the kernel has tcx it is attached by it.
+/// A foreign program on an interface; gone when dropped. Where the kernel has tcx it is attached by it, else as a filter of
+/// clsact.
 pub(crate) struct TcProgram {
     object: Ebpf,
     link: Option<SchedClassifierLinkId>,
@@ -107,6 +108,10 @@ impl TcProgram {
             let program: &mut SchedClassifier =
                 object.program_mut("foreign").context("the object has no program")?.try_into()?;
             program.load()?;
+            if !kernel_is_since(6, 6) {
+                // Ours may be there already; if there is none, attaching says so.
+                let _ = tc::qdisc_add_clsact(interface);
+            }
             let link = program.attach(interface, direction)?;
             Ok((object, link))
         })?;

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
-use tests::{AgentOptions, Answerer, Hook, Lab, Parity, STATUS_NOT_RUNNING, needs_root, reply_bytes, slack, stretched};
+use tests::{
+    AgentOptions, Answerer, Hook, Lab, Parity, STATUS_NOT_RUNNING, needs_kernel, needs_root, reply_bytes, slack,
+    stretched,
+};
 
 /// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
 fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
@@ -46,6 +49,7 @@ fn under_traffic(signal: Signal) -> Result<()> {
 
     let mut options = AgentOptions::new(&["cali*"]);
     if Hook::chosen()? == Hook::Tc {
+        needs_kernel!(6, 6, "tcx");
         // While a queueing discipline is added or removed, also clsact, the kernel loses what is sent out of the
         // interface (`qdisc_graft`, net/sched/sch_api.c). tcx needs none.
         options = options.arg("--hook").arg("tc").arg("--tc-attach").arg("tcx");

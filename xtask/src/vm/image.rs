@@ -10,6 +10,7 @@ use super::cpio::Archive;
 use super::kernel::{Kernel, Modules};
 use super::{Programs, file_name, guest};
 use crate::process;
+use crate::workspace;
 
 /// What the guest's init and the tests run.
 const GUEST_PROGRAMS: [&str; 20] = [
@@ -61,6 +62,14 @@ pub(super) fn write(
             let to = library.to_str().with_context(|| format!("{} is not UTF-8", library.display()))?;
             archive.file(to, 0o755, &read(&library)?)?;
         }
+    }
+
+    // Where the tests look for them: where they were compiled.
+    let regressions = workspace::root().join("tests/regressions");
+    for script in fs::read_dir(&regressions).with_context(|| format!("cannot list {}", regressions.display()))? {
+        let script = script.with_context(|| format!("cannot list {}", regressions.display()))?.path();
+        let to = script.to_str().with_context(|| format!("{} is not UTF-8", script.display()))?;
+        archive.file(to, 0o644, &read(&script)?)?;
     }
 
     let folder = kernel.module_folder();

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tests::{Agent, AgentOptions, Answerer, Host, Lab, Parity, UNCOUNTED, needs_root, stretched, topology};
+use tests::{
+    Agent, AgentOptions, Answerer, Host, Lab, Parity, UNCOUNTED, kernel_is_since, needs_kernel, needs_root, stretched,
+    topology,
+};
 
 use super::{L, X};
 
@@ -27,6 +30,12 @@ fn matrix(hook: &[&str]) -> Result<Parity> {
 /// Switches the pod's GRO, and waits until the agent has followed.
 fn gro(parity: &mut Parity, setting: &str) -> Result<()> {
     parity.change(|lab| pod_gro(lab, setting))
+}
+
+/// Whether the running kernel has the hook: tcx since 6.6; driver mode on a veth since 6.3, which tells what its other end
+/// takes.
+fn is_there(hook: &[&str]) -> bool {
+    (hook != TCX || kernel_is_since(6, 6)) && (hook != DRIVER || kernel_is_since(6, 3))
 }
 
 fn pod_gro(lab: &Lab, setting: &str) -> Result<()> {
@@ -95,6 +104,7 @@ fn k139_a_foreign_filter_beside_ours_whatever_its_place() -> Result<()> {
 #[test]
 fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
     needs_root!();
+    needs_kernel!(6, 6, "tcx");
     let mut parity = matrix(TCX)?;
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     // The second agent's program is foreign to the first: after ours, then before it.
@@ -116,7 +126,7 @@ fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
 fn k23_and_k25_a_tag_in_the_metadata() -> Result<()> {
     needs_root!();
     // The kernel has taken the tag off before tc sees the frame. A filter for ARP is not asked about tagged frames.
-    for (hook, reason) in [(TCX, "vlan_tag"), (CLSACT, UNCOUNTED)] {
+    for (hook, reason) in [(TCX, "vlan_tag"), (CLSACT, UNCOUNTED)].into_iter().filter(|&(hook, _)| is_there(hook)) {
         let mut parity = matrix(hook)?;
         let tagged = |host: &Host| {
             let request = host.who_has(X);
@@ -204,6 +214,7 @@ fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_
 #[test]
 fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
     needs_root!();
+    needs_kernel!(6, 3, "word of what a pod end takes");
     let mut parity = matrix(DRIVER)?;
     gro(&mut parity, "off")?;
     assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
@@ -217,6 +228,7 @@ fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
 #[test]
 fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
     needs_root!();
+    needs_kernel!(6, 3, "word of what a pod end takes");
     let mut parity = matrix(DRIVER)?;
     for _ in 0..3 {
         gro(&mut parity, "on")?;
@@ -233,11 +245,12 @@ fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
 #[test]
 fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
     needs_root!();
+    needs_kernel!(6, 3, "word of what a pod end takes");
     let mut parity = matrix(DRIVER)?;
     gro(&mut parity, "on")?;
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     // Switched while the link is down, the flag that the node sees stays as it was.
-    for (setting, by) in [("off", Answerer::kernel("hook_unproven")), ("on", Answerer::FastPath)] {
+    for setting in ["off", "on"] {
         parity.both(|lab| {
             lab.unplug("p0")?;
             pod_gro(lab, setting)?;
@@ -247,7 +260,13 @@ fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
             let mac = lab.host("p0").mac();
             lab.node().ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale")).map(drop)
         })?;
-        assert_eq!(answerer(&mut parity)?, by, "GRO {setting} while the link was down");
+        let by = answerer(&mut parity)?;
+        // The self-test finds it out; or, if there was time enough, the flag's own notification.
+        let wanted: &[Answerer] = match setting {
+            "off" => &[Answerer::kernel("hook_unproven"), Answerer::kernel("peer_deaf")],
+            _ => &[Answerer::FastPath],
+        };
+        assert!(wanted.contains(&by), "GRO {setting} while the link was down: {by:?}");
     }
     Ok(())
 }
@@ -255,7 +274,7 @@ fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
 #[test]
 fn k152_skb_mode_whatever_the_pod_end_does() -> Result<()> {
     needs_root!();
-    for hook in [SKB, CLSACT, TCX] {
+    for hook in [SKB, CLSACT, TCX].into_iter().filter(|&hook| is_there(hook)) {
         let mut parity = matrix(hook)?;
         for setting in ["off", "on", "off"] {
             gro(&mut parity, setting)?;
@@ -290,7 +309,7 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
 #[test]
 fn the_self_test_teaches_nobody_and_is_nobody_s_traffic() -> Result<()> {
     needs_root!();
-    for hook in [SKB, CLSACT, DRIVER] {
+    for hook in [SKB, CLSACT, DRIVER].into_iter().filter(|&hook| is_there(hook)) {
         let lab = topology::matrix()?;
         pod_gro(&lab, "on")?;
         let p0 = lab.host("p0").namespace();
