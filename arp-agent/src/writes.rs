@@ -4,7 +4,7 @@
 //! whether it will succeed. A write counts as done when its value is read where another was before; failing that, after
 //! a time that no write takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How long a write may take from its announcement until it has taken effect or failed. Nothing in between waits; a
@@ -24,6 +24,45 @@ pub struct Write {
     pub old: Option<i32>,
     /// The value that is written.
     pub new: Option<i32>,
+}
+
+/// What must be read again because of writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// The settings of interfaces of these names.
+    Interfaces(BTreeSet<String>),
+    /// Everything.
+    Everything,
+}
+
+impl Default for Unread {
+    fn default() -> Self {
+        Unread::Interfaces(BTreeSet::new())
+    }
+}
+
+impl Unread {
+    /// So many are not read one by one.
+    const MOST: usize = 16;
+
+    /// Adds a setting by its path below /proc/sys: `net/ipv4/conf/NAME/…` and `net/ipv4/neigh/NAME/…` are an
+    /// interface's, the others concern all, as do those that are not known.
+    pub fn add(&mut self, name: Option<&str>) {
+        let Unread::Interfaces(interfaces) = self else { return };
+        match name.and_then(interface_of) {
+            Some(interface) if interfaces.len() < Self::MOST || interfaces.contains(interface) => {
+                interfaces.insert(interface.to_owned());
+            }
+            _ => *self = Unread::Everything,
+        }
+    }
+}
+
+/// The interface whose setting it is, if it is one's.
+fn interface_of(name: &str) -> Option<&str> {
+    let rest = name.strip_prefix("net/ipv4/conf/").or_else(|| name.strip_prefix("net/ipv4/neigh/"))?;
+    let (interface, _) = rest.split_once('/')?;
+    (!matches!(interface, "all" | "default")).then_some(interface)
 }
 
 /// A setting as it is.
@@ -146,6 +185,27 @@ mod tests {
             let value = value.into().map_or(Value::Unknown, Value::Is);
             self.writes.are_done(self.start + Duration::from_millis(after_ms), |_| value)
         }
+    }
+
+    #[test]
+    fn what_is_one_interface_s_is_read_for_it_alone() {
+        let mut unread = Unread::default();
+        unread.add(Some(FLAG));
+        unread.add(Some("net/ipv4/neigh/v1.5/proxy_delay"));
+        unread.add(Some(FLAG));
+        assert_eq!(unread, Unread::Interfaces(["v0", "v1.5"].map(str::to_owned).into()));
+        let others = ["net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv4/neigh/default/proxy_delay"];
+        for name in others.map(Some).into_iter().chain([None]) {
+            let mut unread = unread.clone();
+            unread.add(name);
+            assert_eq!(unread, Unread::Everything, "{name:?}");
+            unread.add(Some(FLAG));
+            assert_eq!(unread, Unread::Everything, "{name:?}, then one interface's");
+        }
+        for number in 0..=Unread::MOST {
+            unread.add(Some(&format!("net/ipv4/conf/w{number}/proxy_arp")));
+        }
+        assert_eq!(unread, Unread::Everything, "many are read together");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use super::Agent;
 use crate::dataplane::choice::How;
 use crate::dataplane::tcx::A_TURN;
 use crate::event::{Event, NDO_XMIT};
-use crate::kernel::Beside;
+use crate::kernel::{Beside, Which, has_settings};
+use crate::writes::Unread;
 use arp_common::Tables as _;
 use std::time::{Duration, Instant};
 
@@ -25,14 +26,56 @@ impl Agent {
         let is_link = |name: &str| links.values().any(|link| link.name == name);
         let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
         let start = Instant::now();
-        self.look_at_all()?;
+        match self.interfaces_written() {
+            Some(interfaces) => self.read_settings_of(interfaces)?,
+            None => self.look_at_all()?,
+        }
         if self.in_step.is_ok() {
-            self.bpf.set_settings_read(written);
+            self.sysctl_hook.settled(&mut self.bpf, written);
             // Should a writer have been kept from its CPU for long between the hook and the effect.
             self.look_at_all_at = self.look_at_all_at.min(Instant::now() + AFTERWARDS);
         }
         self.sysctl_hook.rest_since(start);
         Ok(())
+    }
+
+    /// The interfaces, with their names, whose settings are all that was written; `None` if more was, or if there are some that
+    /// the mirror does not know.
+    fn interfaces_written(&self) -> Option<Vec<(u32, String)>> {
+        let Unread::Interfaces(names) = self.sysctl_hook.unread() else { return None };
+        let links = &self.mirror.snapshot().links;
+        let mut interfaces = Vec::new();
+        for name in names {
+            match links.values().find(|link| link.name == *name) {
+                Some(link) => interfaces.push((link.ifindex, name.clone())),
+                // Another namespace's, or gone: nothing to read.
+                None if !has_settings(name) => {}
+                None => return None,
+            }
+        }
+        Some(interfaces)
+    }
+
+    /// Reads the settings of some interfaces again. Should a name be another one's by now, it is everything.
+    fn read_settings_of(&mut self, interfaces: Vec<(u32, String)>) -> anyhow::Result<()> {
+        let which = Which::These(interfaces.iter().map(|&(ifindex, _)| ifindex).collect());
+        let events = match self.reader.links(&which) {
+            Ok(events) => events,
+            Err(error) => {
+                self.doubt(format!("re-reading the kernel's settings failed: {error:#}"));
+                return Ok(());
+            }
+        };
+        let is_named_so = |(ifindex, name): &(u32, String)| {
+            events
+                .iter()
+                .any(|event| matches!(event, Event::Link(link) if link.ifindex == *ifindex && link.name == *name))
+        };
+        let all_are = interfaces.iter().all(is_named_so);
+        if self.fold(events)? {
+            self.reread_routes()?;
+        }
+        if all_are { Ok(()) } else { self.look_at_all() }
     }
 
     /// One look, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are

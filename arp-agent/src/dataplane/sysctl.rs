@@ -3,7 +3,7 @@
 
 use super::bpf::Bpf;
 use crate::kernel::cgroup_root;
-use crate::writes::{Value, Write, Writes};
+use crate::writes::{Unread, Value, Write, Writes};
 use anyhow::{Context as _, anyhow};
 use arp_common::maps::{SettingWrite, names};
 use aya::maps::{MapData, RingBuf};
@@ -16,7 +16,10 @@ use tokio::time::sleep_until;
 use zerocopy::FromBytes as _;
 
 /// From one look to the next, while a write has not landed: it doubles from the first to the last.
-const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(16)];
+const PAUSES: [Duration; 2] = [Duration::from_micros(125), Duration::from_millis(16)];
+
+/// What tokio's timer cannot tell apart. Less than that is slept through: nobody is kept waiting by it.
+const TIMER: Duration = Duration::from_millis(1);
 
 /// For each moment that reading again takes, so many go by until the next time: what others write must not keep the
 /// agent busy.
@@ -26,6 +29,8 @@ const REST: u32 = 4;
 pub struct SysctlHook {
     ring: Result<AsyncFd<RingBuf<MapData>>, String>,
     writes: Writes,
+    /// What was announced since all of it was in the tables.
+    unread: Unread,
     lost: u64,
     pause: Duration,
     next_look: Instant,
@@ -42,7 +47,14 @@ impl SysctlHook {
             Ok(_) => log::info!("writes of sysctls are noticed before they take effect"),
             Err(why) => log::info!("no hook on writes of sysctls ({why}): they are looked for from time to time"),
         }
-        SysctlHook { ring, writes: Writes::default(), lost: 0, pause: PAUSES[0], next_look: Instant::now() }
+        SysctlHook {
+            ring,
+            writes: Writes::default(),
+            unread: Unread::default(),
+            lost: 0,
+            pause: PAUSES[0],
+            next_look: Instant::now(),
+        }
     }
 
     /// Whether writes are noticed before they take effect.
@@ -69,11 +81,12 @@ impl SysctlHook {
                 }
             }
         }
-        sleep_until(self.next_look.into()).await;
+        let pause = self.next_look.saturating_duration_since(Instant::now());
+        if pause < TIMER { std::thread::sleep(pause) } else { sleep_until(self.next_look.into()).await }
     }
 
     /// Looks whether everything written so far has taken effect: then gives the count up to which it has, for
-    /// [`Bpf::set_settings_read`] once the kernel has been read again. `is_link`: whether the mirror knows an interface
+    /// [`SysctlHook::settled`] once what is [`SysctlHook::unread`] has been read. `is_link`: whether the mirror knows an interface
     /// of that name.
     pub fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
@@ -83,13 +96,21 @@ impl SysctlHook {
         let written = bpf.settings_written();
         while let Some(record) = ring.get_mut().next() {
             match SettingWrite::read_from_bytes(&record) {
-                Ok(write) => self.writes.announced(decoded(&write), now),
-                Err(_) => self.writes.lost(now),
+                Ok(write) => {
+                    let write = decoded(&write);
+                    self.unread.add(write.name.as_deref());
+                    self.writes.announced(write, now);
+                }
+                Err(_) => {
+                    self.unread.add(None);
+                    self.writes.lost(now);
+                }
             }
         }
         let lost = bpf.writes_lost();
         if lost != self.lost {
             self.lost = lost;
+            self.unread.add(None);
             self.writes.lost(now);
         }
         if self.writes.are_done(now, |name| read(name, &is_link)) && announced == written {
@@ -101,9 +122,20 @@ impl SysctlHook {
         None
     }
 
+    /// What was written since everything was read last.
+    pub fn unread(&self) -> &Unread {
+        &self.unread
+    }
+
+    /// What was written up to the count is in the tables.
+    pub fn settled(&mut self, bpf: &mut Bpf, written: u64) {
+        self.unread = Unread::default();
+        bpf.set_settings_read(written);
+    }
+
     /// Reading the kernel again, after a look, took from `start` until now.
     pub fn rest_since(&mut self, start: Instant) {
-        self.next_look = Instant::now() + PAUSES[0].max(start.elapsed() * REST);
+        self.next_look = Instant::now() + start.elapsed() * REST;
     }
 }
 

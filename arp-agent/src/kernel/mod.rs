@@ -40,6 +40,7 @@ pub use features::Features;
 pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
+pub use procfs::has_settings;
 pub use reader::Reader;
 pub use transmitted::Transmitted;
 

@@ -11,6 +11,12 @@ use anyhow::{Context, Result};
 use crate::event::Settings;
 use arp_common::settings::CONF;
 
+/// Whether there are IPv4 settings of an interface of that name in the calling thread's network namespace, or it cannot be
+/// said.
+pub fn has_settings(interface: &str) -> bool {
+    fs::exists(format!("/proc/sys/net/ipv4/conf/{interface}")).unwrap_or(true)
+}
+
 /// The files of `net.ipv4.conf.all`, kept open: they stay those of the network namespace in which they were
 /// opened, and each read from their start gives the value of that moment.
 pub(super) struct AllSettings {
