@@ -176,7 +176,7 @@ impl Lab {
     /// Takes a host's end of its link down, and waits until the node has acted on the loss of carrier: the kernel
     /// does that up to a second later.
     pub fn unplug(&self, name: &str) -> Result<()> {
-        // Before 6.2 or so the lower layer is said to be down, where it is the other end.
+        // 6.1 says that it is the lower layer, the other end, that is down.
         self.set_carrier(name, "down", &["DOWN", "LOWERLAYERDOWN"])
     }
 

@@ -18,7 +18,8 @@ use zerocopy::FromBytes as _;
 /// From one look to the next, while a write has not landed: it doubles from the first to the last.
 const PAUSES: [Duration; 2] = [Duration::from_micros(125), Duration::from_millis(16)];
 
-/// What tokio's timer cannot tell apart. Less than that is slept through: nobody is kept waiting by it.
+/// What tokio's timer cannot tell apart, and would round up to. Less than that the thread sleeps: what it keeps waiting so
+/// long answers no frame anyway, because a write is in doubt.
 const TIMER: Duration = Duration::from_millis(1);
 
 /// For each moment that reading again takes, so many go by until the next time: what others write must not keep the
@@ -86,8 +87,8 @@ impl SysctlHook {
     }
 
     /// Looks whether everything written so far has taken effect: then gives the count up to which it has, for
-    /// [`SysctlHook::settled`] once what is [`SysctlHook::unread`] has been read. `is_link`: whether the mirror knows an interface
-    /// of that name.
+    /// [`SysctlHook::settled`] once what is [`SysctlHook::unread`] has been read. `is_link`: whether the mirror knows an
+    /// interface of that name.
     pub fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
         let now = Instant::now();
