@@ -1,6 +1,7 @@
 //! What random worlds have found, played again: the scripts in `tests/regressions`, as `cargo xtask parity` writes
-//! them.
+//! them; or in `ARP_TEST_REGRESSIONS`, where the tests do not run beside their sources.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,8 @@ use tests::{Hook, needs_root};
 #[test]
 fn what_once_diverged_does_so_no_more() -> Result<()> {
     needs_root!();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let beside_sources = || Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let folder = env::var_os("ARP_TEST_REGRESSIONS").map_or_else(beside_sources, PathBuf::from);
     let entries = fs::read_dir(&folder).with_context(|| format!("reading {}", folder.display()))?;
     let mut scripts: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     scripts.retain(|path| path.extension().is_some_and(|extension| extension == "txt"));

@@ -14,6 +14,9 @@ pub(super) const AGENT: &str = "arp/arp-agent";
 pub(super) const PARITY: &str = "arp/parity";
 const PARITY_WORD: &str = "parity";
 
+/// Where the worlds that once diverged are in the guest.
+pub(super) const REGRESSIONS: &str = "arp/regressions";
+
 /// Where the tests of a tier are in the guest.
 pub(super) fn test_program(tier: &str) -> String {
     format!("arp/test-{tier}")
@@ -71,7 +74,11 @@ impl Plan<'_> {
         let mut script = MOUNTS.to_owned();
         // Writing to a String cannot fail.
         let _ = writeln!(script, "for module in {}; do modprobe -q $module; done", self.modules.join(" "));
-        let _ = writeln!(script, "export ARP_AGENT_BIN=/{AGENT} ARP_TEST_SLACK={}", self.slack);
+        let _ = writeln!(
+            script,
+            "export ARP_AGENT_BIN=/{AGENT} ARP_TEST_REGRESSIONS=/{REGRESSIONS} ARP_TEST_SLACK={}",
+            self.slack
+        );
         script.push_str("now() { read -r up _ </proc/uptime; echo \"${up%.*}${up#*.}\"; }\n");
         let filters: Vec<String> = self.filters.iter().map(|filter| quoted(filter)).collect();
         let filters = filters.join(" ");

@@ -64,12 +64,10 @@ pub(super) fn write(
         }
     }
 
-    // Where the tests look for them: where they were compiled.
     let regressions = workspace::root().join("tests/regressions");
     for script in fs::read_dir(&regressions).with_context(|| format!("cannot list {}", regressions.display()))? {
         let script = script.with_context(|| format!("cannot list {}", regressions.display()))?.path();
-        let to = script.to_str().with_context(|| format!("{} is not UTF-8", script.display()))?;
-        archive.file(to, 0o644, &read(&script)?)?;
+        archive.file(&format!("{}/{}", guest::REGRESSIONS, file_name(&script)?), 0o644, &read(&script)?)?;
     }
 
     let folder = kernel.module_folder();
