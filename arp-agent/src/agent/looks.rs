@@ -2,7 +2,6 @@
 
 use super::Agent;
 use crate::dataplane::choice::How;
-use crate::dataplane::tcx::A_TURN;
 use crate::event::{Event, NDO_XMIT};
 use crate::kernel::{Beside, Which, has_settings};
 use crate::writes::Unread;
@@ -106,8 +105,9 @@ impl Agent {
         };
         let routes = match events {
             Ok(mut events) => {
-                let turn = if self.tcx.has_new_link() { usize::MAX } else { A_TURN };
-                let interfaces = self.tcx.next(turn);
+                let turn = self.tcx.turn();
+                let is_rare = matches!(look, Look::All) && self.sysctl_hook.is_attached();
+                let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 events.extend(self.ask_for_tc(interfaces));
                 let routes = self.fold(events)?;
                 if std::mem::take(&mut self.lost_filters) {

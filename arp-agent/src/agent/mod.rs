@@ -6,6 +6,7 @@
 
 mod answers;
 mod looks;
+mod pulse;
 
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
@@ -20,8 +21,9 @@ use crate::kernel::{Batch, Lost, Notifications, Reader, Reread, Which};
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
 use arp_common::Tables as _;
+use pulse::{Beat, Pulse};
 use std::time::{Duration, Instant};
-use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::sleep_until;
 
 /// What an agent is started with.
 #[derive(Clone, Debug)]
@@ -125,8 +127,7 @@ impl Agent {
         mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut heartbeat = ticks(self.options.lease / 4);
-        let mut reread = ticks(self.options.reread_interval);
+        let mut pulse = Pulse::start(self.options.lease, self.options.reread_interval)?;
         let mut retry_at = Instant::now();
         tokio::pin!(stop);
         loop {
@@ -134,11 +135,11 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
-                _ = heartbeat.tick(), if self.in_step.is_ok() => self.renew_lease()?,
-                _ = reread.tick(), if self.in_step.is_ok() => {
-                    self.look()?;
+                beat = pulse.next(), if self.in_step.is_ok() => {
+                    if beat? == Beat::Look {
+                        self.look()?;
+                    }
                     self.renew_lease()?;
-                    heartbeat.reset();
                 }
                 () = sleep_until(tested_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && tested_again.is_some() => {
                     self.attach()?;
@@ -393,11 +394,4 @@ impl Agent {
 /// another route.
 fn replaces_a_route(event: &Event) -> bool {
     matches!(event, Event::Route(_, Placement::Replace))
-}
-
-fn ticks(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval_at((Instant::now() + period).into(), period);
-    // After a stall one tick is enough.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks
 }

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 
 /// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
-pub const A_TURN: usize = 8;
+const A_TURN: usize = 8;
+/// As many where a new link would have been seen: what is left is what attaches without one.
+const A_SHORT_TURN: usize = 2;
 
 /// Whose turn it is, and what was found last.
 #[derive(Debug, Default)]
@@ -44,13 +46,18 @@ impl Tcx {
         self.found.remove(&ifindex);
     }
 
-    /// Whether a BPF link has been made since this was asked last. Without CAP_SYS_ADMIN that cannot be known.
-    pub fn has_new_link(&mut self) -> bool {
+    /// How many interfaces to ask this time: all of them if a BPF link has been made since the last time.
+    pub fn turn(&mut self) -> usize {
         let before = self.newest_link;
         while let Some(next) = link_after(self.newest_link) {
             self.newest_link = next;
         }
-        self.newest_link != before
+        match self.newest_link {
+            // None was ever seen, though the agent makes some itself: it takes CAP_SYS_ADMIN.
+            0 => A_TURN,
+            newest if newest == before => A_SHORT_TURN,
+            _ => usize::MAX,
+        }
     }
 
     /// Of the interfaces that are attached to, those that were never asked. What is not attached to is forgotten.

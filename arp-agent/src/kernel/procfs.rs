@@ -82,15 +82,33 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
     }
 }
 
-/// Whether legacy arptables has a table in the calling thread's network namespace.
-pub(super) fn arptables_loaded() -> Result<bool> {
-    let path = "/proc/thread-self/net/arp_tables_names";
-    match fs::read(path) {
-        Ok(names) => Ok(!names.is_empty()),
-        // The module is not loaded.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("reading {path}")),
+/// The names of the tables of legacy arptables: a file that is there while the module is loaded. It is kept open from then on,
+/// because opening it costs several times what reading it does.
+#[derive(Default)]
+pub(super) struct ArpTables {
+    names: Option<File>,
+}
+
+impl ArpTables {
+    /// Whether there is a table, in the network namespace of the thread that asked first.
+    pub(super) fn any(&mut self) -> Result<bool> {
+        // The file of a module that was unloaded cannot be read any more; there may be another one by now.
+        if let Some(any) = self.names.as_ref().and_then(|names| is_not_empty(names).ok()) {
+            return Ok(any);
+        }
+        self.names = None;
+        let path = "/proc/thread-self/net/arp_tables_names";
+        match File::open(path) {
+            Ok(names) => is_not_empty(self.names.insert(names)).with_context(|| format!("reading {path}")),
+            // The module is not loaded.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("opening {path}")),
+        }
     }
+}
+
+fn is_not_empty(file: &File) -> io::Result<bool> {
+    Ok(file.read_at(&mut [0], 0)? != 0)
 }
 
 fn number(file: &File) -> Result<i32> {

@@ -16,7 +16,7 @@ use super::{
     hooks::{self, Bound},
     link, neighbour,
     netfilter::{self, ArpChains},
-    procfs::{self, AllSettings},
+    procfs::{self, AllSettings, ArpTables},
     route,
     socket::{Asker, errno},
     wire::{self, Message, Request},
@@ -34,6 +34,7 @@ pub struct Reader {
     /// the kernel look for the module.
     no_nftables: bool,
     all_settings: AllSettings,
+    arptables: ArpTables,
     /// `None` before Linux 6.3.
     features: Option<Features>,
     /// Interfaces with a filter of ours: their queueing discipline alone says nothing about others.
@@ -69,6 +70,7 @@ impl Reader {
             netfilter,
             no_nftables: false,
             all_settings: AllSettings::open()?,
+            arptables: ArpTables::default(),
             features: Features::new()?,
             filtered: BTreeSet::new(),
             last: Last::default(),
@@ -274,7 +276,7 @@ impl Reader {
         let proxies = self.proxies()?;
         let mut events = Vec::new();
         // An ARP chain of nftables is notified.
-        if self.last.arp_netfilter == Some(false) && procfs::arptables_loaded()? {
+        if self.last.arp_netfilter == Some(false) && self.arptables.any()? {
             self.last.arp_netfilter = Some(true);
             events.push(Event::ArpNetfilter(true));
         }
@@ -295,7 +297,7 @@ impl Reader {
     }
 
     fn arp_netfilter(&mut self) -> Result<ArpChains> {
-        let arptables = procfs::arptables_loaded()?;
+        let arptables = self.arptables.any()?;
         let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
         if arptables || !netfilter::any_bound(&chains) {
             return Ok(ArpChains { foreign: arptables, held_back: Vec::new() });
