@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arp_agent::kernel::{Notifications, Reader, Which};
+use arp_agent::event::Which;
+use arp_agent::kernel::{Notifications, Reader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 

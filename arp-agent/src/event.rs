@@ -2,6 +2,7 @@
 //! Addresses are in wire order; a missing attribute is `None`, never a guess.
 
 use arp_common::Reason;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// NETDEV_XDP_ACT_NDO_XMIT: the device takes frames that are redirected to it. On a veth: while the other end has GRO or
@@ -233,4 +234,27 @@ pub struct NeighbourEntry {
     pub state: u16,
     /// Its link-layer address, if it has one of 6 bytes.
     pub lladdr: Option<[u8; 6]>,
+}
+
+/// The interfaces that something must be read, or computed, again of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Which {
+    /// None.
+    #[default]
+    None,
+    /// These, by index.
+    These(BTreeSet<u32>),
+    /// All there are.
+    All,
+}
+
+impl Which {
+    /// This one as well.
+    pub fn add(&mut self, ifindex: u32) {
+        match self {
+            Which::None => *self = Which::These(BTreeSet::from([ifindex])),
+            Which::These(these) => drop(these.insert(ifindex)),
+            Which::All => {}
+        }
+    }
 }

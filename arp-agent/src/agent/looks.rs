@@ -2,8 +2,8 @@
 
 use super::Agent;
 use crate::dataplane::choice::How;
-use crate::event::{Event, NDO_XMIT};
-use crate::kernel::{Beside, Which, has_settings};
+use crate::event::{Event, NDO_XMIT, Which};
+use crate::kernel::{Beside, has_settings};
 use crate::writes::Unread;
 use arp_common::Tables as _;
 use std::time::{Duration, Instant};

@@ -10,10 +10,9 @@
 //!
 //! Everything here is about the network namespace of the thread that called the constructor.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::event::Event;
+use crate::event::{Event, Which};
 
 #[cfg(test)]
 mod captured;
@@ -57,29 +56,6 @@ impl Batch {
     /// There was nothing.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.reread == Reread::default()
-    }
-}
-
-/// The interfaces that something must be read again of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Which {
-    /// None.
-    #[default]
-    None,
-    /// These, by index.
-    These(BTreeSet<u32>),
-    /// All there are.
-    All,
-}
-
-impl Which {
-    /// This one as well.
-    pub fn add(&mut self, ifindex: u32) {
-        match self {
-            Which::None => *self = Which::These(BTreeSet::from([ifindex])),
-            Which::These(these) => drop(these.insert(ifindex)),
-            Which::All => {}
-        }
     }
 }
 

@@ -17,13 +17,13 @@ use nix::{
 };
 
 use super::{
-    Batch, Lost, Which,
+    Batch, Lost,
     features::{self, Features},
     hooks, link, neighbour, route,
     socket::RECEIVE_LEN,
     wire::{self, Message},
 };
-use crate::event::Event;
+use crate::event::{Event, Which};
 
 /// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF, NEXTHOP.
 const GROUPS: [u32; 8] = [1, 3, 4, 5, 7, 8, 24, 32];

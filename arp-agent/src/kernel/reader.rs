@@ -11,7 +11,6 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
-    Which,
     features::Features,
     hooks::{self, Bound},
     link, neighbour,
@@ -21,7 +20,7 @@ use super::{
     socket::{Asker, errno},
     wire::{self, Message, Request},
 };
-use crate::event::{Event, Link, Placement, Route, Settings};
+use crate::event::{Event, Link, Placement, Route, Settings, Which};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 

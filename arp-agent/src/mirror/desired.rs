@@ -1,8 +1,8 @@
 //! What the maps must hold for a snapshot. Where the snapshot does not say for certain what the kernel would do, the
 //! answer is a reason to pass, or an opaque leaf.
 
-use super::Small;
 use super::snapshot::{IFF_UP, Snapshot};
+use super::{Small, about};
 use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
 use arp_common::Reason;
 use arp_common::fib::Entry;
@@ -21,14 +21,14 @@ const NUD_VALID: u16 = NUD_FIXED | 0x02 | 0x10 | 0x04 | 0x08;
 
 /// Kinds that may carry tunnel metadata: their replies would take another way.
 const TUNNELS: [&str; 8] = ["vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "gtp"];
-/// Kinds whose IFLA_LINK is their other end, not a device below them.
-const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
 
 /// Which slot stands for which interface that routes leave by.
 #[derive(Debug, Default)]
 pub struct Slots {
     of: BTreeMap<u32, u16>,
     free: BTreeSet<u16>,
+    /// Whose were taken last.
+    news: Vec<u32>,
 }
 
 impl Slots {
@@ -42,12 +42,23 @@ impl Slots {
             None => u16::try_from(self.of.len()).ok().filter(|&slot| u32::from(slot) < MAX_OIFS)?,
         };
         self.of.insert(ifindex, slot);
+        self.news.push(ifindex);
         Some(slot)
     }
 
-    /// How many are taken.
-    pub fn taken(&self) -> usize {
-        self.of.len()
+    /// The interfaces that have taken one since this was asked last.
+    pub fn news(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// The interfaces that have one.
+    pub fn interfaces(&self) -> impl Iterator<Item = u32> {
+        self.of.keys().copied()
+    }
+
+    /// The interface's.
+    pub fn of(&self, ifindex: u32) -> Option<u16> {
+        self.of.get(&ifindex).copied()
     }
 
     /// Frees the slots of interfaces that are gone; every leaf must be computed anew afterwards.
@@ -63,21 +74,32 @@ impl Slots {
     }
 }
 
-/// Everything but neighbours and leaves.
-pub fn small(snapshot: &Snapshot, attached: &BTreeSet<u32>, slots: &Slots) -> Small {
-    let links = attached.iter().filter_map(|ifindex| snapshot.links.get(ifindex));
-    let stacked = lower_devices(snapshot);
+/// Everything but neighbours and leaves, as far as it is about these interfaces; 0 stands for what is about any.
+pub fn small(
+    snapshot: &Snapshot,
+    attached: &BTreeSet<u32>,
+    slots: &Slots,
+    interfaces: impl IntoIterator<Item = u32>,
+) -> Small {
     let custom_rules = !are_default(&snapshot.rules);
-    let ifaces: BTreeMap<u32, Iface> =
-        links.map(|link| (link.ifindex, iface(snapshot, link, &stacked, custom_rules))).collect();
-    let own_addresses = ifaces
-        .iter()
-        .filter(|(_, iface)| iface.has(Iface::LOCAL_OWN))
-        .flat_map(|(&ifindex, _)| own_addresses(snapshot, ifindex))
-        .collect();
-    let proxies = snapshot.proxies.iter().filter(|key| key.ifindex == 0 || ifaces.contains_key(&key.ifindex));
-    let oifs = slots.of.iter().map(|(&ifindex, &slot)| (slot, oif(snapshot, ifindex)));
-    Small { proxies: proxies.copied().collect(), own_addresses, oifs: oifs.collect(), ifaces }
+    let mut small = Small::default();
+    for ifindex in interfaces {
+        let link = snapshot.links.get(&ifindex).filter(|_| attached.contains(&ifindex));
+        if let Some(link) = link {
+            let iface = iface(snapshot, link, custom_rules);
+            if iface.has(Iface::LOCAL_OWN) {
+                small.own_addresses.extend(own_addresses(snapshot, ifindex));
+            }
+            small.ifaces.insert(ifindex, iface);
+        }
+        if link.is_some() || ifindex == 0 {
+            small.proxies.extend(snapshot.proxies.range(about(ifindex)));
+        }
+        if let Some(slot) = slots.of(ifindex) {
+            small.oifs.insert(slot, oif(snapshot, ifindex));
+        }
+    }
+    small
 }
 
 /// The three rules that every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
@@ -87,17 +109,8 @@ fn are_default(rules: &[Rule]) -> bool {
         && defaults.iter().all(|&(priority, table)| rules.contains(&Rule { priority, plain_lookup: Some(table) }))
 }
 
-/// Devices that another device of this namespace is stacked on.
-fn lower_devices(snapshot: &Snapshot) -> BTreeSet<u32> {
-    let stacked = snapshot
-        .links
-        .values()
-        .filter(|link| link.link_netnsid.is_none() && !link.kind.as_deref().is_some_and(|kind| PAIRS.contains(&kind)));
-    stacked.filter_map(|link| link.link.filter(|&below| below != link.ifindex)).collect()
-}
-
-fn iface(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules: bool) -> Iface {
-    let reason = blocked(snapshot, link, stacked, custom_rules);
+fn iface(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Iface {
+    let reason = blocked(snapshot, link, custom_rules);
     let (Some(own), Some(all)) = (link.settings, snapshot.all) else {
         return Iface { blocked: Reason::INTERFACE_UNREAD.raw(), ..Iface::default() };
     };
@@ -134,19 +147,18 @@ fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
 
 /// Whether there are static proxy entries for this interface; for 0, for any.
 fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
-    let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
-    snapshot.proxies.range(range).next().is_some()
+    snapshot.proxies.range(about(ifindex)).next().is_some()
 }
 
 /// Why nothing on the interface may be answered, if so.
-fn blocked(snapshot: &Snapshot, link: &Link, stacked: &BTreeSet<u32>, custom_rules: bool) -> Option<Reason> {
+fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reason> {
     let kind = link.kind.as_deref();
     let reasons = [
         (Reason::INTERFACE_NOT_ETHERNET, link.hardware_type != ARPHRD_ETHER || link.mac.is_none()),
         (Reason::INTERFACE_DOWN, link.flags & IFF_UP == 0),
         (Reason::INTERFACE_NOARP, link.flags & IFF_NOARP != 0),
         (Reason::INTERFACE_HAS_MASTER, link.master.is_some()),
-        (Reason::INTERFACE_HAS_UPPER, stacked.contains(&link.ifindex)),
+        (Reason::INTERFACE_HAS_UPPER, snapshot.is_below(link.ifindex)),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
         (Reason::ARP_NETFILTER, snapshot.arp_netfilter || may_be_held_back(snapshot, link)),

@@ -6,13 +6,13 @@
 pub mod desired;
 pub mod snapshot;
 
-use crate::event::{Event, Prefix, Route};
+use crate::event::{Event, Prefix, Route, Which};
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use desired::Slots;
 use snapshot::{Snapshot, Touched};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 /// One step for the maps. A batch of them is atomic to every frame: the dataplane brackets it by the sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,42 +121,58 @@ impl Mirror {
         self.changes(attached, touched)
     }
 
-    fn changes(&mut self, attached: &BTreeSet<u32>, touched: Touched) -> Vec<Change> {
-        let small_changed = touched.small || touched.everything || *attached != self.attached;
+    fn changes(&mut self, attached: &BTreeSet<u32>, mut touched: Touched) -> Vec<Change> {
+        let came_or_went: Vec<u32> = attached.symmetric_difference(&self.attached).copied().collect();
+        if !came_or_went.is_empty() {
+            self.attached.clone_from(attached);
+        }
         let mut changes = Vec::new();
-        self.neighbour_changes(attached, &touched, &mut changes);
-        self.attached.clone_from(attached);
+        self.neighbour_changes(&came_or_went, &touched, &mut changes);
 
         let mut fib_changes = Vec::new();
-        let slots_before = self.slots.taken();
-        let every_leaf = touched.everything || touched.all_routes;
-        if every_leaf {
+        if touched.everything || touched.all_routes {
             // Only when every leaf is computed anew: one that still names a slot must not see it given away.
             self.slots.forget_missing(&self.snapshot);
+            touched.interfaces = Which::All;
         }
         self.fib_changes(&touched, &mut fib_changes);
         // After the leaves: they may have taken new slots.
-        if small_changed || every_leaf || self.slots.taken() != slots_before {
-            let wanted = desired::small(&self.snapshot, &self.attached, &self.slots);
-            small_changes(&self.small, &wanted, &mut changes);
-            self.small = wanted;
+        for ifindex in came_or_went.into_iter().chain(self.slots.news()) {
+            touched.interfaces.add(ifindex);
         }
+        self.interface_changes(touched.interfaces, &mut changes);
         changes.append(&mut fib_changes);
         changes
     }
 
-    fn neighbour_changes(&mut self, attached: &BTreeSet<u32>, touched: &Touched, changes: &mut Vec<Change>) {
-        let wanted_for = |key: &IfaceAddr, snapshot: &Snapshot| {
-            attached.contains(&key.ifindex).then(|| desired::neighbour(snapshot, key)).flatten()
+    fn interface_changes(&mut self, which: Which, changes: &mut Vec<Change>) {
+        let (current, interfaces) = match which {
+            Which::None => return,
+            Which::These(these) => (self.small.split_off(&these, &self.slots), these),
+            Which::All => {
+                let all = self.attached.iter().copied().chain(self.slots.interfaces()).chain([0]);
+                (std::mem::take(&mut self.small), all.collect())
+            }
         };
-        let keys: Vec<IfaceAddr> = if touched.everything || *attached != self.attached {
-            let known = self.snapshot.neighbours.keys().chain(self.neighbours.keys());
-            known.copied().collect::<BTreeSet<_>>().into_iter().collect()
+        let wanted = desired::small(&self.snapshot, &self.attached, &self.slots, interfaces);
+        small_changes(&current, &wanted, changes);
+        self.small.append(wanted);
+    }
+
+    fn neighbour_changes(&mut self, came_or_went: &[u32], touched: &Touched, changes: &mut Vec<Change>) {
+        let known = self.snapshot.neighbours.keys().chain(self.neighbours.keys());
+        let keys: BTreeSet<IfaceAddr> = if touched.everything {
+            known.copied().collect()
         } else {
-            touched.neighbours.iter().copied().collect()
+            let of = |&ifindex: &u32| {
+                let entries = self.snapshot.neighbours.range(about(ifindex)).map(|(&key, _)| key);
+                entries.chain(self.neighbours.range(about(ifindex)).map(|(&key, _)| key))
+            };
+            touched.neighbours.iter().copied().chain(came_or_went.iter().flat_map(of)).collect()
         };
         for key in keys {
-            let wanted = wanted_for(&key, &self.snapshot);
+            let is_attached = self.attached.contains(&key.ifindex);
+            let wanted = is_attached.then(|| desired::neighbour(&self.snapshot, &key)).flatten();
             if self.neighbours.get(&key).copied() == wanted {
                 continue;
             }
@@ -203,6 +219,36 @@ impl Mirror {
         }
         (Entry::NONE, 0)
     }
+}
+
+impl Small {
+    /// What is about these interfaces; it is no longer in here then.
+    fn split_off(&mut self, interfaces: &BTreeSet<u32>, slots: &Slots) -> Small {
+        let mut split = Small::default();
+        for &ifindex in interfaces {
+            split.ifaces.extend(self.ifaces.remove_entry(&ifindex));
+            for (from, to) in
+                [(&mut self.proxies, &mut split.proxies), (&mut self.own_addresses, &mut split.own_addresses)]
+            {
+                to.extend(from.extract_if(about(ifindex), |_| true));
+            }
+            split.oifs.extend(slots.of(ifindex).and_then(|slot| self.oifs.remove_entry(&slot)));
+        }
+        split
+    }
+
+    /// Adds what is about other interfaces.
+    fn append(&mut self, mut other: Small) {
+        self.ifaces.append(&mut other.ifaces);
+        self.proxies.append(&mut other.proxies);
+        self.own_addresses.append(&mut other.own_addresses);
+        self.oifs.append(&mut other.oifs);
+    }
+}
+
+/// Everything that a key of an interface can be.
+fn about(ifindex: u32) -> RangeInclusive<IfaceAddr> {
+    IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] }
 }
 
 /// Ends before begins: what is taken away comes first.
@@ -267,5 +313,7 @@ fn inside<V>(map: &BTreeMap<Prefix, V>, prefix: Prefix) -> impl Iterator<Item = 
     map.range((Bound::Included(prefix), Bound::Included(last))).map(|(&inner, _)| inner)
 }
 
+#[cfg(test)]
+mod incremental;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,7 +1,7 @@
 //! What the kernel said, folded: the state that it would describe now.
 
-use super::inside;
-use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings};
+use super::{about, inside};
+use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings, Which};
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -17,6 +17,9 @@ pub const TABLE_DEFAULT: u32 = 253;
 /// IFF_UP.
 pub const IFF_UP: u32 = 1;
 
+/// Kinds whose IFLA_LINK is their other end, not a device below them.
+const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
+
 // What the kernel removes without a message (routes by an interface that goes down, is deleted, or loses its last
 // address; what hangs on a nexthop object) is not imitated here: it has exceptions that change from version to version.
 // The agent withdraws the lease and dumps the routes again.
@@ -26,8 +29,8 @@ pub const IFF_UP: u32 = 1;
 pub struct Touched {
     /// All of it.
     pub everything: bool,
-    /// Interfaces, proxies, own addresses, slots.
-    pub small: bool,
+    /// What is kept for each interface: its entry, proxies, own addresses, slot.
+    pub interfaces: Which,
     /// Neighbour entries.
     pub neighbours: BTreeSet<IfaceAddr>,
     /// Prefixes in which a route or an address changed.
@@ -78,11 +81,13 @@ pub struct Snapshot {
     /// All of `held_back`: a route to one of them decides whether its interface answers.
     held_back_prefixes: HashSet<Prefix>,
     /// How often each address is configured.
-    own: HashMap<u32, u32>,
+    own: HashMap<u32, usize>,
     /// How many routes are multipath or have a nexthop object.
     complex: usize,
     /// How many of the others leave by each interface.
     by_oif: HashMap<u32, usize>,
+    /// How many devices of this namespace are stacked on each interface.
+    stacked: HashMap<u32, usize>,
 }
 
 /// A routing table.
@@ -103,7 +108,7 @@ impl Snapshot {
                 touched.address(&address);
                 let local = u32::from(address.local);
                 if self.addresses.insert(address) {
-                    *self.own.entry(local).or_default() += 1;
+                    count(&mut self.own, local, 1);
                 }
             }
             Event::AddressGone(address) => {
@@ -111,10 +116,7 @@ impl Snapshot {
             }
             Event::Route(route, placement) => self.route(route, placement, touched),
             Event::RouteGone(route) => self.route_gone(&route, touched),
-            Event::Rules(rules) => {
-                touched.small = true;
-                self.rules = rules;
-            }
+            Event::Rules(rules) => touched.set(&mut self.rules, rules),
             Event::Neighbour(entry) => {
                 let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };
                 touched.neighbours.insert(key);
@@ -126,61 +128,39 @@ impl Snapshot {
                 self.neighbours.remove(&key);
             }
             Event::Proxies(entries) => {
-                touched.small = true;
-                self.proxies =
-                    entries.into_iter().map(|(ifindex, addr)| IfaceAddr { ifindex, addr: addr.octets() }).collect();
+                let key = |(ifindex, addr): (u32, Ipv4Addr)| IfaceAddr { ifindex, addr: addr.octets() };
+                touched.set(&mut self.proxies, entries.into_iter().map(key).collect());
             }
-            Event::ProxyDelays(delays) => {
-                touched.small = true;
-                self.proxy_delays = delays.into_iter().collect();
-            }
+            Event::ProxyDelays(delays) => touched.set(&mut self.proxy_delays, delays.into_iter().collect()),
             Event::ProxyDelay(ifindex, delay) => {
-                touched.small = true;
-                match delay {
-                    Some(delay) => self.proxy_delays.insert(ifindex, delay),
-                    None => self.proxy_delays.remove(&ifindex),
-                };
+                touched.interfaces.add(ifindex);
+                put(&mut self.proxy_delays, ifindex, delay);
             }
-            Event::AllSettings(settings) => {
-                touched.small = true;
-                self.all = Some(settings);
-            }
-            Event::ArpNetfilter(present) => {
-                touched.small = true;
-                self.arp_netfilter = present;
-            }
+            Event::AllSettings(settings) => touched.set(&mut self.all, Some(settings)),
+            Event::ArpNetfilter(present) => touched.set(&mut self.arp_netfilter, present),
             Event::HeldBack(replies) => {
-                touched.small = true;
                 self.held_back_prefixes = replies.iter().map(|(_, addr)| Prefix::new(addr.octets(), 32)).collect();
-                self.held_back.clear();
+                let mut held_back: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();
                 for (interface, addr) in replies {
-                    self.held_back.entry(interface).or_default().insert(addr);
+                    held_back.entry(interface).or_default().insert(addr);
                 }
+                touched.set(&mut self.held_back, held_back);
             }
-            Event::IngressHooks(ifindexes) => {
-                touched.small = true;
-                self.ingress_hooks = ifindexes.into_iter().collect();
-            }
+            Event::IngressHooks(ifindexes) => touched.set(&mut self.ingress_hooks, ifindexes.into_iter().collect()),
             Event::XdpFeatures { ifindex, features } => {
-                touched.small = true;
-                match features {
-                    Some(features) => self.xdp_features.insert(ifindex, features),
-                    None => self.xdp_features.remove(&ifindex),
-                };
+                touched.interfaces.add(ifindex);
+                put(&mut self.xdp_features, ifindex, features);
             }
             Event::Held { ifindex, reason } => {
-                touched.small = true;
-                match reason {
-                    Some(reason) => self.held.insert(ifindex, reason),
-                    None => self.held.remove(&ifindex),
-                };
+                touched.interfaces.add(ifindex);
+                put(&mut self.held, ifindex, reason);
             }
             Event::FiltersTouched(ifindex) => {
-                touched.small = true;
+                touched.interfaces.add(ifindex);
                 self.tcx.insert(ifindex);
             }
             Event::Tcx { ifindex, present } => {
-                touched.small = true;
+                touched.interfaces.add(ifindex);
                 if present {
                     self.tcx.insert(ifindex)
                 } else {
@@ -210,6 +190,11 @@ impl Snapshot {
             }
         }
         affected
+    }
+
+    /// Whether another device of this namespace is stacked on the interface.
+    pub fn is_below(&self, ifindex: u32) -> bool {
+        self.stacked.contains_key(&ifindex)
     }
 
     /// Whether some interface has the address.
@@ -247,13 +232,31 @@ impl Snapshot {
         if known == Some(&link) {
             return;
         }
-        touched.small = true;
-        self.links.insert(link.ifindex, link);
+        let below = below(&link);
+        touched.interfaces.add(link.ifindex);
+        let before = self.links.insert(link.ifindex, link);
+        self.restack(before.as_ref().and_then(self::below), below, touched);
+    }
+
+    /// A device that was stacked on one interface is now on the other.
+    fn restack(&mut self, before: Option<u32>, now: Option<u32>, touched: &mut Touched) {
+        if before == now {
+            return;
+        }
+        if let Some(before) = before {
+            count(&mut self.stacked, before, -1);
+            touched.interfaces.add(before);
+        }
+        if let Some(now) = now {
+            count(&mut self.stacked, now, 1);
+            touched.interfaces.add(now);
+        }
     }
 
     fn link_gone(&mut self, ifindex: u32, touched: &mut Touched) {
-        touched.small = true;
-        self.links.remove(&ifindex);
+        touched.interfaces.add(ifindex);
+        let before = self.links.remove(&ifindex);
+        self.restack(before.as_ref().and_then(below), None, touched);
         self.tcx.remove(&ifindex);
         self.held.remove(&ifindex);
         self.xdp_features.remove(&ifindex);
@@ -262,8 +265,7 @@ impl Snapshot {
         for address in addresses.cloned().collect::<Vec<_>>() {
             self.address_gone(&address, touched);
         }
-        let range = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
-        let gone: Vec<IfaceAddr> = self.neighbours.range(range).map(|(&key, _)| key).collect();
+        let gone: Vec<IfaceAddr> = self.neighbours.range(about(ifindex)).map(|(&key, _)| key).collect();
         for key in gone {
             self.neighbours.remove(&key);
             touched.neighbours.insert(key);
@@ -276,16 +278,18 @@ impl Snapshot {
             return;
         }
         let local = u32::from(address.local);
-        if let Some(count) = self.own.get_mut(&local) {
-            *count -= 1;
-            if *count == 0 {
-                self.own.remove(&local);
-            }
+        count(&mut self.own, local, -1);
+    }
+
+    /// Whether a reply is held back may change with the route to its address.
+    fn may_hold_back(&self, prefix: Prefix, touched: &mut Touched) {
+        if self.held_back_prefixes.contains(&prefix) {
+            touched.interfaces = Which::All;
         }
     }
 
     fn route(&mut self, route: Route, placement: Placement, touched: &mut Touched) {
-        touched.small |= self.held_back_prefixes.contains(&route.prefix);
+        self.may_hold_back(route.prefix, touched);
         let Some(table) = self.table_mut(route.table) else { return };
         touched.route(&route);
         match table.insert(route.clone(), placement) {
@@ -299,7 +303,7 @@ impl Snapshot {
     }
 
     fn route_gone(&mut self, route: &Route, touched: &mut Touched) {
-        touched.small |= self.held_back_prefixes.contains(&route.prefix);
+        self.may_hold_back(route.prefix, touched);
         let Some(table) = self.table_mut(route.table) else { return };
         if table.remove(route) {
             touched.route(route);
@@ -314,11 +318,7 @@ impl Snapshot {
         if route.multipath || route.nexthop.is_some() {
             self.complex = self.complex.saturating_add_signed(by);
         } else if let Some(oif) = route.oif {
-            let count = self.by_oif.entry(oif).or_default();
-            *count = count.saturating_add_signed(by);
-            if *count == 0 {
-                self.by_oif.remove(&oif);
-            }
+            count(&mut self.by_oif, oif, by);
         }
     }
 
@@ -341,9 +341,39 @@ impl Touched {
     }
 
     fn address(&mut self, address: &Address) {
-        self.small = true;
+        self.interfaces.add(address.ifindex);
         self.prefixes.insert(host_prefix(address));
     }
+
+    /// Sets what every interface depends on; they are touched if it is news.
+    fn set<T: PartialEq>(&mut self, known: &mut T, now: T) {
+        if *known != now {
+            *known = now;
+            self.interfaces = Which::All;
+        }
+    }
+}
+
+/// The device of this namespace that another is stacked on.
+fn below(link: &Link) -> Option<u32> {
+    let is_pair = link.kind.as_deref().is_some_and(|kind| PAIRS.contains(&kind));
+    link.link.filter(|&below| below != link.ifindex && link.link_netnsid.is_none() && !is_pair)
+}
+
+/// One more of a key, or one less; none is no entry.
+fn count(counts: &mut HashMap<u32, usize>, key: u32, by: isize) {
+    let count = counts.entry(key).or_default();
+    *count = count.saturating_add_signed(by);
+    if *count == 0 {
+        counts.remove(&key);
+    }
+}
+
+fn put<T>(known: &mut BTreeMap<u32, T>, ifindex: u32, now: Option<T>) {
+    match now {
+        Some(now) => known.insert(ifindex, now),
+        None => known.remove(&ifindex),
+    };
 }
 
 fn host_prefix(address: &Address) -> Prefix {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, Placement, Prefix, Route, RouteKind, Settings},
-    kernel::{Reader, Which, namespace_names},
+    event::{Event, Placement, Prefix, Route, RouteKind, Settings, Which},
+    kernel::{Reader, namespace_names},
 };
 use nix::sched::{CloneFlags, unshare};
 

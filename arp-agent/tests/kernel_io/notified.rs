@@ -7,8 +7,8 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, Placement, Route},
-    kernel::{Batch, Notifications, Reader, Reread, Which},
+    event::{Event, Placement, Route, Which},
+    kernel::{Batch, Notifications, Reader, Reread},
 };
 
 use tokio::runtime::{Builder, Runtime};

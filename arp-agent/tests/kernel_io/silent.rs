@@ -6,8 +6,8 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, Settings},
-    kernel::{Reader, Which},
+    event::{Event, Settings, Which},
+    kernel::Reader,
 };
 
 use crate::{in_namespace, index, ip_batch, link, run, write_sysctl};
