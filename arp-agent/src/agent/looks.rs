@@ -6,6 +6,7 @@ use crate::event::{Event, NDO_XMIT, Which};
 use crate::kernel::{Beside, has_settings};
 use crate::writes::Unread;
 use arp_common::Tables as _;
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 /// Where writes of settings are hooked, all is looked at so rarely that it takes at most this part of the time, and at
@@ -110,8 +111,9 @@ impl Agent {
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 events.extend(self.ask_for_tc(interfaces));
                 let routes = self.fold(events)?;
-                if std::mem::take(&mut self.lost_filters) {
-                    self.attach()?;
+                let lost = std::mem::take(&mut self.lost_filters);
+                if !lost.is_empty() {
+                    self.attach(lost)?;
                 }
                 routes
             }
@@ -123,9 +125,9 @@ impl Agent {
         if routes { self.reread_routes() } else { Ok(()) }
     }
 
-    /// What is news of foreign tc programs on interfaces that are new, or were forgotten.
-    pub(super) fn tcx_news(&mut self) -> Vec<Event> {
-        let interfaces = self.tcx.new_among(&self.attachments.attached());
+    /// What is news of foreign tc programs on those of the interfaces that are new, or were forgotten.
+    pub(super) fn tcx_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
+        let interfaces = self.tcx.new_among(interfaces, self.attachments.attached());
         self.ask_for_tc(interfaces)
     }
 
@@ -153,17 +155,17 @@ impl Agent {
             log::warn!("interface {ifindex}: somebody removed the filter of this agent");
             self.attachments.forget(&mut self.bpf, ifindex);
             self.tcx.forget_one(ifindex);
-            self.lost_filters = true;
+            self.lost_filters.insert(ifindex);
         }
         news
     }
 
-    /// What is news of the interfaces' ways out: which must not answer by the hook that they have.
-    pub(super) fn proof_news(&mut self) -> Vec<Event> {
+    /// What is news of these interfaces' ways out: which must not answer by the hook that they have.
+    pub(super) fn proof_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
         let snapshot = self.mirror.snapshot();
         let mut news = Vec::new();
         self.proofs.begin();
-        for ifindex in self.attachments.attached() {
+        for &ifindex in interfaces.intersection(self.attachments.attached()) {
             let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
                 continue;
             };

@@ -22,6 +22,7 @@ use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
 use arp_common::Tables as _;
 use pulse::{Beat, Pulse};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
@@ -62,8 +63,8 @@ pub struct Agent {
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
-    /// Somebody removed a filter of ours: the interface is to be attached to again.
-    lost_filters: bool,
+    /// Interfaces from which somebody removed a filter of ours: to be attached to again.
+    lost_filters: BTreeSet<u32>,
     in_step: Result<(), String>,
     lease_until: u64,
     /// When what changes silently was looked for last, and when all of it will be.
@@ -101,7 +102,7 @@ impl Agent {
             attachments,
             tcx: Tcx::default(),
             proofs: Proofs::new()?,
-            lost_filters: false,
+            lost_filters: BTreeSet::new(),
             in_step: Err("starting".into()),
             lease_until: 0,
             looked_at: Instant::now(),
@@ -142,7 +143,7 @@ impl Agent {
                     self.renew_lease()?;
                 }
                 () = sleep_until(tested_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && tested_again.is_some() => {
-                    self.attach()?;
+                    self.attach(self.proofs.failing().clone())?;
                     self.renew_lease()?;
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
@@ -215,16 +216,18 @@ impl Agent {
         if reread.any() {
             self.withdraw();
         }
-        let touched = events.iter().any(|event| matches!(event, Event::FiltersTouched(_)));
+        let filters = events.iter().filter_map(|event| match event {
+            Event::FiltersTouched(ifindex) => Some(*ifindex),
+            _ => None,
+        });
+        let touched: BTreeSet<u32> = filters.collect();
         let mut routes = self.fold(events)?;
         match self.read_again(&reread) {
             Ok(events) => routes |= self.fold(events)?,
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
-        if touched {
-            let news = self.tcx_news();
-            routes |= self.fold(news)?;
-        }
+        let news = self.tcx_news(&touched);
+        routes |= self.fold(news)?;
         if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
     }
 
@@ -262,18 +265,21 @@ impl Agent {
         if events.is_empty() {
             return Ok(false);
         }
-        let (mut links_changed, mut carrier_changed, mut features_changed) = (false, false, false);
+        let (mut links, mut features) = (BTreeSet::new(), BTreeSet::new());
+        let mut carrier_changed = false;
         for event in &events {
             match event {
                 Event::Link(link) => {
                     let known = self.mirror.snapshot().links.get(&link.ifindex);
-                    links_changed |= known != Some(link);
+                    if known != Some(link) {
+                        links.insert(link.ifindex);
+                    }
                     // What was known of its way out is no longer: it is tested again first.
                     carrier_changed |= known.is_some_and(|known| known.carrier_changes != link.carrier_changes);
                 }
-                Event::XdpFeatures { .. } => features_changed = true,
+                Event::XdpFeatures { ifindex, .. } => drop(features.insert(*ifindex)),
                 Event::LinkGone(ifindex) => {
-                    links_changed = true;
+                    links.insert(*ifindex);
                     self.attachments.forget(&mut self.bpf, *ifindex);
                     self.tcx.forget_one(*ifindex);
                     self.proofs.forget(*ifindex);
@@ -284,15 +290,18 @@ impl Agent {
                 _ => {}
             }
         }
-        let step = self.mirror.apply(&self.attachments.attached(), events);
+        let step = self.mirror.apply(self.attachments.attached(), events);
         // A link that loses its carrier may take nexthop objects and their routes with it.
-        let routes = step.routes_in_doubt || (links_changed && self.mirror.snapshot().has_complex_routes());
-        if routes || carrier_changed || features_changed {
+        let routes = step.routes_in_doubt || (!links.is_empty() && self.mirror.snapshot().has_complex_routes());
+        if routes || carrier_changed || !features.is_empty() {
             self.withdraw();
         }
         self.apply(&step.changes)?;
-        if links_changed || features_changed {
-            self.attach()?;
+        links.append(&mut features);
+        if !links.is_empty() {
+            // Those that refused are asked again: whoever held them may have gone.
+            links.extend(self.attachments.refused());
+            self.attach(links)?;
         }
         Ok(routes)
     }
@@ -308,7 +317,7 @@ impl Agent {
                     return Ok(());
                 }
             };
-            let changes = self.mirror.replace_routes(&self.attachments.attached(), routes);
+            let changes = self.mirror.replace_routes(self.attachments.attached(), routes);
             self.apply(&changes)?;
             let Batch { events, reread } = match self.notifications.drain() {
                 Ok(batch) => batch,
@@ -329,15 +338,17 @@ impl Agent {
         Ok(())
     }
 
-    /// Attaches to what has come, lets go of what has gone.
-    fn attach(&mut self) -> anyhow::Result<()> {
-        self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links);
-        self.reader.set_filtered(self.attachments.filtered());
+    /// Of these interfaces, attaches to what has come, lets go of what has gone.
+    fn attach(&mut self, interfaces: BTreeSet<u32>) -> anyhow::Result<()> {
+        self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links, &interfaces);
+        for &ifindex in &interfaces {
+            self.reader.set_filtered(ifindex, self.attachments.is_filtered(ifindex));
+        }
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
-        let mut news = self.tcx_news();
+        let mut news = self.tcx_news(&interfaces);
         // Likewise its way out is tested.
-        news.extend(self.proof_news());
-        let step = self.mirror.apply(&self.attachments.attached(), news);
+        news.extend(self.proof_news(&interfaces));
+        let step = self.mirror.apply(self.attachments.attached(), news);
         self.apply(&step.changes)
     }
 
@@ -371,9 +382,10 @@ impl Agent {
         };
         self.resyncs += 1;
         self.tcx.forget();
-        let changes = self.mirror.resync(&self.attachments.attached(), dump);
+        let changes = self.mirror.resync(self.attachments.attached(), dump);
         self.apply(&changes)?;
-        self.attach()?;
+        let known = self.attachments.iter().map(|(ifindex, _)| ifindex);
+        self.attach(known.chain(self.mirror.snapshot().links.keys().copied()).collect())?;
         self.in_step = Ok(());
         // What was notified while the dump ran is applied on top of it; what cannot be has the routes read again.
         let meanwhile = self.notifications.drain();

@@ -22,6 +22,8 @@ pub struct Attachments {
     filters: Filters,
     watches_peers: bool,
     by_ifindex: BTreeMap<u32, Attachment>,
+    /// Those of them that the program runs on.
+    attached: BTreeSet<u32>,
 }
 
 /// What became of an interface that is wanted.
@@ -70,6 +72,7 @@ impl Attachments {
             filters: Filters::new()?,
             watches_peers: false,
             by_ifindex: BTreeMap::new(),
+            attached: BTreeSet::new(),
         })
     }
 
@@ -113,14 +116,14 @@ impl Attachments {
     }
 
     /// The interfaces that the program runs on.
-    pub fn attached(&self) -> BTreeSet<u32> {
-        self.iter_attached().map(|(ifindex, _)| ifindex).collect()
+    pub fn attached(&self) -> &BTreeSet<u32> {
+        &self.attached
     }
 
-    /// Those of them with a filter of ours.
-    pub fn filtered(&self) -> BTreeSet<u32> {
-        let filtered = self.iter_attached().filter(|(_, attached)| matches!(attached.handle, Handle::Filter(_)));
-        filtered.map(|(ifindex, _)| ifindex).collect()
+    /// Whether an interface has a filter of ours.
+    pub fn is_filtered(&self, ifindex: u32) -> bool {
+        let attachment = self.by_ifindex.get(&ifindex);
+        matches!(attachment, Some(Attachment::Attached(Attached { handle: Handle::Filter(_), .. })))
     }
 
     /// How the program sits on an interface.
@@ -144,33 +147,23 @@ impl Attachments {
         }
     }
 
-    fn iter_attached(&self) -> impl Iterator<Item = (u32, &Attached)> {
-        self.iter().filter_map(|(ifindex, attachment)| match attachment {
-            Attachment::Attached(attached) => Some((ifindex, attached)),
-            Attachment::Refused(_) => None,
-        })
-    }
-
     /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one whose filter
     /// somebody removed, so that it is attached to again.
     pub fn forget(&mut self, bpf: &mut Bpf, ifindex: u32) {
+        self.attached.remove(&ifindex);
         if let Some(attachment) = self.by_ifindex.remove(&ifindex) {
             self.let_go(bpf, ifindex, attachment);
         }
     }
 
-    /// Attaches to the interfaces that are wanted and lets go of those that no longer are. Those that refused are
-    /// asked again: whoever held them may have gone.
-    pub fn reconcile(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>) {
-        let wanted = |link: &Link| self.wanted.is_match(&link.name);
-        let gone = self.by_ifindex.keys().copied().filter(|ifindex| !links.get(ifindex).is_some_and(wanted));
-        for ifindex in gone.collect::<Vec<_>>() {
-            self.forget(bpf, ifindex);
-        }
-        let wanted: Vec<&Link> = links.values().filter(|link| self.wanted.is_match(&link.name)).collect();
-        for link in wanted {
-            let ifindex = link.ifindex;
-            if matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Attached(_))) {
+    /// Of these interfaces, attaches to those that are wanted and lets go of those that no longer are.
+    pub fn reconcile(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>, interfaces: &BTreeSet<u32>) {
+        for &ifindex in interfaces {
+            let Some(link) = links.get(&ifindex).filter(|link| self.wanted.is_match(&link.name)) else {
+                self.forget(bpf, ifindex);
+                continue;
+            };
+            if self.attached.contains(&ifindex) {
                 continue;
             }
             let attachment = self.attach(bpf, link);
@@ -184,8 +177,18 @@ impl Attachments {
             if let Some(news) = news {
                 log::info!("{news}");
             }
+            if matches!(attachment, Attachment::Attached(_)) {
+                self.attached.insert(ifindex);
+            }
             self.by_ifindex.insert(ifindex, attachment);
         }
+    }
+
+    /// The interfaces that are wanted, and cannot be had.
+    pub fn refused(&self) -> impl Iterator<Item = u32> {
+        let any = self.by_ifindex.len() > self.attached.len();
+        let all = any.then(|| self.by_ifindex.keys().copied()).into_iter().flatten();
+        all.filter(|ifindex| !self.attached.contains(ifindex))
     }
 
     fn attach(&mut self, bpf: &mut Bpf, link: &Link) -> Attachment {

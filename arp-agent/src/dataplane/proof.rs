@@ -138,6 +138,11 @@ impl Proofs {
         held
     }
 
+    /// The interfaces that are to be tested again.
+    pub fn failing(&self) -> &BTreeSet<u32> {
+        &self.failing
+    }
+
     /// When an interface is to be tested again, if one is.
     pub fn due(&self) -> Option<Instant> {
         self.failing.iter().filter_map(|ifindex| Some(self.by_ifindex.get(ifindex)?.again?.0)).min()

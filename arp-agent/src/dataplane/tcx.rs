@@ -60,10 +60,17 @@ impl Tcx {
         }
     }
 
-    /// Of the interfaces that are attached to, those that were never asked. What is not attached to is forgotten.
-    pub fn new_among(&mut self, attached: &BTreeSet<u32>) -> Vec<u32> {
-        self.found.retain(|ifindex, _| attached.contains(ifindex));
-        attached.iter().copied().filter(|ifindex| !self.found.contains_key(ifindex)).collect()
+    /// Of these interfaces, those that are attached to and were never asked. What is not attached to is forgotten.
+    pub fn new_among(&mut self, interfaces: &BTreeSet<u32>, attached: &BTreeSet<u32>) -> Vec<u32> {
+        let mut new = Vec::new();
+        for ifindex in interfaces {
+            if !attached.contains(ifindex) {
+                self.found.remove(ifindex);
+            } else if !self.found.contains_key(ifindex) {
+                new.push(*ifindex);
+            }
+        }
+        new
     }
 
     /// Of those that were asked before, the next `turn`.

@@ -116,10 +116,14 @@ impl Reader {
         events
     }
 
-    /// Names the interfaces with a filter of ours: there, foreign filters are looked for elsewhere
+    /// Says whether an interface has a filter of ours: there, foreign filters are looked for elsewhere
     /// ([`Filters::beside`](super::Filters::beside)).
-    pub fn set_filtered(&mut self, ifindexes: BTreeSet<u32>) {
-        self.filtered = ifindexes;
+    pub fn set_filtered(&mut self, ifindex: u32, filtered: bool) {
+        if filtered {
+            self.filtered.insert(ifindex);
+        } else {
+            self.filtered.remove(&ifindex);
+        }
     }
 
     /// Of what [`Reader::silent_changes`] looks for, what is no setting, and costs the same however many interfaces
