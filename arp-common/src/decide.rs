@@ -5,15 +5,15 @@
 //! the table, with the test of each row.
 
 use crate::fib::{self, Entry, Kind};
-use crate::frame::ArpFrame;
 use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use crate::reason::Reason;
+use crate::words::{ArpWords, Lladdr};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Send the reply that carries this link-layer address.
-    Reply([u8; 6]),
+    Reply(Lladdr),
     /// Hand the frame up, untouched.
     Pass(Reason),
 }
@@ -45,7 +45,7 @@ pub trait Tables {
 
 /// Decides on a frame of EtherType ARP that came in on `ingress`.
 #[inline(always)]
-pub fn decide(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> Verdict {
+pub fn decide(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> Verdict {
     let sequence = tables.sequence();
     if sequence & 1 != 0 {
         return Verdict::Pass(Reason::UPDATING);
@@ -58,7 +58,7 @@ pub fn decide(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> Verdict {
 }
 
 #[inline(always)]
-fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> Verdict {
+fn decide_unbracketed(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> Verdict {
     if !frame.is_ipv4_over_ethernet() {
         return Verdict::Pass(Reason::BAD_HEADER);
     }
@@ -78,11 +78,12 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
         return Verdict::Pass(Reason::from_raw(iface.blocked));
     }
 
-    let to_us = frame.dst == iface.mac;
-    if !to_us && frame.dst[0] & 1 == 0 {
+    let mac = iface.lladdr();
+    let to_us = frame.dst() == mac;
+    if !to_us && !frame.dst().is_group() {
         return Verdict::Pass(Reason::OTHER_DESTINATION);
     }
-    let (spa, tpa) = (frame.arp.spa, frame.arp.tpa);
+    let (spa, tpa) = (frame.spa(), frame.tpa());
     if is_special(tpa) || tpa == [0; 4] {
         return Verdict::Pass(Reason::SPECIAL_TARGET);
     }
@@ -92,7 +93,7 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
         return if !matches!(fib::lookup(tables, tpa).kind(), Kind::Local) {
             Verdict::Pass(Reason::PROBE_NOT_LOCAL)
         } else if may_answer_local(&iface, ingress, tpa, tables) {
-            Verdict::Reply(iface.mac)
+            Verdict::Reply(mac)
         } else {
             Verdict::Pass(Reason::ARP_IGNORE)
         };
@@ -110,7 +111,7 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
     let Some(neighbour) = tables.neighbour(IfaceAddr { ifindex: ingress, addr: spa }) else {
         return Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN);
     };
-    if neighbour.fixed == 0 && neighbour.lladdr != frame.arp.sha {
+    if neighbour.fixed == 0 && neighbour.lladdr() != frame.sha() {
         return Verdict::Pass(Reason::NEIGHBOUR_DIFFERS);
     }
 
@@ -121,7 +122,7 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
         Kind::Opaque => return Verdict::Pass(Reason::OPAQUE_ROUTE),
         Kind::Local => {
             return if may_answer_local(&iface, ingress, tpa, tables) {
-                Verdict::Reply(iface.mac)
+                Verdict::Reply(mac)
             } else {
                 Verdict::Pass(Reason::ARP_IGNORE)
             };
@@ -151,7 +152,7 @@ fn decide_unbracketed(frame: &ArpFrame, ingress: u32, tables: &impl Tables) -> V
     if !to_us && iface.has(Iface::DELAYED) {
         return Verdict::Pass(Reason::PROXY_DELAY);
     }
-    Verdict::Reply(iface.mac)
+    Verdict::Reply(mac)
 }
 
 /// Multicast, loopback or 255.255.255.255: addresses that `ip_route_input` treats apart.

@@ -1,4 +1,4 @@
-//! What the eBPF program and userspace share: the frame ([`frame`]), the decision ([`mod@decide`]), why a frame is
+//! What the eBPF program and userspace share: the frame ([`frame`], [`words`]), the decision ([`mod@decide`]), why a frame is
 //! passed ([`reason`]), the routing lookup ([`fib`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
@@ -18,7 +18,9 @@ pub mod frame;
 pub mod maps;
 pub mod reason;
 pub mod settings;
+pub mod words;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;
 pub use reason::Reason;
+pub use words::{ArpWords, Lladdr};

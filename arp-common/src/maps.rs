@@ -3,7 +3,8 @@
 //! else in the machine's.
 
 use crate::buckets::Bucket;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+use crate::words::Lladdr;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
 /// Names of the maps and programs in the eBPF object.
 pub mod names {
@@ -126,6 +127,13 @@ impl Iface {
     /// tc: replies may be put right into the pod end's input (`bpf_redirect_peer`).
     pub const TO_PEER: u16 = 1 << 7;
 
+    /// [`Iface::mac`] in a word.
+    #[inline(always)]
+    pub fn lladdr(&self) -> Lladdr {
+        let [word, _]: [u64; 2] = transmute!(*self);
+        Lladdr::of_word(word)
+    }
+
     /// Whether `flag` is set.
     #[inline(always)]
     pub const fn has(&self, flag: u16) -> bool {
@@ -153,6 +161,14 @@ pub struct Neighbour {
     pub lladdr: [u8; 6],
     /// 1 if the kernel never changes it on a request (PERMANENT, NOARP), else 0.
     pub fixed: u16,
+}
+
+impl Neighbour {
+    /// [`Neighbour::lladdr`] in a word.
+    #[inline(always)]
+    pub fn lladdr(&self) -> Lladdr {
+        Lladdr::of_word(transmute!(*self))
+    }
 }
 
 /// What a bucket holds of an interface, whose key is its index.

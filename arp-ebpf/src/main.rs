@@ -1,6 +1,6 @@
 //! The eBPF object: an entry point for each hook, one decision behind all.
 //!
-//! A frame's way: entry point → `classify` (is it ARP at all?) → `arp_frame`, the only door to packet memory →
+//! A frame's way: entry point → `classify` (is it ARP at all?) → `words`, the only door to packet memory →
 //! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface. The hooks
 //! (`xdp`, `tc`) differ in how a frame arrives and how it leaves.
 //! A frame that is passed leaves as it came.
@@ -20,6 +20,8 @@ mod sysctl;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod words;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 

@@ -50,6 +50,8 @@ static COUNTERS: ArrayOfMaps<Array<Counters, { CHUNK_COUNTERS as usize }, MMAPAB
 /// The maps, as the decision on a frame of one interface sees them.
 pub(crate) struct Maps {
     ingress: u32,
+    /// The one element of `GLOBAL`, looked up once.
+    global: *const Global,
     /// The interface's counters and flags, once its entry has been read.
     counters: Cell<Option<u32>>,
     flags: Cell<u16>,
@@ -58,31 +60,28 @@ pub(crate) struct Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn sequence(&self) -> u64 {
-        let Some(global) = GLOBAL.get_ptr(0) else { return 1 };
         fence();
         // SAFETY: an element of an array map lives as long as the program. The agent writes the word through its own
         // mapping, hence volatile; an aligned 8-byte load is whole.
-        let sequence = unsafe { (&raw const (*global).sequence).read_volatile() };
+        let sequence = unsafe { (&raw const (*self.global).sequence).read_volatile() };
         fence();
         sequence
     }
 
     #[inline(always)]
     fn lease_is_valid(&self) -> bool {
-        let Some(global) = GLOBAL.get_ptr(0) else { return false };
         // SAFETY: as in `sequence`.
-        let until = unsafe { (&raw const (*global).lease_until).read_volatile() };
+        let until = unsafe { (&raw const (*self.global).lease_until).read_volatile() };
         until != 0 && jiffies() < until
     }
 
     #[inline(always)]
     fn settings_are_read(&self) -> bool {
-        let Some(global) = GLOBAL.get_ptr(0) else { return false };
         // SAFETY: as in `sequence`. Only the sysctl hook moves the first, only the agent the second, and never past
         // the first: whichever is read first, if they are equal they were so at one moment.
         unsafe {
-            (&raw const (*global).settings_read).read_volatile()
-                == (&raw const (*global).settings_written).read_volatile()
+            (&raw const (*self.global).settings_read).read_volatile()
+                == (&raw const (*self.global).settings_written).read_volatile()
         }
     }
 
@@ -198,10 +197,10 @@ pub(crate) fn tell_time() {
 }
 
 impl Maps {
-    /// For the decision on a frame that came in on `ingress`.
+    /// For the decision on a frame that came in on `ingress`; there always is one, which the verifier does not know.
     #[inline(always)]
-    pub(crate) fn new(ingress: u32) -> Self {
-        Maps { ingress, counters: Cell::new(None), flags: Cell::new(0) }
+    pub(crate) fn new(ingress: u32) -> Option<Self> {
+        Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters: Cell::new(None), flags: Cell::new(0) })
     }
 
     /// The interface that the frame came in on.

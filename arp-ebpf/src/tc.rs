@@ -3,11 +3,12 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::packet::{Class, classify, log, read};
+use crate::packet::{Class, classify, log};
 use crate::tables::Maps;
+use crate::words::read;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
-use arp_common::{ArpFrame, Reason, Verdict, decide};
+use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -20,13 +21,6 @@ const TC_ACT_UNSPEC: i32 = -1;
 /// Delivered to us, in `skb->pkt_type`.
 const PACKET_HOST: u32 = 0;
 
-/// A frame's bytes, as a few stores put them on the stack: a frame itself would be put there byte by byte.
-#[repr(C)]
-struct Words {
-    words: [u64; ArpFrame::WORDS],
-    rest: u16,
-}
-
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
 #[classifier]
 pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
@@ -36,7 +30,7 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
         return TC_ACT_UNSPEC;
     }
-    let maps = Maps::new(ingress);
+    let Some(maps) = Maps::new(ingress) else { return TC_ACT_UNSPEC };
     if tagged != 0 {
         return pass(&maps, Reason::VLAN_TAG);
     }
@@ -58,10 +52,8 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         Verdict::Reply(mac) => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
-            let to_asker = frame.src == frame.arp.sha && frame.src[0] & 1 == 0;
-            let mut reply = frame;
-            reply.make_reply(mac);
-            send(skb, &maps, &reply, to_asker && maps.has(Iface::TO_PEER))
+            let to_asker = frame.src() == frame.sha() && !frame.src().is_group();
+            send(skb, &maps, &frame.reply(mac), to_asker && maps.has(Iface::TO_PEER))
         }
     }
 }
@@ -74,10 +66,8 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i32 {
+fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpWords, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
-    let (words, rest) = reply.to_words();
-    let reply = Words { words, rest };
     // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack and more. A helper that
     // refuses leaves the frame as it is.
     unsafe {
@@ -87,7 +77,7 @@ fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpFrame, to_peer: bool) -> i3
                 return pass(maps, Reason::TRIM_FAILED);
             }
         }
-        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(&reply).cast(), LEN, 0) != 0 {
+        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
             return pass(maps, Reason::TRIM_FAILED);
         }
         maps.count_answer();

@@ -1,8 +1,9 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::packet::{Class, classify, log, read, write};
+use crate::packet::{Class, classify, log};
 use crate::tables::Maps;
-use arp_common::{ArpFrame, Reason, Verdict, decide};
+use crate::words::{read, write};
+use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -59,7 +60,7 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
         return xdp_action::XDP_PASS;
     }
     let ingress = ctx.ingress_ifindex() as u32;
-    let maps = Maps::new(ingress);
+    let Some(maps) = Maps::new(ingress) else { return xdp_action::XDP_PASS };
     if matches!(class, Class::TooShort) {
         return pass(&maps, Reason::TOO_SHORT);
     }
@@ -68,11 +69,7 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
     log(ctx, ingress, verdict, || read(ctx.data(), ctx.data_end()));
     match verdict {
         Verdict::Pass(reason) => pass(&maps, reason),
-        Verdict::Reply(mac) => {
-            let mut answer = frame;
-            answer.make_reply(mac);
-            reply(ctx, &maps, &answer, exit, len(ctx))
-        }
+        Verdict::Reply(mac) => reply(ctx, &maps, &frame.reply(mac), exit, len(ctx)),
     }
 }
 
@@ -83,7 +80,7 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, maps: &Maps, answer: &ArpFrame, exit: Exit, len: i32) -> u32 {
+fn reply(ctx: &XdpContext, maps: &Maps, answer: &ArpWords, exit: Exit, len: i32) -> u32 {
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and

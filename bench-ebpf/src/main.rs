@@ -4,6 +4,10 @@
 
 #[cfg(target_arch = "bpf")]
 mod programs;
+/// The product's own way to packet memory: what is compared with it must not be slower for another.
+#[cfg(target_arch = "bpf")]
+#[path = "../../arp-ebpf/src/words.rs"]
+mod words;
 
 /// On the host the object is nothing: so clippy, rustdoc and rust-analyzer can see the crate.
 #[cfg(not(target_arch = "bpf"))]

@@ -3,14 +3,14 @@
 //! Those that [`feed`] goes on with take frames in several buffers, as the fast path's own program does: one map of
 //! programs holds only programs that are alike in this (`bpf_prog_map_compatible`, kernel/bpf/core.c).
 
-use arp_common::ArpFrame;
+use crate::words::{read, write};
+use arp_common::{ArpFrame, ArpWords, Lladdr};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_peer, bpf_skb_change_type};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use core::arch::asm;
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 /// How many targets and senders there are to choose from; a power of two.
@@ -42,7 +42,7 @@ static ROUTES: LpmTrie<[u8; 4], u32, { CHOICES as usize }> = LpmTrie::new();
 static BLOCKS: Array<[u32; 256], 65536> = Array::new();
 
 /// Any address: nobody looks at the frames.
-const MAC: [u8; 6] = [0xee; 6];
+const MAC: Lladdr = Lladdr::new([0xee; 6]);
 
 /// Makes the frame a request again, for the next target, and goes on with the program in [`NEXT`]. BPF_PROG_TEST_RUN
 /// gives a program that runs many times the same packet, so the second run would see the reply of the first.
@@ -81,8 +81,9 @@ pub(crate) fn null(ctx: XdpContext) -> u32 {
 #[xdp]
 pub(crate) fn reflect(ctx: XdpContext) -> u32 {
     let ingress = ctx.ingress_ifindex() as u32;
-    let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
-    frame.make_reply(MAC);
+    if !reply_to(ctx.data(), ctx.data_end()) {
+        return XDP_PASS;
+    }
     // SAFETY: a helper that only notes where the frame is to go.
     unsafe { bpf_redirect(ingress, 0) as u32 }
 }
@@ -92,8 +93,9 @@ pub(crate) fn reflect(ctx: XdpContext) -> u32 {
 pub(crate) fn reflect_tc(ctx: TcContext) -> i32 {
     const TC_ACT_UNSPEC: i32 = -1;
     const PACKET_HOST: u32 = 0;
-    let Some(frame) = arp_frame_at(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    frame.make_reply(MAC);
+    if !reply_to(ctx.data(), ctx.data_end()) {
+        return TC_ACT_UNSPEC;
+    }
     // SAFETY: the context is the one that the kernel called us with.
     unsafe {
         bpf_skb_change_type(ctx.skb.skb, PACKET_HOST);
@@ -105,10 +107,7 @@ pub(crate) fn reflect_tc(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 pub(crate) fn parse(ctx: XdpContext) -> u32 {
     match request(&ctx) {
-        Some(frame) => {
-            frame.make_reply(MAC);
-            XDP_TX
-        }
+        Some(frame) => answer(&ctx, &frame),
         None => XDP_PASS,
     }
 }
@@ -117,11 +116,10 @@ pub(crate) fn parse(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub(crate) fn lpm(ctx: XdpContext) -> u32 {
     let Some(frame) = request(&ctx) else { return XDP_PASS };
-    if ROUTES.get(&Key::new(32, frame.arp.tpa)).is_none() {
+    if ROUTES.get(&Key::new(32, frame.tpa())).is_none() {
         return XDP_PASS;
     }
-    frame.make_reply(MAC);
-    XDP_TX
+    answer(&ctx, &frame)
 }
 
 /// As `parse`, and one look into memory that the target chooses: what no lookup can do without whose table is larger
@@ -129,27 +127,25 @@ pub(crate) fn lpm(ctx: XdpContext) -> u32 {
 #[xdp(frags)]
 pub(crate) fn wall(ctx: XdpContext) -> u32 {
     let Some(frame) = request(&ctx) else { return XDP_PASS };
-    let [_, b, c, d] = frame.arp.tpa;
+    let [_, b, c, d] = frame.tpa();
     let Some(block) = BLOCKS.get(u32::from(b) << 8 | u32::from(c)) else { return XDP_PASS };
     // All of it is 0: the answer waits for the memory all the same.
     if block[usize::from(d)] != 0 {
         return XDP_PASS;
     }
-    frame.make_reply(MAC);
-    XDP_TX
+    answer(&ctx, &frame)
 }
 
 /// The same into 4 MiB: what a table takes at least that has a cache line for each /24 of a /8.
 #[xdp(frags)]
 pub(crate) fn dense_wall(ctx: XdpContext) -> u32 {
     let Some(frame) = request(&ctx) else { return XDP_PASS };
-    let [_, b, c, d] = frame.arp.tpa;
+    let [_, b, c, d] = frame.tpa();
     let Some(block) = BLOCKS.get(u32::from(b) << 4 | u32::from(c & 0xf)) else { return XDP_PASS };
     if block[usize::from(c & 0xf0) | usize::from(d >> 4)] != 0 {
         return XDP_PASS;
     }
-    frame.make_reply(MAC);
-    XDP_TX
+    answer(&ctx, &frame)
 }
 
 /// Drops everything: the floor of a storm.
@@ -173,57 +169,38 @@ fn write_request(ctx: &XdpContext) -> Option<()> {
     // SAFETY: as above.
     unsafe { *written += 1 };
     let word = |at: usize| u64::from(request[at]) | u64::from(request[at + 1]) << 32;
-    let words = [word(0), word(2), word(4), word(6), word(8)];
-    let mut frame = ArpFrame::from_words(words, request[10] as u16);
-    frame.arp.tpa = target.to_ne_bytes();
-    write(ctx, &frame)
-}
-
-/// Writes by whole words. A load that spans several stores that are still on their way waits for the last of them, and
-/// whoever reads a real frame does not: the sender's copy into it was long ago.
-#[inline(always)]
-fn write(ctx: &XdpContext, frame: &ArpFrame) -> Option<()> {
-    let start = ctx.data();
-    if start + ArpFrame::LEN > ctx.data_end() {
-        return None;
-    }
-    macro_rules! store {
-        ($size:literal, $offset:literal, $value:expr) => {
-            asm!(
-                concat!("*(", $size, " *)({start} + ", $offset, ") = {value}"),
-                start = in(reg) start,
-                value = in(reg) $value,
-                options(nostack, preserves_flags),
-            )
-        };
-    }
-    let ([a, b, c, d, e], rest) = frame.to_words();
-    // SAFETY: 42 bytes of packet memory, as just checked; the program alone holds the packet while it runs.
-    unsafe {
-        store!("u64", "0", a);
-        store!("u64", "8", b);
-        store!("u64", "16", c);
-        store!("u64", "24", d);
-        store!("u64", "32", e);
-        store!("u16", "40", u64::from(rest));
-    }
-    Some(())
+    // The target is the last four of the 42 bytes.
+    let last = word(8) & !0 >> 16 | u64::from(target) << 48;
+    let words = [word(0), word(2), word(4), word(6), last];
+    // By whole words. A load that spans several stores that are still on their way waits for the last of them, and whoever
+    // reads a real frame does not: the sender's copy into it was long ago.
+    write(ctx.data(), ctx.data_end(), &ArpWords { words, rest: (target >> 16) as u16 }).then_some(())
 }
 
 #[inline(always)]
-fn request(ctx: &XdpContext) -> Option<&mut ArpFrame> {
-    arp_frame(ctx).filter(|frame| frame.is_arp() && frame.is_ipv4_over_ethernet() && frame.is_request())
+fn request(ctx: &XdpContext) -> Option<ArpWords> {
+    // EtherType ARP.
+    let is_arp = |frame: &ArpWords| (frame.words[1] >> 32) as u16 == 0x0608;
+    read(ctx.data(), ctx.data_end())
+        .filter(|frame| is_arp(frame) && frame.is_ipv4_over_ethernet() && frame.is_request())
+}
+
+#[inline(always)]
+fn answer(ctx: &XdpContext, frame: &ArpWords) -> u32 {
+    if write(ctx.data(), ctx.data_end(), &frame.reply(MAC)) { XDP_TX } else { XDP_PASS }
+}
+
+/// Makes a whole reply of whatever lies there; says whether it is long enough.
+#[inline(always)]
+fn reply_to(start: usize, end: usize) -> bool {
+    read(start, end).is_some_and(|frame| write(start, end, &frame.reply(MAC)))
 }
 
 /// The frame's first 42 bytes, if it has as many.
 #[inline(always)]
 fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
-    arp_frame_at(ctx.data(), ctx.data_end())
-}
-
-#[inline(always)]
-fn arp_frame_at<'a>(start: usize, end: usize) -> Option<&'a mut ArpFrame> {
-    if start + ArpFrame::LEN > end {
+    let start = ctx.data();
+    if start + ArpFrame::LEN > ctx.data_end() {
         return None;
     }
     // SAFETY: 42 bytes from `start` are packet memory, as just checked (and as the verifier checks again); the type

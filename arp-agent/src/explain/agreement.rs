@@ -5,9 +5,9 @@ use super::{Explanation, Question};
 use crate::dataplane::choice::How;
 use crate::dataplane::programs::{Run, actions};
 use anyhow::bail;
-use arp_common::Reason;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
+use arp_common::{ArpWords, Lladdr, Reason};
 
 /// What the program did, in a few words. `before` and `after` are the counters that the frame counts in, read around the
 /// run. Other traffic may count there meanwhile, so more may have risen than the one that must.
@@ -23,13 +23,10 @@ pub fn agree(
 ) -> anyhow::Result<String> {
     let (passes, replies) = actions(how);
     let hook = how.hook();
-    let mut frame = question.frame();
-    let action = match explanation.reply_mac {
-        Some(mac) => {
-            frame.make_reply(mac.0);
-            replies
-        }
-        None => passes,
+    let frame = ArpWords::from(&question.frame());
+    let (action, frame) = match explanation.reply_mac {
+        Some(mac) => (replies, frame.reply(Lladdr::new(mac.0))),
+        None => (passes, frame),
     };
     let differ = |did: String| {
         format!(
@@ -122,9 +119,7 @@ mod tests {
     fn a_reply_must_be_the_same_and_counted_as_answered() {
         let on = explained(None);
         let mac = on.1.reply_mac.unwrap();
-        let mut reply = on.0.frame();
-        reply.make_reply(mac.0);
-        let reply = reply.to_bytes();
+        let reply = ArpWords::from(&on.0.frame()).reply(Lladdr::new(mac.0)).to_bytes();
         assert_eq!(
             after(&on, XDP_TX, &reply, &[(ANSWERED, 1)]).as_deref(),
             Ok("agrees: xdp action 3, the same reply, counted as answered")

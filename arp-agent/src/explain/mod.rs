@@ -98,10 +98,10 @@ impl Question {
 /// Decides, and says how.
 pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> Explanation {
     let recorder = Recorder { tables, inputs: RefCell::default() };
-    let verdict = decide(&question.frame(), question.ifindex, &recorder);
+    let verdict = decide(&(&question.frame()).into(), question.ifindex, &recorder);
     let (name, reply_mac, reason, why) = match verdict {
         Verdict::Reply(mac) => {
-            ("reply", Some(Mac(mac)), None, "the kernel would answer, and learn nothing new from it".to_owned())
+            ("reply", Some(Mac(mac.bytes())), None, "the kernel would answer, and learn nothing new from it".to_owned())
         }
         Verdict::Pass(reason) => {
             let why = format!("{}; {}", reason.why(), world::what_the_kernel_does(reason));

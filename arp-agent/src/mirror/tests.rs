@@ -6,7 +6,7 @@ use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, Rule, Settings};
 use arp_common::maps::{Iface, MAX_OIFS};
-use arp_common::{ArpFrame, Reason, Verdict, decide};
+use arp_common::{ArpFrame, Lladdr, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
 
 pub(crate) const CALI: u32 = 7;
@@ -14,7 +14,7 @@ const UPLINK: u32 = 3;
 const MAC: [u8; 6] = [0xee; 6];
 pub(crate) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 pub(crate) const POD: Ipv4Addr = Ipv4Addr::new(10, 5, 0, 5);
-const REPLY: Verdict = Verdict::Reply(MAC);
+const REPLY: Verdict = Verdict::Reply(Lladdr::new(MAC));
 
 /// IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST | IFF_LOWER_UP.
 const UP: u32 = 0x1_1043;
@@ -117,7 +117,7 @@ impl World {
 
     fn asks(&self, target: &str) -> Verdict {
         let target: Ipv4Addr = target.parse().unwrap();
-        decide(&ArpFrame::request(POD_MAC, POD.octets(), target.octets()), CALI, &self.tables)
+        decide(&(&ArpFrame::request(POD_MAC, POD.octets(), target.octets())).into(), CALI, &self.tables)
     }
 }
 

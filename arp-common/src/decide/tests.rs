@@ -2,6 +2,7 @@
 //! Expectations are those of the kernel (docs/semantics.md), as measured on Linux 6.18.
 
 use super::*;
+use crate::ArpFrame;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
@@ -104,14 +105,14 @@ fn with(world: &mut World, flag: u16) {
     world.iface.as_mut().unwrap().flags |= flag;
 }
 
-const REPLY: Verdict = Verdict::Reply(CALI_MAC);
+const REPLY: Verdict = Verdict::Reply(Lladdr::new(CALI_MAC));
 
 fn ask(tpa: [u8; 4]) -> ArpFrame {
     ArpFrame::request(POD_MAC, POD, tpa)
 }
 
 fn verdict(world: &World, frame: &ArpFrame) -> Verdict {
-    decide(frame, CALI, world)
+    decide(&frame.into(), CALI, world)
 }
 
 /// The verdict on the pod asking for `tpa` in a world that differs in one thing.

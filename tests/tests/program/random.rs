@@ -7,7 +7,7 @@ use arp_agent::dataplane::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Counters, Iface, Neighbour, Oif};
 use arp_common::reason::{ANSWERED, COUNTERS};
-use arp_common::{ArpFrame, Reason, Verdict, decide};
+use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
 use fastrand::Rng;
 use tests::needs_root;
 
@@ -67,15 +67,13 @@ fn userspace(world: &World, how: How, bytes: &[u8]) -> (u32, Vec<u8>, Option<usi
     if bytes[12..14] != [8, 6] {
         return pass(None);
     }
-    let Some(mut frame) = ArpFrame::from_bytes(bytes) else {
+    let Some(frame) = ArpFrame::from_bytes(bytes) else {
         return pass(Some(Reason::TOO_SHORT.counter()));
     };
+    let frame = ArpWords::from(&frame);
     match decide(&frame, INGRESS, &world.fake) {
         Verdict::Pass(reason) => pass(Some(reason.counter())),
-        Verdict::Reply(mac) => {
-            frame.make_reply(mac);
-            (replies, frame.to_bytes().to_vec(), Some(ANSWERED))
-        }
+        Verdict::Reply(mac) => (replies, frame.reply(mac).to_bytes().to_vec(), Some(ANSWERED)),
     }
 }
 
