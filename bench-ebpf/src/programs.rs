@@ -76,16 +76,18 @@ pub(crate) fn null(ctx: XdpContext) -> u32 {
     XDP_TX
 }
 
+/// A reply for every frame, as [`reflect`], of frames in several buffers, too. The kernel gives such a program a socket
+/// buffer's copy in pages, and another one a linear copy, however long the frame (`netif_skb_check_for_xdp`, net/core/dev.c).
+#[xdp(frags)]
+pub(crate) fn reflect_frags(ctx: XdpContext) -> u32 {
+    send_back(&ctx)
+}
+
 /// A reply for every frame, out of a veth, whose driver takes nothing back by XDP_TX that the other end takes without a
 /// program of its own. A whole reply, unlike `null`: whoever gets it must not be busier with it than with others.
 #[xdp]
 pub(crate) fn reflect(ctx: XdpContext) -> u32 {
-    let ingress = ctx.ingress_ifindex() as u32;
-    if !reply_to(ctx.data(), ctx.data_end()) {
-        return XDP_PASS;
-    }
-    // SAFETY: a helper that only notes where the frame is to go.
-    unsafe { bpf_redirect(ingress, 0) as u32 }
+    send_back(&ctx)
 }
 
 /// The same for tc: the reply is put right into the pod end's input, as the one that asked must be sent it.
@@ -175,6 +177,15 @@ fn write_request(ctx: &XdpContext) -> Option<()> {
     // By whole words. A load that spans several stores that are still on their way waits for the last of them, and whoever
     // reads a real frame does not: the sender's copy into it was long ago.
     write(ctx.data(), ctx.data_end(), &ArpWords { words, rest: (target >> 16) as u16 }).then_some(())
+}
+
+#[inline(always)]
+fn send_back(ctx: &XdpContext) -> u32 {
+    if !reply_to(ctx.data(), ctx.data_end()) {
+        return XDP_PASS;
+    }
+    // SAFETY: a helper that only notes where the frame is to go.
+    unsafe { bpf_redirect(ctx.ingress_ifindex() as u32, 0) as u32 }
 }
 
 #[inline(always)]

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use arp_common::ArpFrame;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, LpmTrie, MapData, PerCpuArray, ProgramArray};
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{
     Program, ProgramFd, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp,
@@ -41,6 +43,13 @@ pub(crate) enum Targets {
     Same,
     /// All of them, one after the other.
     All,
+}
+
+/// How a tc program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tc {
+    Clsact,
+    Tcx,
 }
 
 /// What many runs of a program came to.
@@ -123,13 +132,22 @@ impl Programs {
         Ok(())
     }
 
-    /// The same with a tc program, on ingress.
-    pub(crate) fn attach_tc(&mut self, name: &str, on: &Namespace, interface: &str) -> Result<()> {
+    /// The same with a tc program, on ingress; by clsact the filter is for every protocol.
+    pub(crate) fn attach_tc(&mut self, name: &str, on: &Namespace, interface: &str, by: Tc) -> Result<()> {
         let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
         let program: &mut SchedClassifier = program.try_into()?;
-        let attached = on.run(|| program.attach(interface, TcAttachType::Ingress))?;
-        attached.with_context(|| format!("attaching {name} to {interface}"))?;
-        Ok(())
+        let attached = on.run(|| -> Result<()> {
+            let options = match by {
+                Tc::Clsact => {
+                    qdisc_add_clsact(interface).context("adding a clsact")?;
+                    TcAttachOptions::Netlink(NlOptions::default())
+                }
+                Tc::Tcx => TcAttachOptions::TcxOrder(LinkOrder::last()),
+            };
+            program.attach_with_options(interface, TcAttachType::Ingress, options)?;
+            Ok(())
+        })?;
+        attached.with_context(|| format!("attaching {name} to {interface}"))
     }
 
     /// Chooses among the targets.

@@ -31,8 +31,10 @@ pub(crate) enum Who {
     Kernel,
     /// The fast path, XDP in skb mode.
     Skb,
-    /// The fast path, tc.
+    /// The fast path, tc as it is attached by default.
     Tc,
+    /// The fast path, tcx.
+    Tcx,
     /// The fast path, XDP in the veth driver, GRO on at the pod's end.
     Driver,
 }
@@ -41,7 +43,7 @@ pub(crate) enum Who {
 const DEFAULT_DELAY: u32 = 80;
 
 impl Who {
-    pub(crate) const ALL: [Who; 5] = [Who::DelayedKernel, Who::Kernel, Who::Skb, Who::Tc, Who::Driver];
+    pub(crate) const ALL: [Who; 6] = [Who::DelayedKernel, Who::Kernel, Who::Skb, Who::Tc, Who::Tcx, Who::Driver];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -49,6 +51,7 @@ impl Who {
             Who::Kernel => KERNEL,
             Who::Skb => "fast path, xdp skb",
             Who::Tc => "fast path, tc",
+            Who::Tcx => "fast path, tcx",
             Who::Driver => "fast path, xdp driver, pod GRO on",
         }
     }
@@ -62,7 +65,8 @@ impl Who {
         match self {
             Who::DelayedKernel | Who::Kernel => None,
             Who::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
-            Who::Tc => Some((&["--hook", "tc"], ["tc", ""])),
+            Who::Tc => Some((&["--hook", "tc"], ["tc", "clsact"])),
+            Who::Tcx => Some((&["--hook", "tc", "--tc-attach", "tcx"], ["tc", "tcx"])),
             Who::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
         }
     }

@@ -44,7 +44,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for measure in ["p50", "p99", "p99.9"] {
         findings.compare(measure, KERNEL);
     }
-    for (who, bound) in [(Who::Skb, 0.87), (Who::Tc, 0.80)] {
+    for (who, bound) in [(Who::Skb, 0.87), (Who::Tc, 0.80), (Who::Tcx, 0.80)] {
         for (measure, bound) in [("p50", bound), ("p99", 1.0)] {
             let ratios = findings.samples.ratios(&Key::new(measure, who.name()), &Key::new(measure, KERNEL));
             let what = format!("{measure}, {} against the kernel with proxy_delay 0", who.name());

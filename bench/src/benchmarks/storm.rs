@@ -16,7 +16,7 @@ use aya::programs::xdp::XdpMode;
 use super::spoof;
 use crate::context::Context;
 use crate::findings::Findings;
-use crate::programs::{Programs, live};
+use crate::programs::{Programs, Tc, live};
 use crate::report::Bound;
 use crate::samples::{Key, order};
 use crate::subject::{KERNEL, Stand, Subject, Who, gro, stands};
@@ -28,8 +28,20 @@ const LIVE_RATE: &str = "replies a second, XDP live frames";
 const LIVE_TIME: &str = "time of a request, XDP live frames";
 pub(crate) const DROP: &str = "drop";
 const NULL: &str = "null responder, xdp driver";
-const NULL_SKB: &str = "null responder, xdp skb";
-const NULL_TC: &str = "null responder, tc";
+/// The null responders: their names, programs, and how they are attached.
+const NULLS: [(&str, &str, Null); 4] = [
+    ("null responder, xdp skb", "reflect_frags", Null::Skb),
+    ("null responder, xdp skb, whole frames only", "reflect", Null::Skb),
+    ("null responder, tc", "reflect_tc", Null::Tc(Tc::Clsact)),
+    ("null responder, tcx", "reflect_tc", Null::Tc(Tc::Tcx)),
+];
+
+#[derive(Clone, Copy)]
+enum Null {
+    Skb,
+    Tc(Tc),
+}
+
 /// How long a storm on the delayed kernel takes: its longest delay.
 const DELAYED: Duration = Duration::from_millis(800);
 
@@ -50,18 +62,17 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
     let (turns, rounds, window) = context.either((5, 5, 200), (1, 2, 20));
     let window = Duration::from_millis(window);
-    // Three pods more: one whose requests are dropped, two who get whatever reply.
-    let lab = topology::calico(Who::ALL.len() as u8 + 3)?;
+    // More pods: one whose requests are dropped, and those who get whatever reply.
+    let lab = topology::calico((Who::ALL.len() + 1 + NULLS.len()) as u8)?;
     let drop = Dropped::on(&lab, Who::ALL.len(), context)?;
     let mut nulls = Vec::new();
-    for (pod, name) in (Who::ALL.len() + 1..).zip([NULL_SKB, NULL_TC]) {
+    for (pod, (name, program, by)) in (Who::ALL.len() + 1..).zip(NULLS) {
         let host = lab.host(&format!("p{pod}"));
         host.close_sockets();
         let mut programs = Programs::load()?;
-        if name == NULL_TC {
-            programs.attach_tc("reflect_tc", lab.node(), host.node_end())?;
-        } else {
-            programs.attach("reflect", lab.node(), host.node_end(), XdpMode::Skb)?;
+        match by {
+            Null::Skb => programs.attach(program, lab.node(), host.node_end(), XdpMode::Skb)?,
+            Null::Tc(by) => programs.attach_tc(program, lab.node(), host.node_end(), by)?,
         }
         nulls.push((Subject::new(name, host, topology::CALICO_GATEWAY, context.core), programs));
     }
@@ -103,8 +114,12 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         findings.compare(measure, KERNEL);
     }
     for (id, measure, goals) in [
-        ("P4", RATE, [(Who::Skb, Bound::AtLeast(1.3)), (Who::Tc, Bound::AtLeast(1.55))]),
-        ("P5", COST, [(Who::Skb, Bound::AtMost(0.5)), (Who::Tc, Bound::AtMost(0.22))]),
+        (
+            "P4",
+            RATE,
+            [(Who::Skb, Bound::AtLeast(1.3)), (Who::Tc, Bound::AtLeast(1.55)), (Who::Tcx, Bound::AtLeast(1.55))],
+        ),
+        ("P5", COST, [(Who::Skb, Bound::AtMost(0.5)), (Who::Tc, Bound::AtMost(0.22)), (Who::Tcx, Bound::AtMost(0.22))]),
     ] {
         for (who, bound) in goals {
             let ratios = findings.samples.ratios(&Key::new(measure, who.name()), &Key::new(measure, KERNEL));
