@@ -3,6 +3,7 @@
 
 mod linker;
 mod packages;
+mod qemu;
 mod toolchain;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::workspace;
+pub(crate) use qemu::{Qemu, qemu};
 use toolchain::Search;
 pub(crate) use toolchain::Toolchain;
 
@@ -69,6 +71,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if !missing.is_empty() {
         let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
         packages::install(&missing).map_err(|error| anyhow!("{}\n{error:#}", explain(search.as_ref(), &missing)))?;
+    }
+    if needs.contains(&Need::Vm) {
+        qemu::ensure()?;
     }
     if let Some(search) = search {
         finish_build_tools(search)?;

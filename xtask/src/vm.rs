@@ -177,7 +177,9 @@ fn run_kernel(
     image::write(&image, &kernel, &modules, programs, &plan)
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
-    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
+    let qemu = setup::qemu()?;
+    let machine =
+        qemu::Machine { qemu: &qemu, kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
     let (console, results) = (kernel.beside("console"), kernel.beside("results"));
     let output = machine.run(&console, &results, limit)?;
     // Made anew each time; the console stays only where it may say what went wrong.

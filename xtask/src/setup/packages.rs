@@ -29,9 +29,8 @@ pub(super) const CLIENTS: [Client; 7] = [
     Client { program: "arptables-legacy", package: "arptables", mark: None },
 ];
 
-/// What boots other kernels. `apt-get` is not among them: a kernel comes from it, so it is there or nothing helps.
-pub(super) const VM: [Client; 3] = [
-    Client { program: "qemu-system-x86_64", package: "qemu-system-x86", mark: None },
+/// What boots other kernels, besides [qemu](super::qemu). `apt-get` is not among them: a kernel comes from it, so it is there or nothing helps.
+pub(super) const VM: [Client; 2] = [
     Client { program: "depmod", package: "kmod", mark: None },
     Client { program: "ldd", package: "libc-bin", mark: None },
 ];
@@ -110,6 +109,21 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     }
 }
 
+/// A package and what apt would install with it.
+pub(super) fn with_dependencies(package: &str) -> Result<Vec<String>> {
+    let mut pretend = apt_get();
+    pretend.args(["--simulate", "--no-install-recommends", "install", package]);
+    let named = would_install(&process::output(&mut pretend)?);
+    anyhow::ensure!(!named.is_empty(), "apt-get would install nothing for {package}");
+    Ok(named)
+}
+
+/// The packages in what `apt-get --simulate install` prints.
+fn would_install(said: &str) -> Vec<String> {
+    let names = said.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
 /// Downloads packages and unpacks them into a folder, without installing them; does nothing where that was done.
 pub(super) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
     let (done, wanted) = (folder.join("unpacked"), packages.join(" "));
@@ -186,6 +200,12 @@ fn alternatives(packages: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn apt_names_what_it_would_install() {
+        let said = "Remv qemu-utils [1:10.0]\nInst libfdt1 (1.6.1 Debian:12 [amd64])\nInst seabios (1.16 Debian:12 [all]) []\nConf libfdt1 (1.6.1)\n";
+        assert_eq!(would_install(said), ["libfdt1", "seabios"]);
+    }
 
     #[test]
     fn without_root_the_message_is_the_command_to_type() {
