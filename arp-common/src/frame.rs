@@ -1,4 +1,4 @@
-//! An ARP request as it lies in the packet, and its reply, in place.
+//! An ARP frame, field by field.
 
 use network_types::arp::ArpHdr;
 
@@ -6,14 +6,10 @@ use network_types::arp::ArpHdr;
 pub const ETHERTYPE_ARP: [u8; 2] = [0x08, 0x06];
 /// `htype` of Ethernet, the only one that the kernel puts into a reply on an Ethernet device.
 pub const HTYPE_ETHERNET: [u8; 2] = [0, 1];
-/// `htype` of IEEE 802 networks: the kernel takes it as Ethernet (`arp_process`, net/ipv4/arp.c).
-pub const HTYPE_IEEE802: [u8; 2] = [0, 6];
 /// `ptype` of IPv4.
 pub const PTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 /// `oper` of a request.
 pub const OPER_REQUEST: [u8; 2] = [0, 1];
-/// `oper` of a reply.
-pub const OPER_REPLY: [u8; 2] = [0, 2];
 
 /// The first 42 bytes of an untagged Ethernet frame that carries ARP for IPv4: alignment 1, every field in wire
 /// order, so that packet memory can be looked at as it is. The names behind [`ArpFrame::arp`] are those of RFC 826.
@@ -37,7 +33,6 @@ impl ArpFrame {
     pub const LEN: usize = 42;
 
     /// Whether the frame's EtherType is ARP.
-    #[inline(always)]
     pub fn is_arp(&self) -> bool {
         self.ethertype == ETHERTYPE_ARP
     }
@@ -140,6 +135,7 @@ mod tests {
 
     #[test]
     fn other_ethertypes_are_not_arp() {
+        assert!(ArpFrame::from_bytes(&REQUEST).unwrap().is_arp());
         // IPv4, 802.1Q, RARP; and each byte alone.
         for ethertype in [[0x08, 0x00], [0x81, 0x00], [0x80, 0x35], [0x08, 0x07], [0x00, 0x06]] {
             let mut bytes = REQUEST;
