@@ -8,6 +8,11 @@
 // For atomic additions, which `core` does not offer on this target; building for BPF is unstable anyway.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+// Before the others: they load by its macro.
+#[cfg(target_arch = "bpf")]
+#[macro_use]
+mod words;
+
 #[cfg(target_arch = "bpf")]
 mod clock;
 #[cfg(target_arch = "bpf")]
@@ -20,8 +25,6 @@ mod sysctl;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
-#[cfg(target_arch = "bpf")]
-mod words;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 

@@ -1,6 +1,5 @@
 //! Whatever the hook: what a frame is, and a line for the log.
 
-use crate::words::load;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::{ArpFrame, ArpWords, Verdict};
 use aya_ebpf::EbpfContext;

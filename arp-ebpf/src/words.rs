@@ -18,7 +18,6 @@ macro_rules! load {
         value
     }};
 }
-pub(crate) use load;
 
 macro_rules! store {
     ($size:literal, $start:expr, $offset:literal, $value:expr) => {

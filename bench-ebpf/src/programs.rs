@@ -71,7 +71,13 @@ pub(crate) fn empty(_ctx: XdpContext) -> u32 {
 /// Swap and send: what any responder must do.
 #[xdp(frags)]
 pub(crate) fn null(ctx: XdpContext) -> u32 {
-    let Some(frame) = arp_frame(&ctx) else { return XDP_PASS };
+    let start = ctx.data();
+    if start + ArpFrame::LEN > ctx.data_end() {
+        return XDP_PASS;
+    }
+    // SAFETY: 42 bytes from `start` are packet memory, as just checked (and as the verifier checks again); the type
+    // has alignment 1 and no invalid values; the program alone holds the packet while it runs.
+    let frame = unsafe { &mut *(start as *mut ArpFrame) };
     core::mem::swap(&mut frame.dst, &mut frame.src);
     XDP_TX
 }
@@ -205,16 +211,4 @@ fn answer(ctx: &XdpContext, frame: &ArpWords) -> u32 {
 #[inline(always)]
 fn reply_to(start: usize, end: usize) -> bool {
     read(start, end).is_some_and(|frame| write(start, end, &frame.reply(MAC)))
-}
-
-/// The frame's first 42 bytes, if it has as many.
-#[inline(always)]
-fn arp_frame(ctx: &XdpContext) -> Option<&mut ArpFrame> {
-    let start = ctx.data();
-    if start + ArpFrame::LEN > ctx.data_end() {
-        return None;
-    }
-    // SAFETY: 42 bytes from `start` are packet memory, as just checked (and as the verifier checks again); the type
-    // has alignment 1 and no invalid values; the program alone holds the packet while it runs.
-    Some(unsafe { &mut *(start as *mut ArpFrame) })
 }
