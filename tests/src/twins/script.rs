@@ -50,6 +50,16 @@ impl Step {
             _ => None,
         }
     }
+
+    /// Whether it is about a route with a realm.
+    pub(super) fn names_a_realm(&self) -> bool {
+        matches!(self, Step::Ip(command) if command.starts_with("route ") && command.contains(" realm "))
+    }
+
+    /// Whether it takes a route away.
+    pub(super) fn deletes_a_route(&self) -> bool {
+        matches!(self, Step::Ip(command) if command.starts_with("route del "))
+    }
 }
 
 impl fmt::Display for Step {

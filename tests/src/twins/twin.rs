@@ -219,6 +219,15 @@ impl Twin {
         Ok(())
     }
 
+    /// Waits until the kernel has freed the routes that are gone, and those that it refused: a grace period of RCU later,
+    /// which may last longer than a batch of frames. Until then one with a realm counts, and while any counts the kernel
+    /// checks every sender in full (`free_fib_info`, net/ipv4/fib_semantics.c; `fib_validate_source`,
+    /// net/ipv4/fib_frontend.c). Whoever deletes an interface waits for all that is to be freed by then
+    /// (`netdev_run_todo`, net/core/dev.c).
+    pub(super) fn free_routes(&self) -> Result<()> {
+        self.peers.ip_each("link add f0 type veth peer name f1\nlink del f0")
+    }
+
     /// Sends frames, and gives what became of them. To be called on one core, so that the frames and their answers go
     /// through its queue in order: when a marker that was sent after them is back, all is done.
     pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
