@@ -82,7 +82,7 @@ impl Agent {
     /// nearly all; what is left costs the same however many interfaces there are, and from time to time all is looked
     /// at, in case that something goes other ways (docs/adr/0008-looks.md).
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
-        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at {
+        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.was_stopped() {
             self.look_at(Look::Little)
         } else {
             self.look_at_all()
@@ -106,8 +106,9 @@ impl Agent {
         };
         let routes = match events {
             Ok(mut events) => {
-                let turn = self.tcx.turn();
-                let is_rare = matches!(look, Look::All) && self.sysctl_hook.is_attached();
+                let some_looks_are_rare = self.sysctl_hook.is_attached();
+                let turn = self.tcx.turn(some_looks_are_rare);
+                let is_rare = matches!(look, Look::All) && some_looks_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 events.extend(self.ask_for_tc(interfaces));
                 let routes = self.fold(events)?;

@@ -179,9 +179,8 @@ impl Agent {
 
     /// Renews the lease, if nothing is left to apply.
     fn renew_lease(&mut self) -> anyhow::Result<()> {
-        if monotonic_ns() > self.lease_until && self.looked_at.elapsed() > self.options.reread_interval {
-            // It was withdrawn for long, or we were stopped for longer than it lasts: what changed silently meanwhile
-            // comes first.
+        if self.was_stopped() {
+            // What changed silently meanwhile comes first.
             self.look_at_all()?;
         }
         for _ in 0..BATCHES_AT_ONCE {
@@ -203,9 +202,17 @@ impl Agent {
         Ok(())
     }
 
+    /// Whether the agent has not run, or not renewed the lease, for longer than the lease lasts.
+    fn was_stopped(&self) -> bool {
+        let since_the_look = self.looked_at.elapsed();
+        // One that is withdrawn has not run out: a link that comes between two looks far apart withdraws it, too.
+        let ran_out = self.lease_until != 0 || since_the_look > self.options.reread_interval;
+        ran_out && monotonic_ns() > self.lease_until && since_the_look > self.options.lease
+    }
+
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
     fn follow(&mut self, batch: Result<Batch, Lost>) -> anyhow::Result<()> {
-        let Batch { events, reread } = match batch {
+        let batch = match batch {
             Ok(batch) => batch,
             Err(lost) => {
                 self.overruns += u64::from(lost.overrun);
@@ -213,9 +220,14 @@ impl Agent {
                 return Ok(());
             }
         };
-        if reread.any() {
+        if batch.reread.any() {
             self.withdraw();
         }
+        if self.fold_batch(batch)? { self.reread_routes() } else { Ok(()) }
+    }
+
+    /// Folds what was notified, and what has to be asked because of it. Says whether the routes must be read again.
+    fn fold_batch(&mut self, Batch { events, reread }: Batch) -> anyhow::Result<bool> {
         let filters = events.iter().filter_map(|event| match event {
             Event::FiltersTouched(ifindex) => Some(*ifindex),
             _ => None,
@@ -228,7 +240,12 @@ impl Agent {
         }
         let news = self.tcx_news(&touched);
         routes |= self.fold(news)?;
-        if routes || self.may_lack(&reread.routes) { self.reread_routes() } else { Ok(()) }
+        // Who was in the way may have gone.
+        let refused: BTreeSet<u32> = self.attachments.refused().filter(|ifindex| touched.contains(ifindex)).collect();
+        if !refused.is_empty() {
+            self.attach(refused)?;
+        }
+        Ok(routes || self.may_lack(&reread.routes))
     }
 
     /// Whether the kernel may have removed a route that the mirror holds, when links or addresses went: routes by these
@@ -285,7 +302,7 @@ impl Agent {
                     self.proofs.forget(*ifindex);
                     self.reader.forget(*ifindex);
                 }
-                // Asked next.
+                // Asked next (`fold_batch`).
                 Event::FiltersTouched(ifindex) => self.tcx.forget_one(*ifindex),
                 _ => {}
             }
@@ -319,17 +336,12 @@ impl Agent {
             };
             let changes = self.mirror.replace_routes(self.attachments.attached(), routes);
             self.apply(&changes)?;
-            let Batch { events, reread } = match self.notifications.drain() {
+            let batch = match self.notifications.drain() {
                 Ok(batch) => batch,
                 lost => return self.follow(lost),
             };
-            let mut again = events.iter().any(replaces_a_route);
-            again |= self.fold(events)?;
-            again |= self.may_lack(&reread.routes);
-            match self.read_again(&reread) {
-                Ok(events) => again |= self.fold(events)?,
-                Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
-            }
+            let mut again = batch.events.iter().any(replaces_a_route);
+            again |= self.fold_batch(batch)?;
             if !again || self.in_step.is_err() {
                 return Ok(());
             }
@@ -343,6 +355,10 @@ impl Agent {
         self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links, &interfaces);
         for &ifindex in &interfaces {
             self.reader.set_filtered(ifindex, self.attachments.is_filtered(ifindex));
+            if !self.attachments.attached().contains(&ifindex) {
+                // Whatever became of it: nothing is left to be tested, nor due.
+                self.proofs.forget(ifindex);
+            }
         }
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
         let mut news = self.tcx_news(&interfaces);

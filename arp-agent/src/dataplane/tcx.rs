@@ -10,7 +10,8 @@ use std::io::ErrorKind;
 
 /// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
 const A_TURN: usize = 8;
-/// As many where a new link would have been seen: what is left is what attaches without one.
+/// As many where a new link would have been seen and all are asked from time to time: what is left is what attaches
+/// without one.
 const A_SHORT_TURN: usize = 2;
 
 /// Whose turn it is, and what was found last.
@@ -47,16 +48,18 @@ impl Tcx {
     }
 
     /// How many interfaces to ask this time: all of them if a BPF link has been made since the last time.
-    pub fn turn(&mut self) -> usize {
+    /// `all_are_asked`: from time to time they are, whatever was made.
+    pub fn turn(&mut self, all_are_asked: bool) -> usize {
         let before = self.newest_link;
         while let Some(next) = link_after(self.newest_link) {
             self.newest_link = next;
         }
         match self.newest_link {
-            // None was ever seen, though the agent makes some itself: it takes CAP_SYS_ADMIN.
+            newest if newest != before => usize::MAX,
+            // None was ever seen: it takes CAP_SYS_ADMIN, or none was ever made.
             0 => A_TURN,
-            newest if newest == before => A_SHORT_TURN,
-            _ => usize::MAX,
+            _ if all_are_asked => A_SHORT_TURN,
+            _ => A_TURN,
         }
     }
 

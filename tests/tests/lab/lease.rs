@@ -134,6 +134,31 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
 }
 
 #[test]
+fn an_agent_that_was_stopped_looks_at_all_before_it_goes_on() -> Result<()> {
+    needs_root!();
+    // With many interfaces, all of which it looks at so rarely that it would not do so by itself within this test.
+    let many = || {
+        let lab = topology::matrix()?;
+        let links: String = (0..40).map(|link| format!("link add x{link} type veth peer name y{link}\n")).collect();
+        lab.node().ip_each(&links)?;
+        Ok(lab)
+    };
+    let options = AgentOptions::new(&["v0"]).sysctl_hook().arg("--lease").arg("200");
+    let mut parity = Parity::start_with(many, options)?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
+    // It looks at all for the first time, and a second after the last write of a setting.
+    thread::sleep(Duration::from_millis(1_500));
+    parity.agent().signal(Signal::SIGSTOP)?;
+    // By netlink, which is not notified, and no write under /proc/sys either.
+    parity.both(|lab| lab.node().ip("ntable change name arp_cache dev v0 proxy_delay 60000").map(drop))?;
+    thread::sleep(Duration::from_millis(500));
+    parity.agent().signal(Signal::SIGCONT)?;
+    parity.agent().in_step()?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::nobody("proxy_delay"));
+    Ok(())
+}
+
+#[test]
 fn an_agent_that_is_told_to_end_leaves_nothing_behind() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;

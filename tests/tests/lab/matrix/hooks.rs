@@ -152,6 +152,37 @@ fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
 }
 
 #[test]
+fn k139_a_filter_that_comes_and_goes_while_the_routes_are_read_again() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix(CLSACT)?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    parity.agent().signal(Signal::SIGSTOP)?;
+    // Four notifications a turn, more than the agent takes at once; that an address goes has it read the routes again, and
+    // the filter is among what it finds behind them.
+    let addresses: String =
+        (0..1_500).map(|_| "addr add 10.88.0.1/32 dev lo\naddr del 10.88.0.1/32 dev lo\n").collect();
+    parity.fast().node().ip_each(&addresses)?;
+    tc(parity.fast(), "filter add dev v0 ingress prio 60000 protocol all u32 match u32 0 0 classid 1:1")?;
+    tc(parity.fast(), "filter del dev v0 ingress prio 60000 protocol all")?;
+    parity.agent().signal(Signal::SIGCONT)?;
+    parity.agent().in_step()?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    Ok(())
+}
+
+#[test]
+fn an_interface_whose_filter_is_refused_is_attached_to_when_what_was_in_the_way_goes() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix()?;
+    // Filters that several interfaces share: the kernel lets nobody add one to them by one of the interfaces.
+    tc(&lab, "qdisc add dev v0 ingress_block 1 clsact")?;
+    let agent = options("v0", CLSACT).start(lab.node())?;
+    await_status(&agent, "v0", |v0| v0["state"] == "detached")?;
+    tc(&lab, "qdisc del dev v0 clsact")?;
+    await_status(&agent, "v0", |v0| v0["state"] == "answering")
+}
+
+#[test]
 fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
@@ -304,6 +335,22 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
     await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
     lab.plug("p0")?;
     await_status(&agent, "v0", |v0| v0["state"] == "answering")
+}
+
+#[test]
+fn an_interface_whose_self_test_fails_and_that_is_no_longer_wanted_is_not_tested_again() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 2, "a new name for an interface that is up");
+    let lab = topology::matrix()?;
+    tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
+    let agent = options("v0", CLSACT).start(lab.node())?;
+    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    lab.node().ip("link set v0 name w0")?;
+    // It answers, again and again: it is not busy with a test that is always due.
+    await_status(&agent, "v0", Value::is_null)?;
+    thread::sleep(Duration::from_millis(100));
+    assert!(agent.status()?.ready());
+    Ok(())
 }
 
 #[test]
