@@ -1,7 +1,10 @@
 //! qemu, for `cargo xtask vm`: the system's own; or, where a package of the reader's is in the way of installing it (another
 //! version of `qemu-utils`, say), unpacked into a folder of the project's, where it is in nobody's way.
 
-use std::path::{Path, PathBuf};
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,14 +29,16 @@ pub(super) fn ensure() -> Result<()> {
     }
     let Err(error) = packages::install(&[PACKAGE]) else { return Ok(()) };
     eprintln!("setup: {PACKAGE} cannot be installed here ({error:#})\nsetup: it is unpacked into .tools/qemu instead");
-    let packages = packages::with_dependencies(PACKAGE)?;
+    let mut packages = packages::with_dependencies(PACKAGE)?;
+    // The loader that starts qemu is the system's, and takes no other C library than its own.
+    packages.retain(|package| package != "libc6");
     let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
     packages::unpack(&packages, &folder())?;
-    let qemu = qemu()?;
-    let mut version = Command::new(&qemu.program);
-    qemu.equip(&mut version);
-    process::output(version.arg("-version")).context("qemu was unpacked, and does not start")?;
-    Ok(())
+    let [program, arguments @ ..] = &*unpacked().command_line() else { bail!("nothing to start qemu with") };
+    process::output(Command::new(program).args(arguments).arg("-version")).with_context(|| {
+        format!("qemu was unpacked into {}, and does not start; remove that folder to try again", folder().display())
+    })?;
+    fs::write(starts(), "").with_context(|| format!("cannot write {}", starts().display()))
 }
 
 /// The system's, or the unpacked one.
@@ -41,31 +46,43 @@ pub(crate) fn qemu() -> Result<Qemu> {
     if let Some(program) = process::find_program(PROGRAM) {
         return Ok(Qemu { program, unpacked: None });
     }
-    let program = folder().join("usr/bin").join(PROGRAM);
-    if !program.is_file() {
+    if !starts().is_file() {
         bail!("there is no {PROGRAM} here");
     }
-    Ok(Qemu { program, unpacked: Some(folder()) })
+    Ok(unpacked())
 }
 
 impl Qemu {
-    /// Adds what the unpacked one needs to find its libraries and its firmware.
-    pub(crate) fn equip(&self, command: &mut Command) {
-        let Some(folder) = &self.unpacked else { return };
-        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|libraries| path(folder, libraries));
-        command.env("LD_LIBRARY_PATH", libraries.join(":"));
-        for data in ["usr/share/qemu", "usr/share/seabios"] {
-            command.arg("-L").arg(path(folder, data));
+    /// What starts it, with what the unpacked one needs to find its libraries and its firmware. Only it: whatever starts it has
+    /// the system's libraries.
+    pub(crate) fn command_line(&self) -> Vec<OsString> {
+        let Some(folder) = &self.unpacked else { return vec![self.program.clone().into()] };
+        let mut libraries = OsString::from("LD_LIBRARY_PATH=");
+        libraries.push(folder.join("usr/lib/x86_64-linux-gnu"));
+        libraries.push(":");
+        libraries.push(folder.join("lib/x86_64-linux-gnu"));
+        if let Some(others) = env::var_os("LD_LIBRARY_PATH").filter(|others| !others.is_empty()) {
+            libraries.push(":");
+            libraries.push(others);
         }
+        let data = ["usr/share/qemu", "usr/share/seabios"].map(|data| ["-L".into(), folder.join(data).into()]);
+        let mut words = vec!["env".into(), libraries, self.program.clone().into()];
+        words.extend(data.into_iter().flatten());
+        words
     }
+}
+
+fn unpacked() -> Qemu {
+    Qemu { program: folder().join("usr/bin").join(PROGRAM), unpacked: Some(folder()) }
+}
+
+/// Written when it has been seen to start: half of it, or one without its libraries, is none.
+fn starts() -> PathBuf {
+    folder().join("starts")
 }
 
 fn folder() -> PathBuf {
     workspace::tools().join("qemu")
-}
-
-fn path(folder: &Path, below: &str) -> String {
-    folder.join(below).display().to_string()
 }
 
 #[cfg(test)]
@@ -74,13 +91,15 @@ mod tests {
 
     #[test]
     fn what_is_unpacked_finds_its_own_libraries_and_firmware() {
-        let mut command = Command::new("qemu");
-        Qemu { program: "q".into(), unpacked: Some("/t".into()) }.equip(&mut command);
-        assert_eq!(process::describe(&command), "`qemu -L /t/usr/share/qemu -L /t/usr/share/seabios`");
-        let libraries = command.get_envs().next().and_then(|(_, value)| value?.to_str());
-        assert_eq!(libraries, Some("/t/usr/lib/x86_64-linux-gnu:/t/lib/x86_64-linux-gnu"));
-        let mut command = Command::new("qemu");
-        Qemu { program: "q".into(), unpacked: None }.equip(&mut command);
-        assert_eq!((process::describe(&command), command.get_envs().count()), ("`qemu`".to_owned(), 0));
+        let unpacked = Qemu { program: "/t/q".into(), unpacked: Some("/t".into()) };
+        let [env, libraries, rest @ ..] = &*unpacked.command_line() else { panic!("too short") };
+        assert_eq!(env, "env");
+        let libraries = libraries.to_str().unwrap();
+        assert!(
+            libraries.starts_with("LD_LIBRARY_PATH=/t/usr/lib/x86_64-linux-gnu:/t/lib/x86_64-linux-gnu"),
+            "{libraries}"
+        );
+        assert_eq!(rest, ["/t/q", "-L", "/t/usr/share/qemu", "-L", "/t/usr/share/seabios"]);
+        assert_eq!(Qemu { program: "q".into(), unpacked: None }.command_line(), ["q"]);
     }
 }

@@ -41,8 +41,7 @@ impl Machine<'_> {
     fn command(&self, console: &Path, results: &Path) -> Result<Command> {
         // Ended by the kernel if this process dies, however it does.
         let mut command = process::program("setpriv")?;
-        command.args(["--pdeathsig", "KILL"]).arg(&self.qemu.program);
-        self.qemu.equip(&mut command);
+        command.args(["--pdeathsig", "KILL"]).args(self.qemu.command_line());
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-nic", "none", "-m", "2048", "-smp", &self.cpus.to_string()]);
         match self.accel {
