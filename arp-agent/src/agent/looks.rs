@@ -132,12 +132,15 @@ impl Agent {
         self.ask_for_tc(interfaces)
     }
 
-    /// What is news of foreign tc programs. Of an interface whose filter of ours somebody removed, the agent lets go.
+    /// What is news of foreign tc programs. Of an interface from which somebody removed ours, the agent lets go.
     fn ask_for_tc(&mut self, interfaces: Vec<u32>) -> Vec<Event> {
         let mut lost = Vec::new();
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
-        let news = self.tcx.ask(
+        let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(How::Tcx);
+        let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
+        let (news, gone) = self.tcx.ask(
             interfaces,
+            &by_tcx,
             || bpf.tc_id(),
             |ifindex| match attachments.beside(ifindex) {
                 Ok(None | Some(Beside::Nothing)) => false,
@@ -152,8 +155,9 @@ impl Agent {
                 }
             },
         );
+        lost.extend(gone);
         for ifindex in lost {
-            log::warn!("interface {ifindex}: somebody removed the filter of this agent");
+            log::warn!("interface {ifindex}: somebody removed what this agent had attached");
             self.attachments.forget(&mut self.bpf, ifindex);
             self.tcx.forget_one(ifindex);
             self.lost_filters.insert(ifindex);

@@ -12,7 +12,7 @@ use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::Attachments;
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::choice::Wish;
+use crate::dataplane::choice::{How, Wish};
 use crate::dataplane::proof::Proofs;
 use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::Tcx;
@@ -63,7 +63,7 @@ pub struct Agent {
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
-    /// Interfaces from which somebody removed a filter of ours: to be attached to again.
+    /// Interfaces from which somebody removed a filter of ours, or a tcx program: to be attached to again.
     lost_filters: BTreeSet<u32>,
     in_step: Result<(), String>,
     lease_until: u64,
@@ -282,6 +282,7 @@ impl Agent {
         if events.is_empty() {
             return Ok(false);
         }
+        self.forget_lost_xdp(&events);
         let (mut links, mut features) = (BTreeSet::new(), BTreeSet::new());
         let mut carrier_changed = false;
         for event in &events {
@@ -321,6 +322,21 @@ impl Agent {
             self.attach(links)?;
         }
         Ok(routes)
+    }
+
+    /// Lets go of interfaces whose XDP program is no longer the one that was there: somebody took ours away, or the interface is
+    /// another one of the same index. They are attached to again like new ones.
+    fn forget_lost_xdp(&mut self, events: &[Event]) {
+        for event in events {
+            let Event::Link(link) = event else { continue };
+            // What was known may be older than our program; then nothing is known of it.
+            let known = self.mirror.snapshot().links.get(&link.ifindex).and_then(|known| known.xdp_program);
+            let is_another = known.is_some_and(|known| link.xdp_program != Some(known)) && !link.xdp_multiple;
+            if is_another && self.attachments.how(link.ifindex).is_some_and(How::is_xdp) {
+                log::warn!("{}: somebody removed what this agent had attached", link.name);
+                self.attachments.forget(&mut self.bpf, link.ifindex);
+            }
+        }
     }
 
     /// Reads the routes until a dump has nothing queued behind it that could not be replayed on top of it.
@@ -398,6 +414,7 @@ impl Agent {
         };
         self.resyncs += 1;
         self.tcx.forget();
+        self.forget_lost_xdp(&dump);
         let changes = self.mirror.resync(self.attachments.attached(), dump);
         self.apply(&changes)?;
         let known = self.attachments.iter().map(|(ifindex, _)| ifindex);

@@ -4,9 +4,9 @@
 
 use super::calls::{link_after, tcx_programs};
 use crate::event::Event;
-use aya_obj::generated::bpf_attach_type::{self, BPF_TCX_EGRESS, BPF_TCX_INGRESS};
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 
 /// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
 const A_TURN: usize = 8;
@@ -85,18 +85,28 @@ impl Tcx {
     }
 
     /// Asks interfaces. Says what is news. `own` gives our own program's identifier; `beside` says whether there are
-    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten.
+    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten. Says
+    /// also from which of `by_tcx`, those that our own program was attached to by tcx, it has gone.
     pub fn ask(
         &mut self,
         interfaces: Vec<u32>,
+        by_tcx: &BTreeSet<u32>,
         mut own: impl FnMut() -> Option<u32>,
         mut beside: impl FnMut(u32) -> bool,
-    ) -> Vec<Event> {
-        let mut news = Vec::new();
+    ) -> (Vec<Event>, Vec<u32>) {
+        let (mut news, mut gone) = (Vec::new(), Vec::new());
         for ifindex in interfaces {
             let before = self.found.get(&ifindex).copied();
+            let incoming = tcx_programs(ifindex, BPF_TCX_INGRESS);
+            if by_tcx.contains(&ifindex)
+                && let (Ok(programs), Some(own)) = (&incoming, own())
+                && !programs.contains(&own)
+            {
+                gone.push(ifindex);
+            }
             let found = Found {
-                program: [BPF_TCX_INGRESS, BPF_TCX_EGRESS].into_iter().any(|side| has_program(ifindex, side, &mut own)),
+                program: has_foreign(incoming, &mut own)
+                    || has_foreign(tcx_programs(ifindex, BPF_TCX_EGRESS), &mut own),
                 filter: before.map_or_else(|| beside(ifindex), |before| before.filter),
             };
             if before.map(Found::any) != Some(found.any()) {
@@ -104,13 +114,13 @@ impl Tcx {
             }
             self.found.insert(ifindex, found);
         }
-        news
+        (news, gone)
     }
 }
 
 /// Whether there may be a program that is not our own: an answer that is not understood counts as one.
-fn has_program(ifindex: u32, direction: bpf_attach_type, mut own: impl FnMut() -> Option<u32>) -> bool {
-    match tcx_programs(ifindex, direction) {
+fn has_foreign(programs: io::Result<Vec<u32>>, mut own: impl FnMut() -> Option<u32>) -> bool {
+    match programs {
         Ok(programs) if programs.is_empty() => false,
         Ok(programs) => {
             let own = own();

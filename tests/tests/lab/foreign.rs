@@ -3,11 +3,12 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
-use aya::programs::SchedClassifier;
 use aya::programs::tc::{self, SchedClassifierLinkId, TcAttachType};
+use aya::programs::{SchedClassifier, loaded_links};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
@@ -163,4 +164,24 @@ pub(crate) fn proxy_on_any_device(namespace: &Namespace, address: Ipv4Addr, add:
         ensure!(status == 0, "{address}: {}", io::Error::from_raw_os_error(-status));
         Ok(())
     })?
+}
+
+/// Takes the BPF link by which a program is on an interface away from it; its owner is not told.
+pub(crate) fn detach(program: u32) -> Result<()> {
+    /// BPF_LINK_GET_FD_BY_ID, BPF_LINK_DETACH (include/uapi/linux/bpf.h).
+    const FD_BY_ID: i32 = 30;
+    const DETACH: i32 = 34;
+    // SAFETY: of `union bpf_attr` both commands read a link and flags, and no pointer.
+    let bpf = |command: i32, link: u32| match unsafe {
+        libc::syscall(libc::SYS_bpf, command, [link, 0, 0].as_ptr(), size_of::<[u32; 3]>())
+    } {
+        result if result < 0 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    };
+    let links = loaded_links().filter_map(Result::ok);
+    let link = links.into_iter().find(|link| link.program_id() == program).context("no link has that program")?;
+    let link = RawFd::try_from(bpf(FD_BY_ID, link.id()).context("opening the link")?)?;
+    // SAFETY: it was just opened for us.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    bpf(DETACH, link.as_raw_fd().cast_unsigned()).context("detaching the link").map(drop)
 }

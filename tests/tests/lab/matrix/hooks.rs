@@ -4,7 +4,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tests::{
@@ -13,6 +14,7 @@ use tests::{
 };
 
 use super::{L, X};
+use crate::foreign;
 
 const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
 const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
@@ -148,6 +150,30 @@ fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
         parity.agent().in_step()?;
     }
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    Ok(())
+}
+
+#[test]
+fn a_program_that_somebody_takes_off_its_interface_is_attached_again() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, TCX].into_iter().filter(|&hook| is_there(hook)) {
+        let mut parity = matrix(hook)?;
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}");
+        // A link that was read since it was attached to.
+        parity.agent().in_step()?;
+        let node = parity.fast().node();
+        let program = if hook == TCX {
+            let (_, programs) = node.run(|| SchedClassifier::query_tcx("v0", TcAttachType::Ingress))??;
+            programs.first().map(ProgramInfo::id)
+        } else {
+            let id = node.ip_json("-details link show v0")?[0]["xdp"]["prog"]["id"].as_u64();
+            id.and_then(|id| id.try_into().ok())
+        };
+        foreign::detach(program.context("no program is there")?)?;
+        parity.agent().in_step()?;
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}, taken away");
+    }
     Ok(())
 }
 
