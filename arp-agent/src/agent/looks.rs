@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::dataplane::choice::How;
-use crate::event::{Event, NDO_XMIT, Which};
+use crate::event::{Event, Link, NDO_XMIT, Which};
 use crate::kernel::{Beside, has_settings};
 use crate::writes::Unread;
 use arp_common::Tables as _;
@@ -111,10 +111,13 @@ impl Agent {
                 let is_rare = matches!(look, Look::All) && some_looks_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 events.extend(self.ask_for_tc(interfaces));
+                if matches!(look, Look::All) {
+                    events.extend(self.lost_xdp());
+                }
                 let routes = self.fold(events)?;
-                let lost = std::mem::take(&mut self.lost_filters);
-                if !lost.is_empty() {
-                    self.attach(lost)?;
+                let again = std::mem::take(&mut self.again);
+                if !again.is_empty() {
+                    self.attach(again)?;
                 }
                 routes
             }
@@ -160,9 +163,26 @@ impl Agent {
             log::warn!("interface {ifindex}: somebody removed what this agent had attached");
             self.attachments.forget(&mut self.bpf, ifindex);
             self.tcx.forget_one(ifindex);
-            self.lost_filters.insert(ifindex);
+            self.again.insert(ifindex);
         }
         news
+    }
+
+    /// Lets go of the interfaces on which the links that were read last show another XDP program than ours, or none: somebody
+    /// took it away, or it is another interface of the same index. Gives these links.
+    pub(super) fn lost_xdp(&mut self) -> Vec<Event> {
+        let mut lost = Vec::new();
+        for (ifindex, program) in self.attachments.xdp_programs() {
+            // Of several programs only one is told.
+            let is_lost = |link: &&Link| link.xdp_program != Some(program) && !link.xdp_multiple;
+            lost.extend(self.reader.link(ifindex).filter(is_lost).cloned());
+        }
+        for link in &lost {
+            log::warn!("{}: somebody removed what this agent had attached", link.name);
+            self.attachments.forget(&mut self.bpf, link.ifindex);
+            self.again.insert(link.ifindex);
+        }
+        lost.into_iter().map(Event::Link).collect()
     }
 
     /// What is news of these interfaces' ways out: which must not answer by the hook that they have.

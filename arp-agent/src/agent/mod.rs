@@ -12,7 +12,7 @@ use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::Attachments;
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::choice::{How, Wish};
+use crate::dataplane::choice::Wish;
 use crate::dataplane::proof::Proofs;
 use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::Tcx;
@@ -63,8 +63,9 @@ pub struct Agent {
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
-    /// Interfaces from which somebody removed a filter of ours, or a tcx program: to be attached to again.
-    lost_filters: BTreeSet<u32>,
+    /// Interfaces from which somebody removed what we had attached, and those that refused and where something has changed: to be
+    /// attached to at the next look.
+    again: BTreeSet<u32>,
     in_step: Result<(), String>,
     lease_until: u64,
     /// When what changes silently was looked for last, and when all of it will be.
@@ -102,7 +103,7 @@ impl Agent {
             attachments,
             tcx: Tcx::default(),
             proofs: Proofs::new()?,
-            lost_filters: BTreeSet::new(),
+            again: BTreeSet::new(),
             in_step: Err("starting".into()),
             lease_until: 0,
             looked_at: Instant::now(),
@@ -240,11 +241,8 @@ impl Agent {
         }
         let news = self.tcx_news(&touched);
         routes |= self.fold(news)?;
-        // Who was in the way may have gone.
-        let refused: BTreeSet<u32> = self.attachments.refused().filter(|ifindex| touched.contains(ifindex)).collect();
-        if !refused.is_empty() {
-            self.attach(refused)?;
-        }
+        // Who was in the way may have gone. Not at once: an attempt in vain may itself be what another agent is told of.
+        self.again.extend(self.attachments.refused().filter(|ifindex| touched.contains(ifindex)));
         Ok(routes || self.may_lack(&reread.routes))
     }
 
@@ -282,7 +280,6 @@ impl Agent {
         if events.is_empty() {
             return Ok(false);
         }
-        self.forget_lost_xdp(&events);
         let (mut links, mut features) = (BTreeSet::new(), BTreeSet::new());
         let mut carrier_changed = false;
         for event in &events {
@@ -322,21 +319,6 @@ impl Agent {
             self.attach(links)?;
         }
         Ok(routes)
-    }
-
-    /// Lets go of interfaces whose XDP program is no longer the one that was there: somebody took ours away, or the interface is
-    /// another one of the same index. They are attached to again like new ones.
-    fn forget_lost_xdp(&mut self, events: &[Event]) {
-        for event in events {
-            let Event::Link(link) = event else { continue };
-            // What was known may be older than our program; then nothing is known of it.
-            let known = self.mirror.snapshot().links.get(&link.ifindex).and_then(|known| known.xdp_program);
-            let is_another = known.is_some_and(|known| link.xdp_program != Some(known)) && !link.xdp_multiple;
-            if is_another && self.attachments.how(link.ifindex).is_some_and(How::is_xdp) {
-                log::warn!("{}: somebody removed what this agent had attached", link.name);
-                self.attachments.forget(&mut self.bpf, link.ifindex);
-            }
-        }
     }
 
     /// Reads the routes until a dump has nothing queued behind it that could not be replayed on top of it.
@@ -414,7 +396,8 @@ impl Agent {
         };
         self.resyncs += 1;
         self.tcx.forget();
-        self.forget_lost_xdp(&dump);
+        // It has the links that are attached to as they are now.
+        let _ = self.lost_xdp();
         let changes = self.mirror.resync(self.attachments.attached(), dump);
         self.apply(&changes)?;
         let known = self.attachments.iter().map(|(ifindex, _)| ifindex);

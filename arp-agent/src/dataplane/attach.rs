@@ -48,7 +48,7 @@ pub struct Attached {
 /// What lets go of it.
 #[derive(Debug)]
 enum Handle {
-    Xdp(XdpLinkId),
+    Xdp { link: XdpLinkId, program: u32 },
     Tcx(SchedClassifierLinkId),
     Filter(Filter),
 }
@@ -126,6 +126,14 @@ impl Attachments {
         matches!(attachment, Some(Attachment::Attached(Attached { handle: Handle::Filter(_), .. })))
     }
 
+    /// The interfaces with an XDP program of ours, and its identifier.
+    pub fn xdp_programs(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.by_ifindex.iter().filter_map(|(&ifindex, attachment)| match attachment {
+            Attachment::Attached(Attached { handle: Handle::Xdp { program, .. }, .. }) => Some((ifindex, *program)),
+            _ => None,
+        })
+    }
+
     /// How the program sits on an interface.
     pub fn how(&self, ifindex: u32) -> Option<How> {
         match self.by_ifindex.get(&ifindex) {
@@ -147,8 +155,8 @@ impl Attachments {
         }
     }
 
-    /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one whose filter
-    /// somebody removed, so that it is attached to again.
+    /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one from which
+    /// somebody removed what was attached, so that it is attached to again.
     pub fn forget(&mut self, bpf: &mut Bpf, ifindex: u32) {
         self.attached.remove(&ifindex);
         if let Some(attachment) = self.by_ifindex.remove(&ifindex) {
@@ -229,7 +237,12 @@ impl Attachments {
         Ok(match how {
             How::XdpSkb | How::XdpDriver | How::XdpVeth => {
                 let mode = if how == How::XdpSkb { XdpMode::Skb } else { XdpMode::Driver };
-                Handle::Xdp(bpf.xdp_for(how)?.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?)
+                let xdp = bpf.xdp_for(how)?;
+                let program = xdp.info().map_err(why).with_context(failed)?.id();
+                Handle::Xdp {
+                    link: xdp.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?,
+                    program,
+                }
             }
             How::Tcx => {
                 // The kernel tells identifiers of programs only so: without, ours would look like a foreign one.
@@ -252,7 +265,7 @@ impl Attachments {
         let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { return };
         // The link of an interface that vanished is already dead; only the descriptor is left to close.
         let done = match handle {
-            Handle::Xdp(id) => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(id)?)),
+            Handle::Xdp { link, .. } => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(link)?)),
             Handle::Tcx(id) => bpf.tc().and_then(|tc| Ok(tc.detach(id)?)),
             Handle::Filter(filter) => self.filters.remove(&filter),
         };

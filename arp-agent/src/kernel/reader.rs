@@ -136,6 +136,11 @@ impl Reader {
         events
     }
 
+    /// A link as it was read last.
+    pub fn link(&self, ifindex: u32) -> Option<&Link> {
+        self.last.links.get(&ifindex)
+    }
+
     /// Forgets what was read of an interface that is gone: another may get its index. The next
     /// [`Reader::silent_changes`] says proxy entries and delays even if they are as before.
     pub fn forget(&mut self, ifindex: u32) {

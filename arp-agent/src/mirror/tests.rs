@@ -447,6 +447,41 @@ fn an_interface_that_is_gone_leaves_nothing() {
 }
 
 #[test]
+fn what_is_stacked_on_an_interface_blocks_it_until_it_moves_or_goes() {
+    let upper = |ifindex, below| {
+        link(ifindex, "upper", |link, _| (link.kind, link.link) = (Some("macvlan".into()), Some(below)))
+    };
+    let mut world = World::new();
+    let mut then = |event| world.tell(event).asks("8.8.8.8");
+    assert_eq!(then(upper(20, CALI)), pass(Reason::INTERFACE_HAS_UPPER));
+    assert_eq!(then(upper(20, UPLINK)), REPLY);
+    assert_eq!(then(upper(20, CALI)), pass(Reason::INTERFACE_HAS_UPPER));
+    assert_eq!(then(upper(21, CALI)), pass(Reason::INTERFACE_HAS_UPPER));
+    assert_eq!(then(Event::LinkGone(20)), pass(Reason::INTERFACE_HAS_UPPER), "there is another");
+    assert_eq!(then(Event::LinkGone(21)), REPLY);
+}
+
+#[test]
+fn an_address_goes_with_its_interface_and_no_other_does() {
+    let own = |ifindex, local: &str| {
+        let local = local.parse().unwrap();
+        Event::Address(Address { ifindex, local, peer: local, prefix_len: 32 })
+    };
+    let mut world = World::new();
+    world.tell(link(20, "other", |_, _| {}));
+    world.tell(own(20, "10.9.0.77")).tell(own(20, "10.9.0.78")).tell(own(UPLINK, "10.9.0.78"));
+    world.tell(own(UPLINK, "10.9.0.79"));
+    let asks = |world: &World| ["10.9.0.77", "10.9.0.78", "10.9.0.79"].map(|target| world.asks(target));
+    let opaque = || pass(Reason::OPAQUE_ROUTE);
+    assert_eq!(asks(&world), [opaque(), opaque(), opaque()]);
+    world.tell(Event::LinkGone(20));
+    assert_eq!(asks(&world), [REPLY, opaque(), opaque()]);
+    let Event::Address(address) = own(UPLINK, "10.9.0.78") else { unreachable!() };
+    world.tell(Event::AddressGone(address));
+    assert_eq!(asks(&world), [REPLY, REPLY, opaque()]);
+}
+
+#[test]
 fn an_address_without_its_local_route_is_opaque() {
     let address = Address { ifindex: UPLINK, local: POD, peer: POD, prefix_len: 24 };
     assert_eq!(after([Event::Address(address.clone())], "8.8.8.8"), pass(Reason::SENDER_ROUTE), "an own address asks");

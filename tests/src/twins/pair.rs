@@ -34,8 +34,8 @@ pub struct Twins {
     hook: Hook,
     /// Ports whose way out the agent could not test in good time.
     given_up: BTreeSet<u32>,
-    /// There may be a route with a realm.
-    realms: bool,
+    /// The routes with a realm that may be there.
+    realms: Vec<String>,
     spent: BTreeMap<&'static str, Duration>,
 }
 
@@ -95,7 +95,7 @@ impl Twins {
         };
         let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;
         let spent = BTreeMap::from([("building twins", start.elapsed())]);
-        Ok(Twins { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: false, spent })
+        Ok(Twins { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
     }
 
     /// The node with the kernel alone.
@@ -140,16 +140,21 @@ impl Twins {
             refused += one.lines().filter(complaint).count();
         }
         self.spend("steps", start);
-        let realms = steps.iter().rfind(|step| step.names_a_realm());
-        if self.realms || realms.is_some() {
-            // It may have gone, or have been refused.
+        let mut realms = !self.realms.is_empty();
+        for (verb, route) in steps.iter().filter_map(Step::realm) {
+            realms = true;
+            match self.realms.iter().position(|known| known == route) {
+                Some(known) if verb == "del" => drop(self.realms.swap_remove(known)),
+                None if verb == "del" => {}
+                _ => self.realms.push(route.to_owned()),
+            }
+        }
+        if realms {
+            // One may have gone, with or without a word, or have been refused.
             let freeing = Instant::now();
             self.alone.free_routes()?;
             self.beside.free_routes()?;
             self.spend("freeing routes", freeing);
-        }
-        if let Some(step) = realms {
-            self.realms = !step.deletes_a_route();
         }
         Ok(refused)
     }

@@ -51,14 +51,12 @@ impl Step {
         }
     }
 
-    /// Whether it is about a route with a realm.
-    pub(super) fn names_a_realm(&self) -> bool {
-        matches!(self, Step::Ip(command) if command.starts_with("route ") && command.contains(" realm "))
-    }
-
-    /// Whether it takes a route away.
-    pub(super) fn deletes_a_route(&self) -> bool {
-        matches!(self, Step::Ip(command) if command.starts_with("route del "))
+    /// What it does to a route with a realm, and to which, if it does.
+    pub(super) fn realm(&self) -> Option<(&str, &str)> {
+        match self {
+            Step::Ip(command) if command.contains(" realm ") => command.strip_prefix("route ")?.split_once(' '),
+            _ => None,
+        }
     }
 }
 
