@@ -1,6 +1,6 @@
 //! What lies in the BPF maps. Flat on purpose: integers and byte arrays, no padding (zerocopy checks it), sizes
-//! asserted, because the agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in wire order, everything
-//! else in the machine's.
+//! asserted, because the agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in
+//! wire order, everything else in the machine's.
 
 use crate::buckets::Bucket;
 use crate::words::Lladdr;

@@ -168,8 +168,8 @@ impl Agent {
         news
     }
 
-    /// Lets go of the interfaces on which the links that were read last show another XDP program than ours, or none: somebody
-    /// took it away, or it is another interface of the same index. Gives these links.
+    /// Lets go of the interfaces on which the links that were read last show another XDP program than ours, or none:
+    /// somebody took it away, or it is another interface of the same index. Gives these links.
     pub(super) fn lost_xdp(&mut self) -> Vec<Event> {
         let mut lost = Vec::new();
         for (ifindex, program) in self.attachments.xdp_programs() {

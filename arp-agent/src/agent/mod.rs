@@ -63,8 +63,8 @@ pub struct Agent {
     attachments: Attachments,
     tcx: Tcx,
     proofs: Proofs,
-    /// Interfaces from which somebody removed what we had attached, and those that refused and where something has changed: to be
-    /// attached to at the next look.
+    /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
+    /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
     in_step: Result<(), String>,
     lease_until: u64,

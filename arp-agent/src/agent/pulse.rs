@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Beats by a timer of the kernel's own, for both. tokio's timer would wake up three times for each quarter of a second (its wheel
-/// turns in between), and at rest that costs more than all that is done then.
+/// Beats by a timer of the kernel's own, for both. tokio's timer would wake up three times for each quarter of a
+/// second (its wheel turns in between), and at rest that costs more than all that is done then.
 pub(super) struct Pulse {
     timer: AsyncFd<OwnedFd>,
     beats_per_look: u64,

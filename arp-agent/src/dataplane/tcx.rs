@@ -42,7 +42,8 @@ impl Tcx {
         self.found.clear();
     }
 
-    /// Forgets what was found about an interface that vanished (another may get its index), or where it may be otherwise by now.
+    /// Forgets what was found about an interface that vanished (another may get its index), or where it may be
+    /// otherwise by now.
     pub fn forget_one(&mut self, ifindex: u32) {
         self.found.remove(&ifindex);
     }

@@ -90,8 +90,8 @@ pub(super) struct ArpTables {
 }
 
 impl ArpTables {
-    /// Whether there is a table, in the network namespace of the calling thread; once there was one, in that of the thread
-    /// that saw it first.
+    /// Whether there is a table, in the network namespace of the calling thread; once there was one, in that of the
+    /// thread that saw it first.
     pub(super) fn any(&mut self) -> Result<bool> {
         // The file of a module that was unloaded cannot be read any more; there may be another one by now.
         if let Some(any) = self.names.as_ref().and_then(|names| is_not_empty(names).ok()) {

@@ -29,8 +29,8 @@ pub(super) const CLIENTS: [Client; 7] = [
     Client { program: "arptables-legacy", package: "arptables", mark: None },
 ];
 
-/// What boots other kernels, besides [qemu](mod@super::qemu). `apt-get` is not among them: a kernel comes from it, so it is
-/// there or nothing helps.
+/// What boots other kernels, besides [qemu](mod@super::qemu). `apt-get` is not among them: a kernel comes from it, so
+/// it is there or nothing helps.
 pub(super) const VM: [Client; 2] = [
     Client { program: "depmod", package: "kmod", mark: None },
     Client { program: "ldd", package: "libc-bin", mark: None },

@@ -1,5 +1,5 @@
-//! qemu, for `cargo xtask vm`: the system's own; or, where a package of the reader's is in the way of installing it (another
-//! version of `qemu-utils`, say), unpacked into a folder of the project's, where it is in nobody's way.
+//! qemu, for `cargo xtask vm`: the system's own; or, where a package of the reader's is in the way of installing it
+//! (another version of `qemu-utils`, say), unpacked into a folder of the project's, where it is in nobody's way.
 
 use std::env;
 use std::ffi::OsString;
@@ -53,8 +53,8 @@ pub(crate) fn qemu() -> Result<Qemu> {
 }
 
 impl Qemu {
-    /// What starts it, with what the unpacked one needs to find its libraries and its firmware. Only it: whatever starts it has
-    /// the system's libraries.
+    /// What starts it, with what the unpacked one needs to find its libraries and its firmware. Only it: whatever
+    /// starts it has the system's libraries.
     pub(crate) fn command_line(&self) -> Vec<OsString> {
         let Some(folder) = &self.unpacked else { return vec![self.program.clone().into()] };
         let mut libraries = OsString::from("LD_LIBRARY_PATH=");
