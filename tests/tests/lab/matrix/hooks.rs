@@ -366,7 +366,7 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
 #[test]
 fn an_interface_whose_self_test_fails_and_that_is_no_longer_wanted_is_not_tested_again() -> Result<()> {
     needs_root!();
-    needs_kernel!(6, 2, "a new name for an interface that is up");
+    needs_kernel!(6, 2, "renaming of an interface that is up");
     let lab = topology::matrix()?;
     tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
     let agent = options("v0", CLSACT).start(lab.node())?;
