@@ -347,7 +347,8 @@ fn among_routes_of_one_metric_the_first_decides() {
 fn a_route_inside_a_local_prefix_is_opaque_as_long_as_that_is_there() {
     let mut world = World::new();
     world.tell(add(unicast("10.50.1.0/24", UPLINK)));
-    assert_eq!(world.asks("10.50.1.1"), REPLY);
+    world.tell(add(local("10.51.0.0/16")));
+    assert_eq!(world.asks("10.50.1.1"), REPLY, "inside none of the local ones");
     world.tell(add(local("10.50.0.0/16")));
     assert_eq!(world.asks("10.50.1.1"), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(world.asks("10.50.2.1"), REPLY, "local");
