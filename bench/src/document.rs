@@ -134,6 +134,9 @@ mod tests {
         let text = fs::read_to_string(docs.join("performance.md")).unwrap();
         if docs.join("performance.json").exists() {
             let report = Report::read(&docs.join("performance.json")).unwrap();
+            for ran in &report.benchmarks {
+                assert!(text.contains(&format!("{OPEN}{} -->", ran.name)), "there is no place for {}", ran.name);
+            }
             assert_eq!(filled(&report, &text, Some(Path::new("plots"))).unwrap(), text);
         } else {
             let places = text.matches(OPEN).count();
