@@ -159,8 +159,6 @@ fn a_program_that_somebody_takes_off_its_interface_is_attached_again() -> Result
     for hook in [SKB, TCX].into_iter().filter(|&hook| is_there(hook)) {
         let mut parity = matrix(hook)?;
         assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}");
-        // A link that was read since it was attached to.
-        parity.agent().in_step()?;
         let node = parity.fast().node();
         let program = if hook == TCX {
             let (_, programs) = node.run(|| SchedClassifier::query_tcx("v0", TcAttachType::Ingress))??;
