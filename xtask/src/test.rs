@@ -41,6 +41,8 @@ pub(crate) enum Tier {
     LabSkb,
     /// The lab's exactness matrix with XDP in driver mode
     LabDriver,
+    /// The fault catalogue: load, crashes, hostile neighbours; each fault with its bound
+    Faults,
     /// A minute of random worlds, the kernel alone against the fast path
     Parity,
 }
@@ -54,6 +56,7 @@ impl Tier {
             Tier::Lab => "lab",
             Tier::LabSkb => "lab-skb",
             Tier::LabDriver => "lab-driver",
+            Tier::Faults => "faults",
             Tier::Parity => "parity",
         }
     }
@@ -63,7 +66,7 @@ impl Tier {
         match self {
             Tier::LabSkb => Some("xdp-skb"),
             Tier::LabDriver => Some("xdp-driver"),
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Parity => None,
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Faults | Tier::Parity => None,
         }
     }
 
@@ -74,6 +77,7 @@ impl Tier {
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(("tests", "lab")),
+            Tier::Faults => Some(("tests", "faults")),
             Tier::Parity => Some(("tests", "parity")),
         }
     }
