@@ -1,6 +1,8 @@
 //! `cargo xtask lint`: everything that is checked without running the code. All steps run; the list at the end says
 //! which were refused.
 
+mod commits;
+
 use std::env;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -35,11 +37,12 @@ const CPUS: [&str; 2] = ["x86_64", "aarch64"];
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Build])?;
     let deny = args.deny || env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let steps: [(&str, &dyn Fn() -> Result<Done>); 5] = [
+    let steps: [(&str, &dyn Fn() -> Result<Done>); 6] = [
         ("formatting", &formatting),
         ("clippy, host", &clippy_host),
         ("clippy, BPF", &clippy_bpf),
         ("documentation", &documentation),
+        ("commit messages", &commits::check),
         ("dependencies", &|| {
             if deny { dependencies() } else { Ok(Done::Less("only with --deny or under CI".to_owned())) }
         }),
