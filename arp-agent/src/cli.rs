@@ -13,7 +13,7 @@ pub const DEFAULT_RUN_DIR: &str = "/run/arp-agent";
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Cli {
-    /// More about what is done: once for details, twice for a line for each decision.
+    /// More log output: -v every change of the maps, -vv also every decision of the eBPF program (slow).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -47,20 +47,21 @@ pub struct Run {
     /// How tc programs are attached [default: auto].
     #[arg(long, value_enum)]
     pub tc_attach: Option<TcAttach>,
-    /// Directory of the control socket: one for each agent [default: /run/arp-agent].
+    /// Directory of the control socket, one for each agent [default: /run/arp-agent].
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
     /// TOML file with the names of these options as keys; what the command line says wins.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How often what the kernel changes without telling is read again: the bound of what goes unnoticed [default: 250].
+    /// Interval between polls for kernel changes that send no notification, in ms. With the sysctl hook, full polls are
+    /// rarer: at least one a minute. Until the next poll, old answers may be given [default: 250].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub reread_interval: Option<u64>,
-    /// Whether writes of sysctls are noticed before they take effect, by a program on the root of the cgroup tree
+    /// Whether an eBPF program on the root of the cgroup tree reports writes of sysctls before they take effect
     /// [default: auto].
     #[arg(long, value_enum)]
     pub sysctl_hook: Option<SysctlHook>,
-    /// How long the program goes on without a heartbeat [default: 1000].
+    /// How long the eBPF program answers without a heartbeat of the agent, in ms [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
 }
@@ -69,7 +70,8 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// What the interface offers: XDP, or tc where XDP's place is taken.
+    /// The first that can be had: on a veth or another virtual device tc clsact, tc tcx, xdp skb; on a NIC xdp driver,
+    /// tc clsact, tc tcx, xdp skb.
     #[default]
     Auto,
     /// XDP.
@@ -82,7 +84,7 @@ pub enum Hook {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// In the driver where that harms nobody, else skb.
+    /// The first that can be had: on a virtual device skb; on a NIC driver, skb.
     #[default]
     Auto,
     /// On socket buffers, after the driver: works on every device.
@@ -96,7 +98,7 @@ pub enum XdpMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TcAttach {
-    /// The one that is quicker to attach and costs others least: clsact.
+    /// The first that can be had: clsact, tcx.
     #[default]
     Auto,
     /// By tcx, beside other programs (Linux 6.6).
@@ -109,10 +111,10 @@ pub enum TcAttach {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum SysctlHook {
-    /// Where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
+    /// Yes, where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
     #[default]
     Auto,
-    /// No: they are found by re-reading.
+    /// No: the agent finds written settings at its next poll.
     Off,
 }
 

@@ -4,6 +4,8 @@
 //! it. A command's way: [`cli`] → [`commands`] → the agent's [`control`] socket.
 
 pub mod agent;
+#[cfg(test)]
+mod claims;
 pub mod cli;
 pub mod commands;
 pub mod control;

@@ -3,9 +3,9 @@
 use super::Exit;
 use super::status::{self, Fetched};
 use crate::cli;
-use crate::control::silent;
+use crate::control::{Status, silent};
 use anyhow::bail;
-use serde_json::json;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -21,31 +21,48 @@ pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
         Fetched::NotRunning => bail!(status::not_running(run_dir)),
         Fetched::Silent => bail!(silent(run_dir)),
     };
-    let (answered, passed) = match &arguments.interface {
-        None => (status.answered, status.passed),
-        Some(name) => match status.interfaces.into_iter().find(|interface| interface.name == *name) {
-            Some(interface) => (interface.answered, interface.passed),
-            None => bail!("{name}: the agent is not attached to such an interface (`arp-agent status` lists them)"),
-        },
-    };
+    let document = document(&status, arguments.interface.as_deref())?;
     if arguments.json {
-        let document = json!({
-            "version": status.version,
-            "interface": arguments.interface,
-            "answered": answered,
-            "passed": passed,
-        });
         println!("{}", serde_json::to_string_pretty(&document)?);
     } else {
-        println!("{}", render(answered, &passed));
+        println!("{}", render(&document));
     }
     Ok(Exit::Ok)
 }
 
-fn render(answered: u64, passed: &BTreeMap<String, u64>) -> String {
+/// What `stats --json` prints.
+///
+/// # Errors
+/// The agent is not attached to that interface.
+pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stats> {
+    let (answered, passed) = match interface {
+        None => (status.answered, &status.passed),
+        Some(name) => match status.interfaces.iter().find(|interface| interface.name == name) {
+            Some(interface) => (interface.answered, &interface.passed),
+            None => bail!("{name}: the agent is not attached to such an interface (`arp-agent status` lists them)"),
+        },
+    };
+    let interface = interface.map(str::to_owned);
+    Ok(Stats { version: status.version, interface, answered, passed: passed.clone() })
+}
+
+/// What `stats --json` prints.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Stats {
+    /// [`crate::DOCUMENT_VERSION`].
+    pub version: u32,
+    /// The interface; `null` for all of them together.
+    pub interface: Option<String>,
+    /// Requests answered.
+    pub answered: u64,
+    /// ARP frames passed, by reason.
+    pub passed: BTreeMap<String, u64>,
+}
+
+fn render(stats: &Stats) -> String {
     let mut table = Builder::default();
-    table.push_record(["answered", &answered.to_string()]);
-    for (reason, count) in passed {
+    table.push_record(["answered", &stats.answered.to_string()]);
+    for (reason, count) in &stats.passed {
         table.push_record([format!("passed: {reason}"), count.to_string()]);
     }
     table.build().with(Style::blank()).to_string()
