@@ -9,7 +9,7 @@ use crate::control::{InterfaceStatus, Peer, Status};
 use crate::dataplane::choice::{How, Wish, choices};
 use crate::event::Link;
 use crate::explain::checks::Check;
-use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
+use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Mac, Question, TablesFrom};
 use arp_common::Reason;
 use clap::{CommandFactory as _, ValueEnum};
 use serde_json::Value;
@@ -287,6 +287,7 @@ fn every_field_of_explain_is_documented() {
         reply_mac: Some(Mac([0; 6])),
         reason: Some(String::new()),
         why: String::new(),
+        kernel: Some(KernelAnswer { answer: Answer::Silent, reason: Some(String::new()), why: String::new() }),
         would_answer_if: vec![String::new()],
         program: Some(String::new()),
     };

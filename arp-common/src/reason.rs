@@ -50,8 +50,8 @@ reasons! {
     9 SPECIAL_SENDER "special_sender" "spa is 255.255.255.255, loopback or multicast"
     10 ANNOUNCEMENT "announcement" "spa equals tpa: the kernel may learn from it"
     11 PROBE_NOT_LOCAL "probe_not_local" "spa is 0.0.0.0 (a probe) and tpa is not a local address"
-    12 SENDER_ROUTE "sender_route" "the best route back to spa is not a single path out of the ingress interface"
-    13 NEIGHBOUR_UNKNOWN "neighbour_unknown" "the kernel has no valid neighbour entry for spa: it answers and learns"
+    12 SENDER_ROUTE "sender_route" "the best route back to spa is the default route, or not a single path out of the ingress interface"
+    13 NEIGHBOUR_UNKNOWN "neighbour_unknown" "the kernel has no valid neighbour entry for spa: it learns the sender from a request that it answers"
     14 NEIGHBOUR_DIFFERS "neighbour_differs" "the neighbour entry for spa holds another link-layer address than sha"
     15 NO_ROUTE "no_route" "there is no route to tpa"
     16 UNANSWERABLE_ROUTE "unanswerable_route" "the route to tpa is a broadcast, unreachable, blackhole, prohibit or like route"
@@ -84,6 +84,11 @@ impl Reason {
     #[inline(always)]
     pub const fn from_raw(raw: u32) -> Self {
         Reason(raw)
+    }
+
+    /// The reason of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.name() == name)
     }
 
     /// The reason's number.

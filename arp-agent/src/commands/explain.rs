@@ -4,12 +4,14 @@ use super::Exit;
 use super::status::not_running;
 use crate::cli;
 use crate::control::{Answer, Request, Response, ask, silent};
+use crate::dataplane::owners::foreign_program;
 use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::world::World;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
 use crate::kernel::{Reader, filtered_by_agents_only};
 use anyhow::{anyhow, bail};
+use arp_common::Reason;
 use std::net::Ipv4Addr;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -31,6 +33,11 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     }
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
     let run_dir = &arguments.run_dir.path;
+    let xdp = dump.iter().find_map(|event| match event {
+        Event::Link(link) if link.ifindex == question.ifindex => link.xdp_program,
+        _ => None,
+    });
+    let other = foreign_program(question.ifindex, xdp);
     let mut world = World::new(dump, question.ifindex)?;
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,
@@ -47,6 +54,9 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     if explanation.reply_mac.is_none() && world.explain(&question).reply_mac.is_none() {
         explanation.would_answer_if = world.would_answer_if(&question)?;
     }
+    let agents = explanation.reason.as_deref().filter(|_| explanation.tables == TablesFrom::Agent);
+    let agents = agents.and_then(Reason::from_name);
+    explanation.kernel = Some(world.kernel_answer(&question, agents, other.as_deref())?);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&explanation)?);
     } else {
@@ -112,6 +122,9 @@ fn render(explanation: &Explanation) -> String {
         checks(&explanation.checks),
         explanation.why
     );
+    if let Some(kernel) = &explanation.kernel {
+        text += &format!("{}\n", kernel.why);
+    }
     for change in &explanation.would_answer_if {
         text += &format!("would be answered if {change}\n");
     }

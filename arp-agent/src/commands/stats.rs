@@ -5,6 +5,7 @@ use super::status::{self, Fetched};
 use crate::cli;
 use crate::control::{Status, silent};
 use anyhow::bail;
+use arp_common::Reason;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tabled::builder::Builder;
@@ -61,9 +62,11 @@ pub struct Stats {
 
 fn render(stats: &Stats) -> String {
     let mut table = Builder::default();
-    table.push_record(["answered", &stats.answered.to_string()]);
+    table.push_record(["answered", &stats.answered.to_string(), ""]);
     for (reason, count) in &stats.passed {
-        table.push_record([format!("passed: {reason}"), count.to_string()]);
+        let why = Reason::from_name(reason).map_or("", Reason::why);
+        table.push_record([&format!("passed: {reason}"), &count.to_string(), why]);
     }
-    table.build().with(Style::blank()).to_string()
+    let table = table.build().with(Style::blank()).to_string();
+    table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }

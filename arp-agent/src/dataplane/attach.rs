@@ -2,13 +2,14 @@
 
 use super::bpf::Bpf;
 use super::choice::{Choice, How, Wish, choices};
+use super::owners;
 use crate::event::Link;
 use crate::kernel::{Beside, Filter, Filters};
 use anyhow::Context as _;
+use aya::programs::ProgramError;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
-use aya::programs::{ProgramError, ProgramInfo};
 use caps::{CapSet, Capability};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
@@ -226,7 +227,7 @@ impl Attachments {
         if let Some(holder) = link.xdp_program.filter(|_| how.is_xdp()) {
             anyhow::bail!(
                 "its XDP slot is taken by {}; detach that program, or leave the interface to it",
-                describe_program(holder)
+                owners::describe(holder)
             );
         }
         if how == How::XdpVeth && !self.watches_peers {
@@ -293,15 +294,5 @@ fn why(error: ProgramError) -> anyhow::Error {
     match &error {
         ProgramError::SyscallError(syscall) => anyhow::anyhow!("{}: {}", syscall.call, syscall.io_error),
         _ => error.into(),
-    }
-}
-
-/// The program's name and identifier, as far as the kernel tells.
-fn describe_program(id: u32) -> String {
-    let loaded = aya::programs::loaded_programs().filter_map(Result::ok);
-    let name = |info: ProgramInfo| info.name_as_str().map(str::to_owned);
-    match loaded.into_iter().find(|info| info.id() == id).and_then(name) {
-        Some(name) => format!("program `{name}` (id {id})"),
-        None => format!("program id {id}"),
     }
 }

@@ -8,6 +8,7 @@ pub mod choice;
 mod counters;
 pub mod fake;
 mod memory;
+pub mod owners;
 pub mod programs;
 pub mod proof;
 pub mod sysctl;

@@ -43,7 +43,7 @@ pub fn agree(
     }
     let counter = match &explanation.reason {
         None => ANSWERED,
-        Some(name) => match Reason::ALL.iter().find(|reason| reason.name() == name) {
+        Some(name) => match Reason::from_name(name) {
             Some(reason) => reason.counter(),
             None => bail!("`explain` gave a reason that has no counter, {name}"),
         },

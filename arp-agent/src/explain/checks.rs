@@ -36,7 +36,10 @@ const PROBE: [Asked; 2] = [
 const SENDER: [Asked; 5] = [
     (Reason::SPECIAL_SENDER, "the sender is an ordinary address"),
     (Reason::ANNOUNCEMENT, "the sender does not ask for itself"),
-    (Reason::SENDER_ROUTE, "the best route back to the sender is a single path by this interface"),
+    (
+        Reason::SENDER_ROUTE,
+        "the best route back to the sender is a single path by this interface, and not the default route",
+    ),
     (Reason::NEIGHBOUR_UNKNOWN, "the kernel has a valid neighbour entry for the sender"),
     (Reason::NEIGHBOUR_DIFFERS, "that entry holds the sender's link-layer address, or never changes"),
 ];

@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub mod checks;
+pub mod kernel_answer;
 pub mod world;
 
 use anyhow::{Context as _, bail};
@@ -57,10 +58,38 @@ pub struct Explanation {
     pub reason: Option<String>,
     /// The verdict in a sentence.
     pub why: String,
+    /// What this node's kernel does with the request; the agent leaves it to the client, which reads the kernel's state.
+    #[serde(default)]
+    pub kernel: Option<KernelAnswer>,
     /// Single changes after which the fast path would answer.
     pub would_answer_if: Vec<String>,
     /// What the loaded program did with the frame, if it was asked.
     pub program: Option<String>,
+}
+
+/// What this node's kernel does with a request. Others on the wire may answer too, and nothing is said of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KernelAnswer {
+    /// Whether it answers.
+    pub answer: Answer,
+    /// The name of the reason for anything but an answer at once.
+    pub reason: Option<String>,
+    /// The same in a sentence.
+    pub why: String,
+}
+
+/// Whether this node's kernel answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It answers at once.
+    Answers,
+    /// It answers after a random delay (proxy_delay).
+    AnswersAfterDelay,
+    /// It gives no answer.
+    Silent,
+    /// It may answer or not: what decides is not mirrored.
+    Undecided,
 }
 
 /// Where an explanation's tables came from.
@@ -100,13 +129,13 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
     let recorder = Recorder { tables, inputs: RefCell::default() };
     let verdict = decide(&(&question.frame()).into(), question.ifindex, &recorder);
     let (name, reply_mac, reason, why) = match verdict {
-        Verdict::Reply(mac) => {
-            ("reply", Some(Mac(mac.bytes())), None, "the kernel would answer, and learn nothing new from it".to_owned())
-        }
-        Verdict::Pass(reason) => {
-            let why = format!("{}; {}", reason.why(), world::what_the_kernel_does(reason));
-            ("pass", None, Some(reason.name().to_owned()), why)
-        }
+        Verdict::Reply(mac) => (
+            "reply",
+            Some(Mac(mac.bytes())),
+            None,
+            "the kernel would give the same reply, and learn nothing from the request",
+        ),
+        Verdict::Pass(reason) => ("pass", None, Some(reason.name().to_owned()), reason.why()),
     };
     Explanation {
         version: crate::DOCUMENT_VERSION,
@@ -118,7 +147,8 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         verdict: name.to_owned(),
         reply_mac,
         reason,
-        why,
+        why: why.to_owned(),
+        kernel: None,
         would_answer_if: Vec::new(),
         program: None,
     }

@@ -4,10 +4,10 @@
 use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Event, Link, NeighbourEntry, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
 use crate::mirror::Mirror;
+use crate::mirror::desired::are_default;
 use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
-use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -53,8 +53,10 @@ impl World {
             .proxy_delays
             .get(&question.ifindex)
             .map(|milliseconds| format!("{} (ticks of 10 ms)", milliseconds / 10));
-        facts
-            .push(Fact::new(format!("net.ipv4.neigh.{name}.proxy_delay"), delay.unwrap_or_else(|| "not known".into())));
+        facts.push(Fact::new(
+            format!("net.ipv4.neigh.{}.proxy_delay", sysctl_name(name)),
+            delay.unwrap_or_else(|| "not known".into()),
+        ));
         let key = IfaceAddr { ifindex: question.ifindex, addr: question.sender.octets() };
         let entry = snapshot.neighbours.get(&key).map(describe_neighbour);
         facts.push(Fact::new(
@@ -62,8 +64,10 @@ impl World {
             entry.unwrap_or_else(|| "none".into()),
         ));
         for (what, addr) in [("back to the sender", question.sender), ("to the target", question.target)] {
-            let route = best_route(snapshot, addr).map(|route| describe_route(snapshot, route));
-            facts.push(Fact::new(format!("ip route, {what} {addr}"), route.unwrap_or_else(|| "none".into())));
+            let route = self.route_to(addr).unwrap_or_else(|| "none".into());
+            let by_rules =
+                if are_default(&snapshot.rules) { "" } else { " (by the default rules; yours may choose another)" };
+            facts.push(Fact::new(format!("ip route, {what} {addr}"), route + by_rules));
         }
         let proxied = snapshot
             .proxies
@@ -96,6 +100,21 @@ impl World {
     /// # Errors
     /// The FIB has more routes than fit.
     pub fn would_answer_if(&mut self, question: &Question) -> anyhow::Result<Vec<String>> {
+        let mut found = self.try_candidates(question)?;
+        if found.is_empty() {
+            // The kernel answers nothing, and so has never learnt the sender: that alone would not help.
+            let (learnt, before) = self.learnt(question);
+            self.tell(learnt)?;
+            found = self.try_candidates(question)?;
+            self.tell(before)?;
+            for what in &mut found {
+                *what += ", and the kernel had learnt the sender (it does so with the first request that it answers)";
+            }
+        }
+        Ok(found)
+    }
+
+    fn try_candidates(&mut self, question: &Question) -> anyhow::Result<Vec<String>> {
         let mut found = Vec::new();
         for (what, change, revert) in self.candidates(question) {
             self.tell(change)?;
@@ -107,7 +126,38 @@ impl World {
         Ok(found)
     }
 
-    fn tell(&mut self, event: Event) -> anyhow::Result<()> {
+    /// The tables that an agent would make of the state.
+    pub(super) fn tables(&self) -> &Fake {
+        &self.tables
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        self.mirror.snapshot()
+    }
+
+    /// The route to an address, nearly as `ip route` prints it.
+    pub(super) fn route_to(&self, addr: Ipv4Addr) -> Option<String> {
+        best_route(self.snapshot(), addr).map(|route| describe_route(self.snapshot(), route))
+    }
+
+    /// What has to be told for the kernel to have learnt the sender, and what takes it back.
+    pub(super) fn learnt(&self, question: &Question) -> (Event, Event) {
+        let Question { ifindex, sender, sender_mac, .. } = *question;
+        let entry = NeighbourEntry { ifindex, addr: sender, state: NUD_STALE, lladdr: Some(sender_mac.0) };
+        let before = match self.snapshot().neighbours.get(&IfaceAddr { ifindex, addr: sender.octets() }) {
+            Some(entry) => Event::Neighbour(entry.clone()),
+            None => Event::NeighbourGone { ifindex, addr: sender },
+        };
+        (Event::Neighbour(entry), before)
+    }
+
+    /// What has to be told for the sender to be routed back by the interface, and what takes it back.
+    pub(super) fn routed_back(&self, question: &Question) -> (Event, Event) {
+        let route = || host_route(question.sender, question.ifindex);
+        (Event::Route(route(), Placement::Last), Event::RouteGone(route()))
+    }
+
+    pub(super) fn tell(&mut self, event: Event) -> anyhow::Result<()> {
         let step = self.mirror.apply(&self.attached, [event]);
         self.tables.apply(&step.changes)
     }
@@ -131,7 +181,7 @@ impl World {
             if let Some(settings) = &mut changed.settings {
                 change(settings);
             }
-            let what = format!("net.ipv4.conf.{name}.{key} were {value}");
+            let what = format!("net.ipv4.conf.{}.{key} were {value}", sysctl_name(name));
             candidates.push((what, Event::Link(changed), Event::Link(link.clone())));
         }
         if let Some(all) = snapshot.all.filter(|all| all.arp_ignore != 0) {
@@ -144,28 +194,18 @@ impl World {
             delays.iter().copied().filter(|(ifindex, _)| *ifindex != link.ifindex).collect();
         undelayed.push((link.ifindex, 0));
         candidates.push((
-            format!("net.ipv4.neigh.{name}.proxy_delay were 0"),
+            format!("net.ipv4.neigh.{}.proxy_delay were 0", sysctl_name(name)),
             Event::ProxyDelays(undelayed),
             Event::ProxyDelays(delays),
         ));
-        let key = IfaceAddr { ifindex: link.ifindex, addr: question.sender.octets() };
-        let entry = NeighbourEntry {
-            ifindex: link.ifindex,
-            addr: question.sender,
-            state: NUD_STALE,
-            lladdr: Some(question.sender_mac.0),
-        };
-        let before = match snapshot.neighbours.get(&key) {
-            Some(entry) => Event::Neighbour(entry.clone()),
-            None => Event::NeighbourGone { ifindex: link.ifindex, addr: question.sender },
-        };
+        let (entry, before) = self.learnt(question);
         candidates.push((
             format!(
                 "the kernel's neighbour entry for {} on {name} were valid and held {} (it is so after one request that the \
                  kernel answers)",
                 question.sender, question.sender_mac
             ),
-            Event::Neighbour(entry),
+            entry,
             before,
         ));
         candidates.push((
@@ -193,14 +233,35 @@ impl World {
             Event::IngressHooks(others),
             Event::IngressHooks(snapshot.ingress_hooks.iter().copied().collect()),
         ));
-        candidates.push((
-            format!(
-                "the route back to {} left by {name} (ip route add {}/32 dev {name})",
-                question.sender, question.sender
-            ),
-            Event::Route(host_route(question), crate::event::Placement::Last),
-            Event::RouteGone(host_route(question)),
-        ));
+        let (route, gone) = self.routed_back(question);
+        // One that is there already would be taken away with the one that is tried.
+        let is_there =
+            snapshot.main.at(Prefix::new(question.sender.octets(), 32)).iter().any(|route| route.metric == 0);
+        if !is_there {
+            candidates.push((
+                format!(
+                    "the route back to {} left by {name} (ip route add {}/32 dev {name})",
+                    question.sender, question.sender
+                ),
+                route,
+                gone,
+            ));
+        }
+        const IFF_UP: u32 = 1;
+        let others = snapshot.links.values().filter(|other| other.ifindex != link.ifindex && other.name != "lo");
+        let other = others.into_iter().find(|other| other.flags & IFF_UP != 0 && other.settings.is_some());
+        if let Some(other) = other.filter(|_| best_route(snapshot, question.target).is_none()) {
+            let target = question.target;
+            let route = || host_route(target, other.ifindex);
+            candidates.push((
+                format!(
+                    "there were a route to {target} by another interface, such as a default route by {}",
+                    other.name
+                ),
+                Event::Route(route(), Placement::Last),
+                Event::RouteGone(route()),
+            ));
+        }
         candidates
     }
 }
@@ -213,14 +274,14 @@ const DEFAULT_RULES: [Rule; 3] = [
     Rule { priority: 32767, plain_lookup: Some(TABLE_DEFAULT) },
 ];
 
-fn host_route(question: &Question) -> Route {
+fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
     Route {
         table: TABLE_MAIN,
-        prefix: Prefix::new(question.sender.octets(), 32),
+        prefix: Prefix::new(addr.octets(), 32),
         tos: 0,
         metric: 0,
         kind: RouteKind::Unicast,
-        oif: Some(question.ifindex),
+        oif: Some(oif),
         gateway: None,
         nexthop: None,
         multipath: false,
@@ -232,6 +293,7 @@ fn host_route(question: &Question) -> Route {
 /// Each setting with both values, and what comes of them (include/linux/inetdevice.h).
 fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
     let either = |own: i32, all: i32| if own != 0 || all != 0 { "on" } else { "off" };
+    let name = sysctl_name(name);
     let both = |key: &str, own: i32, all: i32, effect: String| {
         Fact::new(format!("net.ipv4.conf.{name}.{key}"), format!("{own}, all {all}: {effect}"))
     };
@@ -285,17 +347,12 @@ fn describe_neighbour(entry: &NeighbourEntry) -> String {
     }
 }
 
-/// The route that the mirror would take: longest prefix over the tables, local first among equals, then the lowest metric.
+/// The route that the kernel takes by the default rules: the longest prefix of the first table that has one, of the
+/// tables local, main and default.
 fn best_route(snapshot: &Snapshot, addr: Ipv4Addr) -> Option<&Route> {
-    let tables = [&snapshot.local, &snapshot.main];
     let host = Prefix::new(addr.octets(), 32);
-    let longest = (0..=32u8).rev().find_map(|len| {
-        let mut routes = tables.into_iter().flat_map(|table| table.at(host.shortened(len)));
-        routes.find(|route| route.tos == 0)
-    });
-    longest.or_else(|| {
-        let mut routes = (0..=32u8).rev().flat_map(|len| snapshot.default.at(host.shortened(len)));
-        routes.find(|route| route.tos == 0)
+    [&snapshot.local, &snapshot.main, &snapshot.default].into_iter().find_map(|table| {
+        (0..=32u8).rev().find_map(|len| table.at(host.shortened(len)).into_iter().find(|route| route.tos == 0))
     })
 }
 
@@ -345,26 +402,13 @@ fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
     text + table + more + encap
 }
 
-fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
+pub(super) fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
     snapshot.links.get(&ifindex).map_or_else(|| format!("if{ifindex}"), |link| link.name.clone())
 }
 
-/// What a pass means for the pod: the kernel may answer all the same.
-pub fn what_the_kernel_does(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NEIGHBOUR_UNKNOWN | Reason::NEIGHBOUR_DIFFERS => "the kernel answers, and learns",
-        Reason::PROXY_DELAY => "the kernel answers, after its delay",
-        Reason::NO_ROUTE
-        | Reason::UNANSWERABLE_ROUTE
-        | Reason::FORWARDING_OFF
-        | Reason::PROXY_ARP_OFF
-        | Reason::PVLAN_OFF
-        | Reason::MEDIUM_ID
-        | Reason::PROBE_NOT_LOCAL
-        | Reason::INTERFACE_NOARP
-        | Reason::INTERFACE_DOWN => "nobody answers",
-        _ => "the kernel decides",
-    }
+/// An interface's name as sysctl(8) takes it in a dotted name: there a dot inside the name is written as a slash.
+pub(super) fn sysctl_name(interface: &str) -> String {
+    interface.replace('.', "/")
 }
 
 #[cfg(test)]
@@ -474,7 +518,7 @@ mod tests {
         let route = |to: &str, kind| {
             let (addr, len) = to.split_once('/').unwrap();
             let prefix = Prefix::new(addr.parse::<Ipv4Addr>().unwrap().octets(), len.parse().unwrap());
-            Route { prefix, kind, oif: None, ..host_route(&question("0.0.0.0")) }
+            Route { prefix, kind, oif: None, ..host_route(Ipv4Addr::UNSPECIFIED, CALI) }
         };
         let of = |kind| route("8.8.8.0/24", kind);
         let broadcast = Route { table: TABLE_LOCAL, oif: Some(CALI), ..route("8.8.8.8/32", RouteKind::Broadcast) };
@@ -502,7 +546,7 @@ mod tests {
         ];
         for (route, reason, printed) in cases {
             let mut world = World::new(dump(), CALI).unwrap();
-            world.tell(Event::Route(route, crate::event::Placement::Last)).unwrap();
+            world.tell(Event::Route(route, Placement::Last)).unwrap();
             let question = question("8.8.8.8");
             assert_eq!(world.explain(&question).reason.as_deref(), Some(reason), "{printed}");
             let facts = world.facts(&question);

@@ -103,7 +103,7 @@ pub fn small(
 }
 
 /// The three rules that every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
-fn are_default(rules: &[Rule]) -> bool {
+pub(crate) fn are_default(rules: &[Rule]) -> bool {
     let defaults = [(0, 255), (32766, 254), (32767, 253)];
     rules.len() == defaults.len()
         && defaults.iter().all(|&(priority, table)| rules.contains(&Rule { priority, plain_lookup: Some(table) }))

@@ -1,11 +1,13 @@
 //! `explain` and `stats`: what they say of a decision is what the program does, and what the kernel keeps.
 
+use std::net::Ipv4Addr;
 use std::process::Output;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, Hook, needs_root};
+use tests::{Agent, AgentOptions, Hook, Lab, Mac, needs_root, stretched};
 
 const REPLY: Option<i32> = Some(0);
 const PASS: Option<i32> = Some(3);
@@ -30,7 +32,7 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let p0 = lab.host("p0");
 
-    // Before its first request the pod is not known: the kernel answers, and learns.
+    // Before its first request the kernel has not learnt the pod.
     let sender = ["--sender", "10.244.235.132", "--kernel", "--json"];
     let unknown = explain(&agent, "169.254.1.1", &sender)?;
     assert_eq!(unknown.status.code(), PASS, "{unknown:?}");
@@ -73,7 +75,7 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     agent.in_step()?;
     assert_eq!(explain(&agent, "10.244.235.200", &["--kernel"])?.status.code(), REPLY, "what was said comes true");
 
-    // Of a route that nobody answers by, `explain` says what the kernel says.
+    // Of a route by which the kernel does not answer, `explain` says which it is.
     lab.node().ip("route add blackhole 10.244.235.201/32")?;
     lab.node().ip("route add throw 10.244.235.202/32")?;
     agent.in_step()?;
@@ -125,5 +127,255 @@ fn stats_counts_what_was_answered_and_passed() -> Result<()> {
     assert_eq!(stats["passed"]["neighbour_unknown"], 1, "{stats}");
     let elsewhere = agent.command(&["stats", "--interface", "nonesuch"])?;
     assert_eq!(elsewhere.status.code(), Some(1));
+    Ok(())
+}
+
+/// A situation of the node of [`topology::calico`]: commands that make it and that take it back (`sysctl KEY VALUE`, or
+/// those of `ip`), the target, and what the kernel does with the request of a sender that it has not learnt.
+struct Situation {
+    what: &'static str,
+    make: &'static str,
+    undo: &'static str,
+    target: [u8; 4],
+    kernel: &'static str,
+    reason: Option<&'static str>,
+}
+
+const POD: &str = "10.244.235.132";
+const HOST: [u8; 4] = [10, 20, 30, 40];
+const NODE: [u8; 4] = [10, 9, 0, 1];
+
+const fn situation(
+    what: &'static str,
+    (make, undo): (&'static str, &'static str),
+    target: [u8; 4],
+    kernel: &'static str,
+    reason: Option<&'static str>,
+) -> Situation {
+    Situation { what, make, undo, target, kernel, reason }
+}
+
+const DEFAULT: &str = "route replace default via 10.9.0.254 dev eth0";
+
+const SITUATIONS: [Situation; 22] = [
+    situation("as Calico sets it up", ("", ""), CALICO_GATEWAY, "answers", None),
+    situation("an address of the node's", ("", ""), NODE, "answers", None),
+    situation("no default route", ("route del default", DEFAULT), CALICO_GATEWAY, "silent", Some("no_route")),
+    situation(
+        "0.0.0.0/32 in place of a default route",
+        (
+            "route del default\nroute add 0.0.0.0/32 via 10.9.0.254 dev eth0",
+            "route del 0.0.0.0/32\nroute replace default via 10.9.0.254 dev eth0",
+        ),
+        CALICO_GATEWAY,
+        "silent",
+        Some("no_route"),
+    ),
+    situation(
+        "proxy_arp off",
+        ("sysctl net.ipv4.conf.cali0.proxy_arp 0", "sysctl net.ipv4.conf.cali0.proxy_arp 1"),
+        CALICO_GATEWAY,
+        "silent",
+        Some("proxy_arp_off"),
+    ),
+    situation(
+        "proxy_arp off, a static proxy entry",
+        (
+            "sysctl net.ipv4.conf.cali0.proxy_arp 0\nneigh add proxy 169.254.1.1 dev cali0",
+            "neigh del proxy 169.254.1.1 dev cali0\nsysctl net.ipv4.conf.cali0.proxy_arp 1",
+        ),
+        CALICO_GATEWAY,
+        "answers",
+        None,
+    ),
+    situation(
+        "forwarding off",
+        ("sysctl net.ipv4.conf.cali0.forwarding 0", "sysctl net.ipv4.conf.cali0.forwarding 1"),
+        CALICO_GATEWAY,
+        "silent",
+        Some("forwarding_off"),
+    ),
+    situation(
+        "a blackhole",
+        ("route add blackhole 10.20.30.40/32", "route del blackhole 10.20.30.40/32"),
+        HOST,
+        "silent",
+        Some("unanswerable_route"),
+    ),
+    situation(
+        "prohibited",
+        ("route add prohibit 10.20.30.40/32", "route del prohibit 10.20.30.40/32"),
+        HOST,
+        "silent",
+        Some("unanswerable_route"),
+    ),
+    situation(
+        "routed back",
+        ("route add 10.20.30.40/32 dev cali0", "route del 10.20.30.40/32 dev cali0"),
+        HOST,
+        "silent",
+        Some("pvlan_off"),
+    ),
+    situation("a subnet's broadcast address", ("", ""), [10, 9, 0, 255], "silent", Some("unanswerable_route")),
+    situation(
+        "arp_ignore 1, an address of another interface",
+        ("sysctl net.ipv4.conf.all.arp_ignore 1", "sysctl net.ipv4.conf.all.arp_ignore 0"),
+        NODE,
+        "silent",
+        Some("arp_ignore"),
+    ),
+    situation(
+        "arp_ignore 1, an address with a peer",
+        (
+            "sysctl net.ipv4.conf.all.arp_ignore 1\naddr add 10.8.0.1 peer 10.8.0.2 dev cali0",
+            // With an interface's last address the kernel takes its routes away.
+            "addr del 10.8.0.1 peer 10.8.0.2 dev cali0\nroute replace 10.244.235.132/32 dev cali0 scope link\n\
+             sysctl net.ipv4.conf.all.arp_ignore 0",
+        ),
+        [10, 8, 0, 1],
+        "silent",
+        Some("arp_ignore"),
+    ),
+    situation(
+        "arp_ignore 8",
+        ("sysctl net.ipv4.conf.cali0.arp_ignore 8", "sysctl net.ipv4.conf.cali0.arp_ignore 0"),
+        NODE,
+        "silent",
+        Some("arp_ignore"),
+    ),
+    situation(
+        "a FAILED entry",
+        ("neigh replace 10.244.235.132 dev cali0 nud failed", ""),
+        CALICO_GATEWAY,
+        "answers",
+        None,
+    ),
+    situation(
+        "a FAILED entry, no route",
+        ("neigh replace 10.244.235.132 dev cali0 nud failed\nroute del default", DEFAULT),
+        CALICO_GATEWAY,
+        "silent",
+        Some("no_route"),
+    ),
+    situation(
+        "an entry with another address",
+        ("neigh replace 10.244.235.132 lladdr 02:00:00:00:00:07 dev cali0 nud stale", ""),
+        CALICO_GATEWAY,
+        "answers",
+        None,
+    ),
+    situation(
+        "an entry with another address, no route",
+        ("neigh replace 10.244.235.132 lladdr 02:00:00:00:00:07 dev cali0 nud stale\nroute del default", DEFAULT),
+        CALICO_GATEWAY,
+        "silent",
+        Some("no_route"),
+    ),
+    situation(
+        "media that forbid it",
+        ("sysctl net.ipv4.conf.cali0.medium_id -1", "sysctl net.ipv4.conf.cali0.medium_id 0"),
+        CALICO_GATEWAY,
+        "silent",
+        Some("medium_id"),
+    ),
+    situation(
+        "a delay",
+        ("sysctl net.ipv4.neigh.cali0.proxy_delay 10", "sysctl net.ipv4.neigh.cali0.proxy_delay 0"),
+        CALICO_GATEWAY,
+        "answers_after_delay",
+        Some("proxy_delay"),
+    ),
+    situation(
+        "a rule",
+        ("rule add from 10.99.0.0/16 lookup 100", "rule del from 10.99.0.0/16 lookup 100"),
+        CALICO_GATEWAY,
+        "undecided",
+        Some("custom_rules"),
+    ),
+    situation(
+        "two next hops",
+        (
+            "route replace default nexthop via 10.9.0.254 dev eth0 nexthop via 10.9.0.253 dev eth0",
+            "route replace default via 10.9.0.254 dev eth0",
+        ),
+        CALICO_GATEWAY,
+        "undecided",
+        Some("opaque_route"),
+    ),
+];
+
+fn apply(lab: &Lab, commands: &str) -> Result<()> {
+    for command in commands.lines() {
+        match command.strip_prefix("sysctl ").and_then(|setting| setting.split_once(' ')) {
+            Some((key, value)) => lab.node().sysctl(key, value)?,
+            None => drop(lab.node().ip(command)?),
+        }
+    }
+    Ok(())
+}
+
+/// What the live kernel does with the first request of the pod, whose entry (if it is valid) holds another address.
+fn live(lab: &Lab, target: [u8; 4]) -> Result<&'static str> {
+    let pod = lab.host("p0");
+    if !pod.ask(&pod.who_has(target))?.is_empty() {
+        return Ok("answers");
+    }
+    let late = pod.collect(stretched(Duration::from_millis(300)))?;
+    Ok(if late.is_empty() { "silent" } else { "answers_after_delay" })
+}
+
+#[test]
+fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    for Situation { what, make, undo, target, kernel, reason } in SITUATIONS {
+        lab.node().ip("neigh flush dev cali0 nud all")?;
+        apply(&lab, make)?;
+        agent.in_step()?;
+        let address = Ipv4Addr::from(target).to_string();
+        let mac = lab.host("p0").mac().to_string();
+        let asked = ["--sender", POD, "--sender-mac", &mac, "--json"];
+        let explained = json(&explain(&agent, &address, &asked)?)?;
+        let said = &explained["kernel"];
+        assert_eq!((&said["answer"], said["reason"].as_str()), (&kernel.into(), reason), "{what}: {said}");
+        let text = String::from_utf8(explain(&agent, &address, &asked[..4])?.stdout)?;
+        assert!(text.contains(said["why"].as_str().unwrap_or("?")), "{what}: {text}");
+        assert!(!text.contains("nobody"), "{what}: of the wire nothing is known: {text}");
+        let alive = live(&lab, target)?;
+        match kernel {
+            // With a random delay of 0, too.
+            "answers_after_delay" => assert_ne!(alive, "silent", "{what}"),
+            "undecided" => {}
+            kernel => assert_eq!(alive, kernel, "{what}: {said}"),
+        }
+        if kernel == "silent" && reason == Some("no_route") {
+            let changes = would_answer_if(&explained);
+            assert!(changes.iter().any(|change| change.contains("a route to")), "{what}: {changes:?}");
+        }
+        apply(&lab, undo)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn explain_names_settings_of_dotted_interfaces_as_sysctl_takes_them() -> Result<()> {
+    needs_root!();
+    let mut lab = topology::calico(1)?;
+    lab.attach("q0", Mac([2, 0, 0, 0, 3, 1]), "lan.10", Mac([2, 0, 0, 0, 3, 2]))?;
+    lab.node().ip("route add 10.3.0.1/32 dev lan.10")?;
+    let agent = AgentOptions::new(&["lan.10"]).start(lab.node())?;
+    let asked = ["explain", "--interface", "lan.10", "--target", "10.20.30.40", "--sender", "10.3.0.1", "--json"];
+    let explained = json(&agent.command(&asked)?)?;
+    assert_eq!(explained["kernel"]["reason"], "proxy_arp_off", "{explained}");
+    let facts = explained["kernel_state"].as_array().into_iter().flatten();
+    let names = facts.filter_map(|fact| fact["what"].as_str()).filter(|what| what.starts_with("net."));
+    let named = would_answer_if(&explained).into_iter().filter_map(|change| change.split(' ').next());
+    let names: Vec<&str> = names.chain(named.filter(|name| name.starts_with("net."))).collect();
+    assert!(names.len() > 5, "{explained}");
+    for name in names {
+        let read = lab.node().output(&format!("sysctl -n {name}"))?;
+        assert!(read.status.success(), "{name}: {read:?}");
+    }
     Ok(())
 }
