@@ -53,7 +53,7 @@ impl Agent {
             Some(self.interface_status(link, attachment, &names))
         });
         let total = self.bpf.total_counters();
-        let ready = self.in_step.is_ok() && monotonic_ns() < self.lease_until;
+        let ready = self.in_step.is_ok() && self.lease.is_valid(monotonic_ns());
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
             ready,

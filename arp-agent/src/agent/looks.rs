@@ -1,6 +1,7 @@
 //! What the kernel tells nobody, and is looked for: settings, foreign programs, ways out.
 
 use super::Agent;
+use crate::dataplane::bpf::monotonic_ns;
 use crate::dataplane::choice::How;
 use crate::event::{Event, Link, NDO_XMIT, Which};
 use crate::kernel::{Beside, has_settings};
@@ -82,7 +83,8 @@ impl Agent {
     /// nearly all; what is left costs the same however many interfaces there are, and from time to time all is looked
     /// at, in case that something goes other ways (docs/adr/0008-looks.md).
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
-        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.was_stopped() {
+        self.lease.check(monotonic_ns());
+        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.lease.was_stopped() {
             self.look_at(Look::Little)
         } else {
             self.look_at_all()
@@ -99,7 +101,7 @@ impl Agent {
     }
 
     fn look_at(&mut self, look: Look) -> anyhow::Result<()> {
-        self.looked_at = Instant::now();
+        self.lease.looked(monotonic_ns());
         let events = match look {
             Look::Little => self.reader.silent_changes_at_large(),
             Look::All => self.reader.silent_changes(),

@@ -5,6 +5,7 @@
 //! the lease first and is looked into second.
 
 mod answers;
+mod lease;
 mod looks;
 mod pulse;
 
@@ -16,11 +17,12 @@ use crate::dataplane::choice::Wish;
 use crate::dataplane::proof::Proofs;
 use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::Tcx;
-use crate::event::{Event, Placement, Which};
+use crate::event::{Event, Which};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
 use arp_common::Tables as _;
+use lease::{Lease, Replay};
 use pulse::{Beat, Pulse};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -67,9 +69,9 @@ pub struct Agent {
     /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
     in_step: Result<(), String>,
-    lease_until: u64,
-    /// When what changes silently was looked for last, and when all of it will be.
-    looked_at: Instant,
+    lease: Lease,
+    replay: Replay,
+    /// When all that changes silently will be looked for.
     look_at_all_at: Instant,
     resyncs: u64,
     overruns: u64,
@@ -94,6 +96,8 @@ impl Agent {
             attachments.watch_peers();
         }
         let mut agent = Agent {
+            lease: Lease::new(options.lease, options.reread_interval, monotonic_ns()),
+            replay: Replay::default(),
             options,
             notifications,
             reader,
@@ -105,8 +109,6 @@ impl Agent {
             proofs: Proofs::new()?,
             again: BTreeSet::new(),
             in_step: Err("starting".into()),
-            lease_until: 0,
-            looked_at: Instant::now(),
             look_at_all_at: Instant::now(),
             resyncs: 0,
             overruns: 0,
@@ -174,41 +176,30 @@ impl Agent {
 
     /// Withdraws the lease: every frame passes from here on.
     pub fn withdraw(&mut self) {
-        self.lease_until = 0;
+        self.lease.withdraw();
         self.bpf.withdraw_lease();
     }
 
     /// Renews the lease, if nothing is left to apply.
     fn renew_lease(&mut self) -> anyhow::Result<()> {
-        if self.was_stopped() {
-            // What changed silently meanwhile comes first.
-            self.look_at_all()?;
-        }
         for _ in 0..BATCHES_AT_ONCE {
+            self.lease.check(monotonic_ns());
+            if self.lease.was_stopped() {
+                // What changed silently meanwhile comes first.
+                self.look_at_all()?;
+            }
             let batch = self.notifications.drain();
             let nothing_left = batch.as_ref().is_ok_and(Batch::is_empty);
-            if !nothing_left {
-                self.follow(batch)?;
-            }
+            self.follow(batch)?;
             if self.in_step.is_err() {
                 return Ok(());
             }
             if nothing_left {
-                self.lease_until = monotonic_ns() + self.options.lease.as_nanos() as u64;
-                self.bpf.set_lease(self.lease_until)?;
-                return Ok(());
+                return self.bpf.set_lease(self.lease.renew());
             }
         }
         // There is still more: the next heartbeat goes on, and the lease runs out if that takes too long.
         Ok(())
-    }
-
-    /// Whether the agent has not run, or not renewed the lease, for longer than the lease lasts.
-    fn was_stopped(&self) -> bool {
-        let since_the_look = self.looked_at.elapsed();
-        // One that is withdrawn has not run out: a link that comes between two looks far apart withdraws it, too.
-        let ran_out = self.lease_until != 0 || since_the_look > self.options.reread_interval;
-        ran_out && monotonic_ns() > self.lease_until && since_the_look > self.options.lease
     }
 
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
@@ -224,11 +215,15 @@ impl Agent {
         if batch.reread.any() {
             self.withdraw();
         }
-        if self.fold_batch(batch)? { self.reread_routes() } else { Ok(()) }
+        let in_vain = self.replay.is_in_vain(&batch);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if self.fold_batch(batch)? | in_vain { self.reread_routes() } else { Ok(()) }
     }
 
     /// Folds what was notified, and what has to be asked because of it. Says whether the routes must be read again.
-    fn fold_batch(&mut self, Batch { events, reread }: Batch) -> anyhow::Result<bool> {
+    fn fold_batch(&mut self, Batch { events, reread, .. }: Batch) -> anyhow::Result<bool> {
         let filters = events.iter().filter_map(|event| match event {
             Event::FiltersTouched(ifindex) => Some(*ifindex),
             _ => None,
@@ -334,11 +329,12 @@ impl Agent {
             };
             let changes = self.mirror.replace_routes(self.attachments.attached(), routes);
             self.apply(&changes)?;
+            self.replay.dumped();
             let batch = match self.notifications.drain() {
                 Ok(batch) => batch,
                 lost => return self.follow(lost),
             };
-            let mut again = batch.events.iter().any(replaces_a_route);
+            let mut again = self.replay.is_in_vain(&batch);
             again |= self.fold_batch(batch)?;
             if !again || self.in_step.is_err() {
                 return Ok(());
@@ -386,7 +382,7 @@ impl Agent {
         self.withdraw();
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
-        self.looked_at = Instant::now();
+        self.lease.looked(monotonic_ns());
         let dump = match self.reader.everything() {
             Ok(dump) => dump,
             Err(error) => {
@@ -395,6 +391,7 @@ impl Agent {
             }
         };
         self.resyncs += 1;
+        self.replay.dumped();
         self.tcx.forget();
         // It has the links that are attached to as they are now.
         let _ = self.lost_xdp();
@@ -405,21 +402,11 @@ impl Agent {
         self.in_step = Ok(());
         // What was notified while the dump ran is applied on top of it; what cannot be has the routes read again.
         let meanwhile = self.notifications.drain();
-        let replaced = meanwhile.as_ref().is_ok_and(|batch| batch.events.iter().any(replaces_a_route));
         self.follow(meanwhile)?;
-        if replaced {
-            self.reread_routes()?;
-        }
         self.renew_lease()?;
         if self.in_step.is_ok() {
             log::info!("in step: {} prefixes, {} neighbours", self.mirror.prefixes(), self.mirror.neighbours());
         }
         Ok(())
     }
-}
-
-/// A replacement cannot be replayed on top of a dump that already shows what came after it: it would take the place of
-/// another route.
-fn replaces_a_route(event: &Event) -> bool {
-    matches!(event, Event::Route(_, Placement::Replace))
 }

@@ -50,12 +50,14 @@ pub struct Batch {
     pub events: Vec<Event>,
     /// What must be read again, after `events` are folded.
     pub reread: Reread,
+    /// More may be queued: the bound of what one batch takes was reached.
+    pub more: bool,
 }
 
 impl Batch {
-    /// There was nothing.
+    /// There was nothing, and nothing is left in the queue.
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.reread == Reread::default()
+        self.events.is_empty() && self.reread == Reread::default() && !self.more
     }
 }
 

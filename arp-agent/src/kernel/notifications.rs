@@ -108,14 +108,17 @@ impl Notifications {
         let drained = self.route.drain(|message| {
             if is_tc(message.kind) && Some(message.port) == own_port { Ok(()) } else { decode(message, &mut batch) }
         });
-        drained.map_err(|lost| self.give_up(lost))?;
-        if let Some(netfilter) = &mut self.netfilter
-            && netfilter.drain(|message| decode_netfilter(message, &mut batch)).is_err()
-        {
-            // Nothing was said here that reading again would not say better.
-            netfilter.discard();
-            batch.reread.netfilter = true;
-            batch.reread.ingress_hooks = true;
+        let mut more = drained.map_err(|lost| self.give_up(lost))?;
+        if let Some(netfilter) = &mut self.netfilter {
+            match netfilter.drain(|message| decode_netfilter(message, &mut batch)) {
+                Ok(more_of_it) => more |= more_of_it,
+                Err(_) => {
+                    // Nothing was said here that reading again would not say better.
+                    netfilter.discard();
+                    batch.reread.netfilter = true;
+                    batch.reread.ingress_hooks = true;
+                }
+            }
         }
         if let Some(features) = &mut self.features {
             let drained = features.drain(|message| {
@@ -123,11 +126,16 @@ impl Notifications {
                 batch.events.extend(device.map(|(ifindex, features)| Event::XdpFeatures { ifindex, features }));
                 Ok(())
             });
-            if let Err(lost) = drained {
-                features.discard();
-                return Err(self.give_up(lost));
+            match drained {
+                Ok(more_of_it) => more |= more_of_it,
+                Err(lost) => {
+                    features.discard();
+                    return Err(self.give_up(lost));
+                }
             }
         }
+        // What was taken may all have been of no interest; the queue counts.
+        batch.more = more;
         Ok(batch)
     }
 
@@ -261,15 +269,15 @@ impl Subscription {
         Poll::Ready(Ok(()))
     }
 
-    /// Hands over what is queued, up to a bound.
-    fn drain(&mut self, mut take: impl FnMut(&Message<'_>) -> Result<()>) -> Result<(), Lost> {
+    /// Hands over what is queued, up to a bound. Says whether the bound was reached.
+    fn drain(&mut self, mut take: impl FnMut(&Message<'_>) -> Result<()>) -> Result<bool, Lost> {
         if let Some(lost) = self.failed.take() {
             return Err(lost);
         }
         for _ in 0..BATCH {
             match self.receive() {
                 Ok(()) => self.filled = false,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(broken(&error)),
             }
             // A message that was too long for the buffer shows in its own length.
@@ -281,7 +289,7 @@ impl Subscription {
                     .map_err(|error| lost(&format!("{error:#}")))?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Throws away what is queued; false if it gave up. After an overrun the kernel drops everything, without saying

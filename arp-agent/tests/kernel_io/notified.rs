@@ -87,6 +87,23 @@ fn routes_and_their_placement() {
 }
 
 #[test]
+fn an_empty_batch_means_an_empty_queue() {
+    subscribed(|notifications| {
+        notifications.drain().unwrap();
+        // More than one batch takes, and none of it of interest: another table's.
+        let foreign: String =
+            (0..5000).map(|n| format!("route add 10.{}.{}.0/24 dev v0 table 100\n", 20 + n / 250, n % 250)).collect();
+        ip_batch(&foreign);
+        run("ip route add 10.1.0.0/16 dev v0");
+        let first = notifications.drain().unwrap();
+        assert!(first.events.is_empty() && first.more && !first.is_empty(), "{first:?}");
+        let second = notifications.drain().unwrap();
+        assert_eq!(placed(&second), [(Some(index("v0")), Some(Placement::First))]);
+        assert!(!second.more);
+    });
+}
+
+#[test]
 fn addresses_rules_and_neighbours() {
     subscribed(|notifications| {
         let batch = after(notifications, "ip address add 10.30.0.1/24 dev v0");

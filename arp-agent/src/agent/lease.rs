@@ -1,0 +1,163 @@
+//! How long the program may trust the maps, whether the agent was stopped, and what may be replayed on top of a dump.
+//! Pure: time comes in as an argument, in nanoseconds of `CLOCK_MONOTONIC`.
+
+use crate::event::{Event, Placement};
+use crate::kernel::Batch;
+use std::time::Duration;
+
+/// The lease. It is dated by the moment at which a check of the notifications began, never by a later one: an agent that
+/// is stopped after the check and goes on later would else vouch for what it has not seen.
+pub(super) struct Lease {
+    length: u64,
+    reread_interval: u64,
+    /// Until when it lasts; 0 while it is withdrawn.
+    until: u64,
+    /// When the last check began.
+    checked: u64,
+    /// When changes without a notification were looked for last.
+    looked: u64,
+}
+
+impl Lease {
+    /// Withdrawn. Changes without a notification were looked for at `now`.
+    pub(super) fn new(length: Duration, reread_interval: Duration, now: u64) -> Self {
+        let [length, reread_interval] = [length, reread_interval].map(|time| time.as_nanos() as u64);
+        Lease { length, reread_interval, until: 0, checked: now, looked: now }
+    }
+
+    /// A check begins: whether notifications are left, and whether the agent was stopped, is asked after `now`.
+    pub(super) fn check(&mut self, now: u64) {
+        self.checked = now;
+    }
+
+    /// The check has found nothing left to apply. Gives until when the lease lasts now.
+    pub(super) fn renew(&mut self) -> u64 {
+        self.until = self.checked + self.length;
+        self.until
+    }
+
+    /// The lease ends.
+    pub(super) fn withdraw(&mut self) {
+        self.until = 0;
+    }
+
+    /// Changes without a notification are looked for from `now` on.
+    pub(super) fn looked(&mut self, now: u64) {
+        self.looked = now;
+    }
+
+    /// Whether frames may be answered at `now`.
+    pub(super) fn is_valid(&self, now: u64) -> bool {
+        now < self.until
+    }
+
+    /// Whether, when the check began, the agent had not run, or not renewed the lease, for longer than the lease lasts.
+    pub(super) fn was_stopped(&self) -> bool {
+        let since_the_look = self.checked.saturating_sub(self.looked);
+        // One that is withdrawn has not run out: a link that comes between two looks far apart withdraws it, too.
+        let ran_out = self.until != 0 || since_the_look > self.reread_interval;
+        ran_out && self.checked > self.until && since_the_look > self.length
+    }
+}
+
+/// Whether notifications that are older than the last dump of the routes may still be queued.
+#[derive(Default)]
+pub(super) struct Replay {
+    is_open: bool,
+}
+
+impl Replay {
+    /// The routes were dumped.
+    pub(super) fn dumped(&mut self) {
+        self.is_open = true;
+    }
+
+    /// Takes note of a batch before it is folded. Says whether the routes must be dumped once more: a replacement cannot be
+    /// replayed on top of a dump that already shows what came after it, because it would take another route's place.
+    pub(super) fn is_in_vain(&mut self, batch: &Batch) -> bool {
+        let replaces = |event: &Event| matches!(event, Event::Route(_, Placement::Replace));
+        let in_vain = self.is_open && batch.events.iter().any(replaces);
+        // Only an empty queue shows that nothing older is left: one batch takes a bounded part of it.
+        self.is_open &= !batch.is_empty();
+        in_vain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Prefix, Route, RouteKind};
+
+    const LENGTH: u64 = 1_000;
+    const REREAD: u64 = 250;
+
+    fn lease() -> Lease {
+        Lease::new(Duration::from_nanos(LENGTH), Duration::from_nanos(REREAD), 0)
+    }
+
+    #[test]
+    fn lease_is_dated_before_the_check() {
+        let mut lease = lease();
+        lease.check(10);
+        // Stopped between the check and the renewal, for however long: there is no later time to date it by.
+        assert_eq!(lease.renew(), 10 + LENGTH);
+        assert!(lease.is_valid(9 + LENGTH) && !lease.is_valid(10 + LENGTH));
+        lease.withdraw();
+        assert!(!lease.is_valid(11));
+    }
+
+    #[test]
+    fn a_stop_after_the_check_shows_at_the_next_one() {
+        let mut lease = lease();
+        lease.check(10);
+        assert!(!lease.was_stopped());
+        lease.renew();
+        lease.check(6_000);
+        assert!(lease.was_stopped());
+        lease.looked(6_000);
+        assert!(!lease.was_stopped());
+        assert_eq!(lease.renew(), 6_000 + LENGTH);
+    }
+
+    #[test]
+    fn a_withdrawn_lease_has_not_run_out_until_a_look_is_due() {
+        let mut lease = Lease::new(Duration::from_nanos(100), Duration::from_nanos(REREAD), 0);
+        lease.check(200);
+        assert!(!lease.was_stopped());
+        lease.check(300);
+        assert!(lease.was_stopped());
+    }
+
+    fn batch(placement: Option<Placement>) -> Batch {
+        let route = Route {
+            table: 254,
+            prefix: Prefix { addr: 0, len: 0 },
+            tos: 0,
+            metric: 0,
+            kind: RouteKind::Unicast,
+            oif: Some(2),
+            gateway: None,
+            nexthop: None,
+            multipath: false,
+            encap: false,
+            rest: 0,
+        };
+        Batch {
+            events: placement.map(|placement| Event::Route(route, placement)).into_iter().collect(),
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn a_replacement_behind_a_dump_is_found_however_deep_it_is_queued() {
+        let mut replay = Replay::default();
+        assert!(!replay.is_in_vain(&batch(Some(Placement::Replace))), "no dump came before");
+        replay.dumped();
+        assert!(!replay.is_in_vain(&batch(Some(Placement::First))));
+        // All that this one took was of no interest, and there is more.
+        assert!(!replay.is_in_vain(&Batch { more: true, ..Batch::default() }));
+        assert!(replay.is_in_vain(&batch(Some(Placement::Replace))));
+        assert!(!replay.is_in_vain(&Batch::default()));
+        assert!(!replay.is_in_vain(&batch(Some(Placement::Replace))), "what comes now is newer than the dump");
+    }
+}
