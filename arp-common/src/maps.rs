@@ -194,7 +194,7 @@ pub type NeighbourBucket = Bucket<1>;
 pub struct Oif {
     /// Its index; 0 while routes by it are not followed (opaque).
     pub ifindex: u32,
-    /// Its `medium_id`; -1 without IPv4 settings.
+    /// Its `medium_id`.
     pub medium_id: i32,
 }
 

@@ -37,9 +37,11 @@ fn search(directory: &Path, found: &mut BTreeSet<u32>) -> Result<()> {
 fn every_row_has_a_test() -> Result<()> {
     let mut found = BTreeSet::new();
     search(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab"), &mut found)?;
-    let missing: Vec<u32> = (1..=152).filter(|number| !found.contains(number)).collect();
+    let rows: BTreeSet<u32> = (1..=152).chain(305..=309).collect();
+    let missing: Vec<u32> = rows.difference(&found).copied().collect();
     assert_eq!(missing, [0; 0], "rows without a test");
-    assert!(found.last() <= Some(&152), "rows that the matrix does not have: {found:?}");
+    let more: Vec<u32> = found.difference(&rows).copied().collect();
+    assert_eq!(more, [0; 0], "rows that the matrix does not have");
     Ok(())
 }
 

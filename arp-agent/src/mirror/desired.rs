@@ -179,7 +179,7 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
     let is_never_given = |&addr: &Ipv4Addr| {
         let prefix = Prefix::new(addr.octets(), 32);
         snapshot.local.at(prefix).is_empty()
-            && match verdict(snapshot.main.at(prefix)) {
+            && match verdict(snapshot, snapshot.main.at(prefix)) {
                 Some(Verdict::Unicast(oif)) => oif == link.ifindex && !pvlan,
                 Some(Verdict::Unanswerable | Verdict::Opaque) => true,
                 Some(Verdict::Local) | None => false,
@@ -202,16 +202,18 @@ fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
     covered.map(|address| IfaceAddr { ifindex, addr: address.local.octets() }).collect()
 }
 
-/// An interface that routes leave by; its index is 0 while the kernel may skip routes by it.
+/// An interface that routes leave by; its index is 0 while the kernel may skip routes by it, or answers for none of them:
+/// a device without IPv4 settings keeps its routes, but no request is forwarded to it (`__mkroute_input`,
+/// net/ipv4/route.c, 6.18).
 fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
     let (Some(link), Some(all)) = (snapshot.links.get(&ifindex), snapshot.all) else { return Oif::default() };
-    let ignores_linkdown = all.ignore_routes_with_linkdown != 0
-        || link.settings.is_some_and(|settings| settings.ignore_routes_with_linkdown != 0);
+    let Some(own) = link.settings else { return Oif::default() };
+    let ignores_linkdown = all.ignore_routes_with_linkdown != 0 || own.ignore_routes_with_linkdown != 0;
     let has_carrier = link.carrier && link.flags & IFF_RUNNING != 0;
     if link.flags & IFF_UP == 0 || (ignores_linkdown && !has_carrier) {
         return Oif::default();
     }
-    Oif { ifindex, medium_id: link.settings.map_or(-1, |settings| settings.medium_id) }
+    Oif { ifindex, medium_id: own.medium_id }
 }
 
 /// The neighbour entry, if the kernel would leave it as it is.
@@ -229,7 +231,7 @@ pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
 /// Local and main are one trie until a rule is added for the first time, and local is asked first from then on, for
 /// ever, which no message tells (`fib_unmerge`, net/ipv4/fib_trie.c). What the two ways do not agree on is opaque.
 pub fn leaf(snapshot: &Snapshot, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
-    let leaf = if let Some(verdict) = verdict(snapshot.local.at(prefix)) {
+    let leaf = if let Some(verdict) = verdict(snapshot, snapshot.local.at(prefix)) {
         match verdict {
             Verdict::Local => Entry::LOCAL,
             Verdict::Unanswerable => Entry::UNANSWERABLE,
@@ -237,13 +239,13 @@ pub fn leaf(snapshot: &Snapshot, slots: &mut Slots, prefix: Prefix) -> Option<En
         }
     } else if is_unrouted_address(snapshot, prefix) {
         Entry::OPAQUE
-    } else if let Some(verdict) = verdict(snapshot.main.at(prefix)) {
+    } else if let Some(verdict) = verdict(snapshot, snapshot.main.at(prefix)) {
         if snapshot.local.covers(prefix) { Entry::OPAQUE } else { forwarded(verdict, slots) }
     } else if snapshot.local.covers(prefix) || snapshot.main.covers(prefix) {
         // Table default is asked only where the others have nothing at all.
         return None;
     } else {
-        forwarded(verdict(snapshot.default.at(prefix))?, slots)
+        forwarded(verdict(snapshot, snapshot.default.at(prefix))?, slots)
     };
     Some(if prefix.len == 0 { leaf.of_default_route() } else { leaf })
 }
@@ -272,12 +274,13 @@ fn forwarded(verdict: Verdict, slots: &mut Slots) -> Entry {
 }
 
 /// What the first route decides that ARP can match: routes with a tos never do. `None` if there is no such route.
-fn verdict(routes: &[Route]) -> Option<Verdict> {
-    routes.iter().find(|route| route.tos == 0).map(verdict_of)
+fn verdict(snapshot: &Snapshot, routes: &[Route]) -> Option<Verdict> {
+    routes.iter().find(|route| route.tos == 0).map(|route| verdict_of(snapshot, route))
 }
 
-fn verdict_of(route: &Route) -> Verdict {
+fn verdict_of(snapshot: &Snapshot, route: &Route) -> Verdict {
     match route.kind {
+        RouteKind::Local | RouteKind::Unicast if snapshot.objects.may_be_shared(route) => Verdict::Opaque,
         RouteKind::Local => Verdict::Local,
         RouteKind::Broadcast
         | RouteKind::Anycast

@@ -61,21 +61,33 @@ fn rules(main: Option<u32>) -> Event {
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    (prop_oneof![Just(254), Just(255)], address(), prop_oneof![Just(32), Just(24)], interface()).prop_map(
-        |(table, addr, len, oif)| Route {
+    let place =
+        (prop_oneof![3 => Just(254), 3 => Just(255), 1 => Just(253)], address(), prop_oneof![Just(32), Just(24)]);
+    let kind = prop_oneof![6 => Just(None), 1 => Just(Some(RouteKind::Broadcast)), 1 => Just(Some(RouteKind::Local))];
+    // Objects of one next hop, of several, and such as are told by their number alone.
+    let object =
+        option::weighted(0.5, (1..3_u32, prop_oneof![4 => Just("one"), 1 => Just("several"), 1 => Just("untold")]));
+    (place, kind, interface(), object).prop_map(|((table, addr, len), kind, oif, object)| {
+        let hops = object.map_or("one", |(_, hops)| hops);
+        let natural = if table == 255 { RouteKind::Local } else { RouteKind::Unicast };
+        Route {
             table,
             prefix: Prefix::new(addr.octets(), len),
             tos: 0,
             metric: 0,
-            kind: if table == 255 { RouteKind::Local } else { RouteKind::Unicast },
-            oif: Some(oif),
+            kind: kind.unwrap_or(natural),
+            oif: (hops == "one").then_some(oif),
             gateway: None,
-            nexthop: None,
-            multipath: false,
+            nexthop: object.map(|(id, _)| id),
+            multipath: hops == "several",
             encap: false,
             rest: 0,
-        },
-    )
+        }
+    })
+}
+
+fn placement() -> impl Strategy<Value = Placement> {
+    prop_oneof![4 => Just(Placement::Last), 1 => Just(Placement::First), 1 => Just(Placement::Replace)]
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -87,7 +99,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => interface().prop_map(Event::LinkGone),
         2 => owned().prop_map(Event::Address),
         1 => owned().prop_map(Event::AddressGone),
-        3 => route().prop_map(|route| Event::Route(route, Placement::Last)),
+        5 => (route(), placement()).prop_map(|(route, placement)| Event::Route(route, placement)),
         2 => route().prop_map(Event::RouteGone),
         1 => prop_oneof![3 => Just(Some(254)), 1 => Just(None)].prop_map(rules),
         1 => (interface(), address()).prop_map(|(ifindex, addr)| {

@@ -4,6 +4,7 @@
 //! they hold (`current`) comes out as [`Change`]s, for the dataplane to apply as one batch.
 
 pub mod desired;
+pub mod objects;
 pub mod snapshot;
 
 use crate::event::{Event, Prefix, Route, Which};

@@ -1,5 +1,6 @@
 //! What the kernel said, folded: the state that it would describe now.
 
+use super::objects::Objects;
 use super::{about, inside};
 use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings, Which};
 use arp_common::Reason;
@@ -37,6 +38,8 @@ pub struct Touched {
     pub prefixes: BTreeSet<Prefix>,
     /// Those of them in which a route of table local changed.
     pub local_prefixes: BTreeSet<Prefix>,
+    /// Which nexthop objects are shared: the prefixes of all routes that have one.
+    pub objects: bool,
     /// The routes were dumped again: every leaf.
     pub all_routes: bool,
     /// The routes are in doubt: they must be dumped again.
@@ -78,6 +81,8 @@ pub struct Snapshot {
     pub main: Table,
     /// Table default.
     pub default: Table,
+    /// Which types of routes use which nexthop objects.
+    pub objects: Objects,
     /// All of `held_back`: a route to one of them decides whether its interface answers.
     held_back_prefixes: HashSet<Prefix>,
     /// How often each address is configured.
@@ -178,9 +183,17 @@ impl Snapshot {
     }
 
     /// The prefixes whose leaf may change with what was touched: themselves; routes of main inside a prefix of local,
-    /// which is asked first once a rule has ever been added; routes of table default inside any.
+    /// which is asked first once a rule has ever been added; routes of table default inside any; routes of nexthop
+    /// objects, if it has changed which of them are shared.
     pub fn affected(&self, touched: &Touched) -> BTreeSet<Prefix> {
         let mut affected = touched.prefixes.clone();
+        if touched.objects {
+            for table in [&self.local, &self.main, &self.default] {
+                let by_object =
+                    |(_, routes): &(&Prefix, &Vec<Route>)| routes.iter().any(|route| route.nexthop.is_some());
+                affected.extend(table.routes.iter().filter(by_object).map(|(&prefix, _)| prefix));
+            }
+        }
         for &prefix in &touched.local_prefixes {
             affected.extend(inside(&self.main.routes, prefix));
         }
@@ -221,6 +234,7 @@ impl Snapshot {
         self.main = Table::default();
         self.default = Table::default();
         self.complex = 0;
+        self.objects = Objects::default();
         self.by_oif.clear();
         for route in routes {
             self.route(route, Placement::Last, touched);
@@ -294,10 +308,10 @@ impl Snapshot {
         touched.route(&route);
         match table.insert(route.clone(), placement) {
             Inserted::Known => {}
-            Inserted::New => self.account(&route, 1),
+            Inserted::New => self.account(&route, 1, touched),
             Inserted::InPlaceOf(replaced) => {
-                self.account(&route, 1);
-                self.account(&replaced, -1);
+                self.account(&route, 1, touched);
+                self.account(&replaced, -1, touched);
             }
         }
     }
@@ -307,14 +321,21 @@ impl Snapshot {
         let Some(table) = self.table_mut(route.table) else { return };
         if table.remove(route) {
             touched.route(route);
-            self.account(route, -1);
+            self.account(route, -1, touched);
         } else if table.at(route.prefix).iter().any(|known| same_place(known, route)) {
             // Not the route that we know there: one of the two is wrong.
             touched.routes_in_doubt = true;
         }
     }
 
-    fn account(&mut self, route: &Route, by: isize) {
+    fn account(&mut self, route: &Route, by: isize, touched: &mut Touched) {
+        if self.objects.account(route, by) {
+            touched.objects = true;
+            if !self.held_back_prefixes.is_empty() {
+                // Whether a reply is held back may depend on a route of such an object.
+                touched.interfaces = Which::All;
+            }
+        }
         if route.multipath || route.nexthop.is_some() {
             self.complex = self.complex.saturating_add_signed(by);
         } else if let Some(oif) = route.oif {

@@ -492,15 +492,6 @@ fn an_address_without_its_local_route_is_opaque() {
 }
 
 #[test]
-fn an_interface_without_ipv4_has_the_medium_of_none() {
-    let Event::Link(mut link) = uplink(|_, _| {}) else { unreachable!() };
-    link.settings = None;
-    let medium = |id: i32| cali(move |_, settings| settings.medium_id = id);
-    assert_eq!(after([Event::Link(link.clone()), medium(0)], "8.8.8.8"), REPLY);
-    assert_eq!(after([Event::Link(link), medium(2)], "8.8.8.8"), pass(Reason::MEDIUM_ID));
-}
-
-#[test]
 fn settings_that_were_not_read_block() {
     let unread = |link: &mut Link| link.settings = None;
     let Event::Link(mut link) = cali(|_, _| {}) else { unreachable!() };
@@ -593,6 +584,64 @@ fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
     world.attached.insert(CALI);
     world.tell(Event::ArpNetfilter(false));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn no_request_is_forwarded_to_a_device_without_ipv4_settings() {
+    let mut world = World::new();
+    let bare = |known: bool| {
+        let Event::Link(link) = uplink(|_, _| {}) else { unreachable!() };
+        Event::Link(Link { settings: link.settings.filter(|_| known), ..link })
+    };
+    world.tell(bare(false));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(world.asks("10.77.0.1"), REPLY, "a local address is nobody's to forward");
+    world.tell(bare(true));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn a_nexthop_object_that_routes_of_different_types_share_is_opaque() {
+    let object = |id, route: Route| Route { nexthop: Some(id), ..route };
+    let opaque = pass(Reason::OPAQUE_ROUTE);
+    let mut world = World::new();
+    world.tell(add(object(7, unicast("10.98.0.1/32", UPLINK))));
+    world.tell(add(object(7, unicast("10.98.0.2/32", UPLINK))));
+    assert_eq!(world.asks("10.98.0.1"), REPLY, "of one type");
+
+    // Each of these makes the others' leaves opaque, and its going mends them.
+    let by_uplink = |kind, to| route(if kind == RouteKind::Unicast { 254 } else { 255 }, to, kind, Some(UPLINK));
+    for kind in [RouteKind::Local, RouteKind::Broadcast] {
+        let other = object(7, by_uplink(kind, "10.99.0.1/32"));
+        world.tell(add(other.clone()));
+        assert_eq!(world.asks("10.98.0.1"), opaque, "{kind:?}");
+        assert_eq!(world.asks("10.98.0.2"), opaque, "{kind:?}");
+        if kind == RouteKind::Local {
+            assert_eq!(world.asks("10.99.0.1"), opaque);
+        }
+        assert_eq!(world.asks("8.8.8.8"), REPLY, "a route without an object");
+        world.tell(Event::RouteGone(other));
+        assert_eq!(world.asks("10.98.0.1"), REPLY, "{kind:?}");
+    }
+    // By another next hop it is another object.
+    let alone = object(8, local("10.99.0.1/32"));
+    world.tell(add(alone.clone()));
+    assert_eq!([world.asks("10.98.0.1"), world.asks("10.99.0.1")], [REPLY; 2]);
+    // A group: any object may be among its members.
+    let group = object(9, Route { oif: None, multipath: true, ..unicast("10.97.0.0/16", UPLINK) });
+    world.tell(add(group.clone()));
+    assert_eq!([world.asks("10.98.0.1"), world.asks("10.99.0.1")], [REPLY, opaque]);
+    world.tell(Event::RouteGone(group));
+    assert_eq!([world.asks("10.98.0.1"), world.asks("10.99.0.1")], [REPLY; 2]);
+    // With nexthop_compat_mode 0 a route has nothing but its object's number.
+    let untold = object(7, Route { oif: None, ..local("10.99.0.2/32") });
+    world.tell(add(untold.clone()));
+    assert_eq!([world.asks("10.98.0.1"), world.asks("10.99.0.2")], [opaque; 2]);
+    world.tell(Event::RouteGone(untold));
+    assert_eq!(world.asks("10.98.0.1"), REPLY);
+    // Routes of an error's type keep nothing in it.
+    world.tell(add(object(7, Route { kind: RouteKind::Blackhole, ..unicast("10.99.0.3/32", UPLINK) })));
+    assert_eq!(world.asks("10.98.0.1"), REPLY);
 }
 
 #[test]

@@ -12,6 +12,13 @@ const TWO_WAYS: &str = "route replace 10.30.0.0/16 nexthop dev v0 nexthop via 10
 /// The same on both nodes, so that their hashes agree. Before 6.11 the machine has one for all.
 const SEED: &str = "?/net/ipv4/fib_multipath_hash_seed=7";
 
+/// A device that may have an MTU below 68 bytes.
+const OTHER_DEVICE: &str = "link add b0 type ifb";
+/// A target of a unicast route with a nexthop object, and one of a local route with the same object.
+const OF_OBJECT: [u8; 4] = [10, 98, 0, 1];
+const LOCAL_BY_OBJECT: [u8; 4] = [10, 99, 0, 1];
+const LOCAL_OF_OBJECT: &str = "route add local 10.99.0.1 nhid 7 table local";
+
 rows! {
     k102_unreachable_blackhole_and_prohibit: [
         when(&["route add unreachable 10.30.0.0/16"], For(T), NEVER),
@@ -113,5 +120,68 @@ rows! {
         when(&["unplug external"], For(T), Silent("no_route")),
         when(&["plug external"], For(T), Silent("no_route")),
         ask(For(X), Fast),
+    ];
+    k305_a_route_by_a_device_without_ipv4_settings: [
+        when(&[OTHER_DEVICE, "link set b0 up", "route add 10.30.0.0/16 dev b0"], For(T), Fast),
+        // Below 68 bytes the device has no IPv4 any more; its routes stay.
+        when(&["link set b0 mtu 60"], For(T), Silent("opaque_route")),
+        when(&["v0.medium_id=2"], For(T), Silent("opaque_route")),
+        when(&["v0.medium_id=0", "link set b0 mtu 1500"], For(T), Fast),
+    ];
+    k306_one_of_several_ways_is_by_such_a_device: [
+        when(
+            &[
+                SEED,
+                OTHER_DEVICE,
+                "link set b0 up",
+                "route add 10.30.0.0/16 nexthop via 10.9.0.254 dev u0 nexthop dev b0",
+                "link set b0 mtu 60",
+            ],
+            For(T),
+            Passed("opaque_route"),
+        ),
+    ];
+    // What the kernel keeps of the first answer decides the later ones (proxy_arp is off).
+    k307_an_object_shared_by_a_local_and_a_unicast_route: [
+        when(
+            &[
+                "v0.proxy_arp=0",
+                "nexthop add id 7 dev u0",
+                "route add 10.98.0.1 nhid 7",
+            ],
+            For(OF_OBJECT),
+            Silent("proxy_arp_off"),
+        ),
+        when(&[LOCAL_OF_OBJECT], For(OF_OBJECT), Silent("opaque_route")),
+        ask(For(LOCAL_BY_OBJECT), Silent("opaque_route")),
+        // A change of the routes clears what is kept.
+        when(&["route add 10.97.0.1 dev u0"], For(LOCAL_BY_OBJECT), Kernel("opaque_route")),
+        ask(For(OF_OBJECT), Kernel("opaque_route")),
+        when(&["route del 10.98.0.1 nhid 7"], For(LOCAL_BY_OBJECT), Fast),
+        when(&["nexthop add id 8 dev v0", "route add 10.98.0.1 nhid 8"], For(LOCAL_BY_OBJECT), Fast),
+    ];
+    k308_an_object_shared_by_a_broadcast_and_a_unicast_route: [
+        when(&["nexthop add id 7 dev u0", "route add 10.98.0.1 nhid 7"], For(OF_OBJECT), Fast),
+        when(&["route add broadcast 10.99.0.9 nhid 7 table local scope link"], For(OF_OBJECT), Passed("opaque_route")),
+        when(&["route del broadcast 10.99.0.9 nhid 7 table local"], For(OF_OBJECT), Fast),
+    ];
+    k309_a_group_with_such_a_member: [
+        when(
+            &[
+                SEED,
+                "nexthop add id 7 dev u0",
+                "nexthop add id 8 via 10.9.0.253 dev u0",
+                "nexthop add id 9 group 7/8",
+                LOCAL_OF_OBJECT,
+                "route add 10.98.0.0/16 nhid 9",
+            ],
+            For(OF_OBJECT),
+            Passed("opaque_route"),
+        ),
+        ask(For(LOCAL_BY_OBJECT), Passed("opaque_route")),
+        // A group of one looks like its member.
+        when(&["nexthop replace id 9 group 7"], For(LOCAL_BY_OBJECT), Passed("opaque_route")),
+        ask(For(OF_OBJECT), Passed("opaque_route")),
+        when(&["route del 10.98.0.0/16 nhid 9"], For(LOCAL_BY_OBJECT), Fast),
     ];
 }
