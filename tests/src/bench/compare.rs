@@ -12,8 +12,8 @@ use crate::host::{Host, allowed_cores};
 use crate::lab::Lab;
 use crate::topology::CALICO_GATEWAY;
 
-/// Slices of the kernel without delay and of the fast path in a round, taking turns; the delayed kernel has one, which
-/// takes far longer.
+/// How many times the responders without delay take turns in a round; the delayed kernel has one slice, which takes far
+/// longer.
 pub const TURNS: usize = 8;
 /// Requests of a slice that are sent one at a time.
 const SINGLE: usize = 2000;
@@ -31,13 +31,24 @@ pub enum Responder {
     DelayedKernel,
     /// The kernel with `proxy_delay` 0.
     Kernel,
-    /// The fast path, over a kernel with `proxy_delay` 0.
-    FastPath,
+    /// The fast path by XDP on socket buffers, over a kernel with `proxy_delay` 0.
+    Xdp,
+    /// The fast path by tc, over a kernel with `proxy_delay` 0.
+    Tc,
 }
 
 impl Responder {
     /// All of them, in the order of a round.
-    pub const ALL: [Responder; 3] = [Responder::DelayedKernel, Responder::Kernel, Responder::FastPath];
+    pub const ALL: [Responder; 4] = [Responder::DelayedKernel, Responder::Kernel, Responder::Xdp, Responder::Tc];
+
+    /// The options of the agent that answers; `None` for the kernel.
+    fn hook(self) -> Option<&'static [&'static str]> {
+        match self {
+            Responder::DelayedKernel | Responder::Kernel => None,
+            Responder::Xdp => Some(&["--hook", "xdp", "--xdp-mode", "skb"]),
+            Responder::Tc => Some(&["--hook", "tc"]),
+        }
+    }
 }
 
 /// One responder's turn.
@@ -70,9 +81,9 @@ pub struct Comparison {
     pub cores: usize,
     /// The kernel's default of `proxy_delay`, in units of 10 ms.
     pub default_delay: u32,
-    /// Hook and mode of the fast path, as `status` names them.
-    pub mode: String,
-    /// Requests that the fast path answered by its own counter: as many as were sent in its turns.
+    /// Hook and mode of each fast path, as `status` names them.
+    pub modes: Vec<(Responder, String)>,
+    /// Requests that the fast paths answered by their own counters: as many as were sent in their turns.
     pub counted: u64,
 }
 
@@ -90,15 +101,15 @@ impl Comparison {
     }
 }
 
-/// Lets three pods of a Calico node (see [`topology::calico`](crate::topology::calico)) ask for their gateway, each
+/// Lets four pods of a Calico node (see [`topology::calico`](crate::topology::calico)) ask for their gateway, each
 /// answered by another responder; with each round the roles move on to the next pod. `between` is called between
 /// turns, and ends the measurement by an error.
 ///
-/// An error also if a request gets no reply, or if the fast path's counters do not say that it answered its own
+/// An error also if a request gets no reply, or if the counters of a fast path do not say that it answered its own
 /// requests and no others. The node's neighbour entries for the pods become permanent, as Calico makes them.
 pub fn compare(
     lab: &Lab,
-    pods: [&str; 3],
+    pods: [&str; 4],
     rounds: usize,
     mut between: impl FnMut(usize) -> Result<()>,
 ) -> Result<Comparison> {
@@ -108,14 +119,13 @@ pub fn compare(
     for pod in pods {
         prepare(lab, pod)?;
     }
-    let [a, b, c] = pods.map(|pod| Asker::on(pod, core));
-    let askers = [a?, b?, c?];
+    let askers = pods.iter().map(|pod| Asker::on(pod, core)).collect::<Result<Vec<_>>>()?;
     // Nothing in the lab has touched the setting of `lo`.
     let default_delay = lab.node().read_sysctl("net.ipv4.neigh.lo.proxy_delay")?;
     let default_delay = default_delay.parse().context("proxy_delay is not a number")?;
 
     let mut slices = Vec::new();
-    let (mut mode, mut counted) = (String::new(), 0);
+    let (mut modes, mut counted) = (Vec::new(), 0);
     for round in 0..rounds {
         let role = |responder| (responder as usize + round) % pods.len();
         for responder in Responder::ALL {
@@ -123,27 +133,71 @@ pub fn compare(
             let key = format!("net.ipv4.neigh.{}.proxy_delay", pods[role(responder)].node_end());
             lab.node().sysctl(&key, delay)?;
         }
-        let fast = pods[role(Responder::FastPath)].node_end();
-        let mut agent = AgentOptions::new(&[fast]).default_reread().start(lab.node())?;
-        mode = mode_of(&agent.status()?, fast)?;
+        let mut fast_paths = Vec::new();
+        modes.clear();
+        for responder in Responder::ALL {
+            let Some(hook) = responder.hook() else { continue };
+            let interface = pods[role(responder)].node_end();
+            let mut options = AgentOptions::new(&[interface]).default_reread();
+            for argument in hook {
+                options = options.arg(argument);
+            }
+            let agent = options.start(lab.node())?;
+            modes.push((responder, mode_of(&agent.status()?, interface)?));
+            fast_paths.push(FastPath { responder, agent });
+        }
         for (turn, responder) in turns() {
             between(round)?;
-            let before = agent.status()?;
+            let before = fast_paths.iter().map(FastPath::answered).collect::<Result<Vec<_>>>()?;
             let (slice, sent) = measure(&askers[role(responder)], responder, (round, turn))?;
-            counted += check(&agent, &before, responder, sent)?;
+            for (fast_path, before) in fast_paths.iter().zip(before) {
+                counted += fast_path.check(before, responder, sent)?;
+            }
             slices.push(slice);
         }
-        let exit = agent.stop()?;
-        ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
+        for FastPath { mut agent, .. } in fast_paths {
+            let exit = agent.stop()?;
+            ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
+        }
     }
-    Ok(Comparison { slices, rounds, core, cores: cores.len(), default_delay, mode, counted })
+    Ok(Comparison { slices, rounds, core, cores: cores.len(), default_delay, modes, counted })
 }
 
-/// The order within a round: the delayed kernel first, then the others, each first in every other turn.
+/// An agent that answers one pod in a round.
+struct FastPath {
+    responder: Responder,
+    agent: Agent,
+}
+
+impl FastPath {
+    /// Requests that it has answered, by its own counter.
+    fn answered(&self) -> Result<u64> {
+        self.agent.status()?.0["answered"].as_u64().context("status has no `answered`")
+    }
+
+    /// How many it answered in somebody's turn, since it had answered `before`: all that were sent in its own turn, none
+    /// in another's.
+    fn check(&self, before: u64, turn_of: Responder, sent: u64) -> Result<u64> {
+        let answered = self.answered()? - before;
+        let expected = if turn_of == self.responder { sent } else { 0 };
+        ensure!(
+            answered == expected,
+            "{:?}, in the turn of {turn_of:?}: of {sent} requests it answered {answered} by its own counter, not \
+             {expected}",
+            self.responder
+        );
+        Ok(answered)
+    }
+}
+
+/// The order within a round: the delayed kernel first, then the others, each first in every third turn.
 fn turns() -> impl Iterator<Item = (usize, Responder)> {
-    let pairs = [[Responder::Kernel, Responder::FastPath], [Responder::FastPath, Responder::Kernel]];
-    let others = (0..TURNS).flat_map(move |turn| pairs[turn % 2].map(|responder| (turn, responder)));
-    [(0, Responder::DelayedKernel)].into_iter().chain(others)
+    let [delayed, others @ ..] = Responder::ALL;
+    let rotated = (0..TURNS).flat_map(move |turn| {
+        let first = turn % others.len();
+        (0..others.len()).map(move |next| (turn, others[(first + next) % others.len()]))
+    });
+    [(0, delayed)].into_iter().chain(rotated)
 }
 
 /// Nobody but the pod's asker listens, and nothing needs to be learned.
@@ -180,18 +234,4 @@ fn measure(asker: &Asker, responder: Responder, turn: (usize, usize)) -> Result<
     };
     let (p50, p99) = (quantile(&latencies, 0.5), quantile(&latencies, 0.99));
     Ok((Slice { responder, turn, requests: latencies.len(), p50, p99, rate }, sent as u64))
-}
-
-/// How many requests the fast path answered since `before`: all that were sent in its turn, none in another's.
-fn check(agent: &Agent, before: &Status, responder: Responder, sent: u64) -> Result<u64> {
-    let total = |status: &Status| status.0["answered"].as_u64().context("status has no `answered`");
-    let after = agent.status()?;
-    let answered = total(&after)? - total(before)?;
-    let expected = if responder == Responder::FastPath { sent } else { 0 };
-    ensure!(
-        answered == expected,
-        "{responder:?}: of {sent} requests the fast path answered {answered} by its own counter, not {expected}: {}",
-        after.0
-    );
-    Ok(answered)
 }

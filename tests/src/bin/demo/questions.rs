@@ -58,9 +58,9 @@ fn further_requests(lab: &Lab) -> Vec<Question> {
     rows.map(|(pod, kind, target, target_is)| Question { pod, kind, target, target_is }).into()
 }
 
-/// A Calico node with three pods; p2's requests are answered with a delay.
-pub(crate) fn node_with_three_pods() -> Result<Lab> {
-    let lab = topology::calico(3)?;
+/// A Calico node with four pods; p2's requests are answered with a delay, p3 is there for the benchmark.
+pub(crate) fn node_with_four_pods() -> Result<Lab> {
+    let lab = topology::calico(4)?;
     let (p0, p2) = (lab.host("p0"), lab.host("p2"));
     lab.node().ip_each(&format!(
         "route add {}/32 dev {} scope link

@@ -17,7 +17,7 @@ use tabled::settings::{Alignment, Modify, Style};
 pub(crate) fn lab(lab: &Lab) -> Result<()> {
     let release = uname()?.release().to_string_lossy().into_owned();
     let [gateway, node, router, far] = [CALICO_GATEWAY, UPLINK_IP, ROUTER_IP, FAR_HOST].map(Ipv4Addr::from);
-    let [p0, p1, p2] = ["p0", "p1", "p2"].map(|pod| {
+    let [p0, p1, p2, p3] = ["p0", "p1", "p2", "p3"].map(|pod| {
         let host = lab.host(pod);
         format!("{pod} {} ── {}", Ipv4Addr::from(host.ip()), host.node_end())
     });
@@ -26,7 +26,8 @@ pub(crate) fn lab(lab: &Lab) -> Result<()> {
 
   {p0} ─┐
   {p1} ─┼─ node ── eth0 {node} ── {router} external, with {far} behind it
-  {p2} ─┘
+  {p2} ─┤
+  {p3} ─┘ (for the benchmark)
 
   A pod's only route is `default via {gateway}`, an address that nobody has. The node's cali* have no address
   either, only {CALICO_MAC} and proxy_arp=1: the node answers for what it has a route to.
@@ -87,26 +88,29 @@ fn name(responder: Responder, comparison: &Comparison) -> String {
     match responder {
         Responder::DelayedKernel => format!("kernel, proxy_delay {delay}\n(default: 0 to {} ms)", delay * 10),
         Responder::Kernel => "kernel, proxy_delay 0".to_owned(),
-        Responder::FastPath => format!("fast path ({})", comparison.mode),
+        Responder::Xdp | Responder::Tc => {
+            let mode = comparison.modes.iter().find(|(whose, _)| *whose == responder).map(|(_, mode)| mode.as_str());
+            format!("fast path ({})", mode.unwrap_or("?"))
+        }
     }
 }
 
 fn notes(comparison: &Comparison) {
     let requests = |responder| -> usize { comparison.of(responder).map(|slice| slice.requests).sum() };
-    let [delayed, kernel, fast] = Responder::ALL.map(requests);
+    let [delayed, kernel, xdp, tc] = Responder::ALL.map(requests);
     let Comparison { rounds, core, cores, counted, .. } = comparison;
     println!(
         "  Medians of the turns, (lowest–highest) below. Ratios are to the kernel with proxy_delay 0 in the same turn.
-  Latency: from send() of a who-has in the pod until recv() of its reply there, one request at a time, {kernel} and
-    {fast} in all; under the delay 64 at once, {delayed} in all.
+  Latency: from send() of a who-has in the pod until recv() of its reply there, one request at a time, {kernel}, {xdp} and
+    {tc} in all; under the delay 64 at once, {delayed} in all.
   Replies/s: of the median burst of {BURST}, with the pod's own send() and recv() in it, so nearly the reciprocal of
     the latency; under the delay 64 always in flight, 0.8 s a turn.
-  {rounds} rounds of {TURNS} turns, in which kernel without delay and fast path alternate; the delayed kernel has one turn a
-    round. The three pods of one node differ only in who answers them, and with each round the roles move on by
-    one pod. No program is attached to the kernel's two.
+  {rounds} rounds of {TURNS} turns, in which the three without delay alternate; the delayed kernel has one turn a round.
+    The four pods of one node differ only in who answers them, and with each round the roles move on by one pod. No
+    program is attached to the kernel's two.
   Pod and responder share core {core} of {cores} (numbered from 0), with whatever else runs on this machine.
-  Checked after each turn: the fast path's own counter rose by the requests of its turns, {counted} in all, and
-    not at all in the kernel's."
+  Checked after each turn: each fast path's own counter rose by the requests of its turns, {counted} in all, and not at
+    all in the others'."
     );
 }
 
