@@ -251,6 +251,7 @@ fn status() -> Status {
         overruns: 0,
         sysctl_hook: String::new(),
         settings_written: 0,
+        settings_written_elsewhere: 0,
         reread_interval_ms: 250,
         lease_ms: 1000,
     }

@@ -85,11 +85,14 @@ pub struct Status {
     pub resyncs: u64,
     /// How often the kernel's notifications overran the socket.
     pub overruns: u64,
-    /// `attached`: writes of sysctls make frames pass before they take effect. Else why there is no such hook; what is
-    /// written is found within `reread_interval_ms` then.
+    /// `attached`: writes of sysctls of this network namespace make frames pass before they take effect; with a colon
+    /// after it, those of others as well, and why. Else why there is no such hook, or that it rests; what is written is
+    /// found within `reread_interval_ms` then.
     pub sysctl_hook: String,
-    /// Writes of sysctls that matter, in any network namespace, since the start; 0 without the hook.
+    /// Writes of sysctls that made frames pass, since the start; 0 without the hook.
     pub settings_written: u64,
+    /// Writes of the same sysctls that did not: of other network namespaces, or while the hook rested.
+    pub settings_written_elsewhere: u64,
     /// Bound after which a change that the kernel does not notify is seen, in milliseconds.
     pub reread_interval_ms: u64,
     /// How long the program trusts the maps without a heartbeat, in milliseconds.

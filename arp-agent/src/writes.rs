@@ -1,8 +1,8 @@
 //! Which announced writes of settings have taken effect. Pure: time and values come in as arguments.
 //!
-//! The sysctl hook announces a write before it takes effect, and cannot say in which network namespace it is, nor
-//! whether it will succeed. A write counts as done when its value is read where another was before; failing that, after
-//! a time that no write takes.
+//! The sysctl hook announces a write before it takes effect, and cannot say whether it will succeed, nor on every kernel whose
+//! setting it is. A write counts as done when its value is read where another was before; failing that, after a time that
+//! hardly a write takes. Those that were given up so are looked at for a while longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,6 +11,11 @@ use std::time::{Duration, Instant};
 /// writer can only be kept from its CPU, in kernels that preempt system calls. Announcements are older than when
 /// they are seen, so it is longer than this.
 pub const HOLD: Duration = Duration::from_millis(250);
+
+/// How long a setting is looked at after a write of it was given up: a writer can be kept from its CPU, say by a limit of its
+/// cgroup. So many settings at the most.
+const LATE: Duration = Duration::from_secs(10);
+const LATE_ONES: usize = 64;
 
 /// More writes than this are not told apart.
 const REMEMBERED: usize = 1024;
@@ -84,6 +89,8 @@ pub struct Writes {
     count: usize,
     /// Until when there are writes of which too little is known to look for them.
     unknown_until: Option<Instant>,
+    /// Settings of which a write was given up: as they were then, and until when they are looked at.
+    late: BTreeMap<String, (Value, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +140,13 @@ impl Writes {
     pub fn are_done(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
         self.unknown_until = self.unknown_until.filter(|&until| now < until);
         let mut done = self.unknown_until.is_none();
+        let late = &mut self.late;
         self.by_name.retain(|name, writes| {
+            if writes.iter().any(|write| now >= write.until && !write.changes_nothing())
+                && (late.len() < LATE_ONES || late.contains_key(name))
+            {
+                late.insert(name.clone(), (read(name), now + LATE));
+            }
             writes.retain(|write| now < write.until);
             let Some(first) = writes.first() else { return false };
             // Those that change nothing are kept in mind all the same: another may come before they land.
@@ -152,12 +165,100 @@ impl Writes {
         self.count = self.by_name.values().map(Vec::len).sum();
         done
     }
+
+    /// Whether a setting has changed since a write of it was given up. `read` gives a setting as it is.
+    pub fn late_ones(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
+        let mut any = false;
+        self.late.retain(|name, (value, until)| {
+            let is = read(name);
+            any |= is != std::mem::replace(value, is);
+            now < *until
+        });
+        any
+    }
+}
+
+/// How much of the time writes may take: more than a quarter of it for some while is too much. What one moment takes
+/// more, another may take less.
+#[derive(Debug)]
+pub struct Budget {
+    /// What was taken above that.
+    above: Duration,
+    noted: Instant,
+    in_doubt: bool,
+}
+
+impl Budget {
+    /// So much is too much: three seconds and a third in which nothing is answered, or the double if it is every other moment.
+    const MOST: Duration = Duration::from_millis(2500);
+
+    /// From now on.
+    pub fn new(now: Instant) -> Self {
+        Budget { above: Duration::ZERO, noted: now, in_doubt: false }
+    }
+
+    /// From now on a write is being waited for, or none.
+    pub fn note(&mut self, now: Instant, in_doubt: bool) {
+        let elapsed = now.saturating_duration_since(self.noted);
+        self.above = match self.in_doubt {
+            true => self.above + elapsed * 3 / 4,
+            false => self.above.saturating_sub(elapsed / 4),
+        };
+        (self.noted, self.in_doubt) = (now, in_doubt);
+    }
+
+    /// Whether writes have taken too much.
+    pub fn is_spent(&self) -> bool {
+        self.above >= Self::MOST
+    }
 }
 
 /// Whether a write of the setting goes on to others after its own value can be read: `all.forwarding` to that of every
 /// interface, `default` to the interfaces that follow it.
 fn cascades(name: &str) -> bool {
     name.contains("/default/") || matches!(name, "net/ipv4/ip_forward" | "net/ipv4/conf/all/forwarding")
+}
+
+/// Nobody's writes count, because too many came that could not be told apart.
+#[derive(Clone, Copy, Debug)]
+pub enum Rest {
+    /// Since then, when so many had been written.
+    Since(Instant, u64),
+    /// They count again; what was written before has taken effect then.
+    Until(Instant),
+}
+
+/// What comes next of a rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing.
+    Rest,
+    /// Writes are to count again.
+    Count,
+    /// It is over, and everything is to be looked at.
+    Over,
+}
+
+impl Rest {
+    /// It ends when fewer writes than this came in so long a time.
+    const FEW: u64 = 5;
+    const QUIET: Duration = Duration::from_secs(10);
+
+    /// What comes next, when so many were `written`.
+    pub fn next(&mut self, now: Instant, written: u64) -> Next {
+        match *self {
+            Rest::Since(since, before) if now.saturating_duration_since(since) >= Self::QUIET => {
+                if written - before < Self::FEW {
+                    *self = Rest::Until(now + HOLD);
+                    return Next::Count;
+                }
+                *self = Rest::Since(now, written);
+                Next::Rest
+            }
+            Rest::Until(then) if now >= then => Next::Over,
+            _ => Next::Rest,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +402,61 @@ mod tests {
         case.writes.lost(case.start);
         assert!(!case.done(1, 0));
         assert!(case.done(HOLD.as_millis() as u64, 0));
+    }
+
+    #[test]
+    fn a_write_that_was_given_up_is_found_when_it_lands_after_all() {
+        let mut case = Case::new();
+        let hold = HOLD.as_millis() as u64;
+        let late = |case: &mut Case, after_ms, value| {
+            case.writes.late_ones(case.start + Duration::from_millis(after_ms), |_| Value::Is(value))
+        };
+        case.write(FLAG, 1, 0);
+        assert!(case.done(hold, 1));
+        assert!(!late(&mut case, hold + 1, 1), "it has not landed");
+        assert!(late(&mut case, hold + 2, 0));
+        assert!(!late(&mut case, hold + 3, 0), "that is known now");
+        assert!(late(&mut case, hold + LATE.as_millis() as u64, 1), "at the end of the time");
+        assert!(!late(&mut case, hold + LATE.as_millis() as u64 + 1, 0), "after that nobody looks");
+        for number in 0..2 * LATE_ONES {
+            case.write(&format!("net/ipv4/conf/v{number}/proxy_arp"), 1, 0);
+        }
+        assert!(case.done(hold, 1));
+        assert_eq!(case.writes.late.len(), LATE_ONES);
+    }
+
+    #[test]
+    fn a_budget_is_spent_by_writes_all_the_time_and_not_by_some() {
+        // Milliseconds until it is spent, when of each period so many are in doubt.
+        let spent_after = |of_doubt: u64, period: u64| {
+            let start = Instant::now();
+            let mut budget = Budget::new(start);
+            for from in (0..60_000).step_by(period as usize) {
+                budget.note(start + Duration::from_millis(from), true);
+                budget.note(start + Duration::from_millis(from + of_doubt), false);
+                if budget.is_spent() {
+                    return Some(from + of_doubt);
+                }
+            }
+            None
+        };
+        assert_eq!(spent_after(16, 16), Some(3344), "all the time");
+        assert_eq!(spent_after(250, 500), Some(9750), "twice a second");
+        assert_eq!(spent_after(250, 1000), None, "each second");
+        assert_eq!(spent_after(1, 100), None, "what settles at once");
+    }
+
+    #[test]
+    fn a_rest_ends_when_it_has_been_quiet_and_what_was_under_way_has_landed() {
+        let start = Instant::now();
+        let mut rest = Rest::Since(start, 100);
+        let mut next = |ms, written| rest.next(start + Duration::from_millis(ms), written);
+        assert_eq!(next(9_999, 100), Next::Rest, "it has not been quiet for long");
+        assert_eq!(next(10_000, 105), Next::Rest, "too many");
+        assert_eq!(next(19_999, 105), Next::Rest, "counted from there on");
+        assert_eq!(next(20_000, 109), Next::Count);
+        assert_eq!(next(20_249, 109), Next::Rest, "one may be under way");
+        assert_eq!(next(20_250, 109), Next::Over);
     }
 
     #[test]

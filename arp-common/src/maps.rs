@@ -31,8 +31,13 @@ pub mod names {
     pub const SETTING_WRITES: &str = "SETTING_WRITES";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
-    /// The program on writes of sysctls.
+    /// The program on writes of sysctls, which knows whose a setting is.
     pub const SYSCTL_PROGRAM: &str = "arp_sysctl";
+    /// The same for where that cannot be known: it counts the writes of every network namespace.
+    pub const SYSCTL_ALL_PROGRAM: &str = "arp_sysctl_all";
+    /// `[u32; 5]`, which the agent sets before it loads the object: where the members of
+    /// [`NETNS_WAY`](crate::settings::NETNS_WAY) lie.
+    pub const NETNS_OFFSETS: &str = "NETNS_OFFSETS";
     /// The program that tells the agent what time it is in jiffies. It is run, never attached.
     pub const CLOCK_PROGRAM: &str = "arp_clock";
     /// The XDP program for kernels that know frames in several buffers (5.18).
@@ -80,6 +85,14 @@ pub struct Global {
     pub writes_announced: u64,
     /// How many of them could not be announced.
     pub writes_lost: u64,
+    /// [`Whose::ASKED`](crate::settings::Whose::ASKED) while the agent wants to know whose the next setting is that
+    /// anybody reads; then the answer, a [`Whose`](crate::settings::Whose).
+    pub whose: u64,
+    /// Whose writes count: [`EVERYBODY`](crate::settings::EVERYBODY)'s, [`NOBODY`](crate::settings::NOBODY)'s, or those
+    /// of settings of the network namespace of this number.
+    pub netns: u64,
+    /// How many writes of settings did not count because of that. In another cache line than what decisions ask.
+    pub written_elsewhere: u64,
 }
 
 /// A write of a setting that is about to take effect, or to fail. Text ends at the first 0; empty: not known.
@@ -206,7 +219,7 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 56);
+    assert!(size_of::<Global>() == 80);
     assert!(size_of::<SettingWrite>() == 96);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);

@@ -24,6 +24,47 @@ pub const IP_FORWARD: &str = "ip_forward";
 /// What the paths of all of them begin with, below /proc/sys, before a slash.
 pub const PREFIX: &[u8; 8] = b"net/ipv4";
 
+/// What follows that prefix and its slash in the paths of [`PROXY_DELAY`].
+pub const NEIGH: &[u8; 6] = b"neigh/";
+
+/// The way from a write of a setting to the number of the network namespace whose setting it is: types of the kernel,
+/// each with the member that leads on (Linux 5.15 to 6.18: kernel/bpf/cgroup.c, include/linux/sysctl.h,
+/// include/net/neighbour.h, include/net/net_namespace.h, include/linux/ns_common.h). A setting of `conf`, and `ip_forward`,
+/// has its network namespace in `extra2` (net/ipv4/devinet.c); one of `neigh` has the `neigh_parms` there, which
+/// have it (net/core/neighbour.c).
+pub const NETNS_WAY: [(&str, &str); 5] = [
+    ("bpf_sysctl_kern", "table"),
+    ("ctl_table", "extra2"),
+    ("neigh_parms", "net"),
+    ("net", "ns"),
+    ("ns_common", "inum"),
+];
+
+/// Everybody's writes count.
+pub const EVERYBODY: u64 = 0;
+/// Nobody's writes count.
+pub const NOBODY: u64 = u64::MAX;
+
+/// Whose a setting is, for the agent, which tries whether the program finds the right way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whose {
+    /// The number (the inode) of the network namespace; 0 if it could not be found.
+    pub netns: u32,
+    /// It is a setting under `neigh`, to which another way leads.
+    pub is_neigh: bool,
+}
+
+impl Whose {
+    /// The agent asks.
+    pub const ASKED: u64 = u64::MAX;
+
+    /// As one word, which is never [`Whose::ASKED`].
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        (self.is_neigh as u64) << 32 | self.netns as u64
+    }
+}
+
 /// A name (the path's last component) as machine words, for comparing it at once. The rest is 0.
 pub type Word = [u64; 4];
 

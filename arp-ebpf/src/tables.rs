@@ -164,6 +164,22 @@ fn fence() {
     }
 }
 
+/// A word of [`Global`] that the agent writes, or the sysctl hook does when it is asked; 0 if there is none.
+#[inline(always)]
+pub(crate) fn global_word(word: impl FnOnce(*mut Global) -> *mut u64) -> u64 {
+    // SAFETY: as in `sequence`.
+    GLOBAL.get_ptr_mut(0).map_or(0, |global| unsafe { word(global).read_volatile() })
+}
+
+/// Leaves a word in [`Global`].
+#[inline(always)]
+pub(crate) fn set_global_word(word: impl FnOnce(*mut Global) -> *mut u64, value: u64) {
+    if let Some(global) = GLOBAL.get_ptr_mut(0) {
+        // SAFETY: an aligned word of an array's element, which lives as long as the program.
+        unsafe { word(global).write_volatile(value) };
+    }
+}
+
 /// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows.
 #[inline(always)]
 pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) {

@@ -46,12 +46,16 @@ impl Stream {
             let name = thread::current().name().unwrap_or("stream").to_owned();
             let asking = thread::Builder::new().name(name).spawn_scoped(scope, || {
                 let mut asked = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
+                loop {
+                    // One more after the end: on a busy machine it may be the only one since the change.
+                    let is_last = stop.load(Ordering::Relaxed);
                     let sent = Instant::now();
                     let replies = host.ask(&frame)?.len();
                     asked.push(Asked { sent, seen: Instant::now(), replies });
+                    if is_last {
+                        return Ok(asked);
+                    }
                 }
-                Ok(asked)
             });
             let asking = asking.context("starting a thread")?;
             thread::sleep(Duration::from_millis(5));

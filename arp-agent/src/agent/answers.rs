@@ -69,8 +69,9 @@ impl Agent {
             refused_entries: self.bpf.refused(),
             resyncs: self.resyncs,
             overruns: self.overruns,
-            sysctl_hook: self.sysctl_hook.state().to_owned(),
+            sysctl_hook: self.sysctl_hook.state(),
             settings_written: self.bpf.settings_written(),
+            settings_written_elsewhere: self.bpf.written_elsewhere(),
             reread_interval_ms: self.options.reread_interval.as_millis() as u64,
             lease_ms: self.options.lease.as_millis() as u64,
         })

@@ -84,7 +84,11 @@ impl Agent {
     /// at, in case that something goes other ways (docs/adr/0008-looks.md).
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
         self.lease.check(monotonic_ns());
-        if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.lease.was_stopped() {
+        let links = &self.mirror.snapshot().links;
+        let late = self.sysctl_hook.has_late_ones(|name| links.values().any(|link| link.name == name));
+        if self.sysctl_hook.came_back(&self.bpf) || late {
+            self.look_at_all()
+        } else if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.lease.was_stopped() {
             self.look_at(Look::Little)
         } else {
             self.look_at_all()

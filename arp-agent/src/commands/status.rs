@@ -80,6 +80,9 @@ fn render(status: &Status) -> String {
     );
     text += &match status.sysctl_hook.as_str() {
         "attached" => "settings: frames pass from before one is written until it is read\n".to_owned(),
+        hook if hook.starts_with("attached") => {
+            format!("settings: frames pass from before one is written until it is read; {hook}\n")
+        }
         why => format!("settings: read every {} ms; no hook on their writes: {why}\n", status.reread_interval_ms),
     };
     for (pattern, _) in status.patterns.iter().filter(|(_, matches)| **matches == 0) {

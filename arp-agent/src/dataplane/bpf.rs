@@ -3,6 +3,7 @@
 use super::Dataplane;
 use super::buckets::{Full, Table};
 use super::counters::CounterPool;
+use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::Run;
 use super::trie::{Entries as _, Trie};
@@ -14,6 +15,7 @@ use arp_common::maps::{
     CHUNK_COUNTERS, Counters, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry, NEIGHBOUR_BUCKETS,
     Neighbour, NeighbourBucket, Oif, names,
 };
+use arp_common::settings::Whose;
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -36,6 +38,9 @@ const SETTINGS_WRITTEN: usize = offset_of!(Global, settings_written) / 8;
 const SETTINGS_READ: usize = offset_of!(Global, settings_read) / 8;
 const WRITES_ANNOUNCED: usize = offset_of!(Global, writes_announced) / 8;
 const WRITES_LOST: usize = offset_of!(Global, writes_lost) / 8;
+const WHOSE: usize = offset_of!(Global, whose) / 8;
+const NETNS: usize = offset_of!(Global, netns) / 8;
+const WRITTEN_ELSEWHERE: usize = offset_of!(Global, written_elsewhere) / 8;
 
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
@@ -59,6 +64,8 @@ pub struct Bpf {
     /// Nanoseconds of a jiffy.
     tick_ns: u64,
     knows_frags: bool,
+    /// Why the sysctl hook cannot know whose a setting is.
+    cannot_tell_whose: Option<String>,
 }
 
 impl Bpf {
@@ -68,8 +75,13 @@ impl Bpf {
     /// The kernel refuses: no CAP_BPF, too old, or without BPF.
     pub fn load(trace: bool) -> anyhow::Result<Self> {
         let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
+        let (offsets, cannot_tell_whose) = match netns_offsets() {
+            Ok(offsets) => (offsets, None),
+            Err(error) => (Default::default(), Some(format!("{error:#}"))),
+        };
         let mut ebpf = EbpfLoader::new()
             .override_global(LOG_LEVEL, &level, true)
+            .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
             .context("loading the eBPF object failed: it needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 with BPF")?;
         let knows_frags = load_xdp(&mut ebpf)?;
@@ -96,6 +108,7 @@ impl Bpf {
             lease_until: 0,
             tick_ns: tick_ns()?,
             knows_frags,
+            cannot_tell_whose,
             ebpf,
         })
     }
@@ -143,6 +156,32 @@ impl Bpf {
     /// How many it could not announce.
     pub fn writes_lost(&self) -> u64 {
         self.global.long(WRITES_LOST).load(Ordering::SeqCst)
+    }
+
+    /// Why the sysctl hook cannot know whose a setting is, if that is known before it is tried.
+    pub(super) fn cannot_tell_whose(&self) -> Option<&str> {
+        self.cannot_tell_whose.as_deref()
+    }
+
+    /// Has the sysctl hook say whose the next setting is that anybody reads ([`Bpf::told_whose`]).
+    pub(super) fn ask_whose(&self) {
+        self.global.long(WHOSE).store(Whose::ASKED, Ordering::SeqCst);
+    }
+
+    /// What the sysctl hook has said, as [`Whose::word`]; it is asked no more.
+    pub(super) fn told_whose(&self) -> u64 {
+        self.global.long(WHOSE).swap(0, Ordering::SeqCst)
+    }
+
+    /// Has only writes of settings of this network namespace count, or [`EVERYBODY`](arp_common::settings::EVERYBODY)'s,
+    /// or [`NOBODY`](arp_common::settings::NOBODY)'s.
+    pub(super) fn set_netns(&self, netns: u64) {
+        self.global.long(NETNS).store(netns, Ordering::SeqCst);
+    }
+
+    /// How many writes of settings did not count because of that.
+    pub fn written_elsewhere(&self) -> u64 {
+        self.global.long(WRITTEN_ELSEWHERE).load(Ordering::SeqCst)
     }
 
     /// Lets decisions trust the settings again, unless more were written than this.

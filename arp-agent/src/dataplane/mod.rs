@@ -7,6 +7,7 @@ mod calls;
 pub mod choice;
 mod counters;
 pub mod fake;
+mod layout;
 mod memory;
 pub mod owners;
 pub mod programs;

@@ -1,15 +1,18 @@
-//! The hook on writes of sysctls: every such write makes frames pass, before it takes effect, until what came of it
-//! is in the tables.
+//! The hook on writes of sysctls: every write of a setting of this network namespace makes frames pass, before it takes
+//! effect, until what came of it is in the tables.
 
 use super::bpf::Bpf;
 use crate::kernel::cgroup_root;
-use crate::writes::{Unread, Value, Write, Writes};
-use anyhow::{Context as _, anyhow};
+use crate::writes::{Budget, Next, Rest, Unread, Value, Write, Writes};
+use anyhow::{Context as _, anyhow, bail};
 use arp_common::maps::{SettingWrite, names};
+use arp_common::settings::{EVERYBODY, NOBODY, PROXY_DELAY, Whose};
 use aya::maps::{MapData, RingBuf};
-use aya::programs::{CgroupAttachMode, CgroupSysctl};
+use aya::programs::{CgroupAttachMode, CgroupSysctl, ProgramError};
 use std::future::pending;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::io::{Interest, unix::AsyncFd};
 use tokio::time::sleep_until;
@@ -26,46 +29,103 @@ const TIMER: Duration = Duration::from_millis(1);
 /// agent busy.
 const REST: u32 = 4;
 
+/// How often the hook is asked whose a setting is: others may read one in between.
+const ATTEMPTS: usize = 16;
+
 /// The hook, attached or not. Dropped, it detaches.
 pub struct SysctlHook {
     ring: Result<AsyncFd<RingBuf<MapData>>, String>,
+    /// Why writes of other network namespaces count as well, if they do.
+    counts_all: Option<String>,
     writes: Writes,
     /// What was announced since all of it was in the tables.
     unread: Unread,
     lost: u64,
     pause: Duration,
     next_look: Instant,
+    /// How much of the time writes have taken lately.
+    budget: Budget,
+    /// Nobody's writes count at the moment.
+    rest: Option<Rest>,
 }
 
 impl SysctlHook {
     /// Attaches the hook if it is `wanted` and can be had.
     pub fn start(wanted: bool, bpf: &mut Bpf) -> Self {
-        let ring = match wanted {
+        let attached = match wanted {
             true => attach(bpf).map_err(|error| format!("{error:#}")),
             false => Err("off".to_owned()),
         };
-        match &ring {
-            Ok(_) => log::info!("writes of sysctls are noticed before they take effect"),
-            Err(why) => log::info!("no hook on writes of sysctls ({why}): they are looked for from time to time"),
+        let (ring, counts_all) = match attached {
+            Ok((ring, counts_all)) => (Ok(ring), counts_all),
+            Err(why) => (Err(why), None),
+        };
+        match (&ring, &counts_all) {
+            (Ok(_), None) => log::info!("writes of sysctls are noticed before they take effect"),
+            (Ok(_), Some(why)) => log::warn!(
+                "writes of sysctls are noticed before they take effect, also those of other network namespaces, for which \
+                 frames pass in vain: {why}"
+            ),
+            (Err(why), _) => log::info!("no hook on writes of sysctls ({why}): they are looked for from time to time"),
         }
         SysctlHook {
             ring,
+            counts_all,
             writes: Writes::default(),
             unread: Unread::default(),
             lost: 0,
             pause: PAUSES[0],
             next_look: Instant::now(),
+            budget: Budget::new(Instant::now()),
+            rest: None,
         }
     }
 
     /// Whether writes are noticed before they take effect.
     pub fn is_attached(&self) -> bool {
-        self.ring.is_ok()
+        self.ring.is_ok() && self.rest.is_none()
     }
 
-    /// `attached`, or why not.
-    pub fn state(&self) -> &str {
-        self.ring.as_ref().err().map_or("attached", String::as_str)
+    /// `attached`; `attached`, a colon and why writes of other network namespaces count as well; or why writes are not
+    /// noticed.
+    pub fn state(&self) -> String {
+        match (&self.ring, self.rest, &self.counts_all) {
+            (Err(why), _, _) => why.clone(),
+            (Ok(_), None, None) => "attached".to_owned(),
+            (Ok(_), None, Some(why)) => {
+                format!("attached: writes of other network namespaces count as well ({why})")
+            }
+            (Ok(_), Some(_), why) => format!(
+                "it rests until fewer sysctls are written on this machine, because it cannot tell whose they are ({})",
+                why.as_deref().unwrap_or_default()
+            ),
+        }
+    }
+
+    /// To be called at each look for what changes silently. Says whether the hook has just come back from its rest: then all
+    /// must be looked at once more.
+    pub fn came_back(&mut self, bpf: &Bpf) -> bool {
+        let Some(rest) = &mut self.rest else { return false };
+        let now = Instant::now();
+        match rest.next(now, bpf.written_elsewhere()) {
+            Next::Rest => false,
+            Next::Count => {
+                bpf.set_netns(EVERYBODY);
+                false
+            }
+            Next::Over => {
+                log::info!("writes of sysctls are noticed again before they take effect");
+                self.rest = None;
+                self.budget = Budget::new(now);
+                true
+            }
+        }
+    }
+
+    /// Whether a setting has changed though the write that did it was given up: whoever wrote was kept from the CPU for
+    /// longer than that. `is_link`: as for [`SysctlHook::look`].
+    pub fn has_late_ones(&mut self, is_link: impl Fn(&str) -> bool) -> bool {
+        self.writes.late_ones(Instant::now(), |name| read(name, &is_link))
     }
 
     /// Waits until it is time to look whether what was written has taken effect; for ever without the hook. May be
@@ -114,9 +174,22 @@ impl SysctlHook {
             self.unread.add(None);
             self.writes.lost(now);
         }
+        self.budget.note(now, true);
         if self.writes.are_done(now, |name| read(name, &is_link)) && announced == written {
             self.pause = PAUSES[0];
             return Some(written);
+        }
+        if let Some(why) = self.counts_all.as_deref().filter(|_| self.budget.is_spent()) {
+            log::warn!(
+                "sysctls are written all the time, and it cannot be told whose they are ({why}): the hook on them rests, and \
+                 settings are looked for from time to time"
+            );
+            bpf.set_netns(NOBODY);
+            self.rest = Some(Rest::Since(now, bpf.written_elsewhere()));
+            self.budget = Budget::new(now);
+            self.writes = Writes::default();
+            self.unread = Unread::Everything;
+            return Some(bpf.settings_written());
         }
         self.next_look = now + self.pause;
         self.pause = PAUSES[1].min(self.pause * 2);
@@ -132,6 +205,7 @@ impl SysctlHook {
     pub fn settled(&mut self, bpf: &mut Bpf, written: u64) {
         self.unread = Unread::default();
         bpf.set_settings_read(written);
+        self.budget.note(Instant::now(), false);
     }
 
     /// Reading the kernel again, after a look, took from `start` until now.
@@ -140,20 +214,74 @@ impl SysctlHook {
     }
 }
 
-fn attach(bpf: &mut Bpf) -> anyhow::Result<AsyncFd<RingBuf<MapData>>> {
+/// Attaches the hook; says also why it cannot tell whose a setting is, if so.
+fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<String>)> {
     let root = cgroup_root()?;
     let map = bpf.ebpf_mut().take_map(names::SETTING_WRITES);
     let ring = RingBuf::try_from(map.ok_or_else(|| anyhow!("the eBPF object has no map {}", names::SETTING_WRITES))?)?;
     // SAFETY: the ring buffer owns its map's descriptor, and neither replaces nor closes it while it lives.
     let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
-    let program = bpf.ebpf_mut().program_mut(names::SYSCTL_PROGRAM);
-    let program: &mut CgroupSysctl =
-        program.ok_or_else(|| anyhow!("the eBPF object has no program {}", names::SYSCTL_PROGRAM))?.try_into()?;
-    program.load().context("the kernel refused the sysctl program")?;
+    let mut counts_all = bpf.cannot_tell_whose().map(str::to_owned);
+    if counts_all.is_none()
+        && let Err(error) = load(bpf, names::SYSCTL_PROGRAM)
+    {
+        log::debug!("{error:?}");
+        counts_all =
+            Some(format!("the kernel does not let the program read whose a setting is: {}", error.root_cause()));
+    }
+    let name = if counts_all.is_none() { names::SYSCTL_PROGRAM } else { names::SYSCTL_ALL_PROGRAM };
     // As a BPF link the program joins those that are there, whoever has attached them (`cgroup_bpf_link_attach` allows
     // several always, and knows no flag that asks for it).
-    program.attach(root, CgroupAttachMode::Single).context("attaching to the root of the cgroup tree failed")?;
-    Ok(ring)
+    let attached = load(bpf, name)?.attach(root, CgroupAttachMode::Single);
+    attached.context("attaching to the root of the cgroup tree failed")?;
+    if counts_all.is_none() {
+        // Until then everybody's writes count.
+        match own_netns(bpf) {
+            Ok(netns) => bpf.set_netns(netns.into()),
+            Err(error) => counts_all = Some(format!("{error:#}")),
+        }
+    }
+    Ok((ring, counts_all))
+}
+
+/// A program of the hook, which is loaded if it was not.
+fn load<'a>(bpf: &'a mut Bpf, name: &str) -> anyhow::Result<&'a mut CgroupSysctl> {
+    let program: &mut CgroupSysctl = bpf.program(name)?.try_into()?;
+    match program.load() {
+        Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+        Err(error) => Err(error).context("the kernel refused the sysctl program"),
+    }
+}
+
+/// The number of the network namespace of the calling thread, once the hook has shown that it finds it by the settings of that
+/// namespace: a wrong way through the kernel's memory would end nowhere, or at another number.
+fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
+    const NETNS: &str = "/proc/thread-self/ns/net";
+    let inode = std::fs::metadata(NETNS).with_context(|| format!("looking at {NETNS} failed"))?.ino();
+    let netns = u32::try_from(inode).with_context(|| format!("{NETNS} has the inode {inode}"))?;
+    // One of each way from a setting to its network namespace. Only interfaces have settings under `neigh` everywhere.
+    let neigh = "/proc/sys/net/ipv4/neigh";
+    let mut interfaces = std::fs::read_dir(neigh).with_context(|| format!("reading {neigh} failed"))?;
+    let interface = interfaces.next().with_context(|| format!("{neigh} is empty"))??.path();
+    let conf = Path::new("/proc/sys/net/ipv4/conf/all/proxy_arp");
+    for path in [conf, &interface.join(PROXY_DELAY), Path::new("/proc/sys/net/ipv4/ip_forward")] {
+        let expected = Whose { netns, is_neigh: path.starts_with(neigh) }.word();
+        let mut told = 0;
+        for _ in 0..ATTEMPTS {
+            bpf.ask_whose();
+            let read = std::fs::read(path);
+            told = bpf.told_whose();
+            read.with_context(|| format!("reading {} failed", path.display()))?;
+            if told == expected {
+                break;
+            }
+        }
+        if told != expected {
+            let path = path.display();
+            bail!("of {path} the program does not find the network namespace: {told:#x} instead of {expected:#x}");
+        }
+    }
+    Ok(netns)
 }
 
 fn decoded(write: &SettingWrite) -> Write {

@@ -2,10 +2,11 @@
 //!
 //! These tests put load beside the agent, kill it, starve it or attack it, so they take turns ([`turn`]).
 
+mod sysctls;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Waits until no other test of this tier runs. Each test holds the result until it ends.
-#[expect(dead_code, reason = "the first test goes with its module")]
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,13 +1,15 @@
 //! Writes of sysctls under a stream of requests, with the hook: no answer that the kernel would not give, from the moment
 //! on at which a write takes effect. And what is left of that without the hook.
 
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tests::stream::{Stream, answered, until_fast};
 use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{Agent, AgentOptions, Lab, needs_root};
+use tests::{Agent, AgentOptions, Lab, Namespace, needs_root};
 
 /// How often each setting is turned.
 const TURNS: usize = 5;
@@ -188,6 +190,85 @@ fn writes_that_fail_or_change_nothing_or_come_from_elsewhere_only_pass_frames_fo
     assert_eq!(stream.answered_later().0, 0);
     node.sysctl(key, 1)?;
     until_fast(&agent, p0, ROUTED_TARGET)
+}
+
+/// Opens a setting of a namespace for writing.
+fn opened(namespace: &Namespace, path: &str) -> Result<File> {
+    let open = || OpenOptions::new().write(true).open(format!("/proc/sys/net/ipv4/{path}"));
+    namespace.run(open)?.with_context(|| format!("opening {path} in {}", namespace.name()))
+}
+
+#[test]
+fn a_setting_of_ours_is_exact_whichever_namespace_it_is_written_from() -> Result<()> {
+    needs_root!();
+    let (mut lab, agent) = hooked()?;
+    let elsewhere = lab.namespace("elsewhere")?;
+    let p0 = lab.host("p0");
+    for (path, (on, off), tpa) in [
+        ("conf/v0/proxy_arp", ("1", "0"), ROUTED_TARGET),
+        ("conf/all/arp_ignore", ("0", "8"), LOCAL_TARGET),
+        ("conf/default/medium_id", ("0", "-1"), ROUTED_TARGET),
+        ("ip_forward", ("1", "0"), ROUTED_TARGET),
+    ] {
+        let file = opened(lab.node(), path)?;
+        // This is what a process does that enters another namespace with the file open.
+        let write = |value: &str| -> Result<()> { Ok(elsewhere.run(|| file.write_all_at(value.as_bytes(), 0))??) };
+        for _ in 0..TURNS {
+            write(on)?;
+            until_fast(&agent, p0, tpa)?;
+            let stream = Stream::around(p0, tpa, AFTER, || write(off))?;
+            ensure!(stream.later().count() > 0, "nothing was asked after {path} = {off}");
+            assert_eq!(stream.answered_later().0, 0, "{path} = {off}");
+            write(on)?;
+        }
+    }
+    let delay = opened(lab.node(), "neigh/v0/proxy_delay")?;
+    let before = agent.status()?.0["settings_written"].as_u64();
+    elsewhere.run(|| delay.write_all_at(b"0", 0))??;
+    assert!(agent.status()?.0["settings_written"].as_u64() > before, "proxy_delay is not noticed");
+    Ok(())
+}
+
+/// The settings of another namespace have the same names, also those of an interface that is called as ours is.
+#[test]
+fn a_setting_of_another_namespace_is_nobody_s_business_whoever_writes_it() -> Result<()> {
+    needs_root!();
+    let (mut lab, agent) = hooked()?;
+    let elsewhere = lab.namespace("elsewhere")?;
+    elsewhere.ip("link add v0 type veth peer name v1")?;
+    let p0 = lab.host("p0");
+    let paths = [
+        "conf/v0/proxy_arp",
+        "conf/all/proxy_arp",
+        "conf/default/arp_ignore",
+        "neigh/v0/proxy_delay",
+        "ip_forward",
+        "conf/all/forwarding",
+    ];
+    let files = paths.iter().map(|path| opened(&elsewhere, path)).collect::<Result<Vec<File>>>()?;
+    until_fast(&agent, p0, ROUTED_TARGET)?;
+    let counted = |name: &str| -> Result<u64> { agent.status()?.0[name].as_u64().context(name.to_owned()) };
+    let before = ["settings_written", "settings_written_elsewhere"].map(&counted);
+    let fast = answered(&agent)?;
+    let mut written = 0;
+    let stream = Stream::around(p0, ROUTED_TARGET, AFTER, || {
+        for value in ["1", "0", "1", "0"] {
+            for (file, path) in files.iter().zip(paths) {
+                // From our own namespace, by a file of the other; then in the other.
+                lab.node().run(|| file.write_all_at(value.as_bytes(), 0))??;
+                elsewhere.sysctl(&format!("net/ipv4/{path}"), value)?;
+                written += 2;
+            }
+        }
+        Ok(())
+    })?;
+    let after = ["settings_written", "settings_written_elsewhere"].map(&counted);
+    let ([ours, others], [ours_before, others_before]) = (after, before);
+    assert_eq!(ours?, ours_before?, "one of theirs counts as ours");
+    assert!(others? >= others_before? + written, "fewer than {written} writes were seen at all");
+    let fast = answered(&agent)? - fast;
+    assert_eq!(fast, stream.asked.len() as u64, "the fast path answers all the time");
+    Ok(())
 }
 
 #[test]
