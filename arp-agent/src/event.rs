@@ -64,6 +64,22 @@ pub enum Event {
         /// Why, if so.
         reason: Option<Reason>,
     },
+    /// The kernel may have removed routes by this interface without saying so: it went down, or lost its carrier. Until
+    /// the routes are dumped again, none by it is trusted.
+    RoutesDoubted {
+        /// The interface.
+        ifindex: u32,
+        /// It only lost its carrier, which takes along routes of nexthop objects alone (`nh_netdev_event`,
+        /// net/ipv4/nexthop.c; `fib_sync_down_dev`, net/ipv4/fib_semantics.c, marks the others and keeps them).
+        carrier: bool,
+    },
+    /// Whether an interface was notified, and has not been read since: until then nothing is answered on it or by it.
+    Unread {
+        /// The interface.
+        ifindex: u32,
+        /// Whether it is to be read.
+        unread: bool,
+    },
     /// Somebody else set or removed a tc filter on an interface, or may have: until it is asked, it counts as hooked.
     FiltersTouched(u32),
     /// Whether an interface has a foreign tcx program (BPF_PROG_QUERY), or a foreign filter beside ours.

@@ -1,4 +1,5 @@
-//! How long the program may trust the maps, whether the agent was stopped, and what may be replayed on top of a dump.
+//! How long the program may trust the maps, whether the agent was stopped, what may be replayed on top of a dump, and
+//! when routes are dumped again.
 //! Pure: time comes in as an argument, in nanoseconds of `CLOCK_MONOTONIC`.
 
 use crate::event::{Event, Placement};
@@ -83,6 +84,37 @@ impl Replay {
     }
 }
 
+/// When routes that are not trusted are dumped again. Whoever makes interfaces come and go must not make that take more
+/// than one part in [`PARTS`](Self::PARTS) of the time, because nothing is answered meanwhile.
+#[derive(Default)]
+pub(super) struct Redump {
+    due: Option<u64>,
+    not_before: u64,
+}
+
+impl Redump {
+    const PARTS: u64 = 200;
+    /// An interface that is being deleted goes down first, and a grace period later its routes are surely gone.
+    const FIRST: u64 = 250_000_000;
+    const LAST: u64 = 10_000_000_000;
+
+    /// Whether routes are not trusted, at `now`.
+    pub(super) fn set(&mut self, is_wanted: bool, now: u64) {
+        self.due = if is_wanted { self.due.or(Some(self.not_before.max(now + Self::FIRST))) } else { None };
+    }
+
+    /// When the next dump is due, if one is.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.due
+    }
+
+    /// Routes were dumped, which began and ended at these times.
+    pub(super) fn dumped(&mut self, began: u64, ended: u64) {
+        self.due = None;
+        self.not_before = ended + (ended.saturating_sub(began) * Self::PARTS).min(Self::LAST);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +158,23 @@ mod tests {
         assert!(!lease.was_stopped());
         lease.check(300);
         assert!(lease.was_stopped());
+    }
+
+    #[test]
+    fn dumps_of_doubted_routes_take_a_small_part_of_the_time() {
+        let mut redump = Redump::default();
+        redump.set(true, 7);
+        redump.set(true, 1_000);
+        assert_eq!(redump.due(), Some(7 + Redump::FIRST), "more of them do not put it off");
+        redump.set(false, 2_000);
+        assert_eq!(redump.due(), None, "the interface was deleted");
+        let took = 10_000_000;
+        redump.dumped(0, took);
+        redump.set(true, took);
+        assert_eq!(redump.due(), Some(took + Redump::PARTS * took));
+        redump.dumped(0, 1_000 * took);
+        redump.set(true, 1_000 * took);
+        assert_eq!(redump.due(), Some(1_000 * took + Redump::LAST));
     }
 
     fn batch(placement: Option<Placement>) -> Batch {

@@ -195,13 +195,12 @@ impl Agent {
     pub(super) fn proof_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
         let snapshot = self.mirror.snapshot();
         let mut news = Vec::new();
-        self.proofs.begin();
         for &ifindex in interfaces.intersection(self.attachments.attached()) {
             let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
                 continue;
             };
             let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
-            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp);
+            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp, Instant::now());
             if snapshot.held.get(&ifindex).copied() != reason {
                 news.push(Event::Held { ifindex, reason });
             }

@@ -13,16 +13,17 @@ use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::Attachments;
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::choice::Wish;
+use crate::dataplane::choice::{How, Wish};
 use crate::dataplane::proof::Proofs;
 use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::Tcx;
 use crate::event::{Event, Which};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
+use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
-use arp_common::Tables as _;
-use lease::{Lease, Replay};
+use arp_common::{Reason, Tables as _};
+use lease::{Lease, Redump, Replay};
 use pulse::{Beat, Pulse};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ pub struct Agent {
     in_step: Result<(), String>,
     lease: Lease,
     replay: Replay,
+    redump: Redump,
     /// When all that changes silently will be looked for.
     look_at_all_at: Instant,
     resyncs: u64,
@@ -98,6 +100,7 @@ impl Agent {
         let mut agent = Agent {
             lease: Lease::new(options.lease, options.reread_interval, monotonic_ns()),
             replay: Replay::default(),
+            redump: Redump::default(),
             options,
             notifications,
             reader,
@@ -135,7 +138,7 @@ impl Agent {
         let mut retry_at = Instant::now();
         tokio::pin!(stop);
         loop {
-            let tested_again = self.proofs.due();
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -145,8 +148,8 @@ impl Agent {
                     }
                     self.renew_lease()?;
                 }
-                () = sleep_until(tested_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && tested_again.is_some() => {
-                    self.attach(self.proofs.failing().clone())?;
+                () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && due.is_some() => {
+                    self.do_what_is_due()?;
                     self.renew_lease()?;
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
@@ -172,6 +175,26 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// When something is to be done that waits for a time, and for nothing else.
+    fn due(&self) -> Option<Instant> {
+        let redump =
+            self.redump.due().map(|due| Instant::now() + Duration::from_nanos(due.saturating_sub(monotonic_ns())));
+        [self.proofs.due(), redump].into_iter().flatten().min()
+    }
+
+    fn do_what_is_due(&mut self) -> anyhow::Result<()> {
+        let to_test = self.proofs.pending(Instant::now());
+        if !to_test.is_empty() {
+            let news = self.proof_news(&to_test);
+            let step = self.mirror.apply(self.attachments.attached(), news);
+            self.apply(&step.changes)?;
+        }
+        if self.redump.due().is_some_and(|due| due <= monotonic_ns()) {
+            self.reread_routes()?;
+        }
+        Ok(())
     }
 
     /// Withdraws the lease: every frame passes from here on.
@@ -212,7 +235,7 @@ impl Agent {
                 return Ok(());
             }
         };
-        if batch.reread.any() {
+        if batch.reread.concerns_all() {
             self.withdraw();
         }
         let in_vain = self.replay.is_in_vain(&batch);
@@ -223,36 +246,33 @@ impl Agent {
     }
 
     /// Folds what was notified, and what has to be asked because of it. Says whether the routes must be read again.
-    fn fold_batch(&mut self, Batch { events, reread, .. }: Batch) -> anyhow::Result<bool> {
+    fn fold_batch(&mut self, Batch { mut events, reread, .. }: Batch) -> anyhow::Result<bool> {
         let filters = events.iter().filter_map(|event| match event {
             Event::FiltersTouched(ifindex) => Some(*ifindex),
             _ => None,
         });
         let touched: BTreeSet<u32> = filters.collect();
+        // What is to be read of single interfaces keeps nobody else waiting: they are blocked by the same batch.
+        let to_read = match &reread.links {
+            Which::These(these) => these.clone(),
+            Which::None | Which::All => BTreeSet::new(),
+        };
+        let set_unread = |unread| to_read.iter().map(move |&ifindex| Event::Unread { ifindex, unread });
+        events.extend(set_unread(true));
         let mut routes = self.fold(events)?;
         match self.read_again(&reread) {
-            Ok(events) => routes |= self.fold(events)?,
+            Ok(mut events) => {
+                events.extend(set_unread(false));
+                routes |= self.fold(events)?;
+            }
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
         let news = self.tcx_news(&touched);
         routes |= self.fold(news)?;
         // Who was in the way may have gone. Not at once: an attempt in vain may itself be what another agent is told of.
         self.again.extend(self.attachments.refused().filter(|ifindex| touched.contains(ifindex)));
-        Ok(routes || self.may_lack(&reread.routes))
-    }
-
-    /// Whether the kernel may have removed a route that the mirror holds, when links or addresses went: routes by these
-    /// interfaces; and those of several paths or of a nexthop object, of which the mirror does not know the
-    /// interfaces. A route that was notified before is folded by now, whatever a dump has shown since.
-    fn may_lack(&self, which: &Which) -> bool {
-        let snapshot = self.mirror.snapshot();
-        match which {
-            Which::None => false,
-            Which::These(these) => {
-                snapshot.has_complex_routes() || these.iter().any(|&oif| snapshot.has_routes_by(oif))
-            }
-            Which::All => true,
-        }
+        self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
+        Ok(routes || reread.routes)
     }
 
     fn read_again(&mut self, reread: &Reread) -> anyhow::Result<Vec<Event>> {
@@ -276,18 +296,38 @@ impl Agent {
             return Ok(false);
         }
         let (mut links, mut features) = (BTreeSet::new(), BTreeSet::new());
-        let mut carrier_changed = false;
+        // What follows from the events, and must be in the same batch of changes.
+        let mut consequences = Vec::new();
+        let unproven = |ifindex| Event::Held { ifindex, reason: Some(Reason::HOOK_UNPROVEN) };
         for event in &events {
             match event {
                 Event::Link(link) => {
-                    let known = self.mirror.snapshot().links.get(&link.ifindex);
-                    if known != Some(link) {
-                        links.insert(link.ifindex);
+                    let ifindex = link.ifindex;
+                    let known = self.mirror.snapshot().links.get(&ifindex);
+                    if known == Some(link) {
+                        continue;
                     }
-                    // What was known of its way out is no longer: it is tested again first.
-                    carrier_changed |= known.is_some_and(|known| known.carrier_changes != link.carrier_changes);
+                    links.insert(ifindex);
+                    if let Some(known) = known {
+                        if known.carrier_changes != link.carrier_changes {
+                            // What was known of its way out is no longer: it is tested again first.
+                            if self.attachments.attached().contains(&ifindex) {
+                                consequences.push(unproven(ifindex));
+                            }
+                            // It may have been lost and be there again.
+                            consequences.push(Event::RoutesDoubted { ifindex, carrier: true });
+                        }
+                        if known.flags & IFF_UP != 0 && link.flags & IFF_UP == 0 {
+                            consequences.push(Event::RoutesDoubted { ifindex, carrier: false });
+                        }
+                    }
                 }
-                Event::XdpFeatures { ifindex, .. } => drop(features.insert(*ifindex)),
+                Event::XdpFeatures { ifindex, .. } => {
+                    features.insert(*ifindex);
+                    if self.attachments.how(*ifindex) == Some(How::XdpVeth) {
+                        consequences.push(unproven(*ifindex));
+                    }
+                }
                 Event::LinkGone(ifindex) => {
                     links.insert(*ifindex);
                     self.attachments.forget(&mut self.bpf, *ifindex);
@@ -300,10 +340,8 @@ impl Agent {
                 _ => {}
             }
         }
-        let step = self.mirror.apply(self.attachments.attached(), events);
-        // A link that loses its carrier may take nexthop objects and their routes with it.
-        let routes = step.routes_in_doubt || (!links.is_empty() && self.mirror.snapshot().has_complex_routes());
-        if routes || carrier_changed || !features.is_empty() {
+        let step = self.mirror.apply(self.attachments.attached(), events.into_iter().chain(consequences));
+        if step.routes_in_doubt {
             self.withdraw();
         }
         self.apply(&step.changes)?;
@@ -313,12 +351,13 @@ impl Agent {
             links.extend(self.attachments.refused());
             self.attach(links)?;
         }
-        Ok(routes)
+        Ok(step.routes_in_doubt)
     }
 
     /// Reads the routes until a dump has nothing queued behind it that could not be replayed on top of it.
     fn reread_routes(&mut self) -> anyhow::Result<()> {
         self.withdraw();
+        let began = monotonic_ns();
         for _ in 0..DUMPS_AT_ONCE {
             let routes = match self.reader.routes() {
                 Ok(routes) => routes,
@@ -337,6 +376,8 @@ impl Agent {
             let mut again = self.replay.is_in_vain(&batch);
             again |= self.fold_batch(batch)?;
             if !again || self.in_step.is_err() {
+                self.redump.dumped(began, monotonic_ns());
+                self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
                 return Ok(());
             }
         }

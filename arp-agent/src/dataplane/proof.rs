@@ -21,22 +21,23 @@ const LEN: usize = 251;
 const SHORT_LEN: usize = 82;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// How long after they were sent the counters may still be believed: later, other traffic may have been counted.
+const LATEST: Duration = Duration::from_millis(10);
+/// How long until the counters are looked at again.
+const STEP: Duration = Duration::from_micros(500);
 /// When a test that failed is repeated: after so long, then twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(60);
-/// How many may fail in one go: whoever waits for them to fail does nothing else meanwhile, and the lease runs.
-const FAILURES_AT_ONCE: u32 = 10;
 
 /// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
 
-/// What is known of the interfaces' ways out.
+/// What is known of the interfaces' ways out. Nobody waits for a test: what it says is asked for when it is due.
 pub struct Proofs {
     transmitted: Transmitted,
     by_ifindex: BTreeMap<u32, Proof>,
-    /// Those of them that are to be tested again.
-    failing: BTreeSet<u32>,
-    failed: u32,
+    /// Those of them that something is to be done about at a time.
+    pending: BTreeSet<u32>,
 }
 
 struct Proof {
@@ -45,9 +46,80 @@ struct Proof {
     carrier_changes: u32,
     /// Whether the other end took frames of XDP then.
     takes_xdp: bool,
-    held: Option<Reason>,
-    /// When to test again, if it failed.
-    again: Option<(Instant, Duration)>,
+    state: State,
+}
+
+/// How far the test of an interface has come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    /// Replies arrive.
+    Proven,
+    /// It cannot be tested as it is.
+    Held(Reason),
+    /// Frames are under way.
+    Sent(Sent),
+    /// They did not arrive; when to test again, and how often it has failed.
+    Failed { again: Instant, failures: u32 },
+}
+
+/// Frames that were sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sent {
+    at: Instant,
+    /// How long each is.
+    len: usize,
+    /// What the interface had counted before: frames and bytes.
+    before: (u64, u64),
+    failures: u32,
+    /// When to look at the counters next.
+    next: Instant,
+}
+
+/// What the counters say of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Arrival {
+    Arrived,
+    NotYet,
+    /// As much was counted, but so late that it may be other traffic.
+    Uncertain,
+    Lost,
+}
+
+impl Sent {
+    fn arrival(&self, (frames, bytes): (u64, u64), now: Instant) -> Arrival {
+        let (more, longer) = (frames.wrapping_sub(self.before.0), bytes.wrapping_sub(self.before.1));
+        let are_counted = more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * self.len as u64;
+        match now.saturating_duration_since(self.at) {
+            since if are_counted && since <= LATEST => Arrival::Arrived,
+            _ if are_counted => Arrival::Uncertain,
+            since if since > PATIENCE => Arrival::Lost,
+            _ => Arrival::NotYet,
+        }
+    }
+}
+
+impl State {
+    fn held(&self) -> Option<Reason> {
+        match *self {
+            State::Proven => None,
+            State::Held(reason) => Some(reason),
+            State::Sent(_) | State::Failed { .. } => Some(Reason::HOOK_UNPROVEN),
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
+        match *self {
+            State::Proven | State::Held(_) => None,
+            State::Sent(Sent { next, .. }) => Some(next),
+            State::Failed { again, .. } => Some(again),
+        }
+    }
+
+    /// The test has failed so often before, and once more at `now`.
+    fn failed(failures: u32, now: Instant) -> Self {
+        let pause = FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LAST_RETRY);
+        State::Failed { again: now + pause, failures: failures + 1 }
+    }
 }
 
 impl Proofs {
@@ -56,114 +128,139 @@ impl Proofs {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Proofs {
-            transmitted: Transmitted::new()?,
-            by_ifindex: BTreeMap::new(),
-            failing: BTreeSet::new(),
-            failed: 0,
-        })
-    }
-
-    /// Begins another go at the interfaces.
-    pub fn begin(&mut self) {
-        self.failed = 0;
+        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
     }
 
     /// Forgets an interface.
     pub fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
-        self.failing.remove(&ifindex);
+        self.pending.remove(&ifindex);
     }
 
     /// Why the interface must not answer by this hook, as far as its way out is concerned. Tests it if it was never
-    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago; not
-    /// before the next go, if too many have failed in this one.
+    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago; looks at what
+    /// became of a test that has begun.
     /// `takes_xdp`: its other end takes frames of XDP in driver mode.
-    pub fn held(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool) -> Option<Reason> {
+    pub fn held(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool, now: Instant) -> Option<Reason> {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
             // There is no other end to be asked, and what is sent would be on somebody's wire.
             return None;
         }
-        if let Some(proof) = self.by_ifindex.get(&ifindex)
-            && (proof.how, proof.carrier_changes, proof.takes_xdp) == (how, carrier_changes, takes_xdp)
-            && proof.again.is_none_or(|(when, _)| Instant::now() < when)
-        {
-            return proof.held;
-        }
-        let mut postponed = false;
-        let held = if !link.carrier {
-            Some(Reason::HOOK_UNPROVEN)
-        } else if how == How::XdpVeth && !takes_xdp {
-            Some(Reason::PEER_DEAF)
-        } else if self.failed >= FAILURES_AT_ONCE {
-            postponed = true;
-            Some(Reason::HOOK_UNPROVEN)
-        } else {
-            let pause = self.by_ifindex.get(&ifindex).and_then(|proof| Some(proof.again?.1));
-            let has_failed = pause.is_some_and(|pause| !pause.is_zero());
-            let tested = self.test(bpf, ifindex, how, if has_failed { SHORT_LEN } else { LEN });
-            self.failed += u32::from(!matches!(tested, Ok(true)));
-            match tested {
-                Ok(true) => None,
-                Ok(false) => Some(Reason::HOOK_UNPROVEN),
-                Err(error) => {
-                    log::warn!("{}: the self-test failed: {error:#}", link.name);
-                    Some(Reason::HOOK_UNPROVEN)
-                }
-            }
+        let known = self
+            .by_ifindex
+            .get(&ifindex)
+            .filter(|proof| (proof.how, proof.carrier_changes, proof.takes_xdp) == (how, carrier_changes, takes_xdp));
+        let state = match known.map(|proof| proof.state) {
+            Some(state) if state.due().is_none_or(|due| now < due) => return state.held(),
+            Some(State::Sent(sent)) => self.look(bpf, link, how, sent),
+            Some(State::Failed { failures, .. }) => self.test(bpf, link, how, failures),
+            _ if !link.carrier => State::Held(Reason::HOOK_UNPROVEN),
+            _ if how == How::XdpVeth && !takes_xdp => State::Held(Reason::PEER_DEAF),
+            _ => self.test(bpf, link, how, 0),
         };
-        let before = self.by_ifindex.get(&ifindex);
-        if held.is_some() && before.and_then(|proof| proof.held) != held {
-            log::info!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
+        if matches!(state, State::Failed { failures: 1, .. }) {
+            log::debug!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
         }
-        let pause = match before.and_then(|proof| proof.again) {
-            // Not tested, so neither failed nor to wait: the next go is for it.
-            last if postponed => last.map_or(Duration::ZERO, |(_, pause)| pause),
-            Some((_, pause)) if before.is_some_and(|proof| proof.carrier_changes == carrier_changes) => {
-                (2 * pause).clamp(FIRST_RETRY, LAST_RETRY)
-            }
-            _ => FIRST_RETRY,
-        };
-        let again = (held == Some(Reason::HOOK_UNPROVEN) && link.carrier).then(|| {
-            let wait = if postponed { Duration::ZERO } else { pause };
-            (Instant::now() + wait, pause)
-        });
-        if again.is_some() {
-            self.failing.insert(ifindex);
+        if state.due().is_some() {
+            self.pending.insert(ifindex);
         } else {
-            self.failing.remove(&ifindex);
+            self.pending.remove(&ifindex);
         }
-        self.by_ifindex.insert(ifindex, Proof { how, carrier_changes, takes_xdp, held, again });
-        held
+        self.by_ifindex.insert(ifindex, Proof { how, carrier_changes, takes_xdp, state });
+        state.held()
     }
 
-    /// The interfaces that are to be tested again.
-    pub fn failing(&self) -> &BTreeSet<u32> {
-        &self.failing
+    /// The interfaces that something is to be done about at `now`.
+    pub fn pending(&self, now: Instant) -> BTreeSet<u32> {
+        let is_due = |ifindex: &u32| self.due_of(*ifindex).is_some_and(|due| due <= now);
+        self.pending.iter().copied().filter(is_due).collect()
     }
 
-    /// When an interface is to be tested again, if one is.
+    /// When something is to be done about an interface, if so.
     pub fn due(&self) -> Option<Instant> {
-        self.failing.iter().filter_map(|ifindex| Some(self.by_ifindex.get(ifindex)?.again?.0)).min()
+        self.pending.iter().filter_map(|&ifindex| self.due_of(ifindex)).min()
     }
 
-    fn test(&mut self, bpf: &mut Bpf, ifindex: u32, how: How, len: usize) -> anyhow::Result<bool> {
+    fn due_of(&self, ifindex: u32) -> Option<Instant> {
+        self.by_ifindex.get(&ifindex)?.state.due()
+    }
+
+    /// Sends the frames. On most devices they have arrived when that returns.
+    fn test(&mut self, bpf: &mut Bpf, link: &Link, how: How, failures: u32) -> State {
+        let len = if failures == 0 { LEN } else { SHORT_LEN };
+        match self.send(bpf, link.ifindex, how, len, failures) {
+            Ok(sent) => self.judge(link, sent).unwrap_or_else(|| State::failed(failures, Instant::now())),
+            Err(error) => unable(link, &error, failures),
+        }
+    }
+
+    /// Looks at what became of frames that were sent.
+    fn look(&mut self, bpf: &mut Bpf, link: &Link, how: How, sent: Sent) -> State {
+        self.judge(link, sent).unwrap_or_else(|| self.test(bpf, link, how, sent.failures))
+    }
+
+    /// What the counters say; `None` if that is uncertain.
+    fn judge(&mut self, link: &Link, sent: Sent) -> Option<State> {
+        let counted = match self.transmitted.by(link.ifindex) {
+            Ok(counted) => counted,
+            Err(error) => return Some(unable(link, &error, sent.failures)),
+        };
+        let now = Instant::now();
+        match sent.arrival(counted, now) {
+            Arrival::Arrived => Some(State::Proven),
+            Arrival::NotYet => Some(State::Sent(Sent { next: now + STEP, ..sent })),
+            Arrival::Lost => Some(State::failed(sent.failures, now)),
+            Arrival::Uncertain => None,
+        }
+    }
+
+    fn send(&mut self, bpf: &mut Bpf, ifindex: u32, how: How, len: usize, failures: u32) -> anyhow::Result<Sent> {
         let mut frame = vec![0; len];
         frame[..HEADER.len()].copy_from_slice(&HEADER);
-        let (frames, bytes) = self.transmitted.by(ifindex)?;
+        let before = self.transmitted.by(ifindex)?;
+        let at = Instant::now();
         bpf.send_probes(how, ifindex, &frame, FRAMES)?;
-        let sent = Instant::now();
-        loop {
-            let (frames_now, bytes_now) = self.transmitted.by(ifindex)?;
-            let (more, longer) = (frames_now.wrapping_sub(frames), bytes_now.wrapping_sub(bytes));
-            if more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * len as u64 {
-                return Ok(true);
-            }
-            if sent.elapsed() > PATIENCE {
-                return Ok(false);
-            }
-            std::thread::sleep(Duration::from_micros(100));
+        Ok(Sent { at, len, before, failures, next: at })
+    }
+}
+
+fn unable(link: &Link, error: &anyhow::Error, failures: u32) -> State {
+    if failures == 0 {
+        log::warn!("{}: the self-test failed: {error:#}", link.name);
+    }
+    State::failed(failures, Instant::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_have_arrived_when_all_are_counted_in_time() {
+        let at = Instant::now();
+        let sent = Sent { at, len: LEN, before: (5, 1_000), failures: 0, next: at };
+        let all = (8, 1_000 + 3 * LEN as u64);
+        let after = |ms: u64| at + Duration::from_millis(ms);
+        assert_eq!(sent.arrival(all, at), Arrival::Arrived);
+        assert_eq!(sent.arrival(all, after(10)), Arrival::Arrived);
+        assert_eq!(sent.arrival(all, after(11)), Arrival::Uncertain, "it may be other traffic");
+        for some in [(7, all.1), (8, all.1 - 1)] {
+            assert_eq!(sent.arrival(some, after(2)), Arrival::NotYet);
+            assert_eq!(sent.arrival(some, after(3)), Arrival::Lost);
         }
+        let wrapping = Sent { before: (u64::MAX, u64::MAX), ..sent };
+        assert_eq!(wrapping.arrival((2, 3 * LEN as u64), at), Arrival::Arrived);
+    }
+
+    #[test]
+    fn the_pause_after_a_failure_grows_up_to_a_bound() {
+        let now = Instant::now();
+        let pause = |failures| State::failed(failures, now).due().map(|due| due - now);
+        assert_eq!(
+            [0, 1, 2, 12, 13, 400].map(pause),
+            [10, 20, 40, 40_960, 60_000, 60_000].map(|ms| Some(Duration::from_millis(ms)))
+        );
+        assert_eq!(State::failed(0, now).held(), Some(Reason::HOOK_UNPROVEN));
     }
 }

@@ -67,21 +67,22 @@ pub struct Reread {
     /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
     /// that message may be older than what [`Reader::silent_changes`] has shown since.
     pub links: Which,
-    /// Routes by an interface, or all ([`Reader::routes`]): a link, its carrier, an address or a nexthop object went,
-    /// and may have taken routes along silently.
-    pub routes: Which,
+    /// All routes ([`Reader::routes`]): an address or a nexthop object went, and may have taken routes along silently.
+    pub routes: bool,
     /// Routing rules ([`Reader::rules`]).
     pub rules: bool,
     /// ARP netfilter ([`Reader::netfilter`]).
     pub netfilter: bool,
     /// Ingress hooks ([`Reader::ingress_hooks`]): a qdisc, or a table or chain of the netdev family.
     pub ingress_hooks: bool,
+    /// Chains of the netdev family, which may concern any interface; a qdisc concerns the one that its event names.
+    pub chains: bool,
 }
 
 impl Reread {
-    /// Whether anything must be read again.
-    pub fn any(&self) -> bool {
-        *self != Reread::default()
+    /// Whether what must be read again may concern any interface; else it concerns those that the batch names.
+    pub fn concerns_all(&self) -> bool {
+        self.links == Which::All || self.routes || self.rules || self.netfilter || self.chains
     }
 }
 

@@ -117,6 +117,7 @@ impl Notifications {
                     netfilter.discard();
                     batch.reread.netfilter = true;
                     batch.reread.ingress_hooks = true;
+                    batch.reread.chains = true;
                 }
             }
         }
@@ -160,24 +161,21 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             batch.reread.links.add(link::ifindex(message)?);
             // Down, or without carrier: it may have taken routes and nexthop objects along. That the notification says
             // so counts, not that it is news: a dump may have overtaken it.
-            if let Some(link) = link.as_ref().filter(|link| link.flags & IFF_UP == 0 || !link.carrier) {
-                batch.reread.routes.add(link.ifindex);
+            if let Some(link) = &link {
+                let (ifindex, is_up) = (link.ifindex, link.flags & IFF_UP != 0);
+                if !is_up || !link.carrier {
+                    batch.events.push(Event::RoutesDoubted { ifindex, carrier: is_up });
+                }
             }
             link.map(Event::Link)
         }
-        libc::RTM_DELLINK => {
-            let gone = link::gone(message)?;
-            if let Some(ifindex) = gone {
-                batch.reread.routes.add(ifindex);
-            }
-            gone.map(Event::LinkGone)
-        }
+        libc::RTM_DELLINK => link::gone(message)?.map(Event::LinkGone),
         libc::RTM_NEWADDR => neighbour::address(message)?.map(Event::Address),
         libc::RTM_DELADDR => {
             let gone = neighbour::address(message)?;
             // With its last address an interface loses its routes, and routes that prefer the address as source go.
             if gone.is_some() {
-                batch.reread.routes = Which::All;
+                batch.reread.routes = true;
             }
             gone.map(Event::AddressGone)
         }
@@ -199,13 +197,14 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             None
         }
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
-            batch.reread.routes = Which::All;
+            batch.reread.routes = true;
             None
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
-            batch.reread.ingress_hooks = true;
             // With it go the filters below it, which is not told.
-            hooks::ingress_qdisc(message)?.map(Event::FiltersTouched)
+            let touched = hooks::ingress_qdisc(message)?;
+            batch.reread.ingress_hooks |= touched.is_some();
+            touched.map(Event::FiltersTouched)
         }
         // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.
         libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
@@ -222,7 +221,9 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
 pub(super) fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
     batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP && hooks::is_ruleset(message.kind);
-    batch.reread.ingress_hooks |= header[0] == hooks::FAMILY_NETDEV && hooks::is_table_or_chain(message.kind);
+    let chains = header[0] == hooks::FAMILY_NETDEV && hooks::is_table_or_chain(message.kind);
+    batch.reread.ingress_hooks |= chains;
+    batch.reread.chains |= chains;
     Ok(())
 }
 

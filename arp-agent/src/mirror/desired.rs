@@ -61,6 +61,16 @@ impl Slots {
         self.of.get(&ifindex).copied()
     }
 
+    /// Frees the slot of an interface that is gone and that no route names. Gives it.
+    pub fn forget(&mut self, snapshot: &Snapshot, ifindex: u32) -> Option<u16> {
+        if snapshot.links.contains_key(&ifindex) || snapshot.has_routes_by(ifindex) {
+            return None;
+        }
+        let slot = self.of.remove(&ifindex)?;
+        self.free.insert(slot);
+        Some(slot)
+    }
+
     /// Frees the slots of interfaces that are gone; every leaf must be computed anew afterwards.
     pub fn forget_missing(&mut self, snapshot: &Snapshot) {
         let free = &mut self.free;
@@ -168,7 +178,8 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
         ),
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
-    reason.or_else(|| snapshot.held.get(&link.ifindex).copied())
+    let unread = snapshot.unread.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);
+    reason.or_else(|| snapshot.held.get(&link.ifindex).copied()).or(unread)
 }
 
 /// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
@@ -202,12 +213,16 @@ fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
     covered.map(|address| IfaceAddr { ifindex, addr: address.local.octets() }).collect()
 }
 
-/// An interface that routes leave by; its index is 0 while the kernel may skip routes by it, or answers for none of them:
+/// An interface that routes leave by; its index is 0 while the kernel may skip routes by it, may have
+/// removed some, or answers for none of them:
 /// a device without IPv4 settings keeps its routes, but no request is forwarded to it (`__mkroute_input`,
 /// net/ipv4/route.c, 6.18).
 fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
     let (Some(link), Some(all)) = (snapshot.links.get(&ifindex), snapshot.all) else { return Oif::default() };
     let Some(own) = link.settings else { return Oif::default() };
+    if snapshot.doubted.contains(&ifindex) || snapshot.unread.contains(&ifindex) {
+        return Oif::default();
+    }
     let ignores_linkdown = all.ignore_routes_with_linkdown != 0 || own.ignore_routes_with_linkdown != 0;
     let has_carrier = link.carrier && link.flags & IFF_RUNNING != 0;
     if link.flags & IFF_UP == 0 || (ignores_linkdown && !has_carrier) {

@@ -119,6 +119,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (interface(), option::of(Just(Reason::HOOK_UNPROVEN))).prop_map(|(ifindex, reason)| {
             Event::Held { ifindex, reason }
         }),
+        1 => (interface(), any::<bool>())
+            .prop_map(|(ifindex, carrier)| Event::RoutesDoubted { ifindex, carrier }),
+        1 => (interface(), any::<bool>()).prop_map(|(ifindex, unread)| Event::Unread { ifindex, unread }),
         1 => interface().prop_map(Event::FiltersTouched),
         1 => (interface(), any::<bool>()).prop_map(|(ifindex, present)| Event::Tcx { ifindex, present }),
     ]

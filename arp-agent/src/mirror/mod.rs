@@ -141,9 +141,22 @@ impl Mirror {
         for ifindex in came_or_went.into_iter().chain(self.slots.news()) {
             touched.interfaces.add(ifindex);
         }
+        let gone: Vec<u32> = match &touched.interfaces {
+            Which::These(these) => these.iter().copied().filter(|ifindex| !self.knows_link(*ifindex)).collect(),
+            Which::None => Vec::new(),
+            Which::All => self.slots.interfaces().filter(|&ifindex| !self.knows_link(ifindex)).collect(),
+        };
         self.interface_changes(touched.interfaces, &mut changes);
+        // What is gone has index 0 in its slot by now, as a slot has that stands for none.
+        for slot in gone.into_iter().filter_map(|ifindex| self.slots.forget(&self.snapshot, ifindex)) {
+            self.small.oifs.remove(&slot);
+        }
         changes.append(&mut fib_changes);
         changes
+    }
+
+    fn knows_link(&self, ifindex: u32) -> bool {
+        self.snapshot.links.contains_key(&ifindex)
     }
 
     fn interface_changes(&mut self, which: Which, changes: &mut Vec<Change>) {

@@ -2,7 +2,7 @@
 
 use super::objects::Objects;
 use super::{about, inside};
-use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, Rule, Settings, Which};
+use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings, Which};
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -21,9 +21,10 @@ pub const IFF_UP: u32 = 1;
 /// Kinds whose IFLA_LINK is their other end, not a device below them.
 const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
 
-// What the kernel removes without a message (routes by an interface that goes down, is deleted, or loses its last
-// address; what hangs on a nexthop object) is not imitated here: it has exceptions that change from version to version.
-// The agent withdraws the lease and dumps the routes again.
+// What the kernel removes without a message (routes by an interface that goes down or loses its last address; what
+// hangs on a nexthop object) is not imitated here: it has exceptions that change from version to version. Routes by an
+// interface that may have lost some are not trusted until they are dumped again (`doubted`). An interface that is gone
+// has no routes: each next hop holds its device (`fib_nh_common.nhc_dev_tracker`, include/net/ip_fib.h).
 
 /// What must be computed anew.
 #[derive(Debug, Default)]
@@ -75,6 +76,10 @@ pub struct Snapshot {
     pub xdp_features: BTreeMap<u32, u64>,
     /// Interfaces that must not answer by the hook that they have.
     pub held: BTreeMap<u32, Reason>,
+    /// Interfaces by which the kernel may have removed routes without saying so: none by them is trusted.
+    pub doubted: BTreeSet<u32>,
+    /// Interfaces that were notified, and have not been read since.
+    pub unread: BTreeSet<u32>,
     /// Table local.
     pub local: Table,
     /// Table main.
@@ -87,12 +92,27 @@ pub struct Snapshot {
     held_back_prefixes: HashSet<Prefix>,
     /// How often each address is configured.
     own: HashMap<u32, usize>,
-    /// How many routes are multipath or have a nexthop object.
+    /// How many routes have several next hops, or some that are not told.
     complex: usize,
-    /// How many of the others leave by each interface.
-    by_oif: HashMap<u32, usize>,
+    /// How many of those are of nexthop objects.
+    complex_objects: usize,
+    /// How many routes of nexthop objects are of type local: no interface's slot stands for them.
+    local_objects: usize,
+    /// What leaves by each interface, but for those.
+    by_oif: HashMap<u32, ByOif>,
     /// How many devices of this namespace are stacked on each interface.
     stacked: HashMap<u32, usize>,
+}
+
+/// The routes with one next hop that leave by an interface.
+#[derive(Debug, Default)]
+struct ByOif {
+    /// How many of each prefix.
+    prefixes: BTreeMap<Prefix, usize>,
+    /// How many are of type local.
+    local: usize,
+    /// How many have a nexthop object.
+    objects: usize,
 }
 
 /// A routing table.
@@ -160,6 +180,15 @@ impl Snapshot {
                 touched.interfaces.add(ifindex);
                 put(&mut self.held, ifindex, reason);
             }
+            Event::RoutesDoubted { ifindex, carrier } => self.doubt(ifindex, carrier, touched),
+            Event::Unread { ifindex, unread } => {
+                touched.interfaces.add(ifindex);
+                if unread {
+                    self.unread.insert(ifindex)
+                } else {
+                    self.unread.remove(&ifindex)
+                };
+            }
             Event::FiltersTouched(ifindex) => {
                 touched.interfaces.add(ifindex);
                 self.tcx.insert(ifindex);
@@ -215,12 +244,7 @@ impl Snapshot {
         self.own.contains_key(&addr)
     }
 
-    /// Whether there are routes that the kernel may drop or change without the mirror knowing how to follow.
-    pub fn has_complex_routes(&self) -> bool {
-        self.complex > 0
-    }
-
-    /// Whether routes of a single path leave by the interface.
+    /// Whether routes with one next hop leave by the interface.
     pub fn has_routes_by(&self, ifindex: u32) -> bool {
         self.by_oif.contains_key(&ifindex)
     }
@@ -234,6 +258,9 @@ impl Snapshot {
         self.main = Table::default();
         self.default = Table::default();
         self.complex = 0;
+        self.complex_objects = 0;
+        self.local_objects = 0;
+        self.doubted.clear();
         self.objects = Objects::default();
         self.by_oif.clear();
         for route in routes {
@@ -271,6 +298,8 @@ impl Snapshot {
         touched.interfaces.add(ifindex);
         let before = self.links.remove(&ifindex);
         self.restack(before.as_ref().and_then(below), None, touched);
+        self.routes_gone_with(ifindex, touched);
+        self.unread.remove(&ifindex);
         self.tcx.remove(&ifindex);
         self.held.remove(&ifindex);
         self.xdp_features.remove(&ifindex);
@@ -283,6 +312,40 @@ impl Snapshot {
         for key in gone {
             self.neighbours.remove(&key);
             touched.neighbours.insert(key);
+        }
+    }
+
+    /// The kernel may have removed routes by an interface. Where that would change an answer at once, because no slot
+    /// stands for them, all routes are in doubt.
+    fn doubt(&mut self, ifindex: u32, carrier: bool, touched: &mut Touched) {
+        let by_oif = self.by_oif.get(&ifindex);
+        let (local, may_lack) = if carrier {
+            (self.local_objects > 0, by_oif.is_some_and(|by| by.objects > 0) || self.complex_objects > 0)
+        } else {
+            (self.local_objects > 0 || by_oif.is_some_and(|by| by.local > 0), by_oif.is_some() || self.complex > 0)
+        };
+        touched.routes_in_doubt |= local;
+        if may_lack && self.doubted.insert(ifindex) {
+            touched.interfaces.add(ifindex);
+        }
+    }
+
+    /// An interface is gone, and with it each route that has it among its next hops. Which routes have lost a next hop
+    /// because a group of nexthop objects did is not known here: they are opaque, and in doubt.
+    fn routes_gone_with(&mut self, ifindex: u32, touched: &mut Touched) {
+        let prefixes = self.by_oif.get(&ifindex).map(|by| by.prefixes.keys().copied().collect::<Vec<_>>());
+        for prefix in prefixes.unwrap_or_default() {
+            let tables = [&self.local, &self.main, &self.default];
+            let by_it = |route: &&Route| route.oif == Some(ifindex) && !route.multipath;
+            let gone: Vec<Route> =
+                tables.into_iter().flat_map(|table| table.at(prefix).iter().filter(by_it)).cloned().collect();
+            for route in gone {
+                self.route_gone(&route, touched);
+            }
+        }
+        self.doubted.remove(&ifindex);
+        if self.complex > 0 {
+            self.doubted.insert(ifindex);
         }
     }
 
@@ -336,10 +399,31 @@ impl Snapshot {
                 touched.interfaces = Which::All;
             }
         }
-        if route.multipath || route.nexthop.is_some() {
-            self.complex = self.complex.saturating_add_signed(by);
-        } else if let Some(oif) = route.oif {
-            count(&mut self.by_oif, oif, by);
+        let more = |count: &mut usize, is_counted: bool| {
+            if is_counted {
+                *count = count.saturating_add_signed(by);
+            }
+        };
+        let (is_local, has_object) = (route.kind == RouteKind::Local, route.nexthop.is_some());
+        more(&mut self.local_objects, is_local && has_object);
+        match route.oif.filter(|_| !route.multipath) {
+            Some(oif) => {
+                let entry = self.by_oif.entry(oif).or_default();
+                more(&mut entry.local, is_local);
+                more(&mut entry.objects, has_object);
+                let prefix = entry.prefixes.entry(route.prefix).or_default();
+                more(prefix, true);
+                if *prefix == 0 {
+                    entry.prefixes.remove(&route.prefix);
+                }
+                if entry.prefixes.is_empty() {
+                    self.by_oif.remove(&oif);
+                }
+            }
+            None => {
+                more(&mut self.complex, route.multipath || has_object);
+                more(&mut self.complex_objects, has_object);
+            }
         }
     }
 

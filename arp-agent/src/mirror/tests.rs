@@ -256,7 +256,7 @@ fn neighbours_count_while_they_are_valid() {
     let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
     assert_eq!(after([gone], "8.8.8.8"), pass(Reason::NEIGHBOUR_UNKNOWN));
     assert_eq!(
-        after([Event::LinkGone(CALI), cali(|_, _| {})], "8.8.8.8"),
+        after([Event::LinkGone(CALI), cali(|_, _| {}), add(unicast("10.5.0.5/32", CALI))], "8.8.8.8"),
         pass(Reason::NEIGHBOUR_UNKNOWN),
         "it went with the link"
     );
@@ -371,23 +371,36 @@ fn table_default_is_asked_last() {
 }
 
 #[test]
-fn routes_by_an_interface_that_is_down_or_gone_are_opaque_until_they_are_read_again() {
+fn routes_by_an_interface_that_is_down_are_opaque() {
     let mut world = World::new();
     world.tell(uplink(|link, _| link.flags = 0x1002));
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(world.asks("10.77.0.1"), REPLY);
     world.tell(uplink(|_, _| {}));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
-    world.tell(Event::LinkGone(UPLINK));
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+}
+
+#[test]
+fn interfaces_that_come_and_go_use_up_no_slots() {
+    let mut world = World::new();
+    let used = world.mirror.slots.interfaces().count();
+    for number in 30..200 {
+        world.tell(link(number, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", number)));
+        assert_eq!(world.asks("9.9.9.9"), REPLY);
+        world.tell(Event::LinkGone(number));
+        assert_eq!(world.mirror.slots.interfaces().count(), used);
+        assert_eq!(world.asks("9.9.9.9"), REPLY, "by the default route");
+    }
 }
 
 #[test]
 fn a_slot_is_not_given_away_while_a_route_names_it() {
     let mut world = World::new();
-    world.tell(Event::LinkGone(UPLINK)).tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
+    // Told after its interface was gone.
+    world.tell(link(9, "u1", |_, _| {})).tell(Event::LinkGone(9)).tell(add(unicast("7.7.7.0/24", 9)));
+    world.tell(Event::LinkGone(8)).tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
     assert_eq!(world.asks("9.9.9.9"), REPLY);
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE), "its route left by what is gone");
+    assert_eq!(world.asks("7.7.7.7"), pass(Reason::OPAQUE_ROUTE), "its route left by what is gone");
 }
 
 #[test]
@@ -657,12 +670,68 @@ fn whether_an_interface_has_routes() {
         world.tell(Event::Route(unicast("10.5.0.6/32", 9), Placement::Replace));
     }
     assert!(!has(&world, CALI) && has(&world, 9));
-    // What hangs on a nexthop object is not counted by interface.
-    let complex = Route { nexthop: Some(5), ..unicast("10.5.0.6/32", 9) };
-    world.tell(Event::Route(complex, Placement::Replace));
-    assert!(!has(&world, 9) && world.mirror.snapshot().has_complex_routes());
     world.mirror.replace_routes(&world.attached.clone(), vec![unicast("10.5.0.7/32", CALI)]);
-    assert!(has(&world, CALI) && !has(&world, UPLINK) && !world.mirror.snapshot().has_complex_routes());
+    assert!(has(&world, CALI) && !has(&world, UPLINK) && !has(&world, 9));
+}
+
+#[test]
+fn routes_by_an_interface_that_was_down_are_not_trusted_until_a_dump() {
+    let mut world = World::new();
+    world.tell(uplink(|link, _| link.flags &= !1)).tell(Event::RoutesDoubted { ifindex: UPLINK, carrier: false });
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    world.tell(uplink(|_, _| {}));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE), "its routes may be gone");
+    assert_eq!(world.asks("10.77.0.1"), REPLY, "others are not concerned");
+    let attached = world.attached.clone();
+    let dump = vec![local("10.77.0.1/32"), unicast("0.0.0.0/0", UPLINK), unicast("10.5.0.5/32", CALI)];
+    let changes = world.mirror.replace_routes(&attached, dump);
+    world.tables.apply(&changes).unwrap();
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn a_lost_carrier_leaves_plain_routes_alone() {
+    let lost = |ifindex| Event::RoutesDoubted { ifindex, carrier: true };
+    assert_eq!(after([lost(UPLINK), lost(CALI)], "8.8.8.8"), REPLY);
+    // With a nexthop object go its routes.
+    let object = || Event::Route(Route { nexthop: Some(5), ..unicast("8.8.8.0/24", UPLINK) }, Placement::First);
+    assert_eq!(after([object(), lost(9)], "8.8.8.8"), REPLY);
+    assert_eq!(after([object(), lost(UPLINK)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    let mut world = World::new();
+    let local = Route { nexthop: Some(5), oif: Some(UPLINK), ..local("8.8.8.8/32") };
+    world.tell(add(local));
+    let doubt = world.mirror.apply(&BTreeSet::from([CALI]), [lost(UPLINK)]);
+    assert!(doubt.routes_in_doubt, "no slot stands for a local route");
+}
+
+#[test]
+fn with_an_interface_go_its_routes_and_no_others() {
+    let mut world = World::new();
+    world.tell(link(9, "u1", |_, _| {}));
+    world.tell(add(unicast("8.8.8.8/32", 9))).tell(add(Route { metric: 7, ..unicast("8.8.8.8/32", UPLINK) }));
+    world.tell(add(Route { nexthop: Some(3), ..unicast("9.9.9.9/32", 9) }));
+    let prefixes = world.mirror.prefixes();
+    world.tell(Event::RoutesDoubted { ifindex: 9, carrier: false }).tell(Event::LinkGone(9));
+    assert!(world.mirror.snapshot().doubted.is_empty(), "nothing is left to doubt");
+    assert!(!world.mirror.snapshot().has_routes_by(9));
+    assert_eq!(world.mirror.prefixes(), prefixes - 1, "9.9.9.9 is gone");
+    assert_eq!(world.asks("8.8.8.8"), REPLY, "by the uplink");
+    // Another of the same index has none of them.
+    world.tell(link(9, "u1", |link, _| link.link = None));
+    assert!(!world.mirror.snapshot().has_routes_by(9));
+    // Of several next hops the mirror does not know which are gone.
+    world.tell(add(Route { multipath: true, oif: None, ..unicast("7.7.7.7/32", 0) })).tell(Event::LinkGone(9));
+    assert_eq!(world.asks("7.7.7.7"), pass(Reason::OPAQUE_ROUTE));
+    assert!(world.mirror.snapshot().doubted.contains(&9));
+}
+
+#[test]
+fn an_interface_that_is_to_be_read_again_blocks_itself_alone() {
+    let unread = |ifindex, unread| Event::Unread { ifindex, unread };
+    assert_eq!(after([unread(CALI, true)], "8.8.8.8"), pass(Reason::INTERFACE_UNREAD));
+    assert_eq!(after([unread(UPLINK, true)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([unread(UPLINK, true)], "10.77.0.1"), REPLY);
+    assert_eq!(after([unread(9, true), unread(CALI, true), unread(CALI, false)], "8.8.8.8"), REPLY);
 }
 
 #[test]
@@ -676,8 +745,8 @@ fn an_interface_is_held_until_its_way_out_is_proved() {
         pass(Reason::INGRESS_HOOK),
         "what is seen first"
     );
-    let again =
-        [held(Some(Reason::PEER_DEAF)), Event::LinkGone(CALI), cali(|_, _| {}), Event::ProxyDelays(vec![(CALI, 0)])];
+    let another = [Event::LinkGone(CALI), cali(|_, _| {}), add(unicast("10.5.0.5/32", CALI))];
+    let again = [held(Some(Reason::PEER_DEAF))].into_iter().chain(another);
     assert_eq!(after(again, "10.77.0.1"), pass(Reason::NEIGHBOUR_UNKNOWN), "another of that index is not");
 }
 

@@ -138,12 +138,14 @@ fn links_up_down_and_gone() {
         let v0 = index("v0");
         // Its peer loses the carrier, now or later.
         let has_v0 = |which: &Which| matches!(which, Which::These(these) if these.contains(&v0));
-        assert!(has_v0(&batch.reread.links) && has_v0(&batch.reread.routes), "{:?}", batch.reread);
+        assert!(has_v0(&batch.reread.links) && !batch.reread.concerns_all(), "{:?}", batch.reread);
+        let doubted = Event::RoutesDoubted { ifindex: v0, carrier: false };
+        assert!(batch.events.contains(&doubted), "{:?}", batch.events);
         let batch = after(notifications, "ip link set v0 up");
         assert_eq!(link(&batch.events, "v0").flags & 1, 1);
         let batch = after(notifications, "ip link del v0");
         assert!(batch.events.contains(&Event::LinkGone(v0)));
-        assert!(has_v0(&batch.reread.routes), "{:?}", batch.reread);
+        assert!(!batch.reread.concerns_all(), "{:?}", batch.reread);
     });
 }
 
@@ -176,10 +178,11 @@ fn what_is_to_be_read_again() {
             assert_eq!(notifications.drain().unwrap().reread.links, Which::All, "{scope}");
         }
         let cases = [
-            ("ip nexthop add id 5 dev v0", Reread { routes: Which::All, ..Reread::default() }),
+            ("ip nexthop add id 5 dev v0", Reread { routes: true, ..Reread::default() }),
             ("tc qdisc add dev v0 clsact", Reread { ingress_hooks: true, ..Reread::default() }),
             ("nft add table arp t", Reread { netfilter: true, ..Reread::default() }),
-            ("nft add table netdev t", Reread { ingress_hooks: true, ..Reread::default() }),
+            ("tc qdisc add dev v0 root pfifo", Reread::default()),
+            ("nft add table netdev t", Reread { ingress_hooks: true, chains: true, ..Reread::default() }),
             ("nft add table inet t", Reread::default()),
             (
                 "nft add chain arp t c { type filter hook input priority 0 ; }",
