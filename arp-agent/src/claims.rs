@@ -222,12 +222,14 @@ fn assert_fields_are_documented(sample: &Value, heading: &str) {
     assert_same(&set(claimed), &is, &format!("docs/operations.md, {heading}"));
 }
 
-fn status() -> Status {
+/// A document with every field.
+pub(crate) fn status() -> Status {
     Status {
         version: crate::DOCUMENT_VERSION,
         ready: true,
         not_ready_because: Some(String::new()),
         pid: 1,
+        agent_version: String::new(),
         patterns: BTreeMap::new(),
         interfaces: vec![InterfaceStatus {
             name: "cali0".into(),
@@ -236,6 +238,7 @@ fn status() -> Status {
             mode: "clsact".into(),
             hook_why: String::new(),
             state: "passing".into(),
+            reason_id: Some(String::new()),
             reason: Some(String::new()),
             answered: 0,
             passed: BTreeMap::new(),

@@ -24,8 +24,8 @@ pub struct Cli {
 pub enum Command {
     /// Attach to interfaces and answer, until SIGTERM or SIGINT.
     Run(Run),
-    /// Whether an agent runs, what it is attached to, and what it answers. Exit code 0 ready, 3 running but not
-    /// ready, 1 not running.
+    /// Whether an agent runs, what it is attached to, and what it answers. Exit code 0 ready, 1 not running, 3 running
+    /// but not ready, 4 ready but no matching interface answers.
     Status(Status),
     /// Who answers for an address on an interface, and why. Exit code 0 if the fast path replies, 3 if it passes.
     Explain(Explain),

@@ -65,6 +65,9 @@ pub struct Status {
     pub not_ready_because: Option<String>,
     /// Process identifier of the agent.
     pub pid: u32,
+    /// The agent's version.
+    #[serde(default)]
+    pub agent_version: String,
     /// The patterns of `--interface` and how many interfaces match each.
     pub patterns: BTreeMap<String, usize>,
     /// The interfaces that match.
@@ -115,7 +118,10 @@ pub struct InterfaceStatus {
     /// `answering`: what the kernel would answer is answered. `passing`: all frames pass, `reason` says why.
     /// `detached`: the program is not on the interface, `reason` says why.
     pub state: String,
-    /// Why it does not answer; `null` if it does.
+    /// The name of the reason for which its frames pass, while it is `passing`; else `null`.
+    #[serde(default)]
+    pub reason_id: Option<String>,
+    /// Why it does not answer, for people; `null` if it does.
     pub reason: Option<String>,
     /// Requests answered.
     pub answered: u64,

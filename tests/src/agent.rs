@@ -22,6 +22,8 @@ use crate::slack::stretched;
 
 /// Exit code of `status` while the agent runs and is not ready.
 pub const STATUS_NOT_READY: i32 = 3;
+/// Exit code of `status` while the agent is ready, but none of the interfaces that match answers.
+pub const STATUS_NONE_ANSWERS: i32 = 4;
 /// Exit code of `status` while no agent runs.
 pub const STATUS_NOT_RUNNING: i32 = 1;
 
@@ -232,7 +234,7 @@ impl Agent {
         ask().with_context(|| format!("asking the agent for {request}; its log:\n{}", self.log()))
     }
 
-    /// Waits until `status` exits with 0.
+    /// Waits until `status` says that the agent is ready, whether an interface answers or not.
     pub fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + stretched(PATIENCE);
         loop {
@@ -241,7 +243,7 @@ impl Agent {
                 bail!("the agent ended ({status}) instead of becoming ready; its log:\n{}", self.log());
             }
             let output = self.command(&["status"])?;
-            if output.status.success() {
+            if matches!(output.status.code(), Some(0 | STATUS_NONE_ANSWERS)) {
                 return Ok(());
             }
             if Instant::now() > deadline {

@@ -27,7 +27,7 @@ pub mod stream;
 pub mod topology;
 pub mod twins;
 
-pub use agent::{Agent, AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
+pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bytes::{Mac, reply_bytes};
 pub use hook::Hook;
 pub use host::{Host, OnCore, allowed_cores};

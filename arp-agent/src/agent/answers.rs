@@ -5,10 +5,11 @@ use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::attach::{Attached, Attachment};
 use crate::dataplane::bpf::monotonic_ns;
 use crate::dataplane::choice::How;
+use crate::dataplane::owners::Programs;
 use crate::event::Link;
 use crate::explain::agreement::agree;
 use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::namespace_names;
+use crate::kernel::{filtered_by_agents_only, namespace_names};
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
 use arp_common::{Reason, Tables as _};
@@ -45,12 +46,16 @@ impl Agent {
         }
     }
 
-    fn status(&self) -> anyhow::Result<Status> {
-        let names = namespace_names().unwrap_or_default();
+    fn status(&mut self) -> anyhow::Result<Status> {
+        let around = Around {
+            namespaces: namespace_names().unwrap_or_default(),
+            programs: Programs::default(),
+            own_tc: self.bpf.tc_id(),
+        };
         let links = &self.mirror.snapshot().links;
         let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
             let link = links.get(&ifindex)?;
-            Some(self.interface_status(link, attachment, &names))
+            Some(self.interface_status(link, attachment, &around))
         });
         let total = self.bpf.total_counters();
         let ready = self.in_step.is_ok() && self.lease.is_valid(monotonic_ns());
@@ -59,6 +64,7 @@ impl Agent {
             ready,
             not_ready_because: self.in_step.as_ref().err().cloned(),
             pid: std::process::id(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             patterns: self.attachments.matches(links),
             interfaces: interfaces.collect::<anyhow::Result<_>>()?,
             answered: total[ANSWERED],
@@ -77,18 +83,53 @@ impl Agent {
         })
     }
 
+    /// What an interface does, the reason if all of its frames pass, and why it does not answer, for people.
+    fn state(&self, ifindex: u32, attachment: &Attachment) -> (&'static str, Option<Reason>, Option<String>) {
+        let blocked = self.mirror.iface(ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
+        match (attachment, blocked.map(Reason::from_raw)) {
+            (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
+            (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
+            (Attachment::Attached(_), None) => ("answering", None, None),
+        }
+    }
+
+    /// By index, each interface's name and what it does, as the log tells it.
+    pub(super) fn states_in_words(&self) -> BTreeMap<u32, (String, String)> {
+        let links = &self.mirror.snapshot().links;
+        let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
+            let name = &links.get(&ifindex)?.name;
+            let by = match attachment {
+                Attachment::Attached(Attached { choice, .. }) => {
+                    format!(" by {} {}", choice.how.hook(), choice.how.mode())
+                }
+                _ => String::new(),
+            };
+            let (state, reason, why) = self.state(ifindex, attachment);
+            let id = reason.map(|reason| format!(" ({})", reason.name())).unwrap_or_default();
+            // A refusal begins with the interface's name.
+            let why = why.as_deref().map(|why| why.strip_prefix(&format!("{name}: ")).unwrap_or(why));
+            let why = why.map(|why| format!(": {why}{id}")).unwrap_or_default();
+            Some((ifindex, (name.clone(), format!("{state}{by}{why}"))))
+        });
+        interfaces.collect()
+    }
+
     fn interface_status(
         &self,
         link: &Link,
         attachment: &Attachment,
-        names: &BTreeMap<i32, String>,
+        around: &Around,
     ) -> anyhow::Result<InterfaceStatus> {
-        let blocked = self.mirror.iface(link.ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
-        let (state, reason) = match (attachment, blocked) {
-            (Attachment::Refused(why), _) => ("detached", Some(why.clone())),
-            (Attachment::Attached(_), Some(reason)) => ("passing", Some(Reason::from_raw(reason).why().to_owned())),
-            (Attachment::Attached(_), None) => ("answering", None),
-        };
+        let (state, blocked, mut reason) = self.state(link.ifindex, attachment);
+        if let Some(reason) = reason.as_mut().filter(|_| blocked == Some(Reason::INGRESS_HOOK)) {
+            let mut others = around.programs.tcx_besides(link.ifindex, around.own_tc);
+            if others.is_empty() && filtered_by_agents_only(link.ifindex).unwrap_or(false) {
+                others.push("another arp-agent's tc filter".to_owned());
+            }
+            if !others.is_empty() {
+                *reason += &format!(": {}", others.join(", "));
+            }
+        }
         let (hook, mode, hook_why) = match attachment {
             Attachment::Attached(Attached { choice, instead, .. }) => {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
@@ -100,7 +141,7 @@ impl Agent {
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
             ifindex,
             netnsid: link.link_netnsid,
-            netns: link.link_netnsid.and_then(|id| names.get(&id).cloned()),
+            netns: link.link_netnsid.and_then(|id| around.namespaces.get(&id).cloned()),
         });
         Ok(InterfaceStatus {
             name: link.name.clone(),
@@ -109,12 +150,22 @@ impl Agent {
             mode: mode.into(),
             hook_why,
             state: state.into(),
+            reason_id: blocked.map(|reason| reason.name().to_owned()),
             reason,
             answered: counters[ANSWERED],
             passed: passed(&counters),
             peer,
         })
     }
+}
+
+/// What an interface's status takes besides the agent's own state.
+struct Around {
+    /// The named network namespaces, by identifier.
+    namespaces: BTreeMap<i32, String>,
+    programs: Programs,
+    /// Our own tc program, if it is loaded.
+    own_tc: Option<u32>,
 }
 
 fn passed(counters: &Counters) -> BTreeMap<String, u64> {

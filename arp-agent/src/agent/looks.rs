@@ -144,6 +144,9 @@ impl Agent {
     /// What is news of foreign tc programs. Of an interface from which somebody removed ours, the agent lets go.
     fn ask_for_tc(&mut self, interfaces: Vec<u32>) -> Vec<Event> {
         let mut lost = Vec::new();
+        let links = &self.mirror.snapshot().links;
+        let name =
+            |ifindex: u32| links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone());
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
         let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(How::Tcx);
         let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
@@ -159,14 +162,14 @@ impl Agent {
                     true
                 }
                 Err(error) => {
-                    log::warn!("tc filters of interface {ifindex}: {error:#}");
+                    log::warn!("{}: its tc filters could not be read: {error:#}", name(ifindex));
                     true
                 }
             },
         );
         lost.extend(gone);
         for ifindex in lost {
-            log::warn!("interface {ifindex}: somebody removed what this agent had attached");
+            log::warn!("{}: another program detached the fast path; it is attached again", name(ifindex));
             self.attachments.forget(&mut self.bpf, ifindex);
             self.tcx.forget_one(ifindex);
             self.again.insert(ifindex);
@@ -184,7 +187,7 @@ impl Agent {
             lost.extend(self.reader.link(ifindex).filter(is_lost).cloned());
         }
         for link in &lost {
-            log::warn!("{}: somebody removed what this agent had attached", link.name);
+            log::warn!("{}: another program detached the fast path; it is attached again", link.name);
             self.attachments.forget(&mut self.bpf, link.ifindex);
             self.again.insert(link.ifindex);
         }

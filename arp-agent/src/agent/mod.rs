@@ -5,9 +5,11 @@
 //! the lease first and is looked into second.
 
 mod answers;
+mod doubts;
 mod lease;
 mod looks;
 mod pulse;
+mod states;
 
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
@@ -23,8 +25,10 @@ use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
 use arp_common::{Reason, Tables as _};
+use doubts::Doubts;
 use lease::{Lease, Redump, Replay};
 use pulse::{Beat, Pulse};
+use states::States;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
@@ -52,9 +56,6 @@ const BATCHES_AT_ONCE: usize = 64;
 /// How often the routes are dumped in a row before they are left for later.
 const DUMPS_AT_ONCE: usize = 8;
 
-/// After a resync, how long at least until the next.
-const RETRY: Duration = Duration::from_millis(500);
-
 /// The agent.
 pub struct Agent {
     options: Options,
@@ -70,6 +71,8 @@ pub struct Agent {
     /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
     in_step: Result<(), String>,
+    doubts: Doubts,
+    states: States,
     lease: Lease,
     replay: Replay,
     redump: Redump,
@@ -112,6 +115,8 @@ impl Agent {
             proofs: Proofs::new()?,
             again: BTreeSet::new(),
             in_step: Err("starting".into()),
+            doubts: Doubts::new(Instant::now()),
+            states: States::default(),
             look_at_all_at: Instant::now(),
             resyncs: 0,
             overruns: 0,
@@ -135,10 +140,9 @@ impl Agent {
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
         let mut pulse = Pulse::start(self.options.lease, self.options.reread_interval)?;
-        let mut retry_at = Instant::now();
         tokio::pin!(stop);
         loop {
-            let due = self.due();
+            let (due, retry_at) = (self.due(), self.doubts.retry_at());
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -147,6 +151,7 @@ impl Agent {
                         self.look()?;
                     }
                     self.renew_lease()?;
+                    self.tell_states();
                 }
                 () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && due.is_some() => {
                     self.do_what_is_due()?;
@@ -154,7 +159,6 @@ impl Agent {
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
                     self.resync("retry")?;
-                    retry_at = Instant::now() + RETRY;
                 }
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_step.is_ok() => {
                     self.settle_writes()?;
@@ -400,26 +404,41 @@ impl Agent {
         // Likewise its way out is tested.
         news.extend(self.proof_news(&interfaces));
         let step = self.mirror.apply(self.attachments.attached(), news);
+        self.states.touch(Instant::now());
         self.apply(&step.changes)
+    }
+
+    /// Logs what has become of interfaces since it was told last.
+    fn tell_states(&mut self) {
+        if self.states.are_due(Instant::now()) {
+            let states = self.states_in_words();
+            self.states.tell(states).iter().for_each(|line| log::info!("{line}"));
+        }
     }
 
     fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {
         for change in changes {
             log::debug!("{change:?}");
+            if matches!(change, Change::Iface(..)) {
+                self.states.touch(Instant::now());
+            }
         }
         self.bpf.apply(changes).context("the BPF maps refused a change; the agent lets go, and the kernel decides")
     }
 
     /// From now on frames pass, until a resync.
     fn doubt(&mut self, why: String) {
-        log::warn!("not in step with the kernel: {why}; every frame passes until everything is read again");
+        match self.doubts.line(&why, Instant::now()) {
+            Some(line) => log::warn!("{line}"),
+            None => log::debug!("not in step with the kernel: {why}"),
+        }
         self.withdraw();
         self.in_step = Err(why);
     }
 
     /// Reads everything again. Failures of the kernel to answer are tried again later; failures of the maps are final.
     fn resync(&mut self, why: &str) -> anyhow::Result<()> {
-        log::info!("reading the kernel's state ({why})");
+        log::debug!("reading the kernel's state ({why})");
         self.withdraw();
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
@@ -428,9 +447,11 @@ impl Agent {
             Ok(dump) => dump,
             Err(error) => {
                 self.doubt(format!("reading the kernel's state failed: {error:#}"));
+                self.doubts.has_read(false, Instant::now());
                 return Ok(());
             }
         };
+        self.doubts.has_read(true, Instant::now());
         self.resyncs += 1;
         self.replay.dumped();
         self.tcx.forget();
@@ -446,7 +467,10 @@ impl Agent {
         self.follow(meanwhile)?;
         self.renew_lease()?;
         if self.in_step.is_ok() {
-            log::info!("in step: {} prefixes, {} neighbours", self.mirror.prefixes(), self.mirror.neighbours());
+            let level = if self.doubts.is_end_told() { log::Level::Info } else { log::Level::Debug };
+            let (prefixes, neighbours) = (self.mirror.prefixes(), self.mirror.neighbours());
+            let matching = self.attachments.iter().count();
+            log::log!(level, "in step: {prefixes} prefixes, {neighbours} neighbours, {matching} interfaces match");
         }
         Ok(())
     }

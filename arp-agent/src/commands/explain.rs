@@ -4,7 +4,7 @@ use super::Exit;
 use super::status::not_running;
 use crate::cli;
 use crate::control::{Answer, Request, Response, ask, silent};
-use crate::dataplane::owners::foreign_program;
+use crate::dataplane::owners::Programs;
 use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::world::World;
@@ -37,7 +37,7 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
         Event::Link(link) if link.ifindex == question.ifindex => link.xdp_program,
         _ => None,
     });
-    let other = foreign_program(question.ifindex, xdp);
+    let other = Programs::default().foreign(question.ifindex, xdp);
     let mut world = World::new(dump, question.ifindex)?;
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,

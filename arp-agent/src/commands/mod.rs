@@ -9,10 +9,12 @@ pub mod status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// As it should be.
+    /// As it should be. `status`: ready, and answering on an interface, or none matches yet.
     Ok = 0,
     /// `status`: no agent runs.
     NotRunning = 1,
     /// `status`: running, but not ready. `explain`: pass.
     No = 3,
+    /// `status`: ready, but of the interfaces that match none answers.
+    NoneAnswers = 4,
 }

@@ -64,6 +64,9 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
         trace: verbose >= 2,
     };
+    if let Some(contradiction) = options.wish.contradiction() {
+        bail!("{contradiction}");
+    }
     need_capabilities()?;
     let run_dir = arguments.run_dir.as_deref().or(config.run_dir.as_deref());
     let run_dir = RunDir::take(run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR)))?;

@@ -4,6 +4,7 @@ use super::Exit;
 use crate::cli;
 use crate::control::{Answer, InterfaceStatus, Request, Response, Status, ask, silent};
 use anyhow::bail;
+use std::collections::BTreeMap;
 use std::path::Path;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -30,7 +31,7 @@ pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
     } else {
         print!("{}", render(&status));
     }
-    Ok(if status.ready { Exit::Ok } else { Exit::No })
+    Ok(exit(&status))
 }
 
 /// What came of asking for a status.
@@ -62,14 +63,54 @@ pub fn not_running(run_dir: &Path) -> String {
     format!("no agent runs with run directory {} (--run-dir names another)", run_dir.display())
 }
 
+fn exit(status: &Status) -> Exit {
+    let mut interfaces = status.interfaces.iter();
+    match status.ready {
+        false => Exit::No,
+        true if status.interfaces.is_empty() || interfaces.any(is_answering) => Exit::Ok,
+        true => Exit::NoneAnswers,
+    }
+}
+
+fn is_answering(interface: &InterfaceStatus) -> bool {
+    interface.state == "answering"
+}
+
+/// In one line: on how many interfaces requests are answered, and what is with the others.
+fn summary(status: &Status) -> String {
+    match &status.not_ready_because {
+        None if status.ready => {}
+        None => return "not ready, every frame passes: the lease has run out".to_owned(),
+        Some(why) => return format!("not ready, every frame passes: {why}"),
+    }
+    let (answering, all) = (status.interfaces.iter().filter(|of| is_answering(of)).count(), status.interfaces.len());
+    let mut others: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
+    for interface in status.interfaces.iter().filter(|of| !is_answering(of)) {
+        *others.entry((&interface.state, interface.reason_id.as_deref())).or_default() += 1;
+    }
+    let others: Vec<String> = others
+        .into_iter()
+        .map(|((state, reason), count)| {
+            let does = match (state, count) {
+                ("passing", 1) => "passes".to_owned(),
+                ("passing", _) => "pass".to_owned(),
+                (state, 1) => format!("is {state}"),
+                (state, _) => format!("are {state}"),
+            };
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            format!("{count} {does}{reason}")
+        })
+        .collect();
+    let interfaces = if all == 1 { "interface" } else { "interfaces" };
+    let others = if others.is_empty() { String::new() } else { format!(": {}", others.join(", ")) };
+    format!("answering on {answering} of {all} {interfaces}{others}")
+}
+
 fn render(status: &Status) -> String {
-    let state = match &status.not_ready_because {
-        None if status.ready => "ready".into(),
-        None => "not ready: the lease has run out".into(),
-        Some(why) => format!("not ready: {why}"),
-    };
     let mut text = format!(
-        "agent {} is {state}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
+        "{}\narp-agent {}, process {}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
+        summary(status),
+        status.agent_version,
         status.pid,
         status.answered,
         status.passed.values().sum::<u64>(),
@@ -79,11 +120,11 @@ fn render(status: &Status) -> String {
         status.overruns
     );
     text += &match status.sysctl_hook.as_str() {
-        "attached" => "settings: frames pass from before one is written until it is read\n".to_owned(),
+        "attached" => "settings: writes are noticed before they take effect\n".to_owned(),
         hook if hook.starts_with("attached") => {
-            format!("settings: frames pass from before one is written until it is read; {hook}\n")
+            format!("settings: writes are noticed before they take effect; {hook}\n")
         }
-        why => format!("settings: read every {} ms; no hook on their writes: {why}\n", status.reread_interval_ms),
+        why => format!("settings: read every {} ms, since writes are not noticed: {why}\n", status.reread_interval_ms),
     };
     for (pattern, _) in status.patterns.iter().filter(|(_, matches)| **matches == 0) {
         text += &format!("no interface matches `{pattern}` yet\n");
@@ -108,10 +149,9 @@ fn row(interface: &InterfaceStatus) -> [String; 6] {
         };
         format!("ifindex {}{namespace}", peer.ifindex)
     });
-    let state = match &interface.reason {
-        Some(reason) => format!("{}: {reason}", interface.state),
-        None => interface.state.clone(),
-    };
+    let id = interface.reason_id.as_deref().map(|id| format!(" ({id})")).unwrap_or_default();
+    let reason = interface.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    let state = format!("{}{id}{reason}", interface.state);
     [
         interface.name.clone(),
         format!("{} {}", interface.hook, interface.mode),
@@ -120,4 +160,42 @@ fn row(interface: &InterfaceStatus) -> [String; 6] {
         interface.passed.values().sum::<u64>().to_string(),
         peer.unwrap_or_default(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims;
+
+    fn with(states: &[(&str, Option<&str>)]) -> Status {
+        let status = claims::status();
+        let interface = |&(state, reason): &(&str, Option<&str>)| InterfaceStatus {
+            state: state.to_owned(),
+            reason_id: reason.map(str::to_owned),
+            ..status.interfaces[0].clone()
+        };
+        Status { not_ready_because: None, interfaces: states.iter().map(interface).collect(), ..status.clone() }
+    }
+
+    #[test]
+    fn the_first_line_says_how_many_answer_and_what_the_others_do() {
+        let (answering, rules) = (("answering", None), ("passing", Some("custom_rules")));
+        let detached = ("detached", None);
+        let cases = [
+            (with(&[answering, answering]), "answering on 2 of 2 interfaces", Exit::Ok),
+            (with(&[answering, rules, answering]), "answering on 2 of 3 interfaces: 1 passes (custom_rules)", Exit::Ok),
+            (with(&[rules, rules]), "answering on 0 of 2 interfaces: 2 pass (custom_rules)", Exit::NoneAnswers),
+            (with(&[detached]), "answering on 0 of 1 interface: 1 is detached", Exit::NoneAnswers),
+            (with(&[]), "answering on 0 of 0 interfaces", Exit::Ok),
+            (
+                Status { ready: false, not_ready_because: Some("x".into()), ..with(&[answering]) },
+                "not ready, every frame passes: x",
+                Exit::No,
+            ),
+        ];
+        for (status, line, code) in cases {
+            assert_eq!(render(&status).lines().next(), Some(line));
+            assert_eq!(exit(&status), code, "{line}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::bpf::Bpf;
 use super::choice::{Choice, How, Wish, choices};
-use super::owners;
+use super::owners::Programs;
 use crate::event::Link;
 use crate::kernel::{Beside, Filter, Filters};
 use anyhow::Context as _;
@@ -41,6 +41,7 @@ pub enum Attachment {
 pub struct Attached {
     /// By which hook, and why by that one.
     pub choice: Choice,
+    name: String,
     /// Why those before it could not be had; empty if it was the first.
     pub instead: String,
     handle: Handle,
@@ -183,8 +184,9 @@ impl Attachments {
                 (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
                 (Attachment::Refused(why), _) => Some(why.clone()),
             };
+            // What became of an interface is told when it is known whether it answers.
             if let Some(news) = news {
-                log::info!("{news}");
+                log::debug!("{news}");
             }
             if matches!(attachment, Attachment::Attached(_)) {
                 self.attached.insert(ifindex);
@@ -209,7 +211,8 @@ impl Attachments {
         for choice in choices(self.wish, link) {
             match self.try_one(bpf, link, choice.how) {
                 Ok(handle) => {
-                    return Attachment::Attached(Attached { choice, instead: refused.join("; "), handle });
+                    let (name, instead) = (link.name.clone(), refused.join("; "));
+                    return Attachment::Attached(Attached { choice, name, instead, handle });
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
@@ -227,7 +230,7 @@ impl Attachments {
         if let Some(holder) = link.xdp_program.filter(|_| how.is_xdp()) {
             anyhow::bail!(
                 "its XDP slot is taken by {}; detach that program, or leave the interface to it",
-                owners::describe(holder)
+                Programs::default().describe(holder)
             );
         }
         if how == How::XdpVeth && !self.watches_peers {
@@ -263,7 +266,7 @@ impl Attachments {
     }
 
     fn let_go(&mut self, bpf: &mut Bpf, ifindex: u32, attachment: Attachment) {
-        let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { return };
+        let Attachment::Attached(Attached { choice, name, handle, .. }) = attachment else { return };
         // The link of an interface that vanished is already dead; only the descriptor is left to close.
         let done = match handle {
             Handle::Xdp { link, .. } => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(link)?)),
@@ -271,8 +274,8 @@ impl Attachments {
             Handle::Filter(filter) => self.filters.remove(&filter),
         };
         match done {
-            Ok(()) => log::info!("let go of interface {ifindex}"),
-            Err(error) => log::info!("let go of interface {ifindex}: {error:#}"),
+            Ok(()) => log::debug!("{name} ({ifindex}): detached"),
+            Err(error) => log::debug!("{name} ({ifindex}): detached, {error:#}"),
         }
     }
 }

@@ -14,6 +14,21 @@ pub struct Wish {
     pub tc_attach: TcAttach,
 }
 
+impl Wish {
+    /// What is wrong with it, if options contradict each other.
+    pub fn contradiction(&self) -> Option<&'static str> {
+        match (self.hook, self.xdp_mode, self.tc_attach) {
+            (Hook::Xdp, _, TcAttach::Tcx | TcAttach::Clsact) => {
+                Some("--hook xdp and --tc-attach contradict each other: leave out one of them")
+            }
+            (Hook::Tc, XdpMode::Skb | XdpMode::Driver, _) => {
+                Some("--hook tc and --xdp-mode contradict each other: leave out one of them")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// How the program sits on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
@@ -127,6 +142,17 @@ mod tests {
     fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>) -> Vec<How> {
         let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
         choices(Wish { hook, xdp_mode, tc_attach }, &link).into_iter().map(|choice| choice.how).collect()
+    }
+
+    #[test]
+    fn options_of_a_hook_that_is_not_asked_for_contradict_it() {
+        let contradict = |hook, xdp_mode, tc_attach| Wish { hook, xdp_mode, tc_attach }.contradiction().is_some();
+        assert!(contradict(Hook::Xdp, XdpMode::Auto, TcAttach::Tcx));
+        assert!(contradict(Hook::Xdp, XdpMode::Skb, TcAttach::Clsact));
+        assert!(contradict(Hook::Tc, XdpMode::Driver, TcAttach::Auto));
+        assert!(!contradict(Hook::Tc, XdpMode::Auto, TcAttach::Clsact));
+        assert!(!contradict(Hook::Xdp, XdpMode::Skb, TcAttach::Auto));
+        assert!(!contradict(Hook::Auto, XdpMode::Skb, TcAttach::Clsact));
     }
 
     #[test]

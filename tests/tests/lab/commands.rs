@@ -1,11 +1,12 @@
 //! Exit codes of the commands: a contract.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tests::topology;
-use tests::{AgentOptions, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched};
+use tests::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched};
 
 #[test]
 fn status_tells_a_ready_agent_a_stalled_one_and_none_apart() -> Result<()> {
@@ -51,5 +52,80 @@ fn bad_usage_exits_with_2() -> Result<()> {
         let output = agent.command(arguments)?;
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {output:?}");
     }
+    Ok(())
+}
+
+/// Waits until the agent's log has a line that contains all of this.
+fn await_line(agent: &Agent, parts: &[&str]) -> Result<()> {
+    let deadline = Instant::now() + stretched(Duration::from_secs(5));
+    while !agent.log().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+        ensure!(Instant::now() < deadline, "no line with {parts:?} within 5 s: {}", agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+#[test]
+fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(2)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let first_line = |agent: &Agent| -> Result<(Option<i32>, String)> {
+        let output = agent.command(&["status"])?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok((output.status.code(), text.lines().next().unwrap_or_default().to_owned()))
+    };
+    assert_eq!(first_line(&agent)?, (Some(0), "answering on 2 of 2 interfaces".to_owned()));
+    await_line(&agent, &["INFO", "cali1: answering by"])?;
+
+    lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
+    agent.in_step()?;
+    let line = "answering on 0 of 2 interfaces: 2 pass (custom_rules)".to_owned();
+    assert_eq!(first_line(&agent)?, (Some(STATUS_NONE_ANSWERS), line));
+    let status = agent.status()?;
+    assert_eq!(status.interface("cali0")["reason_id"], "custom_rules", "{}", status.0);
+    for name in ["cali0: passing", "cali1: passing"] {
+        await_line(&agent, &["INFO", name, "(custom_rules)"])?;
+    }
+
+    lab.node().ip("rule del from 10.99.0.0/16 lookup 100")?;
+    agent.in_step()?;
+    assert_eq!(first_line(&agent)?.0, Some(0));
+    let told = |log: &str, what: &str| log.lines().filter(|line| line.contains(what)).count();
+    let deadline = Instant::now() + stretched(Duration::from_secs(5));
+    while told(&agent.log(), "cali0: answering") < 2 {
+        ensure!(Instant::now() < deadline, "it is not told that cali0 answers again: {}", agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(told(&agent.log(), "cali0: passing"), 1, "{}", agent.log());
+    Ok(())
+}
+
+#[test]
+fn a_pods_life_is_one_line_in_the_log() -> Result<()> {
+    needs_root!();
+    let mut lab = topology::calico(1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    await_line(&agent, &["cali0: answering"])?;
+    let before = agent.log().lines().count();
+    topology::add_calico_pod(&mut lab, 1)?;
+    await_line(&agent, &["cali1: answering"])?;
+    lab.forget_host("p1");
+    agent.in_step()?;
+    thread::sleep(stretched(Duration::from_millis(1500)));
+    let log = agent.log();
+    let lines: Vec<&str> = log.lines().skip(before).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    Ok(())
+}
+
+#[test]
+fn many_interfaces_at_once_are_one_line_in_the_log() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(8)?;
+    let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    await_line(&agent, &["cali0, cali1, cali2 and 5 more interfaces: answering"])?;
+    lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
+    await_line(&agent, &["and 5 more interfaces: passing", "(custom_rules)"])?;
     Ok(())
 }

@@ -41,12 +41,38 @@ fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_
     assert_ne!(taken["state"], "answering", "{taken}");
     let program = lab.node().ip_json("-details link show cali0")?[0]["xdp"]["prog"]["id"].to_string();
     let reason = taken["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("another arp-agent"), "whose program it is: {reason}");
     assert!(reason.contains("arp_xdp") && reason.contains(&program), "program {program} holds it: {reason}");
 
     assert_eq!(answered_of_ten(&lab, &mut second, "p1")?, 10, "the other interface");
     assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "the holder is not disturbed");
     second.stop()?;
     assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "nor by the second one's end");
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_by_tc_is_told_as_one() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let tc = || AgentOptions::new(&["cali*"]).arg("--hook").arg("tc");
+    let _first = tc().arg("--tc-attach").arg("clsact").start(lab.node())?;
+    let second = tc().arg("--tc-attach").arg("clsact").start(lab.node())?;
+    let status = second.status()?;
+    let interface = status.interface("cali0");
+    assert_eq!(interface["reason_id"], "ingress_hook", "{interface}");
+    assert!(interface["reason"].as_str().is_some_and(|reason| reason.contains("another arp-agent")), "{interface}");
+    Ok(())
+}
+
+#[test]
+fn options_that_contradict_each_other_are_refused() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    for (hook, option, value) in [("xdp", "--tc-attach", "tcx"), ("tc", "--xdp-mode", "skb")] {
+        let log = refusal(&lab, AgentOptions::new(&["cali*"]).arg("--hook").arg(hook).arg(option).arg(value))?;
+        assert!(log.contains(option) && log.contains("contradict"), "{log}");
+    }
     Ok(())
 }
 
