@@ -92,7 +92,7 @@ pub(crate) struct Quartiles {
 /// What the project set out to reach, and what it reached here.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Goal {
-    /// P1 to P12.
+    /// P1 to P12 (docs/kernel-arp.md, §13).
     pub(crate) id: String,
     pub(crate) benchmark: String,
     pub(crate) what: String,

@@ -1,4 +1,4 @@
-//! The lab by itself: what it builds, what it leaves behind, and that the kernel alone answers as the specification
+//! The lab by itself: what it builds, what it leaves behind, and that the kernel alone answers as docs/kernel-arp.md
 //! says. No agent anywhere.
 
 use std::fs;
@@ -80,7 +80,7 @@ fn a_packet_walks_from_pod_to_pod_and_to_the_world_by_the_kernel_alone() -> Resu
 }
 
 #[test]
-fn the_captured_reply_is_what_the_specification_writes() -> Result<()> {
+fn the_captured_reply_has_the_bytes_written_out_here() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let p0 = lab.host("p0");
@@ -100,7 +100,7 @@ fn the_captured_reply_is_what_the_specification_writes() -> Result<()> {
 }
 
 #[test]
-fn k01_a_local_target_is_answered() -> Result<()> {
+fn k001_a_local_target_is_answered() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
@@ -109,7 +109,7 @@ fn k01_a_local_target_is_answered() -> Result<()> {
 }
 
 #[test]
-fn k02_a_target_routed_out_of_another_interface_is_answered() -> Result<()> {
+fn k002_a_target_routed_out_of_another_interface_is_answered() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
@@ -118,7 +118,7 @@ fn k02_a_target_routed_out_of_another_interface_is_answered() -> Result<()> {
 }
 
 #[test]
-fn k43_a_probe_for_a_local_address_is_answered_and_nothing_is_learnt() -> Result<()> {
+fn k043_a_probe_for_a_local_address_is_answered_and_nothing_is_learnt() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");
@@ -129,7 +129,7 @@ fn k43_a_probe_for_a_local_address_is_answered_and_nothing_is_learnt() -> Result
 }
 
 #[test]
-fn k44_a_probe_for_a_proxied_address_is_not_answered() -> Result<()> {
+fn k044_a_probe_for_a_proxied_address_is_not_answered() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");

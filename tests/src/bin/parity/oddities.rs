@@ -237,7 +237,7 @@ fn proxy_removed(plan: &mut Plan) {
     plan.ip(format!("neigh del proxy {sender} dev v{port}"));
 }
 
-/// An entry for all interfaces (K93), which `ip` does not make.
+/// An entry for all interfaces (K093), which `ip` does not make.
 fn proxy_on_any(plan: &mut Plan) {
     let ip = plan.some_address();
     let [add, undo] = [true, false].map(|add| Step::AnyProxy { add, ip });

@@ -1,8 +1,8 @@
-//! The decision procedure of the specification (§10), reckoned here a second time: from what `ip` and procfs show of
+//! The decision procedure of docs/kernel-arp.md (§10), reckoned here a second time: from what `ip` and procfs show of
 //! the kernel alone, without the agent's code, its maps, or `decide`. Coverage is measured against it.
 //!
 //! What it calls an answer is what §10 must be able to answer:
-//! * `arp_ignore` 1 for an own address in a subnet of the ingress device counts as an answer (K61), 2 and 3 as passes;
+//! * `arp_ignore` 1 for an own address in a subnet of the ingress device counts as an answer (K061), 2 and 3 as passes;
 //! * the route decides if it is one that §10 follows: type, single path, and no local prefix around a longer main one;
 //! * an own address whose local route somebody removed is a pass, as a sender and as a target (counted apart);
 //! * a route by an interface that the kernel may skip (`ignore_routes_with_linkdown`) is a pass.

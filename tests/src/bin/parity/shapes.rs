@@ -97,7 +97,7 @@ fn private_vlan(plan: &mut Plan) {
     }
 }
 
-/// The base of the specification's matrix.
+/// The base of the rows (docs/kernel-arp/rows.md).
 fn matrix(plan: &mut Plan) {
     uplink(plan);
     plan.address(Ipv4Addr::new(10, 77, 0, 1), 32, "lo", "");

@@ -88,14 +88,14 @@ fn a_static_proxy_entry_is_followed_when_added_and_removed() -> Result<()> {
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"));
     parity.node_ip("neigh add proxy 10.9.0.9 dev v0")?;
-    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath, "K89");
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath, "K089");
     parity.node_sysctl("net.ipv4.conf.v0.forwarding", 0)?;
-    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("forwarding_off"), "K90");
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("forwarding_off"), "K090");
     parity.node_sysctl("net.ipv4.conf.v0.forwarding", 1)?;
     parity.node_ip("neigh del proxy 10.9.0.9 dev v0")?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"));
     parity.node_ip("neigh add proxy 10.9.0.9 dev u0")?;
-    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"), "K92");
+    assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("proxy_arp_off"), "K092");
     Ok(())
 }
 

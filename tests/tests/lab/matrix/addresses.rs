@@ -1,4 +1,4 @@
-//! 12.2: special addresses.
+//! §12.2: special addresses.
 
 use super::Ask::{For, From, Probe};
 use super::Expect::{Fast, Kernel, Silent};

@@ -1,4 +1,4 @@
-//! 12.4: the proxy queue. Its answers come later, so these rows wait for them.
+//! §12.4: the proxy queue. Its answers come later, so these rows wait for them.
 
 use std::time::Duration;
 

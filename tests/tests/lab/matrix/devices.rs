@@ -1,5 +1,5 @@
-//! Rows about devices that some kernels lack: VLAN (K23 to K25), VRF, bond and team (K30), ipvlan (K29), and addresses on a
-//! dummy (K54, K66, K70). A test skips where the kernel cannot make its devices; `cargo xtask vm` has
+//! Rows about devices that some kernels lack: VLAN (K023 to K025), VRF, bond and team (K030), ipvlan (K029), and addresses on a
+//! dummy (K054, K066, K070). A test skips where the kernel cannot make its devices; `cargo xtask vm` has
 //! kernels that can.
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! What could see the frame first, or hold the reply back (12.6, and K25, K28, K29, K122): while it is there, every frame
+//! What could see the frame first, or hold the reply back (§12.6, and K025, K028, K029, K122): while it is there, every frame
 //! passes, for a reason that names it. Each is tried out three times: there before the agent, come while it runs, gone again.
 
 use anyhow::{Context, Result, ensure};

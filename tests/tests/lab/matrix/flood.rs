@@ -1,4 +1,4 @@
-//! K72 and K101: the neighbour table is full. It is one for all network namespaces, so these rows run while no other lab is
+//! K072 and K101: the neighbour table is full. It is one for all network namespaces, so these rows run while no other lab is
 //! there, see [`Alone`].
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! 12.1: the frame itself. K25 and K27 to K30, about what could see it first, are in `first` and `devices`.
+//! §12.1: the frame itself. K025 and K027 to K030, about what could see it first, are in `first` and `devices`.
 
 use tests::topology::NODE_MAC;
 use tests::{Host, UNCOUNTED};

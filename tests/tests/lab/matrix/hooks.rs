@@ -125,7 +125,7 @@ fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
 }
 
 #[test]
-fn k23_and_k25_a_tag_in_the_metadata() -> Result<()> {
+fn k023_and_k025_a_tag_in_the_metadata() -> Result<()> {
     needs_root!();
     // The kernel has taken the tag off before tc sees the frame. A filter for ARP is not asked about tagged frames.
     for (hook, reason) in [(TCX, "vlan_tag"), (CLSACT, UNCOUNTED)].into_iter().filter(|&(hook, _)| is_there(hook)) {

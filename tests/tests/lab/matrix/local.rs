@@ -1,4 +1,4 @@
-//! 12.3: local targets. K72 is in `flood`; K54, K66 and K70 are also in `devices`, on a dummy.
+//! §12.3: local targets. K072 is in `flood`; K054, K066 and K070 are also in `devices`, on a dummy.
 
 use super::Ask::{For, From, Probe};
 use super::Expect::{Fast, Kernel, Silent};
@@ -7,9 +7,9 @@ use super::{L, UPLINK_IP, ask, rows, when};
 /// A sender that the node routes by its uplink, and one that only the default route covers.
 const BY_UPLINK: [u8; 4] = [10, 9, 0, 77];
 const FAR: [u8; 4] = [10, 44, 0, 1];
-/// Has scope host in K66 and K67.
+/// Has scope host in K066 and K067.
 const HOST_SCOPE: [u8; 4] = [10, 62, 0, 1];
-/// Inside of both prefixes in K59 and K60.
+/// Inside of both prefixes in K059 and K060.
 const TWICE: [u8; 4] = [10, 50, 1, 1];
 
 rows! {

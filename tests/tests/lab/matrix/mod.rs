@@ -1,5 +1,5 @@
-//! The exactness matrix, a test for each row, named after its number: the kernel alone, then the fast path on the same
-//! state. `every_row_has_a_test` (tests/src/rows.rs) sees to it that no number is missing.
+//! The exactness matrix: a test for each row of docs/kernel-arp/rows.md, named after its id. The kernel alone answers
+//! first, then the fast path on the same state. `every_row_has_a_test` (tests/src/rows.rs) compares tests and rows.
 
 mod addresses;
 mod delays;
@@ -82,7 +82,7 @@ impl Ask {
     }
 }
 
-/// What must come of a row; the kernel alone decides whether there is an answer, this says whether that is as specified.
+/// What must come of a row; the kernel alone decides whether there is an answer, this says whether that is what the row says.
 #[derive(Clone, Copy, Debug)]
 enum Expect {
     /// Answered, by the fast path.

@@ -1,4 +1,4 @@
-//! 12.4: proxying. K96 and K98 to K100, about the proxy queue, are in `delays`; K101 is in `flood`.
+//! §12.4: proxying. K096 and K098 to K100, about the proxy queue, are in `delays`; K101 is in `flood`.
 
 use anyhow::{Result, ensure};
 use tests::{Answerer, Parity, needs_root};

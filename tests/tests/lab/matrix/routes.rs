@@ -1,4 +1,4 @@
-//! 12.5: routes.
+//! §12.5: routes.
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Passed, Silent};

@@ -1,4 +1,4 @@
-//! 12.5: routing rules. K122 is in `hooks`.
+//! §12.5: routing rules. K122 is in `hooks`.
 
 use super::Ask::{For, Probe};
 use super::Expect::{Kernel, Silent};

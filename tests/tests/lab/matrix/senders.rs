@@ -1,4 +1,4 @@
-//! 12.5: source validation.
+//! §12.5: source validation.
 
 use super::Ask::{For, From};
 use super::Expect::{Fast, Kernel, Silent};

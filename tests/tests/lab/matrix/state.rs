@@ -1,4 +1,4 @@
-//! 12.6: neighbour entries and side effects.
+//! §12.6: neighbour entries and side effects.
 
 use std::net::UdpSocket;
 use std::panic::resume_unwind;
