@@ -27,7 +27,8 @@ pub enum Command {
     /// Whether an agent runs, what it is attached to, and what it answers. Exit code 0 ready, 1 not running, 3 running
     /// but not ready, 4 ready but no matching interface answers.
     Status(Status),
-    /// Who answers for an address on an interface, and why. Exit code 0 if the fast path replies, 3 if it passes.
+    /// Whether the fast path answers a request on an interface, what this node's kernel does with it, and why. Exit code
+    /// 0 if the fast path replies, 3 if it passes.
     Explain(Explain),
     /// The counters: answered, and passed by reason.
     Stats(Stats),

@@ -96,7 +96,8 @@ pub struct Status {
     pub settings_written: u64,
     /// Writes of the same sysctls that did not: of other network namespaces, or while the hook rested.
     pub settings_written_elsewhere: u64,
-    /// Bound after which a change that the kernel does not notify is seen, in milliseconds.
+    /// `--reread-interval`, in milliseconds: between polls for changes that send no notification. With the sysctl hook, full
+    /// polls are rarer, at least one a minute.
     pub reread_interval_ms: u64,
     /// How long the program trusts the maps without a heartbeat, in milliseconds.
     pub lease_ms: u64,

@@ -1,6 +1,10 @@
 //! The figures of docs/performance.md: what stands between its markers comes from the JSON, and from nowhere else.
 //!
 //! `<!-- bench NAME -->` opens a place that `<!-- end -->` closes. NAME is `machine`, `goals`, or a benchmark's name.
+//!
+//! A figure in a sentence stands between `<!-- figure BENCHMARK | MEASURE | CASE -->` and `<!-- /figure -->`: the median as
+//! the benchmark's table has it. `| ratio` at the end takes the median of the ratio instead. In this page such figures are
+//! filled in, too; in other documents a test compares them.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,6 +17,8 @@ use crate::{machine, plots, table};
 
 const OPEN: &str = "<!-- bench ";
 const CLOSE: &str = "<!-- end -->";
+const FIGURE: &str = "<!-- figure ";
+const FIGURE_END: &str = "<!-- /figure -->";
 
 /// Rewrites the file's places; those of benchmarks that did not run stay as they are.
 pub(crate) fn rewrite(report: &Report, path: &Path, plots: Option<&Path>) -> Result<()> {
@@ -40,7 +46,40 @@ fn filled(report: &Report, text: &str, plots: Option<&Path>) -> Result<String> {
         rest = &place[end + CLOSE.len()..];
     }
     out.push_str(rest);
+    with_figures(report, &out)
+}
+
+/// The text with its single figures as they were measured; those that this report has not stay as they are.
+fn with_figures(report: &Report, text: &str) -> Result<String> {
+    let mut parts = text.split(FIGURE);
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once(" -->").context("a figure's marker is not closed by -->")?;
+        let (now, rest) =
+            rest.split_once(FIGURE_END).with_context(|| format!("{name:?} is not closed by {FIGURE_END}"))?;
+        let figure = figure(report, name)?.unwrap_or_else(|| now.to_owned());
+        write!(out, "{FIGURE}{name} -->{figure}{FIGURE_END}{rest}")?;
+    }
     Ok(out)
+}
+
+/// The figure of that name; `None` if its benchmark did not run.
+fn figure(report: &Report, name: &str) -> Result<Option<String>> {
+    let parts: Vec<&str> = name.split(" | ").collect();
+    let (benchmark, measure, case, is_ratio) = match parts[..] {
+        [benchmark, measure, case] => (benchmark, measure, case, false),
+        [benchmark, measure, case, "ratio"] => (benchmark, measure, case, true),
+        _ => bail!("{name:?} is not BENCHMARK | MEASURE | CASE, or that and | ratio"),
+    };
+    if !report.benchmarks.iter().any(|ran| ran.name == benchmark) {
+        return Ok(None);
+    }
+    let measures = report.measures(benchmark);
+    let (_, results) =
+        measures.iter().find(|(of, _)| *of == measure).with_context(|| format!("{name:?}: no such measure"))?;
+    let mut rows = results.iter().map(|result| table::cells(result));
+    let [_, median, .., ratio] = rows.find(|row| row[0] == case).with_context(|| format!("{name:?}: no such case"))?;
+    Ok(Some(if is_ratio { ratio.split(" (").next().unwrap_or_default().to_owned() } else { median }))
 }
 
 /// What belongs into a place; `None` if this report has nothing for it.
@@ -142,6 +181,43 @@ mod tests {
             let places = text.matches(OPEN).count();
             assert_eq!(text.matches(" -->\nNot measured yet.\n<!-- end -->").count(), places);
         }
+    }
+
+    /// Figures in the sentences of all documents are those of docs/performance.json.
+    #[test]
+    fn figures_in_prose_are_those_that_were_measured() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let report = Report::read(&root.join("docs/performance.json")).unwrap();
+        let mut documents = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];
+        for folder in ["docs", "docs/adr"] {
+            let entries = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            documents.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+        }
+        let mut figures = 0;
+        for path in documents {
+            let text = fs::read_to_string(&path).unwrap();
+            figures += text.matches(FIGURE).count();
+            let measured = with_figures(&report, &text).unwrap();
+            for (is, must) in text.lines().zip(measured.lines()) {
+                assert_eq!(is, must, "{}", path.display());
+            }
+        }
+        assert!(figures > 5, "{figures} figures are marked");
+    }
+
+    #[test]
+    fn a_figure_in_a_sentence_is_the_table_s() {
+        let text = "It takes <!-- figure noise | p50 | fast path -->9 ns<!-- /figure -->, or \
+                    <!-- figure noise | p50 | fast path | ratio -->9<!-- /figure --> of it; <!-- figure decide | a | b -->7<!-- /figure -->.";
+        let once = with_figures(&report(), text).unwrap();
+        assert!(once.contains("-->1.50 µs<!--") && once.contains("-->0.500<!--"), "{once}");
+        assert!(once.contains("-->7<!--"), "what was not measured stays: {once}");
+        for bad in
+            ["<!-- figure noise | p50 | nobody -->", "<!-- figure noise | p50 -->", "<!-- figure noise | p9 | it -->"]
+        {
+            assert!(with_figures(&report(), &format!("{bad}1{FIGURE_END}")).is_err(), "{bad}");
+        }
+        assert!(with_figures(&report(), "<!-- figure noise | p50 | fast path -->1").is_err());
     }
 
     #[test]

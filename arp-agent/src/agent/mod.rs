@@ -40,7 +40,7 @@ pub struct Options {
     pub interfaces: Vec<String>,
     /// Which hook they get.
     pub wish: Wish,
-    /// Bound of what goes unnoticed.
+    /// Between polls for kernel changes that send no notification; with the sysctl hook, full polls are rarer.
     pub reread_interval: Duration,
     /// How long the program goes on without a heartbeat.
     pub lease: Duration,

@@ -1,4 +1,5 @@
-//! The kernel's state over netlink and procfs, as [`Event`]s: I/O and decoding only, no judgement.
+//! The kernel's state over netlink and procfs, as [`Event`]s: I/O and decoding. Of what was decoded, `netfilter`
+//! judges whether a chain could matter; `filters` and `cgroup` are what writes: tc filters, and a mount.
 //!
 //! What is notified comes from [`Notifications`], what is asked for from [`Reader`]. Not everything that matters is
 //! notified, and notifications can be lost, so a caller
