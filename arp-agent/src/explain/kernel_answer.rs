@@ -195,27 +195,36 @@ fn restrained(answer: KernelAnswer, agents: Option<Reason>, other: Option<&str>)
     if let Some(other) = other {
         return undecided(Reason::INGRESS_HOOK, &format!("{other} sees the frame first"));
     }
-    match agents {
+    match agents.map(Reason::name) {
         // These say nothing of the kernel, or what its state says better.
-        None
-        | Some(
-            Reason::UPDATING
-            | Reason::LEASE_EXPIRED
-            | Reason::SETTING_WRITTEN
-            | Reason::INTERFACE_UNKNOWN
-            | Reason::INTERFACE_UNREAD
-            | Reason::HOOK_UNPROVEN
-            | Reason::PEER_DEAF
-            | Reason::NEIGHBOUR_UNKNOWN
-            | Reason::NEIGHBOUR_DIFFERS
-            | Reason::PROXY_DELAY,
-        ) => answer,
-        Some(reason) if answer.answer == Answer::Silent && reason != Reason::INGRESS_HOOK => answer,
+        None => answer,
+        Some(agents) if SAY_NOTHING_OF_THE_KERNEL.contains(&agents) => answer,
+        Some("ingress_hook") => undecided(Reason::INGRESS_HOOK, Reason::INGRESS_HOOK.why()),
+        Some(_) if answer.answer == Answer::Silent => answer,
         // The agent knows of an obstacle, or of a state that was another one a moment ago.
-        Some(reason) if answer.reason.as_deref() != Some(reason.name()) => undecided(reason, reason.why()),
+        Some(reason) if answer.reason.as_deref() != Some(reason) => {
+            agents.map_or(answer, |reason| undecided(reason, reason.why()))
+        }
         Some(_) => answer,
     }
 }
+
+/// Reasons of the agent that are about the agent, or about what is read of the kernel's state here as well.
+const SAY_NOTHING_OF_THE_KERNEL: [&str; 13] = [
+    "updating",
+    "lease_expired",
+    "setting_written",
+    "interface_unknown",
+    "interface_unread",
+    "interface_flapping",
+    "hook_unproven",
+    "peer_deaf",
+    "neighbour_unknown",
+    "neighbour_differs",
+    "neighbour_doubted",
+    "arp_listener",
+    "proxy_delay",
+];
 
 #[cfg(test)]
 mod tests {
