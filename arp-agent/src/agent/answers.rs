@@ -99,8 +99,11 @@ impl Agent {
         let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
             let name = &links.get(&ifindex)?.name;
             let by = match attachment {
-                Attachment::Attached(Attached { choice, .. }) => {
-                    format!(" by {} {}", choice.how.hook(), choice.how.mode())
+                Attachment::Attached(Attached { choice, instead, .. }) => {
+                    // Why it is not the first choice is worth a word.
+                    let instead =
+                        if instead.is_empty() { String::new() } else { format!(" ({}: {instead})", choice.why) };
+                    format!(" by {} {}{instead}", choice.how.hook(), choice.how.mode())
                 }
                 _ => String::new(),
             };
