@@ -1,7 +1,7 @@
 //! Whatever the hook: what a frame is, and a line for the log.
 
 use arp_common::frame::ETHERTYPE_ARP;
-use arp_common::{ArpFrame, ArpWords, Verdict};
+use arp_common::{ArpFrame, ArpWords, Lladdr, Verdict};
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::trace;
 use core::arch::asm;
@@ -34,15 +34,31 @@ pub(crate) fn classify(start: usize, end: usize) -> Class {
     }
 }
 
+/// A verdict in two words that always both have a value. In `Verdict` the link-layer address exists only in a reply; kept
+/// over a join it is stack that only one branch has written, which not every kernel lets a program read.
+#[derive(Clone, Copy)]
+pub(crate) struct Decided {
+    /// [`Reason::raw`] of a pass; 0 is a reply.
+    pub(crate) reason: u32,
+    /// What a reply carries; of a pass 0.
+    pub(crate) mac: Lladdr,
+}
+
+impl Decided {
+    #[inline(always)]
+    pub(crate) fn new(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Reply(mac) => Decided { reason: 0, mac },
+            Verdict::Pass(reason) => Decided { reason: reason.raw(), mac: Lladdr::of_word(0) },
+        }
+    }
+}
+
 /// A line for each decision; the loader sets the level before the program is verified, so that while tracing is off
 /// the verifier removes all of this. The frame is read again for it: one that had to be shown to the logger could not
 /// stay in registers for anyone.
 #[inline(always)]
-pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, verdict: Verdict, frame: impl Fn() -> Option<ArpWords>) {
-    let code = match verdict {
-        Verdict::Reply(_) => 0,
-        Verdict::Pass(reason) => reason.raw(),
-    };
+pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, decided: Decided, frame: impl Fn() -> Option<ArpWords>) {
     trace!(
         ctx,
         "ifindex {} who-has {:i} tell {:i} at {:mac}: code {}",
@@ -50,6 +66,6 @@ pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, verdict: Verdict, frame:
         frame().map_or(0, |frame| u32::from_be_bytes(frame.tpa())),
         frame().map_or(0, |frame| u32::from_be_bytes(frame.spa())),
         frame().map_or([0; 6], |frame| frame.sha().bytes()),
-        code
+        decided.reason
     );
 }

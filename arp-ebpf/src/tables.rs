@@ -47,13 +47,17 @@ static FIB_NODES: ArrayOfMaps<Array<FibNode, { CHUNK_NODES as usize }, MMAPABLE>
 static COUNTERS: ArrayOfMaps<Array<Counters, { CHUNK_COUNTERS as usize }, MMAPABLE>, { MAX_COUNTER_CHUNKS as usize }> =
     ArrayOfMaps::new();
 
+/// No interface has these counters.
+const NOT_READ: u32 = u32::MAX;
+
 /// The maps, as the decision on a frame of one interface sees them.
 pub(crate) struct Maps {
     ingress: u32,
     /// The one element of `GLOBAL`, looked up once.
     global: *const Global,
-    /// The interface's counters and flags, once its entry has been read.
-    counters: Cell<Option<u32>>,
+    /// The interface's counters and flags, once its entry has been read; before, [`NOT_READ`]. Not an `Option`: its
+    /// value would be stack that only one branch has written, which not every kernel lets a program read.
+    counters: Cell<u32>,
     flags: Cell<u16>,
 }
 
@@ -88,7 +92,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn iface(&self, ifindex: u32) -> Option<Iface> {
         let entry = iface_entry(ifindex)?;
-        self.counters.set(Some(entry.counters));
+        self.counters.set(entry.counters);
         self.flags.set(entry.iface.flags);
         Some(entry.iface)
     }
@@ -216,7 +220,7 @@ impl Maps {
     /// For the decision on a frame that came in on `ingress`; there always is one, which the verifier does not know.
     #[inline(always)]
     pub(crate) fn new(ingress: u32) -> Option<Self> {
-        Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters: Cell::new(None), flags: Cell::new(0) })
+        Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters: Cell::new(NOT_READ), flags: Cell::new(0) })
     }
 
     /// The interface that the frame came in on.
@@ -246,8 +250,10 @@ impl Maps {
     #[inline(always)]
     fn count(&self, counter: usize) {
         // A frame that is passed before its interface's entry is read is counted there all the same.
-        let own = self.counters.get().or_else(|| Some(iface_entry(self.ingress)?.counters));
-        let counters = own.unwrap_or(UNKNOWN_INGRESS);
+        let counters = match self.counters.get() {
+            NOT_READ => iface_entry(self.ingress).map_or(UNKNOWN_INGRESS, |entry| entry.counters),
+            counters => counters,
+        };
         let (chunk, index) = (counters / CHUNK_COUNTERS, counters % CHUNK_COUNTERS);
         let Some(counters) = COUNTERS.get_value_ptr_mut(chunk, &index) else { return };
         // SAFETY: an aligned word of an array's element, which lives as long as the program. Several CPUs may count for

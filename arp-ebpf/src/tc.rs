@@ -3,12 +3,12 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::packet::{Class, classify, log};
+use crate::packet::{Class, Decided, classify, log};
 use crate::tables::Maps;
 use crate::words::read;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
-use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
+use arp_common::{ArpFrame, ArpWords, Reason, decide};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -45,16 +45,16 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         Class::Arp => {}
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    let verdict = decide(&frame, ingress, &maps);
-    log(&ctx, ingress, verdict, || read(ctx.data(), ctx.data_end()));
-    match verdict {
-        Verdict::Pass(reason) => pass(&maps, reason),
-        Verdict::Reply(mac) => {
+    let decided = Decided::new(decide(&frame, ingress, &maps));
+    log(&ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
+    match decided.reason {
+        0 => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
             let to_asker = frame.src() == frame.sha() && !frame.src().is_group();
-            send(skb, &maps, &frame.reply(mac), to_asker && maps.has(Iface::TO_PEER))
+            send(skb, &maps, &frame.reply(decided.mac), to_asker && maps.has(Iface::TO_PEER))
         }
+        reason => pass(&maps, Reason::from_raw(reason)),
     }
 }
 

@@ -1,9 +1,9 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::packet::{Class, classify, log};
+use crate::packet::{Class, Decided, classify, log};
 use crate::tables::Maps;
 use crate::words::{read, write};
-use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
+use arp_common::{ArpFrame, ArpWords, Reason, decide};
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -65,11 +65,11 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
         return pass(&maps, Reason::TOO_SHORT);
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    let verdict = decide(&frame, ingress, &maps);
-    log(ctx, ingress, verdict, || read(ctx.data(), ctx.data_end()));
-    match verdict {
-        Verdict::Pass(reason) => pass(&maps, reason),
-        Verdict::Reply(mac) => reply(ctx, &maps, &frame.reply(mac), exit, len(ctx)),
+    let decided = Decided::new(decide(&frame, ingress, &maps));
+    log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
+    match decided.reason {
+        0 => reply(ctx, &maps, &frame.reply(decided.mac), exit, len(ctx)),
+        reason => pass(&maps, Reason::from_raw(reason)),
     }
 }
 

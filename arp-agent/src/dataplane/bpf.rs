@@ -25,7 +25,7 @@ use std::sync::atomic::{Ordering, fence};
 use zerocopy::transmute;
 
 /// The eBPF object, as `build.rs` made it.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/arp-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/arp-ebpf"));
 
 /// The global that `aya-log-ebpf` reads: lines above this level are not even in the verified program.
 const LOG_LEVEL: &str = "AYA_LOG_LEVEL";

@@ -12,6 +12,8 @@ mod memory;
 pub mod owners;
 pub mod programs;
 pub mod proof;
+#[cfg(test)]
+mod stack;
 pub mod sysctl;
 pub mod tcx;
 pub mod trie;
