@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod control;
 pub mod dataplane;
+pub mod descriptors;
 pub mod event;
 pub mod explain;
 pub mod kernel;

@@ -63,6 +63,7 @@ pub struct AgentOptions {
     interfaces: Vec<String>,
     arguments: Vec<OsString>,
     wrapper: Vec<String>,
+    binary: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     reread: Option<Duration>,
     sysctl_hook: bool,
@@ -76,6 +77,7 @@ impl AgentOptions {
             interfaces,
             arguments: Vec::new(),
             wrapper: Vec::new(),
+            binary: None,
             run_dir: None,
             reread: Some(REREAD),
             sysctl_hook: false,
@@ -112,6 +114,20 @@ impl AgentOptions {
         self
     }
 
+    /// A line of `sh` before the agent takes the shell's place, such as `umask 0`.
+    #[must_use]
+    pub fn after(mut self, line: &str) -> Self {
+        self.wrapper = ["sh", "-c", &format!("{line}; exec \"$@\""), "sh"].map(str::to_owned).into();
+        self
+    }
+
+    /// Another binary than [`agent_binary`]: a copy of it that every user may run.
+    #[must_use]
+    pub fn binary(mut self, path: &Path) -> Self {
+        self.binary = Some(path.to_owned());
+        self
+    }
+
     /// A run directory other than a fresh one.
     #[must_use]
     pub fn run_dir(mut self, path: &Path) -> Self {
@@ -128,7 +144,10 @@ impl AgentOptions {
 
     /// Starts the agent on the node, and does not wait.
     pub fn spawn(self, node: &Namespace) -> Result<Agent> {
-        let binary = agent_binary()?;
+        let binary = match self.binary {
+            Some(path) => path,
+            None => agent_binary()?,
+        };
         let scratch = tempfile::Builder::new().prefix("arp-lab-").tempdir().context("making a run directory")?;
         let run_dir = self.run_dir.unwrap_or_else(|| scratch.path().join("run"));
         let log = scratch.path().join("log");
@@ -281,6 +300,14 @@ impl Agent {
         ensure!(self.exit.is_none(), "the agent has ended already");
         let pid = i32::try_from(self.child.id()).context("a process id above i32")?;
         kill(Pid::from_raw(pid), signal).with_context(|| format!("sending {signal} to the agent"))
+    }
+
+    /// Whether the agent has ended.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        if self.exit.is_none() {
+            self.exit = self.child.try_wait().context("waiting for the agent")?;
+        }
+        Ok(self.exit.is_some())
     }
 
     /// Waits until the agent ends by itself.

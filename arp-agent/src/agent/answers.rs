@@ -89,7 +89,10 @@ impl Agent {
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
-            (Attachment::Attached(_), None) => ("answering", None, None),
+            (Attachment::Attached(_), None) => match self.bpf.left_out().get(&ifindex) {
+                Some(why) => ("passing", None, Some(why.clone())),
+                None => ("answering", None, None),
+            },
         }
     }
 

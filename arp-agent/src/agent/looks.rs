@@ -5,6 +5,7 @@ use crate::dataplane::bpf::monotonic_ns;
 use crate::dataplane::choice::How;
 use crate::event::{Event, Link, NDO_XMIT, Which};
 use crate::kernel::{Beside, has_settings};
+use crate::mirror::Change;
 use crate::writes::Unread;
 use arp_common::Tables as _;
 use std::collections::BTreeSet;
@@ -99,9 +100,18 @@ impl Agent {
     pub(super) fn look_at_all(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         self.look_at(Look::All)?;
+        self.take_in()?;
         let pause = (start.elapsed() * PART_OF_THE_TIME).min(RARELY);
         self.look_at_all_at = Instant::now() + pause.max(self.options.reread_interval);
         Ok(())
+    }
+
+    /// Tries again what there was no room for.
+    fn take_in(&mut self) -> anyhow::Result<()> {
+        let left_out = self.bpf.left_out().keys();
+        let again = left_out.filter_map(|&ifindex| Some(Change::Iface(ifindex, Some(*self.mirror.iface(ifindex)?))));
+        let again: Vec<Change> = again.collect();
+        self.apply(&again)
     }
 
     fn look_at(&mut self, look: Look) -> anyhow::Result<()> {

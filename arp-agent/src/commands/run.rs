@@ -3,18 +3,27 @@
 use super::Exit;
 use crate::agent::{Agent, Options};
 use crate::cli;
-use crate::control::{PATIENCE, Request, Response, RunDir};
+use crate::control::{PATIENCE, Request, Response, RunDir, own_user};
 use crate::dataplane::choice::Wish;
+use crate::descriptors;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
+use nix::libc;
+use nix::sys::stat::{Mode, umask};
 use serde::Deserialize;
+use std::collections::{HashSet, VecDeque};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const DEFAULT_REREAD_INTERVAL: u64 = 250;
@@ -37,7 +46,7 @@ struct Config {
 
 type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
 /// # Errors
 /// See [`Agent::start`] and [`Agent::run`]; also bad configuration and a run directory that cannot be had.
@@ -68,20 +77,26 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         bail!("{contradiction}");
     }
     need_capabilities()?;
+    // Nothing that the agent makes is for other users, whatever umask it was started with.
+    umask(Mode::from_bits_truncate(0o077));
+    descriptors::raise_limit();
     let run_dir = arguments.run_dir.as_deref().or(config.run_dir.as_deref());
-    let run_dir = RunDir::take(run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR)))?;
+    let run_dir = run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, &run_dir))?;
+    runtime.block_on(serve(options, run_dir))?;
     Ok(Exit::Ok)
 }
 
-async fn serve(options: Options, run_dir: &RunDir) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn serve(options: Options, run_dir: &Path) -> anyhow::Result<()> {
+    // Before anything is made that a signal could leave behind.
+    let mut signals = Signals::new().context("handling signals failed")?;
     let trace = options.trace;
+    let run_dir = RunDir::take(run_dir)?;
     let socket = run_dir.socket();
     let listener =
         UnixListener::bind(&socket).with_context(|| format!("{}: cannot be listened on", socket.display()))?;
+    std::fs::set_permissions(&socket, Permissions::from_mode(0o600))
+        .with_context(|| format!("{}: its mode cannot be changed to 0600", socket.display()))?;
     let mut agent = Agent::start(options)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
@@ -90,27 +105,114 @@ async fn serve(options: Options, run_dir: &RunDir) -> anyhow::Result<()> {
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(accept(listener, requests));
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => log::info!("SIGTERM: detaching"),
-            _ = interrupt.recv() => log::info!("SIGINT: detaching"),
-        }
+        let name = signals.next().await;
+        log::info!("{name}: detaching");
     };
     let ended = agent.run(receiver, stop).await;
     agent.withdraw();
     ended
 }
 
+/// The signals that end the agent, as they would without a handler; with one it takes away what it has made.
+const ENDING: [(i32, &str); 7] = [
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGXCPU, "SIGXCPU"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
+/// Signals that ask for nothing that there is. Without a handler they would end the agent and leave its socket and its tc
+/// filters behind.
+const IGNORED: [i32; 11] = [
+    libc::SIGHUP,
+    libc::SIGPIPE,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+    libc::SIGXFSZ,
+];
+
+/// All signals that a process can handle and that would end it, but for those of its own faults (SIGSEGV, SIGBUS, SIGILL,
+/// SIGFPE).
+struct Signals {
+    ending: Vec<(Signal, &'static str)>,
+    hang_up: Signal,
+}
+
+impl Signals {
+    /// From now on they are handled. Call it inside the runtime.
+    fn new() -> std::io::Result<Self> {
+        // The handler stays when what is returned here is dropped.
+        for number in IGNORED.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
+            drop(signal(SignalKind::from_raw(number))?);
+        }
+        let handled = |&(number, name)| Ok((signal(SignalKind::from_raw(number))?, name));
+        Ok(Signals {
+            ending: ENDING.iter().map(handled).collect::<std::io::Result<_>>()?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that ends the agent; gives its name.
+    async fn next(&mut self) -> &'static str {
+        std::future::poll_fn(|context| {
+            while let Poll::Ready(Some(())) = self.hang_up.poll_recv(context) {
+                log::info!("SIGHUP: there is nothing to reload; options change by a restart");
+            }
+            let came =
+                |(signal, name): &mut (Signal, &'static str)| signal.poll_recv(context).is_ready().then_some(*name);
+            self.ending.iter_mut().find_map(came).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody out,
+/// and takes no descriptors that the agent's own work needs.
 async fn accept(listener: UnixListener, requests: Requests) {
+    let most = descriptors::connections();
+    let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
+    let mut told = false;
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, requests.clone()))),
+        let accepted = listener.accept().await;
+        clients.retain(|client| !client.is_finished());
+        match accepted {
+            Ok((stream, _)) => {
+                told = false;
+                if clients.len() >= most
+                    && let Some(oldest) = clients.pop_front()
+                {
+                    send_away(oldest).await;
+                }
+                clients.push_back(tokio::spawn(converse(stream, requests.clone())));
+            }
             Err(error) => {
-                // Descriptors may run out for a while; the agent's own work needs none.
-                log::warn!("the control socket took no client: {error}");
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("the control socket takes no client for now: {error}");
+                }
+                // Of descriptors there may be none left: somebody's must go.
+                if let Some(oldest) = clients.pop_front() {
+                    send_away(oldest).await;
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
+}
+
+/// Ends with a client, and waits until its connection is closed.
+async fn send_away(client: JoinHandle<()>) {
+    client.abort();
+    // How it ended is no matter: by this, or just before.
+    let _ = client.await;
 }
 
 async fn converse(stream: UnixStream, requests: Requests) {
@@ -119,13 +221,25 @@ async fn converse(stream: UnixStream, requests: Requests) {
     }
 }
 
+/// Whether the other end of a connection is root or this agent's own user.
+fn is_trusted(stream: &UnixStream) -> std::io::Result<bool> {
+    const ROOT: u32 = 0;
+    Ok([ROOT, own_user()].contains(&stream.peer_cred()?.uid()))
+}
+
 async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
     /// Longer than any request.
     const LONGEST: u64 = 4096;
+    let is_trusted = is_trusted(&stream).context("asking who a client is failed")?;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST));
+    // Read in any case: who is hung up on while writing hears no reason.
     limited.read_line(&mut line).await?;
+    if !is_trusted {
+        let refusal = Response::Error("only root and the agent's own user may ask it".to_owned());
+        return respond(&mut write, &refusal).await;
+    }
     let response = match serde_json::from_str(&line) {
         Ok(request) => {
             let (reply, response) = oneshot::channel();
@@ -134,10 +248,13 @@ async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
         }
         Err(error) => Response::Error(format!("not a request of this version: {error}")),
     };
-    let mut document = serde_json::to_vec(&response)?;
+    respond(&mut write, &response).await
+}
+
+async fn respond(write: &mut OwnedWriteHalf, response: &Response) -> anyhow::Result<()> {
+    let mut document = serde_json::to_vec(response)?;
     document.push(b'\n');
-    write.write_all(&document).await?;
-    Ok(())
+    Ok(write.write_all(&document).await?)
 }
 
 /// The ring buffer is looked at in turns: waiting on its descriptor would need unsafe code, and tracing is for people.
@@ -167,31 +284,46 @@ fn read_config(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation, and
+/// refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
+const CAPABILITIES: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+
 fn need_capabilities() -> anyhow::Result<()> {
-    let needed = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN];
     let held = caps::read(None, CapSet::Effective).context("reading the process's capabilities failed")?;
-    // CAP_SYS_ADMIN includes CAP_BPF.
-    let missing: Vec<String> = needed
-        .into_iter()
-        .filter(|capability| {
-            let included = *capability == Capability::CAP_BPF && held.contains(&Capability::CAP_SYS_ADMIN);
-            !held.contains(capability) && !included
-        })
-        .map(|capability| capability.to_string())
-        .collect();
+    let missing = missing_capabilities(&held);
     if !missing.is_empty() {
         bail!(
-            "{} missing: loading and attaching the program needs it; run as root, or let systemd give \
-             AmbientCapabilities=CAP_BPF CAP_NET_ADMIN",
-            missing.join(" and ")
+            "{} missing: loading and attaching the program needs {}; run as root, or let systemd give \
+             AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON",
+            missing.join(" and "),
+            if missing.len() == 1 { "it" } else { "them" },
         );
     }
     Ok(())
 }
 
+/// The names of those that are not held.
+fn missing_capabilities(held: &HashSet<Capability>) -> Vec<String> {
+    // It includes those that were made out of it (`bpf_capable`, `perfmon_capable`, include/linux/capability.h).
+    let has_all_of_bpf = held.contains(&Capability::CAP_SYS_ADMIN);
+    let is_missing = |capability: &Capability| {
+        !held.contains(capability) && (*capability == Capability::CAP_NET_ADMIN || !has_all_of_bpf)
+    };
+    CAPABILITIES.into_iter().filter(is_missing).map(|capability| capability.to_string()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cap_sys_admin_includes_cap_bpf_and_cap_perfmon_and_nothing_else() {
+        let missing = |held: &[Capability]| missing_capabilities(&held.iter().copied().collect());
+        assert_eq!(missing(&CAPABILITIES), [""; 0]);
+        assert_eq!(missing(&[Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]), [""; 0]);
+        assert_eq!(missing(&[Capability::CAP_SYS_ADMIN]), ["CAP_NET_ADMIN"]);
+        assert_eq!(missing(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]), ["CAP_PERFMON"]);
+    }
 
     fn config(text: &str) -> anyhow::Result<Config> {
         let dir = std::env::temp_dir().join(format!(

@@ -3,6 +3,7 @@
 use super::bpf::Bpf;
 use super::choice::{Choice, How, Wish, choices};
 use super::owners::Programs;
+use crate::descriptors;
 use crate::event::Link;
 use crate::kernel::{Beside, Filter, Filters};
 use anyhow::Context as _;
@@ -10,7 +11,6 @@ use aya::programs::ProgramError;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType};
 use aya::programs::xdp::{XdpLinkId, XdpMode};
-use caps::{CapSet, Capability};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -236,6 +236,12 @@ impl Attachments {
         if how == How::XdpVeth && !self.watches_peers {
             anyhow::bail!("driver mode on a veth needs Linux 6.3, which tells whether the pod end takes replies");
         }
+        // A filter takes no descriptor.
+        if how != How::Clsact
+            && let Some(too_few) = descriptors::too_few()
+        {
+            anyhow::bail!(too_few);
+        }
         let (hook, mode) = (how.hook(), how.mode());
         let failed = || format!("attaching the {hook} program ({mode}) failed");
         Ok(match how {
@@ -249,10 +255,6 @@ impl Attachments {
                 }
             }
             How::Tcx => {
-                // The kernel tells identifiers of programs only so: without, ours would look like a foreign one.
-                if !caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN)? {
-                    anyhow::bail!("tcx takes CAP_SYS_ADMIN, to tell our own program from others; clsact does not");
-                }
                 // After those that are there: whoever sees a frame first goes on doing so.
                 let order = TcAttachOptions::TcxOrder(LinkOrder::last());
                 let attached = bpf.tc()?.attach_with_options(&link.name, TcAttachType::Ingress, order);

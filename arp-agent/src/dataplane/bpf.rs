@@ -6,6 +6,7 @@ use super::counters::CounterPool;
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::Run;
+use super::refusal;
 use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
 use anyhow::{Context as _, anyhow, bail};
@@ -17,9 +18,10 @@ use arp_common::maps::{
 };
 use arp_common::settings::Whose;
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
-use aya::programs::{Program, TestRun as _, TestRunOptions, Xdp};
+use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use nix::time::{ClockId, clock_getres, clock_gettime};
+use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 use zerocopy::transmute;
@@ -59,6 +61,8 @@ pub struct Bpf {
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
     refused: u64,
+    /// The interfaces among them, and why.
+    left_out: BTreeMap<u32, String>,
     /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
     lease_until: u64,
     /// Nanoseconds of a jiffy.
@@ -72,7 +76,7 @@ impl Bpf {
     /// Loads the object. With `trace`, the program logs a line for each decision.
     ///
     /// # Errors
-    /// The kernel refuses: no CAP_BPF, too old, or without BPF.
+    /// The kernel refuses: capabilities are missing, or it is too old, or without BPF.
     pub fn load(trace: bool) -> anyhow::Result<Self> {
         let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
         let (offsets, cannot_tell_whose) = match netns_offsets() {
@@ -83,7 +87,7 @@ impl Bpf {
             .override_global(LOG_LEVEL, &level, true)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
-            .context("loading the eBPF object failed: it needs CAP_BPF and CAP_NET_ADMIN, and Linux 5.15 with BPF")?;
+            .map_err(|error| refusal::of_object(&error))?;
         let knows_frags = load_xdp(&mut ebpf)?;
 
         let mut take = |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the eBPF object has no map {name}"));
@@ -105,6 +109,7 @@ impl Bpf {
             fib,
             trie: Trie::default(),
             refused: 0,
+            left_out: BTreeMap::new(),
             lease_until: 0,
             tick_ns: tick_ns()?,
             knows_frags,
@@ -194,6 +199,11 @@ impl Bpf {
         self.refused
     }
 
+    /// The interfaces for which there was no room, and why: their frames pass.
+    pub fn left_out(&self) -> &BTreeMap<u32, String> {
+        &self.left_out
+    }
+
     /// The counters of an interface; zeros for one that is not known.
     pub fn counters(&self, ifindex: u32) -> Counters {
         self.counters.on(ifindex)
@@ -211,7 +221,7 @@ impl Bpf {
 
     fn apply_one(&mut self, change: &Change) -> anyhow::Result<()> {
         match *change {
-            Change::Iface(ifindex, iface) => self.apply_iface(ifindex, iface)?,
+            Change::Iface(ifindex, iface) => self.apply_iface(ifindex, iface),
             Change::Neighbour(key, neighbour) => {
                 self.apply_neighbour(key, neighbour);
             }
@@ -228,19 +238,28 @@ impl Bpf {
         Ok(())
     }
 
-    fn apply_iface(&mut self, ifindex: u32, iface: Option<Iface>) -> anyhow::Result<()> {
+    fn apply_iface(&mut self, ifindex: u32, iface: Option<Iface>) {
+        self.left_out.remove(&ifindex);
         let Some(iface) = iface else {
             self.ifaces.remove(u64::from(ifindex));
             self.counters.give_back(ifindex);
-            return Ok(());
+            return;
         };
-        let counters = self.counters.take(ifindex)?;
-        let entry = IfaceEntry { iface, counters, unused: 0 };
-        if self.ifaces.insert(u64::from(ifindex), transmute!(entry)) == Err(Full) {
+        // What is wrong with one interface holds back that one: without an entry its frames pass.
+        let refused = match self.counters.take(ifindex) {
+            Ok(counters) => {
+                let entry = IfaceEntry { iface, counters, unused: 0 };
+                let inserted = self.ifaces.insert(u64::from(ifindex), transmute!(entry));
+                inserted.err().map(|Full| "the table of interfaces is full".to_owned())
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(why) = refused {
+            self.ifaces.remove(u64::from(ifindex));
             self.counters.give_back(ifindex);
             self.refused += 1;
+            self.left_out.insert(ifindex, why);
         }
-        Ok(())
     }
 
     fn apply_neighbour(&mut self, key: IfaceAddr, neighbour: Option<Neighbour>) {
@@ -355,19 +374,26 @@ fn tick_ns() -> anyhow::Result<u64> {
 /// Loads the clock and the XDP program; says whether that is the one that takes frames in several buffers. An older kernel does not
 /// know the flag (EINVAL) and gets the other one.
 fn load_xdp(ebpf: &mut Ebpf) -> anyhow::Result<bool> {
-    let mut load = |name: &str| -> anyhow::Result<()> {
-        let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
-        let program: &mut Xdp = program.try_into()?;
-        program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))
-    };
-    load(names::CLOCK_PROGRAM)?;
-    match load(names::XDP_FRAGS_PROGRAM) {
+    load(ebpf, names::CLOCK_PROGRAM)?.map_err(|error| refusal::of_program(names::CLOCK_PROGRAM, &error))?;
+    match load(ebpf, names::XDP_FRAGS_PROGRAM)? {
         Ok(()) => Ok(true),
         Err(error) => {
-            log::info!("XDP programs see whole frames only: {error:#}");
-            load(names::XDP_PROGRAM).map(|()| false)
+            let refused = refusal::of_program(names::XDP_FRAGS_PROGRAM, &error);
+            if refusal::is_for_privilege(&error) {
+                return Err(refused);
+            }
+            log::info!("XDP programs see whole frames only: {refused}");
+            load(ebpf, names::XDP_PROGRAM)?.map_err(|error| refusal::of_program(names::XDP_PROGRAM, &error))?;
+            Ok(false)
         }
     }
+}
+
+/// Loads an XDP program of the object; inside, what the kernel says.
+fn load(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Result<(), ProgramError>> {
+    let program = ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))?;
+    let program: &mut Xdp = program.try_into()?;
+    Ok(program.load())
 }
 
 /// The map behind an array, whatever its elements.

@@ -1,6 +1,7 @@
 //! Mapped BPF arrays: the agent's stores reach the program without a system call.
 
 use super::trie::Entries;
+use crate::descriptors;
 use anyhow::Context as _;
 use arp_common::fib::{CHUNK_NODES, Entry};
 use arp_common::maps::FibNode;
@@ -17,7 +18,8 @@ const MMAPABLE: u32 = 1 << 10;
 #[derive(Debug)]
 pub(super) struct Words {
     map: MmapRaw,
-    /// The mapping keeps the map alive, but only this makes it visible to tools as the agent's.
+    /// The mapping keeps the map alive, but only this makes it visible to tools as the agent's. Left out where descriptors
+    /// are few.
     _map: Option<MapData>,
 }
 
@@ -30,7 +32,8 @@ impl Words {
         let info = map.info().context("asking for a BPF array's size failed")?;
         let len = info.max_entries() as usize * element;
         let mapped = MmapOptions::new().len(len).map_raw(map.fd().as_fd().as_raw_fd());
-        Ok(Words { map: mapped.context("mapping a BPF array into memory failed")?, _map: Some(map) })
+        let map = Some(map).filter(|_| descriptors::too_few().is_none());
+        Ok(Words { map: mapped.context("mapping a BPF array into memory failed")?, _map: map })
     }
 
     /// Plain memory of `len` bytes, for tests.

@@ -12,6 +12,7 @@ mod memory;
 pub mod owners;
 pub mod programs;
 pub mod proof;
+mod refusal;
 #[cfg(test)]
 mod stack;
 pub mod sysctl;

@@ -2,6 +2,7 @@
 
 use super::bpf::Bpf;
 use super::choice::How;
+use super::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;
 use arp_common::maps::names;
@@ -52,7 +53,7 @@ impl Bpf {
         };
         let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
-            program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+            program.load().map_err(|error| refusal::of_program(name, &error))?;
         }
         Ok(program)
     }
@@ -72,7 +73,7 @@ impl Bpf {
     pub fn tc(&mut self) -> anyhow::Result<&mut SchedClassifier> {
         let program: &mut SchedClassifier = self.program(names::TC_PROGRAM)?.try_into()?;
         if program.fd().is_err() {
-            program.load().context("the kernel's verifier refused the tc program")?;
+            program.load().map_err(|error| refusal::of_program(names::TC_PROGRAM, &error))?;
         }
         Ok(program)
     }
@@ -112,7 +113,7 @@ impl Bpf {
         if how == How::XdpVeth {
             let program: &mut Xdp = self.program(name)?.try_into()?;
             if program.fd().is_err() {
-                program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+                program.load().map_err(|error| refusal::of_program(name, &error))?;
             }
             // Live: the frames really go where the program sends them.
             let context = xdp_context(frame, ifindex);
@@ -121,7 +122,7 @@ impl Bpf {
         } else {
             let program: &mut SchedClassifier = self.program(name)?.try_into()?;
             if program.fd().is_err() {
-                program.load().with_context(|| format!("the kernel's verifier refused the program {name}"))?;
+                program.load().map_err(|error| refusal::of_program(name, &error))?;
             }
             let context = skb_context(ifindex);
             program.test_run(TestRunOptions { ctx_in: Some(&context), ..options }).with_context(refused)?;

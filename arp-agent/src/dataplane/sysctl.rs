@@ -2,6 +2,7 @@
 //! effect, until what came of it is in the tables.
 
 use super::bpf::Bpf;
+use super::refusal;
 use crate::kernel::cgroup_root;
 use crate::writes::{Budget, Next, Rest, Unread, Value, Write, Writes};
 use anyhow::{Context as _, anyhow, bail};
@@ -232,7 +233,11 @@ fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<St
     let name = if counts_all.is_none() { names::SYSCTL_PROGRAM } else { names::SYSCTL_ALL_PROGRAM };
     // As a BPF link the program joins those that are there, whoever has attached them (`cgroup_bpf_link_attach` allows
     // several always, and knows no flag that asks for it).
-    let attached = load(bpf, name)?.attach(root, CgroupAttachMode::Single);
+    let program = load(bpf, name).map_err(|error| match error.downcast_ref() {
+        Some(refused) => refusal::of_program(name, refused),
+        None => error,
+    })?;
+    let attached = program.attach(root, CgroupAttachMode::Single);
     attached.context("attaching to the root of the cgroup tree failed")?;
     if counts_all.is_none() {
         // Until then everybody's writes count.

@@ -1,9 +1,18 @@
 //! Names of network namespaces.
 
-use std::{collections::BTreeMap, fs, io, os::fd::AsRawFd};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    path::Path,
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use netlink_sys::protocols::NETLINK_ROUTE;
+use nix::{
+    fcntl::OFlag,
+    sys::statfs::{FsType, fstatfs},
+};
 
 use super::{
     socket::{Asker, errno},
@@ -33,7 +42,7 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
         let entry = entry.with_context(|| format!("reading {DIRECTORY}"))?;
         let name = entry.file_name().to_string_lossy().into_owned();
         // Gone meanwhile, or nothing that this user may open: nameless.
-        let Ok(file) = fs::File::open(entry.path()) else {
+        let Ok(file) = open(&entry.path()) else {
             continue;
         };
         if let Some(id) = identifier(&mut asker, &name, &file)? {
@@ -41,6 +50,19 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
         }
     }
     Ok(names)
+}
+
+/// Opens what may be a namespace; of anything else nothing is asked. The agent has one thread: a FIFO must not keep it
+/// waiting for a writer.
+fn open(path: &Path) -> Result<fs::File> {
+    // NSFS_MAGIC, include/uapi/linux/magic.h.
+    const NSFS: FsType = FsType(0x6e73_6673);
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = fs::File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    if fstatfs(&file)?.filesystem_type() != NSFS {
+        bail!("no namespace");
+    }
+    Ok(file)
 }
 
 fn identifier(asker: &mut Asker, name: &str, file: &fs::File) -> Result<Option<i32>> {
@@ -63,4 +85,27 @@ fn identifier(asker: &mut Asker, name: &str, file: &fs::File) -> Result<Option<i
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread, time::Duration};
+
+    use nix::{sys::stat::Mode, unistd::mkfifo};
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_is_opened_and_nothing_else_and_a_fifo_keeps_nobody_waiting() {
+        open(Path::new("/proc/self/ns/net")).unwrap();
+        open(Path::new("/proc/self/status")).unwrap_err();
+        let fifo = std::env::temp_dir().join(format!("arp-agent-fifo-{}", std::process::id()));
+        mkfifo(&fifo, Mode::from_bits_truncate(0o600)).unwrap();
+        let (done, is_done) = mpsc::channel();
+        let path = fifo.clone();
+        thread::spawn(move || done.send(open(&path).is_err()));
+        let refused = is_done.recv_timeout(Duration::from_secs(5));
+        fs::remove_file(&fifo).unwrap();
+        assert_eq!(refused, Ok(true));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io, mem,
     os::unix::fs::FileExt,
 };
 
@@ -87,6 +87,8 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
 #[derive(Default)]
 pub(super) struct ArpTables {
     names: Option<File>,
+    /// It was told that the file may not be read.
+    told: bool,
 }
 
 impl ArpTables {
@@ -103,6 +105,16 @@ impl ArpTables {
             Ok(names) => is_not_empty(self.names.insert(names)).with_context(|| format!("reading {path}")),
             // The module is not loaded.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // Its mode is 0440, and it belongs to root: what is in it may be a table.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                if !mem::replace(&mut self.told, true) {
+                    log::warn!(
+                        "the module arp_tables is loaded, and {path} may not be read: every frame passes, because there \
+                         may be a table of arptables; run as root (uid 0), give CAP_DAC_READ_SEARCH, or unload the module"
+                    );
+                }
+                Ok(true)
+            }
             Err(error) => Err(error).with_context(|| format!("opening {path}")),
         }
     }

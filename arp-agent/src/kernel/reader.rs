@@ -160,7 +160,12 @@ impl Reader {
                 for &ifindex in these {
                     if let Some(link) = self.link_now(ifindex)? {
                         // By name: should it be another's meanwhile, that is notified, and both are read again.
-                        events.push(Event::ProxyDelay(ifindex, procfs::proxy_delay(&link.name)?));
+                        // What cannot be read of one interface is unknown, and holds back that one.
+                        let delay = procfs::proxy_delay(&link.name).unwrap_or_else(|error| {
+                            log::debug!("{error:#}");
+                            None
+                        });
+                        events.push(Event::ProxyDelay(ifindex, delay));
                         self.last.links.insert(ifindex, link.clone());
                         events.push(Event::Link(link));
                     }

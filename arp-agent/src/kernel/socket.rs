@@ -93,11 +93,23 @@ impl Asker {
             if received.is_err() && !collected.refused {
                 // The rest of the answer may still come, and until then the kernel refuses the next dump on this
                 // socket (EBUSY).
-                self.socket = open(self.protocol)?;
+                self.open_again()?;
             }
             received?;
         }
         Ok(collected.interrupted)
+    }
+
+    /// A new socket in place of the old one, with the same port where that can be had: by it notifications name who brought
+    /// them about.
+    fn open_again(&mut self) -> Result<()> {
+        let port = self.port()?;
+        // This closes the old one, which frees its port.
+        self.socket = unbound(self.protocol)?;
+        if self.socket.bind(&SocketAddr::new(port, 0)).is_err() {
+            self.socket.bind_auto().context("binding a netlink socket")?;
+        }
+        Ok(())
     }
 
     fn receive(&mut self) -> Result<()> {
@@ -126,8 +138,13 @@ pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
 }
 
 fn open(protocol: isize) -> Result<Socket> {
-    let mut socket = Socket::new(protocol).context("opening a netlink socket")?;
+    let mut socket = unbound(protocol)?;
     socket.bind_auto().context("binding a netlink socket")?;
+    Ok(socket)
+}
+
+fn unbound(protocol: isize) -> Result<Socket> {
+    let socket = Socket::new(protocol).context("opening a netlink socket")?;
     // Absent before 4.12; only the text of refusals depends on it.
     let _ = socket.set_ext_ack(true);
     if protocol == netlink_sys::protocols::NETLINK_ROUTE {
@@ -222,6 +239,15 @@ mod tests {
         let mut answer = Vec::new();
         collected.add(chunk, sequence, &mut answer)?;
         Ok((answer, collected.finished, collected.interrupted))
+    }
+
+    #[test]
+    fn a_socket_that_is_opened_again_keeps_its_port() {
+        let mut asker = Asker::new(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+        let port = asker.port().unwrap();
+        assert_ne!(port, 0);
+        asker.open_again().unwrap();
+        assert_eq!(asker.port().unwrap(), port);
     }
 
     const ROUTE: u16 = 24;

@@ -15,6 +15,7 @@ mod lan;
 mod lease;
 mod matrix;
 mod private_vlan;
+mod privileges;
 mod refusals;
 mod regressions;
 mod steady;

@@ -80,7 +80,9 @@ fn options_that_contradict_each_other_are_refused() -> Result<()> {
 fn without_the_capabilities_it_names_the_missing_ones() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
-    for (drop, named) in [("-net_admin", "CAP_NET_ADMIN"), ("-bpf,-sys_admin", "CAP_BPF")] {
+    for (drop, named) in
+        [("-net_admin", "CAP_NET_ADMIN"), ("-bpf,-sys_admin", "CAP_BPF"), ("-perfmon,-sys_admin", "CAP_PERFMON")]
+    {
         let options = AgentOptions::new(&["cali*"]).through(&format!("setpriv --bounding-set {drop}"));
         let log = refusal(&lab, options)?;
         assert!(log.contains(named), "without {drop}: {log}");
