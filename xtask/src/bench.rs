@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need};
-use crate::{machine, workspace};
+use crate::{machine, process, workspace};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(obstacle) = machine::lab_obstacle() {
         bail!("cannot measure: {obstacle}");
     }
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Worlds])?;
     let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "bench", "--bins"])?;
     let bench = workspace::find_executable(&made, "bench")?;
     let agent = workspace::find_executable(&made, "arp-agent")?;
@@ -29,6 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Replaced by it, not its parent: signals reach it and its exit code leaves untouched.
     let mut command = Command::new(&bench);
     command.args(&args.arguments).current_dir(workspace::root()).env("ARP_AGENT_BIN", agent);
+    command.env("PATH", process::lab_path());
     if wants_peers(&args.arguments) {
         match setup::unpack_peers() {
             Ok(folder) => drop(command.env("ARP_BENCH_PEERS", folder)),

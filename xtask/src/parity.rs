@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need};
-use crate::{machine, workspace};
+use crate::{machine, process, workspace};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(obstacle) = machine::lab_obstacle() {
         bail!("cannot make the lab: {obstacle}");
     }
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Worlds])?;
     let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "tests", "--bins"])?;
     let parity = workspace::find_executable(&made, "parity")?;
     let agent = workspace::find_executable(&made, "arp-agent")?;
@@ -29,5 +29,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Replaced by it, not its parent: signals reach it and its exit code leaves untouched.
     let mut command = Command::new(&parity);
     command.args(&args.arguments).current_dir(workspace::root()).env("ARP_AGENT_BIN", agent);
+    command.env("PATH", process::lab_path());
     Err(command.exec()).with_context(|| format!("cannot start {}", parity.display()))
 }

@@ -1,6 +1,7 @@
 //! Running other programs so that a failure says which command, why, and where its whole output is.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -98,11 +99,62 @@ fn essence(output: &str) -> Option<String> {
     Some(short)
 }
 
-/// Where a program is: in PATH, or in a folder of the administrator's programs, which a user's PATH often lacks.
+/// Where a program is: unpacked by setup, in PATH, or in a folder of the administrator's programs, which a user's PATH often
+/// lacks.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+    env::split_paths(&lab_path()).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+/// What the lab looks for programs in.
+pub(crate) fn lab_path() -> OsString {
+    with_folders(&env::var_os("PATH").unwrap_or_default(), &clients().join("bin"))
+}
+
+/// What cargo, and the tests that it runs, look for programs in. The agent's build script runs rustup, too.
+pub(crate) fn cargo_path() -> OsString {
+    let path = lab_path();
+    if find_program("rustup").is_some() {
+        return path;
+    }
+    let rustup = find_rustup();
+    let folder = rustup.as_deref().and_then(Path::parent).map(Path::to_owned);
+    env::join_paths(env::split_paths(&path).chain(folder)).unwrap_or(path)
+}
+
+/// Where setup unpacks programs that cannot be installed.
+pub(crate) fn clients() -> PathBuf {
+    workspace::tools().join("clients")
+}
+
+/// A PATH with a folder before the others and those of the administrator's programs after them.
+fn with_folders(path: &OsStr, first: &Path) -> OsString {
+    let mut folders = vec![first.to_owned()];
+    folders.extend(env::split_paths(path));
+    for folder in ["/usr/sbin", "/sbin"] {
+        if !folders.iter().any(|there| there == Path::new(folder)) {
+            folders.push(folder.into());
+        }
+    }
+    // A folder with a colon in its name cannot be in a PATH.
+    env::join_paths(folders).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Where rustup is. `sudo` leaves neither PATH nor, often, HOME: then it is where the cargo that runs this belongs.
+pub(crate) fn find_rustup() -> Option<PathBuf> {
+    find_program("rustup").or_else(|| rustup_of(|name| env::var_os(name)))
+}
+
+fn rustup_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let mut candidates: Vec<PathBuf> = Vec::new();
+    candidates.extend(folder("CARGO_HOME"));
+    candidates.extend(folder("HOME").map(|home| home.join(".cargo")));
+    // HOME/.rustup/toolchains/NAME/bin/cargo, or HOME/.cargo/bin/cargo
+    if let Some(cargo) = folder("CARGO") {
+        candidates.extend(cargo.ancestors().nth(5).map(|home| home.join(".cargo")));
+        candidates.extend(cargo.ancestors().nth(2).map(Path::to_owned));
+    }
+    candidates.into_iter().map(|home| home.join("bin/rustup")).find(|rustup| rustup.is_file())
 }
 
 /// A command of a program that must be there, wherever [`find_program`] finds it.
@@ -119,6 +171,32 @@ mod tests {
         let mut command = Command::new("/some/where/cargo");
         command.args(["fmt", "--check"]);
         assert_eq!(describe(&command), "`cargo fmt --check`");
+    }
+
+    #[test]
+    fn the_administrator_s_folders_come_last_and_what_was_unpacked_first() {
+        let path = |path| with_folders(OsStr::new(path), Path::new("/t/bin")).into_string().unwrap();
+        assert_eq!(path("/usr/local/bin:/usr/bin"), "/t/bin:/usr/local/bin:/usr/bin:/usr/sbin:/sbin");
+        assert_eq!(path("/sbin:/usr/sbin:/bin"), "/t/bin:/sbin:/usr/sbin:/bin");
+    }
+
+    /// As under `sudo /home/me/.cargo/bin/cargo xtask …`, which has root's HOME and a PATH without cargo's folder.
+    #[test]
+    fn rustup_is_found_by_the_cargo_that_runs() {
+        let me = tempfile::tempdir().unwrap();
+        let rustup = me.path().join(".cargo/bin/rustup");
+        fs::create_dir_all(rustup.parent().unwrap()).unwrap();
+        fs::write(&rustup, "").unwrap();
+        for cargo in [".rustup/toolchains/stable-x86_64-unknown-linux-gnu/bin/cargo", ".cargo/bin/cargo"] {
+            let cargo = me.path().join(cargo);
+            let variable = |name: &str| match name {
+                "CARGO" => Some(cargo.clone().into_os_string()),
+                "HOME" => Some("/nowhere".into()),
+                _ => None,
+            };
+            assert_eq!(rustup_of(variable), Some(rustup.clone()));
+        }
+        assert_eq!(rustup_of(|_| None), None);
     }
 
     #[test]

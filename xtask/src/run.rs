@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need};
-use crate::{machine, workspace};
+use crate::{machine, process, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -23,12 +23,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !workspace::has_target(&workspace::metadata()?, "tests", "bin", "demo") {
         bail!("the package `tests` has no binary `demo` (tests/src/bin/demo/main.rs), which this verb runs");
     }
-    setup::ensure(&[Need::Build, Need::Lab])?;
+    setup::ensure(&[Need::Build, Need::Demo])?;
     let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "tests"])?;
     let demo = workspace::find_executable(&made, "demo")?;
     let agent = workspace::find_executable(&made, "arp-agent")?;
 
     // Replaced by the demonstration, not its parent: signals reach it and its exit code leaves untouched.
-    let error = Command::new(&demo).args(&args.arguments).env("ARP_AGENT_BIN", agent).exec();
+    let error =
+        Command::new(&demo).args(&args.arguments).env("ARP_AGENT_BIN", agent).env("PATH", process::lab_path()).exec();
     Err(error).with_context(|| format!("cannot start {}", demo.display()))
 }

@@ -24,14 +24,18 @@ pub(crate) use toolchain::Toolchain;
 pub(crate) enum Need {
     /// Build the eBPF program.
     Build,
-    /// Run the lab, whose clients are the system's own.
+    /// Run the demonstration, whose clients are the system's own.
+    Demo,
+    /// Run the lab's tests.
     Lab,
+    /// Make random worlds, or measure.
+    Worlds,
     /// Boot other kernels.
     Vm,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
-    ensure(&[Need::Build, Need::Lab])?;
+    ensure(&[Need::Build, Need::Demo, Need::Lab, Need::Worlds])?;
     let toolchain = toolchain::inspect(&toolchain::chosen()?).map_err(anyhow::Error::msg)?;
     println!(
         "eBPF toolchain  {} (rustc {}, LLVM {})\nbpf-linker      .tools/bin/bpf-linker ({})\nlab clients     {}",
@@ -62,15 +66,20 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         }
         search = Some(found);
     }
-    if needs.contains(&Need::Lab) {
-        missing.extend(packages::missing(&packages::CLIENTS));
-    }
     if needs.contains(&Need::Vm) {
         missing.extend(packages::missing(&packages::VM));
     }
     if !missing.is_empty() {
         let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
         packages::install(&missing).map_err(|error| anyhow!("{}\n{error:#}", explain(search.as_ref(), &missing)))?;
+    }
+    for need in needs {
+        packages::ensure_clients(match need {
+            Need::Demo => &packages::DEMO,
+            Need::Lab => &packages::TESTS,
+            Need::Worlds => &packages::WORLDS,
+            Need::Build | Need::Vm => &[],
+        })?;
     }
     if needs.contains(&Need::Vm) {
         qemu::ensure()?;

@@ -25,7 +25,7 @@ pub(crate) fn tools() -> PathBuf {
 /// The cargo that runs this xtask, at the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root());
+    command.current_dir(root()).env("PATH", process::cargo_path());
     command
 }
 

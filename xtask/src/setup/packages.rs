@@ -1,11 +1,13 @@
 //! The distribution's packages. Only apt is spoken; elsewhere the message says what is wanted.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{machine, process};
 
@@ -19,15 +21,23 @@ pub(super) struct Client {
     mark: Option<&'static str>,
 }
 
+/// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves.
 pub(super) const CLIENTS: [Client; 7] = [
-    Client { program: "ip", package: "iproute2", mark: None },
-    Client { program: "tc", package: "iproute2", mark: None },
-    Client { program: "arping", package: "iputils-arping", mark: Some("iputils") },
-    Client { program: "ping", package: "iputils-ping", mark: Some("iputils") },
+    Client { program: "ip", package: "iproute2", mark: Some("iproute2") },
+    Client { program: "tc", package: "iproute2", mark: Some("iproute2") },
+    Client { program: "arping", package: "iputils-arping", mark: None },
+    Client { program: "ping", package: "iputils-ping", mark: None },
     Client { program: "nft", package: "nftables", mark: None },
     Client { program: "ethtool", package: "ethtool", mark: None },
     Client { program: "arptables-legacy", package: "arptables", mark: None },
 ];
+
+/// What the demonstration runs.
+pub(super) const DEMO: [&str; 3] = ["ip", "arping", "ping"];
+/// What the lab's tests run.
+pub(super) const TESTS: [&str; 6] = ["ip", "tc", "ping", "nft", "ethtool", "arptables-legacy"];
+/// What random worlds and measurements are made with.
+pub(super) const WORLDS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
 
 /// What boots other kernels, besides [qemu](mod@super::qemu). `apt-get` is not among them: a kernel comes from it, so
 /// it is there or nothing helps.
@@ -57,11 +67,93 @@ impl Client {
         let Some(mark) = self.mark else { return true };
         process::output(Command::new(program).arg("-V")).is_ok_and(|version| version.contains(mark))
     }
+
+    /// What to say of another program of the same name.
+    fn is_another(&self) -> String {
+        let found = process::find_program(self.program).map_or("none".to_owned(), |found| found.display().to_string());
+        format!(
+            "the first `{}` in PATH is {found}, which is not that of the package {}: put the folder of that one first",
+            self.program, self.package
+        )
+    }
 }
 
 /// The packages of those programs that this machine lacks.
 pub(super) fn missing(programs: &[Client]) -> impl Iterator<Item = String> + '_ {
     programs.iter().filter(|client| !client.is_here()).map(|client| client.package.to_owned())
+}
+
+/// Those of the [`CLIENTS`] with these names that this machine lacks.
+pub(super) fn missing_clients(names: &[&str]) -> Vec<&'static Client> {
+    CLIENTS.iter().filter(|client| names.contains(&client.program) && !client.is_here()).collect()
+}
+
+/// Makes sure of clients: installs their packages; where a package of the reader's is in the way, unpacks them into a folder of
+/// the project's instead, where they are in nobody's way.
+pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
+    let missing = missing_clients(names);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: BTreeSet<&str> = missing.iter().map(|client| client.package).collect();
+    let packages: Vec<&str> = packages.into_iter().collect();
+    let programs: Vec<&str> = missing.iter().map(|client| client.program).collect();
+    let lacks = format!("this machine lacks {}.", programs.join(", "));
+    let Err(refused) = install(&packages) else {
+        let still = missing_clients(names);
+        // What the package has is there now, and something else of that name comes first in PATH.
+        return match still.first() {
+            None => Ok(()),
+            Some(client) => bail!("{}", client.is_another()),
+        };
+    };
+    if process::find_program("apt-get").is_none() || process::find_program("dpkg-deb").is_none() {
+        bail!("{lacks}\n{refused:#}");
+    }
+    eprintln!("setup: {refused:#}\nsetup: unpacking {} into .tools/clients instead", packages.join(" "));
+    unpack_clients(&packages, &missing)
+        .map_err(|error| anyhow!("{lacks}\n{refused:#}\nNor could they be unpacked into .tools/clients: {error:#}"))
+}
+
+/// Unpacks packages into `.tools/clients`, and makes a script for each program in `.tools/clients/bin` that runs it with its
+/// own libraries: [`process::find_program`] and [`process::lab_path`] look there, too.
+fn unpack_clients(packages: &[&str], programs: &[&Client]) -> Result<()> {
+    let mut all = BTreeSet::new();
+    for package in packages {
+        match with_dependencies(package) {
+            Ok(dependencies) => all.extend(dependencies),
+            // What apt refuses to install even in pretence: the package alone, whose libraries may be here.
+            Err(_) => drop(all.insert((*package).to_owned())),
+        }
+    }
+    // The loader that starts them is the system's, and takes no other C library than its own.
+    all.remove("libc6");
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let folder = process::clients();
+    unpack(&all, &folder)?;
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
+    for client in programs {
+        let places = ["usr/bin", "usr/sbin", "sbin"].map(|place| folder.join(place).join(client.program));
+        let Some(program) = places.into_iter().find(|program| program.is_file()) else {
+            bail!("there is no {} in {}", client.program, client.package);
+        };
+        let script = bin.join(client.program);
+        fs::write(&script, start_script(&folder, &program))
+            .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", script.display()))?;
+    }
+    Ok(())
+}
+
+/// Runs a program that was unpacked into a folder.
+fn start_script(folder: &Path, program: &Path) -> String {
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu", "usr/lib", "lib"];
+    let libraries = libraries.map(|library| folder.join(library).display().to_string()).join(":");
+    format!(
+        "#!/bin/sh\nLD_LIBRARY_PATH='{libraries}'${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}} exec '{}' \"$@\"\n",
+        program.display()
+    )
 }
 
 /// Whether apt could install a package of that name.
@@ -201,6 +293,28 @@ fn alternatives(packages: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_verb_asks_only_for_what_it_runs_and_either_arping_serves() {
+        for names in [DEMO.as_slice(), &TESTS, &WORLDS] {
+            assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
+        }
+        assert!(!TESTS.contains(&"arping") && !WORLDS.contains(&"arping"));
+        let arping = CLIENTS.iter().find(|client| client.program == "arping").unwrap();
+        assert_eq!(arping.mark, None);
+    }
+
+    #[test]
+    fn what_is_unpacked_is_run_with_its_own_libraries() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("says");
+        fs::write(&program, "#!/bin/sh\necho \"$LD_LIBRARY_PATH $1\"\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = start_script(folder.path(), &program);
+        let said = process::output(Command::new("sh").args(["-c", &script, "sh", "a b"])).unwrap();
+        let first = folder.path().join("usr/lib/x86_64-linux-gnu");
+        assert!(said.starts_with(&*first.to_string_lossy()) && said.ends_with(" a b\n"), "{said}");
+    }
 
     #[test]
     fn apt_names_what_it_would_install() {

@@ -48,9 +48,9 @@ pub(super) struct Search {
 
 /// Looks at what is installed. `refuses` says why no linker could serve an LLVM version, if none can.
 pub(super) fn search(refuses: impl Fn(u32) -> Option<String>) -> Result<Search> {
-    if process::find_program("rustup").is_none() {
+    if process::find_rustup().is_none() {
         bail!(
-            "`rustup` is not in PATH: the build runs the eBPF program's toolchain through it. Install rustup, then again"
+            "`rustup` is neither in PATH nor beside cargo: the build runs the eBPF program's toolchain through it. Install rustup, then again"
         );
     }
     if let Some(name) = env::var_os(VARIABLE) {
@@ -153,7 +153,7 @@ pub(super) fn chosen() -> Result<String> {
 
 /// rustup, forbidden to download a toolchain that was merely asked about.
 pub(super) fn rustup<const N: usize>(arguments: [&str; N]) -> Command {
-    let mut command = Command::new("rustup");
+    let mut command = Command::new(process::find_rustup().unwrap_or_else(|| "rustup".into()));
     command.args(arguments).env("RUSTUP_AUTO_INSTALL", "0").env("RUST_BACKTRACE", "0");
     command
 }

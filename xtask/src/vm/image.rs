@@ -13,9 +13,9 @@ use crate::process;
 use crate::workspace;
 
 /// What the guest's init and the tests run.
-const GUEST_PROGRAMS: [&str; 20] = [
-    "arping", "bridge", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping",
-    "sed", "setpriv", "sh", "sleep", "stty", "tc", "timeout",
+const GUEST_PROGRAMS: [&str; 19] = [
+    "bridge", "cat", "dmesg", "ethtool", "ip", "kmod", "ls", "mkdir", "modprobe", "mount", "nft", "ping", "sed",
+    "setpriv", "sh", "sleep", "stty", "tc", "timeout",
 ];
 
 /// What is good to have, for the few tests that use it.

@@ -12,7 +12,13 @@ pub(crate) fn walk(lab: &Lab, agent: &Agent) -> Result<()> {
     let [gateway, far, other] = [CALICO_GATEWAY, FAR_HOST, p1.ip()].map(Ipv4Addr::from);
     println!("\nThe pods' own stacks; on the right their ARP requests, by the fast path's counters:");
     let show = Show { agent, pods: [p0, p1] };
-    show.client(p0, &format!("arping -c 1 -w 2 -I eth0 {far}"), "reply from")?;
+    // Two programs have this name, and one takes the other's place: that of iputils, and Habets'.
+    let version = p0.namespace().output("arping -V")?;
+    if String::from_utf8_lossy(&version.stdout).contains("iputils") {
+        show.client(p0, &format!("arping -c 1 -w 2 -I eth0 {far}"), "reply from")?;
+    } else {
+        show.client(p0, &format!("arping -c 1 -w 2 -i eth0 {far}"), "bytes from")?;
+    }
     show.client(p0, &format!("ping -c 1 -W 2 {other}"), "bytes from")?;
     show.client(p0, &format!("ping -c 1 -W 2 {far}"), "bytes from")?;
     for pod in [p0, p1] {
