@@ -99,8 +99,8 @@ pub struct Status {
     pub settings_written: u64,
     /// Writes of the same sysctls that did not: of other network namespaces, or while the hook rested.
     pub settings_written_elsewhere: u64,
-    /// `--reread-interval`, in milliseconds: between polls for changes that send no notification. With the sysctl hook, full
-    /// polls are rarer, at least one a minute.
+    /// `--reread-interval`, in milliseconds: between polls for changes that send no notification. With the sysctl hook,
+    /// full polls are rarer, at least one a minute.
     pub reread_interval_ms: u64,
     /// How long the program trusts the maps without a heartbeat, in milliseconds.
     pub lease_ms: u64,
@@ -201,8 +201,8 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the directory if need be, and takes it. What it makes is for this user alone: whoever may open the lock can
-    /// hold it, and so keep the next agent from starting.
+    /// Makes the directory if need be, and takes it. What it makes is for this user alone: whoever may open the lock
+    /// can hold it, and so keep the next agent from starting.
     ///
     /// # Errors
     /// It cannot be made or written, others may write in it, or another agent has it.

@@ -1,14 +1,14 @@
 //! File descriptors: how many there may be, and how many the agent keeps free for its own work.
 //!
-//! An attachment by XDP or tcx takes one for each interface, and so does each piece of a table that grows. Whoever takes the
-//! last one must be an interface, which is then left alone, and not the work that keeps all of them in step.
+//! An attachment by XDP or tcx takes one for each interface, and so does each piece of a table that grows. Whoever
+//! takes the last one must be an interface, which is then left alone, and not the work that keeps all of them in step.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::AsRawFd as _;
 
-/// How many are kept free, if the limit is not small: for clients of the control socket, netlink sockets that are opened again,
-/// files under /proc, and the pieces of tables.
+/// How many are kept free, if the limit is not small: for clients of the control socket, netlink sockets that are
+/// opened again, files under /proc, and the pieces of tables.
 const RESERVE: u64 = 64;
 /// Of a small limit, this part.
 const PART: u64 = 4;

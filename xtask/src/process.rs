@@ -99,8 +99,8 @@ fn essence(output: &str) -> Option<String> {
     Some(short)
 }
 
-/// Where a program is: unpacked by setup, in PATH, or in a folder of the administrator's programs, which a user's PATH often
-/// lacks.
+/// Where a program is: unpacked by setup, in PATH, or in a folder of the administrator's programs, which a user's PATH
+/// often lacks.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     env::split_paths(&lab_path()).map(|folder| folder.join(name)).find(|program| program.is_file())
 }

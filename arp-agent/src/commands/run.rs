@@ -124,8 +124,8 @@ const ENDING: [(i32, &str); 7] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// Signals that ask for nothing that there is. Without a handler they would end the agent and leave its socket and its tc
-/// filters behind.
+/// Signals that ask for nothing that there is. Without a handler they would end the agent and leave its socket and its
+/// tc filters behind.
 const IGNORED: [i32; 11] = [
     libc::SIGHUP,
     libc::SIGPIPE,
@@ -140,8 +140,8 @@ const IGNORED: [i32; 11] = [
     libc::SIGXFSZ,
 ];
 
-/// All signals that a process can handle and that would end it, but for those of its own faults (SIGSEGV, SIGBUS, SIGILL,
-/// SIGFPE).
+/// All signals that a process can handle and that would end it, but for those of its own faults (SIGSEGV, SIGBUS,
+/// SIGILL, SIGFPE).
 struct Signals {
     ending: Vec<(Signal, &'static str)>,
     hang_up: Signal,
@@ -175,8 +175,8 @@ impl Signals {
     }
 }
 
-/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody out,
-/// and takes no descriptors that the agent's own work needs.
+/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody
+/// out, and takes no descriptors that the agent's own work needs.
 async fn accept(listener: UnixListener, requests: Requests) {
     let most = descriptors::connections();
     let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
@@ -284,8 +284,8 @@ fn read_config(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation, and
-/// refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
+/// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation,
+/// and refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
 const CAPABILITIES: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
 fn need_capabilities() -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! What to say when the kernel refuses to load something: the thing once, the cause, the remedy, and of the verifier's log
-//! no more than helps.
+//! What to say when the kernel refuses to load something: the thing once, the cause, the remedy, and of the verifier's
+//! log no more than helps.
 
 use anyhow::anyhow;
 use aya::EbpfError;
@@ -44,12 +44,12 @@ fn remedy(errno: Option<i32>, status: &str) -> &'static str {
     let has_filter = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
     match errno.map(Errno::from_raw) {
         Some(Errno::EPERM | Errno::ENOSYS) if has_filter => {
-            "; this process has the capabilities, but also a seccomp filter, which most likely refuses bpf(2), as the default \
-             profiles of container runtimes do: give it a profile that allows `bpf`"
+            "; this process has the capabilities, but also a seccomp filter, which most likely refuses bpf(2), as the \
+             default profiles of container runtimes do: give it a profile that allows `bpf`"
         }
         Some(Errno::EPERM) => {
-            "; this process has the capabilities, so a security module or kernel lockdown most likely refuses bpf(2): see \
-             /sys/kernel/security/lockdown and the audit log"
+            "; this process has the capabilities, so a security module or kernel lockdown most likely refuses bpf(2): \
+             see /sys/kernel/security/lockdown and the audit log"
         }
         Some(Errno::ENOSYS) => "; this kernel has no bpf(2) (CONFIG_BPF_SYSCALL)",
         Some(Errno::EMFILE | Errno::ENFILE) => "; raise the limit of file descriptors (systemd: LimitNOFILE=)",

@@ -109,8 +109,9 @@ impl ArpTables {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 if !mem::replace(&mut self.told, true) {
                     log::warn!(
-                        "the module arp_tables is loaded, and {path} may not be read: every frame passes, because there \
-                         may be a table of arptables; run as root (uid 0), give CAP_DAC_READ_SEARCH, or unload the module"
+                        "the module arp_tables is loaded, and {path} may not be read: every frame passes, because \
+                         there may be a table of arptables; run as root (uid 0), give CAP_DAC_READ_SEARCH, or unload \
+                         the module"
                     );
                 }
                 Ok(true)

@@ -100,8 +100,8 @@ impl Asker {
         Ok(collected.interrupted)
     }
 
-    /// A new socket in place of the old one, with the same port where that can be had: by it notifications name who brought
-    /// them about.
+    /// A new socket in place of the old one, with the same port where that can be had: by it notifications name who
+    /// brought them about.
     fn open_again(&mut self) -> Result<()> {
         let port = self.port()?;
         // This closes the old one, which frees its port.

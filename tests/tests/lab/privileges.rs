@@ -55,8 +55,8 @@ fn public_agent() -> Result<(TempDir, PathBuf)> {
     Ok((dir, binary))
 }
 
-/// Starts the agent with the documented capabilities and one hook. A kernel that does not give that hook to an agent with
-/// all capabilities has not got it.
+/// Starts the agent with the documented capabilities and one hook. A kernel that does not give that hook to an agent
+/// with all capabilities has not got it.
 fn suffices(hook: &[&str]) -> Result<()> {
     let lab = topology::calico(1)?;
     let gro = lab.host("p0").namespace().output("ethtool -K eth0 gro on")?;
@@ -277,8 +277,8 @@ fn left(lab: &Lab, run_dir: &Path) -> Result<String> {
     Ok(left)
 }
 
-/// Signals that a process cannot handle, that stop it or let it go on, that do nothing by default, and those of a program's
-/// own faults (`SIGILL`, `SIGBUS`, `SIGFPE`, `SIGSEGV`).
+/// Signals that a process cannot handle, that stop it or let it go on, that do nothing by default, and those of a
+/// program's own faults (`SIGILL`, `SIGBUS`, `SIGFPE`, `SIGSEGV`).
 const OTHERS: [i32; 14] = [4, 7, 8, 9, 11, 17, 18, 19, 20, 21, 22, 23, 28, 32];
 
 #[test]

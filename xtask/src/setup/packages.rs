@@ -88,8 +88,8 @@ pub(super) fn missing_clients(names: &[&str]) -> Vec<&'static Client> {
     CLIENTS.iter().filter(|client| names.contains(&client.program) && !client.is_here()).collect()
 }
 
-/// Makes sure of clients: installs their packages; where a package of the reader's is in the way, unpacks them into a folder of
-/// the project's instead, where they are in nobody's way.
+/// Makes sure of clients: installs their packages; where a package of the reader's is in the way, unpacks them into a
+/// folder of the project's instead, where they are in nobody's way.
 pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
     let missing = missing_clients(names);
     if missing.is_empty() {
@@ -115,8 +115,8 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
         .map_err(|error| anyhow!("{lacks}\n{refused:#}\nNor could they be unpacked into .tools/clients: {error:#}"))
 }
 
-/// Unpacks packages into `.tools/clients`, and makes a script for each program in `.tools/clients/bin` that runs it with its
-/// own libraries: [`process::find_program`] and [`process::lab_path`] look there, too.
+/// Unpacks packages into `.tools/clients`, and makes a script for each program in `.tools/clients/bin` that runs it
+/// with its own libraries: [`process::find_program`] and [`process::lab_path`] look there, too.
 fn unpack_clients(packages: &[&str], programs: &[&Client]) -> Result<()> {
     let mut all = BTreeSet::new();
     for package in packages {
