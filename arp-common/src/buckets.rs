@@ -7,7 +7,7 @@
 
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-/// Entries in one bucket.
+/// Entries in one bucket; of neighbours one less ([`NeighbourBucket`](crate::maps::NeighbourBucket)).
 pub const PLACES: usize = 4;
 
 /// Entries whose keys have a bucket in common: keys in front, so that they share a cache line. `WORDS` is the size of a

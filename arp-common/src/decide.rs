@@ -29,7 +29,7 @@ pub trait Tables {
     fn settings_are_read(&self) -> bool;
     /// The ingress interface.
     fn iface(&self, ifindex: u32) -> Option<Iface>;
-    /// The valid neighbour entry, if there is one.
+    /// The valid neighbour entry, if there is one, and whether it is in doubt.
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour>;
     /// Whether there is a static proxy entry (pneigh).
     fn proxied(&self, key: IfaceAddr) -> bool;
@@ -111,8 +111,13 @@ fn decide_unbracketed(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> V
     let Some(neighbour) = tables.neighbour(IfaceAddr { ifindex: ingress, addr: spa }) else {
         return Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN);
     };
-    if neighbour.fixed == 0 && neighbour.lladdr() != frame.sha() {
-        return Verdict::Pass(Reason::NEIGHBOUR_DIFFERS);
+    if !neighbour.is_fixed() {
+        if neighbour.lladdr() != frame.sha() {
+            return Verdict::Pass(Reason::NEIGHBOUR_DIFFERS);
+        }
+        if neighbour.is_doubted() {
+            return Verdict::Pass(Reason::NEIGHBOUR_DOUBTED);
+        }
     }
 
     let route = fib::lookup(tables, tpa);

@@ -2,7 +2,7 @@
 //! asserted, because the agent and the program are compiled by two compilers. IPv4 and link-layer addresses are in
 //! wire order, everything else in the machine's.
 
-use crate::buckets::Bucket;
+use crate::buckets::{Bucket, PLACES};
 use crate::words::Lladdr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
@@ -14,6 +14,8 @@ pub mod names {
     pub const IFACES: &str = "IFACES";
     /// `Array<NeighbourBucket>`, mmapable: valid neighbour entries of those interfaces.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    /// `Array<u64>`, mmapable: [`DOUBTED`](super::DOUBTED) places for the buckets of neighbours that have come into doubt.
+    pub const DOUBTED: &str = "DOUBTED";
     /// `HashMap<IfaceAddr, u32>`: static proxy entries (pneigh); ifindex 0 stands for any interface.
     pub const PROXIES: &str = "PROXIES";
     /// `HashMap<IfaceAddr, u32>`: targets that `arp_ignore` 1 lets the interface answer for.
@@ -60,8 +62,12 @@ pub const CHUNK_COUNTERS: u32 = 256;
 pub const MAX_COUNTER_CHUNKS: u32 = 64;
 /// Buckets of interfaces: room for 16,384 at the most, of which three quarters can be counted on (512 KiB).
 pub const IFACE_BUCKETS: u32 = 4_096;
-/// Buckets of neighbours: room for 131,072 at the most, of which three quarters can be counted on (2 MiB).
-pub const NEIGHBOUR_BUCKETS: u32 = 32_768;
+/// Buckets of neighbours: room for 196,608 at the most, of which three quarters can be counted on (4 MiB).
+pub const NEIGHBOUR_BUCKETS: u32 = 65_536;
+/// How many buckets may come into doubt before the agent must look through all of them.
+pub const DOUBTED: u32 = 1_024;
+/// Places where it is remembered who sent last for an address without a neighbour entry.
+pub const STRANGERS: u32 = 4_096;
 /// Most entries of each hash map keyed by interface and address.
 pub const MAX_IFACE_ADDRS: u32 = 131_072;
 /// Slots for interfaces that routes leave by; a route that finds none is stored opaque.
@@ -93,6 +99,8 @@ pub struct Global {
     pub netns: u64,
     /// How many writes of settings did not count because of that. In another cache line than what decisions ask.
     pub written_elsewhere: u64,
+    /// How many buckets of neighbours have come into doubt so far; number `n` is noted in `DOUBTED` at `n` modulo its length.
+    pub doubted: u64,
 }
 
 /// A write of a setting that is about to take effect, or to fail. Text ends at the first 0; empty: not known.
@@ -172,11 +180,29 @@ pub struct IfaceAddr {
 pub struct Neighbour {
     /// Its link-layer address.
     pub lladdr: [u8; 6],
-    /// 1 if the kernel never changes it on a request (PERMANENT, NOARP), else 0.
-    pub fixed: u16,
+    /// The constants of this type, or-ed.
+    pub flags: u16,
 }
 
 impl Neighbour {
+    /// No frame changes it (PERMANENT, NOARP).
+    pub const FIXED: u16 = 1 << 0;
+    /// A frame that went up to the kernel may have changed it, and the agent has not heard yet whether it did. Not part of
+    /// what the agent writes: it is its bucket that is in doubt.
+    pub const DOUBTED: u16 = 1 << 1;
+
+    /// Whether no frame changes it.
+    #[inline(always)]
+    pub const fn is_fixed(&self) -> bool {
+        self.flags & Self::FIXED != 0
+    }
+
+    /// Whether a frame may have changed it.
+    #[inline(always)]
+    pub const fn is_doubted(&self) -> bool {
+        self.flags & Self::DOUBTED != 0
+    }
+
     /// [`Neighbour::lladdr`] in a word.
     #[inline(always)]
     pub fn lladdr(&self) -> Lladdr {
@@ -198,8 +224,54 @@ pub struct IfaceEntry {
 
 /// A bucket of interfaces.
 pub type IfaceBucket = Bucket<3>;
-/// A bucket of neighbours.
-pub type NeighbourBucket = Bucket<1>;
+/// Neighbours in a bucket.
+pub const NEIGHBOUR_PLACES: usize = PLACES - 1;
+
+/// A bucket of neighbours: a `Bucket<1>` whose last place says whether the others can be trusted (docs/adr/0009-doubt.md).
+/// Doubt is the bucket's, not the entry's, because a bucket stays where it is while the agent moves entries.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, KnownLayout)]
+pub struct NeighbourBucket {
+    /// The keys; 0 where nothing lies.
+    pub keys: [u64; NEIGHBOUR_PLACES],
+    /// How often the program has seen a frame go up that may change an entry which belongs here. Only the program writes it.
+    pub doubts: u64,
+    /// The value of each key.
+    pub values: [u64; NEIGHBOUR_PLACES],
+    /// The count up to which the entries hold what came of it: while the two differ, they are in doubt. Only the agent
+    /// writes it.
+    pub settled: u64,
+}
+
+impl NeighbourBucket {
+    /// The neighbour with this key, if it lies in this bucket.
+    #[inline(always)]
+    pub fn find(&self, key: u64) -> Option<Neighbour> {
+        let ([k0, k1, k2], [v0, v1, v2]) = (self.keys, &self.values);
+        let value = if k0 == key {
+            *v0
+        } else if k1 == key {
+            *v1
+        } else if k2 == key {
+            *v2
+        } else {
+            return None;
+        };
+        let mut neighbour: Neighbour = transmute!(value);
+        if self.doubts != self.settled {
+            neighbour.flags |= Neighbour::DOUBTED;
+        }
+        Some(neighbour)
+    }
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    // Where the agent's writer of tables has them.
+    assert!(offset_of!(NeighbourBucket, doubts) == NEIGHBOUR_PLACES * 8);
+    assert!(offset_of!(NeighbourBucket, values) == PLACES * 8);
+    assert!(offset_of!(NeighbourBucket, settled) == (PLACES + NEIGHBOUR_PLACES) * 8);
+};
 
 /// An interface that routes leave by.
 #[repr(C)]
@@ -219,7 +291,7 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 80);
+    assert!(size_of::<Global>() == 88);
     assert!(size_of::<SettingWrite>() == 96);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);

@@ -77,6 +77,7 @@ reasons! {
     36 HOOK_UNPROVEN "hook_unproven" "it has not been shown yet that a reply of this hook arrives"
     37 PEER_DEAF "peer_deaf" "the pod end takes no frames in XDP driver mode (GRO off, no program), a reply would be lost"
     38 SETTING_WRITTEN "setting_written" "a setting was written, and it is not certain yet that the tables hold what it is now"
+    39 NEIGHBOUR_DOUBTED "neighbour_doubted" "a frame that went up a moment ago may have changed the neighbour entry for spa"
 }
 
 impl Reason {

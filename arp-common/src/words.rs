@@ -24,6 +24,12 @@ impl Lladdr {
         Lladdr(word & ((1 << Self::BITS) - 1))
     }
 
+    /// The word; its upper two bytes are 0.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
     /// Its bytes, in wire order.
     pub const fn bytes(self) -> [u8; 6] {
         let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
@@ -97,6 +103,13 @@ impl ArpWords {
     #[inline(always)]
     pub const fn is_request(&self) -> bool {
         (self.words[2] >> 32) as u16 == Self::REQUEST
+    }
+
+    /// Whether `oper` says request or reply: of others the kernel takes no notice (`arp_process`, net/ipv4/arp.c).
+    #[inline(always)]
+    pub const fn is_request_or_reply(&self) -> bool {
+        let oper = (self.words[2] >> 32) as u16;
+        oper == Self::REQUEST || oper == Self::REPLY as u16
     }
 
     /// The reply that the kernel would send from an interface whose address is `mac` (`arp_create`, net/ipv4/arp.c): to

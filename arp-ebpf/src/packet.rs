@@ -1,5 +1,6 @@
 //! Whatever the hook: what a frame is, and a line for the log.
 
+use crate::words::read;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::{ArpFrame, ArpWords, Lladdr, Verdict};
 use aya_ebpf::EbpfContext;
@@ -10,6 +11,8 @@ use core::arch::asm;
 pub(crate) enum Class {
     /// Not ARP, or too short to say: none of our business, not counted.
     Other,
+    /// A VLAN tag is in front of what it is.
+    Tagged,
     /// EtherType ARP, but shorter than a request.
     TooShort,
     /// EtherType ARP and long enough.
@@ -25,7 +28,9 @@ pub(crate) fn classify(start: usize, end: usize) -> Class {
     }
     // SAFETY: the two bytes lie inside the 14 that were just checked.
     let ethertype = unsafe { load!("u16", start, "12") as u16 };
-    if ethertype != u16::from_ne_bytes(ETHERTYPE_ARP) {
+    if is_tag(ethertype) {
+        Class::Tagged
+    } else if ethertype != u16::from_ne_bytes(ETHERTYPE_ARP) {
         Class::Other
     } else if start + ArpFrame::LEN > end {
         Class::TooShort
@@ -51,6 +56,41 @@ impl Decided {
             Verdict::Reply(mac) => Decided { reason: 0, mac },
             Verdict::Pass(reason) => Decided { reason: reason.raw(), mac: Lladdr::of_word(0) },
         }
+    }
+}
+
+/// Whether an EtherType, in wire order, is that of a VLAN tag: 802.1Q or 802.1ad.
+#[inline(always)]
+pub(crate) fn is_tag(ethertype: u16) -> bool {
+    ethertype == u16::from_ne_bytes([0x81, 0x00]) || ethertype == u16::from_ne_bytes([0x88, 0xa8])
+}
+
+/// Hands over the ARP packet behind VLAN tags, with the tags in the place of the Ethernet header's beginning: the kernel takes
+/// off tags of VLAN 0, and hands what is behind them to ARP like any other packet (`__netif_receive_skb_core`,
+/// net/core/dev.c).
+#[inline(always)]
+pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&ArpWords)) {
+    const TAG: usize = 4;
+    let mut start = start;
+    // As many as anybody has a use for, twice.
+    for _ in 0..4 {
+        start += TAG;
+        if start + ArpFrame::LEN > end {
+            return;
+        }
+        // SAFETY: the two bytes lie inside the 42 that were just checked.
+        let ethertype = unsafe { load!("u16", start, "12") as u16 };
+        if ethertype == u16::from_ne_bytes(ETHERTYPE_ARP) {
+            break;
+        }
+        if !is_tag(ethertype) {
+            return;
+        }
+    }
+    match read(start, end) {
+        // There may be more tags than that.
+        Some(frame) if (frame.words[1] >> 32) as u16 == u16::from_ne_bytes(ETHERTYPE_ARP) => arp(&frame),
+        _ => {}
     }
 }
 

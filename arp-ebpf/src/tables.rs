@@ -5,11 +5,12 @@ use arp_common::buckets::choices;
 use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
-    CHUNK_COUNTERS, Counters, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
-    MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif, SettingWrite,
-    UNKNOWN_INGRESS,
+    CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket,
+    IfaceEntry, MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif,
+    STRANGERS as STRANGERS_LEN, SettingWrite, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
+use arp_common::{ArpWords, Lladdr};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
@@ -31,6 +32,10 @@ pub(crate) static SETTING_WRITES: RingBuf<SettingWrite, SETTING_WRITES_LEN> = Ri
 static IFACES: Array<IfaceBucket, { IFACE_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static NEIGHBOURS: Array<NeighbourBucket, { NEIGHBOUR_BUCKETS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static DOUBTED: Array<u64, { DOUBTED_LEN as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static STRANGERS: Array<u64, { STRANGERS_LEN as usize }> = Array::new();
 #[btf_map]
 static PROXIES: HashMap<IfaceAddr, u32, { MAX_IFACE_ADDRS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
@@ -101,11 +106,10 @@ impl Tables for Maps {
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
         let key: u64 = transmute!(key);
         let [first, second] = choices(key, NEIGHBOUR_BUCKETS);
-        let found = match NEIGHBOURS.get(first)?.find(key) {
-            Some(found) => found,
-            None => NEIGHBOURS.get(second)?.find(key)?,
-        };
-        Some(transmute!(found))
+        match NEIGHBOURS.get(first)?.find(key) {
+            Some(found) => Some(found),
+            None => NEIGHBOURS.get(second)?.find(key),
+        }
     }
 
     #[inline(always)]
@@ -184,19 +188,73 @@ pub(crate) fn set_global_word(word: impl FnOnce(*mut Global) -> *mut u64, value:
     }
 }
 
-/// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows.
+/// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows. Gives what it was.
 #[inline(always)]
-pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) {
-    let Some(global) = GLOBAL.get_ptr_mut(0) else { return };
-    // SAFETY: an aligned word of an array's element, which lives as long as the program. The form that fetches orders
-    // everything around it on every CPU; `core` has it not for this target.
+pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) -> u64 {
+    let Some(global) = GLOBAL.get_ptr_mut(0) else { return 0 };
+    // SAFETY: an aligned word of an array's element, which lives as long as the program.
+    unsafe { fetch_add_one(word(global)) }
+}
+
+/// Adds 1 to a word, whoever else does so at the same time, before all that follows. Gives what it was.
+///
+/// # Safety
+/// The word is one of a map's, and aligned.
+#[inline(always)]
+unsafe fn fetch_add_one(word: *mut u64) -> u64 {
+    let mut one = 1;
+    // SAFETY: as the caller says. The form that fetches orders everything around it on every CPU; `core` has it not for
+    // this target.
     unsafe {
         asm!(
             "{one} = atomic_fetch_add((u64 *)({word} + 0), {one})",
-            one = inout(reg) 1u64 => _,
-            word = in(reg) word(global),
+            one = inout(reg) one,
+            word = in(reg) word,
         );
     }
+    one
+}
+
+/// Puts bucket `index` in doubt.
+#[inline(always)]
+fn put_in_doubt(index: u32) {
+    let Some(bucket) = NEIGHBOURS.get_ptr_mut(index) else { return };
+    // SAFETY: an aligned word of an array's element, which lives as long as the program.
+    let before = unsafe { fetch_add_one(&raw mut (*bucket).doubts) };
+    // SAFETY: as before. The agent writes it through its own mapping, hence volatile.
+    let settled = unsafe { (&raw const (*bucket).settled).read_volatile() };
+    if before != settled {
+        // The agent knows that it is in doubt. It looks at the count again after it has said that it is not.
+        return;
+    }
+    let number = count_globally(|global| {
+        // SAFETY: the element of `GLOBAL`; only an address is made.
+        unsafe { &raw mut (*global).doubted }
+    });
+    if let Some(noted) = DOUBTED.get_ptr_mut(number as u32 & (DOUBTED_LEN - 1)) {
+        // SAFETY: as before. With its number, so that the agent can tell it from what was noted there before; never 0.
+        unsafe { noted.write_volatile(number << 32 | u64::from(index + 1)) };
+    }
+}
+
+/// Remembers who sent last for an address without a neighbour entry. Says whether it was somebody else before, or may have
+/// been: then the entry that the kernel makes may be changed by this frame before the agent has heard of it.
+#[inline(always)]
+fn is_another_stranger(key: u64, sha: Lladdr) -> bool {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let place = (key ^ key >> 32).wrapping_mul(ODD) >> 52;
+    let Some(slot) = STRANGERS.get_ptr_mut(place as u32) else { return true };
+    let who = (key.wrapping_mul(ODD) ^ sha.word()).wrapping_mul(ODD) | 1;
+    let mut before = who;
+    // SAFETY: an aligned word of an array's element, which lives as long as the program.
+    unsafe {
+        asm!(
+            "{who} = xchg_64({slot} + 0, {who})",
+            who = inout(reg) before,
+            slot = in(reg) slot,
+        );
+    }
+    before != 0 && before != who
 }
 
 /// The time in jiffies: the verifier makes a load of it, where every other clock is a call, which on CPUs that must
@@ -245,6 +303,35 @@ impl Maps {
     #[inline(always)]
     pub(crate) fn count_pass(&self, reason: Reason) {
         self.count(reason.counter());
+    }
+
+    /// To be called before the kernel gets an ARP frame, whatever the reason: if it may change a neighbour entry, that is
+    /// not trusted from here on, until the agent has heard what came of it (docs/adr/0009-doubt.md).
+    ///
+    /// The kernel changes no other entry than that of `spa` on this interface, and none for `spa` 0.0.0.0 (`arp_process`,
+    /// net/ipv4/arp.c); one that is valid stays as it is if it has `sha`, one that is fixed in any case
+    /// (`__neigh_update`, net/core/neighbour.c).
+    #[inline(always)]
+    pub(crate) fn hand_up(&self, frame: &ArpWords) {
+        if !frame.is_ipv4_over_ethernet() || !frame.is_request_or_reply() || frame.spa() == [0; 4] {
+            return;
+        }
+        let addr = IfaceAddr { ifindex: self.ingress, addr: frame.spa() };
+        let key: u64 = transmute!(addr);
+        let sequence = self.sequence();
+        let found = self.neighbour(addr);
+        // While the agent writes, an entry may be in neither of its buckets.
+        if sequence & 1 == 0 && self.sequence() == sequence {
+            match found {
+                Some(neighbour) if neighbour.is_fixed() || neighbour.lladdr() == frame.sha() => return,
+                Some(_) => {}
+                None if is_another_stranger(key, frame.sha()) => {}
+                None => return,
+            }
+        }
+        let [first, second] = choices(key, NEIGHBOUR_BUCKETS);
+        put_in_doubt(first);
+        put_in_doubt(second);
     }
 
     #[inline(always)]

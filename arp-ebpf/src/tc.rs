@@ -3,7 +3,7 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::packet::{Class, Decided, classify, log};
+use crate::packet::{Class, Decided, behind_tags, classify, is_tag, log};
 use crate::tables::Maps;
 use crate::words::read;
 use arp_common::frame::ETHERTYPE_ARP;
@@ -28,10 +28,19 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel called us with.
     let (protocol, ingress, tagged) = unsafe { ((*skb).protocol, (*skb).ifindex, (*skb).vlan_present) };
     if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
+        if is_tag(protocol as u16) {
+            // One tag more than the one in the metadata.
+            if let Some(maps) = Maps::new(ingress) {
+                behind_tags(ctx.data(), ctx.data_end(), |frame| maps.hand_up(frame));
+            }
+        }
         return TC_ACT_UNSPEC;
     }
     let Some(maps) = Maps::new(ingress) else { return TC_ACT_UNSPEC };
     if tagged != 0 {
+        if let Some(frame) = read(ctx.data(), ctx.data_end()) {
+            maps.hand_up(&frame);
+        }
         return pass(&maps, Reason::VLAN_TAG);
     }
     // A driver may leave all but the Ethernet header in pages of their own.
@@ -40,7 +49,7 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         unsafe { bpf_skb_pull_data(skb, ArpFrame::LEN as u32) };
     }
     match classify(ctx.data(), ctx.data_end()) {
-        Class::Other => return TC_ACT_UNSPEC,
+        Class::Other | Class::Tagged => return TC_ACT_UNSPEC,
         Class::TooShort => return pass(&maps, Reason::TOO_SHORT),
         Class::Arp => {}
     }
@@ -54,7 +63,10 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
             let to_asker = frame.src() == frame.sha() && !frame.src().is_group();
             send(skb, &maps, &frame.reply(decided.mac), to_asker && maps.has(Iface::TO_PEER))
         }
-        reason => pass(&maps, Reason::from_raw(reason)),
+        reason => {
+            maps.hand_up(&frame);
+            pass(&maps, Reason::from_raw(reason))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::packet::{Class, Decided, classify, log};
+use crate::packet::{Class, Decided, behind_tags, classify, log};
 use crate::tables::Maps;
 use crate::words::{read, write};
 use arp_common::{ArpFrame, ArpWords, Reason, decide};
@@ -61,6 +61,10 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
     }
     let ingress = ctx.ingress_ifindex() as u32;
     let Some(maps) = Maps::new(ingress) else { return xdp_action::XDP_PASS };
+    if matches!(class, Class::Tagged) {
+        behind_tags(ctx.data(), ctx.data_end(), |frame| maps.hand_up(frame));
+        return xdp_action::XDP_PASS;
+    }
     if matches!(class, Class::TooShort) {
         return pass(&maps, Reason::TOO_SHORT);
     }
@@ -69,7 +73,10 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
     log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
         0 => reply(ctx, &maps, &frame.reply(decided.mac), exit, len(ctx)),
-        reason => pass(&maps, Reason::from_raw(reason)),
+        reason => {
+            maps.hand_up(&frame);
+            pass(&maps, Reason::from_raw(reason))
+        }
     }
 }
 

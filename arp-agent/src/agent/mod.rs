@@ -143,6 +143,7 @@ impl Agent {
         tokio::pin!(stop);
         loop {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
+            let trusted_again = self.bpf.doubts_due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -155,6 +156,9 @@ impl Agent {
                 }
                 () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && due.is_some() => {
                     self.do_what_is_due()?;
+                    self.renew_lease()?;
+                }
+                () = sleep_until(trusted_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && trusted_again.is_some() => {
                     self.renew_lease()?;
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
@@ -173,6 +177,7 @@ impl Agent {
                         self.look_at_all()?;
                         self.settle_writes()?;
                         self.renew_lease()?;
+                        self.settle_all_doubts().await?;
                     }
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));
@@ -215,6 +220,7 @@ impl Agent {
                 // What changed silently meanwhile comes first.
                 self.look_at_all()?;
             }
+            let since_drained = Instant::now();
             let batch = self.notifications.drain();
             let nothing_left = batch.as_ref().is_ok_and(Batch::is_empty);
             self.follow(batch)?;
@@ -222,10 +228,25 @@ impl Agent {
                 return Ok(());
             }
             if nothing_left {
+                self.bpf.settle_doubts(since_drained);
                 return self.bpf.set_lease(self.lease.renew());
             }
         }
         // There is still more: the next heartbeat goes on, and the lease runs out if that takes too long.
+        Ok(())
+    }
+
+    /// Waits until no neighbour entry is in doubt, or for as long as that should take at the most.
+    async fn settle_all_doubts(&mut self) -> anyhow::Result<()> {
+        const TIMES: usize = 20;
+        for _ in 0..TIMES {
+            let since_drained = Instant::now();
+            self.renew_lease()?;
+            if self.in_step.is_err() || self.bpf.settle_all_doubts(since_drained) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(())
     }
 

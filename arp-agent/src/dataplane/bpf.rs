@@ -3,6 +3,7 @@
 use super::Dataplane;
 use super::buckets::{Full, Table};
 use super::counters::CounterPool;
+use super::doubts::{Doubts, PAUSE};
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::Run;
@@ -11,10 +12,11 @@ use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
 use anyhow::{Context as _, anyhow, bail};
 use arp_common::Tables;
+use arp_common::buckets::{PLACES, choices};
 use arp_common::fib::Entry;
 use arp_common::maps::{
-    CHUNK_COUNTERS, Counters, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry, NEIGHBOUR_BUCKETS,
-    Neighbour, NeighbourBucket, Oif, names,
+    CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
+    NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
 };
 use arp_common::settings::Whose;
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
@@ -24,6 +26,7 @@ use nix::time::{ClockId, clock_getres, clock_gettime};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
 use zerocopy::transmute;
 
 /// The eBPF object, as `build.rs` made it.
@@ -43,6 +46,7 @@ const WRITES_LOST: usize = offset_of!(Global, writes_lost) / 8;
 const WHOSE: usize = offset_of!(Global, whose) / 8;
 const NETNS: usize = offset_of!(Global, netns) / 8;
 const WRITTEN_ELSEWHERE: usize = offset_of!(Global, written_elsewhere) / 8;
+const DOUBTED: usize = offset_of!(Global, doubted) / 8;
 
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
@@ -54,6 +58,11 @@ pub struct Bpf {
     oifs: Words,
     ifaces: Table<3>,
     neighbours: Table<1>,
+    /// The buckets of neighbours that have come into doubt, as the program notes them.
+    doubted: Words,
+    /// How many of those have been read.
+    doubted_read: u64,
+    doubts: Doubts,
     proxies: Bytes<8, 4>,
     own_addresses: Bytes<8, 4>,
     counters: CounterPool,
@@ -96,13 +105,17 @@ impl Bpf {
         let fib = MappedFib::new(array(take(names::FIB_ROOT)?)?, ArrayOfMaps::try_from(take(names::FIB_NODES)?)?)?;
         let ifaces = Words::new(array(take(names::IFACES)?)?, size_of::<IfaceBucket>())?;
         let neighbours = Words::new(array(take(names::NEIGHBOURS)?)?, size_of::<NeighbourBucket>())?;
+        let doubted = Words::new(array(take(names::DOUBTED)?)?, size_of::<u64>())?;
         let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
         Ok(Bpf {
             global,
             oifs,
-            ifaces: Table::new(ifaces, IFACE_BUCKETS),
-            neighbours: Table::new(neighbours, NEIGHBOUR_BUCKETS),
+            ifaces: Table::new(ifaces, IFACE_BUCKETS, PLACES),
+            neighbours: Table::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES),
+            doubted,
+            doubted_read: 0,
+            doubts: Doubts::default(),
             proxies: HashMap::try_from(take(names::PROXIES)?)?,
             own_addresses: HashMap::try_from(take(names::OWN_ADDRESSES)?)?,
             counters: CounterPool::new(counters)?,
@@ -192,6 +205,61 @@ impl Bpf {
     /// Lets decisions trust the settings again, unless more were written than this.
     pub fn set_settings_read(&mut self, written: u64) {
         self.global.long(SETTINGS_READ).store(written, Ordering::Release);
+    }
+
+    /// Trusts the neighbour entries again that were in doubt for long enough. To be called when everything that the kernel had
+    /// notified by `since_drained` has been applied.
+    pub fn settle_doubts(&mut self, since_drained: Instant) {
+        self.note_doubts();
+        let neighbours = &self.neighbours;
+        self.doubts.settle(since_drained, None, |bucket| neighbours.doubt(bucket));
+    }
+
+    /// The same for all that have waited for the shortest time that will do, however often they came into doubt. Says whether
+    /// none is in doubt.
+    pub fn settle_all_doubts(&mut self, since_drained: Instant) -> bool {
+        self.note_doubts();
+        let neighbours = &self.neighbours;
+        self.doubts.settle(since_drained, Some(PAUSE), |bucket| neighbours.doubt(bucket));
+        self.doubts.due().is_none()
+    }
+
+    /// Trusts every neighbour entry again: for tests of the program, where no frame reaches a kernel.
+    pub fn trust_again(&mut self) {
+        self.note_doubts();
+        let neighbours = &self.neighbours;
+        self.doubts.settle(Instant::now(), Some(Duration::ZERO), |bucket| neighbours.doubt(bucket));
+    }
+
+    /// When neighbour entries are to be trusted again, if some that the agent knows of are in doubt.
+    pub fn doubts_due(&self) -> Option<Instant> {
+        self.doubts.due()
+    }
+
+    /// Reads which buckets have come into doubt.
+    fn note_doubts(&mut self) {
+        let doubted = self.global.long(DOUBTED).load(Ordering::SeqCst);
+        if doubted == self.doubted_read {
+            return;
+        }
+        let now = Instant::now();
+        if doubted - self.doubted_read > u64::from(DOUBTED_LEN) {
+            // Some of them have been written over.
+            for bucket in 0..self.neighbours.buckets() {
+                self.doubts.note(bucket, self.neighbours.doubt(bucket), now);
+            }
+            self.doubted_read = doubted;
+            return;
+        }
+        while self.doubted_read < doubted {
+            let number = self.doubted_read;
+            let noted = self.doubted.long(number as usize % DOUBTED_LEN as usize).load(Ordering::SeqCst);
+            let bucket = (noted as u32).checked_sub(1).filter(|_| noted >> 32 == number & u64::from(u32::MAX));
+            // Else its CPU is about to write it.
+            let Some(bucket) = bucket else { return };
+            self.doubts.note(bucket, self.neighbours.doubt(bucket), now);
+            self.doubted_read += 1;
+        }
     }
 
     /// Entries for which a map had no room.
@@ -331,7 +399,17 @@ impl Tables for Bpf {
     }
 
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
-        self.neighbours.get(transmute!(key)).map(|words| transmute!(words))
+        let mut neighbour: Neighbour = transmute!(self.neighbours.get(transmute!(key))?);
+        // Where it lies is not told; an entry is not trusted either while the other of its buckets is in doubt, as
+        // both always are.
+        let doubted = choices(transmute!(key), NEIGHBOUR_BUCKETS).into_iter().any(|bucket| {
+            let [doubts, settled] = self.neighbours.doubt(bucket);
+            doubts.load(Ordering::Relaxed) != settled.load(Ordering::Relaxed)
+        });
+        if doubted {
+            neighbour.flags |= Neighbour::DOUBTED;
+        }
+        Some(neighbour)
     }
 
     fn proxied(&self, key: IfaceAddr) -> bool {

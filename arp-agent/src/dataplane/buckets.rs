@@ -2,13 +2,16 @@
 
 use super::memory::Words;
 use arp_common::buckets::{PLACES, choices};
-use std::sync::atomic::Ordering;
+use arp_common::maps::NEIGHBOUR_PLACES;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A table of `BUCKETS` buckets, whose values have `WORDS` words of 8 bytes.
 #[derive(Debug)]
 pub(super) struct Table<const WORDS: usize> {
     words: Words,
     buckets: u32,
+    /// In how many places of a bucket keys may lie.
+    places: usize,
 }
 
 /// Both buckets of a key are full.
@@ -16,9 +19,10 @@ pub(super) struct Table<const WORDS: usize> {
 pub(super) struct Full;
 
 impl<const WORDS: usize> Table<WORDS> {
-    /// The table in this memory, which holds `buckets` buckets and nothing but zeros.
-    pub(super) fn new(words: Words, buckets: u32) -> Self {
-        Table { words, buckets }
+    /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places` places
+    /// of a bucket.
+    pub(super) fn new(words: Words, buckets: u32, places: usize) -> Self {
+        Table { words, buckets, places: places.min(PLACES) }
     }
 
     /// The value of a key.
@@ -65,14 +69,15 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 
     fn find(&self, key: u64) -> Option<(u32, usize)> {
+        let each = self.places;
         let mut places =
-            choices(key, self.buckets).into_iter().flat_map(|bucket| (0..PLACES).map(move |at| (bucket, at)));
+            choices(key, self.buckets).into_iter().flat_map(|bucket| (0..each).map(move |at| (bucket, at)));
         places.find(|&(bucket, place)| self.key(bucket, place) == key)
     }
 
     /// A free place in the emptier one of the key's buckets: so that they fill evenly.
     fn free_place(&self, key: u64) -> Option<(u32, usize)> {
-        let free = |bucket: u32| (0..PLACES).filter(move |&place| self.key(bucket, place) == 0);
+        let free = |bucket: u32| (0..self.places).filter(move |&place| self.key(bucket, place) == 0);
         let [first, second] = choices(key, self.buckets);
         let emptier = if free(second).count() > free(first).count() { second } else { first };
         free(emptier).next().map(|place| (emptier, place))
@@ -81,7 +86,7 @@ impl<const WORDS: usize> Table<WORDS> {
     /// A place in one of the key's full buckets, from which another key could be moved to its other bucket.
     fn make_place(&mut self, key: u64) -> Option<(u32, usize)> {
         for bucket in choices(key, self.buckets) {
-            for place in 0..PLACES {
+            for place in 0..self.places {
                 let moved = self.key(bucket, place);
                 if let Some((to, at)) = self.free_place(moved) {
                     let value = self.value(bucket, place);
@@ -91,6 +96,19 @@ impl<const WORDS: usize> Table<WORDS> {
             }
         }
         None
+    }
+}
+
+impl Table<1> {
+    /// In a bucket of neighbours, the word that counts doubts, which the program writes, and the one up to which they are
+    /// settled ([`arp_common::maps::NeighbourBucket`]).
+    pub(super) fn doubt(&self, bucket: u32) -> [&AtomicU64; 2] {
+        [key_at::<1>(bucket, NEIGHBOUR_PLACES), value_at::<1>(bucket, NEIGHBOUR_PLACES)].map(|at| self.words.long(at))
+    }
+
+    /// How many buckets there are.
+    pub(super) fn buckets(&self) -> u32 {
+        self.buckets
     }
 }
 
@@ -105,10 +123,11 @@ fn value_at<const WORDS: usize>(bucket: u32, place: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arp_common::maps::NeighbourBucket;
+    use arp_common::maps::{Neighbour, NeighbourBucket};
 
     fn table(buckets: u32) -> Table<1> {
-        Table::new(Words::anonymous(buckets as usize * size_of::<NeighbourBucket>()).unwrap(), buckets)
+        let words = Words::anonymous(buckets as usize * size_of::<NeighbourBucket>()).unwrap();
+        Table::new(words, buckets, NEIGHBOUR_PLACES)
     }
 
     #[test]
@@ -127,16 +146,25 @@ mod tests {
     #[test]
     fn the_program_s_bucket_is_what_was_written() {
         let mut table = table(1);
-        for key in 1..=PLACES as u64 {
+        for key in 1..=NEIGHBOUR_PLACES as u64 {
             table.insert(key, [key * 10]).unwrap();
         }
+        let [doubts, settled] = table.doubt(0);
+        doubts.store(8, Ordering::Relaxed);
+        settled.store(9, Ordering::Relaxed);
         let words: Vec<u64> = (0..8).map(|at| table.words.long(at).load(Ordering::Relaxed)).collect();
         let bucket: NeighbourBucket = zerocopy::transmute!(<[u64; 8]>::try_from(words).unwrap());
-        for key in 1..=PLACES as u64 {
-            assert_eq!(bucket.find(key), Some([key * 10]));
+        assert_eq!((bucket.doubts, bucket.settled), (8, 9));
+        for key in 1..=NEIGHBOUR_PLACES as u64 {
+            let value = |neighbour: Neighbour| zerocopy::transmute!(Neighbour { flags: 0, ..neighbour });
+            let found: Option<u64> = bucket.find(key).map(value);
+            assert_eq!(found, Some(key * 10));
+            assert_eq!(bucket.find(key).map(|neighbour| neighbour.is_doubted()), Some(true));
         }
         assert_eq!(table.insert(5, [50]), Err(Full));
-        assert_eq!(bucket.find(5), None);
+        assert_eq!(bucket.find(5).or(bucket.find(8)).or(bucket.find(9)), None);
+        let settled = NeighbourBucket { settled: 8, ..bucket };
+        assert_eq!(settled.find(1).map(|neighbour| neighbour.flags), Some(0));
     }
 
     /// Also those that were moved to make room are found afterwards.
@@ -148,7 +176,7 @@ mod tests {
             let addr = u64::from(u32::from_ne_bytes([10, 244, (host >> 8) as u8, host as u8]));
             addr << 32 | u64::from(1000 + host % 977)
         };
-        let room = 0..BUCKETS * PLACES as u32 * 3 / 4;
+        let room = 0..BUCKETS * NEIGHBOUR_PLACES as u32 * 3 / 4;
         let refused = room.clone().filter(|&host| table.insert(key(host), [u64::from(host)]).is_err());
         assert_eq!(refused.count(), 0);
         assert!(room.into_iter().all(|host| table.get(key(host)) == Some([u64::from(host)])));

@@ -6,6 +6,7 @@ mod buckets;
 mod calls;
 pub mod choice;
 mod counters;
+mod doubts;
 pub mod fake;
 mod layout;
 mod memory;

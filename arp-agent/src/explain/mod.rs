@@ -193,8 +193,13 @@ impl<T: Tables> Tables for Recorder<'_, T> {
 
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
         let neighbour = self.tables.neighbour(key);
-        let found = neighbour.map(|Neighbour { lladdr, fixed }| {
-            format!("{}{}", Mac(lladdr), if fixed == 0 { "" } else { ", never changed by a request" })
+        let found = neighbour.map(|neighbour| {
+            let more = match (neighbour.is_fixed(), neighbour.is_doubted()) {
+                (true, _) => ", never changed by a request",
+                (false, true) => ", in doubt: a frame may have changed it a moment ago",
+                (false, false) => "",
+            };
+            format!("{}{more}", Mac(neighbour.lladdr))
         });
         self.note(format!("neighbour {}", describe_key(key)), found.unwrap_or_else(|| "no valid entry".into()));
         neighbour

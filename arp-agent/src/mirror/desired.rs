@@ -238,7 +238,8 @@ pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
     if entry.state & NUD_VALID == 0 || (entry.lladdr.is_none() && !fixed) {
         return None;
     }
-    Some(Neighbour { lladdr: entry.lladdr.unwrap_or_default(), fixed: u16::from(fixed) })
+    let flags = if fixed { Neighbour::FIXED } else { 0 };
+    Some(Neighbour { lladdr: entry.lladdr.unwrap_or_default(), flags })
 }
 
 /// The leaf of exactly `prefix`, or `None` if shorter prefixes decide there.

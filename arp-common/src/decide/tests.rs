@@ -80,7 +80,7 @@ fn world() -> World {
         lease: true,
         settings_read: true,
         iface: Some(Iface { mac: CALI_MAC, flags, blocked: 0, medium_id: 0 }),
-        neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, fixed: 0 })]),
+        neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, flags: 0 })]),
         proxies: BTreeSet::new(),
         owned: BTreeSet::new(),
         oifs: [Oif { ifindex: CALI, medium_id: 0 }, Oif { ifindex: UPLINK, medium_id: 0 }],
@@ -211,9 +211,11 @@ fn the_sender_must_be_reached_by_the_ingress_interface() {
 fn the_neighbour_entry_must_stay_as_it_is() {
     assert_eq!(when(GATEWAY, |world| world.neighbours.clear()), Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN));
     assert_eq!(of(GATEWAY, |frame| frame.arp.sha = [9; 6]), Verdict::Pass(Reason::NEIGHBOUR_DIFFERS));
-    let fixed = |world: &mut World| world.neighbours.get_mut(&at(CALI, POD)).unwrap().fixed = 1;
+    let flagged = |flags| move |world: &mut World| world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = flags;
+    assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED)), Verdict::Pass(Reason::NEIGHBOUR_DOUBTED));
+    assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED | Neighbour::FIXED)), REPLY, "no frame changes it");
     let mut permanent = world();
-    fixed(&mut permanent);
+    flagged(Neighbour::FIXED)(&mut permanent);
     let mut frame = ask(GATEWAY);
     frame.arp.sha = [9; 6];
     assert_eq!(verdict(&permanent, &frame), REPLY, "a permanent entry is never changed");

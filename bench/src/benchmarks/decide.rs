@@ -146,7 +146,7 @@ impl World {
         let targets = hosts(routes, layout);
         let mut bpf = Bpf::load(false)?;
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-        let neighbour = Neighbour { lladdr: POD_MAC, fixed: 0 };
+        let neighbour = Neighbour { lladdr: POD_MAC, flags: 0 };
         let mut changes = vec![
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
             Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),

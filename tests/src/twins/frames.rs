@@ -27,6 +27,11 @@ impl Frame {
         Some(IfaceAddr { ifindex: self.port.into(), addr: frame.arp.spa })
     }
 
+    /// Whether it begins with a VLAN tag.
+    pub(super) fn is_tagged(&self) -> bool {
+        self.without_tags().len() < self.bytes.len()
+    }
+
     /// The frame without VLAN tags: the kernel takes off those of VLAN 0.
     pub(super) fn without_tags(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();

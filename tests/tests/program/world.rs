@@ -42,7 +42,7 @@ impl World {
             Change::Insert(Prefix::new(LOCAL, 32), Entry::LOCAL),
             Change::Insert(Prefix::new([10, 66, 0, 0], 16), Entry::OPAQUE),
             Change::Insert(Prefix::new([10, 67, 4, 0], 22), Entry::UNANSWERABLE),
-            Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, fixed: 0 })),
+            Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: 0 })),
             Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
         ])?;
         world.set_lease(true)?;

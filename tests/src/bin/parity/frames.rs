@@ -16,7 +16,27 @@ const STRANGERS: usize = 6;
 /// Frames for the world as planned so far.
 pub(crate) fn draw(plan: &mut Plan, count: usize) -> Vec<Frame> {
     let mut strangers = STRANGERS;
-    (0..count).map(|_| frame(plan, &mut strangers)).collect()
+    let mut frames = Vec::with_capacity(count);
+    while frames.len() < count {
+        let frame = frame(plan, &mut strangers);
+        if plan.dice.chance(4) {
+            frames.extend(flip(plan, &frame));
+        }
+        frames.push(frame);
+    }
+    frames
+}
+
+/// Another host with the sender's address says so right before, in a way that may change the neighbour entry.
+fn flip(plan: &mut Plan, frame: &Frame) -> Option<Frame> {
+    let mut arp = frame.arp()?;
+    arp.arp.sha[4] ^= 0x20;
+    match plan.dice.below(4) {
+        0 => arp.arp.tpa = arp.arp.spa,
+        1 => reply(plan, &mut arp, frame.port),
+        _ => {}
+    }
+    Some(Frame { port: frame.port, bytes: arp.to_bytes().to_vec() })
 }
 
 fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {

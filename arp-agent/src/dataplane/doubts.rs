@@ -1,0 +1,184 @@
+//! Which buckets of neighbours are in doubt, and when they may be trusted again (docs/adr/0009-doubt.md).
+//!
+//! The program puts a bucket in doubt when it hands up a frame that may change an entry there. By the time that the frame
+//! must have reached the neighbour table, whatever the kernel did of it has been notified: once all of that is applied,
+//! the entries are right again.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a frame may be on its way from the program to the neighbour table: it is handed on in the same softirq, or queued for
+/// another CPU (RPS), or waits there for as long as the kernel defers softirqs.
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
+/// The longest pause for a bucket that comes into doubt again and again.
+const LONGEST: Duration = Duration::from_secs(1);
+/// A bucket that comes into doubt again so soon after it was trusted waits twice as long as the last time.
+const SOON: Duration = Duration::from_secs(1);
+/// So many buckets are remembered after they were trusted again.
+const REMEMBERED: usize = 4096;
+
+/// The two words of a bucket: the program's count of doubts, the agent's of those that are settled.
+pub(super) type Counts<'a> = [&'a AtomicU64; 2];
+
+/// The buckets in doubt that the agent knows of.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    waiting: BTreeMap<u32, Waiting>,
+    /// Those that were trusted again: when, and after which pause.
+    trusted: BTreeMap<u32, (Instant, Duration)>,
+}
+
+/// A bucket in doubt.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// The program's count when it was looked at.
+    doubts: u64,
+    /// When that was.
+    since: Instant,
+    /// How long it is waited.
+    pause: Duration,
+}
+
+impl Doubts {
+    /// A bucket is in doubt.
+    pub(super) fn note(&mut self, bucket: u32, [doubts, settled]: Counts<'_>, now: Instant) {
+        let Entry::Vacant(place) = self.waiting.entry(bucket) else { return };
+        let doubts = doubts.load(Ordering::SeqCst);
+        if doubts == settled.load(Ordering::SeqCst) {
+            return;
+        }
+        let again = self.trusted.remove(&bucket).filter(|(trusted, _)| now.saturating_duration_since(*trusted) < SOON);
+        let pause = again.map_or(PAUSE, |(_, pause)| longer(pause));
+        place.insert(Waiting { doubts, since: now, pause });
+    }
+
+    /// Trusts the buckets that have waited, `since_drained` being a moment since which everything that the kernel had notified
+    /// by then has been applied. `at_least` is the shortest pause that will do, whatever pause a bucket has.
+    pub(super) fn settle<'a>(
+        &mut self,
+        since_drained: Instant,
+        at_least: Option<Duration>,
+        counts: impl Fn(u32) -> Counts<'a>,
+    ) {
+        let trusted = &mut self.trusted;
+        self.waiting.retain(|&bucket, waiting| {
+            let pause = at_least.unwrap_or(waiting.pause);
+            if since_drained.saturating_duration_since(waiting.since) < pause {
+                return true;
+            }
+            let [doubts, settled] = counts(bucket);
+            if doubts.load(Ordering::SeqCst) == waiting.doubts {
+                settled.store(waiting.doubts, Ordering::SeqCst);
+            }
+            // After the store: the program notes a bucket only if it has found it settled.
+            let doubts = doubts.load(Ordering::SeqCst);
+            if doubts == settled.load(Ordering::SeqCst) {
+                trusted.insert(bucket, (since_drained, waiting.pause));
+                return false;
+            }
+            *waiting = Waiting { doubts, since: Instant::now(), pause: longer(waiting.pause) };
+            true
+        });
+        if self.trusted.len() > REMEMBERED {
+            self.trusted.retain(|_, (trusted, _)| since_drained.saturating_duration_since(*trusted) < SOON);
+        }
+    }
+
+    /// When the next bucket may be trusted, if one is in doubt.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.waiting.values().map(|waiting| waiting.since + waiting.pause).min()
+    }
+}
+
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(LONGEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUCKET: u32 = 7;
+
+    /// A bucket's words, and what the agent knows.
+    struct World {
+        doubts: AtomicU64,
+        settled: AtomicU64,
+        known: Doubts,
+        start: Instant,
+    }
+
+    impl World {
+        fn new() -> Self {
+            World {
+                doubts: AtomicU64::new(0),
+                settled: AtomicU64::new(0),
+                known: Doubts::default(),
+                start: Instant::now(),
+            }
+        }
+
+        fn doubt(&self) {
+            self.doubts.fetch_add(1, Ordering::SeqCst);
+        }
+
+        fn note(&mut self, ms: u64) {
+            let now = self.start + Duration::from_millis(ms);
+            self.known.note(BUCKET, [&self.doubts, &self.settled], now);
+        }
+
+        fn is_trusted_at(&mut self, ms: u64) -> bool {
+            let now = self.start + Duration::from_millis(ms);
+            self.known.settle(now, None, |_| [&self.doubts, &self.settled]);
+            self.doubts.load(Ordering::SeqCst) == self.settled.load(Ordering::SeqCst)
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_trusted_when_the_frame_must_have_arrived() {
+        let mut world = World::new();
+        world.doubt();
+        world.note(0);
+        assert!(!world.is_trusted_at(4));
+        assert!(world.is_trusted_at(5));
+        assert_eq!(world.known.due(), None);
+    }
+
+    #[test]
+    fn a_doubt_that_came_meanwhile_is_not_settled_with_the_others() {
+        let mut world = World::new();
+        world.doubt();
+        world.note(0);
+        world.doubt();
+        assert!(!world.is_trusted_at(5));
+        assert!(world.known.due().is_some(), "it is waited again, though the program notes nothing");
+        assert_eq!(world.settled.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn what_comes_into_doubt_again_and_again_waits_longer() {
+        let mut world = World::new();
+        let mut now = 0;
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            world.doubt();
+            world.note(now);
+            let due = world.known.due().unwrap();
+            pauses.push((due - world.start).as_millis() as u64 - now);
+            now = (due - world.start).as_millis() as u64;
+            assert!(world.is_trusted_at(now));
+        }
+        assert_eq!(pauses, [5, 10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        world.doubt();
+        world.note(now + 1_000);
+        assert_eq!(world.known.due(), Some(world.start + Duration::from_millis(now + 1_005)), "after some rest");
+    }
+
+    #[test]
+    fn what_is_not_in_doubt_is_not_waited_for() {
+        let mut world = World::new();
+        world.note(0);
+        assert_eq!(world.known.due(), None);
+    }
+}
