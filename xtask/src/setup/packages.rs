@@ -111,30 +111,25 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
         bail!("{lacks}\n{refused:#}");
     }
     eprintln!("setup: {refused:#}\nsetup: unpacking {} into .tools/clients instead", packages.join(" "));
-    unpack_clients(&packages, &missing)
+    unpack_clients(&missing)
         .map_err(|error| anyhow!("{lacks}\n{refused:#}\nNor could they be unpacked into .tools/clients: {error:#}"))
 }
 
-/// Unpacks packages into `.tools/clients`, and makes a script for each program in `.tools/clients/bin` that runs it
-/// with its own libraries: [`process::find_program`] and [`process::lab_path`] look there, too.
-fn unpack_clients(packages: &[&str], programs: &[&Client]) -> Result<()> {
-    let mut all = BTreeSet::new();
-    for package in packages {
-        match with_dependencies(package) {
-            Ok(dependencies) => all.extend(dependencies),
-            // What apt refuses to install even in pretence: the package alone, whose libraries may be here.
-            Err(_) => drop(all.insert((*package).to_owned())),
-        }
-    }
-    // The loader that starts them is the system's, and takes no other C library than its own.
-    all.remove("libc6");
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    let folder = process::clients();
-    unpack(&all, &folder)?;
-    let bin = folder.join("bin");
+/// Unpacks the packages of programs into `.tools/clients`, each into a folder of its own, and makes a script for each
+/// program in `.tools/clients/bin` that runs it with its own libraries: [`process::find_program`] and
+/// [`process::lab_path`] look there, too.
+fn unpack_clients(programs: &[&Client]) -> Result<()> {
+    let bin = process::clients().join("bin");
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     for client in programs {
-        let places = ["usr/bin", "usr/sbin", "sbin"].map(|place| folder.join(place).join(client.program));
+        // What apt refuses to install even in pretence: the package alone, whose libraries may be here.
+        let mut packages = with_dependencies(client.package).unwrap_or_else(|_| vec![client.package.to_owned()]);
+        // The loader that starts it is the system's, and takes no other C library than its own.
+        packages.retain(|package| package != "libc6");
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        let folder = process::clients().join(client.package);
+        unpack(&packages, &folder)?;
+        let places = ["usr/bin", "usr/sbin", "sbin", "bin"].map(|place| folder.join(place).join(client.program));
         let Some(program) = places.into_iter().find(|program| program.is_file()) else {
             bail!("there is no {} in {}", client.program, client.package);
         };
