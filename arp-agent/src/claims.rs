@@ -4,6 +4,7 @@
 //! documents say as little as possible that the code can change.
 
 use crate::cli::{Cli, Hook, TcAttach, XdpMode};
+use crate::commands::run::CAPABILITIES;
 use crate::commands::stats;
 use crate::control::{InterfaceStatus, Peer, Status};
 use crate::dataplane::choice::{How, Wish, choices};
@@ -72,10 +73,7 @@ fn set<T: Into<String>>(things: impl IntoIterator<Item = T>) -> BTreeSet<String>
 fn assert_same(claimed: &BTreeSet<String>, is: &BTreeSet<String>, whose: &str) {
     let missing: Vec<&String> = is.difference(claimed).collect();
     let stale: Vec<&String> = claimed.difference(is).collect();
-    assert!(
-        missing.is_empty() && stale.is_empty(),
-        "{whose}: it lacks {missing:?}; it names {stale:?}, which is not so"
-    );
+    assert!(missing.is_empty() && stale.is_empty(), "{whose}: it lacks {missing:?}, and wrongly names {stale:?}");
 }
 
 #[test]
@@ -433,4 +431,26 @@ fn commands_in_documents_exist() {
         claimed.extend(commands.filter(in_code));
     }
     assert_same(&claimed, &is, "README.md and docs/operations.md, the commands of arp-agent");
+}
+
+#[test]
+fn documents_and_errors_name_the_capabilities_that_are_asked_for() {
+    let is = set(CAPABILITIES.map(|capability| capability.to_string()));
+    let named = |text: &str| {
+        let is_part = |c: char| c.is_ascii_uppercase() || c == '_';
+        set(text.split(|c| !is_part(c)).filter(|word| word.starts_with("CAP_")))
+    };
+    let readme = section(&document("README.md"), "## Requirements");
+    let requirements = readme.split("Tested").next().unwrap_or_default();
+    assert_same(&named(requirements), &is, "README.md, Requirements");
+    let needs = section(&document("docs/operations.md"), "## What it needs");
+    let sentence = needs.split(" in the network namespace").next().unwrap_or_default();
+    assert_same(&named(sentence), &is, "docs/operations.md, What it needs");
+    for setting in ["AmbientCapabilities=", "CapabilityBoundingSet="] {
+        let line = needs.lines().find(|line| line.starts_with(setting)).unwrap_or_default();
+        assert_same(&named(line), &is, &format!("docs/operations.md, the unit's {setting}"));
+    }
+    let source = include_str!("commands/run.rs");
+    let line = source.lines().find(|line| line.contains("AmbientCapabilities=")).unwrap_or_default();
+    assert_same(&named(line), &is, "the error of arp-agent run");
 }

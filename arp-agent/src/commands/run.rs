@@ -286,7 +286,8 @@ fn read_config(path: &Path) -> anyhow::Result<Config> {
 
 /// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation,
 /// and refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
-const CAPABILITIES: [Capability; 3] = [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+pub(crate) const CAPABILITIES: [Capability; 3] =
+    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
 fn need_capabilities() -> anyhow::Result<()> {
     let held = caps::read(None, CapSet::Effective).context("reading the process's capabilities failed")?;
