@@ -43,7 +43,7 @@ pub enum Event {
     ProxyDelay(u32, Option<u64>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
-    /// Whether something of netfilter may do anything to any ARP frame: an arptables table, or an ARP-family chain of
+    /// Whether something of netfilter may do anything to any ARP frame: arptables rules, or an ARP-family chain of
     /// nftables with a hook, unless all that it does is known.
     ArpNetfilter(bool),
     /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.

@@ -78,6 +78,9 @@ pub struct Agent {
     redump: Redump,
     /// When all that changes silently will be looked for.
     look_at_all_at: Instant,
+    /// When static proxy entries are read next, and the pause before that.
+    proxies_at: Option<Instant>,
+    proxies_pause: Duration,
     resyncs: u64,
     overruns: u64,
 }
@@ -118,6 +121,8 @@ impl Agent {
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
             look_at_all_at: Instant::now(),
+            proxies_at: None,
+            proxies_pause: Duration::ZERO,
             resyncs: 0,
             overruns: 0,
         };
@@ -144,6 +149,7 @@ impl Agent {
         loop {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
             let trusted_again = self.bpf.doubts_due();
+            let proxies_due = self.proxies_due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -160,6 +166,9 @@ impl Agent {
                 }
                 () = sleep_until(trusted_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && trusted_again.is_some() => {
                     self.renew_lease()?;
+                }
+                () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && proxies_due.is_some() => {
+                    self.look_at_proxies()?;
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
                     self.resync("retry")?;

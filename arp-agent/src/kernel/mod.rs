@@ -15,6 +15,7 @@ use std::fmt;
 
 use crate::event::{Event, Which};
 
+mod arptables;
 #[cfg(test)]
 mod captured;
 mod cgroup;

@@ -1,8 +1,8 @@
-//! What only procfs tells: `net.ipv4.conf.all.*`, and whether an arptables table is loaded.
+//! What only procfs tells: `net.ipv4.conf.all.*`.
 
 use std::{
     fs::{self, File},
-    io, mem,
+    io,
     os::unix::fs::FileExt,
 };
 
@@ -80,49 +80,6 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("opening {path}")),
     }
-}
-
-/// The names of the tables of legacy arptables: a file that is there while the module is loaded. It is kept open from then on,
-/// because opening it costs several times what reading it does.
-#[derive(Default)]
-pub(super) struct ArpTables {
-    names: Option<File>,
-    /// It was told that the file may not be read.
-    told: bool,
-}
-
-impl ArpTables {
-    /// Whether there is a table, in the network namespace of the calling thread; once there was one, in that of the
-    /// thread that saw it first.
-    pub(super) fn any(&mut self) -> Result<bool> {
-        // The file of a module that was unloaded cannot be read any more; there may be another one by now.
-        if let Some(any) = self.names.as_ref().and_then(|names| is_not_empty(names).ok()) {
-            return Ok(any);
-        }
-        self.names = None;
-        let path = "/proc/thread-self/net/arp_tables_names";
-        match File::open(path) {
-            Ok(names) => is_not_empty(self.names.insert(names)).with_context(|| format!("reading {path}")),
-            // The module is not loaded.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            // Its mode is 0440, and it belongs to root: what is in it may be a table.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                if !mem::replace(&mut self.told, true) {
-                    log::warn!(
-                        "the module arp_tables is loaded, and {path} may not be read: every frame passes, because \
-                         there may be a table of arptables; run as root (uid 0), give CAP_DAC_READ_SEARCH, or unload \
-                         the module"
-                    );
-                }
-                Ok(true)
-            }
-            Err(error) => Err(error).with_context(|| format!("opening {path}")),
-        }
-    }
-}
-
-fn is_not_empty(file: &File) -> io::Result<bool> {
-    Ok(file.read_at(&mut [0], 0)? != 0)
 }
 
 fn number(file: &File) -> Result<i32> {

@@ -11,11 +11,12 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
+    arptables::ArpTables,
     features::Features,
     hooks::{self, Bound},
     link, neighbour,
     netfilter::{self, ArpChains},
-    procfs::{self, AllSettings, ArpTables},
+    procfs::{self, AllSettings},
     route,
     socket::{Asker, errno},
     wire::{self, Message, Request},
@@ -49,6 +50,8 @@ struct Last {
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
     proxy_delays: Option<Vec<(u32, u64)>>,
     arp_netfilter: Option<bool>,
+    /// Whether arptables may do anything.
+    arptables: Option<bool>,
     held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
     /// Interfaces with a queueing discipline for what comes in.
@@ -134,6 +137,12 @@ impl Reader {
             self.last = Last::default();
         }
         events
+    }
+
+    /// The static proxy entries, if they are others than they were when they were read last.
+    pub fn changed_proxies(&mut self) -> Result<Vec<Event>> {
+        let proxies = self.proxies()?;
+        Ok(changed(&mut self.last.proxies, proxies).map(Event::Proxies).into_iter().collect())
     }
 
     /// A link as it was read last.
@@ -286,14 +295,13 @@ impl Reader {
     }
 
     fn changes_at_large(&mut self) -> Result<Vec<Event>> {
-        let proxies = self.proxies()?;
-        let mut events = Vec::new();
+        let mut events = self.changed_proxies()?;
         // An ARP chain of nftables is notified.
-        if self.last.arp_netfilter == Some(false) && self.arptables.any()? {
-            self.last.arp_netfilter = Some(true);
-            events.push(Event::ArpNetfilter(true));
+        if self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.any()?) {
+            let arp = self.arp_netfilter()?;
+            events.extend(changed(&mut self.last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
+            events.extend(changed(&mut self.last.held_back, arp.held_back).map(Event::HeldBack));
         }
-        events.extend(changed(&mut self.last.proxies, proxies).map(Event::Proxies));
         Ok(events)
     }
 
@@ -311,6 +319,7 @@ impl Reader {
 
     fn arp_netfilter(&mut self) -> Result<ArpChains> {
         let arptables = self.arptables.any()?;
+        self.last.arptables = Some(arptables);
         let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
         if arptables || !netfilter::any_bound(&chains) {
             return Ok(ArpChains { foreign: arptables, held_back: Vec::new() });

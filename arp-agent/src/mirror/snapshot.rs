@@ -64,7 +64,7 @@ pub struct Snapshot {
     pub proxy_delays: BTreeMap<u32, u64>,
     /// `net.ipv4.conf.all`; `None` until read.
     pub all: Option<Settings>,
-    /// An ARP-family netfilter chain or arptables table exists that may do anything.
+    /// An ARP-family netfilter chain or arptables rule exists that may do anything.
     pub arp_netfilter: bool,
     /// The addresses about which netfilter drops replies, by the interface's name.
     pub held_back: BTreeMap<String, BTreeSet<Ipv4Addr>>,

@@ -31,15 +31,24 @@ struct Change {
     undo: fn() -> Result<()>,
     /// Without the hook it is found by re-reading only.
     silent: bool,
+    /// Before the turns and after them, if the kernel answers for another reason than a route.
+    prepare: fn() -> Result<()>,
+    finish: fn() -> Result<()>,
 }
 
-const CHANGES: [Change; 5] = [
+fn nothing() -> Result<()> {
+    Ok(())
+}
+
+const CHANGES: [Change; 6] = [
     Change {
         what: "route removed",
         tpa: TARGET,
         make: || kernel_calls::set_route(TARGET, 32, "u0", false),
         undo: || kernel_calls::set_route(TARGET, 32, "u0", true),
         silent: false,
+        prepare: nothing,
+        finish: nothing,
     },
     Change {
         what: "link down",
@@ -51,6 +60,8 @@ const CHANGES: [Change; 5] = [
             kernel_calls::set_route(TARGET, 32, "u0", true)
         },
         silent: false,
+        prepare: nothing,
+        finish: nothing,
     },
     Change {
         what: "proxy_arp written",
@@ -58,6 +69,8 @@ const CHANGES: [Change; 5] = [
         make: || write("proxy_arp", "0"),
         undo: || write("proxy_arp", "1"),
         silent: false,
+        prepare: nothing,
+        finish: nothing,
     },
     Change {
         what: "arp_ignore written",
@@ -65,6 +78,8 @@ const CHANGES: [Change; 5] = [
         make: || write("arp_ignore", "8"),
         undo: || write("arp_ignore", "0"),
         silent: true,
+        prepare: nothing,
+        finish: nothing,
     },
     Change {
         what: "RTM_SETLINK of arp_ignore",
@@ -72,6 +87,24 @@ const CHANGES: [Change; 5] = [
         make: || kernel_calls::set_link_setting("v0", 19, 8),
         undo: || kernel_calls::set_link_setting("v0", 19, 0),
         silent: false,
+        prepare: nothing,
+        finish: nothing,
+    },
+    // Nobody is told; it is looked for while there is an entry.
+    Change {
+        what: "static proxy entry removed",
+        tpa: ROUTED_TARGET,
+        make: || kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"),
+        undo: || kernel_calls::publish(ROUTED_TARGET, "v0"),
+        silent: false,
+        prepare: || {
+            write("proxy_arp", "0")?;
+            kernel_calls::publish(ROUTED_TARGET, "v0")
+        },
+        finish: || {
+            kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0")?;
+            write("proxy_arp", "1")
+        },
     },
 ];
 
@@ -90,9 +123,11 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
             for (case, (agent, lab)) in CASES.iter().zip(&nodes) {
                 context.check()?;
                 let mut last = Vec::new();
+                lab.node().run(change.prepare)??;
                 for _ in 0..turns {
                     last.push(turn(agent.as_ref(), lab, change).with_context(|| format!("{}, {case}", change.what))?);
                 }
+                lab.node().run(change.finish)??;
                 last.sort_by(f64::total_cmp);
                 let at = |share: f64| last[((last.len() - 1) as f64 * share).ceil() as usize];
                 for (name, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {

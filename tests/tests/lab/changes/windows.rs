@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::stream::{Stream, until_fast};
 use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{Agent, AgentOptions, Lab, kernel_calls, needs_root};
+use tests::{Agent, AgentOptions, Lab, kernel_calls, needs_root, stretched};
 
 /// How long a stream goes on after a change; what is not notified is read again every 50 ms in the lab.
 const AFTER: Duration = Duration::from_millis(120);
@@ -182,6 +182,33 @@ fn static_proxy_entries_are_followed_however_they_are_removed() -> Result<()> {
             lab.node().run(|| kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"))?
         })?;
     }
+    Ok(())
+}
+
+/// The kernel tells nobody, and an agent with its default interval would look for it each 250 ms only.
+#[test]
+fn a_static_proxy_entry_that_is_removed_is_hardly_answered_for() -> Result<()> {
+    const ROUNDS: usize = 15;
+    needs_root!();
+    let lab = topology::matrix()?;
+    let agent = AgentOptions::new(&["v0"]).default_reread().start(lab.node())?;
+    lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
+    let p0 = lab.host("p0");
+    let mut lasts = Vec::new();
+    for _ in 0..ROUNDS {
+        // By a call of this process: `ip` would take longer to end than the agent to follow.
+        lab.node().run(|| kernel_calls::publish(ROUTED_TARGET, "v0"))??;
+        until_fast(&agent, p0, ROUTED_TARGET)?;
+        let remove = || lab.node().run(|| kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"))?;
+        lasts.push(Stream::around(p0, ROUTED_TARGET, AFTER, remove)?.answered_later().1);
+    }
+    lasts.sort_unstable();
+    println!(
+        "the last answer after the removal, of {ROUNDS}: median {:?}, last {:?}",
+        lasts[ROUNDS / 2],
+        lasts[ROUNDS - 1]
+    );
+    assert!(lasts[ROUNDS / 2] <= stretched(Duration::from_millis(20)), "{lasts:?}");
     Ok(())
 }
 

@@ -1,9 +1,12 @@
 //! What could see the frame first, or hold the reply back (§12.6, and K025, K028, K029, K122): while it is there, every frame
 //! passes, for a reason that names it. Each is tried out three times: there before the agent, come while it runs, gone again.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
-use tests::{Answerer, Hook, Host, Lab, Parity, needs_root, topology};
+use tests::stream::{Stream, until_fast};
+use tests::{AgentOptions, Answerer, Hook, Host, Lab, Parity, needs_root, topology};
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Silent};
@@ -88,28 +91,64 @@ fn k135_an_arp_chain_whose_rule_comes_later() -> Result<()> {
 #[test]
 fn k135_arptables_drops_what_comes_in() -> Result<()> {
     needs_root!();
-    // A table of arptables stays, without rules too, until its module or the namespace goes.
-    let legacy = |lab: &Lab| -> Result<()> {
-        let done = lab.node().output("arptables-legacy -A INPUT -j DROP")?;
+    let legacy = |lab: &Lab, arguments: &str| -> Result<()> {
+        let done = lab.node().output(&format!("arptables-legacy {arguments}"))?;
         ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         Ok(())
     };
     let probe = Lab::new()?;
-    if let Err(error) = legacy(&probe) {
+    if let Err(error) = legacy(&probe, "-L") {
         tests::skip(&format!("this kernel has no arptables: {error:#}"));
         return Ok(());
     }
     let mut parity = base()?;
-    parity.change(|lab| legacy(lab))?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::nobody("arp_netfilter"));
+    let mut after = |arguments: &str| -> Result<Answerer> {
+        parity.change(|lab| legacy(lab, arguments))?;
+        Ok(parity.ask("p0", |p0| p0.who_has(L))?.by)
+    };
+    // The table stays until its module or the namespace goes; without rules it is no obstacle.
+    let nobody = Answerer::nobody("arp_netfilter");
+    assert_eq!(after("-L")?, Answerer::FastPath);
+    assert_eq!(after("-A INPUT -j DROP")?, nobody);
+    assert_eq!(after("-F")?, Answerer::FastPath, "without rules again");
+    assert_eq!(after("-P INPUT DROP")?, nobody, "the policy");
+    assert_eq!(after("-P INPUT ACCEPT")?, Answerer::FastPath);
+    assert_eq!(after("-P OUTPUT DROP")?, nobody, "what goes out");
+    assert_eq!(after("-P OUTPUT ACCEPT")?, Answerer::FastPath);
+    assert_eq!(after("-N own")?, Answerer::kernel("arp_netfilter"), "a chain of its own is not looked into");
     let build = || {
         let lab = topology::matrix()?;
-        legacy(&lab)?;
+        legacy(&lab, "-A INPUT -j DROP")?;
         Ok(lab)
     };
     let mut parity = Parity::start(build, &["v0"])?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::nobody("arp_netfilter"), "there at the start");
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, nobody, "there at the start");
     Ok(())
+}
+
+/// Also by the little looks, which are all that an agent with the hook on sysctls takes for a minute.
+#[test]
+fn arptables_rules_are_seen_when_they_come_and_when_they_go() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix()?;
+    let agent = AgentOptions::new(&["v0"]).sysctl_hook().default_reread().start(lab.node())?;
+    let p0 = lab.host("p0");
+    if !lab.node().output("arptables-legacy -L").is_ok_and(|done| done.status.success()) {
+        tests::skip("arptables-legacy or its module is not there");
+        return Ok(());
+    }
+    for _ in 0..3 {
+        until_fast(&agent, p0, L)?;
+        let stream = Stream::around(p0, L, Duration::from_millis(350), || {
+            let done = lab.node().output("arptables-legacy -A INPUT -j DROP")?;
+            ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            Ok(())
+        })?;
+        println!("arptables-legacy -A: the last answer {:?} after it", stream.answered_later().1);
+        assert!(stream.later().last().is_some_and(|asked| asked.replies == 0), "{:?}", stream.asked.last());
+        lab.node().output("arptables-legacy -F")?;
+    }
+    until_fast(&agent, p0, L)
 }
 
 #[test]
@@ -302,7 +341,7 @@ fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
     run_all(&lab, &[MAKE, "link set x0 up"])?;
     // The tunnel has no driver mode.
     let options = ["--hook", "xdp", "--xdp-mode", "skb"];
-    let options = options.iter().fold(tests::AgentOptions::new(&["v0", "x*"]), |all, one| all.arg(one));
+    let options = options.iter().fold(AgentOptions::new(&["v0", "x*"]), |all, one| all.arg(one));
     let mut agent = options.start(lab.node())?;
     run_all(&lab, &["link add x1 type vxlan external dstport 4790", "link set x1 up"])?;
     agent.in_step()?;
