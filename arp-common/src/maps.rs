@@ -14,7 +14,8 @@ pub mod names {
     pub const IFACES: &str = "IFACES";
     /// `Array<NeighbourBucket>`, mmapable: valid neighbour entries of those interfaces.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
-    /// `Array<u64>`, mmapable: [`DOUBTED`](super::DOUBTED) places for the buckets of neighbours that have come into doubt.
+    /// `Array<u64>`, mmapable: [`DOUBTED`](super::DOUBTED) places for the buckets of neighbours that have come into
+    /// doubt.
     pub const DOUBTED: &str = "DOUBTED";
     /// `HashMap<IfaceAddr, u32>`: static proxy entries (pneigh); ifindex 0 stands for any interface.
     pub const PROXIES: &str = "PROXIES";
@@ -99,7 +100,8 @@ pub struct Global {
     pub netns: u64,
     /// How many writes of settings did not count because of that. In another cache line than what decisions ask.
     pub written_elsewhere: u64,
-    /// How many buckets of neighbours have come into doubt so far; number `n` is noted in `DOUBTED` at `n` modulo its length.
+    /// How many buckets of neighbours have come into doubt so far; number `n` is noted in `DOUBTED` at `n` modulo its
+    /// length.
     pub doubted: u64,
 }
 
@@ -187,8 +189,8 @@ pub struct Neighbour {
 impl Neighbour {
     /// No frame changes it (PERMANENT, NOARP).
     pub const FIXED: u16 = 1 << 0;
-    /// A frame that went up to the kernel may have changed it, and the agent has not heard yet whether it did. Not part of
-    /// what the agent writes: it is its bucket that is in doubt.
+    /// A frame that went up to the kernel may have changed it, and the agent has not heard yet whether it did. Not
+    /// part of what the agent writes: it is its bucket that is in doubt.
     pub const DOUBTED: u16 = 1 << 1;
 
     /// Whether no frame changes it.
@@ -227,14 +229,16 @@ pub type IfaceBucket = Bucket<3>;
 /// Neighbours in a bucket.
 pub const NEIGHBOUR_PLACES: usize = PLACES - 1;
 
-/// A bucket of neighbours: a `Bucket<1>` whose last place says whether the others can be trusted (docs/adr/0009-doubt.md).
-/// Doubt is the bucket's, not the entry's, because a bucket stays where it is while the agent moves entries.
+/// A bucket of neighbours: a `Bucket<1>` whose last place says whether the others can be trusted
+/// (docs/adr/0009-doubt.md). Doubt is the bucket's, not the entry's, because a bucket stays where it is while the
+/// agent moves entries.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, FromBytes, Immutable, KnownLayout)]
 pub struct NeighbourBucket {
     /// The keys; 0 where nothing lies.
     pub keys: [u64; NEIGHBOUR_PLACES],
-    /// How often the program has seen a frame go up that may change an entry which belongs here. Only the program writes it.
+    /// How often the program has seen a frame go up that may change an entry which belongs here. Only the program
+    /// writes it.
     pub doubts: u64,
     /// The value of each key.
     pub values: [u64; NEIGHBOUR_PLACES],

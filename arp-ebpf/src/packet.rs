@@ -65,9 +65,9 @@ pub(crate) fn is_tag(ethertype: u16) -> bool {
     ethertype == u16::from_ne_bytes([0x81, 0x00]) || ethertype == u16::from_ne_bytes([0x88, 0xa8])
 }
 
-/// Hands over the ARP packet behind VLAN tags, with the tags in the place of the Ethernet header's beginning: the kernel takes
-/// off tags of VLAN 0, and hands what is behind them to ARP like any other packet (`__netif_receive_skb_core`,
-/// net/core/dev.c).
+/// Hands over the ARP packet behind VLAN tags, with the tags in the place of the Ethernet header's beginning: the
+/// kernel takes off tags of VLAN 0, and hands what is behind them to ARP like any other packet
+/// (`__netif_receive_skb_core`, net/core/dev.c).
 #[inline(always)]
 pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&ArpWords)) {
     const TAG: usize = 4;

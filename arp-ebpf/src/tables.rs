@@ -188,7 +188,8 @@ pub(crate) fn set_global_word(word: impl FnOnce(*mut Global) -> *mut u64, value:
     }
 }
 
-/// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows. Gives what it was.
+/// Counts in a word of [`Global`], whoever else counts in it at the same time, before all that follows. Gives what it
+/// was.
 #[inline(always)]
 pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) -> u64 {
     let Some(global) = GLOBAL.get_ptr_mut(0) else { return 0 };
@@ -237,8 +238,8 @@ fn put_in_doubt(index: u32) {
     }
 }
 
-/// Remembers who sent last for an address without a neighbour entry. Says whether it was somebody else before, or may have
-/// been: then the entry that the kernel makes may be changed by this frame before the agent has heard of it.
+/// Remembers who sent last for an address without a neighbour entry. Says whether it was somebody else before, or may
+/// have been: then the entry that the kernel makes may be changed by this frame before the agent has heard of it.
 #[inline(always)]
 fn is_another_stranger(key: u64, sha: Lladdr) -> bool {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -305,12 +306,12 @@ impl Maps {
         self.count(reason.counter());
     }
 
-    /// To be called before the kernel gets an ARP frame, whatever the reason: if it may change a neighbour entry, that is
-    /// not trusted from here on, until the agent has heard what came of it (docs/adr/0009-doubt.md).
+    /// To be called before the kernel gets an ARP frame, whatever the reason: if it may change a neighbour entry,
+    /// that is not trusted from here on, until the agent has heard what came of it (docs/adr/0009-doubt.md).
     ///
-    /// The kernel changes no other entry than that of `spa` on this interface, and none for `spa` 0.0.0.0 (`arp_process`,
-    /// net/ipv4/arp.c); one that is valid stays as it is if it has `sha`, one that is fixed in any case
-    /// (`__neigh_update`, net/core/neighbour.c).
+    /// The kernel changes no other entry than that of `spa` on this interface, and none for `spa` 0.0.0.0
+    /// (`arp_process`, net/ipv4/arp.c); one that is valid stays as it is if it has `sha`, one that is fixed in any
+    /// case (`__neigh_update`, net/core/neighbour.c).
     #[inline(always)]
     pub(crate) fn hand_up(&self, frame: &ArpWords) {
         if !frame.is_ipv4_over_ethernet() || !frame.is_request_or_reply() || frame.spa() == [0; 4] {

@@ -164,7 +164,9 @@ impl Agent {
                     self.do_what_is_due()?;
                     self.renew_lease()?;
                 }
-                () = sleep_until(trusted_again.unwrap_or(retry_at).into()), if self.in_step.is_ok() && trusted_again.is_some() => {
+                () = sleep_until(trusted_again.unwrap_or(retry_at).into()),
+                    if self.in_step.is_ok() && trusted_again.is_some() =>
+                {
                     self.renew_lease()?;
                 }
                 () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && proxies_due.is_some() => {

@@ -207,16 +207,16 @@ impl Bpf {
         self.global.long(SETTINGS_READ).store(written, Ordering::Release);
     }
 
-    /// Trusts the neighbour entries again that were in doubt for long enough. To be called when everything that the kernel had
-    /// notified by `since_drained` has been applied.
+    /// Trusts the neighbour entries again that were in doubt for long enough. To be called when everything that the
+    /// kernel had notified by `since_drained` has been applied.
     pub fn settle_doubts(&mut self, since_drained: Instant) {
         self.note_doubts();
         let neighbours = &self.neighbours;
         self.doubts.settle(since_drained, None, |bucket| neighbours.doubt(bucket));
     }
 
-    /// The same for all that have waited for the shortest time that will do, however often they came into doubt. Says whether
-    /// none is in doubt.
+    /// The same for all that have waited for the shortest time that will do, however often they came into doubt. Says
+    /// whether none is in doubt.
     pub fn settle_all_doubts(&mut self, since_drained: Instant) -> bool {
         self.note_doubts();
         let neighbours = &self.neighbours;

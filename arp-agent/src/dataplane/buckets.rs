@@ -19,8 +19,8 @@ pub(super) struct Table<const WORDS: usize> {
 pub(super) struct Full;
 
 impl<const WORDS: usize> Table<WORDS> {
-    /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places` places
-    /// of a bucket.
+    /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places`
+    /// places of a bucket.
     pub(super) fn new(words: Words, buckets: u32, places: usize) -> Self {
         Table { words, buckets, places: places.min(PLACES) }
     }
@@ -100,8 +100,8 @@ impl<const WORDS: usize> Table<WORDS> {
 }
 
 impl Table<1> {
-    /// In a bucket of neighbours, the word that counts doubts, which the program writes, and the one up to which they are
-    /// settled ([`arp_common::maps::NeighbourBucket`]).
+    /// In a bucket of neighbours, the word that counts doubts, which the program writes, and the one up to which they
+    /// are settled ([`arp_common::maps::NeighbourBucket`]).
     pub(super) fn doubt(&self, bucket: u32) -> [&AtomicU64; 2] {
         [key_at::<1>(bucket, NEIGHBOUR_PLACES), value_at::<1>(bucket, NEIGHBOUR_PLACES)].map(|at| self.words.long(at))
     }

@@ -1,15 +1,15 @@
 //! Which buckets of neighbours are in doubt, and when they may be trusted again (docs/adr/0009-doubt.md).
 //!
-//! The program puts a bucket in doubt when it hands up a frame that may change an entry there. By the time that the frame
-//! must have reached the neighbour table, whatever the kernel did of it has been notified: once all of that is applied,
-//! the entries are right again.
+//! The program puts a bucket in doubt when it hands up a frame that may change an entry there. By the time that the
+//! frame must have reached the neighbour table, whatever the kernel did of it has been notified: once all of that is
+//! applied, the entries are right again.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a frame may be on its way from the program to the neighbour table: it is handed on in the same softirq, or queued for
-/// another CPU (RPS), or waits there for as long as the kernel defers softirqs.
+/// How long a frame may be on its way from the program to the neighbour table: it is handed on in the same softirq,
+/// or queued for another CPU (RPS), or waits there for as long as the kernel defers softirqs.
 pub(super) const PAUSE: Duration = Duration::from_millis(5);
 /// The longest pause for a bucket that comes into doubt again and again.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -53,8 +53,8 @@ impl Doubts {
         place.insert(Waiting { doubts, since: now, pause });
     }
 
-    /// Trusts the buckets that have waited, `since_drained` being a moment since which everything that the kernel had notified
-    /// by then has been applied. `at_least` is the shortest pause that will do, whatever pause a bucket has.
+    /// Trusts the buckets that have waited, `since_drained` being a moment since which everything that the kernel had
+    /// notified by then has been applied. `at_least` is the shortest pause that will do, whatever pause a bucket has.
     pub(super) fn settle<'a>(
         &mut self,
         since_drained: Instant,

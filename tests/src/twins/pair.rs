@@ -197,8 +197,8 @@ impl Twins {
     }
 
     /// Sends frames to both, in batches, the agent in step before each: first so that no two in a batch are about one
-    /// neighbour entry if one of them may change it, which is told to `each`; then all of them again in their order, whatever
-    /// they change. Stops at the first difference.
+    /// neighbour entry if one of them may change it, which is told to `each`; then all of them again in their order,
+    /// whatever they change. Stops at the first difference.
     pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
         if let Some(divergence) = self.exchange_apart(frames, &mut each)? {
             return Ok(Some(divergence));

@@ -1,5 +1,5 @@
-//! A sender whose link-layer address changes and changes back before the agent has heard of it: two hosts with one address,
-//! failover, migration. The second change must not be answered from the entry as it was before the first.
+//! A sender whose link-layer address changes and changes back before the agent has heard of it: two hosts with one
+//! address, failover, migration. The second change must not be answered from the entry as it was before the first.
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
@@ -48,8 +48,8 @@ impl Sent {
     }
 }
 
-/// Sends the frames in both labs, `times` times, each time from the same entry; gives how often the entries were not the
-/// same afterwards, in this many of which the node with the fast path had not the host's own address.
+/// Sends the frames in both labs, `times` times, each time from the same entry; gives how often the entries were not
+/// the same afterwards, in this many of which the node with the fast path had not the host's own address.
 fn flip(parity: &mut Parity, times: usize, known: bool, sent: &[Sent]) -> Result<(usize, usize)> {
     let (mut differ, mut wrong) = (0, 0);
     for _ in 0..times {

@@ -1,5 +1,5 @@
-//! Which frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever reason they
-//! go up, and no others.
+//! Which frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever
+//! reason they go up, and no others.
 
 use crate::world::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, World, neighbour};
 use anyhow::ensure;
