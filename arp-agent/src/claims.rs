@@ -249,6 +249,8 @@ pub(crate) fn status() -> Status {
         fib_nodes: 0,
         refused_entries: 0,
         resyncs: 0,
+        held_back: vec!["cali0".into()],
+        times_held_back: 0,
         overruns: 0,
         sysctl_hook: String::new(),
         settings_written: 0,

@@ -91,6 +91,10 @@ pub struct Status {
     pub resyncs: u64,
     /// How often the kernel's notifications overran the socket.
     pub overruns: u64,
+    /// Interfaces and neighbour entries that change too fast to be followed: their frames pass for now.
+    pub held_back: Vec<String>,
+    /// How often something was held back so, since the start.
+    pub times_held_back: u64,
     /// `attached`: writes of sysctls of this network namespace make frames pass before they take effect; with a colon
     /// after it, those of others as well, and why. Else why there is no such hook, or that it rests; what is written is
     /// found within `reread_interval_ms` then.

@@ -73,6 +73,22 @@ pub enum Event {
         /// net/ipv4/nexthop.c; `fib_sync_down_dev`, net/ipv4/fib_semantics.c, marks the others and keeps them).
         carrier: bool,
     },
+    /// Whether an interface changes too fast to be followed: meanwhile nothing is known of it and of its neighbours.
+    Flapping {
+        /// The interface.
+        ifindex: u32,
+        /// Whether it does.
+        flapping: bool,
+    },
+    /// Whether a neighbour entry changes too fast to be followed.
+    NeighbourFlapping {
+        /// Its interface.
+        ifindex: u32,
+        /// Its address.
+        addr: Ipv4Addr,
+        /// Whether it does.
+        flapping: bool,
+    },
     /// Whether an interface was notified, and has not been read since: until then nothing is answered on it or by it.
     Unread {
         /// The interface.

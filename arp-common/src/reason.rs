@@ -78,6 +78,7 @@ reasons! {
     37 PEER_DEAF "peer_deaf" "the pod end takes no frames in XDP driver mode (GRO off, no program), a reply would be lost"
     38 SETTING_WRITTEN "setting_written" "a setting was written, and it is not certain yet that the tables hold what it is now"
     39 NEIGHBOUR_DOUBTED "neighbour_doubted" "a frame that went up a moment ago may have changed the neighbour entry for spa"
+    40 INTERFACE_FLAPPING "interface_flapping" "the interface changes too fast to be followed: its carrier, what its pod end takes, or its neighbours"
 }
 
 impl Reason {

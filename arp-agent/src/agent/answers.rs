@@ -75,6 +75,8 @@ impl Agent {
             refused_entries: self.bpf.refused(),
             resyncs: self.resyncs,
             overruns: self.overruns,
+            held_back: self.damper.held().map(|who| self.name(who)).collect(),
+            times_held_back: self.damper.times(),
             sysctl_hook: self.sysctl_hook.state(),
             settings_written: self.bpf.settings_written(),
             settings_written_elsewhere: self.bpf.written_elsewhere(),

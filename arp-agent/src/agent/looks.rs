@@ -249,6 +249,10 @@ impl Agent {
             let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
                 continue;
             };
+            if snapshot.flapping.contains(&ifindex) {
+                // It is tested when it is followed again.
+                continue;
+            }
             let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
             let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp, Instant::now());
             if snapshot.held.get(&ifindex).copied() != reason {

@@ -5,7 +5,9 @@
 //! the lease first and is looked into second.
 
 mod answers;
+mod damping;
 mod doubts;
+mod flapping;
 mod lease;
 mod looks;
 mod pulse;
@@ -25,6 +27,7 @@ use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
 use arp_common::{Reason, Tables as _};
+use damping::Damper;
 use doubts::Doubts;
 use lease::{Lease, Redump, Replay};
 use pulse::{Beat, Pulse};
@@ -76,6 +79,7 @@ pub struct Agent {
     lease: Lease,
     replay: Replay,
     redump: Redump,
+    damper: Damper,
     /// When all that changes silently will be looked for.
     look_at_all_at: Instant,
     /// When static proxy entries are read next, and the pause before that.
@@ -107,6 +111,7 @@ impl Agent {
             lease: Lease::new(options.lease, options.reread_interval, monotonic_ns()),
             replay: Replay::default(),
             redump: Redump::default(),
+            damper: Damper::default(),
             options,
             notifications,
             reader,
@@ -201,10 +206,11 @@ impl Agent {
     fn due(&self) -> Option<Instant> {
         let redump =
             self.redump.due().map(|due| Instant::now() + Duration::from_nanos(due.saturating_sub(monotonic_ns())));
-        [self.proofs.due(), redump].into_iter().flatten().min()
+        [self.proofs.due(), self.damper.due(), redump].into_iter().flatten().min()
     }
 
     fn do_what_is_due(&mut self) -> anyhow::Result<()> {
+        self.go_on()?;
         let to_test = self.proofs.pending(Instant::now());
         if !to_test.is_empty() {
             let news = self.proof_news(&to_test);
@@ -263,7 +269,7 @@ impl Agent {
 
     /// Applies what was notified. The lease may be withdrawn afterwards: [`Agent::renew_lease`] is the caller's.
     fn follow(&mut self, batch: Result<Batch, Lost>) -> anyhow::Result<()> {
-        let batch = match batch {
+        let mut batch = match batch {
             Ok(batch) => batch,
             Err(lost) => {
                 self.overruns += u64::from(lost.overrun);
@@ -278,7 +284,13 @@ impl Agent {
         if batch.is_empty() {
             return Ok(());
         }
-        if self.fold_batch(batch)? | in_vain { self.reread_routes() } else { Ok(()) }
+        let some_are_held = self.damp(&mut batch);
+        let routes = self.fold_batch(batch)? | in_vain;
+        if some_are_held {
+            // Not before their frames pass.
+            self.be_deaf_to_held();
+        }
+        if routes { self.reread_routes() } else { Ok(()) }
     }
 
     /// Folds what was notified, and what has to be asked because of it. Says whether the routes must be read again.
@@ -307,8 +319,13 @@ impl Agent {
         routes |= self.fold(news)?;
         // Who was in the way may have gone. Not at once: an attempt in vain may itself be what another agent is told of.
         self.again.extend(self.attachments.refused().filter(|ifindex| touched.contains(ifindex)));
-        self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
+        self.redump();
         Ok(routes || reread.routes)
+    }
+
+    /// Routes that are not trusted are dumped again when it is time.
+    fn redump(&mut self) {
+        self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
     }
 
     fn read_again(&mut self, reread: &Reread) -> anyhow::Result<Vec<Event>> {
@@ -413,7 +430,7 @@ impl Agent {
             again |= self.fold_batch(batch)?;
             if !again || self.in_step.is_err() {
                 self.redump.dumped(began, monotonic_ns());
-                self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
+                self.redump();
                 return Ok(());
             }
         }
@@ -475,7 +492,7 @@ impl Agent {
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
         self.lease.looked(monotonic_ns());
-        let dump = match self.reader.everything() {
+        let mut dump = match self.reader.everything() {
             Ok(dump) => dump,
             Err(error) => {
                 self.doubt(format!("reading the kernel's state failed: {error:#}"));
@@ -485,6 +502,7 @@ impl Agent {
         };
         self.doubts.has_read(true, Instant::now());
         self.resyncs += 1;
+        dump.extend(self.held_back());
         self.replay.dumped();
         self.tcx.forget();
         // It has the links that are attached to as they are now.

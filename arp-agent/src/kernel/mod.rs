@@ -19,6 +19,7 @@ mod arptables;
 #[cfg(test)]
 mod captured;
 mod cgroup;
+mod deaf;
 mod features;
 mod filters;
 mod hooks;
@@ -37,6 +38,7 @@ mod transmitted;
 mod wire;
 
 pub use cgroup::cgroup_root;
+pub use deaf::Deaf;
 pub use features::Features;
 pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
 pub use namespaces::namespace_names;

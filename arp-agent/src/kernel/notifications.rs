@@ -15,9 +15,10 @@ use nix::{
     libc,
     sys::socket::{setsockopt, sockopt},
 };
+use socket2::{SockFilter, SockRef};
 
 use super::{
-    Batch, Lost,
+    Batch, Deaf, Lost,
     features::{self, Features},
     hooks, link, neighbour, route,
     socket::RECEIVE_LEN,
@@ -78,6 +79,19 @@ impl Notifications {
     /// What the socket with this port does to queueing disciplines and filters is not told.
     pub fn ignore(&mut self, port: u32) {
         self.own_port = Some(port);
+    }
+
+    /// What is not to be told from now on, instead of what was not before. What was notified meanwhile is lost, so whoever
+    /// wants to be told again asks for it after this.
+    ///
+    /// # Errors
+    /// The kernel takes no filter: all is told as before.
+    pub fn be_deaf_to(&mut self, deaf: &Deaf) -> Result<()> {
+        self.route.filter(deaf, Deaf::of_routes)?;
+        if let Some(features) = &self.features {
+            features.filter(deaf, Deaf::of_features)?;
+        }
+        Ok(())
     }
 
     /// Waits until something is notified, then takes what is there, in order, up to a bound. May be dropped while
@@ -252,6 +266,19 @@ impl Subscription {
             inner.add_membership(*group).with_context(|| format!("joining group {group}"))?;
         }
         Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN), filled: false, failed: None })
+    }
+
+    fn filter(&self, deaf: &Deaf, program: impl FnOnce(&Deaf) -> Vec<SockFilter>) -> Result<()> {
+        let socket = SockRef::from(self.socket.socket_ref());
+        if !deaf.is_empty() {
+            return socket.attach_filter(&program(deaf)).context("setting a filter on a netlink socket");
+        }
+        match socket.detach_filter() {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).context("removing a netlink socket's filter")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Waits until there is something to hand over, or nothing more to hope for.

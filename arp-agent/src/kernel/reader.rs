@@ -21,7 +21,7 @@ use super::{
     socket::{Asker, errno},
     wire::{self, Message, Request},
 };
-use crate::event::{Event, Link, Placement, Route, Settings, Which};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Route, Settings, Which};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 
@@ -98,6 +98,29 @@ impl Reader {
         self.no_nftables = false;
         events.extend(self.changes_without_links()?);
         Ok(events)
+    }
+
+    /// What the kernel says now of an interface that was not followed for a while: itself, its proxy delay, what it offers
+    /// to XDP, and its neighbours, all of them.
+    pub fn interface(&mut self, ifindex: u32) -> Result<(Vec<Event>, Vec<NeighbourEntry>)> {
+        let mut events = self.links(&Which::These([ifindex].into()))?;
+        if let Some(features) = &mut self.features {
+            let features = features.all()?.remove(&ifindex);
+            events.push(Event::XdpFeatures { ifindex, features });
+        }
+        Ok((events, self.neighbours(ifindex)?))
+    }
+
+    /// The neighbours of an interface.
+    pub fn neighbours(&mut self, ifindex: u32) -> Result<Vec<NeighbourEntry>> {
+        const NDA_IFINDEX: u16 = 8;
+        let header = with_family::<{ neighbour::HEADER_LEN }>();
+        let request = Request::new(libc::RTM_GETNEIGH, &header).with(NDA_IFINDEX, ifindex);
+        let neighbours = match self.dumped("an interface's neighbours", &request, neighbour::neighbour) {
+            Err(error) if errno(&error) == Some(libc::ENODEV) => Vec::new(),
+            neighbours => neighbours?,
+        };
+        Ok(neighbours.into_iter().filter(|entry| entry.ifindex == ifindex).collect())
     }
 
     /// Whether the kernel tells what devices offer to XDP ([`Event::XdpFeatures`]).

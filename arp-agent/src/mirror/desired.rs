@@ -179,7 +179,8 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
     let unread = snapshot.unread.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);
-    reason.or_else(|| snapshot.held.get(&link.ifindex).copied()).or(unread)
+    let flapping = snapshot.flapping.contains(&link.ifindex).then_some(Reason::INTERFACE_FLAPPING);
+    reason.or(flapping).or_else(|| snapshot.held.get(&link.ifindex).copied()).or(unread)
 }
 
 /// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
@@ -220,7 +221,7 @@ fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
 fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
     let (Some(link), Some(all)) = (snapshot.links.get(&ifindex), snapshot.all) else { return Oif::default() };
     let Some(own) = link.settings else { return Oif::default() };
-    if snapshot.doubted.contains(&ifindex) || snapshot.unread.contains(&ifindex) {
+    if [&snapshot.doubted, &snapshot.unread, &snapshot.flapping].iter().any(|untrusted| untrusted.contains(&ifindex)) {
         return Oif::default();
     }
     let ignores_linkdown = all.ignore_routes_with_linkdown != 0 || own.ignore_routes_with_linkdown != 0;
@@ -234,6 +235,9 @@ fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
 /// The neighbour entry, if the kernel would leave it as it is.
 pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
     let entry = snapshot.neighbours.get(key)?;
+    if snapshot.flapping_neighbours.contains(key) {
+        return None;
+    }
     let fixed = entry.state & NUD_FIXED != 0;
     if entry.state & NUD_VALID == 0 || (entry.lladdr.is_none() && !fixed) {
         return None;

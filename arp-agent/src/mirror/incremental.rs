@@ -122,6 +122,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (interface(), any::<bool>())
             .prop_map(|(ifindex, carrier)| Event::RoutesDoubted { ifindex, carrier }),
         1 => (interface(), any::<bool>()).prop_map(|(ifindex, unread)| Event::Unread { ifindex, unread }),
+        1 => (interface(), any::<bool>()).prop_map(|(ifindex, flapping)| Event::Flapping { ifindex, flapping }),
+        1 => (interface(), address(), any::<bool>())
+            .prop_map(|(ifindex, addr, flapping)| Event::NeighbourFlapping { ifindex, addr, flapping }),
         1 => interface().prop_map(Event::FiltersTouched),
         1 => (interface(), any::<bool>()).prop_map(|(ifindex, present)| Event::Tcx { ifindex, present }),
     ]

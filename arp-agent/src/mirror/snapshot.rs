@@ -78,6 +78,10 @@ pub struct Snapshot {
     pub held: BTreeMap<u32, Reason>,
     /// Interfaces by which the kernel may have removed routes without saying so: none by them is trusted.
     pub doubted: BTreeSet<u32>,
+    /// Interfaces that change too fast to be followed. Whoever says so says when it is over, also if it is another one.
+    pub flapping: BTreeSet<u32>,
+    /// Neighbour entries that do.
+    pub flapping_neighbours: BTreeSet<IfaceAddr>,
     /// Interfaces that were notified, and have not been read since.
     pub unread: BTreeSet<u32>,
     /// Table local.
@@ -181,6 +185,23 @@ impl Snapshot {
                 put(&mut self.held, ifindex, reason);
             }
             Event::RoutesDoubted { ifindex, carrier } => self.doubt(ifindex, carrier, touched),
+            Event::Flapping { ifindex, flapping } => {
+                touched.interfaces.add(ifindex);
+                if flapping {
+                    self.flapping.insert(ifindex)
+                } else {
+                    self.flapping.remove(&ifindex)
+                };
+            }
+            Event::NeighbourFlapping { ifindex, addr, flapping } => {
+                let key = IfaceAddr { ifindex, addr: addr.octets() };
+                touched.neighbours.insert(key);
+                if flapping {
+                    self.flapping_neighbours.insert(key)
+                } else {
+                    self.flapping_neighbours.remove(&key)
+                };
+            }
             Event::Unread { ifindex, unread } => {
                 touched.interfaces.add(ifindex);
                 if unread {

@@ -3,6 +3,7 @@
 //! These tests put load beside the agent, kill it, starve it or attack it, so they take turns ([`turn`]).
 
 mod descriptors;
+mod flapping;
 mod flips;
 mod sysctls;
 

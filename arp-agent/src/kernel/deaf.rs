@@ -1,0 +1,134 @@
+//! Socket filters (classic BPF) that keep notices about some interfaces and neighbour entries from the agent's queues.
+
+use super::features;
+use nix::libc;
+use socket2::SockFilter;
+use std::net::Ipv4Addr;
+
+/// What is not to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deaf {
+    /// That these interfaces are as they are now, as long as they are up; their neighbours; what they offer to XDP.
+    pub interfaces: Vec<u32>,
+    /// These neighbour entries.
+    pub neighbours: Vec<(u32, Ipv4Addr)>,
+}
+
+/// More are not kept out: a filter has a bounded length (BPF_MAXINSNS is 4,096).
+const MOST: usize = 256;
+
+const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+const JUMP_SET: u16 = (libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K) as u16;
+const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
+const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+
+// Offsets in `struct nlmsghdr` and what follows it.
+const KIND: u32 = 4;
+const FAMILY: u32 = 16;
+/// `ifi_index` and `ndm_ifindex`.
+const IFINDEX: u32 = 20;
+const FLAGS: u32 = 24;
+/// The value of the first attribute of a neighbour, NDA_DST (`neigh_fill_info`, net/core/neighbour.c).
+const DST: u32 = 32;
+/// The type and value of the first attribute of a device (`netdev_nl_dev_fill`, net/core/netdev-genl.c).
+const FEATURES_KIND: u32 = 22;
+const FEATURES_IFINDEX: u32 = 24;
+
+/// A loaded word is in network order, what the kernel writes is not.
+fn word(value: u32) -> u32 {
+    u32::from_be_bytes(value.to_ne_bytes())
+}
+
+fn half(value: u16) -> u32 {
+    u16::from_be_bytes(value.to_ne_bytes()).into()
+}
+
+fn accept() -> SockFilter {
+    SockFilter::new(RETURN, 0, 0, u32::MAX)
+}
+
+fn refuse() -> SockFilter {
+    SockFilter::new(RETURN, 0, 0, 0)
+}
+
+fn load(code: u16, at: u32) -> SockFilter {
+    SockFilter::new(code, 0, 0, at)
+}
+
+/// Goes on with the next instruction if it holds, else skips so many.
+fn unless(code: u16, value: u32, skip: u8) -> SockFilter {
+    SockFilter::new(code, 0, skip, value)
+}
+
+impl Deaf {
+    /// There is nothing to keep out.
+    pub fn is_empty(&self) -> bool {
+        self.interfaces.is_empty() && self.neighbours.is_empty()
+    }
+
+    /// Refuses what is loaded if it is one of the interfaces.
+    fn refuse_interfaces(&self, program: &mut Vec<SockFilter>) {
+        for &ifindex in self.interfaces.iter().take(MOST) {
+            program.extend([unless(JUMP_EQUAL, word(ifindex), 1), refuse()]);
+        }
+    }
+
+    /// For the socket of rtnetlink. That an interface is down, or gone, is told all the same.
+    pub(super) fn of_routes(&self) -> Vec<SockFilter> {
+        let mut links = vec![
+            load(LOAD_WORD, FLAGS),
+            unless(JUMP_SET, word(libc::IFF_UP as u32), 1),
+            SockFilter::new(JUMP, 0, 0, 1),
+            accept(),
+            load(LOAD_WORD, IFINDEX),
+        ];
+        self.refuse_interfaces(&mut links);
+        links.push(accept());
+        let mut neighbours = vec![
+            load(LOAD_BYTE, FAMILY),
+            SockFilter::new(JUMP_EQUAL, 1, 0, libc::AF_INET as u32),
+            accept(),
+            load(LOAD_WORD, IFINDEX),
+        ];
+        self.refuse_interfaces(&mut neighbours);
+        for &(ifindex, addr) in self.neighbours.iter().take(MOST) {
+            neighbours.extend([
+                load(LOAD_WORD, IFINDEX),
+                unless(JUMP_EQUAL, word(ifindex), 3),
+                load(LOAD_WORD, DST),
+                unless(JUMP_EQUAL, u32::from(addr), 1),
+                refuse(),
+            ]);
+        }
+        neighbours.push(accept());
+        let beyond_links = u32::try_from(links.len()).unwrap_or(u32::MAX);
+        let mut program = vec![
+            load(LOAD_HALF, KIND),
+            unless(JUMP_EQUAL, half(libc::RTM_NEWLINK), 1),
+            SockFilter::new(JUMP, 0, 0, 4),
+            SockFilter::new(JUMP_EQUAL, 1, 0, half(libc::RTM_NEWNEIGH)),
+            unless(JUMP_EQUAL, half(libc::RTM_DELNEIGH), 1),
+            SockFilter::new(JUMP, 0, 0, 1 + beyond_links),
+            accept(),
+        ];
+        program.extend(links);
+        program.extend(neighbours);
+        program
+    }
+
+    /// For the socket of the family `netdev`.
+    pub(super) fn of_features(&self) -> Vec<SockFilter> {
+        let mut program = vec![
+            load(LOAD_HALF, FEATURES_KIND),
+            SockFilter::new(JUMP_EQUAL, 1, 0, half(features::NETDEV_A_DEV_IFINDEX)),
+            accept(),
+            load(LOAD_WORD, FEATURES_IFINDEX),
+        ];
+        self.refuse_interfaces(&mut program);
+        program.push(accept());
+        program
+    }
+}
