@@ -8,7 +8,7 @@ use std::{
 
 use arp_agent::{
     event::{Event, Placement, Route, Which},
-    kernel::{Batch, Notifications, Reader, Reread},
+    kernel::{Batch, Deaf, Notifications, Reader, Reread},
 };
 
 use tokio::runtime::{Builder, Runtime};
@@ -260,5 +260,27 @@ fn an_overrun_is_told_once_and_ends_with_the_next_dump() {
         assert!(Reader::new().unwrap().routes().unwrap().len() >= 1000);
         let batch = after(&mut notifications, "ip route add 10.60.0.0/16 dev v0");
         assert_eq!(placed(&batch), [(Some(index("v0")), Some(Placement::First))]);
+    });
+}
+
+#[test]
+fn who_is_held_back_is_not_told_of_but_that_it_is_down_or_gone() {
+    subscribed(|notifications| {
+        let (v0, u0) = (index("v0"), index("u0"));
+        let addr = Ipv4Addr::new(10, 9, 0, 7);
+        notifications.be_deaf_to(&Deaf { interfaces: vec![v0], neighbours: vec![(u0, addr)] }).unwrap();
+        let told = |notifications: &mut Notifications, command: &str| after(notifications, command).events.len();
+        assert_eq!(told(notifications, "ip link set v0 mtu 1400"), 0);
+        assert_ne!(told(notifications, "ip link set u0 mtu 1400"), 0);
+        assert_eq!(told(notifications, "ip neighbour add 10.9.0.7 lladdr 02:00:00:00:00:07 dev u0"), 0);
+        assert_ne!(told(notifications, "ip neighbour add 10.9.0.8 lladdr 02:00:00:00:00:08 dev u0"), 0);
+        assert_eq!(told(notifications, "ip neighbour add 10.9.0.8 lladdr 02:00:00:00:00:08 dev v0"), 0);
+        assert_ne!(told(notifications, "ip route add 10.3.0.0/16 dev v0"), 0);
+        let down = after(notifications, "ip link set v0 down").events;
+        assert!(down.contains(&Event::RoutesDoubted { ifindex: v0, carrier: false }), "{down:?}");
+        notifications.be_deaf_to(&Deaf::default()).unwrap();
+        assert_ne!(told(notifications, "ip link set v0 mtu 1500"), 0);
+        notifications.be_deaf_to(&Deaf { interfaces: vec![v0], neighbours: Vec::new() }).unwrap();
+        assert!(after(notifications, "ip link del v0").events.contains(&Event::LinkGone(v0)));
     });
 }
