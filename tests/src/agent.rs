@@ -84,8 +84,8 @@ impl AgentOptions {
         }
     }
 
-    /// With the hook on writes of sysctls, and no interval of re-reading. Else it is off: the hook cannot tell network
-    /// namespaces apart, and other labs on this machine write settings all the time.
+    /// With the hook on writes of sysctls, and no interval of re-reading. Else it is off, and the agent re-reads more often
+    /// than it does by default.
     #[must_use]
     pub fn sysctl_hook(mut self) -> Self {
         self.sysctl_hook = true;

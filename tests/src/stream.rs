@@ -10,8 +10,7 @@ use crate::agent::Agent;
 use crate::host::Host;
 use crate::slack::stretched;
 
-/// How long the fast path may take until it answers again. Generous: who else writes sysctls on this machine, in
-/// whatever namespace, makes it pass.
+/// How long the fast path may take until it answers again. Generous: the machine may have much else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One request of a stream.
