@@ -1,5 +1,6 @@
 //! Changes that no command of `ip` makes. All in the network namespace of the calling thread.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
@@ -46,10 +47,43 @@ pub fn set_link_setting(interface: &str, key: u16, value: i32) -> Result<()> {
     acknowledged(libc::RTM_SETLINK, 0, &body).with_context(|| format!("setting {key} on {interface}"))
 }
 
+/// Makes a veth pair whose other end, `eth0`, is in another network namespace.
+pub fn add_veth(interface: &str, other: &File) -> Result<()> {
+    const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_NET_NS_FD: u16 = 28;
+    const IFLA_INFO_KIND: u16 = 1;
+    const IFLA_INFO_DATA: u16 = 2;
+    const VETH_INFO_PEER: u16 = 1;
+    let mut peer = vec![0; 16];
+    peer.extend(attribute(IFLA_IFNAME, b"eth0\0"));
+    peer.extend(attribute(IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes()));
+    let mut info = attribute(IFLA_INFO_KIND, b"veth\0");
+    info.extend(attribute(IFLA_INFO_DATA, &attribute(VETH_INFO_PEER, &peer)));
+    let mut body = vec![0; 16];
+    body.extend(attribute(IFLA_IFNAME, format!("{interface}\0").as_bytes()));
+    body.extend(attribute(IFLA_LINKINFO, &info));
+    let flags = (libc::NLM_F_CREATE | libc::NLM_F_EXCL) as u16;
+    acknowledged(libc::RTM_NEWLINK, flags, &body).with_context(|| format!("making {interface}"))
+}
+
 /// Takes an interface up or down.
 pub fn set_up(interface: &str, up: bool) -> Result<()> {
     let body = link_header(interface, u32::from(up), libc::IFF_UP as u32)?;
     acknowledged(libc::RTM_SETLINK, 0, &body).with_context(|| format!("taking {interface} up or down"))
+}
+
+/// A static proxy entry without a state, as LXC adds it (RTM_NEWNEIGH with NTF_PROXY). `ip neigh add proxy` makes a permanent
+/// one, which outlives a loss of carrier.
+pub fn add_passing_proxy(address: [u8; 4], interface: &str) -> Result<()> {
+    const NDA_DST: u16 = 1;
+    // struct ndmsg: family, padding, ifindex, state, flags, type.
+    let mut body = vec![libc::AF_INET as u8, 0, 0, 0];
+    body.extend(if_nametoindex(interface)?.to_ne_bytes());
+    body.extend([0, 0, libc::NTF_PROXY, 0]);
+    body.extend(attribute(NDA_DST, &address));
+    let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    acknowledged(libc::RTM_NEWNEIGH, flags, &body).with_context(|| format!("a proxy entry on {interface}"))
 }
 
 /// Adds or removes a unicast route of table main by an interface.

@@ -355,6 +355,7 @@ impl Agent {
         for event in &events {
             match event {
                 Event::Link(link) => {
+                    self.reader.note(link);
                     let ifindex = link.ifindex;
                     let known = self.mirror.snapshot().links.get(&ifindex);
                     if known == Some(link) {

@@ -9,6 +9,9 @@
 //! 3. looks for [`Reader::silent_changes`] from time to time;
 //! 4. reads everything again when notifications were [`Lost`].
 //!
+//! Reading leaves the kernel as it was: no question makes it do what it would not do, or would do later
+//! ([`Reader::links`]).
+//!
 //! Everything here is about the network namespace of the thread that called the constructor.
 
 use std::fmt;
@@ -68,8 +71,9 @@ impl Batch {
 /// What notifications say has changed without saying how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reread {
-    /// Links and settings ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
-    /// that message may be older than what [`Reader::silent_changes`] has shown since.
+    /// Settings of links ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
+    /// that message may be older than what [`Reader::silent_changes`] has shown since. All else in it counts: a later
+    /// change of that is notified, too.
     pub links: Which,
     /// All routes ([`Reader::routes`]): an address or a nexthop object went, and may have taken routes along silently.
     pub routes: bool,

@@ -1,4 +1,4 @@
-//! What only procfs tells: `net.ipv4.conf.all.*`.
+//! What only procfs tells, or tells without side effects: `net.ipv4.conf.*`.
 
 use std::{
     fs::{self, File},
@@ -37,32 +37,53 @@ impl AllSettings {
         for ((value, file), name) in values.iter_mut().zip(&self.files).zip(CONF) {
             *value = number(file).with_context(|| format!("reading net.ipv4.conf.all.{name}"))?;
         }
-        let [
-            forwarding,
-            proxy_arp,
-            proxy_arp_pvlan,
-            medium_id,
-            arp_ignore,
-            arp_filter,
-            rp_filter,
-            accept_local,
-            route_localnet,
-            drop_gratuitous_arp,
-            ignore_routes_with_linkdown,
-        ] = values;
-        Ok(Settings {
-            forwarding,
-            proxy_arp,
-            proxy_arp_pvlan,
-            medium_id,
-            arp_ignore,
-            arp_filter,
-            rp_filter,
-            accept_local,
-            route_localnet,
-            drop_gratuitous_arp,
-            ignore_routes_with_linkdown,
-        })
+        Ok(from_values(values))
+    }
+}
+
+/// `net.ipv4.conf.<interface>.*` in the calling thread's network namespace; `None` if the interface has no IPv4 settings, or
+/// there is none of that name.
+pub(super) fn settings(interface: &str) -> Result<Option<Settings>> {
+    let mut values = [0; CONF.len()];
+    for (value, name) in values.iter_mut().zip(CONF) {
+        let path = format!("/proc/sys/net/ipv4/conf/{interface}/{name}");
+        match File::open(&path).and_then(|file| text(&file)) {
+            Ok(text) => *value = text.trim().parse().with_context(|| format!("reading {path}: {text:?}"))?,
+            // Also what is read of a file that has gone since it was opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("reading {path}")),
+        }
+    }
+    Ok(Some(from_values(values)))
+}
+
+/// The values in the order of [`CONF`].
+fn from_values(values: [i32; CONF.len()]) -> Settings {
+    let [
+        forwarding,
+        proxy_arp,
+        proxy_arp_pvlan,
+        medium_id,
+        arp_ignore,
+        arp_filter,
+        rp_filter,
+        accept_local,
+        route_localnet,
+        drop_gratuitous_arp,
+        ignore_routes_with_linkdown,
+    ] = values;
+    Settings {
+        forwarding,
+        proxy_arp,
+        proxy_arp_pvlan,
+        medium_id,
+        arp_ignore,
+        arp_filter,
+        rp_filter,
+        accept_local,
+        route_localnet,
+        drop_gratuitous_arp,
+        ignore_routes_with_linkdown,
     }
 }
 
@@ -83,8 +104,13 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
 }
 
 fn number(file: &File) -> Result<i32> {
+    let text = text(file)?;
+    text.trim().parse().with_context(|| format!("{text:?}"))
+}
+
+/// What a file with one number holds.
+fn text(file: &File) -> io::Result<String> {
     let mut digits = [0; 16];
     let len = file.read_at(&mut digits, 0)?;
-    let text = str::from_utf8(&digits[..len])?;
-    text.trim().parse().with_context(|| format!("{text:?}"))
+    String::from_utf8(digits[..len].to_vec()).map_err(io::Error::other)
 }

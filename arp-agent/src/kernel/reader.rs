@@ -25,6 +25,9 @@ use crate::event::{Event, Link, NeighbourEntry, Placement, Route, Settings, Whic
 
 const AF_INET: u8 = libc::AF_INET as u8;
 
+/// About how many links of a dump take as long as the settings of one link, file by file.
+const ONE_BY_ONE: usize = 8;
+
 /// Asks the kernel, one request at a time.
 pub struct Reader {
     route: Asker,
@@ -181,25 +184,36 @@ impl Reader {
         self.last.proxy_delays = None;
     }
 
-    /// Links, their settings and proxy delays; of all of them, also those that have gone since they were last read here, and the
-    /// settings of `all`. Those asked for that are gone are left out: that is notified.
+    /// Remembers a link as a notification tells it.
+    pub fn note(&mut self, link: &Link) {
+        if self.last.links.get(&link.ifindex) != Some(link) {
+            self.last.links.insert(link.ifindex, link.clone());
+        }
+    }
+
+    /// Links, their settings and proxy delays. Of single links only settings and delays are read, which change silently; the rest
+    /// is as it was read or noted last. Of all of them, also those that have gone since they were last read here, and the settings
+    /// of `all`. Those asked for that are gone are left out: that is notified.
+    ///
+    /// A single link is not asked for by RTM_GETLINK: the kernel would act on a change of its carrier that it has not acted on yet
+    /// (`rtnl_getlink`, net/core/rtnetlink.c 6.18), and drop what goes with a carrier that is missing, earlier than it would by
+    /// itself. A dump of all links does not.
     pub fn links(&mut self, which: &Which) -> Result<Vec<Event>> {
         match which {
             Which::None => Ok(Vec::new()),
-            // One by one costs about twice as much for each.
-            Which::These(these) if these.len() * 2 < self.last.links.len() => {
+            // One by one costs several times as much for each.
+            Which::These(these) if these.len() * ONE_BY_ONE < self.last.links.len() => {
                 let mut events = Vec::new();
-                for &ifindex in these {
-                    if let Some(link) = self.link_now(ifindex)? {
+                // A link is notified before its settings are there, or have its new name.
+                self.wait_for_writers()?;
+                for ifindex in these {
+                    if let Some(link) = self.last.links.get_mut(ifindex) {
                         // By name: should it be another's meanwhile, that is notified, and both are read again.
                         // What cannot be read of one interface is unknown, and holds back that one.
-                        let delay = procfs::proxy_delay(&link.name).unwrap_or_else(|error| {
-                            log::debug!("{error:#}");
-                            None
-                        });
-                        events.push(Event::ProxyDelay(ifindex, delay));
-                        self.last.links.insert(ifindex, link.clone());
-                        events.push(Event::Link(link));
+                        let delay = known(procfs::proxy_delay(&link.name));
+                        events.push(Event::ProxyDelay(*ifindex, delay));
+                        link.settings = known(procfs::settings(&link.name));
+                        events.push(Event::Link(link.clone()));
                     }
                 }
                 // What was read last of all is not what was said last.
@@ -268,21 +282,14 @@ impl Reader {
 
     /// The kernel tells of an address or a nexthop that goes before it takes away the routes that go with it, which it tells
     /// nobody (`__inet_del_ifa`, net/ipv4/devinet.c); and routes are dumped without the lock that it holds meanwhile (since
-    /// 6.9). A single interface is asked for under that lock (`rtnl_getlink`, net/core/rtnetlink.c).
+    /// 6.9). A single interface is asked for under that lock (`rtnl_getlink`, net/core/rtnetlink.c); only of `lo`, whose
+    /// carrier never changes, that is certain to change nothing.
     fn wait_for_writers(&mut self) -> Result<()> {
         const LOOPBACK: u32 = 1;
-        self.link_now(LOOPBACK).map(drop)
-    }
-
-    fn link_now(&mut self, ifindex: u32) -> Result<Option<Link>> {
         let mut header = [0; link::HEADER_LEN];
-        header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+        header[4..8].copy_from_slice(&LOOPBACK.to_ne_bytes());
         let request = Request::new(libc::RTM_GETLINK, &header).with(link::EXT_MASK, link::SKIP_STATS);
-        let what = format!("interface {ifindex}");
-        match self.route.get(&what, &request) {
-            Err(error) if errno(&error) == Some(libc::ENODEV) => Ok(None),
-            answer => Ok(decoded(&what, answer?, link::link)?.pop()),
-        }
+        self.route.get("the interface lo", &request).map(drop)
     }
 
     fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
@@ -436,6 +443,14 @@ fn decoded<T>(what: &str, dump: &[u8], mut decode: impl FnMut(&Message<'_>) -> R
             decoded.with_context(|| format!("decoding the dump of {what}")).transpose()
         })
         .collect()
+}
+
+/// What was read; `None` also if it could not be.
+fn known<T>(read: Result<Option<T>>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        log::debug!("{error:#}");
+        None
+    })
 }
 
 /// Remembers `now`; returns it if it is not what was remembered.

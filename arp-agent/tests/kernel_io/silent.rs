@@ -6,7 +6,7 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, Settings, Which},
+    event::{Event, Link, Settings, Which},
     kernel::Reader,
 };
 
@@ -92,8 +92,12 @@ fn links_come_and_go() {
 }
 
 #[test]
-fn one_link_is_read_alone() {
+fn the_settings_of_one_link_are_read_alone() {
     in_namespace(|| {
+        // Among few, all are read.
+        for other in 0..16 {
+            run(&format!("ip link add other{other} type bridge"));
+        }
         let mut reader = lab();
         let v0 = index("v0");
         let these = |ifindex| Which::These([ifindex].into());
@@ -110,6 +114,16 @@ fn one_link_is_read_alone() {
         assert_eq!(read.name, "p0");
         assert!(delays.contains(&(v0, 800)), "{delays:?}");
         assert_eq!(reader.links(&these(4711)).unwrap(), [], "there is no such interface");
+
+        // All else is as a notification tells it, and the kernel is not asked.
+        let told = Link { carrier_changes: 4711, settings: None, ..reader.link(v0).unwrap().clone() };
+        reader.note(&told);
+        let events = reader.links(&these(v0)).unwrap();
+        let [_, Event::Link(read)] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((read.carrier_changes, read.settings.unwrap().proxy_arp_pvlan), (4711, 1));
+        run("ip link set v0 down name renamed0");
+        let [_, Event::Link(read)] = &reader.links(&these(v0)).unwrap()[..] else { panic!("not read") };
+        assert_eq!(read.settings, None, "of its old name there are no settings");
     });
 }
 

@@ -5,6 +5,7 @@
 mod descriptors;
 mod flapping;
 mod flips;
+mod looking;
 mod sysctls;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
