@@ -62,6 +62,9 @@ pub struct Run {
     /// [default: auto].
     #[arg(long, value_enum)]
     pub sysctl_hook: Option<SysctlHook>,
+    /// What an open packet socket for ARP on the node (an ARP daemon's) does to its interface [default: pass].
+    #[arg(long, value_enum)]
+    pub arp_listeners: Option<ArpListeners>,
     /// How long the eBPF program answers without a heartbeat of the agent, in ms [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
@@ -117,6 +120,17 @@ pub enum SysctlHook {
     Auto,
     /// No: the agent finds written settings at its next poll.
     Off,
+}
+
+/// What an open packet socket for ARP does to its interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum ArpListeners {
+    /// Frames pass there, so that the socket sees them and what it sends counts; a socket of no interface stands for all.
+    #[default]
+    Pass,
+    /// Nothing: the socket does not see the requests that the fast path answers.
+    Ignore,
 }
 
 #[derive(Debug, Args)]

@@ -50,6 +50,11 @@ pub enum Event {
     HeldBack(Vec<(String, Ipv4Addr)>),
     /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
     IngressHooks(Vec<u32>),
+    /// The interfaces with a packet socket for ARP (AF_PACKET, ETH_P_ARP); 0 stands for all of them.
+    ArpListeners(Vec<u32>),
+    /// The interfaces that take frames for another unicast address than their own: a macvlan device of another network
+    /// namespace is stacked on them and up, or somebody added the address by hand (`bridge fdb add`).
+    UppersElsewhere(Vec<u32>),
     /// What a device offers to XDP (NETDEV_A_DEV_XDP_FEATURES).
     XdpFeatures {
         /// The interface.

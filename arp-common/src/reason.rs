@@ -79,6 +79,7 @@ reasons! {
     38 SETTING_WRITTEN "setting_written" "a setting was written, and it is not certain yet that the tables hold what it is now"
     39 NEIGHBOUR_DOUBTED "neighbour_doubted" "a frame that went up a moment ago may have changed the neighbour entry for spa"
     40 INTERFACE_FLAPPING "interface_flapping" "the interface changes too fast to be followed: its carrier, what its pod end takes, or its neighbours"
+    41 ARP_LISTENER "arp_listener" "a socket for ARP is open on the node (an ARP daemon): it must see the frame"
 }
 
 impl Reason {

@@ -34,6 +34,19 @@ impl Wire {
         Self::open_for(namespace, interface, libc::ETH_P_ARP as u16)
     }
 
+    /// The same on all interfaces at once, as most ARP daemons have it.
+    pub fn open_for_arp_everywhere(namespace: &Namespace) -> Result<Self> {
+        let ethertype = libc::ETH_P_ARP as u16;
+        let open = || -> Result<OwnedFd> {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+            bind(socket.as_raw_fd(), &link_address(0, ethertype)?)?;
+            Ok(socket)
+        };
+        let what = format!("all interfaces of {}", namespace.name());
+        Ok(Wire { socket: namespace.run(open)?.with_context(|| format!("opening a packet socket on {what}"))?, what })
+    }
+
     /// A socket on `interface` that receives the frames of one EtherType.
     pub(crate) fn open_for(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<Self> {
         let what = format!("{interface} in {}", namespace.name());

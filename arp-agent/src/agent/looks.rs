@@ -190,6 +190,7 @@ impl Agent {
 
     /// What is news of foreign tc programs. Of an interface from which somebody removed ours, the agent lets go.
     fn ask_for_tc(&mut self, interfaces: Vec<u32>) -> Vec<Event> {
+        let uppers = self.uppers_news(&interfaces);
         let mut lost = Vec::new();
         let links = &self.mirror.snapshot().links;
         let name =
@@ -197,7 +198,7 @@ impl Agent {
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
         let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(How::Tcx);
         let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
-        let (news, gone) = self.tcx.ask(
+        let (mut news, gone) = self.tcx.ask(
             interfaces,
             &by_tcx,
             || bpf.tc_id(),
@@ -221,7 +222,19 @@ impl Agent {
             self.tcx.forget_one(ifindex);
             self.again.insert(ifindex);
         }
+        news.extend(uppers);
         news
+    }
+
+    /// What is news of devices elsewhere that are stacked on these interfaces.
+    fn uppers_news(&mut self, interfaces: &[u32]) -> Option<Event> {
+        if interfaces.is_empty() {
+            return None;
+        }
+        self.reader.uppers_elsewhere(interfaces).unwrap_or_else(|error| {
+            self.doubt(format!("reading what is stacked on interfaces failed: {error:#}"));
+            None
+        })
     }
 
     /// Lets go of the interfaces on which the links that were read last show another XDP program than ours, or none:

@@ -49,6 +49,8 @@ pub struct Options {
     pub lease: Duration,
     /// Whether writes of sysctls are hooked, where that can be.
     pub sysctl_hook: bool,
+    /// Whether frames pass where somebody else's packet socket for ARP is open.
+    pub arp_listeners: bool,
     /// Whether the program logs each decision.
     pub trace: bool,
 }
@@ -103,7 +105,10 @@ impl Agent {
         let mut notifications =
             Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);
-        let reader = Reader::new().context("opening a netlink socket failed")?;
+        let mut reader = Reader::new().context("opening a netlink socket failed")?;
+        if !options.arp_listeners {
+            reader.ignore_arp_listeners();
+        }
         if reader.knows_features() {
             attachments.watch_peers();
         }

@@ -41,6 +41,7 @@ struct Config {
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
     sysctl_hook: Option<cli::SysctlHook>,
+    arp_listeners: Option<cli::ArpListeners>,
     lease: Option<u64>,
 }
 
@@ -71,6 +72,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         ),
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
         sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
+        arp_listeners: arguments.arp_listeners.or(config.arp_listeners).unwrap_or_default() == cli::ArpListeners::Pass,
         trace: verbose >= 2,
     };
     if let Some(contradiction) = options.wish.contradiction() {

@@ -78,6 +78,18 @@ pub(super) fn proxy(message: &Message<'_>) -> Result<Option<(u32, Ipv4Addr)>> {
     Ok(Some((wire::u32_at(header, 4), ipv4(addr).context("NDA_DST")?)))
 }
 
+/// An interface and a unicast link-layer address that it takes frames for, from the bridge family's entries of the interface
+/// itself (NTF_SELF; `ndo_dflt_fdb_dump`, net/core/rtnetlink.c). `None` for any other entry.
+pub(super) fn unicast_filter(message: &Message<'_>) -> Result<Option<(u32, [u8; 6])>> {
+    let (header, rest) = message.split::<HEADER_LEN>()?;
+    if i32::from(header[0]) != libc::AF_BRIDGE || header[FLAGS_AT] & libc::NTF_SELF == 0 {
+        return Ok(None);
+    }
+    const MULTICAST: u8 = 1;
+    let lladdr: Option<[u8; 6]> = wire::attribute(rest, NDA_LLADDR)?.and_then(|value| value.try_into().ok());
+    Ok(lladdr.filter(|lladdr| lladdr[0] & MULTICAST == 0).map(|lladdr| (wire::u32_at(header, 4), lladdr)))
+}
+
 /// An interface's `proxy_delay` in milliseconds; `None` for another family, and for the table's own message,
 /// which holds no interface's values.
 pub(super) fn proxy_delay(message: &Message<'_>) -> Result<Option<(u32, u64)>> {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::libc;
 
 use crate::event::Settings;
 use arp_common::settings::CONF;
@@ -103,6 +104,58 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
     }
 }
 
+/// The packet sockets of a network namespace: a file that is kept open, and stays that of the namespace in which it was opened.
+pub(super) struct PacketSockets {
+    /// `None` if the kernel has no packet sockets.
+    file: Option<File>,
+}
+
+impl PacketSockets {
+    /// Those of the calling thread's network namespace.
+    pub(super) fn open() -> Result<Self> {
+        let path = "/proc/thread-self/net/packet";
+        match File::open(path) {
+            Ok(file) => Ok(Self { file: Some(file) }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self { file: None }),
+            Err(error) => Err(error).with_context(|| format!("opening {path}")),
+        }
+    }
+
+    /// The interfaces on which one is for ARP, in order; 0 for one on all interfaces.
+    pub(super) fn for_arp(&self) -> Result<Vec<u32>> {
+        let Some(file) = &self.file else { return Ok(Vec::new()) };
+        let mut text = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            let read = file.read_at(&mut chunk, text.len() as u64).context("reading /proc/net/packet")?;
+            if read == 0 {
+                break;
+            }
+            text.extend(&chunk[..read]);
+        }
+        sockets_for_arp(str::from_utf8(&text)?).context("reading /proc/net/packet")
+    }
+}
+
+/// The interfaces in a list of packet sockets as `packet_seq_show` (net/packet/af_packet.c) writes it: sk, RefCnt, Type,
+/// Proto in hexadecimal, Iface, R, Rmem, User, Inode. A socket that does not run (R is 0) waits for its interface to come up;
+/// one whose interface is gone has -1.
+fn sockets_for_arp(text: &str) -> Result<Vec<u32>> {
+    let mut interfaces = Vec::new();
+    for line in text.lines().skip(1) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let &[_, _, _, protocol, interface, ..] = words.as_slice() else { anyhow::bail!("too few columns: {line:?}") };
+        let protocol = u16::from_str_radix(protocol, 16).with_context(|| format!("no protocol: {line:?}"))?;
+        let interface: i32 = interface.parse().with_context(|| format!("no interface: {line:?}"))?;
+        if i32::from(protocol) == libc::ETH_P_ARP {
+            interfaces.extend(u32::try_from(interface));
+        }
+    }
+    interfaces.sort_unstable();
+    interfaces.dedup();
+    Ok(interfaces)
+}
+
 fn number(file: &File) -> Result<i32> {
     let text = text(file)?;
     text.trim().parse().with_context(|| format!("{text:?}"))
@@ -113,4 +166,31 @@ fn text(file: &File) -> io::Result<String> {
     let mut digits = [0; 16];
     let len = file.read_at(&mut digits, 0)?;
     String::from_utf8(digits[..len].to_vec()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As 6.18 writes it: for ARP on interface 7, once down, and on all; one whose interface is gone; ETH_P_ALL (tcpdump), ETH_P_IP
+    /// (a DHCP client) and one without a protocol, which receives nothing.
+    const SOCKETS: &str = "\
+sk               RefCnt Type Proto  Iface R Rmem   User   Inode
+0000000000000000 3      3    0806   7     1 0      0      64551 
+0000000000000000 3      2    0806   0     1 0      100    64552 
+0000000000000000 3      3    0806   7     0 0      0      64553 
+0000000000000000 3      3    0806   -1    0 0      0      64554 
+0000000000000000 3      3    0003   9     1 1024   0      64555 
+0000000000000000 3      3    0800   10    1 0      0      64556 
+0000000000000000 3      3    0000   0     0 0      0      64557 
+";
+
+    #[test]
+    fn sockets_for_arp_are_found_among_others() {
+        assert_eq!(sockets_for_arp(SOCKETS).unwrap(), [0, 7]);
+        assert_eq!(sockets_for_arp(SOCKETS.lines().next().unwrap()).unwrap(), [0; 0]);
+        assert_eq!(sockets_for_arp("").unwrap(), [0; 0]);
+        assert!(sockets_for_arp("sk\n0 3 3 0806\n").is_err());
+        assert!(sockets_for_arp("sk\n0 3 3 none 0 1 0 0 1\n").is_err());
+    }
 }

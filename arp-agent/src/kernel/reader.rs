@@ -16,7 +16,7 @@ use super::{
     hooks::{self, Bound},
     link, neighbour,
     netfilter::{self, ArpChains},
-    procfs::{self, AllSettings},
+    procfs::{self, AllSettings, PacketSockets},
     route,
     socket::{Asker, errno},
     wire::{self, Message, Request},
@@ -38,6 +38,8 @@ pub struct Reader {
     no_nftables: bool,
     all_settings: AllSettings,
     arptables: ArpTables,
+    /// `None` if listeners for ARP do not matter.
+    packet_sockets: Option<PacketSockets>,
     /// `None` before Linux 6.3.
     features: Option<Features>,
     /// Interfaces with a filter of ours: their queueing discipline alone says nothing about others.
@@ -57,6 +59,8 @@ struct Last {
     arptables: Option<bool>,
     held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
+    arp_listeners: Option<Vec<u32>>,
+    uppers_elsewhere: Option<Vec<u32>>,
     /// Interfaces with a queueing discipline for what comes in.
     ingress_qdiscs: Vec<u32>,
     /// The devices that chains of the netdev family are bound to.
@@ -76,6 +80,7 @@ impl Reader {
             no_nftables: false,
             all_settings: AllSettings::open()?,
             arptables: ArpTables::default(),
+            packet_sockets: Some(PacketSockets::open()?),
             features: Features::new()?,
             filtered: BTreeSet::new(),
             last: Last::default(),
@@ -145,6 +150,29 @@ impl Reader {
         events
     }
 
+    /// From now on, packet sockets for ARP are not looked for.
+    pub fn ignore_arp_listeners(&mut self) {
+        self.packet_sockets = None;
+    }
+
+    /// What is news of devices of other network namespaces that are stacked on these interfaces.
+    pub fn uppers_elsewhere(&mut self, interfaces: &[u32]) -> Result<Option<Event>> {
+        let mut uppers = self.last.uppers_elsewhere.clone().unwrap_or_default();
+        // Of several, all at once.
+        if interfaces.len() > ONE_BY_ONE {
+            uppers = self.all_uppers_elsewhere()?;
+        } else {
+            for &ifindex in interfaces {
+                uppers.retain(|&upper| upper != ifindex);
+                if self.takes_others_frames(Some(ifindex))?.contains(&ifindex) {
+                    uppers.push(ifindex);
+                }
+            }
+            uppers.sort_unstable();
+        }
+        Ok(changed(&mut self.last.uppers_elsewhere, uppers).map(Event::UppersElsewhere))
+    }
+
     /// Says whether an interface has a filter of ours: there, foreign filters are looked for elsewhere
     /// ([`Filters::beside`](super::Filters::beside)).
     pub fn set_filtered(&mut self, ifindex: u32, filtered: bool) {
@@ -180,6 +208,9 @@ impl Reader {
     /// [`Reader::silent_changes`] says proxy entries and delays even if they are as before.
     pub fn forget(&mut self, ifindex: u32) {
         self.last.links.remove(&ifindex);
+        if let Some(uppers) = &mut self.last.uppers_elsewhere {
+            uppers.retain(|&upper| upper != ifindex);
+        }
         self.last.proxies = None;
         self.last.proxy_delays = None;
     }
@@ -316,11 +347,13 @@ impl Reader {
         let arp = self.arp_netfilter()?;
         self.read_hooks()?;
         let hooks = self.hooked(&self.last.links);
+        let uppers = self.all_uppers_elsewhere()?;
         let last = &mut self.last;
         events.extend(changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays));
         events.extend(changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
         events.extend(changed(&mut last.held_back, arp.held_back).map(Event::HeldBack));
         events.extend(changed(&mut last.ingress_hooks, hooks).map(Event::IngressHooks));
+        events.extend(changed(&mut last.uppers_elsewhere, uppers).map(Event::UppersElsewhere));
         Ok(events)
     }
 
@@ -332,7 +365,34 @@ impl Reader {
             events.extend(changed(&mut self.last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
             events.extend(changed(&mut self.last.held_back, arp.held_back).map(Event::HeldBack));
         }
+        if let Some(sockets) = &self.packet_sockets {
+            let listeners = sockets.for_arp()?;
+            events.extend(changed(&mut self.last.arp_listeners, listeners).map(Event::ArpListeners));
+        }
         Ok(events)
+    }
+
+    fn all_uppers_elsewhere(&mut self) -> Result<Vec<u32>> {
+        let mut uppers = self.takes_others_frames(None)?;
+        uppers.sort_unstable();
+        uppers.dedup();
+        Ok(uppers)
+    }
+
+    /// Of all interfaces or the one, those that take frames for another unicast address than their own.
+    fn takes_others_frames(&mut self, ifindex: Option<u32>) -> Result<Vec<u32>> {
+        let mut header = [0; neighbour::HEADER_LEN];
+        header[0] = libc::AF_BRIDGE as u8;
+        header[4..8].copy_from_slice(&ifindex.unwrap_or_default().to_ne_bytes());
+        let request = Request::new(libc::RTM_GETNEIGH, &header);
+        let addresses =
+            self.dumped("addresses that interfaces take frames for", &request, neighbour::unicast_filter)?;
+        let mac = |ifindex| self.last.links.get(ifindex).and_then(|link| link.mac);
+        Ok(addresses
+            .iter()
+            .filter(|(ifindex, address)| mac(ifindex) != Some(*address))
+            .map(|&(ifindex, _)| ifindex)
+            .collect())
     }
 
     fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {

@@ -168,7 +168,10 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
         (Reason::INTERFACE_DOWN, link.flags & IFF_UP == 0),
         (Reason::INTERFACE_NOARP, link.flags & IFF_NOARP != 0),
         (Reason::INTERFACE_HAS_MASTER, link.master.is_some()),
-        (Reason::INTERFACE_HAS_UPPER, snapshot.is_below(link.ifindex)),
+        (
+            Reason::INTERFACE_HAS_UPPER,
+            snapshot.is_below(link.ifindex) || snapshot.uppers_elsewhere.contains(&link.ifindex),
+        ),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
         (Reason::ARP_NETFILTER, snapshot.arp_netfilter || may_be_held_back(snapshot, link)),
@@ -176,6 +179,7 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
             Reason::INGRESS_HOOK,
             [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
         ),
+        (Reason::ARP_LISTENER, [0, link.ifindex].iter().any(|ifindex| snapshot.arp_listeners.contains(ifindex))),
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
     let unread = snapshot.unread.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);

@@ -115,6 +115,8 @@ fn event() -> impl Strategy<Value = Event> {
             Event::HeldBack(replies.into_iter().map(|(name, addr)| (format!("i{name}"), addr)).collect())
         }),
         1 => vec(interface(), 0..3).prop_map(Event::IngressHooks),
+        1 => vec(0..6_u32, 0..3).prop_map(Event::ArpListeners),
+        1 => vec(interface(), 0..3).prop_map(Event::UppersElsewhere),
         1 => (interface(), option::of(0..8_u64)).prop_map(|(ifindex, features)| Event::XdpFeatures { ifindex, features }),
         1 => (interface(), option::of(Just(Reason::HOOK_UNPROVEN))).prop_map(|(ifindex, reason)| {
             Event::Held { ifindex, reason }

@@ -70,6 +70,10 @@ pub struct Snapshot {
     pub held_back: BTreeMap<String, BTreeSet<Ipv4Addr>>,
     /// Interfaces with a foreign hook before ARP.
     pub ingress_hooks: BTreeSet<u32>,
+    /// Interfaces with a packet socket for ARP; 0 stands for all.
+    pub arp_listeners: BTreeSet<u32>,
+    /// Interfaces on which a device of another network namespace is stacked.
+    pub uppers_elsewhere: BTreeSet<u32>,
     /// Interfaces with a foreign tcx program, or with a foreign filter beside ours.
     pub tcx: BTreeSet<u32>,
     /// What devices offer to XDP, as far as the kernel tells.
@@ -176,6 +180,12 @@ impl Snapshot {
                 touched.set(&mut self.held_back, held_back);
             }
             Event::IngressHooks(ifindexes) => touched.set(&mut self.ingress_hooks, ifindexes.into_iter().collect()),
+            Event::ArpListeners(ifindexes) => touched.set(&mut self.arp_listeners, ifindexes.into_iter().collect()),
+            Event::UppersElsewhere(ifindexes) => {
+                let now: BTreeSet<u32> = ifindexes.into_iter().collect();
+                self.uppers_elsewhere.symmetric_difference(&now).for_each(|&ifindex| touched.interfaces.add(ifindex));
+                self.uppers_elsewhere = now;
+            }
             Event::XdpFeatures { ifindex, features } => {
                 touched.interfaces.add(ifindex);
                 put(&mut self.xdp_features, ifindex, features);
@@ -322,6 +332,7 @@ impl Snapshot {
         self.routes_gone_with(ifindex, touched);
         self.unread.remove(&ifindex);
         self.tcx.remove(&ifindex);
+        self.uppers_elsewhere.remove(&ifindex);
         self.held.remove(&ifindex);
         self.xdp_features.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);

@@ -222,6 +222,11 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
+    assert_eq!(blocked(Event::ArpListeners(vec![CALI])), pass(Reason::ARP_LISTENER));
+    assert_eq!(blocked(Event::ArpListeners(vec![0])), pass(Reason::ARP_LISTENER), "on no interface: on all");
+    assert_eq!(blocked(Event::ArpListeners(vec![UPLINK])), REPLY);
+    assert_eq!(blocked(Event::UppersElsewhere(vec![CALI])), pass(Reason::INTERFACE_HAS_UPPER));
+    assert_eq!(blocked(Event::UppersElsewhere(vec![UPLINK])), REPLY);
     assert_eq!(blocked(Event::Tcx { ifindex: CALI, present: true }), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::Tcx { ifindex: UPLINK, present: true }), REPLY);
     let upper = |kind: &str, netnsid| {

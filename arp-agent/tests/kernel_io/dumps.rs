@@ -278,10 +278,10 @@ fn everything_comes_in_order_of_dependence() {
                 Event::Rules(_) => "rules",
                 Event::Route(_, Placement::Last) => "route",
                 Event::Neighbour(_) => "neighbour",
-                Event::Proxies(_) => "proxies",
+                Event::Proxies(_) | Event::ArpListeners(_) => "proxies",
                 Event::ProxyDelays(_) => "delays",
                 Event::ArpNetfilter(_) | Event::HeldBack(_) => "netfilter",
-                Event::IngressHooks(_) => "hooks",
+                Event::IngressHooks(_) | Event::UppersElsewhere(_) => "hooks",
                 Event::XdpFeatures { .. } => "features",
                 other => panic!("{other:?}"),
             })

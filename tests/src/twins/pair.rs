@@ -93,6 +93,8 @@ impl Twins {
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
         let options = |hook: Hook| {
             let options = AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
+            // The twin's tap for ARP must not make it pass everything.
+            let options = options.arg("--arp-listeners").arg("ignore");
             hook.arguments().iter().fold(options, |options, argument| options.arg(argument))
         };
         let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;

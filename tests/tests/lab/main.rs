@@ -13,6 +13,7 @@ mod interfaces;
 mod kernel;
 mod lan;
 mod lease;
+mod listeners;
 mod matrix;
 mod private_vlan;
 mod privileges;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
-use tests::{Parity, Wire, needs_root};
+use tests::{AgentOptions, Parity, Wire, needs_root};
 
 const FRAMES: usize = 20_000;
 /// How many are sent before the tap is read.
@@ -20,7 +20,9 @@ fn a_passed_frame_reaches_the_node_s_taps_untouched() -> Result<()> {
     let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (ARP_TEST_SEED repeats it)");
     let mut rng = Rng::with_seed(seed);
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    // The tap is such a listener itself.
+    let options = AgentOptions::new(&["cali*"]).arg("--arp-listeners").arg("ignore");
+    let mut parity = Parity::start_with(|| topology::calico(1), options)?;
     // Permanent: no frame changes it, so that each finds the same table.
     let mac = parity.fast().host("p0").mac();
     parity.node_ip(&format!("neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"))?;
