@@ -334,7 +334,7 @@ fn no_document_names_a_reason_that_is_none() {
 fn tried(wish: Wish, kind: Option<&str>) -> Vec<String> {
     let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
     let name = |how: How| format!("{} {}", how.hook(), how.mode());
-    choices(wish, &link).into_iter().map(|choice| name(choice.how)).collect()
+    choices(wish, &link, true).into_iter().map(|choice| name(choice.how)).collect()
 }
 
 fn help_of<T: ValueEnum>(value: &T) -> String {

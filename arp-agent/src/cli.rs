@@ -32,6 +32,9 @@ pub enum Command {
     Explain(Explain),
     /// The counters: answered, and passed by reason.
     Stats(Stats),
+    /// Remove what agents that no longer run have left on interfaces: this is how to uninstall. Exit code 0 if nothing
+    /// is left, 3 if an agent still runs.
+    Detach(Detach),
 }
 
 #[derive(Debug, Args)]
@@ -68,14 +71,18 @@ pub struct Run {
     /// How long the eBPF program answers without a heartbeat of the agent, in ms [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
+    /// The bpffs where the agent pins its BPF links, so that a restart swaps the program; `off` pins none
+    /// [default: /sys/fs/bpf].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
 }
 
 /// Which hook to use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// The first that can be had: on a veth or another virtual device tc clsact, tc tcx, xdp skb; on a NIC xdp driver,
-    /// tc clsact, tc tcx, xdp skb.
+    /// The first that can be had: on a veth or another virtual device tc tcx, xdp skb; on a NIC xdp driver, tc tcx,
+    /// xdp skb. Before Linux 6.6, tc clsact takes the place of tc tcx.
     #[default]
     Auto,
     /// XDP.
@@ -93,8 +100,8 @@ pub enum XdpMode {
     Auto,
     /// On socket buffers, after the driver: works on every device.
     Skb,
-    /// In the driver. On a veth it costs the pod its segmentation offload, and works only while the pod end has GRO or
-    /// an XDP program.
+    /// In the driver. On a veth it costs the pod its segmentation offload, and it is attached only while the pod end
+    /// has GRO or an XDP program.
     Driver,
 }
 
@@ -102,12 +109,12 @@ pub enum XdpMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum TcAttach {
-    /// The first that can be had: clsact, tcx.
+    /// tcx where the kernel has it (Linux 6.6), else clsact.
     #[default]
     Auto,
     /// By tcx, beside other programs (Linux 6.6).
     Tcx,
-    /// As a filter of a clsact queueing discipline.
+    /// As a filter of a clsact queueing discipline, which takes the one place of its kind on an interface.
     Clsact,
 }
 
@@ -183,4 +190,19 @@ pub struct Stats {
     /// One JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Detach {
+    /// Only interfaces that match: names or patterns such as `cali*` [default: all].
+    #[arg(long = "interface", value_name = "GLOB", num_args = 1..)]
+    pub interfaces: Vec<String>,
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The bpffs that the agent was started with [default: /sys/fs/bpf].
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    #[command(flatten)]
+    pub run_dir: RunDir,
 }

@@ -48,7 +48,7 @@ pub enum Event {
     ArpNetfilter(bool),
     /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.
     HeldBack(Vec<(String, Ipv4Addr)>),
-    /// The interfaces with a foreign hook before ARP: a clsact or ingress qdisc, a netdev-family ingress chain.
+    /// The interfaces with a foreign hook before ARP: a netdev-family ingress chain, or tc filters that interfaces share.
     IngressHooks(Vec<u32>),
     /// The interfaces with a packet socket for ARP (AF_PACKET, ETH_P_ARP); 0 stands for all of them.
     ArpListeners(Vec<u32>),

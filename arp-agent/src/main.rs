@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         Command::Status(arguments) => commands::status::status(arguments),
         Command::Explain(arguments) => commands::explain::explain(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),
+        Command::Detach(arguments) => commands::detach::detach(arguments),
     };
     match done {
         Ok(exit) => ExitCode::from(exit as u8),

@@ -32,6 +32,22 @@ pub mod names {
     pub const COUNTERS: &str = "COUNTERS";
     /// `RingBuf<SettingWrite>`: writes of settings that are about to take effect.
     pub const SETTING_WRITES: &str = "SETTING_WRITES";
+    /// The arrays of one program through which the stubs jump.
+    pub const JUMP_TC: &str = "JUMP_TC";
+    /// See [`JUMP_TC`].
+    pub const JUMP_XDP: &str = "JUMP_XDP";
+    /// See [`JUMP_TC`].
+    pub const JUMP_XDP_FRAGS: &str = "JUMP_XDP_FRAGS";
+    /// See [`JUMP_TC`].
+    pub const JUMP_XDP_VETH: &str = "JUMP_XDP_VETH";
+    /// What is attached in the place of [`TC_PROGRAM`], and hands ARP frames to it while there is an agent.
+    pub const TC_STUB: &str = "arp_tc_stub";
+    /// The same for [`XDP_PROGRAM`].
+    pub const XDP_STUB: &str = "arp_xdp_stub";
+    /// The same for [`XDP_FRAGS_PROGRAM`].
+    pub const XDP_FRAGS_STUB: &str = "arp_xdpf_stub";
+    /// The same for [`XDP_VETH_PROGRAM`].
+    pub const XDP_VETH_STUB: &str = "arp_xdpv_stub";
     /// The XDP program.
     pub const XDP_PROGRAM: &str = "arp_xdp";
     /// The program on writes of sysctls, which knows whose a setting is.

@@ -1,6 +1,6 @@
 //! The eBPF object: an entry point for each hook, one decision behind all.
 //!
-//! A frame's way: entry point → `classify` (is it ARP at all?) → `words`, the only door to packet memory →
+//! A frame's way: `stub`, which is what is attached → entry point → `classify` (is it ARP at all?) → `words`, the only door to packet memory →
 //! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface. The hooks
 //! (`xdp`, `tc`) differ in how a frame arrives and how it leaves.
 //! A frame that is passed leaves as it came.
@@ -19,6 +19,8 @@ mod clock;
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod probe;
+#[cfg(target_arch = "bpf")]
+mod stub;
 #[cfg(target_arch = "bpf")]
 mod sysctl;
 #[cfg(target_arch = "bpf")]

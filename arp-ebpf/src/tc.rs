@@ -17,7 +17,7 @@ use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 /// Nothing is said about the frame: the next program, the next filter, then the stack.
-const TC_ACT_UNSPEC: i32 = -1;
+pub(crate) const TC_ACT_UNSPEC: i32 = -1;
 /// Delivered to us, in `skb->pkt_type`.
 const PACKET_HOST: u32 = 0;
 

@@ -65,7 +65,7 @@ impl Who {
         match self {
             Who::DelayedKernel | Who::Kernel => None,
             Who::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
-            Who::Tc => Some((&["--hook", "tc"], ["tc", "clsact"])),
+            Who::Tc => Some((&["--hook", "tc", "--tc-attach", "clsact"], ["tc", "clsact"])),
             Who::Tcx => Some((&["--hook", "tc", "--tc-attach", "tcx"], ["tc", "tcx"])),
             Who::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
         }

@@ -67,6 +67,7 @@ pub struct AgentOptions {
     run_dir: Option<PathBuf>,
     reread: Option<Duration>,
     sysctl_hook: bool,
+    bpffs: Option<PathBuf>,
 }
 
 impl AgentOptions {
@@ -81,6 +82,7 @@ impl AgentOptions {
             run_dir: None,
             reread: Some(REREAD),
             sysctl_hook: false,
+            bpffs: None,
         }
     }
 
@@ -90,6 +92,13 @@ impl AgentOptions {
     pub fn sysctl_hook(mut self) -> Self {
         self.sysctl_hook = true;
         self.reread = None;
+        self
+    }
+
+    /// With links pinned there. Else none is pinned: the machine's own bpffs is not the lab's.
+    #[must_use]
+    pub fn bpffs(mut self, path: &Path) -> Self {
+        self.bpffs = Some(path.to_owned());
         self
     }
 
@@ -164,6 +173,7 @@ impl AgentOptions {
         };
         command.arg("run").arg("--interface").args(&self.interfaces);
         command.arg("--run-dir").arg(&run_dir);
+        command.arg("--bpffs").arg(self.bpffs.as_deref().unwrap_or(Path::new("off")));
         if let Some(reread) = self.reread {
             command.arg("--reread-interval").arg(reread.as_millis().to_string());
         }

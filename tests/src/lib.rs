@@ -10,6 +10,7 @@
 
 mod agent;
 pub mod bench;
+mod bpffs;
 mod bytes;
 mod hook;
 mod host;
@@ -28,6 +29,7 @@ pub mod topology;
 pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
+pub use bpffs::BpfFs;
 pub use bytes::{Mac, reply_bytes};
 pub use hook::Hook;
 pub use host::{Host, OnCore, allowed_cores};

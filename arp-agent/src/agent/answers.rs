@@ -58,11 +58,15 @@ impl Agent {
             Some(self.interface_status(link, attachment, &around))
         });
         let total = self.bpf.total_counters();
-        let ready = self.in_step.is_ok() && self.lease.is_valid(monotonic_ns());
+        let starting = self.attachments.is_starting().then(|| {
+            let (attached, all) = (self.attachments.attached().len(), self.attachments.iter().count());
+            format!("attached to {attached} of {all} interfaces so far, which answer; for the others the kernel does")
+        });
+        let ready = self.in_step.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
             ready,
-            not_ready_because: self.in_step.as_ref().err().cloned(),
+            not_ready_because: self.in_step.as_ref().err().cloned().or(starting),
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             patterns: self.attachments.matches(links),
@@ -90,6 +94,9 @@ impl Agent {
         let blocked = self.mirror.iface(ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
+            (Attachment::Waiting(_), _) => {
+                ("detached", None, Some("its turn to be attached to has not come yet".to_owned()))
+            }
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
             (Attachment::Attached(_), None) => match self.bpf.left_out().get(&ifindex) {
                 Some(why) => ("passing", None, Some(why.clone())),
@@ -143,7 +150,7 @@ impl Agent {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
                 (choice.how.hook(), choice.how.mode(), format!("{}{instead}", choice.why))
             }
-            Attachment::Refused(_) => ("none", "none", "detached".to_owned()),
+            Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none", "detached".to_owned()),
         };
         let counters = self.bpf.counters(link.ifindex);
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {

@@ -1,14 +1,14 @@
 //! What the kernel tells nobody, and is looked for: settings, foreign programs, ways out.
 
-use super::Agent;
+use super::{Agent, SWEEP};
 use crate::dataplane::bpf::monotonic_ns;
 use crate::dataplane::choice::How;
-use crate::event::{Event, Link, NDO_XMIT, Which};
+use crate::event::{Event, Link, Which};
 use crate::kernel::{Beside, has_settings};
 use crate::mirror::Change;
 use crate::writes::Unread;
-use arp_common::Tables as _;
 use arp_common::maps::IfaceAddr;
+use arp_common::{Reason, Tables as _};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -153,6 +153,7 @@ impl Agent {
 
     fn look_at(&mut self, look: Look) -> anyhow::Result<()> {
         self.lease.looked(monotonic_ns());
+        self.sweep();
         let events = match look {
             Look::Little => self.reader.silent_changes_at_large(),
             Look::All => self.reader.silent_changes(),
@@ -168,6 +169,7 @@ impl Agent {
                     events.extend(self.lost_xdp());
                 }
                 let routes = self.fold(events)?;
+                self.let_go_of_the_deaf();
                 let again = std::mem::take(&mut self.again);
                 if !again.is_empty() {
                     self.attach(again)?;
@@ -180,6 +182,27 @@ impl Agent {
             }
         };
         if routes { self.reread_routes() } else { Ok(()) }
+    }
+
+    /// Looks for what agents left that died meanwhile, if it is time.
+    fn sweep(&mut self) {
+        if Instant::now() >= self.sweep_at {
+            self.sweep_at = Instant::now() + SWEEP;
+            self.attachments.look_for_left();
+            self.attachments.clear_left();
+        }
+    }
+
+    /// Driver mode takes a pod's segmentation offload even while it only passes, so it goes where it cannot answer. At a
+    /// look, not at once: a pod that switches its GRO all the time has it attached so often at most.
+    fn let_go_of_the_deaf(&mut self) {
+        let held = &self.mirror.snapshot().held;
+        let is_deaf = |ifindex: &u32| held.get(ifindex) == Some(&Reason::PEER_DEAF);
+        let deaf: Vec<u32> = self.attachments.attached().iter().copied().filter(is_deaf).collect();
+        for ifindex in deaf {
+            self.attachments.forget(ifindex);
+            self.again.insert(ifindex);
+        }
     }
 
     /// What is news of foreign tc programs on those of the interfaces that are new, or were forgotten.
@@ -218,7 +241,7 @@ impl Agent {
         lost.extend(gone);
         for ifindex in lost {
             log::warn!("{}: another program detached the fast path; it is attached again", name(ifindex));
-            self.attachments.forget(&mut self.bpf, ifindex);
+            self.attachments.forget(ifindex);
             self.tcx.forget_one(ifindex);
             self.again.insert(ifindex);
         }
@@ -248,7 +271,7 @@ impl Agent {
         }
         for link in &lost {
             log::warn!("{}: another program detached the fast path; it is attached again", link.name);
-            self.attachments.forget(&mut self.bpf, link.ifindex);
+            self.attachments.forget(link.ifindex);
             self.again.insert(link.ifindex);
         }
         lost.into_iter().map(Event::Link).collect()
@@ -266,8 +289,8 @@ impl Agent {
                 // It is tested when it is followed again.
                 continue;
             }
-            let takes_xdp = snapshot.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0);
-            let reason = self.proofs.held(&mut self.bpf, link, how, how == How::XdpVeth && takes_xdp, Instant::now());
+            let takes_xdp = how == How::XdpVeth && snapshot.takes_xdp(ifindex);
+            let reason = self.proofs.held(&mut self.bpf, link, how, takes_xdp, Instant::now());
             if snapshot.held.get(&ifindex).copied() != reason {
                 news.push(Event::Held { ifindex, reason });
             }

@@ -33,6 +33,7 @@ use lease::{Lease, Redump, Replay};
 use pulse::{Beat, Pulse};
 use states::States;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
 
@@ -51,6 +52,8 @@ pub struct Options {
     pub sysctl_hook: bool,
     /// Whether frames pass where somebody else's packet socket for ARP is open.
     pub arp_listeners: bool,
+    /// Where links are pinned, if that is a bpffs.
+    pub bpffs: PathBuf,
     /// Whether the program logs each decision.
     pub trace: bool,
 }
@@ -60,6 +63,9 @@ const BATCHES_AT_ONCE: usize = 64;
 
 /// How often the routes are dumped in a row before they are left for later.
 const DUMPS_AT_ONCE: usize = 8;
+
+/// How often what dead agents left is looked for.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// The agent.
 pub struct Agent {
@@ -75,6 +81,8 @@ pub struct Agent {
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
     /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
+    /// When what dead agents left is looked for next.
+    sweep_at: Instant,
     in_step: Result<(), String>,
     doubts: Doubts,
     states: States,
@@ -97,9 +105,9 @@ impl Agent {
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
     pub fn start(options: Options) -> anyhow::Result<Self> {
-        let mut attachments = Attachments::new(&options.interfaces, options.wish)?;
+        let mut attachments = Attachments::new(&options.interfaces, options.wish, &options.bpffs)?;
         let mut bpf = Bpf::load(options.trace)?;
-        attachments.sweep();
+        attachments.look_for_left();
         // Both before the first dump: what changes during it is told as well.
         let sysctl_hook = SysctlHook::start(options.sysctl_hook, &mut bpf);
         let mut notifications =
@@ -127,6 +135,7 @@ impl Agent {
             tcx: Tcx::default(),
             proofs: Proofs::new()?,
             again: BTreeSet::new(),
+            sweep_at: Instant::now() + SWEEP,
             in_step: Err("starting".into()),
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
@@ -137,6 +146,8 @@ impl Agent {
             overruns: 0,
         };
         agent.resync("start")?;
+        agent.attachments.clear_left();
+        agent.attachments.serve();
         Ok(agent)
     }
 
@@ -184,6 +195,13 @@ impl Agent {
                 }
                 () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
                     self.resync("retry")?;
+                }
+                done = self.attachments.done(), if self.in_step.is_ok() => {
+                    let (snapshot, ifindex) = (self.mirror.snapshot(), done.ifindex);
+                    let takes_xdp = |ifindex| snapshot.takes_xdp(ifindex);
+                    self.attachments.complete(&mut self.bpf, &snapshot.links, takes_xdp, done);
+                    self.attach([ifindex].into())?;
+                    self.renew_lease()?;
                 }
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_step.is_ok() => {
                     self.settle_writes()?;
@@ -389,7 +407,7 @@ impl Agent {
                 }
                 Event::LinkGone(ifindex) => {
                     links.insert(*ifindex);
-                    self.attachments.forget(&mut self.bpf, *ifindex);
+                    self.attachments.forget(*ifindex);
                     self.tcx.forget_one(*ifindex);
                     self.proofs.forget(*ifindex);
                     self.reader.forget(*ifindex);
@@ -446,9 +464,9 @@ impl Agent {
 
     /// Of these interfaces, attaches to what has come, lets go of what has gone.
     fn attach(&mut self, interfaces: BTreeSet<u32>) -> anyhow::Result<()> {
-        self.attachments.reconcile(&mut self.bpf, &self.mirror.snapshot().links, &interfaces);
+        let snapshot = self.mirror.snapshot();
+        self.attachments.reconcile(&mut self.bpf, &snapshot.links, &interfaces, |ifindex| snapshot.takes_xdp(ifindex));
         for &ifindex in &interfaces {
-            self.reader.set_filtered(ifindex, self.attachments.is_filtered(ifindex));
             if !self.attachments.attached().contains(&ifindex) {
                 // Whatever became of it: nothing is left to be tested, nor due.
                 self.proofs.forget(ifindex);

@@ -9,7 +9,7 @@ use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::world::World;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
-use crate::kernel::{Reader, filtered_by_agents_only};
+use crate::kernel::{Reader, has_foreign_filters};
 use anyhow::{anyhow, bail};
 use arp_common::Reason;
 use std::net::Ipv4Addr;
@@ -24,10 +24,10 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let mut dump = Reader::new()?.everything()?;
     let question = question(arguments, &dump)?;
     // An agent's own filter is no foreign hook.
-    if filtered_by_agents_only(question.ifindex)? {
+    if has_foreign_filters(question.ifindex)? {
         dump.iter_mut().for_each(|event| {
             if let Event::IngressHooks(hooked) = event {
-                hooked.retain(|&ifindex| ifindex != question.ifindex);
+                hooked.push(question.ifindex);
             }
         });
     }

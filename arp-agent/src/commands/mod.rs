@@ -1,5 +1,6 @@
 //! One file a command, of the same name.
 
+pub mod detach;
 pub mod explain;
 pub mod run;
 pub mod stats;
@@ -13,7 +14,7 @@ pub enum Exit {
     Ok = 0,
     /// `status`: no agent runs.
     NotRunning = 1,
-    /// `status`: running, but not ready. `explain`: pass.
+    /// `status`: running, but not ready. `explain`: pass. `detach`: an agent still runs.
     No = 3,
     /// `status`: ready, but of the interfaces that match none answers.
     NoneAnswers = 4,

@@ -5,6 +5,7 @@ use crate::agent::{Agent, Options};
 use crate::cli;
 use crate::control::{PATIENCE, Request, Response, RunDir, own_user};
 use crate::dataplane::choice::Wish;
+use crate::dataplane::pins::BPFFS;
 use crate::descriptors;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
@@ -43,6 +44,7 @@ struct Config {
     sysctl_hook: Option<cli::SysctlHook>,
     arp_listeners: Option<cli::ArpListeners>,
     lease: Option<u64>,
+    bpffs: Option<PathBuf>,
 }
 
 type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
@@ -73,6 +75,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
         sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
         arp_listeners: arguments.arp_listeners.or(config.arp_listeners).unwrap_or_default() == cli::ArpListeners::Pass,
+        bpffs: arguments.bpffs.clone().or(config.bpffs).unwrap_or_else(|| BPFFS.into()),
         trace: verbose >= 2,
     };
     if let Some(contradiction) = options.wish.contradiction() {

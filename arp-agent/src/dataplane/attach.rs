@@ -1,19 +1,22 @@
 //! Which interfaces the program runs on, and why not on the others.
 
 use super::bpf::Bpf;
+use super::calls::{HookLink, knows_tcx, tcx_programs};
 use super::choice::{Choice, How, Wish, choices};
 use super::owners::Programs;
+use super::pins::{LeftLink, Pins};
+use super::programs::Entry;
+use super::worker::{Done, Worker};
 use crate::descriptors;
 use crate::event::Link;
-use crate::kernel::{Beside, Filter, Filters};
+use crate::kernel::{Beside, Filter, Filters, LeftFilter};
 use anyhow::Context as _;
-use aya::programs::ProgramError;
-use aya::programs::links::LinkOrder;
-use aya::programs::tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType};
-use aya::programs::xdp::{XdpLinkId, XdpMode};
+use aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
 
 /// The interfaces that are wanted, and what became of each.
 pub struct Attachments {
@@ -21,10 +24,20 @@ pub struct Attachments {
     wanted: GlobSet,
     wish: Wish,
     filters: Filters,
+    /// `None`: there is no bpffs, or it is not to be used.
+    pins: Option<Pins>,
+    worker: Worker,
     watches_peers: bool,
+    knows_tcx: bool,
     by_ifindex: BTreeMap<u32, Attachment>,
     /// Those of them that the program runs on.
     attached: BTreeSet<u32>,
+    /// What dead agents left: stubs that pass every frame.
+    left_filters: Vec<LeftFilter>,
+    left_links: Vec<LeftLink>,
+    /// The interfaces of the start whose turn has not come yet; `None` before the start.
+    first_round: Option<BTreeSet<u32>>,
+    serving: bool,
 }
 
 /// What became of an interface that is wanted.
@@ -32,6 +45,8 @@ pub struct Attachments {
 pub enum Attachment {
     /// The program runs on it.
     Attached(Attached),
+    /// The program is being attached, or will be when its turn comes. Until then the kernel answers alone.
+    Waiting(Waiting),
     /// It does not; why, for people.
     Refused(String),
 }
@@ -47,34 +62,61 @@ pub struct Attached {
     handle: Handle,
 }
 
+/// What is being attached.
+#[derive(Debug)]
+pub struct Waiting {
+    number: u64,
+    /// Which of the choices it is.
+    index: usize,
+    /// Why those before it could not be had.
+    refused: Vec<String>,
+}
+
 /// What lets go of it.
 #[derive(Debug)]
 enum Handle {
-    Xdp { link: XdpLinkId, program: u32 },
-    Tcx(SchedClassifierLinkId),
+    Link { link: HookLink, program: u32, pin: Option<PathBuf> },
     Filter(Filter),
 }
 
+/// What came of trying a hook.
+enum Tried {
+    Attached(Handle),
+    Waiting(u64),
+}
+
 impl Attachments {
-    /// None yet.
+    /// None yet. Links are pinned under `bpffs`, if that is one.
     ///
     /// # Errors
-    /// A pattern is not a glob, or there is no netlink socket to be had.
-    pub fn new(patterns: &[String], wish: Wish) -> anyhow::Result<Self> {
+    /// A pattern is not a glob, or there is no netlink socket or thread to be had.
+    pub fn new(patterns: &[String], wish: Wish, bpffs: &Path) -> anyhow::Result<Self> {
         let mut wanted = GlobSetBuilder::new();
         for pattern in patterns {
             wanted.add(Glob::new(pattern).with_context(|| {
                 format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
             })?);
         }
+        let filters = Filters::new()?;
+        let pins = Pins::open(bpffs, filters.name()).unwrap_or_else(|error| {
+            log::warn!("links are not pinned, and a restart attaches all of them anew: {error:#}");
+            None
+        });
         Ok(Attachments {
             patterns: patterns.to_vec(),
             wanted: wanted.build()?,
             wish,
-            filters: Filters::new()?,
+            filters,
+            pins,
+            worker: Worker::start().context("starting a thread failed")?,
             watches_peers: false,
+            knows_tcx: knows_tcx(),
             by_ifindex: BTreeMap::new(),
             attached: BTreeSet::new(),
+            left_filters: Vec::new(),
+            left_links: Vec::new(),
+            first_round: None,
+            serving: false,
         })
     }
 
@@ -91,14 +133,46 @@ impl Attachments {
         self.filters.port()
     }
 
-    /// Removes the filters of agents that were killed.
-    pub fn sweep(&mut self) {
-        match self.filters.sweep() {
-            Ok(swept) => swept.iter().for_each(|ifindex| {
-                log::info!("removed from interface {ifindex} the tc filter of an agent that no longer lives");
-            }),
+    /// Looks for what dead agents left: [`Attachments::reconcile`] takes it over, [`Attachments::clear_left`] removes it.
+    pub fn look_for_left(&mut self) {
+        match self.filters.find() {
+            Ok(found) => self.left_filters = found.left,
             Err(error) => log::warn!("tc filters of agents that were killed may be left: {error:#}"),
         }
+        match self.pins.as_ref().map(Pins::find).transpose() {
+            Ok(found) => self.left_links = found.unwrap_or_default().left,
+            Err(error) => log::warn!("pinned links of other agents may be left: {error}"),
+        }
+    }
+
+    /// Removes what dead agents left, except where it waits to be taken over.
+    pub fn clear_left(&mut self) {
+        let is_waiting = |ifindex: u32| matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(_)));
+        let (wait, go) = std::mem::take(&mut self.left_filters)
+            .into_iter()
+            .partition::<Vec<_>, _>(|left| is_waiting(left.ifindex()));
+        self.left_filters = wait;
+        let (wait, go_links) =
+            std::mem::take(&mut self.left_links).into_iter().partition::<Vec<_>, _>(|left| is_waiting(left.ifindex));
+        self.left_links = wait;
+        self.remove_left(go, go_links);
+    }
+
+    /// Whether interfaces that were there at the start have not been attached to yet.
+    pub fn is_starting(&self) -> bool {
+        self.first_round.as_ref().is_none_or(|first| !first.is_empty())
+    }
+
+    /// From now on what comes new is attached before what waits.
+    pub fn serve(&mut self) {
+        self.serving = true;
+        self.first_round.get_or_insert_default();
+    }
+
+    /// The next interface that was attached, or not, behind the agent's back: [`Attachments::complete`] takes it. May be
+    /// dropped while it waits.
+    pub async fn done(&mut self) -> Done {
+        self.worker.done().await
     }
 
     /// How many of the links match each pattern.
@@ -122,16 +196,14 @@ impl Attachments {
         &self.attached
     }
 
-    /// Whether an interface has a filter of ours.
-    pub fn is_filtered(&self, ifindex: u32) -> bool {
-        let attachment = self.by_ifindex.get(&ifindex);
-        matches!(attachment, Some(Attachment::Attached(Attached { handle: Handle::Filter(_), .. })))
-    }
-
     /// The interfaces with an XDP program of ours, and its identifier.
     pub fn xdp_programs(&self) -> impl Iterator<Item = (u32, u32)> {
         self.by_ifindex.iter().filter_map(|(&ifindex, attachment)| match attachment {
-            Attachment::Attached(Attached { handle: Handle::Xdp { program, .. }, .. }) => Some((ifindex, *program)),
+            Attachment::Attached(Attached { choice, handle: Handle::Link { program, .. }, .. })
+                if choice.how.is_xdp() =>
+            {
+                Some((ifindex, *program))
+            }
             _ => None,
         })
     }
@@ -144,76 +216,150 @@ impl Attachments {
         }
     }
 
-    /// What other tc filters an interface has, if it has one of ours.
+    /// What other tc filters an interface has, if our program is on it.
     ///
     /// # Errors
     /// The kernel does not answer.
     pub fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<Beside>> {
-        match self.by_ifindex.get(&ifindex) {
-            Some(Attachment::Attached(Attached { handle: Handle::Filter(filter), .. })) => {
-                self.filters.beside(filter).map(Some)
-            }
-            _ => Ok(None),
-        }
+        let Some(Attachment::Attached(Attached { handle, .. })) = self.by_ifindex.get(&ifindex) else {
+            return Ok(None);
+        };
+        let filter = match handle {
+            Handle::Filter(filter) => Some(filter),
+            Handle::Link { .. } => None,
+        };
+        self.filters.beside(ifindex, filter).map(Some)
     }
 
     /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one from which
     /// somebody removed what was attached, so that it is attached to again.
-    pub fn forget(&mut self, bpf: &mut Bpf, ifindex: u32) {
+    pub fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
-        if let Some(attachment) = self.by_ifindex.remove(&ifindex) {
-            self.let_go(bpf, ifindex, attachment);
+        if let Some(first) = &mut self.first_round {
+            first.remove(&ifindex);
+        }
+        if let Some(Attachment::Attached(attached)) = self.by_ifindex.remove(&ifindex) {
+            self.let_go(ifindex, attached);
         }
     }
 
-    /// Of these interfaces, attaches to those that are wanted and lets go of those that no longer are.
-    pub fn reconcile(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>, interfaces: &BTreeSet<u32>) {
+    /// Of these interfaces, attaches to those that are wanted and lets go of those that no longer are. `takes_xdp`: a
+    /// veth's other end takes frames of XDP in driver mode.
+    pub fn reconcile(
+        &mut self,
+        bpf: &mut Bpf,
+        links: &BTreeMap<u32, Link>,
+        interfaces: &BTreeSet<u32>,
+        takes_xdp: impl Fn(u32) -> bool,
+    ) {
         for &ifindex in interfaces {
             let Some(link) = links.get(&ifindex).filter(|link| self.wanted.is_match(&link.name)) else {
-                self.forget(bpf, ifindex);
+                self.forget(ifindex);
                 continue;
             };
-            if self.attached.contains(&ifindex) {
+            if self.attached.contains(&ifindex) || matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(_)))
+            {
                 continue;
             }
-            let attachment = self.attach(bpf, link);
-            let news = match (&attachment, self.by_ifindex.get(&ifindex)) {
-                (Attachment::Attached(Attached { choice: Choice { how, why }, .. }), _) => {
-                    Some(format!("attached to {}: {} {}, {why}", link.name, how.hook(), how.mode()))
-                }
-                (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
-                (Attachment::Refused(why), _) => Some(why.clone()),
-            };
-            // What became of an interface is told when it is known whether it answers.
-            if let Some(news) = news {
-                log::debug!("{news}");
-            }
-            if matches!(attachment, Attachment::Attached(_)) {
-                self.attached.insert(ifindex);
-            }
-            self.by_ifindex.insert(ifindex, attachment);
+            let attachment = self.attach(bpf, link, takes_xdp(ifindex), 0, Vec::new());
+            self.settle(link, attachment);
         }
+    }
+
+    /// Takes what [`Attachments::done`] gave.
+    pub fn complete(
+        &mut self,
+        bpf: &mut Bpf,
+        links: &BTreeMap<u32, Link>,
+        takes_xdp: impl Fn(u32) -> bool,
+        done: Done,
+    ) {
+        let Done { ifindex, number, entry, link } = done;
+        let awaited = matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(w)) if w.number == number);
+        let (Some(shown), true) = (links.get(&ifindex), awaited) else {
+            // The interface went, or is no longer wanted.
+            if let Ok(link) = link {
+                self.worker.let_go(link);
+            }
+            return;
+        };
+        let Some(Attachment::Waiting(Waiting { index, mut refused, .. })) = self.by_ifindex.remove(&ifindex) else {
+            return;
+        };
+        let choice = choices(self.wish, shown, self.knows_tcx).into_iter().nth(index);
+        let attachment = match (link, choice) {
+            (Ok(link), Some(choice)) => {
+                let handle = self.keep(link, ifindex, choice.how, &entry);
+                let (name, instead) = (shown.name.clone(), refused.join("; "));
+                Attachment::Attached(Attached { choice, name, instead, handle })
+            }
+            (link, _) => {
+                refused.extend(link.err().map(|error| format!("attaching the tc program (tcx) failed: {error}")));
+                self.attach(bpf, shown, takes_xdp(ifindex), index + 1, refused)
+            }
+        };
+        self.settle(shown, attachment);
     }
 
     /// The interfaces that are wanted, and cannot be had.
     pub fn refused(&self) -> impl Iterator<Item = u32> {
         let any = self.by_ifindex.len() > self.attached.len();
-        let all = any.then(|| self.by_ifindex.keys().copied()).into_iter().flatten();
-        all.filter(|ifindex| !self.attached.contains(ifindex))
+        let all = any.then(|| self.by_ifindex.iter()).into_iter().flatten();
+        all.filter(|(_, attachment)| matches!(attachment, Attachment::Refused(_))).map(|(&ifindex, _)| ifindex)
     }
 
-    fn attach(&mut self, bpf: &mut Bpf, link: &Link) -> Attachment {
+    /// Remembers what became of an interface, and says it if that is news.
+    fn settle(&mut self, link: &Link, attachment: Attachment) {
+        let ifindex = link.ifindex;
+        let news = match (&attachment, self.by_ifindex.get(&ifindex)) {
+            (Attachment::Attached(Attached { choice: Choice { how, why }, instead, .. }), _) => {
+                let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
+                Some(format!("attached to {}: {} {}, {why}{instead}", link.name, how.hook(), how.mode()))
+            }
+            (Attachment::Waiting(_), _) => None,
+            (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
+            (Attachment::Refused(why), _) => Some(why.clone()),
+        };
+        // What became of an interface is told when it is known whether it answers.
+        if let Some(news) = news {
+            log::debug!("{news}");
+        }
+        if matches!(attachment, Attachment::Waiting(_)) {
+            if !self.serving {
+                self.first_round.get_or_insert_default().insert(ifindex);
+            }
+        } else if let Some(first) = &mut self.first_round {
+            first.remove(&ifindex);
+        }
+        if matches!(attachment, Attachment::Attached(_)) {
+            self.attached.insert(ifindex);
+            // What is left there by another hook than this one.
+            let (filters, links) = (self.take_left_filters(ifindex), self.take_left_links(ifindex, |_| true));
+            self.remove_left(filters, links);
+        }
+        self.by_ifindex.insert(ifindex, attachment);
+    }
+
+    /// Tries the hooks from the one with this index on.
+    fn attach(
+        &mut self,
+        bpf: &mut Bpf,
+        link: &Link,
+        takes_xdp: bool,
+        first: usize,
+        mut refused: Vec<String>,
+    ) -> Attachment {
         const ARPHRD_ETHER: u16 = 1;
         if link.hardware_type != ARPHRD_ETHER {
             return Attachment::Refused(format!("{}: not an Ethernet device", link.name));
         }
-        let mut refused: Vec<String> = Vec::new();
-        for choice in choices(self.wish, link) {
-            match self.try_one(bpf, link, choice.how) {
-                Ok(handle) => {
+        for (index, choice) in choices(self.wish, link, self.knows_tcx).into_iter().enumerate().skip(first) {
+            match self.try_one(bpf, link, choice.how, takes_xdp) {
+                Ok(Tried::Attached(handle)) => {
                     let (name, instead) = (link.name.clone(), refused.join("; "));
                     return Attachment::Attached(Attached { choice, name, instead, handle });
                 }
+                Ok(Tried::Waiting(number)) => return Attachment::Waiting(Waiting { number, index, refused }),
                 Err(error) => {
                     let why = format!("{error:#}");
                     if !refused.contains(&why) {
@@ -225,16 +371,32 @@ impl Attachments {
         Attachment::Refused(format!("{}: {}", link.name, refused.join("; ")))
     }
 
-    fn try_one(&mut self, bpf: &mut Bpf, link: &Link, how: How) -> anyhow::Result<Handle> {
-        // Asked first, because the kernel would let two programs share a device in different modes on old versions.
-        if let Some(holder) = link.xdp_program.filter(|_| how.is_xdp()) {
-            anyhow::bail!(
-                "its XDP slot is taken by {}; detach that program, or leave the interface to it",
-                Programs::default().describe(holder)
-            );
+    fn try_one(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool) -> anyhow::Result<Tried> {
+        let ifindex = link.ifindex;
+        if how.is_xdp() {
+            // Asked first, because the kernel would let two programs share a device in different modes on old versions.
+            let is_left = |holder: u32| {
+                self.left_links
+                    .iter()
+                    .any(|left| left.ifindex == ifindex && left.how.is_xdp() && left.program == holder)
+            };
+            if let Some(holder) = link.xdp_program.filter(|&holder| !is_left(holder)) {
+                anyhow::bail!(
+                    "its XDP slot is taken by {}; detach that program, or leave the interface to it",
+                    Programs::default().describe(holder)
+                );
+            }
         }
-        if how == How::XdpVeth && !self.watches_peers {
-            anyhow::bail!("driver mode on a veth needs Linux 6.3, which tells whether the pod end takes replies");
+        if how == How::XdpVeth {
+            if !self.watches_peers {
+                anyhow::bail!("driver mode on a veth needs Linux 6.3, which tells whether the pod end takes replies");
+            }
+            if !takes_xdp {
+                anyhow::bail!(
+                    "driver mode answers only while the pod end has GRO on or an XDP program, and would cost the pod \
+                     its segmentation offload meanwhile; switch GRO on in the pod, or choose another mode"
+                );
+            }
         }
         // A filter takes no descriptor.
         if how != How::Clsact
@@ -244,35 +406,98 @@ impl Attachments {
         }
         let (hook, mode) = (how.hook(), how.mode());
         let failed = || format!("attaching the {hook} program ({mode}) failed");
-        Ok(match how {
-            How::XdpSkb | How::XdpDriver | How::XdpVeth => {
-                let mode = if how == How::XdpSkb { XdpMode::Skb } else { XdpMode::Driver };
-                let xdp = bpf.xdp_for(how)?;
-                let program = xdp.info().map_err(why).with_context(failed)?.id();
-                Handle::Xdp {
-                    link: xdp.attach_to_if_index(link.ifindex, mode).map_err(why).with_context(failed)?,
-                    program,
-                }
-            }
-            How::Tcx => {
-                // After those that are there: whoever sees a frame first goes on doing so.
-                let order = TcAttachOptions::TcxOrder(LinkOrder::last());
-                let attached = bpf.tc()?.attach_with_options(&link.name, TcAttachType::Ingress, order);
-                Handle::Tcx(attached.map_err(why).with_context(failed)?)
-            }
-            How::Clsact => {
-                let program = bpf.tc()?.fd()?.as_fd().as_raw_fd();
-                Handle::Filter(self.filters.set(link.ifindex, program).with_context(failed)?)
-            }
-        })
+        let entry = bpf.entry(how)?;
+        if how == How::Clsact {
+            let left = self.take_left_filters(ifindex);
+            let set = self.filters.set(ifindex, entry.program.as_fd().as_raw_fd(), left.first());
+            // One that was replaced has another name by now, and is not found.
+            self.remove_left(left, Vec::new());
+            return Ok(Tried::Attached(Handle::Filter(set.with_context(failed)?)));
+        }
+        if let Some(handle) = self.adopt(link, how, &entry) {
+            return Ok(Tried::Attached(handle));
+        }
+        if how == How::Tcx {
+            return Ok(Tried::Waiting(self.worker.attach(ifindex, entry, self.serving)));
+        }
+        let attached = HookLink::attach(entry.program.as_fd(), ifindex, how).with_context(failed)?;
+        Ok(Tried::Attached(self.keep(attached, ifindex, how, &entry)))
     }
 
-    fn let_go(&mut self, bpf: &mut Bpf, ifindex: u32, attachment: Attachment) {
-        let Attachment::Attached(Attached { choice, name, handle, .. }) = attachment else { return };
-        // The link of an interface that vanished is already dead; only the descriptor is left to close.
+    /// Takes over the link that a dead agent left for a hook. Those that are in its way go.
+    fn adopt(&mut self, link: &Link, how: How, entry: &Entry) -> Option<Handle> {
+        let ifindex = link.ifindex;
+        let left = self.take_left_links(ifindex, |left| left.is_xdp() == how.is_xdp());
+        let is_there = |left: &LeftLink| {
+            // In this namespace, too: it may have been moved, and another one have its index.
+            let is_shown = if how.is_xdp() {
+                link.xdp_program == Some(left.program)
+            } else {
+                tcx_programs(ifindex, BPF_TCX_INGRESS).is_ok_and(|programs| programs.contains(&left.program))
+            };
+            left.how == how && is_shown && left.is_tied().unwrap_or(false)
+        };
+        let (mut same, others) = left.into_iter().partition::<Vec<_>, _>(is_there);
+        let adopted = same.pop().zip(self.pins.as_ref()).map(|(left, pins)| pins.adopt(left, entry.program.as_fd()));
+        self.remove_left(Vec::new(), others.into_iter().chain(same).collect());
+        match adopted? {
+            Ok((link, path)) => Some(Handle::Link { link, program: entry.id, pin: Some(path) }),
+            Err(error) => {
+                log::warn!("{}: the link that another agent left cannot be taken over: {error}", link.name);
+                None
+            }
+        }
+    }
+
+    /// Pins a link, where that spares something: XDP in a veth's driver would go on costing the pod its offloads.
+    fn keep(&self, link: HookLink, ifindex: u32, how: How, entry: &Entry) -> Handle {
+        let pins = self.pins.as_ref().filter(|_| how != How::XdpVeth);
+        let pin = pins.and_then(|pins| {
+            let kept = pins.keep(&link, ifindex, how);
+            kept.inspect_err(|error| log::warn!("interface {ifindex}: its link is not pinned: {error}")).ok()
+        });
+        Handle::Link { link, program: entry.id, pin }
+    }
+
+    fn take_left_filters(&mut self, ifindex: u32) -> Vec<LeftFilter> {
+        self.left_filters.extract_if(.., |left| left.ifindex() == ifindex).collect()
+    }
+
+    fn take_left_links(&mut self, ifindex: u32, which: impl Fn(How) -> bool) -> Vec<LeftLink> {
+        self.left_links.extract_if(.., |left| left.ifindex == ifindex && which(left.how)).collect()
+    }
+
+    fn remove_left(&mut self, filters: Vec<LeftFilter>, links: Vec<LeftLink>) {
+        for left in filters {
+            match self.filters.remove_left(&left) {
+                Ok(true) => log::info!(
+                    "removed from interface {} the tc filter of an agent that no longer lives",
+                    left.ifindex()
+                ),
+                Ok(false) => {}
+                Err(error) => log::warn!("a tc filter stays on interface {}: {error:#}", left.ifindex()),
+            }
+        }
+        for left in links {
+            let (ifindex, how) = (left.ifindex, left.how);
+            let path = left.path().to_owned();
+            match left.unpin() {
+                Ok(link) => {
+                    log::info!("removed from interface {ifindex} the pinned link of an agent that no longer lives");
+                    self.close(how, link);
+                }
+                Err(error) => log::warn!("{}: stays: {error}", path.display()),
+            }
+        }
+    }
+
+    fn let_go(&mut self, ifindex: u32, Attached { choice, name, handle, .. }: Attached) {
         let done = match handle {
-            Handle::Xdp { link, .. } => bpf.xdp_for(choice.how).and_then(|xdp| Ok(xdp.detach(link)?)),
-            Handle::Tcx(id) => bpf.tc().and_then(|tc| Ok(tc.detach(id)?)),
+            Handle::Link { link, pin, .. } => {
+                let unpinned = pin.as_deref().map_or(Ok(()), unpin);
+                self.close(choice.how, link);
+                unpinned.map_err(Into::into)
+            }
             Handle::Filter(filter) => self.filters.remove(&filter),
         };
         match done {
@@ -280,24 +505,37 @@ impl Attachments {
             Err(error) => log::debug!("{name} ({ifindex}): detached, {error:#}"),
         }
     }
+
+    /// Detaches by closing; the slot of XDP must be free at once.
+    fn close(&self, how: How, link: HookLink) {
+        if how == How::Tcx { self.worker.let_go(link) } else { drop(link) }
+    }
 }
 
-/// Links go with their descriptors; filters must be removed.
+/// What takes a grace period or the driver's own time to attach stays pinned, as a stub that passes every frame, for the
+/// next agent to take over. Everything else goes; only a queueing discipline stays.
 impl Drop for Attachments {
     fn drop(&mut self) {
         for (ifindex, attachment) in std::mem::take(&mut self.by_ifindex) {
-            if let Attachment::Attached(Attached { handle: Handle::Filter(filter), .. }) = attachment
-                && let Err(error) = self.filters.remove(&filter)
-            {
-                log::warn!("a tc filter stays on interface {ifindex}: {error:#}");
+            let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { continue };
+            let removed = match &handle {
+                Handle::Filter(filter) => self.filters.remove(filter),
+                Handle::Link { pin: Some(pin), .. } if choice.how == How::XdpSkb => unpin(pin).map_err(Into::into),
+                Handle::Link { .. } => Ok(()),
+            };
+            if let Err(error) = removed {
+                log::warn!("the {} program stays on interface {ifindex}: {error:#}", choice.how.hook());
             }
+        }
+        if let Some(pins) = &self.pins {
+            pins.tidy();
         }
     }
 }
 
-fn why(error: ProgramError) -> anyhow::Error {
-    match &error {
-        ProgramError::SyscallError(syscall) => anyhow::anyhow!("{}: {}", syscall.call, syscall.io_error),
-        _ => error.into(),
+fn unpin(pin: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(pin) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

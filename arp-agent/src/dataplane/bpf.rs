@@ -7,6 +7,7 @@ use super::doubts::{Doubts, PAUSE};
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::Run;
+use super::programs::Stubs;
 use super::refusal;
 use super::trie::{Entries as _, Trie};
 use crate::mirror::Change;
@@ -79,6 +80,7 @@ pub struct Bpf {
     knows_frags: bool,
     /// Why the sysctl hook cannot know whose a setting is.
     cannot_tell_whose: Option<String>,
+    pub(super) stubs: Stubs,
 }
 
 impl Bpf {
@@ -127,6 +129,7 @@ impl Bpf {
             tick_ns: tick_ns()?,
             knows_frags,
             cannot_tell_whose,
+            stubs: Stubs::default(),
             ebpf,
         })
     }

@@ -1,11 +1,134 @@
-//! Two system calls of bpf(2) that aya does not offer as they are needed here: often, for many interfaces, by index.
+//! Commands of bpf(2) that aya does not offer as they are needed here: often, for many interfaces, by index; and links
+//! of which the interface is known, that are updated, pinned and found again one by one.
 
-use aya_obj::generated::{bpf_attach_type, bpf_cmd};
+use super::choice::How;
+use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
+use aya_obj::generated::{BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
 use nix::libc;
+use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 
 /// Most programs in one direction of an interface (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
 const MOST: usize = 64;
+
+/// A BPF link: what ties a program to an interface. Dropped, its descriptor is closed; unless it is pinned, that
+/// detaches the program, for which tcx waits a grace period under the RTNL lock.
+#[derive(Debug)]
+pub struct HookLink(OwnedFd);
+
+/// What a link ties to what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tied {
+    /// The identifier of the program.
+    pub program: u32,
+    /// The interface; 0 once it is gone.
+    pub ifindex: u32,
+}
+
+impl HookLink {
+    /// Attaches a program to an interface. By tcx it comes after those that are there: whoever sees a frame first goes
+    /// on doing so. tcx waits a grace period under the RTNL lock.
+    ///
+    /// # Errors
+    /// The kernel refuses: it has no tcx (EINVAL), the slot of XDP is taken (EBUSY), the driver has no XDP.
+    pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, how: How) -> io::Result<Self> {
+        let (attach, flags) = match how {
+            How::Tcx | How::Clsact => (BPF_TCX_INGRESS, BPF_F_AFTER),
+            How::XdpSkb => (BPF_XDP, XDP_FLAGS_SKB_MODE),
+            How::XdpDriver | How::XdpVeth => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+        };
+        // Of `union bpf_attr`: prog_fd, target_ifindex, attach_type, flags; relative_fd, padding, expected_revision.
+        let mut attributes = [program.as_raw_fd().cast_unsigned(), ifindex, attach as u32, flags, 0, 0, 0, 0];
+        // SAFETY: without pointers in them.
+        let descriptor = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attributes) }?;
+        // SAFETY: it was just opened for us.
+        Ok(HookLink(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// Puts another program in the place of the one that the link ties, between two frames.
+    ///
+    /// # Errors
+    /// ENOLINK if the interface is gone.
+    pub(super) fn update(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        // link_fd, new_prog_fd, flags, old_prog_fd.
+        let mut attributes = [self.0.as_raw_fd(), program.as_raw_fd(), 0, 0];
+        // SAFETY: without pointers in them.
+        unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attributes) }.map(drop)
+    }
+
+    /// What it ties to what.
+    ///
+    /// # Errors
+    /// The kernel does not say; or it is no link of XDP or tcx.
+    pub(super) fn tied(&self) -> io::Result<Tied> {
+        /// `BPF_LINK_TYPE_XDP` and `BPF_LINK_TYPE_TCX` (include/uapi/linux/bpf.h).
+        const TYPES: [u32; 2] = [6, 11];
+        // Of `struct bpf_link_info`: type, id, prog_id, padding; of an XDP or a tcx link, its ifindex, and more.
+        let mut info = [0_u32; 16];
+        // bpf_fd, info_len, info.
+        let (address, length) = (info.as_mut_ptr().expose_provenance() as u64, size_of_val(&info) as u32);
+        let mut attributes = [pair(self.0.as_raw_fd().cast_unsigned(), length), address];
+        // SAFETY: the one pointer is to as many bytes as are said, which live until the call is over.
+        unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes) }?;
+        if !TYPES.contains(&info[0]) {
+            return Err(io::Error::other("a BPF link of another kind than XDP's and tcx's"));
+        }
+        Ok(Tied { program: info[2], ifindex: info[4] })
+    }
+
+    /// Pins it: it stays when its descriptors are closed.
+    ///
+    /// # Errors
+    /// The path is not on a bpffs, or may not be written.
+    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // pathname, bpf_fd, file_flags.
+        let mut attributes = [path.as_ptr().expose_provenance() as u64, pair(self.0.as_raw_fd().cast_unsigned(), 0)];
+        // SAFETY: the one pointer is to a string, which lives until the call is over.
+        unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes) }.map(drop)
+    }
+
+    /// Opens a link that is pinned.
+    ///
+    /// # Errors
+    /// There is none at this path, or it may not be opened.
+    pub(super) fn pinned(path: &Path) -> io::Result<Self> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attributes = [path.as_ptr().expose_provenance() as u64, 0];
+        // SAFETY: the one pointer is to a string, which lives until the call is over.
+        let descriptor = unsafe { bpf(bpf_cmd::BPF_OBJ_GET, &mut attributes) }?;
+        // SAFETY: it was just opened for us.
+        Ok(HookLink(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+}
+
+/// The cookie of the calling thread's network namespace: no other one gets it until the machine starts again.
+///
+/// # Errors
+/// Before Linux 5.14 the kernel does not say.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    /// include/uapi/asm-generic/socket.h.
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = UnixDatagram::unbound()?;
+    let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    let (at, length) = ((&raw mut cookie).cast(), &raw mut length);
+    // SAFETY: both pointers are to what lives until the call is over, and the length is the first one's.
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, at, length) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
+}
+
+/// Whether the kernel has tcx (Linux 6.6): asked of the interface that every network namespace has.
+pub(super) fn knows_tcx() -> bool {
+    const LOOPBACK: u32 = 1;
+    match tcx_programs(LOOPBACK, BPF_TCX_INGRESS) {
+        Ok(_) => true,
+        Err(error) => error.raw_os_error() != Some(libc::EINVAL),
+    }
+}
 
 /// The BPF link with the next higher identifier than `id`; the kernel gives out one after the other. `None` if there is
 /// none, and if the question is refused (it takes CAP_SYS_ADMIN).
@@ -23,10 +146,6 @@ pub(super) fn link_after(id: u32) -> Option<u32> {
 /// EINVAL before Linux 6.6, which has no tcx; ENODEV if there is no such interface; EPERM.
 pub(super) fn tcx_programs(ifindex: u32, direction: bpf_attach_type) -> io::Result<Vec<u32>> {
     let mut programs = [0_u32; MOST];
-    let pair = |low: u32, high: u32| {
-        let ([a, b, c, d], [e, f, g, h]) = (low.to_ne_bytes(), high.to_ne_bytes());
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
-    };
     // Of `union bpf_attr`: target_ifindex and attach_type, query_flags and attach_flags, prog_ids, count and padding,
     // prog_attach_flags, link_ids, link_attach_flags, revision.
     let mut attributes = [0_u64; 8];
@@ -38,12 +157,18 @@ pub(super) fn tcx_programs(ifindex: u32, direction: bpf_attach_type) -> io::Resu
     Ok(programs.into_iter().take_while(|&id| id != 0).collect())
 }
 
-/// bpf(2).
+/// Two fields of `union bpf_attr`, the lower one first.
+fn pair(low: u32, high: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (low.to_ne_bytes(), high.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// bpf(2). Gives what the kernel gives, which is a descriptor where one is opened.
 ///
 /// # Safety
 /// What pointers there are in `attributes` must be to as much memory as the command reads or writes.
-unsafe fn bpf<T: Copy>(command: bpf_cmd, attributes: &mut [T]) -> io::Result<()> {
+unsafe fn bpf<T: Copy>(command: bpf_cmd, attributes: &mut [T]) -> io::Result<i32> {
     // SAFETY: the kernel reads and writes as many bytes of `attributes` as are said; the rest is the caller's.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    i32::try_from(result).ok().filter(|&result| result >= 0).ok_or_else(io::Error::last_os_error)
 }

@@ -79,22 +79,24 @@ pub struct Choice {
 }
 
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
-/// name has no next one.
-pub fn choices(wish: Wish, link: &Link) -> Vec<Choice> {
-    match wish.hook {
-        Hook::Xdp => xdp(wish.xdp_mode, link),
-        Hook::Tc => tc(wish.tc_attach, "asked for"),
-        Hook::Auto if wish.xdp_mode != XdpMode::Auto => {
-            let mut choices = xdp(wish.xdp_mode, link);
-            choices.extend(tc(wish.tc_attach, "XDP could not be had"));
+/// name has no next one, unless that was asked for by name, too. `knows_tcx`: the kernel has it.
+pub fn choices(wish: Wish, link: &Link, knows_tcx: bool) -> Vec<Choice> {
+    match (wish.hook, wish.xdp_mode, wish.tc_attach) {
+        (Hook::Xdp, mode, _) => xdp(mode, link),
+        (Hook::Tc, _, attach) => tc(attach, "asked for", knows_tcx),
+        (Hook::Auto, XdpMode::Auto, TcAttach::Auto) => auto(link, knows_tcx),
+        (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "asked for", knows_tcx),
+        (Hook::Auto, mode, TcAttach::Auto) => xdp(mode, link),
+        (Hook::Auto, mode, attach) => {
+            let mut choices = xdp(mode, link);
+            choices.extend(tc(attach, "XDP could not be had", knows_tcx));
             choices
         }
-        Hook::Auto => auto(wish.tc_attach, link),
     }
 }
 
 /// What costs everything else on the interface least: docs/adr/0006-hooks.md.
-fn auto(attach: TcAttach, link: &Link) -> Vec<Choice> {
+fn auto(link: &Link, knows_tcx: bool) -> Vec<Choice> {
     let mut choices = Vec::new();
     let why = match link.kind.as_deref() {
         Some("veth") => "the default on a veth: XDP on socket buffers would cost its other traffic more",
@@ -104,7 +106,7 @@ fn auto(attach: TcAttach, link: &Link) -> Vec<Choice> {
             "the device's driver does not run XDP, or its slot is taken"
         }
     };
-    choices.extend(tc(attach, why));
+    choices.extend(tc(TcAttach::Auto, why, knows_tcx));
     choices.push(Choice { how: How::XdpSkb, why: "tc could not be had" });
     choices
 }
@@ -126,22 +128,25 @@ fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
     }
 }
 
-fn tc(attach: TcAttach, why: &'static str) -> Vec<Choice> {
-    let (tcx, clsact) = (Choice { how: How::Tcx, why }, Choice { how: How::Clsact, why });
-    match attach {
-        TcAttach::Tcx => vec![tcx],
-        TcAttach::Clsact => vec![clsact],
-        TcAttach::Auto => vec![clsact, tcx],
-    }
+/// clsact takes the one place of its kind on an interface, and adding it cuts the interface's traffic for a moment: only
+/// where there is no tcx.
+fn tc(attach: TcAttach, why: &'static str, knows_tcx: bool) -> Vec<Choice> {
+    let how = match attach {
+        TcAttach::Tcx => How::Tcx,
+        TcAttach::Clsact => How::Clsact,
+        TcAttach::Auto if knows_tcx => How::Tcx,
+        TcAttach::Auto => How::Clsact,
+    };
+    vec![Choice { how, why }]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>) -> Vec<How> {
+    fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>, knows_tcx: bool) -> Vec<How> {
         let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
-        choices(Wish { hook, xdp_mode, tc_attach }, &link).into_iter().map(|choice| choice.how).collect()
+        choices(Wish { hook, xdp_mode, tc_attach }, &link, knows_tcx).into_iter().map(|choice| choice.how).collect()
     }
 
     #[test]
@@ -158,29 +163,32 @@ mod tests {
     #[test]
     fn what_is_asked_for_by_name_has_no_substitute() {
         use {
-            Hook::{Tc, Xdp},
+            Hook::{Auto, Tc, Xdp},
             TcAttach as A, XdpMode as M,
         };
-        assert_eq!(hows(Xdp, M::Skb, A::Auto, Some("veth")), [How::XdpSkb]);
-        assert_eq!(hows(Xdp, M::Driver, A::Auto, Some("veth")), [How::XdpVeth]);
-        assert_eq!(hows(Xdp, M::Driver, A::Auto, None), [How::XdpDriver]);
-        assert_eq!(hows(Tc, M::Auto, A::Tcx, Some("veth")), [How::Tcx]);
-        assert_eq!(hows(Tc, M::Auto, A::Clsact, None), [How::Clsact]);
+        for knows_tcx in [true, false] {
+            let hows = |hook, mode, attach, kind| hows(hook, mode, attach, kind, knows_tcx);
+            for hook in [Xdp, Auto] {
+                assert_eq!(hows(hook, M::Skb, A::Auto, Some("veth")), [How::XdpSkb]);
+                assert_eq!(hows(hook, M::Driver, A::Auto, Some("veth")), [How::XdpVeth]);
+                assert_eq!(hows(hook, M::Driver, A::Auto, None), [How::XdpDriver]);
+            }
+            for hook in [Tc, Auto] {
+                assert_eq!(hows(hook, M::Auto, A::Tcx, Some("veth")), [How::Tcx]);
+                assert_eq!(hows(hook, M::Auto, A::Clsact, None), [How::Clsact]);
+            }
+            assert_eq!(hows(Auto, M::Skb, A::Clsact, Some("veth")), [How::XdpSkb, How::Clsact], "both by name");
+        }
     }
 
     #[test]
     fn auto_is_harmless_on_a_veth_and_fast_on_a_nic() {
-        let auto = |kind| hows(Hook::Auto, XdpMode::Auto, TcAttach::Auto, kind);
-        let harmless = [How::Clsact, How::Tcx, How::XdpSkb];
-        assert_eq!(auto(Some("veth")), harmless);
-        assert_eq!(auto(Some("tun")), harmless);
-        assert_eq!(auto(None), [How::XdpDriver, How::Clsact, How::Tcx, How::XdpSkb]);
-    }
-
-    #[test]
-    fn a_mode_of_xdp_goes_before_tc() {
-        let auto = |mode| hows(Hook::Auto, mode, TcAttach::Clsact, Some("veth"));
-        assert_eq!(auto(XdpMode::Skb), [How::XdpSkb, How::Clsact]);
-        assert_eq!(auto(XdpMode::Driver), [How::XdpVeth, How::Clsact]);
+        for (knows_tcx, tc) in [(true, How::Tcx), (false, How::Clsact)] {
+            let auto = |kind| hows(Hook::Auto, XdpMode::Auto, TcAttach::Auto, kind, knows_tcx);
+            assert_eq!(auto(Some("veth")), [tc, How::XdpSkb]);
+            assert_eq!(auto(Some("tun")), [tc, How::XdpSkb]);
+            assert_eq!(auto(None), [How::XdpDriver, tc, How::XdpSkb]);
+            assert_eq!(hows(Hook::Tc, XdpMode::Auto, TcAttach::Auto, Some("veth"), knows_tcx), [tc]);
+        }
     }
 }

@@ -3,7 +3,7 @@
 pub mod attach;
 pub mod bpf;
 mod buckets;
-mod calls;
+pub mod calls;
 pub mod choice;
 mod counters;
 mod doubts;
@@ -11,6 +11,7 @@ pub mod fake;
 mod layout;
 mod memory;
 pub mod owners;
+pub mod pins;
 pub mod programs;
 pub mod proof;
 mod refusal;
@@ -19,6 +20,7 @@ mod stack;
 pub mod sysctl;
 pub mod tcx;
 pub mod trie;
+pub mod worker;
 
 use crate::mirror::Change;
 use arp_common::Tables;

@@ -6,7 +6,12 @@ use super::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;
 use arp_common::maps::names;
-use aya::programs::{SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp};
+use aya::maps::{MapData, ProgramArray};
+use aya::programs::{
+    Program, ProgramFd, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
+};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use zerocopy::transmute;
 
 /// What the loaded program did with a frame.
@@ -38,7 +43,58 @@ pub fn actions(how: How) -> (u32, u32) {
     }
 }
 
+/// What is attached for a hook: a stub, whose jump leads to the program proper.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The stub.
+    pub program: Arc<ProgramFd>,
+    /// Its identifier.
+    pub id: u32,
+}
+
+/// The stubs that are loaded, and the arrays that they jump through. The kernel empties an array when the last of its
+/// descriptors is closed, so no other process may ever have one, and nothing may pin it.
+#[derive(Default)]
+pub(super) struct Stubs {
+    arrays: BTreeMap<&'static str, ProgramArray<MapData>>,
+    entries: BTreeMap<&'static str, Entry>,
+}
+
 impl Bpf {
+    /// What is attached for a hook, with its jump in place.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn entry(&mut self, how: How) -> anyhow::Result<Entry> {
+        let (stub, array) = stub_and_jump(how, self.knows_frags());
+        if let Some(entry) = self.stubs.entries.get(stub) {
+            return Ok(entry.clone());
+        }
+        let proper = if how.is_xdp() { self.xdp_for(how)?.fd() } else { self.tc()?.fd() };
+        let proper = proper?.try_clone()?;
+        let program = self.program(stub)?;
+        let refused = |error| refusal::of_program(stub, &error);
+        let info = match program {
+            Program::Xdp(xdp) => xdp.load().map_err(refused).and_then(|()| Ok(xdp.info()?))?,
+            Program::SchedClassifier(tc) => tc.load().map_err(refused).and_then(|()| Ok(tc.info()?))?,
+            _ => return Err(anyhow!("the eBPF object has another kind of program {stub}")),
+        };
+        let entry = Entry { program: Arc::new(program.fd()?.try_clone()?), id: info.id() };
+        if !self.stubs.arrays.contains_key(array) {
+            let map = self.ebpf_mut().take_map(array).ok_or_else(|| anyhow!("the eBPF object has no map {array}"))?;
+            self.stubs.arrays.insert(array, ProgramArray::try_from(map)?);
+        }
+        let jump = self.stubs.arrays.get_mut(array).ok_or_else(|| anyhow!("no array {array}"))?;
+        jump.set(0, &proper, 0).with_context(|| format!("setting the jump of the program {stub} failed"))?;
+        self.stubs.entries.insert(stub, entry.clone());
+        Ok(entry)
+    }
+
+    /// The identifier of the tc stub, if it is loaded.
+    pub fn tc_id(&self) -> Option<u32> {
+        self.stubs.entries.get(names::TC_STUB).map(|entry| entry.id)
+    }
+
     /// The XDP program for a hook. Where the kernel knows frames in several buffers (5.18), it is the one that takes
     /// them as they are.
     ///
@@ -78,23 +134,18 @@ impl Bpf {
         Ok(program)
     }
 
-    /// The identifier of the tc program, if it is loaded.
-    pub fn tc_id(&mut self) -> Option<u32> {
-        let program: &mut SchedClassifier = self.program(names::TC_PROGRAM).ok()?.try_into().ok()?;
-        program.info().ok().map(|info| info.id())
-    }
-
-    /// Runs the program of a hook on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
+    /// Runs what is attached for a hook on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN; the context needs
     /// Linux 5.15). The program counts the frame like any other.
     ///
     /// # Errors
     /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
     pub fn run_on(&mut self, how: How, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
         let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
-        let result = if how.is_xdp() {
-            self.xdp_for(how)?.test_run(options(frame, &mut out, &xdp_context(frame, ingress)))
-        } else {
-            self.tc()?.test_run(options(frame, &mut out, &skb_context(ingress)))
+        self.entry(how)?;
+        let result = match self.program(stub_and_jump(how, self.knows_frags()).0)? {
+            Program::Xdp(stub) => stub.test_run(options(frame, &mut out, &xdp_context(frame, ingress))),
+            Program::SchedClassifier(stub) => stub.test_run(options(frame, &mut out, &skb_context(ingress))),
+            other => return Err(anyhow!("{other:?} is neither XDP nor tc")),
         };
         let TestRunResult { return_value, data_size_out, .. } =
             result.context("running the loaded program on a frame failed")?;
@@ -136,6 +187,16 @@ impl Bpf {
     /// As there.
     pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
         self.run_on(How::XdpSkb, ingress, frame)
+    }
+}
+
+/// The stub of a hook, and the array that it jumps through.
+fn stub_and_jump(how: How, knows_frags: bool) -> (&'static str, &'static str) {
+    match how {
+        How::XdpSkb | How::XdpDriver if knows_frags => (names::XDP_FRAGS_STUB, names::JUMP_XDP_FRAGS),
+        How::XdpSkb | How::XdpDriver => (names::XDP_STUB, names::JUMP_XDP),
+        How::XdpVeth => (names::XDP_VETH_STUB, names::JUMP_XDP_VETH),
+        How::Tcx | How::Clsact => (names::TC_STUB, names::JUMP_TC),
     }
 }
 

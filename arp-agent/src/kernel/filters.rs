@@ -1,6 +1,12 @@
 //! Our filters on clsact queueing disciplines: set, found, removed. A filter outlives the process that set it, so each
 //! names its agent, and an agent that finds one can tell whether that agent still lives.
+//!
+//! Adding or removing a clsact stops the interface's queues for a grace period (`qdisc_graft`, net/sched/sch_api.c), so
+//! an agent only ever adds one, where there is none; `arp-agent detach` removes those that are marked as made here. The
+//! mark is an empty chain of filters in the queueing discipline itself: it goes with it, whoever removes it, and one that
+//! somebody makes in its place has none.
 
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::{io, process};
@@ -9,6 +15,8 @@ use anyhow::{Context, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
+use nix::unistd::geteuid;
 
 use super::{
     hooks::{self, TC_LEN},
@@ -18,8 +26,10 @@ use super::{
 
 /// What the names of our filters begin with; the agent's own name follows.
 const PREFIX: &str = "arp-agent:";
-/// What the name of a filter ends with whose agent also made the queueing discipline.
+/// What the name of a filter ended with, up to version 0.1, whose agent also made the queueing discipline.
 const MADE_QDISC: &str = "+qdisc";
+/// The number of the chain that marks a queueing discipline as made here: `ARP`. It has 28 bits at most.
+const MARK: u32 = 0x0041_5250;
 
 /// Both directions of a clsact: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and …EGRESS.
 const INGRESS: u32 = 0xffff_fff2;
@@ -31,11 +41,15 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 // TCA_*, include/uapi/linux/rtnetlink.h, and TCA_BPF_*, include/uapi/linux/pkt_cls.h.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
+const CHAIN: u16 = 11;
 const BPF_FD: u16 = 6;
 const BPF_NAME: u16 = 7;
 const BPF_FLAGS: u16 = 8;
 /// TCA_BPF_FLAG_ACT_DIRECT: what the program returns is what is done.
 const DIRECT_ACTION: u32 = 1;
+/// include/uapi/linux/rtnetlink.h.
+const RTM_NEWCHAIN: u16 = 100;
+const RTM_GETCHAIN: u16 = 102;
 
 const ETH_P_ARP: u16 = 0x0806;
 /// Our filter's handle among those of its priority.
@@ -47,37 +61,55 @@ pub struct Filter {
     ifindex: u32,
     /// Priority in the upper half, protocol in the lower: as the kernel names it.
     info: u32,
-    made_qdisc: bool,
 }
 
-impl Filter {
+/// A filter whose agent no longer lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftFilter {
+    ifindex: u32,
+    shown: Shown,
+}
+
+impl LeftFilter {
     /// The interface that it is on.
     pub fn ifindex(&self) -> u32 {
         self.ifindex
     }
 }
 
+/// What was found of agents on the machine's queueing disciplines.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Filters whose agents no longer live.
+    pub left: Vec<LeftFilter>,
+    /// The interfaces with filters of agents that live, and the names of those agents.
+    pub living: Vec<(u32, String)>,
+    /// The interfaces with a queueing discipline that runs programs on what comes in.
+    pub hooked: Vec<u32>,
+}
+
 /// Sets and removes filters in the network namespace in which it was made.
 pub struct Filters {
     asker: Asker,
     name: String,
-    /// Bound to [`Filters::name`] in the abstract namespace, which is the network namespace's: taken means alive.
-    _alive: UnixListener,
+    /// Listens on [`Filters::name`] in the abstract namespace, which is the network namespace's: while it does, the agent
+    /// lives.
+    alive: UnixListener,
 }
 
-/// What is beside a filter of ours.
+/// What is beside a filter of ours, or on an interface that our program is on by another hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
-    /// It is alone.
+    /// No other filter.
     Nothing,
     /// There are other filters.
     Others,
-    /// Somebody removed it.
+    /// Somebody removed ours.
     Gone,
 }
 
 /// A filter as a dump shows it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Shown {
     info: u32,
     /// 0 stands for all filters of this priority.
@@ -85,12 +117,28 @@ struct Shown {
     name: Option<String>,
 }
 
+impl Shown {
+    /// The name of the agent whose filter it is.
+    fn owner(&self) -> Option<&str> {
+        let owner = self.name.as_deref()?.strip_prefix(PREFIX)?;
+        Some(owner.strip_suffix(MADE_QDISC).unwrap_or(owner))
+    }
+}
+
 impl Filters {
     /// Takes a name that no other agent in this network namespace has.
     pub fn new() -> Result<Self> {
-        let name = format!("{}.{:x}", process::id(), crate::dataplane::bpf::monotonic_ns());
+        // The last part is whose socket listens on it: the name of a filter takes CAP_NET_ADMIN to set, a socket takes
+        // nothing (`is_alive`). No dots: names on a bpffs have none.
+        let name = format!("{}-{:x}-{}", process::id(), crate::dataplane::bpf::monotonic_ns(), geteuid());
         let alive = claim(&name).with_context(|| format!("taking the name {name}"))?;
-        Ok(Filters { asker: Asker::new(NETLINK_ROUTE)?, name, _alive: alive })
+        alive.set_nonblocking(true)?;
+        Ok(Filters { asker: Asker::new(NETLINK_ROUTE)?, name, alive })
+    }
+
+    /// The agent's own name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The port that notifications about our own doing name.
@@ -98,71 +146,131 @@ impl Filters {
         self.asker.port()
     }
 
-    /// Sets a filter for ARP on an interface, and the queueing discipline for it if there is none.
+    /// Sets a filter for ARP on an interface, and the queueing discipline for it if there is none. A filter that a dead
+    /// agent left is replaced in place: no frame finds none.
     ///
     /// # Errors
-    /// The kernel refuses; then nothing is left.
-    pub fn set(&mut self, ifindex: u32, program: i32) -> Result<Filter> {
-        let made_qdisc = self.add_qdisc(ifindex)?;
-        let set = self.add_filter(ifindex, program, made_qdisc);
-        if set.is_err() && made_qdisc {
-            // The first error is the one to tell.
-            let _ = self.remove_qdisc(ifindex);
+    /// The kernel refuses; then nothing is left that was not there before.
+    pub fn set(&mut self, ifindex: u32, program: i32, left: Option<&LeftFilter>) -> Result<Filter> {
+        if let Some(left) = left {
+            let (info, handle) = (left.shown.info, left.shown.handle);
+            if handle == HANDLE && self.add_filter(ifindex, program, info, 0).is_ok() {
+                if left.shown.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
+                    self.mark(ifindex);
+                }
+                return Ok(Filter { ifindex, info });
+            }
         }
-        Ok(Filter { ifindex, info: set?, made_qdisc })
+        let made = self.add_qdisc(ifindex)?;
+        // Priority 0: the kernel takes one. For ARP only: other frames do not even run the program.
+        let info = u32::from(ETH_P_ARP.to_be());
+        let set = self.add_filter(ifindex, program, info, NLM_F_CREATE | NLM_F_EXCL);
+        if made {
+            if set.is_ok() {
+                self.mark(ifindex);
+            } else {
+                // The first error is the one to tell.
+                let _ = self.remove_qdisc(ifindex);
+            }
+        }
+        Ok(Filter { ifindex, info: set? })
     }
 
-    /// Removes a filter, and its queueing discipline if that was made here and has no other filter.
+    /// Removes a filter that was set here, if it is still there. Its queueing discipline stays: removing it would cut
+    /// the interface's traffic, and the next agent needs it again.
     ///
     /// # Errors
-    /// The kernel refuses. That all is gone already, perhaps with its interface, is no error.
+    /// The kernel refuses. That it is gone already, perhaps with its interface, is no error.
     pub fn remove(&mut self, filter: &Filter) -> Result<()> {
-        self.remove_shown(filter.ifindex, filter.info, HANDLE, filter.made_qdisc)
+        let name = format!("{PREFIX}{}", self.name);
+        let shown = Shown { info: filter.info, handle: HANDLE, name: Some(name) };
+        self.remove_shown(filter.ifindex, &shown).map(drop)
     }
 
-    /// What an interface has besides this filter, in either direction.
+    /// Removes a filter that a dead agent left. Says whether it was still there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_left(&mut self, left: &LeftFilter) -> Result<bool> {
+        self.remove_shown(left.ifindex, &left.shown)
+    }
+
+    /// Removes an interface's queueing discipline if it holds nothing and was made by an agent: its mark says so, or the
+    /// caller, who has just removed a filter from it that said so (`was_made`). Says whether it was so; `only_look`
+    /// leaves it all the same.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_made_qdisc(&mut self, ifindex: u32, was_made: bool, only_look: bool) -> Result<bool> {
+        let empty = self.shown(ifindex, INGRESS)?.is_empty() && self.shown(ifindex, EGRESS)?.is_empty();
+        // The mark last: whoever puts another queueing discipline in its place has none.
+        if !empty || !(was_made || self.is_marked(ifindex)) {
+            return Ok(false);
+        }
+        if !only_look {
+            self.remove_qdisc(ifindex)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether the filter of an interface that a version up to 0.1 left says that its agent made the queueing
+    /// discipline, or the mark says so.
+    pub fn was_made_here(&mut self, left: &LeftFilter) -> bool {
+        left.shown.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) || self.is_marked(left.ifindex)
+    }
+
+    /// What an interface has besides our filter, if there is one, in either direction. What dead agents left passes
+    /// every frame, and does not count.
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, filter: &Filter) -> Result<Beside> {
-        let incoming = self.shown(filter.ifindex, INGRESS)?;
-        let name = self.name_of(filter.made_qdisc);
-        if !incoming.iter().any(|shown| shown.info == filter.info && shown.name.as_deref() == Some(&*name)) {
+    pub fn beside(&mut self, ifindex: u32, filter: Option<&Filter>) -> Result<Beside> {
+        let own = format!("{PREFIX}{}", self.name);
+        let is_own = |shown: &Shown| shown.name.as_deref() == Some(&*own);
+        let incoming = self.shown(ifindex, INGRESS)?;
+        if let Some(filter) = filter
+            && !incoming.iter().any(|shown| shown.info == filter.info && is_own(shown))
+        {
             return Ok(Beside::Gone);
         }
-        let ours = |shown: &Shown| shown.info == filter.info && [0, HANDLE].contains(&shown.handle);
-        let others = incoming.iter().any(|shown| !ours(shown)) || !self.shown(filter.ifindex, EGRESS)?.is_empty();
+        let others = has_others(&incoming, is_own) || has_others(&self.shown(ifindex, EGRESS)?, |_| false);
         Ok(if others { Beside::Others } else { Beside::Nothing })
     }
 
-    /// Removes what agents left that no longer live. Gives the interfaces on which there was something.
+    /// Looks for what agents have, and have left, on all interfaces.
     ///
     /// # Errors
-    /// The kernel does not answer, or refuses.
-    pub fn sweep(&mut self) -> Result<Vec<u32>> {
-        let what = "queueing disciplines";
+    /// The kernel does not answer. For a single interface that is only logged.
+    pub fn find(&mut self) -> Result<Found> {
+        // Who asks whether we live leaves a connection behind each time.
+        while self.alive.accept().is_ok() {}
         let request = Request::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
-        let answer = self.asker.dump(what, &request)?;
+        let answer = self.asker.dump("queueing disciplines", &request)?;
         let hooked: Vec<u32> = wire::messages(answer)
             .filter_map(|message| message.and_then(|m| hooks::ingress_qdisc(&m)).transpose())
             .collect::<Result<_>>()?;
-        let mut swept = Vec::new();
-        for ifindex in hooked {
-            for shown in self.shown(ifindex, INGRESS)? {
-                let Some(owner) = shown.name.as_deref().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-                let (owner, made_qdisc) = owner.strip_suffix(MADE_QDISC).map_or((owner, false), |owner| (owner, true));
-                if is_alive(owner)? {
+        let mut found = Found::default();
+        for &ifindex in &hooked {
+            let shown = match self.shown(ifindex, INGRESS) {
+                Ok(shown) => shown,
+                Err(error) => {
+                    log::warn!("tc filters of interface {ifindex} could not be read: {error:#}");
                     continue;
                 }
-                self.remove_shown(ifindex, shown.info, shown.handle, made_qdisc)?;
-                swept.push(ifindex);
+            };
+            for shown in shown {
+                let Some(owner) = shown.owner().map(str::to_owned).filter(|owner| *owner != self.name) else {
+                    continue;
+                };
+                match is_alive(&owner) {
+                    Ok(true) => found.living.push((ifindex, owner)),
+                    Ok(false) => found.left.push(LeftFilter { ifindex, shown }),
+                    Err(error) => log::warn!("whether the agent {owner} lives is not known: {error}"),
+                }
             }
         }
-        Ok(swept)
-    }
-
-    fn name_of(&self, made_qdisc: bool) -> String {
-        format!("{PREFIX}{}{}", self.name, if made_qdisc { MADE_QDISC } else { "" })
+        found.hooked = hooked;
+        Ok(found)
     }
 
     /// Says whether there was none before.
@@ -177,30 +285,30 @@ impl Filters {
         }
     }
 
-    fn add_filter(&mut self, ifindex: u32, program: i32, made_qdisc: bool) -> Result<u32> {
+    /// `flags` 0: replaces the one that is there.
+    fn add_filter(&mut self, ifindex: u32, program: i32, info: u32, flags: u16) -> Result<u32> {
         let mut options = Vec::new();
         append_attribute(&mut options, BPF_FD, &program.to_ne_bytes());
-        append_attribute(&mut options, BPF_NAME, format!("{}\0", self.name_of(made_qdisc)).as_bytes());
+        append_attribute(&mut options, BPF_NAME, format!("{PREFIX}{}\0", self.name).as_bytes());
         append_attribute(&mut options, BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes());
-        // Priority 0: the kernel takes one. For ARP only: other frames do not even run the program.
-        let info = u32::from(ETH_P_ARP.to_be());
         let request = Request::new(libc::RTM_NEWTFILTER, &header(ifindex, HANDLE, INGRESS, info))
             .with_bytes(KIND, b"bpf\0")
             .with_bytes(OPTIONS, &options);
-        let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
-        let answer = self.asker.command("adding a tc filter", &request, flags)?;
+        let answer = self.asker.command("setting a tc filter", &request, flags | NLM_F_ECHO)?;
         let message = wire::messages(answer).next().context("the kernel does not say which priority it took")??;
         Ok(shown(&message)?.context("the kernel answers with another filter")?.info)
     }
 
-    fn remove_shown(&mut self, ifindex: u32, info: u32, handle: u32, made_qdisc: bool) -> Result<()> {
-        let request =
-            Request::new(libc::RTM_DELTFILTER, &header(ifindex, handle, INGRESS, info)).with_bytes(KIND, b"bpf\0");
-        gone_is_fine(self.asker.command("removing a tc filter", &request, 0).map(drop))?;
-        if made_qdisc && self.shown(ifindex, INGRESS)?.is_empty() && self.shown(ifindex, EGRESS)?.is_empty() {
-            self.remove_qdisc(ifindex)?;
+    /// Says whether it was there, by its name. Without it nothing is removed: what is in its place is somebody else's.
+    fn remove_shown(&mut self, ifindex: u32, shown: &Shown) -> Result<bool> {
+        if !self.shown(ifindex, INGRESS)?.contains(shown) {
+            return Ok(false);
         }
-        Ok(())
+        let request = Request::new(libc::RTM_DELTFILTER, &header(ifindex, shown.handle, INGRESS, shown.info))
+            .with_bytes(KIND, b"bpf\0");
+        let removed = self.asker.command("removing a tc filter", &request, 0).map(drop);
+        let was_there = removed.is_ok();
+        gone_is_fine(removed).map(|()| was_there)
     }
 
     fn remove_qdisc(&mut self, ifindex: u32) -> Result<()> {
@@ -208,22 +316,55 @@ impl Filters {
         gone_is_fine(self.asker.command("removing a clsact queueing discipline", &request, 0).map(drop))
     }
 
+    fn mark(&mut self, ifindex: u32) {
+        let request = Request::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        let marked = self.asker.command("marking a queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL).map(drop);
+        // Without its mark it stays when all else is removed.
+        if let Err(error) =
+            marked.or_else(|error| if errno(&error) == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
+        {
+            log::warn!("interface {ifindex}: `arp-agent detach` will not know its clsact as made here: {error:#}");
+        }
+    }
+
+    fn is_marked(&mut self, ifindex: u32) -> bool {
+        let request = Request::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        self.asker.get("the mark of a queueing discipline", &request).is_ok()
+    }
+
     fn shown(&mut self, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
         shown_by(&mut self.asker, ifindex, parent)
     }
 }
 
-/// Whether all filters of an interface, if there are any, are those of agents: then its queueing discipline is hooked by
-/// nobody else.
+/// Whether there are filters on an interface, in either direction, that are no agent's.
+///
+/// # Errors
+/// The kernel does not answer.
+pub fn has_foreign_filters(ifindex: u32) -> Result<bool> {
+    let mut asker = Asker::new(NETLINK_ROUTE)?;
+    let is_agents = |shown: &Shown| shown.owner().is_some();
+    Ok(has_others(&shown_by(&mut asker, ifindex, INGRESS)?, is_agents)
+        || has_others(&shown_by(&mut asker, ifindex, EGRESS)?, |_| false))
+}
+
+/// Whether an interface has filters, and all of them are agents': then its queueing discipline is hooked by nobody else.
 ///
 /// # Errors
 /// The kernel does not answer.
 pub fn filtered_by_agents_only(ifindex: u32) -> Result<bool> {
-    let mut asker = Asker::new(NETLINK_ROUTE)?;
-    let incoming = shown_by(&mut asker, ifindex, INGRESS)?;
-    let agents =
-        |shown: &Shown| shown.handle == 0 || shown.name.as_deref().is_some_and(|name| name.starts_with(PREFIX));
-    Ok(!incoming.is_empty() && incoming.iter().all(agents) && shown_by(&mut asker, ifindex, EGRESS)?.is_empty())
+    let any = !shown_by(&mut Asker::new(NETLINK_ROUTE)?, ifindex, INGRESS)?.is_empty();
+    Ok(any && !has_foreign_filters(ifindex)?)
+}
+
+/// Whether there are filters that are neither `ours` nor what a dead agent left.
+fn has_others(shown: &[Shown], ours: impl Fn(&Shown) -> bool) -> bool {
+    let is_ours = |shown: &Shown| {
+        ours(shown) || shown.owner().is_some_and(|owner| is_alive(owner).is_ok_and(|is_alive| !is_alive))
+    };
+    let known: Vec<u32> = shown.iter().filter(|shown| is_ours(shown)).map(|shown| shown.info).collect();
+    let others = |shown: &Shown| if shown.handle == 0 { !known.contains(&shown.info) } else { !is_ours(shown) };
+    shown.iter().any(others)
 }
 
 fn shown_by(asker: &mut Asker, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
@@ -262,13 +403,21 @@ fn claim(name: &str) -> io::Result<UnixListener> {
     UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("{PREFIX}{name}"))?)
 }
 
-/// Whether the agent of this name lives: then its name cannot be taken.
-fn is_alive(name: &str) -> io::Result<bool> {
-    match claim(name) {
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(true),
-        Err(error) => Err(error),
+/// Whether the agent of this name lives: then a process of the user that the name says, or of root, listens on it.
+/// Anybody may bind a dead agent's name, and fill a living one's queue: neither counts.
+///
+/// # Errors
+/// There is no socket to be had.
+pub fn is_alive(name: &str) -> io::Result<bool> {
+    let address = UnixAddr::new_abstract(format!("{PREFIX}{name}").as_bytes())?;
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    if connect(asking.as_raw_fd(), &address).is_err() {
+        return Ok(false);
     }
+    let listens = getsockopt(&asking, sockopt::PeerCredentials)?.uid();
+    let named = name.rsplit_once('-').and_then(|(_, uid)| uid.parse().ok());
+    Ok(listens == 0 || named == Some(listens))
 }
 
 /// Removed by somebody else, or gone with the interface.
@@ -284,11 +433,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_taken_while_its_agent_lives() {
-        let name = format!("test.{}", process::id());
+    fn an_agent_lives_while_a_process_of_its_user_listens_on_its_name() {
+        let name = format!("test-{}-{}", process::id(), geteuid());
         let alive = claim(&name).unwrap();
         assert!(is_alive(&name).unwrap());
         drop(alive);
         assert!(!is_alive(&name).unwrap());
+    }
+
+    fn filter(handle: u32, info: u32, name: Option<&str>) -> Shown {
+        Shown { handle, info, name: name.map(str::to_owned) }
+    }
+
+    #[test]
+    fn what_is_ours_and_what_a_dead_agent_left_are_no_others() {
+        let dead = Some("arp-agent:1-0-0");
+        let ours = Some("arp-agent:own");
+        let is_own = |shown: &Shown| shown.name.as_deref() == ours;
+        let others = |shown: &[Shown]| has_others(shown, is_own);
+        assert!(!others(&[filter(0, 7, None), filter(1, 7, ours)]));
+        assert!(!others(&[filter(0, 7, None), filter(1, 7, dead), filter(0, 8, None), filter(1, 8, ours)]));
+        assert!(others(&[filter(0, 7, None), filter(1, 7, ours), filter(2, 7, Some("else"))]));
+        assert!(others(&[filter(0, 7, None)]), "a priority of which nothing more is known");
+        assert!(others(&[filter(1, 7, None)]));
+    }
+
+    #[test]
+    fn a_filter_s_name_says_whose_it_is() {
+        assert_eq!(filter(1, 1, Some("arp-agent:9.ab+qdisc")).owner(), Some("9.ab"));
+        assert_eq!(filter(1, 1, Some("arp-agent:9-ab-0")).owner(), Some("9-ab-0"));
+        assert_eq!(filter(1, 1, Some("cil_from_container")).owner(), None);
     }
 }

@@ -22,6 +22,8 @@ const DEVICE_NAME: u16 = 1;
 const DEVICE_PREFIX: u16 = 2;
 
 const TCA_KIND: u16 = 1;
+const TCA_INGRESS_BLOCK: u16 = 13;
+const TCA_EGRESS_BLOCK: u16 = 14;
 /// The parent of both `ingress` and `clsact`.
 const TC_H_INGRESS: u32 = 0xffff_fff1;
 
@@ -94,12 +96,22 @@ fn device(kind: u16, value: &[u8]) -> Bound {
     if kind == DEVICE_PREFIX || !value.contains(&0) { Bound::ToPrefix(name) } else { Bound::To(name) }
 }
 
-/// The interface, if the queueing discipline is one that runs programs on what comes in. (With only egress
-/// filters it is taken for one as well: a reply would bypass them.)
+/// The interface, if the queueing discipline is one that runs programs on what comes in.
 pub(super) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
     let (header, rest) = message.split::<TC_LEN>()?;
     let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
     let kind = wire::attribute(rest, TCA_KIND)?.map(wire::text);
     let named = matches!(kind.as_deref(), Some("ingress" | "clsact"));
     Ok((named || parent == TC_H_INGRESS).then_some(ifindex))
+}
+
+/// The interface, if its queueing discipline for what comes in shares its filters with other interfaces: that one is
+/// added is not notified for any of them (`tfilter_notify`, net/sched/cls_api.c), so it counts as if there were some.
+pub(super) fn shared_block(message: &Message<'_>) -> Result<Option<u32>> {
+    let (_, rest) = message.split::<TC_LEN>()?;
+    let mut is_shared = false;
+    for block in [TCA_INGRESS_BLOCK, TCA_EGRESS_BLOCK] {
+        is_shared |= wire::attribute(rest, block)?.is_some();
+    }
+    Ok(ingress_qdisc(message)?.filter(|_| is_shared))
 }

@@ -43,7 +43,7 @@ mod wire;
 pub use cgroup::cgroup_root;
 pub use deaf::Deaf;
 pub use features::Features;
-pub use filters::{Beside, Filter, Filters, filtered_by_agents_only};
+pub use filters::{Beside, Filter, Filters, Found, LeftFilter, filtered_by_agents_only, has_foreign_filters, is_alive};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use procfs::has_settings;

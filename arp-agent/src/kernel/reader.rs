@@ -1,10 +1,6 @@
 //! Dumps, and what has changed since the last ones.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    mem,
-    net::Ipv4Addr,
-};
+use std::{collections::BTreeMap, mem, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
@@ -42,8 +38,6 @@ pub struct Reader {
     packet_sockets: Option<PacketSockets>,
     /// `None` before Linux 6.3.
     features: Option<Features>,
-    /// Interfaces with a filter of ours: their queueing discipline alone says nothing about others.
-    filtered: BTreeSet<u32>,
     last: Last,
 }
 
@@ -61,8 +55,8 @@ struct Last {
     ingress_hooks: Option<Vec<u32>>,
     arp_listeners: Option<Vec<u32>>,
     uppers_elsewhere: Option<Vec<u32>>,
-    /// Interfaces with a queueing discipline for what comes in.
-    ingress_qdiscs: Vec<u32>,
+    /// Interfaces whose queueing discipline for what comes in shares its filters with others.
+    shared_blocks: Vec<u32>,
     /// The devices that chains of the netdev family are bound to.
     bound: Vec<Bound>,
 }
@@ -82,7 +76,6 @@ impl Reader {
             arptables: ArpTables::default(),
             packet_sockets: Some(PacketSockets::open()?),
             features: Features::new()?,
-            filtered: BTreeSet::new(),
             last: Last::default(),
         })
     }
@@ -171,16 +164,6 @@ impl Reader {
             uppers.sort_unstable();
         }
         Ok(changed(&mut self.last.uppers_elsewhere, uppers).map(Event::UppersElsewhere))
-    }
-
-    /// Says whether an interface has a filter of ours: there, foreign filters are looked for elsewhere
-    /// ([`Filters::beside`](super::Filters::beside)).
-    pub fn set_filtered(&mut self, ifindex: u32, filtered: bool) {
-        if filtered {
-            self.filtered.insert(ifindex);
-        } else {
-            self.filtered.remove(&ifindex);
-        }
     }
 
     /// Of what [`Reader::silent_changes`] looks for, what is no setting, and costs the same however many interfaces
@@ -427,19 +410,19 @@ impl Reader {
         Ok(netfilter::judge(&chains, &rules, &only_jumps))
     }
 
-    /// Reads the hooks of tc and of the netdev family.
+    /// Reads the hooks of the netdev family, and those of tc that are told nobody. Other filters of tc are looked for
+    /// where the program runs ([`Filters::beside`](super::Filters::beside)).
     fn read_hooks(&mut self) -> Result<()> {
         let request = Request::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
-        self.last.ingress_qdiscs = self.dumped("queueing disciplines", &request, hooks::ingress_qdisc)?;
+        self.last.shared_blocks = self.dumped("queueing disciplines", &request, hooks::shared_block)?;
         self.last.bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
         Ok(())
     }
 
     /// The interfaces of `links` with such a hook, in order.
     fn hooked(&self, links: &BTreeMap<u32, Link>) -> Vec<u32> {
-        let Last { ingress_qdiscs, bound, .. } = &self.last;
-        let mut hooked = ingress_qdiscs.clone();
-        hooked.retain(|ifindex| !self.filtered.contains(ifindex));
+        let Last { shared_blocks, bound, .. } = &self.last;
+        let mut hooked = shared_blocks.clone();
         // A device that is not among the links is gone or not there yet: the chain sees nothing.
         let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));
         hooked.extend(links.values().filter(covered).map(|link| link.ifindex));

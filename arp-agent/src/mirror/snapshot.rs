@@ -2,7 +2,9 @@
 
 use super::objects::Objects;
 use super::{about, inside};
-use crate::event::{Address, Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings, Which};
+use crate::event::{
+    Address, Event, Link, NDO_XMIT, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings, Which,
+};
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -233,6 +235,11 @@ impl Snapshot {
                 };
             }
         }
+    }
+
+    /// Whether a veth's other end takes frames of XDP that are redirected to it.
+    pub fn takes_xdp(&self, ifindex: u32) -> bool {
+        self.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0)
     }
 
     /// Every prefix about which there may be something to say.

@@ -194,11 +194,17 @@ fn hooks_of_tc_and_of_the_netdev_family() {
         let mut reader = lab();
         let [v0, p0] = ["v0", "p0"].map(index);
         run("tc qdisc add dev v0 clsact");
+        run("tc qdisc add dev p0 ingress");
+        assert_eq!(reader.silent_changes().unwrap(), [], "filters are looked for where the program runs");
+        run("tc qdisc del dev v0 clsact");
+        run("tc qdisc del dev p0 ingress");
+        // Nobody is told of filters in these.
+        run("tc qdisc add dev v0 ingress_block 7 clsact");
         assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
         run("tc qdisc del dev v0 clsact");
-        run("tc qdisc add dev p0 ingress");
+        run("tc qdisc add dev p0 egress_block 7 clsact");
         assert_eq!(reader.ingress_hooks().unwrap(), [Event::IngressHooks(vec![p0])]);
-        run("tc qdisc del dev p0 ingress");
+        run("tc qdisc del dev p0 clsact");
         run("nft add table netdev t");
         run("nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }");
         assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);

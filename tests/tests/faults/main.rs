@@ -5,6 +5,7 @@
 mod descriptors;
 mod flapping;
 mod flips;
+mod hooks;
 mod looking;
 mod sysctls;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::TcAttachType;
 use serde_json::Value;
 use tests::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use tests::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, needs_root, stretched};
+use tests::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, kernel_is_since, needs_root, stretched};
 
 use crate::foreign::{Does, TcProgram};
 
@@ -43,6 +43,7 @@ fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other()
         let (hook, mode) = match Hook::chosen()? {
             Hook::XdpSkb => ("xdp", "skb"),
             Hook::XdpDriver => ("xdp", "driver"),
+            Hook::Tc if kernel_is_since(6, 6) => ("tc", "tcx"),
             Hook::Tc => ("tc", "clsact"),
         };
         assert_eq!(interface["hook"], hook, "{interface}");

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sys::signal::Signal;
 use tests::stream::{answered, until_fast};
 use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
@@ -28,7 +29,7 @@ fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
     Ok(asked)
 }
 
-/// The interfaces of the node that hold an XDP program, or with a clsact queueing discipline.
+/// The interfaces of the node that hold an XDP or a tcx program, or with a clsact queueing discipline.
 fn with_hook(lab: &Lab) -> Result<Vec<String>> {
     let links = lab.node().ip_json("-details link show")?;
     let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -36,7 +37,10 @@ fn with_hook(lab: &Lab) -> Result<Vec<String>> {
     for link in links {
         let Some(name) = link["ifname"].as_str() else { continue };
         let clsact = lab.node().output(&format!("tc qdisc show dev {name} clsact"))?;
-        if link.get("xdp").is_some() || !clsact.stdout.is_empty() {
+        let tcx = lab.node().run(|| SchedClassifier::query_tcx(name, TcAttachType::Ingress))?;
+        // Before 6.6 there is none to be asked for.
+        let has_tcx = tcx.is_ok_and(|(_, programs)| !programs.is_empty());
+        if link.get("xdp").is_some() || has_tcx || !clsact.stdout.is_empty() {
             hooked.push(name.to_owned());
         }
     }
@@ -51,8 +55,8 @@ fn under_traffic(signal: Signal) -> Result<()> {
     let mut options = AgentOptions::new(&["cali*"]);
     if Hook::chosen()? == Hook::Tc {
         needs_kernel!(6, 6, "tcx");
-        // While a queueing discipline is added or removed, also clsact, the kernel loses what is sent out of the
-        // interface (`qdisc_graft`, net/sched/sch_api.c). tcx needs none.
+        // While a clsact is added, the kernel loses what is sent out of the interface (`qdisc_graft`,
+        // net/sched/sch_api.c), and it stays afterwards. tcx needs none.
         options = options.arg("--hook").arg("tc").arg("--tc-attach").arg("tcx");
     }
     let mut agent = options.start(lab.node())?;
@@ -95,7 +99,6 @@ fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -
     let mut parity = Parity::start(topology::matrix, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
     parity.agent().kill()?;
-    thread::sleep(Duration::from_secs(2));
     parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
     for lab in [parity.alone(), parity.fast()] {
         let p0 = lab.host("p0");

@@ -211,21 +211,22 @@ fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<
     needs_root!();
     let lab = topology::matrix()?;
     let hooked = || tc(&lab, "qdisc show dev v0 clsact");
+    let filters = || tc(&lab, "filter show dev v0 ingress");
     let mut agent = options("v0", CLSACT).start(lab.node())?;
-    assert!(!hooked()?.is_empty());
+    assert!(filters()?.contains("arp-agent:"));
     agent.stop()?;
-    assert_eq!(hooked()?, "", "after SIGTERM");
+    assert_eq!(filters()?, "", "after SIGTERM");
+    assert!(!hooked()?.is_empty(), "removing it would cut the pod's traffic");
 
     let mut killed = options("v0", CLSACT).start(lab.node())?;
     killed.kill()?;
-    assert!(!hooked()?.is_empty(), "the filter outlives its agent");
+    assert!(filters()?.contains("arp-agent:"), "the filter outlives its agent");
     // Also an agent with another hook, and for other interfaces.
     let mut next = options("u0", SKB).start(lab.node())?;
-    assert_eq!(hooked()?, "", "the next agent removes it");
+    assert_eq!(filters()?, "", "the next agent removes it");
     next.stop()?;
 
-    // One that lives is left alone, stopped or not; so is a foreign queueing discipline.
-    tc(&lab, "qdisc add dev v0 clsact")?;
+    // One that lives is left alone, stopped or not.
     let mut living = options("v0", CLSACT).start(lab.node())?;
     living.signal(Signal::SIGSTOP)?;
     let mut next = options("u0", SKB).start(lab.node())?;
@@ -233,8 +234,35 @@ fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<
     next.stop()?;
     living.signal(Signal::SIGCONT)?;
     living.stop()?;
-    assert!(!hooked()?.is_empty(), "the foreign queueing discipline");
     assert_eq!(tc(&lab, "filter show dev v0 ingress")?, "");
+    Ok(())
+}
+
+#[test]
+fn an_empty_foreign_queueing_discipline_is_no_obstacle_and_a_filter_in_it_is() -> Result<()> {
+    needs_root!();
+    for hook in [SKB, TCX].into_iter().filter(|&hook| is_there(hook)) {
+        for qdisc in ["clsact", "ingress"] {
+            let mut parity = matrix(hook)?;
+            let case = format!("{hook:?}, {qdisc}");
+            tc(parity.fast(), &format!("qdisc add dev v0 {qdisc}"))?;
+            parity.agent().in_step()?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, empty");
+            let filter = "dev v0 ingress prio 7 protocol all";
+            tc(parity.fast(), &format!("filter add {filter} u32 match u32 0 0 classid 1:1"))?;
+            parity.agent().in_step()?;
+            assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{case}, with a filter");
+            tc(parity.fast(), &format!("filter del {filter}"))?;
+            parity.agent().in_step()?;
+            assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, empty again");
+            tc(parity.fast(), &format!("qdisc del dev v0 {qdisc}"))?;
+        }
+        // Nobody tells the interface's owner of a filter in a block that several share.
+        let mut parity = matrix(hook)?;
+        tc(parity.fast(), "qdisc add dev v0 ingress_block 7 clsact")?;
+        parity.agent().in_step()?;
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{hook:?}, a shared block");
+    }
     Ok(())
 }
 
@@ -242,9 +270,10 @@ fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<
 fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_name_takes_nothing_else() -> Result<()>
 {
     needs_root!();
+    let tc = if kernel_is_since(6, 6) { "tcx" } else { "clsact" };
     let mut parity = Parity::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
     let hook = parity.agent().status()?.interface("v0").clone();
-    assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
+    assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &tc.into()), "{hook}");
     assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("veth")), "{hook}");
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     drop(parity);
@@ -255,11 +284,13 @@ fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_
     assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
 
-    let named = options("v0", SKB).start(parity.fast().node())?.status()?.interface("v0").clone();
-    assert_eq!((&named["state"], &named["hook"]), (&"detached".into(), &"none".into()), "{named}");
-    assert!(named["reason"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{named}");
+    for only in [SKB, &skb] {
+        let named = options("v0", only).start(parity.fast().node())?.status()?.interface("v0").clone();
+        assert_eq!((&named["state"], &named["hook"]), (&"detached".into(), &"none".into()), "{named}");
+        assert!(named["reason"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{named}");
+    }
 
-    let auto = options("v0", &skb).start(parity.fast().node())?;
+    let auto = options("v0", &[skb.as_slice(), &["--tc-attach", "clsact"]].concat()).start(parity.fast().node())?;
     let hook = auto.status()?.interface("v0").clone();
     assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &"clsact".into()), "{hook}");
     assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("slot is taken by")), "{hook}");
@@ -270,13 +301,25 @@ fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_
 fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 3, "word of what a pod end takes");
+    let offloads = |lab: &Lab| -> Result<bool> {
+        let features = lab.host("p0").namespace().output("ethtool -k eth0")?;
+        Ok(String::from_utf8_lossy(&features.stdout).contains("tcp-segmentation-offload: on"))
+    };
     let mut parity = matrix(DRIVER)?;
+    gro(&mut parity, "on")?;
+    assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
+    assert!(!offloads(parity.fast())?, "this is what driver mode costs a pod");
     gro(&mut parity, "off")?;
-    assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
+    assert_eq!(answerer(&mut parity)?, Answerer::kernel(UNCOUNTED));
+    assert!(offloads(parity.fast())?, "not where it cannot answer");
     let status = parity.agent().status()?;
     let shown = status.interface("v0");
-    assert_eq!((&shown["state"], &shown["mode"]), (&"passing".into(), &"driver".into()), "{shown}");
-    assert!(shown["reason"].as_str().is_some_and(|why| why.contains("GRO off")), "{shown}");
+    assert_eq!((&shown["state"], &shown["mode"]), (&"detached".into(), &"none".into()), "{shown}");
+    assert!(shown["reason"].as_str().is_some_and(|why| why.contains("GRO on")), "{shown}");
+
+    let mut agent = options("v0", DRIVER).start(parity.alone().node())?;
+    agent.in_step()?;
+    assert!(offloads(parity.alone())?, "nor at the start");
     Ok(())
 }
 
@@ -292,7 +335,7 @@ fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
             assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
         }
         gro(&mut parity, "off")?;
-        assert_eq!(answerer(&mut parity)?, Answerer::kernel("peer_deaf"));
+        assert_eq!(answerer(&mut parity)?, Answerer::kernel(UNCOUNTED));
     }
     Ok(())
 }
@@ -318,7 +361,7 @@ fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
         let by = answerer(&mut parity)?;
         // The self-test finds it out; or, if there was time enough, the flag's own notification.
         let wanted: &[Answerer] = match setting {
-            "off" => &[Answerer::kernel("hook_unproven"), Answerer::kernel("peer_deaf")],
+            "off" => &[Answerer::kernel("hook_unproven"), Answerer::kernel("peer_deaf"), Answerer::kernel(UNCOUNTED)],
             _ => &[Answerer::FastPath],
         };
         assert!(wanted.contains(&by), "GRO {setting} while the link was down: {by:?}");

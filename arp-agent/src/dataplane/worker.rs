@@ -1,0 +1,131 @@
+//! A thread for what waits under the RTNL lock: attaching a program by tcx, and letting go of one, take a grace period
+//! each. The agent goes on meanwhile, and between two of them whoever else waits for the lock gets it.
+
+use super::calls::HookLink;
+use super::choice::How;
+use super::programs::Entry;
+use crate::descriptors;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// How long others have the lock to themselves between two jobs: as long as a change of a route or a link takes.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What is to be done.
+enum Job {
+    Attach { ifindex: u32, number: u64, entry: Entry },
+    LetGo(HookLink),
+}
+
+/// What was done.
+pub struct Done {
+    /// The interface.
+    pub ifindex: u32,
+    /// The number that [`Worker::attach`] gave.
+    pub number: u64,
+    /// The program that is attached.
+    pub entry: Entry,
+    /// The link.
+    pub link: io::Result<HookLink>,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<(VecDeque<Job>, bool)>,
+    news: Condvar,
+}
+
+/// The thread, and its queue.
+pub struct Worker {
+    queue: Arc<Queue>,
+    done: UnboundedReceiver<Done>,
+    number: u64,
+}
+
+impl Worker {
+    /// Starts it in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// There is no thread to be had.
+    pub fn start() -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let (tell, done) = unbounded_channel();
+        let theirs = Arc::clone(&queue);
+        thread::Builder::new().name("attach".into()).spawn(move || work(&theirs, &tell))?;
+        Ok(Worker { queue, done, number: 0 })
+    }
+
+    /// Has a program attached to an interface by tcx: before all that waits if it is `urgent`. Gives a number by which
+    /// the outcome is known.
+    pub fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool) -> u64 {
+        self.number += 1;
+        self.push(Job::Attach { ifindex, number: self.number, entry }, urgent);
+        self.number
+    }
+
+    /// Has a link let go of what it ties.
+    pub fn let_go(&self, link: HookLink) {
+        self.push(Job::LetGo(link), false);
+    }
+
+    /// The next program that was attached, or was not. May be dropped while it waits.
+    pub async fn done(&mut self) -> Done {
+        match self.done.recv().await {
+            Some(done) => done,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn push(&self, job: Job, urgent: bool) {
+        let mut jobs = self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if urgent {
+            jobs.0.push_front(job)
+        } else {
+            jobs.0.push_back(job)
+        }
+        self.queue.news.notify_one();
+    }
+}
+
+/// What waits is not done any more: links go with their descriptors.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let mut jobs = self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        *jobs = (VecDeque::new(), true);
+        self.queue.news.notify_one();
+    }
+}
+
+fn work(queue: &Queue, tell: &UnboundedSender<Done>) {
+    loop {
+        let job = {
+            let mut jobs = queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            loop {
+                if jobs.1 {
+                    return;
+                }
+                match jobs.0.pop_front() {
+                    Some(job) => break job,
+                    None => jobs = queue.news.wait(jobs).unwrap_or_else(PoisonError::into_inner),
+                }
+            }
+        };
+        match job {
+            Job::Attach { ifindex, number, entry } => {
+                let link = match descriptors::too_few() {
+                    None => HookLink::attach(entry.program.as_fd(), ifindex, How::Tcx),
+                    Some(too_few) => Err(io::Error::other(too_few)),
+                };
+                // Nobody hears it: the agent ends, and the link goes with the message.
+                let _ = tell.send(Done { ifindex, number, entry, link });
+            }
+            Job::LetGo(link) => drop(link),
+        }
+        thread::sleep(PAUSE);
+    }
+}

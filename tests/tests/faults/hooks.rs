@@ -1,0 +1,476 @@
+//! The hooks: an agent that starts, ends and is killed costs nobody a frame, answers nothing once it is dead, and takes
+//! nothing from others on the interface.
+
+use std::net::UdpSocket;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_links};
+use nix::sys::socket::{setsockopt, sockopt};
+use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET, UPLINK_IP, add_calico_pod};
+use tests::{
+    Agent, AgentOptions, Answerer, BpfFs, Lab, Parity, kernel_is_since, needs_kernel, needs_root, reply_bytes,
+    stretched,
+};
+
+const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
+const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
+const SKB: &[&str] = &["--hook", "xdp", "--xdp-mode", "skb"];
+const DEFAULT: &[&str] = &["--hook", "auto"];
+
+/// What outlives its agent when that is killed, and whether it does so because it is pinned.
+const OUTLIVE: [(&[&str], bool); 3] = [(CLSACT, false), (TCX, true), (SKB, true)];
+
+fn options(interface: &str, hook: &[&str], bpffs: Option<&BpfFs>) -> AgentOptions {
+    let options = hook.iter().fold(AgentOptions::new(&[interface]), |options, argument| options.arg(argument));
+    match bpffs {
+        Some(bpffs) => options.bpffs(bpffs.path()),
+        None => options,
+    }
+}
+
+fn is_there(hook: &[&str]) -> bool {
+    hook != TCX || kernel_is_since(6, 6)
+}
+
+fn tc(lab: &Lab, command: &str) -> Result<String> {
+    let output = lab.node().output(&format!("tc {command}"))?;
+    ensure!(output.status.success(), "tc {command}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The programs of any hook that receive what comes in on an interface, by their identifiers; for filters, their names.
+fn programs_on(lab: &Lab, interface: &str) -> Result<Vec<String>> {
+    let mut programs = Vec::new();
+    if kernel_is_since(6, 6) {
+        let (_, tcx) = lab.node().run(|| SchedClassifier::query_tcx(interface, TcAttachType::Ingress))??;
+        programs.extend(tcx.iter().map(|program| format!("tcx {}", ProgramInfo::id(program))));
+    }
+    let link = lab.node().ip_json(&format!("-details link show {interface}"))?;
+    programs.extend(link[0]["xdp"]["prog"]["id"].as_u64().map(|id| format!("xdp {id}")));
+    let filters = tc(lab, &format!("filter show dev {interface} ingress"))?;
+    programs.extend(filters.lines().filter(|line| line.contains("arp-agent:")).map(str::to_owned));
+    Ok(programs)
+}
+
+/// What went over a link while something else happened.
+#[derive(Debug, Default)]
+struct Traffic {
+    asked: AtomicU64,
+    unanswered: AtomicU64,
+    wrong: AtomicU64,
+    /// Datagrams: node → pod, pod → node.
+    sent: [AtomicU64; 2],
+    received: [AtomicU64; 2],
+}
+
+/// A pair of sockets, the sender's connected to the receiver's.
+fn datagrams(lab: &Lab, to_pod: bool) -> Result<(UdpSocket, UdpSocket)> {
+    let (node, pod) = (lab.node(), lab.host("p0").namespace());
+    let (from, to) = if to_pod { (node, pod) } else { (pod, node) };
+    let address = if to_pod { lab.host("p0").ip() } else { UPLINK_IP };
+    let receiver = to.run(|| UdpSocket::bind((std::net::Ipv4Addr::from(address), 0)))??;
+    setsockopt(&receiver, sockopt::RcvBufForce, &(16 << 20))?;
+    receiver.set_read_timeout(Some(Duration::from_millis(50)))?;
+    let sender = from.run(|| UdpSocket::bind("0.0.0.0:0"))??;
+    sender.connect(receiver.local_addr()?)?;
+    Ok((sender, receiver))
+}
+
+/// Keeps ARP requests and datagrams going, with three busy loops beside, while `meanwhile` runs; then nothing may be
+/// lost, doubled or wrong.
+fn under_traffic(lab: &Lab, what: &str, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+    let pairs = [datagrams(lab, true)?, datagrams(lab, false)?];
+    // Who asks for whom first is not what is tested.
+    ensure!(lab.node().can_ping(lab.host("p0").ip())?, "the node does not reach its pod");
+    let (stop, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let traffic = Traffic::default();
+    thread::scope(|scope| -> Result<()> {
+        let mut threads: Vec<ScopedJoinHandle<'_, Result<()>>> = Vec::new();
+        for _ in 0..3 {
+            threads.push(scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+                Ok(())
+            }));
+        }
+        for (way, (sender, receiver)) in pairs.iter().enumerate() {
+            let (traffic, stop, over) = (&traffic, &stop, &over);
+            threads.push(scope.spawn(move || {
+                let mut due = Instant::now();
+                while !stop.load(Ordering::Relaxed) {
+                    sender.send(&[0; 64])?;
+                    traffic.sent[way].fetch_add(1, Ordering::Relaxed);
+                    due += Duration::from_micros(250);
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                }
+                Ok(())
+            }));
+            threads.push(scope.spawn(move || {
+                let mut buffer = [0; 128];
+                loop {
+                    match receiver.recv(&mut buffer) {
+                        Ok(_) => drop(traffic.received[way].fetch_add(1, Ordering::Relaxed)),
+                        // All has been sent by now, and nothing more was there.
+                        Err(_) if over.load(Ordering::Relaxed) => return Ok(()),
+                        Err(_) => {}
+                    }
+                }
+            }));
+        }
+        threads.push(scope.spawn(|| {
+            let p0 = lab.host("p0");
+            let reply = reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), CALICO_GATEWAY);
+            while !stop.load(Ordering::Relaxed) {
+                // An error is what was sent to find the end of the replies, and got lost itself.
+                let replies = p0.ask(&p0.who_has(CALICO_GATEWAY)).unwrap_or_default();
+                traffic.asked.fetch_add(1, Ordering::Relaxed);
+                if replies.is_empty() {
+                    traffic.unanswered.fetch_add(1, Ordering::Relaxed);
+                } else if replies != [reply.clone()] {
+                    traffic.wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::sleep(Duration::from_micros(500));
+            }
+            Ok(())
+        }));
+        thread::sleep(Duration::from_millis(100));
+        let done = meanwhile();
+        thread::sleep(Duration::from_millis(100));
+        stop.store(true, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(200));
+        over.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        done
+    })?;
+    println!("{what}: {traffic:?}");
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    ensure!(count(&traffic.asked) > 20, "{what}: {traffic:?}");
+    ensure!(count(&traffic.unanswered) == 0 && count(&traffic.wrong) == 0, "{what}: {traffic:?}");
+    for way in 0..2 {
+        ensure!(count(&traffic.sent[way]) > 100, "{what}: {traffic:?}");
+        ensure!(count(&traffic.sent[way]) == count(&traffic.received[way]), "{what}, datagrams lost: {traffic:?}");
+    }
+    Ok(())
+}
+
+/// Starts agents one after the other, of which some end by SIGTERM and some are killed, under traffic.
+fn restarts(hook: &[&str], is_pinned: bool, ends: usize, kills: usize) -> Result<()> {
+    let bpffs = is_pinned.then(BpfFs::mount).transpose()?;
+    let lab = topology::calico(1)?;
+    let start = || options("cali*", hook, bpffs.as_ref()).start(lab.node());
+    // The first one of all makes the queueing discipline, where the hook needs one.
+    let mut agent = start()?;
+    let what = format!("{hook:?}, pinned: {is_pinned}");
+    under_traffic(&lab, &what, || {
+        for round in 0..ends + kills {
+            let answered = agent.status()?.answered("cali0");
+            thread::sleep(Duration::from_millis(100));
+            let more = agent.status()?.answered("cali0");
+            ensure!(more > answered, "{what}, round {round}: the fast path does not answer: {}", agent.status()?.0);
+            if round < ends {
+                agent.stop()?
+            } else {
+                agent.kill()?
+            };
+            agent = start()?;
+        }
+        Ok(())
+    })
+}
+
+/// A few of them for each hook, and many on demand.
+macro_rules! lose_nobody_a_frame {
+    ($($hook:ident: $few:ident, $many:ident, $is_pinned:literal;)*) => {$(
+        #[test]
+        fn $few() -> Result<()> {
+            needs_root!();
+            let _turn = super::turn();
+            if is_there($hook) { restarts($hook, $is_pinned, 1, 2) } else { Ok(()) }
+        }
+
+        #[test]
+        #[ignore = "a minute each; run them with `--ignored many_restarts`"]
+        fn $many() -> Result<()> {
+            needs_root!();
+            let _turn = super::turn();
+            if is_there($hook) { restarts($hook, $is_pinned, 20, 50) } else { Ok(()) }
+        }
+    )*};
+}
+
+lose_nobody_a_frame! {
+    CLSACT: restarts_and_kills_lose_nobody_a_frame_by_clsact, many_restarts_and_kills_by_clsact, false;
+    TCX: restarts_and_kills_lose_nobody_a_frame_by_pinned_tcx, many_restarts_and_kills_by_pinned_tcx, true;
+    TCX: restarts_and_kills_lose_nobody_a_frame_by_tcx, many_restarts_and_kills_by_tcx, false;
+    SKB: restarts_and_kills_lose_nobody_a_frame_by_pinned_xdp, many_restarts_and_kills_by_pinned_xdp, true;
+    SKB: restarts_and_kills_lose_nobody_a_frame_by_xdp, many_restarts_and_kills_by_xdp, false;
+}
+
+#[test]
+fn what_a_killed_agent_leaves_passes_from_the_first_frame_on() -> Result<()> {
+    needs_root!();
+    let _turn = super::turn();
+    for (hook, is_pinned) in OUTLIVE.into_iter().filter(|&(hook, _)| is_there(hook)) {
+        let bpffs = is_pinned.then(BpfFs::mount).transpose()?;
+        let mut parity = Parity::start_with(topology::matrix, options("v0", hook, bpffs.as_ref()))?;
+        assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath, "{hook:?}");
+        let before = programs_on(parity.fast(), "v0")?;
+        assert_eq!(before.len(), 1, "{hook:?}: {before:?}");
+        parity.agent().kill()?;
+        parity.fast().node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
+        let p0 = parity.fast().host("p0");
+        let (until, mut asked) = (Instant::now() + Duration::from_millis(1200), 0);
+        while Instant::now() < until {
+            let replies = p0.ask(&p0.who_has(ROUTED_TARGET))?;
+            ensure!(replies.is_empty(), "{hook:?}: request {asked} after the agent's death was answered");
+            asked += 1;
+        }
+        assert!(asked > 20, "{asked}");
+        assert_eq!(programs_on(parity.fast(), "v0")?, before, "{hook:?}: it is still there");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restart_swaps_the_program_of_the_pinned_link() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 6, "tcx");
+    let _turn = super::turn();
+    let bpffs = BpfFs::mount()?;
+    let lab = topology::calico(1)?;
+    let link = || -> Result<(u32, u32)> {
+        let (_, programs) = lab.node().run(|| SchedClassifier::query_tcx("cali0", TcAttachType::Ingress))??;
+        ensure!(programs.len() == 1, "{programs:?}");
+        let program = programs[0].id();
+        let link = loaded_links().filter_map(Result::ok).find(|link| link.program_id() == program);
+        Ok((link.context("no link has that program")?.id(), program))
+    };
+    let mut agent = options("cali*", DEFAULT, Some(&bpffs)).start(lab.node())?;
+    let first = link()?;
+    agent.stop()?;
+    assert_eq!(link()?, first, "the link and the stub stay");
+    let mut agent = options("cali*", DEFAULT, Some(&bpffs)).start(lab.node())?;
+    let second = link()?;
+    assert_eq!(second.0, first.0, "the same link");
+    assert_ne!(second.1, first.1, "another program");
+    agent.kill()?;
+    let mut agent = options("cali*", DEFAULT, Some(&bpffs)).start(lab.node())?;
+    assert_eq!(link()?.0, first.0, "the same link after a kill");
+    agent.stop()?;
+
+    // What is no longer wanted goes with the next agent, whatever it serves.
+    let agent = options("eth0", SKB, Some(&bpffs)).start(lab.node())?;
+    let deadline = Instant::now() + stretched(Duration::from_secs(5));
+    while !programs_on(&lab, "cali0")?.is_empty() {
+        ensure!(Instant::now() < deadline, "still there: {:?}; log:\n{}", programs_on(&lab, "cali0")?, agent.log());
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Runs `arp-agent detach` against an agent's run directory.
+fn detach(agent: &Agent, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+    let output = agent.command(&[&["detach"], arguments].concat())?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8_lossy(&said).into_owned()))
+}
+
+#[test]
+fn detach_removes_all_that_is_ours_and_nothing_else() -> Result<()> {
+    needs_root!();
+    let _turn = super::turn();
+    let bpffs = BpfFs::mount()?;
+    let at = bpffs.path().to_str().context("a path that is no text")?;
+    for hook in [CLSACT, TCX, SKB].into_iter().filter(|&hook| is_there(hook)) {
+        let lab = topology::calico(2)?;
+        // A stranger's, on one of them.
+        tc(&lab, "qdisc add dev cali1 clsact")?;
+        let mut agent = options("cali*", hook, Some(&bpffs)).start(lab.node())?;
+        let (code, said) = detach(&agent, &["--bpffs", at])?;
+        assert_eq!(code, Some(1), "{hook:?}, while it runs: {said}");
+        let there = programs_on(&lab, "cali0")?;
+        assert!(!there.is_empty());
+        agent.kill()?;
+
+        let (code, said) = detach(&agent, &["--bpffs", at, "--dry-run"])?;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("cali0: would remove") && said.contains("cali1: would remove"), "{hook:?}: {said}");
+        assert_eq!(programs_on(&lab, "cali0")?, there, "{hook:?}, after a dry run");
+
+        let (code, said) = detach(&agent, &["--bpffs", at, "--interface", "cali1"])?;
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("cali1: removed") && !said.contains("cali0"), "{hook:?}: {said}");
+        assert_eq!(programs_on(&lab, "cali0")?, there, "{hook:?}, the other one");
+        let (code, said) = detach(&agent, &["--bpffs", at])?;
+        assert_eq!(code, Some(0), "{said}");
+        for interface in ["cali0", "cali1"] {
+            assert_eq!(programs_on(&lab, interface)?, Vec::<String>::new(), "{hook:?}, {interface}: {said}");
+        }
+        assert_eq!(tc(&lab, "qdisc show dev cali0 clsact")?, "", "{hook:?}: {said}");
+        assert!(!tc(&lab, "qdisc show dev cali1 clsact")?.is_empty(), "{hook:?}: the stranger's");
+        assert!(!bpffs.path().join("arp-agent").exists(), "{hook:?}: a directory is left");
+        let (code, said) = detach(&agent, &["--bpffs", at])?;
+        assert_eq!((code, said.trim()), (Some(0), "nothing is left of any agent"), "{hook:?}");
+    }
+
+    // After SIGTERM a queueing discipline that an agent made stays, empty, and is known as its own.
+    let lab = topology::calico(1)?;
+    let mut agent = options("cali*", CLSACT, None).start(lab.node())?;
+    agent.stop()?;
+    assert!(!tc(&lab, "qdisc show dev cali0 clsact")?.is_empty());
+    let (code, said) = detach(&agent, &["--bpffs", at])?;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(tc(&lab, "qdisc show dev cali0 clsact")?, "", "{said}");
+    Ok(())
+}
+
+#[test]
+fn the_bandwidth_plugin_gets_its_queueing_discipline() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 6, "tcx");
+    let _turn = super::turn();
+    let mut lab = topology::calico(1)?;
+    let mut agent = options("cali*", DEFAULT, None).start(lab.node())?;
+    for pod in 1..=20 {
+        add_calico_pod(&mut lab, pod)?;
+        tc(&lab, &format!("qdisc add dev cali{pod} handle ffff: ingress"))?;
+    }
+    agent.in_step()?;
+    let deadline = Instant::now() + stretched(Duration::from_secs(5));
+    loop {
+        let status = agent.status()?;
+        let answering = (0..=20).filter(|pod| status.interface(&format!("cali{pod}"))["state"] == "answering").count();
+        if answering == 21 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{answering} of 21 are answered for: {}", status.0);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_stranger_s_queueing_discipline_is_never_removed() -> Result<()> {
+    needs_root!();
+    let _turn = super::turn();
+    let lab = topology::calico(1)?;
+    let agent = options("cali*", CLSACT, None).start(lab.node())?;
+    for gap in [0, 2, 20, 100, 0, 2, 20, 100] {
+        tc(&lab, "qdisc del dev cali0 clsact")?;
+        tc(&lab, "qdisc add dev cali0 clsact")?;
+        thread::sleep(Duration::from_millis(gap));
+        tc(&lab, "filter add dev cali0 ingress prio 7 protocol all u32 match u32 0 0 classid 1:1")
+            .with_context(|| format!("after {gap} ms; the agent's log:\n{}", agent.log()))?;
+        // Until the agent is back on it.
+        let deadline = Instant::now() + stretched(Duration::from_secs(5));
+        while !tc(&lab, "filter show dev cali0 ingress")?.contains("arp-agent:") {
+            ensure!(Instant::now() < deadline, "the agent does not come back:\n{}", agent.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dead_agent_s_name_in_a_stranger_s_hands_keeps_nothing_alive() -> Result<()> {
+    needs_root!();
+    let _turn = super::turn();
+    let lab = topology::calico(1)?;
+    let mut agent = options("cali*", CLSACT, None).start(lab.node())?;
+    let shown = tc(&lab, "filter show dev cali0 ingress")?;
+    let name = shown.split_whitespace().find(|word| word.starts_with("arp-agent:")).context("no filter of ours")?;
+    let name = name.to_owned();
+    agent.kill()?;
+    let _held = lab.node().run(|| -> Result<UnixListener> {
+        const NOBODY: libc::uid_t = 65_534;
+        // SAFETY: numbers only. The call itself is of this thread alone, which ends with this closure.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, libc::uid_t::MAX, NOBODY, libc::uid_t::MAX) };
+        ensure!(result == 0, "becoming nobody: {}", std::io::Error::last_os_error());
+        Ok(UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?)
+    })??;
+    let agent = options("cali*", CLSACT, None).start(lab.node())?;
+    let status = agent.status()?;
+    assert_eq!(status.interface("cali0")["state"], "answering", "{}", status.0);
+    let shown = tc(&lab, "filter show dev cali0 ingress")?;
+    assert!(!shown.contains(&name), "{shown}");
+    Ok(())
+}
+
+/// Starts an agent on so many veths; meanwhile others change links, and a new pod comes.
+fn first_start(veths: u32) -> Result<()> {
+    let bpffs = BpfFs::mount()?;
+    let mut lab = topology::calico(1)?;
+    let add: String = (0..veths).map(|n| format!("link add cali-a{n} up type veth peer name b{n}\n")).collect();
+    lab.node().ip_each(&add)?;
+    let node = lab.node().clone();
+    let start = || options("cali*", DEFAULT, Some(&bpffs)).spawn(&node);
+    let started = Instant::now();
+    let agent = start()?;
+    // It is still attaching when it says so.
+    let deadline = Instant::now() + stretched(Duration::from_secs(20));
+    loop {
+        let status = agent.command(&["status", "--json"])?;
+        let status = String::from_utf8_lossy(&status.stdout).into_owned();
+        if status.contains("so far") {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "never seen attaching: {status}; log:\n{}", agent.log());
+    }
+    add_calico_pod(&mut lab, 1)?;
+    let (came, mut newcomer, mut longest) = (Instant::now(), None, Duration::ZERO);
+    let deadline = Instant::now() + stretched(Duration::from_secs(60));
+    loop {
+        let asked = Instant::now();
+        node.ip("link set eth0 mtu 1400")?;
+        node.ip("link set eth0 mtu 1500")?;
+        longest = longest.max(asked.elapsed());
+        let status = agent.status()?;
+        if newcomer.is_none() && status.interface("cali1")["mode"] == "tcx" {
+            newcomer = Some((came.elapsed(), status.ready()));
+        }
+        if status.ready() {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "not ready after a minute: {}", status.0["not_ready_because"]);
+    }
+    let first = started.elapsed();
+    println!("{veths} veths: ready after {first:?}, newcomer {newcomer:?}, longest change of a link {longest:?}");
+    let (_, was_ready) = newcomer.context("the pod that came meanwhile was not attached to")?;
+    ensure!(!was_ready, "the pod that came meanwhile had to wait for all others");
+    // Others wait for one grace period, or two, not for all of them.
+    ensure!(longest < stretched(Duration::from_secs(1)), "somebody waited {longest:?} for the kernel's lock");
+
+    let mut agent = agent;
+    agent.stop()?;
+    let again = Instant::now();
+    let mut agent = start()?;
+    agent.wait_until_ready()?;
+    println!("restart after {:?}", again.elapsed());
+    ensure!(again.elapsed() < stretched(Duration::from_secs(5)), "a restart took {:?}", again.elapsed());
+    Ok(())
+}
+
+#[test]
+fn the_first_start_lets_others_have_the_kernel_s_lock_and_a_new_pod_does_not_wait() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 6, "tcx");
+    let _turn = super::turn();
+    first_start(100)
+}
+
+#[test]
+#[ignore = "a minute; run it with --ignored"]
+fn the_first_start_on_a_thousand_veths() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 6, "tcx");
+    let _turn = super::turn();
+    first_start(1000)
+}
