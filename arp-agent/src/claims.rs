@@ -182,7 +182,7 @@ fn links_and_names_of_documents_lead_somewhere() {
             let end = rest.find(|c: char| !is_part(c)).unwrap_or(rest.len());
             let name = rest[..end].trim_end_matches(['.', '-']);
             let goes_on = rest[end..].starts_with(['{', '*', '<', '$', '…']);
-            if !before.is_some_and(|c| is_part(c)) && !goes_on && name != "docs/" {
+            if !before.is_some_and(is_part) && !goes_on && name != "docs/" {
                 check(name, root());
             }
         }

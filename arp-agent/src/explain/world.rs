@@ -352,7 +352,7 @@ fn describe_neighbour(entry: &NeighbourEntry) -> String {
 fn best_route(snapshot: &Snapshot, addr: Ipv4Addr) -> Option<&Route> {
     let host = Prefix::new(addr.octets(), 32);
     [&snapshot.local, &snapshot.main, &snapshot.default].into_iter().find_map(|table| {
-        (0..=32u8).rev().find_map(|len| table.at(host.shortened(len)).into_iter().find(|route| route.tos == 0))
+        (0..=32u8).rev().find_map(|len| table.at(host.shortened(len)).iter().find(|route| route.tos == 0))
     })
 }
 
