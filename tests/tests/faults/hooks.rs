@@ -173,9 +173,15 @@ fn restarts(hook: &[&str], is_pinned: bool, ends: usize, kills: usize) -> Result
     under_traffic(&lab, &what, || {
         for round in 0..ends + kills {
             let answered = agent.status()?.answered("cali0");
-            thread::sleep(Duration::from_millis(100));
-            let more = agent.status()?.answered("cali0");
-            ensure!(more > answered, "{what}, round {round}: the fast path does not answer: {}", agent.status()?.0);
+            let deadline = Instant::now() + stretched(Duration::from_secs(5));
+            while agent.status()?.answered("cali0") <= answered {
+                ensure!(
+                    Instant::now() < deadline,
+                    "{what}, round {round}: the fast path does not answer: {}",
+                    agent.status()?.0
+                );
+                thread::sleep(Duration::from_millis(20));
+            }
             if round < ends {
                 agent.stop()?
             } else {
