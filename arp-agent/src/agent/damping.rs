@@ -22,16 +22,17 @@ impl Who {
     }
 }
 
-/// What a notice that changes nothing weighs, and one of a change: of the carrier, of what the device offers to XDP, of a
-/// neighbour's link-layer address.
-pub(super) const NOTICE: u32 = 1;
-pub(super) const CHANGE: u32 = 4;
+/// What a notice of an interface weighs that changes nothing, and one of a change: of its carrier, or of what it offers to XDP.
+pub(super) const NOTICE: u32 = 10;
+pub(super) const CHANGE: u32 = 40;
+/// What a change of a neighbour's link-layer address weighs: it is followed at less cost.
+pub(super) const FLIP: u32 = 1;
 /// What may come at once: an interface that is being set up has about twenty notices and two changes.
-const BURST: u32 = 100;
+const BURST: u32 = 1000;
 /// So much at once is too much.
 pub(super) const EVERYTHING: u32 = BURST + 1;
 /// What may come each second, in the long run.
-const PER_SECOND: u32 = 20;
+const PER_SECOND: u32 = 200;
 /// For how long somebody is held back: so long, then twice as long, and so on.
 const FIRST: Duration = Duration::from_secs(1);
 const LAST: Duration = Duration::from_secs(60);
@@ -155,6 +156,7 @@ mod tests {
         assert_eq!(until_held(&mut Damper::default(), NOTICE, Duration::from_millis(50), now), None);
         let fast = until_held(&mut Damper::default(), CHANGE, Duration::from_millis(1), now);
         assert_eq!(fast.map(|(number, _)| number), Some(25));
+        assert_eq!(until_held(&mut Damper::default(), FLIP, Duration::from_millis(5), now), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! it is read anew. It costs nobody else anything.
 
 use super::Agent;
-use super::damping::{CHANGE, EVERYTHING, NOTICE, Who};
+use super::damping::{CHANGE, EVERYTHING, FLIP, NOTICE, Who};
 use crate::event::{Event, Which};
 use crate::kernel::{Batch, Deaf};
 use arp_common::maps::IfaceAddr;
@@ -37,7 +37,7 @@ impl Agent {
                     if known.is_none() || entry.lladdr.is_none() || known == entry.lladdr {
                         continue;
                     }
-                    (Who::Neighbour(key), CHANGE)
+                    (Who::Neighbour(key), FLIP)
                 }
                 Event::LinkGone(ifindex) => {
                     self.damper.gone(*ifindex, now);
