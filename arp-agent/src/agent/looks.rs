@@ -286,7 +286,8 @@ impl Agent {
                 continue;
             };
             if snapshot.flapping.contains(&ifindex) {
-                // It is tested when it is followed again.
+                // It is tested when it is followed again; until then nothing is due.
+                self.proofs.forget(ifindex);
                 continue;
             }
             let takes_xdp = how == How::XdpVeth && snapshot.takes_xdp(ifindex);
