@@ -94,13 +94,16 @@ pub(super) struct Redump {
 
 impl Redump {
     const PARTS: u64 = 200;
-    /// An interface that is being deleted goes down first, and a grace period later its routes are surely gone.
+    /// How long routes by an interface that is up again are passed at least: it may come up and go down several times.
     const FIRST: u64 = 250_000_000;
+    /// The same for one that is down: it may be about to be deleted, and then needs no dump.
+    const FIRST_DOWN: u64 = 5_000_000_000;
     const LAST: u64 = 10_000_000_000;
 
-    /// Whether routes are not trusted, at `now`.
-    pub(super) fn set(&mut self, is_wanted: bool, now: u64) {
-        self.due = if is_wanted { self.due.or(Some(self.not_before.max(now + Self::FIRST))) } else { None };
+    /// Whether routes are not trusted, at `now`; and whether some are by an interface that is not just down.
+    pub(super) fn set(&mut self, is_wanted: bool, is_up: bool, now: u64) {
+        let due = self.not_before.max(now + if is_up { Self::FIRST } else { Self::FIRST_DOWN });
+        self.due = is_wanted.then(|| self.due.map_or(due, |known| known.min(due)));
     }
 
     /// When the next dump is due, if one is.
@@ -163,17 +166,19 @@ mod tests {
     #[test]
     fn dumps_of_doubted_routes_take_a_small_part_of_the_time() {
         let mut redump = Redump::default();
-        redump.set(true, 7);
-        redump.set(true, 1_000);
+        redump.set(true, false, 0);
+        assert_eq!(redump.due(), Some(Redump::FIRST_DOWN));
+        redump.set(true, true, 7);
+        redump.set(true, true, 1_000);
         assert_eq!(redump.due(), Some(7 + Redump::FIRST), "more of them do not put it off");
-        redump.set(false, 2_000);
+        redump.set(false, false, 2_000);
         assert_eq!(redump.due(), None, "the interface was deleted");
         let took = 10_000_000;
         redump.dumped(0, took);
-        redump.set(true, took);
+        redump.set(true, true, took);
         assert_eq!(redump.due(), Some(took + Redump::PARTS * took));
         redump.dumped(0, 1_000 * took);
-        redump.set(true, 1_000 * took);
+        redump.set(true, true, 1_000 * took);
         assert_eq!(redump.due(), Some(1_000 * took + Redump::LAST));
     }
 

@@ -216,6 +216,10 @@ impl Agent {
                         self.look_at_all()?;
                         self.settle_writes()?;
                         self.renew_lease()?;
+                        if self.redump.due().is_some() {
+                            self.reread_routes()?;
+                            self.renew_lease()?;
+                        }
                         self.settle_all_doubts().await?;
                     }
                     // A client that went away meanwhile is nobody's loss.
@@ -348,7 +352,10 @@ impl Agent {
 
     /// Routes that are not trusted are dumped again when it is time.
     fn redump(&mut self) {
-        self.redump.set(!self.mirror.snapshot().doubted.is_empty(), monotonic_ns());
+        let snapshot = self.mirror.snapshot();
+        let is_down = |ifindex: &u32| snapshot.links.get(ifindex).is_some_and(|link| link.flags & IFF_UP == 0);
+        let (is_wanted, is_up) = (!snapshot.doubted.is_empty(), !snapshot.doubted.iter().all(is_down));
+        self.redump.set(is_wanted, is_up, monotonic_ns());
     }
 
     fn read_again(&mut self, reread: &Reread) -> anyhow::Result<Vec<Event>> {

@@ -17,7 +17,7 @@ use tests::{Agent, AgentOptions, Host, Lab, needs_root};
 /// The share of another pod's requests that the fast path answers, in thousandths (issue 11, B.11).
 const ANSWERED: u64 = 995;
 /// The same where frames have met batches.
-const ANSWERED_WITH_DOUBT: u64 = 970;
+const ANSWERED_WITH_DOUBT: u64 = 900;
 /// How much of a core the agent may take, in percent.
 const CPU: f64 = 5.0;
 
