@@ -118,6 +118,13 @@ impl Damper {
         self.watched.values().filter_map(|watch| watch.until).min()
     }
 
+    /// Ends every pause at `now`: somebody asks for what the kernel holds now.
+    pub(super) fn end_pauses(&mut self, now: Instant) {
+        for watch in self.watched.values_mut() {
+            watch.until = watch.until.map(|_| now);
+        }
+    }
+
     /// Those whose pause has ended.
     pub(super) fn release(&mut self, now: Instant) -> Vec<Who> {
         self.watched.retain(|_, watch| !watch.is_calm(now));
@@ -178,6 +185,17 @@ mod tests {
         assert!(damper.release(now).is_empty() && damper.watched.is_empty(), "forgotten");
         let (_, held) = until_held(&mut damper, CHANGE, Duration::ZERO, now).unwrap();
         assert_eq!(damper.due(), Some(held + FIRST));
+    }
+
+    #[test]
+    fn whoever_asks_for_all_ends_every_pause() {
+        let mut damper = Damper::default();
+        let now = Instant::now();
+        let (_, held) = until_held(&mut damper, CHANGE, Duration::ZERO, now).unwrap();
+        damper.end_pauses(held);
+        assert_eq!(damper.release(held), [WHO]);
+        let (_, again) = until_held(&mut damper, CHANGE, Duration::ZERO, held).unwrap();
+        assert_eq!(damper.due(), Some(again + 2 * FIRST), "the next pause is longer all the same");
     }
 
     #[test]

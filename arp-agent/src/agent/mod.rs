@@ -213,8 +213,13 @@ impl Agent {
                 }
                 Some((request, reply)) = requests.recv() => {
                     if matches!(request, Request::Sync) && self.in_step.is_ok() {
+                        self.damper.end_pauses(Instant::now());
+                        self.go_on()?;
                         self.look_at_all()?;
                         self.settle_writes()?;
+                        if !self.mirror.snapshot().doubted.is_empty() {
+                            self.reread_routes()?;
+                        }
                         self.renew_lease()?;
                         if self.redump.due().is_some() {
                             self.reread_routes()?;
