@@ -217,9 +217,6 @@ impl Agent {
                         self.go_on()?;
                         self.look_at_all()?;
                         self.settle_writes()?;
-                        if !self.mirror.snapshot().doubted.is_empty() {
-                            self.reread_routes()?;
-                        }
                         self.renew_lease()?;
                         if self.redump.due().is_some() {
                             self.reread_routes()?;

@@ -49,7 +49,7 @@ fn check_full(rows: &[(&str, Ask, Expect)]) -> Result<()> {
     fill(&flood)?;
     for (case, ask, expect) in rows {
         let by = parity.ask("p0", |p0| ask.frame(p0)).with_context(|| (*case).to_owned())?.by;
-        ensure!(expect.holds(&by), "{case}: expected {expect:?}, got {by:?}");
+        ensure!(super::holds(&mut parity, *expect, &by)?, "{case}: expected {expect:?}, got {by:?}");
         ensure!(!knows_new(&parity)?, "{case}: the kernel has found room for the new sender");
     }
     Ok(())

@@ -5,7 +5,7 @@ use tests::{Host, UNCOUNTED};
 
 use super::Ask::{For, Raw, Unicast, With};
 use super::Expect::{Fast, Kernel, Silent};
-use super::{L, X, ask, rows, when};
+use super::{L, TAGGED, X, ask, rows, when};
 
 /// Where the Ethernet source and `sha` are in a frame.
 const SRC: usize = 6;
@@ -78,14 +78,14 @@ rows! {
     ];
     k022_rarp: [ask(Raw(|host| headed(host, &[0x80, 0x35])), Silent(UNCOUNTED))];
     k023_priority_tags: [
-        ask(Raw(|host| headed(host, &[0x81, 0, 0, 0, 8, 6])), Kernel(UNCOUNTED)),
-        ask(Raw(|host| headed(host, &[0x81, 0, 0xa0, 0, 8, 6])), Kernel(UNCOUNTED)),
-        ask(Raw(|host| headed(host, &[0x88, 0xa8, 0, 0, 8, 6])), Kernel(UNCOUNTED)),
+        ask(Raw(|host| headed(host, &[0x81, 0, 0, 0, 8, 6])), Kernel(TAGGED)),
+        ask(Raw(|host| headed(host, &[0x81, 0, 0xa0, 0, 8, 6])), Kernel(TAGGED)),
+        ask(Raw(|host| headed(host, &[0x88, 0xa8, 0, 0, 8, 6])), Kernel(TAGGED)),
         // The inner one is still there then.
         ask(Raw(|host| headed(host, &[0x88, 0xa8, 0, 0, 0x81, 0, 0, 0, 8, 6])), Kernel(UNCOUNTED)),
     ];
     k024_a_tag_without_a_device_for_it: [
-        ask(Raw(|host| headed(host, &[0x81, 0, 0, 100, 8, 6])), Silent(UNCOUNTED)),
+        ask(Raw(|host| headed(host, &[0x81, 0, 0, 100, 8, 6])), Silent(TAGGED)),
     ];
     k026_the_interface_s_address_has_changed: [
         // The kernel forgets the interface's neighbours with its address.
