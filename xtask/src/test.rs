@@ -43,6 +43,8 @@ pub(crate) enum Tier {
     LabDriver,
     /// The fault catalogue: load, crashes, hostile neighbours; each fault with its bound
     Faults,
+    /// The same for longer: minutes each, only if asked for
+    FaultsLong,
     /// A minute of random worlds, the kernel alone against the fast path
     Parity,
 }
@@ -57,6 +59,7 @@ impl Tier {
             Tier::LabSkb => "lab-skb",
             Tier::LabDriver => "lab-driver",
             Tier::Faults => "faults",
+            Tier::FaultsLong => "faults-long",
             Tier::Parity => "parity",
         }
     }
@@ -66,7 +69,9 @@ impl Tier {
         match self {
             Tier::LabSkb => Some("xdp-skb"),
             Tier::LabDriver => Some("xdp-driver"),
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Faults | Tier::Parity => None,
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Faults | Tier::FaultsLong | Tier::Parity => {
+                None
+            }
         }
     }
 
@@ -77,20 +82,38 @@ impl Tier {
             Tier::Program => Some(("tests", "program")),
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(("tests", "lab")),
-            Tier::Faults => Some(("tests", "faults")),
+            Tier::Faults | Tier::FaultsLong => Some(("tests", "faults")),
             Tier::Parity => Some(("tests", "parity")),
         }
     }
 
+    /// Whether it runs where no tier is named.
+    fn is_default(self) -> bool {
+        self != Tier::FaultsLong
+    }
+
     /// Which tests, if not all: of a hook's tier the matrix, unless somebody asks for others.
     fn filter(self, asked: Option<&str>) -> Option<&str> {
-        asked.or(self.hook().map(|_| MATRIX))
+        let own = match self {
+            Tier::FaultsLong => Some(LONG),
+            _ => self.hook().map(|_| MATRIX),
+        };
+        asked.or(own)
+    }
+
+    /// Which tests of its target belong elsewhere.
+    fn skipped(self) -> Option<&'static str> {
+        match self {
+            Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(ELSEWHERE),
+            Tier::Faults => Some(LONG),
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::FaultsLong | Tier::Parity => None,
+        }
     }
 
     /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there, and the guests
     /// run the lab with its default hook.
     pub(crate) fn runs_in_guests(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Parity) && self.hook().is_none()
+        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity) && self.hook().is_none()
     }
 
     fn cargo_test(self) -> Command {
@@ -123,13 +146,16 @@ const HOOK: &str = "ARP_TEST_HOOK";
 const MATRIX: &str = "matrix::";
 /// Rows about devices that few kernels have all of: they are the other kernels' part.
 const ELSEWHERE: &str = "matrix::devices::";
+/// Faults that are tried for minutes.
+const LONG: &str = "::long_";
 /// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
 const SKIPS: &str = "ARP_TEST_SKIPS";
 /// The agent under test, as it is shipped: optimised.
 pub(crate) const AGENT: &str = "ARP_AGENT_BIN";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let tiers = if args.tiers.is_empty() { Tier::value_variants() } else { args.tiers.as_slice() };
+    let default: Vec<Tier> = Tier::value_variants().iter().copied().filter(|tier| tier.is_default()).collect();
+    let tiers = if args.tiers.is_empty() { default.as_slice() } else { args.tiers.as_slice() };
     let metadata = workspace::metadata()?;
     setup::ensure(&[Need::Build])?;
 
@@ -211,7 +237,9 @@ fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_direc
     }
     if tier.target() == Tier::Lab.target() {
         println!("without {ELSEWHERE}: `cargo xtask vm` boots kernels that have VLAN, VRF, bonding and dummy devices");
-        command.args(["--skip", ELSEWHERE]);
+    }
+    if let Some(elsewhere) = tier.skipped() {
+        command.args(["--skip", elsewhere]);
     }
     command.env(SKIPS, &skips).stdout(Stdio::piped());
     if let Some(agent) = agent {

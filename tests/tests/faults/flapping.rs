@@ -186,8 +186,7 @@ fn a_flapping_pod_takes_the_fast_path_of_nobody_else() -> Result<()> {
 }
 
 #[test]
-#[ignore = "four minutes: cargo test -p tests --test faults -- --ignored a_flapping_pod_for_long"]
-fn a_flapping_pod_for_long() -> Result<()> {
+fn long_flapping_pod() -> Result<()> {
     needs_root!();
     let _turn = turn();
     flap_for(Duration::from_secs(60))

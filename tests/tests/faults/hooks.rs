@@ -193,6 +193,14 @@ fn restarts(hook: &[&str], is_pinned: bool, ends: usize, kills: usize) -> Result
     })
 }
 
+fn restarts_where_it_is_there(hook: &[&str], is_pinned: bool, terms: usize, kills: usize) -> Result<()> {
+    if !is_there(hook) {
+        tests::skip("before Linux 6.6 there is no tcx");
+        return Ok(());
+    }
+    restarts(hook, is_pinned, terms, kills)
+}
+
 /// A few of them for each hook, and many on demand.
 macro_rules! lose_nobody_a_frame {
     ($($hook:ident: $few:ident, $many:ident, $is_pinned:literal;)*) => {$(
@@ -200,25 +208,24 @@ macro_rules! lose_nobody_a_frame {
         fn $few() -> Result<()> {
             needs_root!();
             let _turn = super::turn();
-            if is_there($hook) { restarts($hook, $is_pinned, 1, 2) } else { Ok(()) }
+            restarts_where_it_is_there($hook, $is_pinned, 1, 2)
         }
 
         #[test]
-        #[ignore = "a minute each; run them with `--ignored many_restarts`"]
         fn $many() -> Result<()> {
             needs_root!();
             let _turn = super::turn();
-            if is_there($hook) { restarts($hook, $is_pinned, 20, 50) } else { Ok(()) }
+            restarts_where_it_is_there($hook, $is_pinned, 20, 50)
         }
     )*};
 }
 
 lose_nobody_a_frame! {
-    CLSACT: restarts_and_kills_lose_nobody_a_frame_by_clsact, many_restarts_and_kills_by_clsact, false;
-    TCX: restarts_and_kills_lose_nobody_a_frame_by_pinned_tcx, many_restarts_and_kills_by_pinned_tcx, true;
-    TCX: restarts_and_kills_lose_nobody_a_frame_by_tcx, many_restarts_and_kills_by_tcx, false;
-    SKB: restarts_and_kills_lose_nobody_a_frame_by_pinned_xdp, many_restarts_and_kills_by_pinned_xdp, true;
-    SKB: restarts_and_kills_lose_nobody_a_frame_by_xdp, many_restarts_and_kills_by_xdp, false;
+    CLSACT: restarts_and_kills_lose_nobody_a_frame_by_clsact, long_restarts_and_kills_by_clsact, false;
+    TCX: restarts_and_kills_lose_nobody_a_frame_by_pinned_tcx, long_restarts_and_kills_by_pinned_tcx, true;
+    TCX: restarts_and_kills_lose_nobody_a_frame_by_tcx, long_restarts_and_kills_by_tcx, false;
+    SKB: restarts_and_kills_lose_nobody_a_frame_by_pinned_xdp, long_restarts_and_kills_by_pinned_xdp, true;
+    SKB: restarts_and_kills_lose_nobody_a_frame_by_xdp, long_restarts_and_kills_by_xdp, false;
 }
 
 #[test]
@@ -473,8 +480,7 @@ fn the_first_start_lets_others_have_the_kernel_s_lock_and_a_new_pod_does_not_wai
 }
 
 #[test]
-#[ignore = "a minute; run it with --ignored"]
-fn the_first_start_on_a_thousand_veths() -> Result<()> {
+fn long_first_start_on_a_thousand_veths() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 6, "tcx");
     let _turn = super::turn();

@@ -1,5 +1,8 @@
 //! The fault catalogue: each test is one fault that this program once had, or could have, with its bound.
 //!
+//! A test whose name begins with `long_` does in minutes what another one does in seconds. Those are the tier `faults-long`, which
+//! runs on demand.
+//!
 //! These tests put load beside the agent, kill it, starve it or attack it, so they take turns ([`turn`]).
 
 mod descriptors;
