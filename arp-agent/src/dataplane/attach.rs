@@ -398,6 +398,9 @@ impl Attachments {
                 );
             }
         }
+        if how == How::Tcx && !self.knows_tcx {
+            anyhow::bail!("this kernel has no tcx, which came with Linux 6.6; clsact can be had");
+        }
         // A filter takes no descriptor.
         if how != How::Clsact
             && let Some(too_few) = descriptors::too_few()

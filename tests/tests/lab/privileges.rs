@@ -287,7 +287,11 @@ fn no_signal_but_kill_leaves_anything_behind() -> Result<()> {
     let lab = topology::calico(1)?;
     let start = |run_dir: &Path| AgentOptions::new(&["cali0"]).run_dir(run_dir).start(lab.node());
     let dir = tempfile::tempdir()?;
+    let untouched = left(&lab, dir.path())?;
+    start(dir.path())?.stop()?;
+    // Where tc is clsact, an empty one stays over restarts; nothing else does.
     let before = left(&lab, dir.path())?;
+    assert_eq!(before.replace("qdisc clsact ffff: parent ffff:fff1 \n", ""), untouched);
     let mut agent = start(dir.path())?;
     let (mut ended, mut log) = (Vec::new(), String::new());
     // 32 and 33 are the C library's own.
