@@ -43,7 +43,7 @@ pub(crate) fn classify(start: usize, end: usize) -> Class {
 /// over a join it is stack that only one branch has written, which not every kernel lets a program read.
 #[derive(Clone, Copy)]
 pub(crate) struct Decided {
-    /// [`Reason::raw`] of a pass; 0 is a reply.
+    /// The number of the reason for a pass; 0 is a reply.
     pub(crate) reason: u32,
     /// What a reply carries; of a pass 0.
     pub(crate) mac: Lladdr,
