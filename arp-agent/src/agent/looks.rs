@@ -164,6 +164,10 @@ impl Agent {
                 let turn = self.tcx.turn(some_looks_are_rare);
                 let is_rare = matches!(look, Look::All) && some_looks_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
+                // A look at all has asked for these already.
+                if matches!(look, Look::Little) && self.is_turn_of_uppers() {
+                    events.extend(self.uppers_news(&interfaces));
+                }
                 events.extend(self.ask_for_tc(interfaces));
                 if matches!(look, Look::All) {
                     events.extend(self.lost_xdp());
@@ -208,12 +212,14 @@ impl Agent {
     /// What is news of foreign tc programs on those of the interfaces that are new, or were forgotten.
     pub(super) fn tcx_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
         let interfaces = self.tcx.new_among(interfaces, self.attachments.attached());
-        self.ask_for_tc(interfaces)
+        let uppers = self.uppers_news(&interfaces);
+        let mut news = self.ask_for_tc(interfaces);
+        news.extend(uppers);
+        news
     }
 
     /// What is news of foreign tc programs. Of an interface from which somebody removed ours, the agent lets go.
     fn ask_for_tc(&mut self, interfaces: Vec<u32>) -> Vec<Event> {
-        let uppers = self.uppers_news(&interfaces);
         let mut lost = Vec::new();
         let links = &self.mirror.snapshot().links;
         let name =
@@ -221,7 +227,7 @@ impl Agent {
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
         let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(How::Tcx);
         let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
-        let (mut news, gone) = self.tcx.ask(
+        let (news, gone) = self.tcx.ask(
             interfaces,
             &by_tcx,
             || bpf.tc_id(),
@@ -245,8 +251,14 @@ impl Agent {
             self.tcx.forget_one(ifindex);
             self.again.insert(ifindex);
         }
-        news.extend(uppers);
         news
+    }
+
+    /// Whether this little look asks for devices elsewhere too: that costs as much as the rest of it, so one in a few does.
+    fn is_turn_of_uppers(&mut self) -> bool {
+        const EACH: u32 = 4;
+        self.little_looks = self.little_looks.wrapping_add(1);
+        self.little_looks.is_multiple_of(EACH)
     }
 
     /// What is news of devices elsewhere that are stacked on these interfaces.

@@ -92,6 +92,8 @@ pub struct Agent {
     damper: Damper,
     /// When all that changes silently will be looked for.
     look_at_all_at: Instant,
+    /// Little looks so far.
+    little_looks: u32,
     /// When static proxy entries are read next, and the pause before that.
     proxies_at: Option<Instant>,
     proxies_pause: Duration,
@@ -140,6 +142,7 @@ impl Agent {
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
             look_at_all_at: Instant::now(),
+            little_looks: 0,
             proxies_at: None,
             proxies_pause: Duration::ZERO,
             resyncs: 0,

@@ -3,7 +3,9 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use arp_common::settings::NETNS_WAY;
-use std::fs;
+use memmap2::MmapMut;
+use std::fs::File;
+use std::io::Read as _;
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -17,8 +19,17 @@ const STRUCT: u32 = 4;
 /// # Errors
 /// The kernel was built without the description, or has no such member.
 pub(super) fn netns_offsets() -> Result<[u32; NETNS_WAY.len()]> {
-    let btf = fs::read(BTF).with_context(|| format!("reading {BTF} failed"))?;
+    let btf = read().with_context(|| format!("reading {BTF} failed"))?;
     offsets(&btf, &NETNS_WAY).with_context(|| format!("{BTF} does not say where network namespaces are kept"))
+}
+
+/// The whole description, in memory of its own: from the heap, its some megabytes would stay with the process for good.
+fn read() -> Result<MmapMut> {
+    let mut file = File::open(BTF)?;
+    let len = usize::try_from(file.metadata()?.len())?;
+    let mut btf = MmapMut::map_anon(len)?;
+    file.read_exact(&mut btf)?;
+    Ok(btf)
 }
 
 /// The offsets of members, each of a structure by its name.
