@@ -79,8 +79,8 @@ pub const CHUNK_COUNTERS: u32 = 256;
 pub const MAX_COUNTER_CHUNKS: u32 = 64;
 /// Buckets of interfaces: room for 16,384 at the most, of which three quarters can be counted on (512 KiB).
 pub const IFACE_BUCKETS: u32 = 4_096;
-/// Buckets of neighbours: room for 196,608 at the most, of which three quarters can be counted on (4 MiB).
-pub const NEIGHBOUR_BUCKETS: u32 = 65_536;
+/// Buckets of neighbours: room for 98,304 at the most, of which three quarters can be counted on (2 MiB).
+pub const NEIGHBOUR_BUCKETS: u32 = 32_768;
 /// How many buckets may come into doubt before the agent must look through all of them.
 pub const DOUBTED: u32 = 1_024;
 /// Places where it is remembered who sent last for an address without a neighbour entry.
