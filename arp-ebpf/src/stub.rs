@@ -1,4 +1,4 @@
-//! What is attached: a stub for each hook. It hands ARP frames to the program proper by a tail call through an array
+//! What is attached: a stub for each hook. It hands ARP frames, and those behind VLAN tags, to the program proper by a tail call through an array
 //! of one element that only the agent holds. When the agent ends, however it does, the kernel closes its descriptors
 //! and empties the array (`map_release_uref`, kernel/bpf/arraymap.c): the stub stays behind where a filter or a pinned
 //! link keeps it, and passes every frame from then on. Nothing may pin the arrays.
@@ -6,7 +6,7 @@
 //! An array for each hook: the kernel ties one to a type of program and to whether it takes frames in several buffers,
 //! and empties elements one after the other, with a grace period for each.
 
-use crate::packet::{Class, classify};
+use crate::packet::{Class, classify, is_tag};
 use crate::tc::TC_ACT_UNSPEC;
 use arp_common::frame::ETHERTYPE_ARP;
 use aya_ebpf::bindings::xdp_action;
@@ -28,7 +28,8 @@ static JUMP_XDP_VETH: ProgramArray<1> = ProgramArray::new();
 pub(crate) fn arp_tc_stub(ctx: TcContext) -> i32 {
     // SAFETY: the context is the one that the kernel called us with.
     let protocol = unsafe { (*ctx.skb.skb).protocol };
-    if protocol == u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
+    // The first tag is in the metadata; what comes after a second one may be ARP as well.
+    if protocol == u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) || is_tag(protocol as u16) {
         // SAFETY: nothing here waits to be dropped. It comes back only if the array is empty.
         unsafe { JUMP_TC.tail_call(&ctx, 0) };
     }
