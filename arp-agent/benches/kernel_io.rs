@@ -6,17 +6,17 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arp_agent::event::Which;
+use arp_agent::event::IfSet;
 use arp_agent::kernel::{Notifications, Reader};
 use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 
 fn main() {
-    looking_for_silent_changes();
+    looking_for_unnotified_changes();
     reading_100_000_routes();
 }
 
-fn looking_for_silent_changes() {
+fn looking_for_unnotified_changes() {
     for pairs in [1, 100, 500] {
         in_namespace(move || {
             let lines: String = (0..pairs)
@@ -26,11 +26,11 @@ fn looking_for_silent_changes() {
             thread::sleep(Duration::from_secs(8));
             let mut reader = Reader::new().unwrap();
             reader.everything().unwrap();
-            report(&format!("silent_changes, {pairs} veth pairs"), 50, || {
-                reader.silent_changes().unwrap();
+            report(&format!("unnotified_changes, {pairs} veth pairs"), 50, || {
+                reader.unnotified_changes().unwrap();
             });
             report(&format!("links, {pairs} veth pairs"), 50, || {
-                reader.links(&Which::All).unwrap();
+                reader.links(&IfSet::All).unwrap();
             });
             report(&format!("ingress_hooks, {pairs} veth pairs"), 50, || {
                 reader.ingress_hooks().unwrap();

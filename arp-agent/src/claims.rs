@@ -7,7 +7,7 @@ use crate::cli::{Cli, Hook, TcAttach, XdpMode};
 use crate::commands::run::CAPABILITIES;
 use crate::commands::stats;
 use crate::control::{InterfaceStatus, Peer, Status};
-use crate::dataplane::choice::{How, Wish, choices};
+use crate::dataplane::policy::{HookConfig, HookKind, candidates};
 use crate::event::Link;
 use crate::explain::checks::Check;
 use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Mac, Question, TablesFrom};
@@ -331,10 +331,10 @@ fn no_document_names_a_reason_that_is_none() {
 }
 
 /// The hooks that an interface gets, as documents and `--help` name them.
-fn tried(wish: Wish, kind: Option<&str>) -> Vec<String> {
+fn tried(hook_config: HookConfig, kind: Option<&str>) -> Vec<String> {
     let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
-    let name = |how: How| format!("{} {}", how.hook(), how.mode());
-    choices(wish, &link, true).into_iter().map(|choice| name(choice.how)).collect()
+    let name = |how: HookKind| format!("{} {}", how.hook(), how.mode());
+    candidates(hook_config, &link, true).into_iter().map(|candidate| name(candidate.how)).collect()
 }
 
 fn help_of<T: ValueEnum>(value: &T) -> String {
@@ -348,23 +348,24 @@ fn help_and_documents_name_the_hooks_that_auto_tries() {
     for (kind, named) in [(Some("veth"), "veth"), (Some("tun"), "another virtual device"), (None, "NIC")] {
         let row = rows.iter().find(|row| row[0] == named).unwrap_or_else(|| panic!("no row of {named}"));
         let claimed: Vec<String> = quoted(row[1]).into_iter().map(str::to_owned).collect();
-        assert_eq!(claimed, tried(Wish::default(), kind), "docs/operations.md, Which hook, {named}");
+        assert_eq!(claimed, tried(HookConfig::default(), kind), "docs/operations.md, Which hook, {named}");
     }
     let help = help_of(&Hook::Auto);
     for (kind, named) in [(Some("veth"), "on a veth or another virtual device"), (None, "on a NIC")] {
-        let says = format!("{named} {}", tried(Wish::default(), kind).join(", "));
+        let says = format!("{named} {}", tried(HookConfig::default(), kind).join(", "));
         assert!(help.contains(&says), "--help, --hook auto: it must say `{says}`: {help}");
     }
     assert_eq!(
-        tried(Wish::default(), Some("veth")),
-        tried(Wish::default(), Some("tun")),
+        tried(HookConfig::default(), Some("veth")),
+        tried(HookConfig::default(), Some("tun")),
         "the help has one list for both"
     );
-    let tc = Wish { hook: Hook::Tc, tc_attach: TcAttach::Auto, ..Wish::default() };
+    let tc = HookConfig { hook: Hook::Tc, tc_attach: TcAttach::Auto, ..HookConfig::default() };
     let says = tried(tc, Some("veth")).join(", ").replace("tc ", "");
     let help = help_of(&TcAttach::Auto);
     assert!(help.contains(&says), "--help, --tc-attach auto: it must say `{says}`: {help}");
-    let xdp = |kind| tried(Wish { hook: Hook::Xdp, ..Wish::default() }, kind).join(", ").replace("xdp ", "");
+    let xdp =
+        |kind| tried(HookConfig { hook: Hook::Xdp, ..HookConfig::default() }, kind).join(", ").replace("xdp ", "");
     let help = help_of(&XdpMode::Auto);
     for (kind, named) in [(Some("veth"), "on a virtual device"), (None, "on a NIC")] {
         let says = format!("{named} {}", xdp(kind));

@@ -62,7 +62,7 @@ pub enum Response {
 pub struct Status {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
-    /// Whether the maps are in step with the kernel: only then are frames answered.
+    /// Whether the maps are in sync with the kernel: only then are frames answered.
     pub ready: bool,
     /// Why not, if so.
     pub not_ready_because: Option<String>,
@@ -211,17 +211,17 @@ impl RunDir {
     /// # Errors
     /// It cannot be made or written, others may write in it, or another agent has it.
     pub fn take(path: &Path) -> anyhow::Result<Self> {
-        let shown = path.display();
+        let dumped = path.display();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.with_context(|| format!("run directory {shown}: cannot be made (choose another with --run-dir)"))?;
-        let directory = path.metadata().with_context(|| format!("run directory {shown}: cannot be looked at"))?;
+        made.with_context(|| format!("run directory {dumped}: cannot be made (choose another with --run-dir)"))?;
+        let directory = path.metadata().with_context(|| format!("run directory {dumped}: cannot be looked at"))?;
         let mode = directory.mode() & 0o7777;
         if !directory.is_dir() {
-            bail!("run directory {shown}: it is a file (choose another with --run-dir)");
+            bail!("run directory {dumped}: it is a file (choose another with --run-dir)");
         }
         if directory.uid() != own_user() {
             bail!(
-                "run directory {shown}: it belongs to user {}, and the agent runs as user {}; choose another with \
+                "run directory {dumped}: it belongs to user {}, and the agent runs as user {}; choose another with \
                  --run-dir, or change its owner",
                 directory.uid(),
                 own_user()
@@ -229,7 +229,7 @@ impl RunDir {
         }
         if mode & 0o022 != 0 {
             bail!(
-                "run directory {shown}: other users may write in it (mode {mode:04o}); `chmod 0700 {shown}` mends it"
+                "run directory {dumped}: other users may write in it (mode {mode:04o}); `chmod 0700 {dumped}` mends it"
             );
         }
         let lock = lock(path)?;
@@ -237,7 +237,7 @@ impl RunDir {
         match std::fs::remove_file(socket_path(path)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error)
-                    .with_context(|| format!("run directory {shown}: a socket left behind cannot be removed"));
+                    .with_context(|| format!("run directory {dumped}: a socket left behind cannot be removed"));
             }
             _ => {}
         }
@@ -259,7 +259,7 @@ pub fn own_user() -> u32 {
 fn lock(run_dir: &Path) -> anyhow::Result<File> {
     /// How often an agent that ends may take the file away between the opening and the locking.
     const ATTEMPTS: usize = 16;
-    let (shown, path) = (run_dir.display(), run_dir.join("lock"));
+    let (dumped, path) = (run_dir.display(), run_dir.join("lock"));
     for _ in 0..ATTEMPTS {
         // A symbolic link is not followed, and a FIFO does not keep waiting.
         let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
@@ -275,8 +275,9 @@ fn lock(run_dir: &Path) -> anyhow::Result<File> {
             Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
                 bail!("{}: it is a symbolic link, which is not followed; remove it", path.display())
             }
-            lock => lock
-                .with_context(|| format!("run directory {shown}: cannot be written (choose another with --run-dir)"))?,
+            lock => lock.with_context(|| {
+                format!("run directory {dumped}: cannot be written (choose another with --run-dir)")
+            })?,
         };
         let opened = lock.metadata().with_context(|| format!("{}: cannot be looked at", path.display()))?;
         if !opened.is_file() {
@@ -290,10 +291,10 @@ fn lock(run_dir: &Path) -> anyhow::Result<File> {
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                bail!("run directory {shown}: another agent uses it; stop that one, or choose another with --run-dir")
+                bail!("run directory {dumped}: another agent uses it; stop that one, or choose another with --run-dir")
             }
             Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("run directory {shown}: cannot be locked"));
+                return Err(error).with_context(|| format!("run directory {dumped}: cannot be locked"));
             }
         }
         let is_the_same = |there: Metadata| (there.dev(), there.ino()) == (opened.dev(), opened.ino());
@@ -301,7 +302,7 @@ fn lock(run_dir: &Path) -> anyhow::Result<File> {
             return Ok(lock);
         }
     }
-    bail!("run directory {shown}: its lock file was replaced {ATTEMPTS} times while it was being locked")
+    bail!("run directory {dumped}: its lock file was replaced {ATTEMPTS} times while it was being locked")
 }
 
 impl Drop for RunDir {

@@ -1,7 +1,7 @@
 //! File descriptors: how many there may be, and how many the agent keeps free for its own work.
 //!
 //! An attachment by XDP or tcx takes one for each interface, and so does each piece of a table that grows. Whoever
-//! takes the last one must be an interface, which is then left alone, and not the work that keeps all of them in step.
+//! takes the last one must be an interface, which is then left alone, and not the work that keeps all of them in sync.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::fs::{Mode, OFlags};

@@ -25,7 +25,7 @@ pub enum Event {
     /// A route was removed (RTM_DELROUTE).
     RouteGone(Route),
     /// All routing rules: rules have no identity by which one could be added or removed alone.
-    Rules(Vec<Rule>),
+    Rules(Vec<RoutingRule>),
     /// A neighbour entry is so (RTM_NEWNEIGH).
     Neighbour(NeighbourEntry),
     /// A neighbour entry is gone (RTM_DELNEIGH).
@@ -47,7 +47,7 @@ pub enum Event {
     /// nftables with a hook, unless all that it does is known.
     ArpNetfilter(bool),
     /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.
-    HeldBack(Vec<(String, Ipv4Addr)>),
+    DroppedReplies(Vec<(String, Ipv4Addr)>),
     /// The interfaces with a foreign hook before ARP: a netdev-family ingress chain, or tc filters that interfaces share.
     IngressHooks(Vec<u32>),
     /// The interfaces with a packet socket for ARP (AF_PACKET, ETH_P_ARP); 0 stands for all of them.
@@ -63,7 +63,7 @@ pub enum Event {
         features: Option<u64>,
     },
     /// Why the interface must not answer by the hook that it has; the agent's own finding.
-    Held {
+    Blocked {
         /// The interface.
         ifindex: u32,
         /// Why, if so.
@@ -95,11 +95,11 @@ pub enum Event {
         flapping: bool,
     },
     /// Whether an interface was notified, and has not been read since: until then nothing is answered on it or by it.
-    Unread {
+    StaleSettings {
         /// The interface.
         ifindex: u32,
         /// Whether it is to be read.
-        unread: bool,
+        stale: bool,
     },
     /// Somebody else set or removed a tc filter on an interface, or may have: until it is asked, it counts as hooked.
     FiltersTouched(u32),
@@ -253,7 +253,7 @@ pub enum Placement {
 
 /// A routing rule, as far as it can be told from the three default ones.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Rule {
+pub struct RoutingRule {
     /// FRA_PRIORITY; 0 if missing.
     pub priority: u32,
     /// Table that a bare lookup rule names; `None` for any rule with another action or with any selector.
@@ -275,7 +275,7 @@ pub struct NeighbourEntry {
 
 /// The interfaces that something must be read, or computed, again of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Which {
+pub enum IfSet {
     /// None.
     #[default]
     None,
@@ -285,13 +285,13 @@ pub enum Which {
     All,
 }
 
-impl Which {
+impl IfSet {
     /// This one as well.
     pub fn add(&mut self, ifindex: u32) {
         match self {
-            Which::None => *self = Which::These(BTreeSet::from([ifindex])),
-            Which::These(these) => drop(these.insert(ifindex)),
-            Which::All => {}
+            IfSet::None => *self = IfSet::These(BTreeSet::from([ifindex])),
+            IfSet::These(these) => drop(these.insert(ifindex)),
+            IfSet::All => {}
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long a write may take from its announcement until it has taken effect or failed. Nothing in between waits; a
 /// writer can only be kept from its CPU, in kernels that preempt system calls. Announcements are older than when
 /// they are seen, so it is longer than this.
-pub const HOLD: Duration = Duration::from_millis(250);
+pub const SETTLE_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long a setting is looked at after a write of it was given up: a writer can be kept from its CPU, say by a limit of its
 /// cgroup. So many settings at the most.
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 1024;
 
 /// An announced write. What is not known is `None`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Write {
+pub struct NotedWrite {
     /// The path below /proc/sys.
     pub name: Option<String>,
     /// The value before.
@@ -33,32 +33,32 @@ pub struct Write {
 
 /// What must be read again because of writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum StaleSettings {
     /// The settings of interfaces of these names.
     Interfaces(BTreeSet<String>),
     /// Everything.
     Everything,
 }
 
-impl Default for Unread {
+impl Default for StaleSettings {
     fn default() -> Self {
-        Unread::Interfaces(BTreeSet::new())
+        StaleSettings::Interfaces(BTreeSet::new())
     }
 }
 
-impl Unread {
+impl StaleSettings {
     /// So many are not read one by one.
     const MOST: usize = 16;
 
     /// Adds a setting by its path below /proc/sys: `net/ipv4/conf/NAME/…` and `net/ipv4/neigh/NAME/…` are an
     /// interface's, the others concern all, as do those that are not known.
     pub fn add(&mut self, name: Option<&str>) {
-        let Unread::Interfaces(interfaces) = self else { return };
+        let StaleSettings::Interfaces(interfaces) = self else { return };
         match name.and_then(interface_of) {
             Some(interface) if interfaces.len() < Self::MOST || interfaces.contains(interface) => {
                 interfaces.insert(interface.to_owned());
             }
-            _ => *self = Unread::Everything,
+            _ => *self = StaleSettings::Everything,
         }
     }
 }
@@ -105,15 +105,15 @@ impl Announced {
         self.old.is_some() && self.old == self.new
     }
 
-    fn is_followed_by(self, later: &Write) -> bool {
+    fn is_followed_by(self, later: &NotedWrite) -> bool {
         !self.changes_nothing() && self.new.is_some() && later.old == self.new
     }
 }
 
 impl Writes {
     /// Takes an announcement.
-    pub fn announced(&mut self, write: Write, now: Instant) {
-        let until = now + HOLD;
+    pub fn announced(&mut self, write: NotedWrite, now: Instant) {
+        let until = now + SETTLE_LIMIT;
         let known = write.name.clone().filter(|_| self.count < REMEMBERED);
         let Some(name) = known else {
             self.unknown_until = Some(until);
@@ -133,7 +133,7 @@ impl Writes {
 
     /// Announcements were lost.
     pub fn lost(&mut self, now: Instant) {
-        self.unknown_until = Some(now + HOLD);
+        self.unknown_until = Some(now + SETTLE_LIMIT);
     }
 
     /// Whether all announced writes have taken effect, or never will. `read` gives a setting as it is.
@@ -249,7 +249,7 @@ impl Rest {
         match *self {
             Rest::Since(since, before) if now.saturating_duration_since(since) >= Self::QUIET => {
                 if written - before < Self::FEW {
-                    *self = Rest::Until(now + HOLD);
+                    *self = Rest::Until(now + SETTLE_LIMIT);
                     return Next::Count;
                 }
                 *self = Rest::Since(now, written);
@@ -278,7 +278,7 @@ mod tests {
         }
 
         fn write(&mut self, name: &str, old: impl Into<Option<i32>>, new: impl Into<Option<i32>>) {
-            let write = Write { name: Some(name.into()), old: old.into(), new: new.into() };
+            let write = NotedWrite { name: Some(name.into()), old: old.into(), new: new.into() };
             self.writes.announced(write, self.start);
         }
 
@@ -290,23 +290,23 @@ mod tests {
 
     #[test]
     fn what_is_one_interface_s_is_read_for_it_alone() {
-        let mut unread = Unread::default();
-        unread.add(Some(FLAG));
-        unread.add(Some("net/ipv4/neigh/v1.5/proxy_delay"));
-        unread.add(Some(FLAG));
-        assert_eq!(unread, Unread::Interfaces(["v0", "v1.5"].map(str::to_owned).into()));
+        let mut stale = StaleSettings::default();
+        stale.add(Some(FLAG));
+        stale.add(Some("net/ipv4/neigh/v1.5/proxy_delay"));
+        stale.add(Some(FLAG));
+        assert_eq!(stale, StaleSettings::Interfaces(["v0", "v1.5"].map(str::to_owned).into()));
         let others = ["net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv4/neigh/default/proxy_delay"];
         for name in others.map(Some).into_iter().chain([None]) {
-            let mut unread = unread.clone();
-            unread.add(name);
-            assert_eq!(unread, Unread::Everything, "{name:?}");
-            unread.add(Some(FLAG));
-            assert_eq!(unread, Unread::Everything, "{name:?}, then one interface's");
+            let mut stale = stale.clone();
+            stale.add(name);
+            assert_eq!(stale, StaleSettings::Everything, "{name:?}");
+            stale.add(Some(FLAG));
+            assert_eq!(stale, StaleSettings::Everything, "{name:?}, then one interface's");
         }
-        for number in 0..=Unread::MOST {
-            unread.add(Some(&format!("net/ipv4/conf/w{number}/proxy_arp")));
+        for number in 0..=StaleSettings::MOST {
+            stale.add(Some(&format!("net/ipv4/conf/w{number}/proxy_arp")));
         }
-        assert_eq!(unread, Unread::Everything, "many are read together");
+        assert_eq!(stale, StaleSettings::Everything, "many are read together");
     }
 
     #[test]
@@ -324,7 +324,7 @@ mod tests {
     fn a_write_that_never_shows_is_given_up_after_the_bound() {
         let mut case = Case::new();
         case.write(FLAG, 1, 0);
-        let bound = HOLD.as_millis() as u64;
+        let bound = SETTLE_LIMIT.as_millis() as u64;
         assert!(!case.done(bound - 1, 1));
         assert!(case.done(bound, 1));
     }
@@ -337,7 +337,7 @@ mod tests {
         assert!(!case.done(1, 0), "one may still be to come");
         case.write("net/ipv4/conf/v1/proxy_arp", 1, 0);
         assert!(!case.done(2, 0));
-        assert!(case.done(HOLD.as_millis() as u64, 0));
+        assert!(case.done(SETTLE_LIMIT.as_millis() as u64, 0));
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
         assert!(case.done(1, 1));
         case.write(FLAG, 1, 0);
         assert!(!case.done(2, 0), "the first may land after the second");
-        assert!(case.done(HOLD.as_millis() as u64, 0));
+        assert!(case.done(SETTLE_LIMIT.as_millis() as u64, 0));
     }
 
     #[test]
@@ -390,24 +390,24 @@ mod tests {
             let mut case = Case::new();
             case.write(name, 1, 0);
             assert!(!case.done(1, 0), "{name}");
-            assert!(case.done(HOLD.as_millis() as u64, 0), "{name}");
+            assert!(case.done(SETTLE_LIMIT.as_millis() as u64, 0), "{name}");
         }
         let mut case = Case::new();
         case.write(FLAG, 1, None);
         assert!(!case.done(1, 0));
         let mut case = Case::new();
-        case.writes.announced(Write { name: None, old: Some(1), new: Some(0) }, case.start);
+        case.writes.announced(NotedWrite { name: None, old: Some(1), new: Some(0) }, case.start);
         assert!(!case.done(1, 0));
         let mut case = Case::new();
         case.writes.lost(case.start);
         assert!(!case.done(1, 0));
-        assert!(case.done(HOLD.as_millis() as u64, 0));
+        assert!(case.done(SETTLE_LIMIT.as_millis() as u64, 0));
     }
 
     #[test]
     fn a_write_that_was_given_up_is_found_when_it_lands_after_all() {
         let mut case = Case::new();
-        let hold = HOLD.as_millis() as u64;
+        let hold = SETTLE_LIMIT.as_millis() as u64;
         let late = |case: &mut Case, after_ms, value| {
             case.writes.late_ones(case.start + Duration::from_millis(after_ms), |_| Value::Is(value))
         };
@@ -467,6 +467,6 @@ mod tests {
         }
         assert_eq!(case.writes.count, REMEMBERED);
         assert!(!case.done(1, 0), "those beyond are waited for");
-        assert!(case.done(HOLD.as_millis() as u64, 0));
+        assert!(case.done(SETTLE_LIMIT.as_millis() as u64, 0));
     }
 }

@@ -6,8 +6,8 @@
 
 use crate::fib::{self, Entry, Kind};
 use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use crate::packed::{Lladdr, PackedArp};
 use crate::reason::Reason;
-use crate::words::{ArpWords, Lladdr};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub trait Tables {
 
 /// Decides on a frame of EtherType ARP that came in on `ingress`.
 #[inline(always)]
-pub fn decide(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> Verdict {
+pub fn decide(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> Verdict {
     let sequence = tables.sequence();
     if sequence & 1 != 0 {
         return Verdict::Pass(Reason::UPDATING);
@@ -58,7 +58,7 @@ pub fn decide(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> Verdict {
 }
 
 #[inline(always)]
-fn decide_unbracketed(frame: &ArpWords, ingress: u32, tables: &impl Tables) -> Verdict {
+fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> Verdict {
     if !frame.is_ipv4_over_ethernet() {
         return Verdict::Pass(Reason::BAD_HEADER);
     }

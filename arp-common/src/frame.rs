@@ -12,7 +12,7 @@ pub const PTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 pub const OPER_REQUEST: [u8; 2] = [0, 1];
 
 /// The first 42 bytes of an untagged Ethernet frame that carries ARP for IPv4: alignment 1, every field in wire
-/// order, so that bytes can be looked at as they are. (The program looks at [`ArpWords`](crate::ArpWords).) The names
+/// order, so that bytes can be looked at as they are. (The program looks at [`PackedArp`](crate::PackedArp).) The names
 /// behind [`ArpFrame::arp`] are the usual ones (RFC 5227).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -16,11 +16,11 @@ pub mod decide;
 pub mod fib;
 pub mod frame;
 pub mod maps;
+pub mod packed;
 pub mod reason;
 pub mod settings;
-pub mod words;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;
+pub use packed::{Lladdr, PackedArp};
 pub use reason::Reason;
-pub use words::{ArpWords, Lladdr};

@@ -11,7 +11,7 @@
 // Before the others: they load by its macro.
 #[cfg(target_arch = "bpf")]
 #[macro_use]
-mod words;
+mod packet_access;
 
 #[cfg(target_arch = "bpf")]
 mod clock;

@@ -1,8 +1,8 @@
 //! Whatever the hook: what a frame is, and a line for the log.
 
-use crate::words::read;
+use crate::packet_access::read;
 use arp_common::frame::ETHERTYPE_ARP;
-use arp_common::{ArpFrame, ArpWords, Lladdr, Verdict};
+use arp_common::{ArpFrame, Lladdr, PackedArp, Verdict};
 use aya_ebpf::EbpfContext;
 use aya_log_ebpf::trace;
 use core::arch::asm;
@@ -69,7 +69,7 @@ pub(crate) fn is_tag(ethertype: u16) -> bool {
 /// kernel takes off tags of VLAN 0, and hands what is behind them to ARP like any other packet
 /// (`__netif_receive_skb_core`, net/core/dev.c).
 #[inline(always)]
-pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&ArpWords)) {
+pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&PackedArp)) {
     const TAG: usize = 4;
     let mut start = start;
     // As many as anybody has a use for, twice.
@@ -98,7 +98,7 @@ pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&ArpWords)) {
 /// the verifier removes all of this. The frame is read again for it: one that had to be shown to the logger could not
 /// stay in registers for anyone.
 #[inline(always)]
-pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, decided: Decided, frame: impl Fn() -> Option<ArpWords>) {
+pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, decided: Decided, frame: impl Fn() -> Option<PackedArp>) {
     trace!(
         ctx,
         "ifindex {} who-has {:i} tell {:i} at {:mac}: code {}",

@@ -10,7 +10,7 @@ use arp_common::maps::{
     STRANGERS as STRANGERS_LEN, SettingWrite, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
-use arp_common::{ArpWords, Lladdr};
+use arp_common::{Lladdr, PackedArp};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
 use aya_ebpf::helpers::generated::bpf_jiffies64;
 use aya_ebpf::macros::btf_map;
@@ -313,7 +313,7 @@ impl Maps {
     /// (`arp_process`, net/ipv4/arp.c); one that is valid stays as it is if it has `sha`, one that is fixed in any
     /// case (`__neigh_update`, net/core/neighbour.c).
     #[inline(always)]
-    pub(crate) fn hand_up(&self, frame: &ArpWords) {
+    pub(crate) fn hand_up(&self, frame: &PackedArp) {
         if !frame.is_ipv4_over_ethernet() || !frame.is_request_or_reply() || frame.spa() == [0; 4] {
             return;
         }

@@ -4,11 +4,11 @@
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
 use crate::packet::{Class, Decided, behind_tags, classify, is_tag, log};
+use crate::packet_access::read;
 use crate::tables::Maps;
-use crate::words::read;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
-use arp_common::{ArpFrame, ArpWords, Reason, decide};
+use arp_common::{ArpFrame, PackedArp, Reason, decide};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
@@ -78,7 +78,7 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, maps: &Maps, reply: &ArpWords, to_peer: bool) -> i32 {
+fn send(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
     // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack and more. A helper that
     // refuses leaves the frame as it is.

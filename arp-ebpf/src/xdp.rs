@@ -1,9 +1,9 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
 use crate::packet::{Class, Decided, behind_tags, classify, log};
+use crate::packet_access::{read, write};
 use crate::tables::Maps;
-use crate::words::{read, write};
-use arp_common::{ArpFrame, ArpWords, Reason, decide};
+use arp_common::{ArpFrame, PackedArp, Reason, decide};
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -87,7 +87,7 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, maps: &Maps, answer: &ArpWords, exit: Exit, len: i32) -> u32 {
+fn reply(ctx: &XdpContext, maps: &Maps, answer: &PackedArp, exit: Exit, len: i32) -> u32 {
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and

@@ -2,12 +2,12 @@
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
-#[cfg(target_arch = "bpf")]
-mod programs;
 /// The product's own way to packet memory: what is compared with it must not be slower for another.
 #[cfg(target_arch = "bpf")]
-#[path = "../../arp-ebpf/src/words.rs"]
-mod words;
+#[path = "../../arp-ebpf/src/packet_access.rs"]
+mod packet_access;
+#[cfg(target_arch = "bpf")]
+mod programs;
 
 /// On the host the object is nothing: so clippy, rustdoc and rust-analyzer can see the crate.
 #[cfg(not(target_arch = "bpf"))]

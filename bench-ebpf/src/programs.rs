@@ -3,8 +3,8 @@
 //! Those that [`feed`] goes on with take frames in several buffers, as the fast path's own program does: one map of
 //! programs holds only programs that are alike in this (`bpf_prog_map_compatible`, kernel/bpf/core.c).
 
-use crate::words::{read, write};
-use arp_common::{ArpFrame, ArpWords, Lladdr};
+use crate::packet_access::{read, write};
+use arp_common::{ArpFrame, Lladdr, PackedArp};
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie, PerCpuArray, ProgramArray};
@@ -182,7 +182,7 @@ fn write_request(ctx: &XdpContext) -> Option<()> {
     let words = [word(0), word(2), word(4), word(6), last];
     // By whole words. A load that spans several stores that are still on their way waits for the last of them, and whoever
     // reads a real frame does not: the sender's copy into it was long ago.
-    write(ctx.data(), ctx.data_end(), &ArpWords { words, rest: (target >> 16) as u16 }).then_some(())
+    write(ctx.data(), ctx.data_end(), &PackedArp { words, rest: (target >> 16) as u16 }).then_some(())
 }
 
 #[inline(always)]
@@ -195,15 +195,15 @@ fn send_back(ctx: &XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn request(ctx: &XdpContext) -> Option<ArpWords> {
+fn request(ctx: &XdpContext) -> Option<PackedArp> {
     // EtherType ARP.
-    let is_arp = |frame: &ArpWords| (frame.words[1] >> 32) as u16 == 0x0608;
+    let is_arp = |frame: &PackedArp| (frame.words[1] >> 32) as u16 == 0x0608;
     read(ctx.data(), ctx.data_end())
         .filter(|frame| is_arp(frame) && frame.is_ipv4_over_ethernet() && frame.is_request())
 }
 
 #[inline(always)]
-fn answer(ctx: &XdpContext, frame: &ArpWords) -> u32 {
+fn answer(ctx: &XdpContext, frame: &PackedArp) -> u32 {
     if write(ctx.data(), ctx.data_end(), &frame.reply(MAC)) { XDP_TX } else { XDP_PASS }
 }
 

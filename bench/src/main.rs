@@ -39,7 +39,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 110)]
 struct Arguments {
-    /// Which benchmarks; all without a name
+    /// IfSet benchmarks; all without a name
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(benchmarks::names()))]
     names: Vec<String>,
     /// Few rounds and small numbers: shows that everything works, measures nothing

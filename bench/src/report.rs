@@ -65,7 +65,7 @@ pub(crate) struct Measurement {
 /// Ratios to another case, round by round.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Ratio {
-    /// Which case.
+    /// IfSet case.
     pub(crate) to: String,
     #[serde(flatten)]
     pub(crate) value: Spread,
@@ -104,7 +104,7 @@ pub(crate) struct Goal {
     pub(crate) met: bool,
 }
 
-/// Which side of a value is good.
+/// IfSet side of a value is good.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
-use ::tests::bench::Asker;
+use ::tests::bench::Requester;
 use ::tests::topology::CALICO_GATEWAY;
 use ::tests::{Agent, AgentOptions, Host, Lab, Mac, Namespace};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -147,7 +147,7 @@ fn start(lab: &Lab, node_end: &str, arguments: &[&str], [hook, mode]: [&str; 2])
     let options = AgentOptions::new(&[node_end]).default_reread();
     let mut agent = arguments.iter().fold(options, |options, argument| options.arg(argument)).start(lab.node())?;
     // An interface may be proved and attached after the agent is ready.
-    agent.in_step()?;
+    agent.in_sync()?;
     let status = agent.status()?;
     let said = status.interface(node_end);
     let is_that = said["hook"] == hook && (mode.is_empty() || said["mode"] == mode);
@@ -173,8 +173,8 @@ impl Subject {
     }
 
     /// Asks on its behalf. While it is there, it takes a copy of each reply, which no pod does that is merely flooded.
-    pub(crate) fn asker(&self) -> Result<Asker> {
-        Asker::open(&self.namespace, &self.name, self.mac, self.ip, self.core)
+    pub(crate) fn requester(&self) -> Result<Requester> {
+        Requester::open(&self.namespace, &self.name, self.mac, self.ip, self.core)
     }
 
     /// How many frames have come in on the pod's `eth0`.

@@ -290,7 +290,7 @@ impl Agent {
     }
 
     /// Waits until the agent must have followed every change made before the call.
-    pub fn in_step(&mut self) -> Result<()> {
+    pub fn in_sync(&mut self) -> Result<()> {
         thread::sleep(self.reread + stretched(SLACK));
         self.wait_until_ready()
     }

@@ -15,9 +15,9 @@ use crate::bytes::Mac;
 use crate::hook::Hook;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
+use crate::pair;
 use crate::skip::missing_privilege;
 use crate::slack::stretched;
-use crate::twins;
 
 /// Settings that a namespace may take over from the machine: back to the kernel's own defaults, so that a lab is the same everywhere.
 const DEFAULTS: [(&str, &str); 13] = [
@@ -112,7 +112,7 @@ impl Lab {
         let node = Namespace::new(format!("{prefix}-node"))?;
         let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new(), _present: present };
         set_defaults(&lab.node)?;
-        twins::forget_proxies_on_any(&lab.node)?;
+        pair::forget_proxies_on_any(&lab.node)?;
         Ok(lab)
     }
 

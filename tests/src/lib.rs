@@ -19,6 +19,7 @@ mod lab;
 mod namespace;
 mod neighbours;
 mod packet;
+pub mod pair;
 mod parity;
 #[cfg(test)]
 mod rows;
@@ -26,7 +27,6 @@ mod skip;
 mod slack;
 pub mod stream;
 pub mod topology;
-pub mod twins;
 
 pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bpffs::BpfFs;

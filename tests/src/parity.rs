@@ -92,7 +92,7 @@ impl Parity {
     /// Does the same to both labs, and waits until the agent has followed.
     pub fn change(&mut self, change: impl FnMut(&mut Lab) -> Result<()>) -> Result<()> {
         self.both(change)?;
-        self.agent.in_step()
+        self.agent.in_sync()
     }
 
     /// Runs an `ip` command on both nodes, and waits until the agent has followed.

@@ -43,7 +43,7 @@ impl Doubts {
             times => format!(" (the doubt logged before this one came back {times} times)"),
         };
         self.last = Some((why.to_owned(), now));
-        Some(format!("not in step with the kernel: {why}; every frame passes until everything is read again{again}"))
+        Some(format!("not in sync with the kernel: {why}; every frame passes until everything is read again{again}"))
     }
 
     /// Whether the news that all is well again are worth a line: not if nobody was told of the doubt.

@@ -3,7 +3,7 @@
 
 use super::Agent;
 use super::damping::{CHANGE, EVERYTHING, FLIP, NOTICE, Who};
-use crate::event::{Event, Which};
+use crate::event::{Event, IfSet};
 use crate::kernel::{Batch, Deaf};
 use arp_common::maps::IfaceAddr;
 use std::collections::BTreeSet;
@@ -57,10 +57,10 @@ impl Agent {
                 held.push(Who::Interface(ifindex));
             }
         }
-        if let Which::These(these) = &mut batch.reread.links {
+        if let IfSet::These(these) = &mut batch.reread.links {
             these.retain(|&ifindex| !self.damper.holds(Who::Interface(ifindex)));
             if these.is_empty() {
-                batch.reread.links = Which::None;
+                batch.reread.links = IfSet::None;
             }
         }
         for &who in &held {

@@ -1,27 +1,27 @@
-//! The running agent: keeps the maps in step with the kernel, and the lease alive only while they are.
+//! The running agent: keeps the maps in sync with the kernel, and the lease alive only while they are.
 //!
 //! One thread does everything in turn, so that what is trusted is always what was last applied. The order is the
 //! safety: before the lease is renewed, every notification that has arrived is applied; whatever casts doubt withdraws
 //! the lease first and is looked into second.
 
-mod answers;
 mod damping;
 mod doubts;
 mod flapping;
+mod heartbeat;
 mod lease;
-mod looks;
-mod pulse;
+mod polling;
 mod states;
+mod status;
 
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::attach::Attachments;
 use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::choice::{How, Wish};
-use crate::dataplane::proof::Proofs;
+use crate::dataplane::policy::{HookConfig, HookKind};
+use crate::dataplane::self_test::SelfTests;
 use crate::dataplane::sysctl::SysctlHook;
 use crate::dataplane::tcx::Tcx;
-use crate::event::{Event, Which};
+use crate::event::{Event, IfSet};
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
@@ -29,8 +29,8 @@ use anyhow::Context as _;
 use arp_common::{Reason, Tables as _};
 use damping::Damper;
 use doubts::Doubts;
+use heartbeat::{Heartbeat, Tick};
 use lease::{Lease, Redump, Replay};
-use pulse::{Beat, Pulse};
 use states::States;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -43,7 +43,7 @@ pub struct Options {
     /// Patterns of interface names.
     pub interfaces: Vec<String>,
     /// Which hook they get.
-    pub wish: Wish,
+    pub hook_config: HookConfig,
     /// Between polls for kernel changes that send no notification; with the sysctl hook, full polls are rarer.
     pub reread_interval: Duration,
     /// How long the program goes on without a heartbeat.
@@ -77,13 +77,13 @@ pub struct Agent {
     sysctl_hook: SysctlHook,
     attachments: Attachments,
     tcx: Tcx,
-    proofs: Proofs,
+    self_tests: SelfTests,
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
     /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
     /// When what dead agents left is looked for next.
     sweep_at: Instant,
-    in_step: Result<(), String>,
+    in_sync: Result<(), String>,
     doubts: Doubts,
     states: States,
     lease: Lease,
@@ -91,9 +91,9 @@ pub struct Agent {
     redump: Redump,
     damper: Damper,
     /// When all that changes silently will be looked for.
-    look_at_all_at: Instant,
+    full_poll_at: Instant,
     /// Little looks so far.
-    little_looks: u32,
+    cheap_polls: u32,
     /// When static proxy entries are read next, and the pause before that.
     proxies_at: Option<Instant>,
     proxies_pause: Duration,
@@ -102,12 +102,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the program, attaches it and brings the maps in step.
+    /// Loads the program, attaches it and brings the maps in sync.
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
     pub fn start(options: Options) -> anyhow::Result<Self> {
-        let mut attachments = Attachments::new(&options.interfaces, options.wish, &options.bpffs)?;
+        let mut attachments = Attachments::new(&options.interfaces, options.hook_config, &options.bpffs)?;
         let mut bpf = Bpf::load(options.trace)?;
         attachments.look_for_left();
         // Both before the first dump: what changes during it is told as well.
@@ -135,14 +135,14 @@ impl Agent {
             sysctl_hook,
             attachments,
             tcx: Tcx::default(),
-            proofs: Proofs::new()?,
+            self_tests: SelfTests::new()?,
             again: BTreeSet::new(),
             sweep_at: Instant::now() + SWEEP,
-            in_step: Err("starting".into()),
+            in_sync: Err("starting".into()),
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
-            look_at_all_at: Instant::now(),
-            little_looks: 0,
+            full_poll_at: Instant::now(),
+            cheap_polls: 0,
             proxies_at: None,
             proxies_pause: Duration::ZERO,
             resyncs: 0,
@@ -168,7 +168,7 @@ impl Agent {
         mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut pulse = Pulse::start(self.options.lease, self.options.reread_interval)?;
+        let mut heartbeat = Heartbeat::start(self.options.lease, self.options.reread_interval)?;
         tokio::pin!(stop);
         loop {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
@@ -177,36 +177,36 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
-                beat = pulse.next(), if self.in_step.is_ok() => {
-                    if beat? == Beat::Look {
+                beat = heartbeat.next(), if self.in_sync.is_ok() => {
+                    if beat? == Tick::Poll {
                         self.look()?;
                     }
                     self.renew_lease()?;
                     self.tell_states();
                 }
-                () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && due.is_some() => {
+                () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && due.is_some() => {
                     self.do_what_is_due()?;
                     self.renew_lease()?;
                 }
                 () = sleep_until(trusted_again.unwrap_or(retry_at).into()),
-                    if self.in_step.is_ok() && trusted_again.is_some() =>
+                    if self.in_sync.is_ok() && trusted_again.is_some() =>
                 {
                     self.renew_lease()?;
                 }
-                () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_step.is_ok() && proxies_due.is_some() => {
-                    self.look_at_proxies()?;
+                () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && proxies_due.is_some() => {
+                    self.poll_proxies()?;
                 }
-                () = sleep_until(retry_at.into()), if self.in_step.is_err() => {
+                () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {
                     self.resync("retry")?;
                 }
-                done = self.attachments.done(), if self.in_step.is_ok() => {
+                done = self.attachments.done(), if self.in_sync.is_ok() => {
                     let (snapshot, ifindex) = (self.mirror.snapshot(), done.ifindex);
                     let takes_xdp = |ifindex| snapshot.takes_xdp(ifindex);
                     self.attachments.complete(&mut self.bpf, &snapshot.links, takes_xdp, done);
                     self.attach([ifindex].into())?;
                     self.renew_lease()?;
                 }
-                () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_step.is_ok() => {
+                () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_sync.is_ok() => {
                     self.settle_writes()?;
                     self.renew_lease()?;
                 }
@@ -215,10 +215,10 @@ impl Agent {
                     self.renew_lease()?;
                 }
                 Some((request, reply)) = requests.recv() => {
-                    if matches!(request, Request::Sync) && self.in_step.is_ok() {
+                    if matches!(request, Request::Sync) && self.in_sync.is_ok() {
                         self.damper.end_pauses(Instant::now());
                         self.go_on()?;
-                        self.look_at_all()?;
+                        self.poll_fully()?;
                         self.settle_writes()?;
                         self.renew_lease()?;
                         if self.redump.due().is_some() {
@@ -238,14 +238,14 @@ impl Agent {
     fn due(&self) -> Option<Instant> {
         let redump =
             self.redump.due().map(|due| Instant::now() + Duration::from_nanos(due.saturating_sub(monotonic_ns())));
-        [self.proofs.due(), self.damper.due(), redump].into_iter().flatten().min()
+        [self.self_tests.due(), self.damper.due(), redump].into_iter().flatten().min()
     }
 
     fn do_what_is_due(&mut self) -> anyhow::Result<()> {
         self.go_on()?;
-        let to_test = self.proofs.pending(Instant::now());
+        let to_test = self.self_tests.pending(Instant::now());
         if !to_test.is_empty() {
-            let news = self.proof_news(&to_test);
+            let news = self.self_test_news(&to_test);
             let step = self.mirror.apply(self.attachments.attached(), news);
             self.apply(&step.changes)?;
         }
@@ -267,13 +267,13 @@ impl Agent {
             self.lease.check(monotonic_ns());
             if self.lease.was_stopped() {
                 // What changed silently meanwhile comes first.
-                self.look_at_all()?;
+                self.poll_fully()?;
             }
             let since_drained = Instant::now();
             let batch = self.notifications.drain();
             let nothing_left = batch.as_ref().is_ok_and(Batch::is_empty);
             self.follow(batch)?;
-            if self.in_step.is_err() {
+            if self.in_sync.is_err() {
                 return Ok(());
             }
             if nothing_left {
@@ -291,7 +291,7 @@ impl Agent {
         for _ in 0..TIMES {
             let since_drained = Instant::now();
             self.renew_lease()?;
-            if self.in_step.is_err() || self.bpf.settle_all_doubts(since_drained) {
+            if self.in_sync.is_err() || self.bpf.settle_all_doubts(since_drained) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -331,13 +331,13 @@ impl Agent {
             Event::FiltersTouched(ifindex) => Some(*ifindex),
             _ => None,
         });
-        let touched: BTreeSet<u32> = filters.collect();
+        let dirty: BTreeSet<u32> = filters.collect();
         // What is to be read of single interfaces keeps nobody else waiting: they are blocked by the same batch.
         let to_read = match &reread.links {
-            Which::These(these) => these.clone(),
-            Which::None | Which::All => BTreeSet::new(),
+            IfSet::These(these) => these.clone(),
+            IfSet::None | IfSet::All => BTreeSet::new(),
         };
-        let set_unread = |unread| to_read.iter().map(move |&ifindex| Event::Unread { ifindex, unread });
+        let set_unread = |stale| to_read.iter().map(move |&ifindex| Event::StaleSettings { ifindex, stale });
         events.extend(set_unread(true));
         let mut routes = self.fold(events)?;
         match self.read_again(&reread) {
@@ -347,10 +347,10 @@ impl Agent {
             }
             Err(error) => self.doubt(format!("re-reading the kernel's state failed: {error:#}")),
         }
-        let news = self.tcx_news(&touched);
+        let news = self.tcx_news(&dirty);
         routes |= self.fold(news)?;
         // Who was in the way may have gone. Not at once: an attempt in vain may itself be what another agent is told of.
-        self.again.extend(self.attachments.refused().filter(|ifindex| touched.contains(ifindex)));
+        self.again.extend(self.attachments.refused().filter(|ifindex| dirty.contains(ifindex)));
         self.redump();
         Ok(routes || reread.routes)
     }
@@ -386,7 +386,7 @@ impl Agent {
         let (mut links, mut features) = (BTreeSet::new(), BTreeSet::new());
         // What follows from the events, and must be in the same batch of changes.
         let mut consequences = Vec::new();
-        let unproven = |ifindex| Event::Held { ifindex, reason: Some(Reason::HOOK_UNPROVEN) };
+        let unproven = |ifindex| Event::Blocked { ifindex, reason: Some(Reason::SELF_TEST_PENDING) };
         for event in &events {
             match event {
                 Event::Link(link) => {
@@ -399,7 +399,7 @@ impl Agent {
                     links.insert(ifindex);
                     if let Some(known) = known {
                         if known.carrier_changes != link.carrier_changes {
-                            // What was known of its way out is no longer: it is tested again first.
+                            // What was known of its reply path is no longer: it is tested again first.
                             if self.attachments.attached().contains(&ifindex) {
                                 consequences.push(unproven(ifindex));
                             }
@@ -413,7 +413,7 @@ impl Agent {
                 }
                 Event::XdpFeatures { ifindex, .. } => {
                     features.insert(*ifindex);
-                    if self.attachments.how(*ifindex) == Some(How::XdpVeth) {
+                    if self.attachments.how(*ifindex) == Some(HookKind::XdpVeth) {
                         consequences.push(unproven(*ifindex));
                     }
                 }
@@ -421,7 +421,7 @@ impl Agent {
                     links.insert(*ifindex);
                     self.attachments.forget(*ifindex);
                     self.tcx.forget_one(*ifindex);
-                    self.proofs.forget(*ifindex);
+                    self.self_tests.forget(*ifindex);
                     self.reader.forget(*ifindex);
                 }
                 // Asked next (`fold_batch`).
@@ -464,7 +464,7 @@ impl Agent {
             };
             let mut again = self.replay.is_in_vain(&batch);
             again |= self.fold_batch(batch)?;
-            if !again || self.in_step.is_err() {
+            if !again || self.in_sync.is_err() {
                 self.redump.dumped(began, monotonic_ns());
                 self.redump();
                 return Ok(());
@@ -481,13 +481,13 @@ impl Agent {
         for &ifindex in &interfaces {
             if !self.attachments.attached().contains(&ifindex) {
                 // Whatever became of it: nothing is left to be tested, nor due.
-                self.proofs.forget(ifindex);
+                self.self_tests.forget(ifindex);
             }
         }
         // A new interface is asked for hooks that are not notified before its entry lets it answer.
         let mut news = self.tcx_news(&interfaces);
-        // Likewise its way out is tested.
-        news.extend(self.proof_news(&interfaces));
+        // Likewise its reply path is tested.
+        news.extend(self.self_test_news(&interfaces));
         let step = self.mirror.apply(self.attachments.attached(), news);
         self.states.touch(Instant::now());
         self.apply(&step.changes)
@@ -515,10 +515,10 @@ impl Agent {
     fn doubt(&mut self, why: String) {
         match self.doubts.line(&why, Instant::now()) {
             Some(line) => log::warn!("{line}"),
-            None => log::debug!("not in step with the kernel: {why}"),
+            None => log::debug!("not in sync with the kernel: {why}"),
         }
         self.withdraw();
-        self.in_step = Err(why);
+        self.in_sync = Err(why);
     }
 
     /// Reads everything again. Failures of the kernel to answer are tried again later; failures of the maps are final.
@@ -547,16 +547,16 @@ impl Agent {
         self.apply(&changes)?;
         let known = self.attachments.iter().map(|(ifindex, _)| ifindex);
         self.attach(known.chain(self.mirror.snapshot().links.keys().copied()).collect())?;
-        self.in_step = Ok(());
+        self.in_sync = Ok(());
         // What was notified while the dump ran is applied on top of it; what cannot be has the routes read again.
         let meanwhile = self.notifications.drain();
         self.follow(meanwhile)?;
         self.renew_lease()?;
-        if self.in_step.is_ok() {
+        if self.in_sync.is_ok() {
             let level = if self.doubts.is_end_told() { log::Level::Info } else { log::Level::Debug };
             let (prefixes, neighbours) = (self.mirror.prefixes(), self.mirror.neighbours());
             let matching = self.attachments.iter().count();
-            log::log!(level, "in step: {prefixes} prefixes, {neighbours} neighbours, {matching} interfaces match");
+            log::log!(level, "in sync: {prefixes} prefixes, {neighbours} neighbours, {matching} interfaces match");
         }
         Ok(())
     }

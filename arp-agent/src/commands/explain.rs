@@ -7,7 +7,7 @@ use crate::control::{Answer, Request, Response, ask, silent};
 use crate::dataplane::owners::Programs;
 use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
-use crate::explain::world::World;
+use crate::explain::kernel_view::KernelView;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
 use crate::kernel::{Reader, has_foreign_filters};
 use anyhow::{anyhow, bail};
@@ -38,7 +38,7 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
         _ => None,
     });
     let other = Programs::default().foreign(question.ifindex, xdp);
-    let mut world = World::new(dump, question.ifindex)?;
+    let mut world = KernelView::new(dump, question.ifindex)?;
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,
         Answer::Response(Response::Error(error)) => bail!("{error}"),

@@ -4,8 +4,8 @@ use super::Exit;
 use crate::agent::{Agent, Options};
 use crate::cli;
 use crate::control::{PATIENCE, Request, Response, RunDir, own_user};
-use crate::dataplane::choice::Wish;
 use crate::dataplane::pins::BPFFS;
+use crate::dataplane::policy::HookConfig;
 use crate::descriptors;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
@@ -64,7 +64,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
     }
     let options = Options {
         interfaces,
-        wish: Wish {
+        hook_config: HookConfig {
             hook: arguments.hook.or(config.hook).unwrap_or_default(),
             xdp_mode: arguments.xdp_mode.or(config.xdp_mode).unwrap_or_default(),
             tc_attach: arguments.tc_attach.or(config.tc_attach).unwrap_or_default(),
@@ -78,7 +78,7 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
         bpffs: arguments.bpffs.clone().or(config.bpffs).unwrap_or_else(|| BPFFS.into()),
         trace: verbose >= 2,
     };
-    if let Some(contradiction) = options.wish.contradiction() {
+    if let Some(contradiction) = options.hook_config.contradiction() {
         bail!("{contradiction}");
     }
     need_capabilities()?;

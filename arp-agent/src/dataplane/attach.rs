@@ -1,15 +1,15 @@
 //! Which interfaces the program runs on, and why not on the others.
 
 use super::bpf::Bpf;
-use super::calls::{HookLink, knows_tcx, tcx_programs};
-use super::choice::{Choice, How, Wish, choices};
+use super::bpf_syscalls::{HookLink, knows_tcx, tcx_programs};
 use super::owners::Programs;
 use super::pins::{LeftLink, Pins};
+use super::policy::{Candidate, HookConfig, HookKind, candidates};
 use super::programs::Entry;
 use super::worker::{Done, Worker};
 use crate::descriptors;
 use crate::event::Link;
-use crate::kernel::{Beside, Filter, Filters, LeftFilter};
+use crate::kernel::{Filter, Filters, LeftFilter, OtherFilters};
 use anyhow::Context as _;
 use aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS;
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub struct Attachments {
     patterns: Vec<String>,
     wanted: GlobSet,
-    wish: Wish,
+    hook_config: HookConfig,
     filters: Filters,
     /// `None`: there is no bpffs, or it is not to be used.
     pins: Option<Pins>,
@@ -55,7 +55,7 @@ pub enum Attachment {
 #[derive(Debug)]
 pub struct Attached {
     /// By which hook, and why by that one.
-    pub choice: Choice,
+    pub candidate: Candidate,
     name: String,
     /// Why those before it could not be had; empty if it was the first.
     pub instead: String,
@@ -90,7 +90,7 @@ impl Attachments {
     ///
     /// # Errors
     /// A pattern is not a glob, or there is no netlink socket or thread to be had.
-    pub fn new(patterns: &[String], wish: Wish, bpffs: &Path) -> anyhow::Result<Self> {
+    pub fn new(patterns: &[String], hook_config: HookConfig, bpffs: &Path) -> anyhow::Result<Self> {
         let mut wanted = GlobSetBuilder::new();
         for pattern in patterns {
             wanted.add(Glob::new(pattern).with_context(|| {
@@ -105,7 +105,7 @@ impl Attachments {
         Ok(Attachments {
             patterns: patterns.to_vec(),
             wanted: wanted.build()?,
-            wish,
+            hook_config,
             filters,
             pins,
             worker: Worker::start().context("starting a thread failed")?,
@@ -199,8 +199,8 @@ impl Attachments {
     /// The interfaces with an XDP program of ours, and its identifier.
     pub fn xdp_programs(&self) -> impl Iterator<Item = (u32, u32)> {
         self.by_ifindex.iter().filter_map(|(&ifindex, attachment)| match attachment {
-            Attachment::Attached(Attached { choice, handle: Handle::Link { program, .. }, .. })
-                if choice.how.is_xdp() =>
+            Attachment::Attached(Attached { candidate, handle: Handle::Link { program, .. }, .. })
+                if candidate.how.is_xdp() =>
             {
                 Some((ifindex, *program))
             }
@@ -209,9 +209,9 @@ impl Attachments {
     }
 
     /// How the program sits on an interface.
-    pub fn how(&self, ifindex: u32) -> Option<How> {
+    pub fn how(&self, ifindex: u32) -> Option<HookKind> {
         match self.by_ifindex.get(&ifindex) {
-            Some(Attachment::Attached(attached)) => Some(attached.choice.how),
+            Some(Attachment::Attached(attached)) => Some(attached.candidate.how),
             _ => None,
         }
     }
@@ -220,7 +220,7 @@ impl Attachments {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<Beside>> {
+    pub fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<OtherFilters>> {
         let Some(Attachment::Attached(Attached { handle, .. })) = self.by_ifindex.get(&ifindex) else {
             return Ok(None);
         };
@@ -239,7 +239,7 @@ impl Attachments {
             first.remove(&ifindex);
         }
         if let Some(Attachment::Attached(attached)) = self.by_ifindex.remove(&ifindex) {
-            self.let_go(ifindex, attached);
+            self.detach_from(ifindex, attached);
         }
     }
 
@@ -276,29 +276,29 @@ impl Attachments {
     ) {
         let Done { ifindex, number, entry, link } = done;
         let awaited = matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(w)) if w.number == number);
-        let (Some(shown), true) = (links.get(&ifindex), awaited) else {
+        let (Some(dumped), true) = (links.get(&ifindex), awaited) else {
             // The interface went, or is no longer wanted.
             if let Ok(link) = link {
-                self.worker.let_go(link);
+                self.worker.detach_from(link);
             }
             return;
         };
         let Some(Attachment::Waiting(Waiting { index, mut refused, .. })) = self.by_ifindex.remove(&ifindex) else {
             return;
         };
-        let choice = choices(self.wish, shown, self.knows_tcx).into_iter().nth(index);
-        let attachment = match (link, choice) {
-            (Ok(link), Some(choice)) => {
-                let handle = self.keep(link, ifindex, choice.how, &entry);
-                let (name, instead) = (shown.name.clone(), refused.join("; "));
-                Attachment::Attached(Attached { choice, name, instead, handle })
+        let candidate = candidates(self.hook_config, dumped, self.knows_tcx).into_iter().nth(index);
+        let attachment = match (link, candidate) {
+            (Ok(link), Some(candidate)) => {
+                let handle = self.keep(link, ifindex, candidate.how, &entry);
+                let (name, instead) = (dumped.name.clone(), refused.join("; "));
+                Attachment::Attached(Attached { candidate, name, instead, handle })
             }
             (link, _) => {
                 refused.extend(link.err().map(|error| format!("attaching the tc program (tcx) failed: {error}")));
-                self.attach(bpf, shown, takes_xdp(ifindex), index + 1, refused)
+                self.attach(bpf, dumped, takes_xdp(ifindex), index + 1, refused)
             }
         };
-        self.settle(shown, attachment);
+        self.settle(dumped, attachment);
     }
 
     /// The interfaces that are wanted, and cannot be had.
@@ -312,7 +312,7 @@ impl Attachments {
     fn settle(&mut self, link: &Link, attachment: Attachment) {
         let ifindex = link.ifindex;
         let news = match (&attachment, self.by_ifindex.get(&ifindex)) {
-            (Attachment::Attached(Attached { choice: Choice { how, why }, instead, .. }), _) => {
+            (Attachment::Attached(Attached { candidate: Candidate { how, why }, instead, .. }), _) => {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
                 Some(format!("attached to {}: {} {}, {why}{instead}", link.name, how.hook(), how.mode()))
             }
@@ -353,11 +353,12 @@ impl Attachments {
         if link.hardware_type != ARPHRD_ETHER {
             return Attachment::Refused(format!("{}: not an Ethernet device", link.name));
         }
-        for (index, choice) in choices(self.wish, link, self.knows_tcx).into_iter().enumerate().skip(first) {
-            match self.try_one(bpf, link, choice.how, takes_xdp) {
+        for (index, candidate) in candidates(self.hook_config, link, self.knows_tcx).into_iter().enumerate().skip(first)
+        {
+            match self.try_one(bpf, link, candidate.how, takes_xdp) {
                 Ok(Tried::Attached(handle)) => {
                     let (name, instead) = (link.name.clone(), refused.join("; "));
-                    return Attachment::Attached(Attached { choice, name, instead, handle });
+                    return Attachment::Attached(Attached { candidate, name, instead, handle });
                 }
                 Ok(Tried::Waiting(number)) => return Attachment::Waiting(Waiting { number, index, refused }),
                 Err(error) => {
@@ -371,7 +372,7 @@ impl Attachments {
         Attachment::Refused(format!("{}: {}", link.name, refused.join("; ")))
     }
 
-    fn try_one(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool) -> anyhow::Result<Tried> {
+    fn try_one(&mut self, bpf: &mut Bpf, link: &Link, how: HookKind, takes_xdp: bool) -> anyhow::Result<Tried> {
         let ifindex = link.ifindex;
         if how.is_xdp() {
             // Asked first, because the kernel would let two programs share a device in different modes on old versions.
@@ -387,7 +388,7 @@ impl Attachments {
                 );
             }
         }
-        if how == How::XdpVeth {
+        if how == HookKind::XdpVeth {
             if !self.watches_peers {
                 anyhow::bail!("driver mode on a veth needs Linux 6.3, which tells whether the pod end takes replies");
             }
@@ -398,11 +399,11 @@ impl Attachments {
                 );
             }
         }
-        if how == How::Tcx && !self.knows_tcx {
+        if how == HookKind::Tcx && !self.knows_tcx {
             anyhow::bail!("this kernel has no tcx, which came with Linux 6.6; clsact can be had");
         }
         // A filter takes no descriptor.
-        if how != How::Clsact
+        if how != HookKind::Clsact
             && let Some(too_few) = descriptors::too_few()
         {
             anyhow::bail!(too_few);
@@ -410,7 +411,7 @@ impl Attachments {
         let (hook, mode) = (how.hook(), how.mode());
         let failed = || format!("attaching the {hook} program ({mode}) failed");
         let entry = bpf.entry(how)?;
-        if how == How::Clsact {
+        if how == HookKind::Clsact {
             let left = self.take_left_filters(ifindex);
             let set = self.filters.set(ifindex, entry.program.as_fd().as_raw_fd(), left.first());
             // One that was replaced has another name by now, and is not found.
@@ -420,7 +421,7 @@ impl Attachments {
         if let Some(handle) = self.adopt(link, how, &entry) {
             return Ok(Tried::Attached(handle));
         }
-        if how == How::Tcx {
+        if how == HookKind::Tcx {
             return Ok(Tried::Waiting(self.worker.attach(ifindex, entry, self.serving)));
         }
         let attached = HookLink::attach(entry.program.as_fd(), ifindex, how).with_context(failed)?;
@@ -428,7 +429,7 @@ impl Attachments {
     }
 
     /// Takes over the link that a dead agent left for a hook. Those that are in its way go.
-    fn adopt(&mut self, link: &Link, how: How, entry: &Entry) -> Option<Handle> {
+    fn adopt(&mut self, link: &Link, how: HookKind, entry: &Entry) -> Option<Handle> {
         let ifindex = link.ifindex;
         let left = self.take_left_links(ifindex, |left| left.is_xdp() == how.is_xdp());
         let is_there = |left: &LeftLink| {
@@ -453,8 +454,8 @@ impl Attachments {
     }
 
     /// Pins a link, where that spares something: XDP in a veth's driver would go on costing the pod its offloads.
-    fn keep(&self, link: HookLink, ifindex: u32, how: How, entry: &Entry) -> Handle {
-        let pins = self.pins.as_ref().filter(|_| how != How::XdpVeth);
+    fn keep(&self, link: HookLink, ifindex: u32, how: HookKind, entry: &Entry) -> Handle {
+        let pins = self.pins.as_ref().filter(|_| how != HookKind::XdpVeth);
         let pin = pins.and_then(|pins| {
             let kept = pins.keep(&link, ifindex, how);
             kept.inspect_err(|error| log::warn!("interface {ifindex}: its link is not pinned: {error}")).ok()
@@ -466,7 +467,7 @@ impl Attachments {
         self.left_filters.extract_if(.., |left| left.ifindex() == ifindex).collect()
     }
 
-    fn take_left_links(&mut self, ifindex: u32, which: impl Fn(How) -> bool) -> Vec<LeftLink> {
+    fn take_left_links(&mut self, ifindex: u32, which: impl Fn(HookKind) -> bool) -> Vec<LeftLink> {
         self.left_links.extract_if(.., |left| left.ifindex == ifindex && which(left.how)).collect()
     }
 
@@ -494,11 +495,11 @@ impl Attachments {
         }
     }
 
-    fn let_go(&mut self, ifindex: u32, Attached { choice, name, handle, .. }: Attached) {
+    fn detach_from(&mut self, ifindex: u32, Attached { candidate, name, handle, .. }: Attached) {
         let done = match handle {
             Handle::Link { link, pin, .. } => {
                 let unpinned = pin.as_deref().map_or(Ok(()), unpin);
-                self.close(choice.how, link);
+                self.close(candidate.how, link);
                 unpinned.map_err(Into::into)
             }
             Handle::Filter(filter) => self.filters.remove(&filter),
@@ -510,8 +511,8 @@ impl Attachments {
     }
 
     /// Detaches by closing; the slot of XDP must be free at once.
-    fn close(&self, how: How, link: HookLink) {
-        if how == How::Tcx { self.worker.let_go(link) } else { drop(link) }
+    fn close(&self, how: HookKind, link: HookLink) {
+        if how == HookKind::Tcx { self.worker.detach_from(link) } else { drop(link) }
     }
 }
 
@@ -520,14 +521,16 @@ impl Attachments {
 impl Drop for Attachments {
     fn drop(&mut self) {
         for (ifindex, attachment) in std::mem::take(&mut self.by_ifindex) {
-            let Attachment::Attached(Attached { choice, handle, .. }) = attachment else { continue };
+            let Attachment::Attached(Attached { candidate, handle, .. }) = attachment else { continue };
             let removed = match &handle {
                 Handle::Filter(filter) => self.filters.remove(filter),
-                Handle::Link { pin: Some(pin), .. } if choice.how == How::XdpSkb => unpin(pin).map_err(Into::into),
+                Handle::Link { pin: Some(pin), .. } if candidate.how == HookKind::XdpSkb => {
+                    unpin(pin).map_err(Into::into)
+                }
                 Handle::Link { .. } => Ok(()),
             };
             if let Err(error) = removed {
-                log::warn!("the {} program stays on interface {ifindex}: {error:#}", choice.how.hook());
+                log::warn!("the {} program stays on interface {ifindex}: {error:#}", candidate.how.hook());
             }
         }
         if let Some(pins) = &self.pins {

@@ -1,12 +1,12 @@
 //! The BPF maps and the program in the kernel.
 
 use super::Dataplane;
-use super::buckets::{Full, Table};
+use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
 use super::doubts::{Doubts, PAUSE};
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
-pub use super::programs::Run;
+pub use super::programs::ProgramRun;
 use super::programs::Stubs;
 use super::refusal;
 use super::trie::{Entries as _, Trie};
@@ -57,8 +57,8 @@ pub struct Bpf {
     ebpf: Ebpf,
     global: Words,
     oifs: Words,
-    ifaces: Table<3>,
-    neighbours: Table<1>,
+    ifaces: BucketTable<3>,
+    neighbours: BucketTable<1>,
     /// The buckets of neighbours that have come into doubt, as the program notes them.
     doubted: Words,
     /// How many of those have been read.
@@ -113,8 +113,8 @@ impl Bpf {
         Ok(Bpf {
             global,
             oifs,
-            ifaces: Table::new(ifaces, IFACE_BUCKETS, PLACES),
-            neighbours: Table::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES),
+            ifaces: BucketTable::new(ifaces, IFACE_BUCKETS, PLACES),
+            neighbours: BucketTable::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES),
             doubted,
             doubted_read: 0,
             doubts: Doubts::default(),

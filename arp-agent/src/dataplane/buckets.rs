@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A table of `BUCKETS` buckets, whose values have `WORDS` words of 8 bytes.
 #[derive(Debug)]
-pub(super) struct Table<const WORDS: usize> {
+pub(super) struct BucketTable<const WORDS: usize> {
     words: Words,
     buckets: u32,
     /// In how many places of a bucket keys may lie.
@@ -18,11 +18,11 @@ pub(super) struct Table<const WORDS: usize> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-impl<const WORDS: usize> Table<WORDS> {
+impl<const WORDS: usize> BucketTable<WORDS> {
     /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places`
     /// places of a bucket.
     pub(super) fn new(words: Words, buckets: u32, places: usize) -> Self {
-        Table { words, buckets, places: places.min(PLACES) }
+        BucketTable { words, buckets, places: places.min(PLACES) }
     }
 
     /// The value of a key.
@@ -99,7 +99,7 @@ impl<const WORDS: usize> Table<WORDS> {
     }
 }
 
-impl Table<1> {
+impl BucketTable<1> {
     /// In a bucket of neighbours, the word that counts doubts, which the program writes, and the one up to which they
     /// are settled ([`arp_common::maps::NeighbourBucket`]).
     pub(super) fn doubt(&self, bucket: u32) -> [&AtomicU64; 2] {
@@ -125,9 +125,9 @@ mod tests {
     use super::*;
     use arp_common::maps::{Neighbour, NeighbourBucket};
 
-    fn table(buckets: u32) -> Table<1> {
+    fn table(buckets: u32) -> BucketTable<1> {
         let words = Words::anonymous(buckets as usize * size_of::<NeighbourBucket>()).unwrap();
-        Table::new(words, buckets, NEIGHBOUR_PLACES)
+        BucketTable::new(words, buckets, NEIGHBOUR_PLACES)
     }
 
     #[test]

@@ -24,14 +24,14 @@ pub(super) type Counts<'a> = [&'a AtomicU64; 2];
 /// The buckets in doubt that the agent knows of.
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
-    waiting: BTreeMap<u32, Waiting>,
+    waiting: BTreeMap<u32, DoubtedBucket>,
     /// Those that were trusted again: when, and after which pause.
     trusted: BTreeMap<u32, (Instant, Duration)>,
 }
 
 /// A bucket in doubt.
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
+struct DoubtedBucket {
     /// The program's count when it was looked at.
     doubts: u64,
     /// When that was.
@@ -50,7 +50,7 @@ impl Doubts {
         }
         let again = self.trusted.remove(&bucket).filter(|(trusted, _)| now.saturating_duration_since(*trusted) < SOON);
         let pause = again.map_or(PAUSE, |(_, pause)| longer(pause));
-        place.insert(Waiting { doubts, since: now, pause });
+        place.insert(DoubtedBucket { doubts, since: now, pause });
     }
 
     /// Trusts the buckets that have waited, `since_drained` being a moment since which everything that the kernel had
@@ -77,7 +77,7 @@ impl Doubts {
                 trusted.insert(bucket, (since_drained, waiting.pause));
                 return false;
             }
-            *waiting = Waiting { doubts, since: Instant::now(), pause: longer(waiting.pause) };
+            *waiting = DoubtedBucket { doubts, since: Instant::now(), pause: longer(waiting.pause) };
             true
         });
         if self.trusted.len() > REMEMBERED {
@@ -102,16 +102,16 @@ mod tests {
     const BUCKET: u32 = 7;
 
     /// A bucket's words, and what the agent knows.
-    struct World {
+    struct TestBucket {
         doubts: AtomicU64,
         settled: AtomicU64,
         known: Doubts,
         start: Instant,
     }
 
-    impl World {
+    impl TestBucket {
         fn new() -> Self {
-            World {
+            TestBucket {
                 doubts: AtomicU64::new(0),
                 settled: AtomicU64::new(0),
                 known: Doubts::default(),
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_bucket_is_trusted_when_the_frame_must_have_arrived() {
-        let mut world = World::new();
+        let mut world = TestBucket::new();
         world.doubt();
         world.note(0);
         assert!(!world.is_trusted_at(4));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_doubt_that_came_meanwhile_is_not_settled_with_the_others() {
-        let mut world = World::new();
+        let mut world = TestBucket::new();
         world.doubt();
         world.note(0);
         world.doubt();
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_comes_into_doubt_again_and_again_waits_longer() {
-        let mut world = World::new();
+        let mut world = TestBucket::new();
         let mut now = 0;
         let mut pauses = Vec::new();
         for _ in 0..10 {
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_doubt_is_not_waited_for() {
-        let mut world = World::new();
+        let mut world = TestBucket::new();
         world.note(0);
         assert_eq!(world.known.due(), None);
     }

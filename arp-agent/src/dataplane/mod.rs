@@ -2,9 +2,8 @@
 
 pub mod attach;
 pub mod bpf;
+pub mod bpf_syscalls;
 mod buckets;
-pub mod calls;
-pub mod choice;
 mod counters;
 mod doubts;
 pub mod fake;
@@ -12,9 +11,10 @@ mod layout;
 mod memory;
 pub mod owners;
 pub mod pins;
+pub mod policy;
 pub mod programs;
-pub mod proof;
 mod refusal;
+pub mod self_test;
 #[cfg(test)]
 mod stack;
 pub mod sysctl;

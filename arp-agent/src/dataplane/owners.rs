@@ -1,6 +1,6 @@
 //! Whose a loaded BPF program is, as far as the kernel tells.
 
-use super::calls::tcx_programs;
+use super::bpf_syscalls::tcx_programs;
 use arp_common::maps::names;
 use aya::programs::loaded_programs;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};

@@ -4,8 +4,8 @@
 //! The files are `<bpffs>/arp-agent/v1/<cookie of the network namespace>/<agent>/<ifindex>-<hook>`. An agent has a
 //! directory of its own, so that another one can tell whose a link is, and whether that one still lives.
 
-use super::calls::{HookLink, netns_cookie};
-use super::choice::How;
+use super::bpf_syscalls::{HookLink, netns_cookie};
+use super::policy::HookKind;
 use crate::kernel::is_alive;
 use anyhow::Context as _;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -32,7 +32,7 @@ pub struct LeftLink {
     /// The interface, as its name says.
     pub ifindex: u32,
     /// The hook.
-    pub how: How,
+    pub how: HookKind,
     /// The identifier of its program.
     pub program: u32,
     path: PathBuf,
@@ -67,7 +67,7 @@ impl Pins {
     ///
     /// # Errors
     /// The directory cannot be made or written.
-    pub fn keep(&self, link: &HookLink, ifindex: u32, how: How) -> io::Result<PathBuf> {
+    pub fn keep(&self, link: &HookLink, ifindex: u32, how: HookKind) -> io::Result<PathBuf> {
         let path = self.own_path(ifindex, how)?;
         link.pin(&path)?;
         Ok(path)
@@ -133,7 +133,7 @@ impl Pins {
         }
     }
 
-    fn own_path(&self, ifindex: u32, how: How) -> io::Result<PathBuf> {
+    fn own_path(&self, ifindex: u32, how: HookKind) -> io::Result<PathBuf> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.own)?;
         Ok(self.own.join(name(ifindex, how)))
     }
@@ -167,24 +167,24 @@ impl LeftLink {
     }
 }
 
-fn name(ifindex: u32, how: How) -> String {
+fn name(ifindex: u32, how: HookKind) -> String {
     let hook = match how {
-        How::Tcx => "tcx",
-        How::Clsact => "clsact",
-        How::XdpSkb => "xdp_skb",
-        How::XdpDriver => "xdp_driver",
-        How::XdpVeth => "xdp_veth",
+        HookKind::Tcx => "tcx",
+        HookKind::Clsact => "clsact",
+        HookKind::XdpSkb => "xdp_skb",
+        HookKind::XdpDriver => "xdp_driver",
+        HookKind::XdpVeth => "xdp_veth",
     };
     format!("{ifindex}-{hook}")
 }
 
-fn parse(name: &str) -> Option<(u32, How)> {
+fn parse(name: &str) -> Option<(u32, HookKind)> {
     let (ifindex, hook) = name.split_once('-')?;
     let how = match hook {
-        "tcx" => How::Tcx,
-        "xdp_skb" => How::XdpSkb,
-        "xdp_driver" => How::XdpDriver,
-        "xdp_veth" => How::XdpVeth,
+        "tcx" => HookKind::Tcx,
+        "xdp_skb" => HookKind::XdpSkb,
+        "xdp_driver" => HookKind::XdpDriver,
+        "xdp_veth" => HookKind::XdpVeth,
         _ => return None,
     };
     Some((ifindex.parse().ok()?, how))
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_pin_s_name_says_interface_and_hook() {
-        for how in [How::Tcx, How::XdpSkb, How::XdpDriver, How::XdpVeth] {
+        for how in [HookKind::Tcx, HookKind::XdpSkb, HookKind::XdpDriver, HookKind::XdpVeth] {
             assert_eq!(parse(&name(17, how)), Some((17, how)));
             // Names with dots are reserved on a bpffs.
             assert!(!name(17, how).contains('.'));

@@ -1,7 +1,7 @@
 //! The programs of the object: each is loaded when it is first needed, and can be run on a frame.
 
 use super::bpf::Bpf;
-use super::choice::How;
+use super::policy::HookKind;
 use super::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;
@@ -16,7 +16,7 @@ use zerocopy::transmute;
 
 /// What the loaded program did with a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Run {
+pub struct ProgramRun {
     /// XDP_PASS, XDP_TX … or TC_ACT_*.
     pub action: u32,
     /// The frame afterwards.
@@ -35,11 +35,11 @@ pub const XDP_TX: u32 = 3;
 pub const XDP_REDIRECT: u32 = 4;
 
 /// The actions with which the program of a hook passes and replies.
-pub fn actions(how: How) -> (u32, u32) {
+pub fn actions(how: HookKind) -> (u32, u32) {
     match how {
-        How::XdpSkb | How::XdpDriver => (XDP_PASS, XDP_TX),
-        How::XdpVeth => (XDP_PASS, XDP_REDIRECT),
-        How::Tcx | How::Clsact => (TC_ACT_UNSPEC, TC_ACT_REDIRECT),
+        HookKind::XdpSkb | HookKind::XdpDriver => (XDP_PASS, XDP_TX),
+        HookKind::XdpVeth => (XDP_PASS, XDP_REDIRECT),
+        HookKind::Tcx | HookKind::Clsact => (TC_ACT_UNSPEC, TC_ACT_REDIRECT),
     }
 }
 
@@ -65,7 +65,7 @@ impl Bpf {
     ///
     /// # Errors
     /// The verifier refuses.
-    pub fn entry(&mut self, how: How) -> anyhow::Result<Entry> {
+    pub fn entry(&mut self, how: HookKind) -> anyhow::Result<Entry> {
         let (stub, array) = stub_and_jump(how, self.knows_frags());
         if let Some(entry) = self.stubs.entries.get(stub) {
             return Ok(entry.clone());
@@ -100,12 +100,12 @@ impl Bpf {
     ///
     /// # Errors
     /// The verifier refuses, or the hook is not XDP.
-    pub fn xdp_for(&mut self, how: How) -> anyhow::Result<&mut Xdp> {
+    pub fn xdp_for(&mut self, how: HookKind) -> anyhow::Result<&mut Xdp> {
         let name = match how {
-            How::XdpSkb | How::XdpDriver if self.knows_frags() => names::XDP_FRAGS_PROGRAM,
-            How::XdpSkb | How::XdpDriver => names::XDP_PROGRAM,
-            How::XdpVeth => names::XDP_VETH_PROGRAM,
-            How::Tcx | How::Clsact => return Err(anyhow!("{how:?} is not XDP")),
+            HookKind::XdpSkb | HookKind::XdpDriver if self.knows_frags() => names::XDP_FRAGS_PROGRAM,
+            HookKind::XdpSkb | HookKind::XdpDriver => names::XDP_PROGRAM,
+            HookKind::XdpVeth => names::XDP_VETH_PROGRAM,
+            HookKind::Tcx | HookKind::Clsact => return Err(anyhow!("{how:?} is not XDP")),
         };
         let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
@@ -119,7 +119,7 @@ impl Bpf {
     /// # Errors
     /// The verifier refuses.
     pub fn xdp(&mut self) -> anyhow::Result<&mut Xdp> {
-        self.xdp_for(How::XdpSkb)
+        self.xdp_for(HookKind::XdpSkb)
     }
 
     /// The tc program.
@@ -139,7 +139,7 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel refuses: the interface is not in this namespace, or the frame is shorter than 14 bytes.
-    pub fn run_on(&mut self, how: How, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
+    pub fn run_on(&mut self, how: HookKind, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
         let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
         self.entry(how)?;
         let result = match self.program(stub_and_jump(how, self.knows_frags()).0)? {
@@ -150,18 +150,18 @@ impl Bpf {
         let TestRunResult { return_value, data_size_out, .. } =
             result.context("running the loaded program on a frame failed")?;
         out.truncate(data_size_out as usize);
-        Ok(Run { action: return_value, frame: out })
+        Ok(ProgramRun { action: return_value, frame: out })
     }
 
     /// Sends a frame out of an interface, `count` times, the way that replies of a hook go.
     ///
     /// # Errors
     /// The verifier or the interface refuses.
-    pub fn send_probes(&mut self, how: How, ifindex: u32, frame: &[u8], count: u32) -> anyhow::Result<()> {
-        let name = if how == How::XdpVeth { names::XDP_PROBE } else { names::TC_PROBE };
+    pub fn send_probes(&mut self, how: HookKind, ifindex: u32, frame: &[u8], count: u32) -> anyhow::Result<()> {
+        let name = if how == HookKind::XdpVeth { names::XDP_PROBE } else { names::TC_PROBE };
         let options = TestRunOptions { data_in: Some(frame), repeat: count, ..TestRunOptions::default() };
         let refused = || format!("running the program {name} failed");
-        if how == How::XdpVeth {
+        if how == HookKind::XdpVeth {
             let program: &mut Xdp = self.program(name)?.try_into()?;
             if program.fd().is_err() {
                 program.load().map_err(|error| refusal::of_program(name, &error))?;
@@ -185,18 +185,18 @@ impl Bpf {
     ///
     /// # Errors
     /// As there.
-    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<Run> {
-        self.run_on(How::XdpSkb, ingress, frame)
+    pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
+        self.run_on(HookKind::XdpSkb, ingress, frame)
     }
 }
 
 /// The stub of a hook, and the array that it jumps through.
-fn stub_and_jump(how: How, knows_frags: bool) -> (&'static str, &'static str) {
+fn stub_and_jump(how: HookKind, knows_frags: bool) -> (&'static str, &'static str) {
     match how {
-        How::XdpSkb | How::XdpDriver if knows_frags => (names::XDP_FRAGS_STUB, names::JUMP_XDP_FRAGS),
-        How::XdpSkb | How::XdpDriver => (names::XDP_STUB, names::JUMP_XDP),
-        How::XdpVeth => (names::XDP_VETH_STUB, names::JUMP_XDP_VETH),
-        How::Tcx | How::Clsact => (names::TC_STUB, names::JUMP_TC),
+        HookKind::XdpSkb | HookKind::XdpDriver if knows_frags => (names::XDP_FRAGS_STUB, names::JUMP_XDP_FRAGS),
+        HookKind::XdpSkb | HookKind::XdpDriver => (names::XDP_STUB, names::JUMP_XDP),
+        HookKind::XdpVeth => (names::XDP_VETH_STUB, names::JUMP_XDP_VETH),
+        HookKind::Tcx | HookKind::Clsact => (names::TC_STUB, names::JUMP_TC),
     }
 }
 

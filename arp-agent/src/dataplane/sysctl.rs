@@ -4,7 +4,7 @@
 use super::bpf::Bpf;
 use super::refusal;
 use crate::kernel::cgroup_root;
-use crate::writes::{Budget, Next, Rest, Unread, Value, Write, Writes};
+use crate::writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value, Writes};
 use anyhow::{Context as _, anyhow, bail};
 use arp_common::maps::{SettingWrite, names};
 use arp_common::settings::{EVERYBODY, NOBODY, PROXY_DELAY, Whose};
@@ -40,7 +40,7 @@ pub struct SysctlHook {
     counts_all: Option<String>,
     writes: Writes,
     /// What was announced since all of it was in the tables.
-    unread: Unread,
+    stale: StaleSettings,
     lost: u64,
     pause: Duration,
     next_look: Instant,
@@ -73,7 +73,7 @@ impl SysctlHook {
             ring,
             counts_all,
             writes: Writes::default(),
-            unread: Unread::default(),
+            stale: StaleSettings::default(),
             lost: 0,
             pause: PAUSES[0],
             next_look: Instant::now(),
@@ -148,7 +148,7 @@ impl SysctlHook {
     }
 
     /// Looks whether everything written so far has taken effect: then gives the count up to which it has, for
-    /// [`SysctlHook::settled`] once what is [`SysctlHook::unread`] has been read. `is_link`: whether the mirror knows an
+    /// [`SysctlHook::settled`] once what is [`SysctlHook::stale`] has been read. `is_link`: whether the mirror knows an
     /// interface of that name.
     pub fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
@@ -160,11 +160,11 @@ impl SysctlHook {
             match SettingWrite::read_from_bytes(&record) {
                 Ok(write) => {
                     let write = decoded(&write);
-                    self.unread.add(write.name.as_deref());
+                    self.stale.add(write.name.as_deref());
                     self.writes.announced(write, now);
                 }
                 Err(_) => {
-                    self.unread.add(None);
+                    self.stale.add(None);
                     self.writes.lost(now);
                 }
             }
@@ -172,7 +172,7 @@ impl SysctlHook {
         let lost = bpf.writes_lost();
         if lost != self.lost {
             self.lost = lost;
-            self.unread.add(None);
+            self.stale.add(None);
             self.writes.lost(now);
         }
         self.budget.note(now, true);
@@ -189,7 +189,7 @@ impl SysctlHook {
             self.rest = Some(Rest::Since(now, bpf.written_elsewhere()));
             self.budget = Budget::new(now);
             self.writes = Writes::default();
-            self.unread = Unread::Everything;
+            self.stale = StaleSettings::Everything;
             return Some(bpf.settings_written());
         }
         self.next_look = now + self.pause;
@@ -198,13 +198,13 @@ impl SysctlHook {
     }
 
     /// What was written since everything was read last.
-    pub fn unread(&self) -> &Unread {
-        &self.unread
+    pub fn stale(&self) -> &StaleSettings {
+        &self.stale
     }
 
     /// What was written up to the count is in the tables.
     pub fn settled(&mut self, bpf: &mut Bpf, written: u64) {
-        self.unread = Unread::default();
+        self.stale = StaleSettings::default();
         bpf.set_settings_read(written);
         self.budget.note(Instant::now(), false);
     }
@@ -289,12 +289,12 @@ fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
     Ok(netns)
 }
 
-fn decoded(write: &SettingWrite) -> Write {
+fn decoded(write: &SettingWrite) -> NotedWrite {
     let text = |bytes: &[u8]| {
         let end = bytes.iter().position(|&byte| byte == 0)?;
         str::from_utf8(&bytes[..end]).ok().filter(|text| !text.is_empty()).map(str::to_owned)
     };
-    Write {
+    NotedWrite {
         name: text(&write.name),
         old: text(&write.old).and_then(|text| number(&text)),
         new: text(&write.new).and_then(|text| number(&text)),
@@ -332,10 +332,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_not_known() {
         let mut write = SettingWrite { name: [b'x'; 64], new: [b'1'; 16], old: [0; 16] };
-        assert_eq!(decoded(&write), Write { name: None, old: None, new: None });
+        assert_eq!(decoded(&write), NotedWrite { name: None, old: None, new: None });
         write.name[3] = 0;
         write.new[1] = 0;
         write.old[0] = b'0';
-        assert_eq!(decoded(&write), Write { name: Some("xxx".into()), old: Some(0), new: Some(1) });
+        assert_eq!(decoded(&write), NotedWrite { name: Some("xxx".into()), old: Some(0), new: Some(1) });
     }
 }

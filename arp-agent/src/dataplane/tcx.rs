@@ -2,7 +2,7 @@
 //! once it is answered; on egress they see the kernel's reply. Neither attaching nor detaching a tcx program is notified,
 //! so interfaces are asked in turns; and all of them once a BPF link has been made, by whomever, which is how most attach.
 
-use super::calls::{link_after, tcx_programs};
+use super::bpf_syscalls::{link_after, tcx_programs};
 use crate::event::Event;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,17 +20,17 @@ pub struct Tcx {
     last_asked: u32,
     /// The newest BPF link that was seen.
     newest_link: u32,
-    found: BTreeMap<u32, Found>,
+    found: BTreeMap<u32, ForeignTc>,
 }
 
 /// What was found on an interface.
 #[derive(Clone, Copy, Debug)]
-struct Found {
+struct ForeignTc {
     program: bool,
     filter: bool,
 }
 
-impl Found {
+impl ForeignTc {
     fn any(self) -> bool {
         self.program || self.filter
     }
@@ -105,12 +105,12 @@ impl Tcx {
             {
                 gone.push(ifindex);
             }
-            let found = Found {
+            let found = ForeignTc {
                 program: has_foreign(incoming, &mut own)
                     || has_foreign(tcx_programs(ifindex, BPF_TCX_EGRESS), &mut own),
                 filter: before.map_or_else(|| beside(ifindex), |before| before.filter),
             };
-            if before.map(Found::any) != Some(found.any()) {
+            if before.map(ForeignTc::any) != Some(found.any()) {
                 news.push(Event::Tcx { ifindex, present: found.any() });
             }
             self.found.insert(ifindex, found);

@@ -47,7 +47,7 @@ enum Place {
 
 /// What to write over a prefix's range.
 #[derive(Clone, Copy)]
-enum Write {
+enum NodeWrite {
     /// Where no longer prefix is.
     Insert,
     /// Where this prefix itself is, of the given length; what is written comes from a prefix of the second one.
@@ -65,7 +65,7 @@ impl Trie {
     /// # Errors
     /// No more nodes: the pool is at its end, or memory is. The prefix is then stored in part.
     pub fn insert(&mut self, memory: &mut impl Entries, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
-        self.write(memory, Place::Root, 0, prefix, Write::Insert, leaf, prefix.len)
+        self.write(memory, Place::Root, 0, prefix, NodeWrite::Insert, leaf, prefix.len)
     }
 
     /// Takes a prefix away: its addresses fall to `cover`, the leaf of a prefix of `cover_len` bits.
@@ -79,7 +79,7 @@ impl Trie {
         cover: Entry,
         cover_len: u8,
     ) -> anyhow::Result<()> {
-        self.write(memory, Place::Root, 0, prefix, Write::Remove { own: prefix.len }, cover, cover_len)
+        self.write(memory, Place::Root, 0, prefix, NodeWrite::Remove { own: prefix.len }, cover, cover_len)
     }
 
     /// Writes below `place`, whose entries stand for what follows the first `depth` bits of an address.
@@ -90,7 +90,7 @@ impl Trie {
         place: Place,
         depth: u32,
         prefix: Prefix,
-        write: Write,
+        write: NodeWrite,
         leaf: Entry,
         leaf_len: u8,
     ) -> anyhow::Result<()> {
@@ -104,7 +104,7 @@ impl Trie {
         if len > end {
             let child = match entry(memory, place, first).node_index() {
                 Some(child) => child,
-                None if matches!(write, Write::Remove { .. }) => return Ok(()),
+                None if matches!(write, NodeWrite::Remove { .. }) => return Ok(()),
                 None => self.split(memory, place, first)?,
             };
             self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
@@ -119,8 +119,8 @@ impl Trie {
             }
             let from = self.len_at(place, index);
             let writes = match write {
-                Write::Insert => *from <= prefix.len,
-                Write::Remove { own } => *from == own,
+                NodeWrite::Insert => *from <= prefix.len,
+                NodeWrite::Remove { own } => *from == own,
             };
             if writes {
                 *from = leaf_len;
@@ -160,8 +160,8 @@ impl Trie {
     /// Puts a leaf back in the place of a node none of whose entries needs more than the first `end` bits, after a
     /// removal: an insertion shortens none. The node is free at once: a program run that may still read it finds that
     /// the sequence has moved.
-    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32, write: Write) {
-        if matches!(write, Write::Insert) {
+    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32, write: NodeWrite) {
+        if matches!(write, NodeWrite::Insert) {
             return;
         }
         let Some(node) = entry(memory, place, index).node_index() else { return };

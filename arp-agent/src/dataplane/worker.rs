@@ -1,8 +1,8 @@
 //! A thread for what waits under the RTNL lock: attaching a program by tcx, and letting go of one, take a grace period
 //! each. The agent goes on meanwhile, and between two of them whoever else waits for the lock gets it.
 
-use super::calls::HookLink;
-use super::choice::How;
+use super::bpf_syscalls::HookLink;
+use super::policy::HookKind;
 use super::programs::Entry;
 use crate::descriptors;
 use std::collections::VecDeque;
@@ -69,7 +69,7 @@ impl Worker {
     }
 
     /// Has a link let go of what it ties.
-    pub fn let_go(&self, link: HookLink) {
+    pub fn detach_from(&self, link: HookLink) {
         self.push(Job::LetGo(link), false);
     }
 
@@ -118,7 +118,7 @@ fn work(queue: &Queue, tell: &UnboundedSender<Done>) {
         match job {
             Job::Attach { ifindex, number, entry } => {
                 let link = match descriptors::too_few() {
-                    None => HookLink::attach(entry.program.as_fd(), ifindex, How::Tcx),
+                    None => HookLink::attach(entry.program.as_fd(), ifindex, HookKind::Tcx),
                     Some(too_few) => Err(io::Error::other(too_few)),
                 };
                 // Nobody hears it: the agent ends, and the link goes with the message.

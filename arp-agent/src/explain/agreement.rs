@@ -2,12 +2,12 @@
 //! counted.
 
 use super::{Explanation, Question};
-use crate::dataplane::choice::How;
-use crate::dataplane::programs::{Run, actions};
+use crate::dataplane::policy::HookKind;
+use crate::dataplane::programs::{ProgramRun, actions};
 use anyhow::bail;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
-use arp_common::{ArpWords, Lladdr, Reason};
+use arp_common::{Lladdr, PackedArp, Reason};
 
 /// What the program did, in a few words. `before` and `after` are the counters that the frame counts in, read around the
 /// run. Other traffic may count there meanwhile, so more may have risen than the one that must.
@@ -15,15 +15,15 @@ use arp_common::{ArpWords, Lladdr, Reason};
 /// # Errors
 /// It is not what was decided here.
 pub fn agree(
-    how: How,
+    how: HookKind,
     question: &Question,
     explanation: &Explanation,
-    run: &Run,
+    run: &ProgramRun,
     (before, after): (&Counters, &Counters),
 ) -> anyhow::Result<String> {
     let (passes, replies) = actions(how);
     let hook = how.hook();
-    let frame = ArpWords::from(&question.frame());
+    let frame = PackedArp::from(&question.frame());
     let (action, frame) = match explanation.reply_mac {
         Some(mac) => (replies, frame.reply(Lladdr::new(mac.0))),
         None => (passes, frame),
@@ -70,7 +70,7 @@ mod tests {
     use crate::dataplane::programs::{XDP_PASS, XDP_TX};
     use crate::event::Event;
     use crate::explain::Mac;
-    use crate::explain::world::World;
+    use crate::explain::kernel_view::KernelView;
     use crate::mirror::tests::{CALI, POD, POD_MAC, dump};
     use arp_common::reason::COUNTERS;
 
@@ -79,7 +79,7 @@ mod tests {
         let question =
             Question { interface: "cali0".into(), ifindex: CALI, target, sender: POD, sender_mac: Mac(POD_MAC) };
         let events = dump().into_iter().chain(event).collect();
-        let explanation = World::new(events, CALI).unwrap().explain(&question);
+        let explanation = KernelView::new(events, CALI).unwrap().explain(&question);
         (question, explanation)
     }
 
@@ -95,8 +95,8 @@ mod tests {
         for &(counter, count) in counted {
             after[counter] += count;
         }
-        let run = Run { action, frame: frame.to_vec() };
-        agree(How::XdpSkb, question, explanation, &run, (&before, &after)).map_err(|error| error.to_string())
+        let run = ProgramRun { action, frame: frame.to_vec() };
+        agree(HookKind::XdpSkb, question, explanation, &run, (&before, &after)).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
     fn a_reply_must_be_the_same_and_counted_as_answered() {
         let on = explained(None);
         let mac = on.1.reply_mac.unwrap();
-        let reply = ArpWords::from(&on.0.frame()).reply(Lladdr::new(mac.0)).to_bytes();
+        let reply = PackedArp::from(&on.0.frame()).reply(Lladdr::new(mac.0)).to_bytes();
         assert_eq!(
             after(&on, XDP_TX, &reply, &[(ANSWERED, 1)]).as_deref(),
             Ok("agrees: xdp action 3, the same reply, counted as answered")

@@ -5,7 +5,7 @@
 //! net/ipv4/arp.c; `ip_route_input_slow` and `fib_validate_source`, net/ipv4; Linux 6.18). Where something that is not
 //! mirrored decides (rules, rp_filter, other programs), nothing is claimed.
 
-use super::world::{World, interface, sysctl_name};
+use super::kernel_view::{KernelView, interface, sysctl_name};
 use super::{Answer, KernelAnswer, Question};
 use crate::event::Event;
 use arp_common::fib::{self, Kind};
@@ -21,7 +21,7 @@ enum Assumption {
     NotFiltered,
 }
 
-impl World {
+impl KernelView {
     /// What this node's kernel does. `agents`: why the running agent passes the frame, which may know of more than this
     /// state has. `other`: a program that sees the frame before the kernel does, if one was found.
     ///
@@ -177,7 +177,7 @@ impl World {
         let held_back = held_back.flat_map(|(name, addrs)| addrs.iter().map(|&addr| (name.clone(), addr))).collect();
         (
             (Event::ArpNetfilter(false), Event::ArpNetfilter(snapshot.arp_netfilter)),
-            (Event::HeldBack(Vec::new()), Event::HeldBack(held_back)),
+            (Event::DroppedReplies(Vec::new()), Event::DroppedReplies(held_back)),
         )
     }
 }
@@ -217,8 +217,8 @@ const SAY_NOTHING_OF_THE_KERNEL: [&str; 13] = [
     "interface_unknown",
     "interface_unread",
     "interface_flapping",
-    "hook_unproven",
-    "peer_deaf",
+    "self_test_pending",
+    "peer_drops_xdp",
     "neighbour_unknown",
     "neighbour_differs",
     "neighbour_doubted",
@@ -229,7 +229,7 @@ const SAY_NOTHING_OF_THE_KERNEL: [&str; 13] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Rule;
+    use crate::event::RoutingRule;
     use crate::explain::Mac;
     use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
 
@@ -243,9 +243,9 @@ mod tests {
     }
 
     fn answer(events: impl IntoIterator<Item = Event>, question: &Question) -> KernelAnswer {
-        let mut world = World::new(dump(), CALI).unwrap();
+        let mut world = KernelView::new(dump(), CALI).unwrap();
         events.into_iter().for_each(|event| world.tell(event).unwrap());
-        let state = |world: &World| (world.explain(question).reason, world.facts(question));
+        let state = |world: &KernelView| (world.explain(question).reason, world.facts(question));
         let before = state(&world);
         let answer = world.kernel_answer(question, None, None).unwrap();
         assert_eq!(state(&world), before, "what was assumed was taken back");
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_not_mirrored_is_left_open() {
-        let rule = Rule { priority: 7, plain_lookup: None };
+        let rule = RoutingRule { priority: 7, plain_lookup: None };
         let open = answer([gone(), Event::Rules(vec![rule])], &question("8.8.8.8"));
         assert_eq!((open.answer, open.reason.as_deref()), (Answer::Undecided, Some("custom_rules")));
         let stranger = Question { sender: "9.9.9.9".parse().unwrap(), ..question("8.8.8.8") };
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_program_that_comes_first_leaves_all_open() {
-        let mut world = World::new(dump(), CALI).unwrap();
+        let mut world = KernelView::new(dump(), CALI).unwrap();
         let question = question("8.8.8.8");
         let other = world.kernel_answer(&question, None, Some("program `x` (id 7)")).unwrap();
         assert_eq!(other.answer, Answer::Undecided);
@@ -297,7 +297,7 @@ mod tests {
         for (agents, answer) in [
             (Reason::INGRESS_HOOK, Answer::Undecided),
             (Reason::INTERFACE_HAS_UPPER, Answer::Undecided),
-            (Reason::HOOK_UNPROVEN, Answer::Answers),
+            (Reason::SELF_TEST_PENDING, Answer::Answers),
             (Reason::LEASE_EXPIRED, Answer::Answers),
         ] {
             assert_eq!(world.kernel_answer(&question, Some(agents), None).unwrap().answer, answer, "{}", agents.name());

@@ -4,7 +4,7 @@
 pub mod agreement;
 pub mod checks;
 pub mod kernel_answer;
-pub mod world;
+pub mod kernel_view;
 
 use anyhow::{Context as _, bail};
 use arp_common::fib::{Entry, Kind};

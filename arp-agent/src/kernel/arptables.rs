@@ -38,7 +38,7 @@ const MOST: usize = 1 << 16;
 #[derive(Default)]
 pub(super) struct ArpTables {
     names: Option<File>,
-    asker: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
     /// It was told that the file may not be read.
     told: bool,
 }
@@ -91,16 +91,16 @@ impl ArpTables {
     }
 
     fn does_nothing(&mut self) -> Result<bool> {
-        let asker = match &self.asker {
-            Some(asker) => asker,
+        let socket = match &self.socket {
+            Some(socket) => socket,
             None => {
-                let asker = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
-                self.asker.insert(asker.context("opening a socket")?)
+                let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+                self.socket.insert(socket.context("opening a socket")?)
             }
         };
         let mut info = [0; INFO_LEN];
         info[..FILTER.len()].copy_from_slice(FILTER.as_bytes());
-        ask(asker, GET_INFO, &mut info).context("asking for its size")?;
+        ask(socket, GET_INFO, &mut info).context("asking for its size")?;
         let size = word(&info, 64) as usize;
         if !has_policies_alone(&info) || size > MOST {
             return Ok(false);
@@ -108,7 +108,7 @@ impl ArpTables {
         let mut entries = vec![0; ENTRIES_AT + size];
         entries[..FILTER.len()].copy_from_slice(FILTER.as_bytes());
         entries[32..36].copy_from_slice(&(size as u32).to_ne_bytes());
-        ask(asker, GET_ENTRIES, &mut entries).context("asking for its entries")?;
+        ask(socket, GET_ENTRIES, &mut entries).context("asking for its entries")?;
         Ok(accepts(&info, &entries[ENTRIES_AT..]))
     }
 }

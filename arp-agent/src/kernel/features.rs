@@ -7,8 +7,8 @@ use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::libc;
 
 use super::{
-    socket::{Asker, errno},
-    wire::{self, Message, Request},
+    socket::{NetlinkSocket, errno},
+    wire::{self, Message, NetlinkRequest},
 };
 
 /// `struct genlmsghdr`.
@@ -39,7 +39,7 @@ pub struct Family {
 
 /// Asks what devices offer.
 pub struct Features {
-    asker: Asker,
+    socket: NetlinkSocket,
     family: Family,
 }
 
@@ -49,20 +49,20 @@ impl Features {
     /// # Errors
     /// The kernel does not answer.
     pub fn new() -> Result<Option<Self>> {
-        let mut asker = match Asker::new(NETLINK_GENERIC) {
+        let mut socket = match NetlinkSocket::new(NETLINK_GENERIC) {
             Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => return Ok(None),
-            asker => asker?,
+            socket => socket?,
         };
-        let request =
-            Request::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0]).with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
-        let family = match asker.get("the generic netlink family netdev", &request) {
+        let request = NetlinkRequest::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0])
+            .with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
+        let family = match socket.get("the generic netlink family netdev", &request) {
             Err(error) if errno(&error) == Some(libc::ENOENT) => return Ok(None),
             answer => {
                 let message = wire::messages(answer?).next().context("no answer about the family netdev")??;
                 family(&message)?
             }
         };
-        Ok(Some(Features { asker, family }))
+        Ok(Some(Features { socket, family }))
     }
 
     /// The family.
@@ -75,8 +75,8 @@ impl Features {
     /// # Errors
     /// The kernel does not answer.
     pub fn all(&mut self) -> Result<BTreeMap<u32, u64>> {
-        let request = Request::new(self.family.id, &[NETDEV_CMD_DEV_GET, 1, 0, 0]);
-        let answer = self.asker.dump("XDP features", &request)?;
+        let request = NetlinkRequest::new(self.family.id, &[NETDEV_CMD_DEV_GET, 1, 0, 0]);
+        let answer = self.socket.dump("XDP features", &request)?;
         let mut all = BTreeMap::new();
         for message in wire::messages(answer) {
             if let Some((ifindex, Some(features))) = device(&message?)? {

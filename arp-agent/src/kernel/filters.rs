@@ -20,8 +20,8 @@ use nix::unistd::geteuid;
 
 use super::{
     hooks::{self, TC_LEN},
-    socket::{Asker, errno},
-    wire::{self, Message, Request, append_attribute},
+    socket::{NetlinkSocket, errno},
+    wire::{self, Message, NetlinkRequest, append_attribute},
 };
 
 /// What the names of our filters begin with; the agent's own name follows.
@@ -67,7 +67,7 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftFilter {
     ifindex: u32,
-    shown: Shown,
+    dumped: DumpedFilter,
 }
 
 impl LeftFilter {
@@ -79,7 +79,7 @@ impl LeftFilter {
 
 /// What was found of agents on the machine's queueing disciplines.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundFilters {
     /// Filters whose agents no longer live.
     pub left: Vec<LeftFilter>,
     /// The interfaces with filters of agents that live, and the names of those agents.
@@ -90,7 +90,7 @@ pub struct Found {
 
 /// Sets and removes filters in the network namespace in which it was made.
 pub struct Filters {
-    asker: Asker,
+    socket: NetlinkSocket,
     name: String,
     /// Listens on [`Filters::name`] in the abstract namespace, which is the network namespace's: while it does, the agent
     /// lives.
@@ -99,7 +99,7 @@ pub struct Filters {
 
 /// What is beside a filter of ours, or on an interface that our program is on by another hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Beside {
+pub enum OtherFilters {
     /// No other filter.
     Nothing,
     /// There are other filters.
@@ -110,14 +110,14 @@ pub enum Beside {
 
 /// A filter as a dump shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Shown {
+struct DumpedFilter {
     info: u32,
     /// 0 stands for all filters of this priority.
     handle: u32,
     name: Option<String>,
 }
 
-impl Shown {
+impl DumpedFilter {
     /// The name of the agent whose filter it is.
     fn owner(&self) -> Option<&str> {
         let owner = self.name.as_deref()?.strip_prefix(PREFIX)?;
@@ -133,7 +133,7 @@ impl Filters {
         let name = format!("{}-{:x}-{}", process::id(), crate::dataplane::bpf::monotonic_ns(), geteuid());
         let alive = claim(&name).with_context(|| format!("taking the name {name}"))?;
         alive.set_nonblocking(true)?;
-        Ok(Filters { asker: Asker::new(NETLINK_ROUTE)?, name, alive })
+        Ok(Filters { socket: NetlinkSocket::new(NETLINK_ROUTE)?, name, alive })
     }
 
     /// The agent's own name.
@@ -143,7 +143,7 @@ impl Filters {
 
     /// The port that notifications about our own doing name.
     pub fn port(&self) -> Result<u32> {
-        self.asker.port()
+        self.socket.port()
     }
 
     /// Sets a filter for ARP on an interface, and the queueing discipline for it if there is none. A filter that a dead
@@ -153,9 +153,9 @@ impl Filters {
     /// The kernel refuses; then nothing is left that was not there before.
     pub fn set(&mut self, ifindex: u32, program: i32, left: Option<&LeftFilter>) -> Result<Filter> {
         if let Some(left) = left {
-            let (info, handle) = (left.shown.info, left.shown.handle);
+            let (info, handle) = (left.dumped.info, left.dumped.handle);
             if handle == HANDLE && self.add_filter(ifindex, program, info, 0).is_ok() {
-                if left.shown.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
+                if left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
                     self.mark(ifindex);
                 }
                 return Ok(Filter { ifindex, info });
@@ -183,8 +183,8 @@ impl Filters {
     /// The kernel refuses. That it is gone already, perhaps with its interface, is no error.
     pub fn remove(&mut self, filter: &Filter) -> Result<()> {
         let name = format!("{PREFIX}{}", self.name);
-        let shown = Shown { info: filter.info, handle: HANDLE, name: Some(name) };
-        self.remove_shown(filter.ifindex, &shown).map(drop)
+        let dumped = DumpedFilter { info: filter.info, handle: HANDLE, name: Some(name) };
+        self.remove_shown(filter.ifindex, &dumped).map(drop)
     }
 
     /// Removes a filter that a dead agent left. Says whether it was still there.
@@ -192,7 +192,7 @@ impl Filters {
     /// # Errors
     /// The kernel refuses.
     pub fn remove_left(&mut self, left: &LeftFilter) -> Result<bool> {
-        self.remove_shown(left.ifindex, &left.shown)
+        self.remove_shown(left.ifindex, &left.dumped)
     }
 
     /// Removes an interface's queueing discipline if it holds nothing and was made by an agent: its mark says so, or the
@@ -202,7 +202,7 @@ impl Filters {
     /// # Errors
     /// The kernel refuses.
     pub fn remove_made_qdisc(&mut self, ifindex: u32, was_made: bool, only_look: bool) -> Result<bool> {
-        let empty = self.shown(ifindex, INGRESS)?.is_empty() && self.shown(ifindex, EGRESS)?.is_empty();
+        let empty = self.dumped(ifindex, INGRESS)?.is_empty() && self.dumped(ifindex, EGRESS)?.is_empty();
         // The mark last: whoever puts another queueing discipline in its place has none.
         if !empty || !(was_made || self.is_marked(ifindex)) {
             return Ok(false);
@@ -216,7 +216,7 @@ impl Filters {
     /// Whether the filter of an interface that a version up to 0.1 left says that its agent made the queueing
     /// discipline, or the mark says so.
     pub fn was_made_here(&mut self, left: &LeftFilter) -> bool {
-        left.shown.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) || self.is_marked(left.ifindex)
+        left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) || self.is_marked(left.ifindex)
     }
 
     /// What an interface has besides our filter, if there is one, in either direction. What dead agents left passes
@@ -224,47 +224,47 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, ifindex: u32, filter: Option<&Filter>) -> Result<Beside> {
+    pub fn beside(&mut self, ifindex: u32, filter: Option<&Filter>) -> Result<OtherFilters> {
         let own = format!("{PREFIX}{}", self.name);
-        let is_own = |shown: &Shown| shown.name.as_deref() == Some(&*own);
-        let incoming = self.shown(ifindex, INGRESS)?;
+        let is_own = |dumped: &DumpedFilter| dumped.name.as_deref() == Some(&*own);
+        let incoming = self.dumped(ifindex, INGRESS)?;
         if let Some(filter) = filter
-            && !incoming.iter().any(|shown| shown.info == filter.info && is_own(shown))
+            && !incoming.iter().any(|dumped| dumped.info == filter.info && is_own(dumped))
         {
-            return Ok(Beside::Gone);
+            return Ok(OtherFilters::Gone);
         }
-        let others = has_others(&incoming, is_own) || has_others(&self.shown(ifindex, EGRESS)?, |_| false);
-        Ok(if others { Beside::Others } else { Beside::Nothing })
+        let others = has_others(&incoming, is_own) || has_others(&self.dumped(ifindex, EGRESS)?, |_| false);
+        Ok(if others { OtherFilters::Others } else { OtherFilters::Nothing })
     }
 
     /// Looks for what agents have, and have left, on all interfaces.
     ///
     /// # Errors
     /// The kernel does not answer. For a single interface that is only logged.
-    pub fn find(&mut self) -> Result<Found> {
+    pub fn find(&mut self) -> Result<FoundFilters> {
         // Who asks whether we live leaves a connection behind each time.
         while self.alive.accept().is_ok() {}
-        let request = Request::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
-        let answer = self.asker.dump("queueing disciplines", &request)?;
+        let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
+        let answer = self.socket.dump("queueing disciplines", &request)?;
         let hooked: Vec<u32> = wire::messages(answer)
             .filter_map(|message| message.and_then(|m| hooks::ingress_qdisc(&m)).transpose())
             .collect::<Result<_>>()?;
-        let mut found = Found::default();
+        let mut found = FoundFilters::default();
         for &ifindex in &hooked {
-            let shown = match self.shown(ifindex, INGRESS) {
-                Ok(shown) => shown,
+            let dumped = match self.dumped(ifindex, INGRESS) {
+                Ok(dumped) => dumped,
                 Err(error) => {
                     log::warn!("tc filters of interface {ifindex} could not be read: {error:#}");
                     continue;
                 }
             };
-            for shown in shown {
-                let Some(owner) = shown.owner().map(str::to_owned).filter(|owner| *owner != self.name) else {
+            for dumped in dumped {
+                let Some(owner) = dumped.owner().map(str::to_owned).filter(|owner| *owner != self.name) else {
                     continue;
                 };
                 match is_alive(&owner) {
                     Ok(true) => found.living.push((ifindex, owner)),
-                    Ok(false) => found.left.push(LeftFilter { ifindex, shown }),
+                    Ok(false) => found.left.push(LeftFilter { ifindex, dumped }),
                     Err(error) => log::warn!("whether the agent {owner} lives is not known: {error}"),
                 }
             }
@@ -275,9 +275,9 @@ impl Filters {
 
     /// Says whether there was none before.
     fn add_qdisc(&mut self, ifindex: u32) -> Result<bool> {
-        let request =
-            Request::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0)).with_bytes(KIND, b"clsact\0");
-        match self.asker.command("adding a clsact queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL) {
+        let request = NetlinkRequest::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0))
+            .with_bytes(KIND, b"clsact\0");
+        match self.socket.command("adding a clsact queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL) {
             Ok(_) => Ok(true),
             // An `ingress` one takes filters just so.
             Err(error) if errno(&error) == Some(libc::EEXIST) => Ok(false),
@@ -291,34 +291,35 @@ impl Filters {
         append_attribute(&mut options, BPF_FD, &program.to_ne_bytes());
         append_attribute(&mut options, BPF_NAME, format!("{PREFIX}{}\0", self.name).as_bytes());
         append_attribute(&mut options, BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes());
-        let request = Request::new(libc::RTM_NEWTFILTER, &header(ifindex, HANDLE, INGRESS, info))
+        let request = NetlinkRequest::new(libc::RTM_NEWTFILTER, &header(ifindex, HANDLE, INGRESS, info))
             .with_bytes(KIND, b"bpf\0")
             .with_bytes(OPTIONS, &options);
-        let answer = self.asker.command("setting a tc filter", &request, flags | NLM_F_ECHO)?;
+        let answer = self.socket.command("setting a tc filter", &request, flags | NLM_F_ECHO)?;
         let message = wire::messages(answer).next().context("the kernel does not say which priority it took")??;
-        Ok(shown(&message)?.context("the kernel answers with another filter")?.info)
+        Ok(dumped(&message)?.context("the kernel answers with another filter")?.info)
     }
 
     /// Says whether it was there, by its name. Without it nothing is removed: what is in its place is somebody else's.
-    fn remove_shown(&mut self, ifindex: u32, shown: &Shown) -> Result<bool> {
-        if !self.shown(ifindex, INGRESS)?.contains(shown) {
+    fn remove_shown(&mut self, ifindex: u32, dumped: &DumpedFilter) -> Result<bool> {
+        if !self.dumped(ifindex, INGRESS)?.contains(dumped) {
             return Ok(false);
         }
-        let request = Request::new(libc::RTM_DELTFILTER, &header(ifindex, shown.handle, INGRESS, shown.info))
+        let request = NetlinkRequest::new(libc::RTM_DELTFILTER, &header(ifindex, dumped.handle, INGRESS, dumped.info))
             .with_bytes(KIND, b"bpf\0");
-        let removed = self.asker.command("removing a tc filter", &request, 0).map(drop);
+        let removed = self.socket.command("removing a tc filter", &request, 0).map(drop);
         let was_there = removed.is_ok();
         gone_is_fine(removed).map(|()| was_there)
     }
 
     fn remove_qdisc(&mut self, ifindex: u32) -> Result<()> {
-        let request = Request::new(libc::RTM_DELQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0));
-        gone_is_fine(self.asker.command("removing a clsact queueing discipline", &request, 0).map(drop))
+        let request = NetlinkRequest::new(libc::RTM_DELQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0));
+        gone_is_fine(self.socket.command("removing a clsact queueing discipline", &request, 0).map(drop))
     }
 
     fn mark(&mut self, ifindex: u32) {
-        let request = Request::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
-        let marked = self.asker.command("marking a queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL).map(drop);
+        let request = NetlinkRequest::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        let marked =
+            self.socket.command("marking a queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL).map(drop);
         // Without its mark it stays when all else is removed.
         if let Err(error) =
             marked.or_else(|error| if errno(&error) == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
@@ -328,12 +329,12 @@ impl Filters {
     }
 
     fn is_marked(&mut self, ifindex: u32) -> bool {
-        let request = Request::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
-        self.asker.get("the mark of a queueing discipline", &request).is_ok()
+        let request = NetlinkRequest::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        self.socket.get("the mark of a queueing discipline", &request).is_ok()
     }
 
-    fn shown(&mut self, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
-        shown_by(&mut self.asker, ifindex, parent)
+    fn dumped(&mut self, ifindex: u32, parent: u32) -> Result<Vec<DumpedFilter>> {
+        shown_by(&mut self.socket, ifindex, parent)
     }
 }
 
@@ -342,10 +343,10 @@ impl Filters {
 /// # Errors
 /// The kernel does not answer.
 pub fn has_foreign_filters(ifindex: u32) -> Result<bool> {
-    let mut asker = Asker::new(NETLINK_ROUTE)?;
-    let is_agents = |shown: &Shown| shown.owner().is_some();
-    Ok(has_others(&shown_by(&mut asker, ifindex, INGRESS)?, is_agents)
-        || has_others(&shown_by(&mut asker, ifindex, EGRESS)?, |_| false))
+    let mut socket = NetlinkSocket::new(NETLINK_ROUTE)?;
+    let is_agents = |dumped: &DumpedFilter| dumped.owner().is_some();
+    Ok(has_others(&shown_by(&mut socket, ifindex, INGRESS)?, is_agents)
+        || has_others(&shown_by(&mut socket, ifindex, EGRESS)?, |_| false))
 }
 
 /// Whether an interface has filters, and all of them are agents': then its queueing discipline is hooked by nobody else.
@@ -353,30 +354,31 @@ pub fn has_foreign_filters(ifindex: u32) -> Result<bool> {
 /// # Errors
 /// The kernel does not answer.
 pub fn filtered_by_agents_only(ifindex: u32) -> Result<bool> {
-    let any = !shown_by(&mut Asker::new(NETLINK_ROUTE)?, ifindex, INGRESS)?.is_empty();
+    let any = !shown_by(&mut NetlinkSocket::new(NETLINK_ROUTE)?, ifindex, INGRESS)?.is_empty();
     Ok(any && !has_foreign_filters(ifindex)?)
 }
 
 /// Whether there are filters that are neither `ours` nor what a dead agent left.
-fn has_others(shown: &[Shown], ours: impl Fn(&Shown) -> bool) -> bool {
-    let is_ours = |shown: &Shown| {
-        ours(shown) || shown.owner().is_some_and(|owner| is_alive(owner).is_ok_and(|is_alive| !is_alive))
+fn has_others(dumped: &[DumpedFilter], ours: impl Fn(&DumpedFilter) -> bool) -> bool {
+    let is_ours = |dumped: &DumpedFilter| {
+        ours(dumped) || dumped.owner().is_some_and(|owner| is_alive(owner).is_ok_and(|is_alive| !is_alive))
     };
-    let known: Vec<u32> = shown.iter().filter(|shown| is_ours(shown)).map(|shown| shown.info).collect();
-    let others = |shown: &Shown| if shown.handle == 0 { !known.contains(&shown.info) } else { !is_ours(shown) };
-    shown.iter().any(others)
+    let known: Vec<u32> = dumped.iter().filter(|dumped| is_ours(dumped)).map(|dumped| dumped.info).collect();
+    let others =
+        |dumped: &DumpedFilter| if dumped.handle == 0 { !known.contains(&dumped.info) } else { !is_ours(dumped) };
+    dumped.iter().any(others)
 }
 
-fn shown_by(asker: &mut Asker, ifindex: u32, parent: u32) -> Result<Vec<Shown>> {
-    let request = Request::new(libc::RTM_GETTFILTER, &header(ifindex, 0, parent, 0));
-    let answer = match asker.dump("tc filters", &request) {
+fn shown_by(socket: &mut NetlinkSocket, ifindex: u32, parent: u32) -> Result<Vec<DumpedFilter>> {
+    let request = NetlinkRequest::new(libc::RTM_GETTFILTER, &header(ifindex, 0, parent, 0));
+    let answer = match socket.dump("tc filters", &request) {
         Err(error) if errno(&error) == Some(libc::ENODEV) => return Ok(Vec::new()),
         answer => answer?,
     };
-    wire::messages(answer).filter_map(|message| message.and_then(|m| shown(&m)).transpose()).collect()
+    wire::messages(answer).filter_map(|message| message.and_then(|m| dumped(&m)).transpose()).collect()
 }
 
-fn shown(message: &Message<'_>) -> Result<Option<Shown>> {
+fn dumped(message: &Message<'_>) -> Result<Option<DumpedFilter>> {
     if message.kind != libc::RTM_NEWTFILTER {
         return Ok(None);
     }
@@ -387,7 +389,7 @@ fn shown(message: &Message<'_>) -> Result<Option<Shown>> {
         Some(options) => wire::attribute(options, BPF_NAME)?.map(wire::text),
         None => None,
     };
-    Ok(Some(Shown { handle: wire::u32_at(header, 8), info: wire::u32_at(header, 16), name }))
+    Ok(Some(DumpedFilter { handle: wire::u32_at(header, 8), info: wire::u32_at(header, 16), name }))
 }
 
 /// `struct tcmsg`.
@@ -441,16 +443,16 @@ mod tests {
         assert!(!is_alive(&name).unwrap());
     }
 
-    fn filter(handle: u32, info: u32, name: Option<&str>) -> Shown {
-        Shown { handle, info, name: name.map(str::to_owned) }
+    fn filter(handle: u32, info: u32, name: Option<&str>) -> DumpedFilter {
+        DumpedFilter { handle, info, name: name.map(str::to_owned) }
     }
 
     #[test]
     fn what_is_ours_and_what_a_dead_agent_left_are_no_others() {
         let dead = Some("arp-agent:1-0-0");
         let ours = Some("arp-agent:own");
-        let is_own = |shown: &Shown| shown.name.as_deref() == ours;
-        let others = |shown: &[Shown]| has_others(shown, is_own);
+        let is_own = |dumped: &DumpedFilter| dumped.name.as_deref() == ours;
+        let others = |dumped: &[DumpedFilter]| has_others(dumped, is_own);
         assert!(!others(&[filter(0, 7, None), filter(1, 7, ours)]));
         assert!(!others(&[filter(0, 7, None), filter(1, 7, dead), filter(0, 8, None), filter(1, 8, ours)]));
         assert!(others(&[filter(0, 7, None), filter(1, 7, ours), filter(2, 7, Some("else"))]));

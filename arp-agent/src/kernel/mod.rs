@@ -6,7 +6,7 @@
 //! 1. subscribes, then reads everything, then folds what was notified meanwhile;
 //! 2. re-reads what a [`Batch`] asks for, *after* folding its events: a notification can be older than what was
 //!    read before it, and only a later read says what is so now;
-//! 3. looks for [`Reader::silent_changes`] from time to time;
+//! 3. looks for [`Reader::unnotified_changes`] from time to time;
 //! 4. reads everything again when notifications were [`Lost`].
 //!
 //! Reading leaves the kernel as it was: no question makes it do what it would not do, or would do later
@@ -16,7 +16,7 @@
 
 use std::fmt;
 
-use crate::event::{Event, Which};
+use crate::event::{Event, IfSet};
 
 mod arptables;
 #[cfg(test)]
@@ -43,7 +43,9 @@ mod wire;
 pub use cgroup::cgroup_root;
 pub use deaf::Deaf;
 pub use features::Features;
-pub use filters::{Beside, Filter, Filters, Found, LeftFilter, filtered_by_agents_only, has_foreign_filters, is_alive};
+pub use filters::{
+    Filter, Filters, FoundFilters, LeftFilter, OtherFilters, filtered_by_agents_only, has_foreign_filters, is_alive,
+};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use procfs::has_settings;
@@ -72,9 +74,9 @@ impl Batch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reread {
     /// Settings of links ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
-    /// that message may be older than what [`Reader::silent_changes`] has shown since. All else in it counts: a later
+    /// that message may be older than what [`Reader::unnotified_changes`] has shown since. All else in it counts: a later
     /// change of that is notified, too.
-    pub links: Which,
+    pub links: IfSet,
     /// All routes ([`Reader::routes`]): an address or a nexthop object went, and may have taken routes along silently.
     pub routes: bool,
     /// Routing rules ([`Reader::rules`]).
@@ -90,7 +92,7 @@ pub struct Reread {
 impl Reread {
     /// Whether what must be read again may concern any interface; else it concerns those that the batch names.
     pub fn concerns_all(&self) -> bool {
-        self.links == Which::All || self.routes || self.rules || self.netfilter || self.chains
+        self.links == IfSet::All || self.routes || self.rules || self.netfilter || self.chains
     }
 }
 

@@ -15,8 +15,8 @@ use nix::{
 };
 
 use super::{
-    socket::{Asker, errno},
-    wire::{self, Request},
+    socket::{NetlinkSocket, errno},
+    wire::{self, NetlinkRequest},
 };
 
 /// Where `ip netns` and container runtimes bind-mount namespaces.
@@ -37,7 +37,7 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
         entries => entries.with_context(|| format!("reading {DIRECTORY}"))?,
     };
-    let mut asker = Asker::new(NETLINK_ROUTE)?;
+    let mut socket = NetlinkSocket::new(NETLINK_ROUTE)?;
     for entry in entries {
         let entry = entry.with_context(|| format!("reading {DIRECTORY}"))?;
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -45,7 +45,7 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
         let Ok(file) = open(&entry.path()) else {
             continue;
         };
-        if let Some(id) = identifier(&mut asker, &name, &file)? {
+        if let Some(id) = identifier(&mut socket, &name, &file)? {
             names.insert(id, name);
         }
     }
@@ -65,12 +65,12 @@ fn open(path: &Path) -> Result<fs::File> {
     Ok(file)
 }
 
-fn identifier(asker: &mut Asker, name: &str, file: &fs::File) -> Result<Option<i32>> {
+fn identifier(socket: &mut NetlinkSocket, name: &str, file: &fs::File) -> Result<Option<i32>> {
     let descriptor = u32::try_from(file.as_raw_fd()).context("negative file descriptor")?;
     // `struct rtgenmsg` is one byte, the address family.
-    let request = Request::new(RTM_GETNSID, &[0]).with(FD, descriptor);
+    let request = NetlinkRequest::new(RTM_GETNSID, &[0]).with(FD, descriptor);
     let what = format!("the identifier of network namespace {name}");
-    let answer = match asker.get(&what, &request) {
+    let answer = match socket.get(&what, &request) {
         // A file that is no namespace: what `ip netns` leaves behind when its mount is gone.
         Err(error) if errno(&error) == Some(nix::libc::EINVAL) => return Ok(None),
         answer => answer?,

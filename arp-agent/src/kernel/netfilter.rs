@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use super::{
     hooks::{FAMILY_ARP, NFGEN_LEN},
-    wire::{self, Message, Request},
+    wire::{self, Message, NetlinkRequest},
 };
 
 // NFT_MSG_* and NFTA_*, include/uapi/linux/netfilter/nf_tables.h.
@@ -96,7 +96,7 @@ pub(super) struct Chain {
 
 /// A rule of the ARP family.
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct NftRule {
     table: String,
     chain: String,
     effect: Effect,
@@ -116,18 +116,18 @@ pub(super) enum Effect {
 }
 
 /// Asks about all chains of the family.
-pub(super) fn ask_chains() -> Request {
-    Request::new(GET_CHAIN, &[FAMILY_ARP, 0, 0, 0])
+pub(super) fn ask_chains() -> NetlinkRequest {
+    NetlinkRequest::new(GET_CHAIN, &[FAMILY_ARP, 0, 0, 0])
 }
 
 /// Asks about all rules of the family.
-pub(super) fn ask_rules() -> Request {
-    Request::new(GET_RULE, &[FAMILY_ARP, 0, 0, 0])
+pub(super) fn ask_rules() -> NetlinkRequest {
+    NetlinkRequest::new(GET_RULE, &[FAMILY_ARP, 0, 0, 0])
 }
 
 /// Asks about the elements of a map in Calico's table.
-pub(super) fn ask_elements(map: &str) -> Request {
-    Request::new(GET_SET_ELEMENTS, &[FAMILY_ARP, 0, 0, 0])
+pub(super) fn ask_elements(map: &str) -> NetlinkRequest {
+    NetlinkRequest::new(GET_SET_ELEMENTS, &[FAMILY_ARP, 0, 0, 0])
         .with_text(SET_ELEMENTS_TABLE, CALICO)
         .with_text(SET_ELEMENTS_SET, map)
 }
@@ -138,7 +138,7 @@ pub(super) fn any_bound(chains: &[Chain]) -> bool {
 }
 
 /// The maps of Calico's table that its rules ask.
-pub(super) fn maps(rules: &[Rule]) -> BTreeSet<String> {
+pub(super) fn maps(rules: &[NftRule]) -> BTreeSet<String> {
     let of_calico = rules.iter().filter(|rule| rule.table == CALICO);
     let maps = of_calico.filter_map(|rule| match &rule.effect {
         Effect::Dispatch(map) => Some(map.clone()),
@@ -148,8 +148,8 @@ pub(super) fn maps(rules: &[Rule]) -> BTreeSet<String> {
 }
 
 /// Puts it together. `only_jumps` says of each of [`maps`] whether all its verdicts lead to other chains.
-pub(super) fn judge(chains: &[Chain], rules: &[Rule], only_jumps: &BTreeMap<String, bool>) -> ArpChains {
-    let is_understood = |rule: &Rule| match &rule.effect {
+pub(super) fn judge(chains: &[Chain], rules: &[NftRule], only_jumps: &BTreeMap<String, bool>) -> ArpChains {
+    let is_understood = |rule: &NftRule| match &rule.effect {
         Effect::Jump | Effect::HoldBack(..) => true,
         Effect::Dispatch(map) => only_jumps.get(map) == Some(&true),
         Effect::NotUnderstood => false,
@@ -188,7 +188,7 @@ pub(super) fn chain(message: &Message<'_>) -> Result<Option<Chain>> {
 }
 
 /// Decodes a rule.
-pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
+pub(super) fn rule(message: &Message<'_>) -> Result<Option<NftRule>> {
     let Some(attributes) = of_family(message)? else { return Ok(None) };
     let text = |kind| Ok::<_, anyhow::Error>(wire::attribute(attributes, kind)?.map(wire::text).unwrap_or_default());
     let mut expressions = Vec::new();
@@ -200,7 +200,7 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
     }
     let compat = wire::attribute(attributes, RULE_COMPAT)?.is_some();
     let effect = if compat { Effect::NotUnderstood } else { effect(&expressions) };
-    Ok(Some(Rule { table: text(RULE_TABLE)?, chain: text(RULE_CHAIN)?, effect }))
+    Ok(Some(NftRule { table: text(RULE_TABLE)?, chain: text(RULE_CHAIN)?, effect }))
 }
 
 /// Whether all elements of a verdict map lead to other chains.
@@ -363,8 +363,8 @@ mod tests {
         vec![OIFNAME, named(b"cali0"), loaded(OPER), equal(&REPLY), loaded(SPA), address, Expression::Counter, drop]
     }
 
-    fn in_table(table: &str, chain: &str, effect: Effect) -> Rule {
-        Rule { table: table.into(), chain: chain.into(), effect }
+    fn in_table(table: &str, chain: &str, effect: Effect) -> NftRule {
+        NftRule { table: table.into(), chain: chain.into(), effect }
     }
 
     fn bound(table: &str, name: &str, hook: u32, accepts: bool) -> Chain {

@@ -24,7 +24,7 @@ use super::{
     socket::RECEIVE_LEN,
     wire::{self, Message},
 };
-use crate::event::{Event, Which};
+use crate::event::{Event, IfSet};
 
 /// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF, NEXTHOP.
 const GROUPS: [u32; 8] = [1, 3, 4, 5, 7, 8, 24, 32];
@@ -206,7 +206,7 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
             match link::configured(message)? {
                 Some(ifindex) => batch.reread.links.add(ifindex),
-                None => batch.reread.links = Which::All,
+                None => batch.reread.links = IfSet::All,
             }
             None
         }
@@ -216,9 +216,9 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
             // With it go the filters below it, which is not told.
-            let touched = hooks::ingress_qdisc(message)?;
-            batch.reread.ingress_hooks |= touched.is_some();
-            touched.map(Event::FiltersTouched)
+            let dirty = hooks::ingress_qdisc(message)?;
+            batch.reread.ingress_hooks |= dirty.is_some();
+            dirty.map(Event::FiltersTouched)
         }
         // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.
         libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {

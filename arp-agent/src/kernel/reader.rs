@@ -14,10 +14,10 @@ use super::{
     netfilter::{self, ArpChains},
     procfs::{self, AllSettings, PacketSockets},
     route,
-    socket::{Asker, errno},
-    wire::{self, Message, Request},
+    socket::{NetlinkSocket, errno},
+    wire::{self, Message, NetlinkRequest},
 };
-use crate::event::{Event, Link, NeighbourEntry, Placement, Route, Settings, Which};
+use crate::event::{Event, IfSet, Link, NeighbourEntry, Placement, Route, Settings};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 
@@ -26,9 +26,9 @@ const ONE_BY_ONE: usize = 8;
 
 /// Asks the kernel, one request at a time.
 pub struct Reader {
-    route: Asker,
+    route: NetlinkSocket,
     /// `None` if the kernel has no nfnetlink.
-    netfilter: Option<Asker>,
+    netfilter: Option<NetlinkSocket>,
     /// nf_tables refused the last dump because it is not there: not asked again at every look, because asking makes
     /// the kernel look for the module.
     no_nftables: bool,
@@ -38,12 +38,12 @@ pub struct Reader {
     packet_sockets: Option<PacketSockets>,
     /// `None` before Linux 6.3.
     features: Option<Features>,
-    last: Last,
+    last: LastSeen,
 }
 
 /// What was said last about everything that can change silently.
 #[derive(Default)]
-struct Last {
+struct LastSeen {
     links: BTreeMap<u32, Link>,
     all_settings: Option<Settings>,
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
@@ -64,32 +64,32 @@ struct Last {
 impl Reader {
     /// Opens what is needed in the calling thread's network namespace.
     pub fn new() -> Result<Self> {
-        let netfilter = match Asker::new(NETLINK_NETFILTER) {
+        let netfilter = match NetlinkSocket::new(NETLINK_NETFILTER) {
             Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => None,
-            asker => Some(asker?),
+            socket => Some(socket?),
         };
         Ok(Self {
-            route: Asker::new(NETLINK_ROUTE)?,
+            route: NetlinkSocket::new(NETLINK_ROUTE)?,
             netfilter,
             no_nftables: false,
             all_settings: AllSettings::open()?,
             arptables: ArpTables::default(),
             packet_sockets: Some(PacketSockets::open()?),
             features: Features::new()?,
-            last: Last::default(),
+            last: LastSeen::default(),
         })
     }
 
     /// Everything, in an order in which it can be folded into an empty snapshot.
     pub fn everything(&mut self) -> Result<Vec<Event>> {
-        self.last = Last::default();
-        let mut events = self.links(&Which::All)?;
+        self.last = LastSeen::default();
+        let mut events = self.links(&IfSet::All)?;
         let header = with_family::<{ neighbour::ADDRESS_HEADER_LEN }>();
-        let request = Request::new(libc::RTM_GETADDR, &header);
+        let request = NetlinkRequest::new(libc::RTM_GETADDR, &header);
         events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
         events.push(self.rules()?);
         events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
-        let request = Request::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
+        let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
         if let Some(features) = &mut self.features {
             let all = features.all()?;
@@ -104,7 +104,7 @@ impl Reader {
     /// What the kernel says now of an interface that was not followed for a while: itself, its proxy delay, what it offers
     /// to XDP, and its neighbours, all of them.
     pub fn interface(&mut self, ifindex: u32) -> Result<(Vec<Event>, Vec<NeighbourEntry>)> {
-        let mut events = self.links(&Which::These([ifindex].into()))?;
+        let mut events = self.links(&IfSet::These([ifindex].into()))?;
         if let Some(features) = &mut self.features {
             let features = features.all()?.remove(&ifindex);
             events.push(Event::XdpFeatures { ifindex, features });
@@ -116,7 +116,7 @@ impl Reader {
     pub fn neighbours(&mut self, ifindex: u32) -> Result<Vec<NeighbourEntry>> {
         const NDA_IFINDEX: u16 = 8;
         let header = with_family::<{ neighbour::HEADER_LEN }>();
-        let request = Request::new(libc::RTM_GETNEIGH, &header).with(NDA_IFINDEX, ifindex);
+        let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &header).with(NDA_IFINDEX, ifindex);
         let neighbours = match self.dumped("an interface's neighbours", &request, neighbour::neighbour) {
             Err(error) if errno(&error) == Some(libc::ENODEV) => Vec::new(),
             neighbours => neighbours?,
@@ -132,13 +132,13 @@ impl Reader {
     /// What has changed since it was last read here, of what may change without a notification: links and their
     /// settings, `conf/all`, proxy entries and delays, ARP netfilter, ingress hooks. Empty: nothing. After an error,
     /// the next call says everything again.
-    pub fn silent_changes(&mut self) -> Result<Vec<Event>> {
+    pub fn unnotified_changes(&mut self) -> Result<Vec<Event>> {
         let events = self.changed_links().and_then(|mut events| {
             events.extend(self.changes_without_links()?);
             Ok(events)
         });
         if events.is_err() {
-            self.last = Last::default();
+            self.last = LastSeen::default();
         }
         events
     }
@@ -166,12 +166,12 @@ impl Reader {
         Ok(changed(&mut self.last.uppers_elsewhere, uppers).map(Event::UppersElsewhere))
     }
 
-    /// Of what [`Reader::silent_changes`] looks for, what is no setting, and costs the same however many interfaces
+    /// Of what [`Reader::unnotified_changes`] looks for, what is no setting, and costs the same however many interfaces
     /// there are: proxy entries, arptables.
-    pub fn silent_changes_at_large(&mut self) -> Result<Vec<Event>> {
+    pub fn unnotified_changes_of_the_node(&mut self) -> Result<Vec<Event>> {
         let events = self.changes_at_large();
         if events.is_err() {
-            self.last = Last::default();
+            self.last = LastSeen::default();
         }
         events
     }
@@ -188,7 +188,7 @@ impl Reader {
     }
 
     /// Forgets what was read of an interface that is gone: another may get its index. The next
-    /// [`Reader::silent_changes`] says proxy entries and delays even if they are as before.
+    /// [`Reader::unnotified_changes`] says proxy entries and delays even if they are as before.
     pub fn forget(&mut self, ifindex: u32) {
         self.last.links.remove(&ifindex);
         if let Some(uppers) = &mut self.last.uppers_elsewhere {
@@ -212,11 +212,11 @@ impl Reader {
     /// A single link is not asked for by RTM_GETLINK: the kernel would act on a change of its carrier that it has not acted on yet
     /// (`rtnl_getlink`, net/core/rtnetlink.c 6.18), and drop what goes with a carrier that is missing, earlier than it would by
     /// itself. A dump of all links does not.
-    pub fn links(&mut self, which: &Which) -> Result<Vec<Event>> {
+    pub fn links(&mut self, which: &IfSet) -> Result<Vec<Event>> {
         match which {
-            Which::None => Ok(Vec::new()),
+            IfSet::None => Ok(Vec::new()),
             // One by one costs several times as much for each.
-            Which::These(these) if these.len() * ONE_BY_ONE < self.last.links.len() => {
+            IfSet::These(these) if these.len() * ONE_BY_ONE < self.last.links.len() => {
                 let mut events = Vec::new();
                 // A link is notified before its settings are there, or have its new name.
                 self.wait_for_writers()?;
@@ -235,7 +235,7 @@ impl Reader {
                 events.extend(self.hooks_by_name());
                 Ok(events)
             }
-            Which::These(_) | Which::All => {
+            IfSet::These(_) | IfSet::All => {
                 let mut events = self.changed_links()?;
                 events.retain(|event| matches!(event, Event::LinkGone(_)));
                 events.extend(self.last.links.values().cloned().map(Event::Link));
@@ -258,7 +258,7 @@ impl Reader {
         let mut routes = Vec::new();
         for table in route::TABLES {
             let header = with_family::<{ route::HEADER_LEN }>();
-            let request = Request::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
+            let request = NetlinkRequest::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
             match self.dumped(&format!("IPv4 routes of table {table}"), &request, route::route) {
                 // A table exists from its first route on.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {}
@@ -270,7 +270,7 @@ impl Reader {
 
     /// The IPv4 routing rules.
     pub fn rules(&mut self) -> Result<Event> {
-        let request = Request::new(libc::RTM_GETRULE, &with_family::<{ route::RULE_HEADER_LEN }>());
+        let request = NetlinkRequest::new(libc::RTM_GETRULE, &with_family::<{ route::RULE_HEADER_LEN }>());
         Ok(Event::Rules(self.dumped("IPv4 rules", &request, route::rule)?))
     }
 
@@ -280,7 +280,7 @@ impl Reader {
         let arp = self.arp_netfilter()?;
         self.last.arp_netfilter = Some(arp.foreign);
         self.last.held_back = Some(arp.held_back.clone());
-        Ok(vec![Event::ArpNetfilter(arp.foreign), Event::HeldBack(arp.held_back)])
+        Ok(vec![Event::ArpNetfilter(arp.foreign), Event::DroppedReplies(arp.held_back)])
     }
 
     /// The interfaces with a foreign hook before ARP.
@@ -302,12 +302,13 @@ impl Reader {
         const LOOPBACK: u32 = 1;
         let mut header = [0; link::HEADER_LEN];
         header[4..8].copy_from_slice(&LOOPBACK.to_ne_bytes());
-        let request = Request::new(libc::RTM_GETLINK, &header).with(link::EXT_MASK, link::SKIP_STATS);
+        let request = NetlinkRequest::new(libc::RTM_GETLINK, &header).with(link::EXT_MASK, link::SKIP_STATS);
         self.route.get("the interface lo", &request).map(drop)
     }
 
     fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
-        let request = Request::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
+        let request =
+            NetlinkRequest::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
         let links = self.dumped("links", &request, link::link)?;
         Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
     }
@@ -334,7 +335,7 @@ impl Reader {
         let last = &mut self.last;
         events.extend(changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays));
         events.extend(changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
-        events.extend(changed(&mut last.held_back, arp.held_back).map(Event::HeldBack));
+        events.extend(changed(&mut last.held_back, arp.held_back).map(Event::DroppedReplies));
         events.extend(changed(&mut last.ingress_hooks, hooks).map(Event::IngressHooks));
         events.extend(changed(&mut last.uppers_elsewhere, uppers).map(Event::UppersElsewhere));
         Ok(events)
@@ -346,7 +347,7 @@ impl Reader {
         if self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.any()?) {
             let arp = self.arp_netfilter()?;
             events.extend(changed(&mut self.last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
-            events.extend(changed(&mut self.last.held_back, arp.held_back).map(Event::HeldBack));
+            events.extend(changed(&mut self.last.held_back, arp.held_back).map(Event::DroppedReplies));
         }
         if let Some(sockets) = &self.packet_sockets {
             let listeners = sockets.for_arp()?;
@@ -367,7 +368,7 @@ impl Reader {
         let mut header = [0; neighbour::HEADER_LEN];
         header[0] = libc::AF_BRIDGE as u8;
         header[4..8].copy_from_slice(&ifindex.unwrap_or_default().to_ne_bytes());
-        let request = Request::new(libc::RTM_GETNEIGH, &header);
+        let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &header);
         let addresses =
             self.dumped("addresses that interfaces take frames for", &request, neighbour::unicast_filter)?;
         let mac = |ifindex| self.last.links.get(ifindex).and_then(|link| link.mac);
@@ -381,12 +382,12 @@ impl Reader {
     fn proxies(&mut self) -> Result<Vec<(u32, Ipv4Addr)>> {
         let mut header = with_family::<{ neighbour::HEADER_LEN }>();
         header[neighbour::FLAGS_AT] = libc::NTF_PROXY;
-        self.dumped("proxy entries", &Request::new(libc::RTM_GETNEIGH, &header), neighbour::proxy)
+        self.dumped("proxy entries", &NetlinkRequest::new(libc::RTM_GETNEIGH, &header), neighbour::proxy)
     }
 
     fn proxy_delays(&mut self) -> Result<Vec<(u32, u64)>> {
         let header = with_family::<{ neighbour::TABLE_HEADER_LEN }>();
-        let request = Request::new(libc::RTM_GETNEIGHTBL, &header);
+        let request = NetlinkRequest::new(libc::RTM_GETNEIGHTBL, &header);
         self.dumped("neighbour tables", &request, neighbour::proxy_delay)
     }
 
@@ -400,9 +401,9 @@ impl Reader {
         let rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
         let mut only_jumps = BTreeMap::new();
         for map in netfilter::maps(&rules) {
-            let Some(asker) = &mut self.netfilter else { break };
+            let Some(socket) = &mut self.netfilter else { break };
             // A map that has gone meanwhile is notified, and not known here.
-            let dump = asker.dump("an ARP map", &netfilter::ask_elements(&map));
+            let dump = socket.dump("an ARP map", &netfilter::ask_elements(&map));
             if let Ok(jumps) = dump.and_then(|dump| decoded("an ARP map", dump, netfilter::leads_elsewhere)) {
                 only_jumps.insert(map, !jumps.is_empty() && jumps.into_iter().all(|all| all));
             }
@@ -413,7 +414,7 @@ impl Reader {
     /// Reads the hooks of the netdev family, and those of tc that are told nobody. Other filters of tc are looked for
     /// where the program runs ([`Filters::beside`](super::Filters::beside)).
     fn read_hooks(&mut self) -> Result<()> {
-        let request = Request::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
+        let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
         self.last.shared_blocks = self.dumped("queueing disciplines", &request, hooks::shared_block)?;
         self.last.bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
         Ok(())
@@ -421,7 +422,7 @@ impl Reader {
 
     /// The interfaces of `links` with such a hook, in order.
     fn hooked(&self, links: &BTreeMap<u32, Link>) -> Vec<u32> {
-        let Last { shared_blocks, bound, .. } = &self.last;
+        let LastSeen { shared_blocks, bound, .. } = &self.last;
         let mut hooked = shared_blocks.clone();
         // A device that is not among the links is gone or not there yet: the chain sees nothing.
         let covered = |link: &&Link| bound.iter().any(|device| device.covers(&link.name));
@@ -442,7 +443,7 @@ impl Reader {
 
     /// The base chains of a family, each as the devices that it names.
     fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
-        let request = Request::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
+        let request = NetlinkRequest::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
         self.nftables("nftables chains", &request, |message| hooks::base_chain(message, family))
     }
 
@@ -450,7 +451,7 @@ impl Reader {
     fn nftables<T>(
         &mut self,
         what: &str,
-        request: &Request,
+        request: &NetlinkRequest,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
         let Some(netfilter) = self.netfilter.as_mut().filter(|_| !self.no_nftables) else {
@@ -469,7 +470,7 @@ impl Reader {
     fn dumped<T>(
         &mut self,
         what: &str,
-        request: &Request,
+        request: &NetlinkRequest,
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
         decoded(what, self.route.dump(what, request)?, decode)

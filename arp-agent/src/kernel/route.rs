@@ -8,7 +8,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc;
 
 use super::wire::{self, Message};
-use crate::event::{Placement, Prefix, Route, RouteKind, Rule};
+use crate::event::{Placement, Prefix, Route, RouteKind, RoutingRule};
 
 /// `struct rtmsg`.
 pub(super) const HEADER_LEN: usize = 12;
@@ -150,7 +150,7 @@ fn via(value: &[u8]) -> Result<IpAddr> {
 
 /// An IPv4 rule. Recognises a bare lookup by what it has, not by what it lacks: an attribute that is not known
 /// here may be a selector of a newer kernel.
-pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
+pub(super) fn rule(message: &Message<'_>) -> Result<Option<RoutingRule>> {
     let (header, rest) = message.split::<RULE_HEADER_LEN>()?;
     if i32::from(header[0]) != libc::AF_INET {
         return Ok(None);
@@ -159,7 +159,7 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<Rule>> {
     let flags = wire::u32_at(header, 8);
     let mut plain =
         [dst_len, src_len, tos, res1, res2] == [0; 5] && action == FR_ACT_TO_TBL && flags & !FIB_RULE_PERMANENT == 0;
-    let mut rule = Rule { priority: 0, plain_lookup: None };
+    let mut rule = RoutingRule { priority: 0, plain_lookup: None };
     let mut table = u32::from(table);
     for attribute in wire::attributes(rest) {
         let (kind, value) = attribute?;

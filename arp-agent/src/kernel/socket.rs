@@ -16,7 +16,7 @@ use nix::{
     },
 };
 
-use super::wire::{self, Message, Request};
+use super::wire::{self, Message, NetlinkRequest};
 
 /// How much memory for answers is kept from one to the next: enough for a thousand links.
 const ANSWER_LEN: usize = 2 << 20;
@@ -28,7 +28,7 @@ const ATTEMPTS: usize = 16;
 pub(super) const RECEIVE_LEN: usize = 1 << 16;
 
 /// A socket on which one question is open at a time.
-pub(super) struct Asker {
+pub(super) struct NetlinkSocket {
     protocol: isize,
     socket: Socket,
     sequence: u32,
@@ -38,7 +38,7 @@ pub(super) struct Asker {
     answer: Vec<u8>,
 }
 
-impl Asker {
+impl NetlinkSocket {
     /// A socket in the calling thread's network namespace.
     pub(super) fn new(protocol: isize) -> Result<Self> {
         Ok(Self {
@@ -51,7 +51,7 @@ impl Asker {
     }
 
     /// The messages that answer a dump request, one after the other as [`wire::messages`] reads them.
-    pub(super) fn dump(&mut self, what: &str, request: &Request) -> Result<&[u8]> {
+    pub(super) fn dump(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
         for _ in 0..ATTEMPTS {
             let interrupted = self.ask(request, NLM_F_DUMP).with_context(|| format!("asking the kernel for {what}"))?;
             if !interrupted {
@@ -62,13 +62,13 @@ impl Asker {
     }
 
     /// The one message that answers a request that is not a dump.
-    pub(super) fn get(&mut self, what: &str, request: &Request) -> Result<&[u8]> {
+    pub(super) fn get(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
         self.ask(request, 0).with_context(|| format!("asking the kernel for {what}"))?;
         Ok(&self.answer)
     }
 
     /// Has something done. Gives the message that the kernel answers with, if it was asked for one (NLM_F_ECHO).
-    pub(super) fn command(&mut self, what: &str, request: &Request, flags: u16) -> Result<&[u8]> {
+    pub(super) fn command(&mut self, what: &str, request: &NetlinkRequest, flags: u16) -> Result<&[u8]> {
         self.ask(request, NLM_F_ACK | flags).with_context(|| what.to_owned())?;
         Ok(&self.answer)
     }
@@ -81,7 +81,7 @@ impl Asker {
     }
 
     /// Returns whether the dump was interrupted.
-    fn ask(&mut self, request: &Request, flags: u16) -> Result<bool> {
+    fn ask(&mut self, request: &NetlinkRequest, flags: u16) -> Result<bool> {
         self.answer.clear();
         self.answer.shrink_to(ANSWER_LEN);
         self.sequence = self.sequence.wrapping_add(1);
@@ -243,11 +243,11 @@ mod tests {
 
     #[test]
     fn a_socket_that_is_opened_again_keeps_its_port() {
-        let mut asker = Asker::new(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
-        let port = asker.port().unwrap();
+        let mut socket = NetlinkSocket::new(netlink_sys::protocols::NETLINK_ROUTE).unwrap();
+        let port = socket.port().unwrap();
         assert_ne!(port, 0);
-        asker.open_again().unwrap();
-        assert_eq!(asker.port().unwrap(), port);
+        socket.open_again().unwrap();
+        assert_eq!(socket.port().unwrap(), port);
     }
 
     const ROUTE: u16 = 24;

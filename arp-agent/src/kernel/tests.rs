@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE}
 use proptest::{collection::vec, prelude::*};
 
 use super::{Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message};
-use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings};
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
@@ -85,10 +85,10 @@ fn programs_in_one_mode_and_in_several() {
 #[test]
 fn default_rules_are_plain_lookups() {
     let rule = |hex| route::rule(&message(32, &bytes(hex))).unwrap().unwrap();
-    assert_eq!(rule(RULES[0]), Rule { priority: 0, plain_lookup: Some(255) });
-    assert_eq!(rule(RULES[1]), Rule { priority: 32766, plain_lookup: Some(254) });
-    assert_eq!(rule(RULES[2]), Rule { priority: 32767, plain_lookup: Some(253) });
-    assert_eq!(rule(RULES[3]), Rule { priority: 9, plain_lookup: None });
+    assert_eq!(rule(RULES[0]), RoutingRule { priority: 0, plain_lookup: Some(255) });
+    assert_eq!(rule(RULES[1]), RoutingRule { priority: 32766, plain_lookup: Some(254) });
+    assert_eq!(rule(RULES[2]), RoutingRule { priority: 32767, plain_lookup: Some(253) });
+    assert_eq!(rule(RULES[3]), RoutingRule { priority: 9, plain_lookup: None });
 }
 
 #[test]

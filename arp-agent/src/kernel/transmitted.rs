@@ -4,15 +4,15 @@ use anyhow::{Context, Result};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::{
-    socket::Asker,
-    wire::{self, Request},
+    socket::NetlinkSocket,
+    wire::{self, NetlinkRequest},
 };
 
 const RTM_GETSTATS: u16 = 94;
 const IFLA_STATS_LINK_64: u16 = 1;
 
 /// Asks for counters.
-pub struct Transmitted(Asker);
+pub struct Transmitted(NetlinkSocket);
 
 impl Transmitted {
     /// In the calling thread's network namespace.
@@ -20,7 +20,7 @@ impl Transmitted {
     /// # Errors
     /// There is no socket to be had.
     pub fn new() -> Result<Self> {
-        Ok(Transmitted(Asker::new(NETLINK_ROUTE)?))
+        Ok(Transmitted(NetlinkSocket::new(NETLINK_ROUTE)?))
     }
 
     /// Frames and bytes that the interface has sent. A veth counts those that its other end has taken
@@ -33,7 +33,7 @@ impl Transmitted {
         let mut header = [0; 12];
         header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
         header[8..].copy_from_slice(&(1u32 << (IFLA_STATS_LINK_64 - 1)).to_ne_bytes());
-        let answer = self.0.get("an interface's counters", &Request::new(RTM_GETSTATS, &header))?;
+        let answer = self.0.get("an interface's counters", &NetlinkRequest::new(RTM_GETSTATS, &header))?;
         let message = wire::messages(answer).next().context("no answer about an interface's counters")??;
         let (_, rest) = message.split::<12>()?;
         let counters = wire::attribute(rest, IFLA_STATS_LINK_64)?.context("no counters in the answer")?;

@@ -125,12 +125,12 @@ pub(super) fn align(len: usize) -> usize {
 
 /// A request: kind, fixed structure, attributes. The socket adds flags and sequence number.
 #[derive(Clone, Debug)]
-pub(super) struct Request {
+pub(super) struct NetlinkRequest {
     pub(super) kind: u16,
     body: Vec<u8>,
 }
 
-impl Request {
+impl NetlinkRequest {
     /// `header` is the whole fixed structure: with strict checking a shorter one is refused.
     pub(super) fn new(kind: u16, header: &[u8]) -> Self {
         let mut body = header.to_vec();

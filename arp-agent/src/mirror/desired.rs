@@ -2,8 +2,8 @@
 //! answer is a reason to pass, or an opaque leaf.
 
 use super::snapshot::{IFF_UP, Snapshot};
-use super::{Small, about};
-use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, Rule, Settings};
+use super::{InterfaceTables, about};
+use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, RoutingRule, Settings};
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
@@ -85,38 +85,40 @@ impl Slots {
 }
 
 /// Everything but neighbours and leaves, as far as it is about these interfaces; 0 stands for what is about any.
-pub fn small(
+pub fn interface_tables(
     snapshot: &Snapshot,
     attached: &BTreeSet<u32>,
     slots: &Slots,
     interfaces: impl IntoIterator<Item = u32>,
-) -> Small {
+) -> InterfaceTables {
     let custom_rules = !are_default(&snapshot.rules);
-    let mut small = Small::default();
+    let mut interface_tables = InterfaceTables::default();
     for ifindex in interfaces {
         let link = snapshot.links.get(&ifindex).filter(|_| attached.contains(&ifindex));
         if let Some(link) = link {
             let iface = iface(snapshot, link, custom_rules);
             if iface.has(Iface::LOCAL_OWN) {
-                small.own_addresses.extend(own_addresses(snapshot, ifindex));
+                interface_tables.own_addresses.extend(own_addresses(snapshot, ifindex));
             }
-            small.ifaces.insert(ifindex, iface);
+            interface_tables.ifaces.insert(ifindex, iface);
         }
         if link.is_some() || ifindex == 0 {
-            small.proxies.extend(snapshot.proxies.range(about(ifindex)));
+            interface_tables.proxies.extend(snapshot.proxies.range(about(ifindex)));
         }
         if let Some(slot) = slots.of(ifindex) {
-            small.oifs.insert(slot, oif(snapshot, ifindex));
+            interface_tables.oifs.insert(slot, oif(snapshot, ifindex));
         }
     }
-    small
+    interface_tables
 }
 
 /// The three rules that every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
-pub(crate) fn are_default(rules: &[Rule]) -> bool {
+pub(crate) fn are_default(rules: &[RoutingRule]) -> bool {
     let defaults = [(0, 255), (32766, 254), (32767, 253)];
     rules.len() == defaults.len()
-        && defaults.iter().all(|&(priority, table)| rules.contains(&Rule { priority, plain_lookup: Some(table) }))
+        && defaults
+            .iter()
+            .all(|&(priority, table)| rules.contains(&RoutingRule { priority, plain_lookup: Some(table) }))
 }
 
 fn iface(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Iface {
@@ -182,9 +184,9 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
         (Reason::ARP_LISTENER, [0, link.ifindex].iter().any(|ifindex| snapshot.arp_listeners.contains(ifindex))),
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
-    let unread = snapshot.unread.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);
+    let stale = snapshot.stale.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);
     let flapping = snapshot.flapping.contains(&link.ifindex).then_some(Reason::INTERFACE_FLAPPING);
-    reason.or(flapping).or_else(|| snapshot.held.get(&link.ifindex).copied()).or(unread)
+    reason.or(flapping).or_else(|| snapshot.blocked.get(&link.ifindex).copied()).or(stale)
 }
 
 /// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
@@ -196,9 +198,9 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
         let prefix = Prefix::new(addr.octets(), 32);
         snapshot.local.at(prefix).is_empty()
             && match verdict(snapshot, snapshot.main.at(prefix)) {
-                Some(Verdict::Unicast(oif)) => oif == link.ifindex && !pvlan,
-                Some(Verdict::Unanswerable | Verdict::Opaque) => true,
-                Some(Verdict::Local) | None => false,
+                Some(RouteVerdict::Unicast(oif)) => oif == link.ifindex && !pvlan,
+                Some(RouteVerdict::Unanswerable | RouteVerdict::Opaque) => true,
+                Some(RouteVerdict::Local) | None => false,
             }
     };
     !held_back.iter().all(is_never_given)
@@ -225,7 +227,7 @@ fn own_addresses(snapshot: &Snapshot, ifindex: u32) -> Vec<IfaceAddr> {
 fn oif(snapshot: &Snapshot, ifindex: u32) -> Oif {
     let (Some(link), Some(all)) = (snapshot.links.get(&ifindex), snapshot.all) else { return Oif::default() };
     let Some(own) = link.settings else { return Oif::default() };
-    if [&snapshot.doubted, &snapshot.unread, &snapshot.flapping].iter().any(|untrusted| untrusted.contains(&ifindex)) {
+    if [&snapshot.doubted, &snapshot.stale, &snapshot.flapping].iter().any(|untrusted| untrusted.contains(&ifindex)) {
         return Oif::default();
     }
     let ignores_linkdown = all.ignore_routes_with_linkdown != 0 || own.ignore_routes_with_linkdown != 0;
@@ -257,9 +259,9 @@ pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
 pub fn leaf(snapshot: &Snapshot, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
     let leaf = if let Some(verdict) = verdict(snapshot, snapshot.local.at(prefix)) {
         match verdict {
-            Verdict::Local => Entry::LOCAL,
-            Verdict::Unanswerable => Entry::UNANSWERABLE,
-            Verdict::Unicast(_) | Verdict::Opaque => Entry::OPAQUE,
+            RouteVerdict::Local => Entry::LOCAL,
+            RouteVerdict::Unanswerable => Entry::UNANSWERABLE,
+            RouteVerdict::Unicast(_) | RouteVerdict::Opaque => Entry::OPAQUE,
         }
     } else if is_unrouted_address(snapshot, prefix) {
         Entry::OPAQUE
@@ -281,39 +283,39 @@ fn is_unrouted_address(snapshot: &Snapshot, prefix: Prefix) -> bool {
 
 /// What a table says of a prefix.
 #[derive(Clone, Copy, PartialEq)]
-enum Verdict {
+enum RouteVerdict {
     Local,
     Unicast(u32),
     Unanswerable,
     Opaque,
 }
 
-fn forwarded(verdict: Verdict, slots: &mut Slots) -> Entry {
+fn forwarded(verdict: RouteVerdict, slots: &mut Slots) -> Entry {
     match verdict {
-        Verdict::Unicast(oif) => slots.take(oif).map_or(Entry::OPAQUE, Entry::unicast),
-        Verdict::Unanswerable => Entry::UNANSWERABLE,
+        RouteVerdict::Unicast(oif) => slots.take(oif).map_or(Entry::OPAQUE, Entry::unicast),
+        RouteVerdict::Unanswerable => Entry::UNANSWERABLE,
         // A local route outside table local is none for a probe, which asks that table alone.
-        Verdict::Local | Verdict::Opaque => Entry::OPAQUE,
+        RouteVerdict::Local | RouteVerdict::Opaque => Entry::OPAQUE,
     }
 }
 
 /// What the first route decides that ARP can match: routes with a tos never do. `None` if there is no such route.
-fn verdict(snapshot: &Snapshot, routes: &[Route]) -> Option<Verdict> {
+fn verdict(snapshot: &Snapshot, routes: &[Route]) -> Option<RouteVerdict> {
     routes.iter().find(|route| route.tos == 0).map(|route| verdict_of(snapshot, route))
 }
 
-fn verdict_of(snapshot: &Snapshot, route: &Route) -> Verdict {
+fn verdict_of(snapshot: &Snapshot, route: &Route) -> RouteVerdict {
     match route.kind {
-        RouteKind::Local | RouteKind::Unicast if snapshot.objects.may_be_shared(route) => Verdict::Opaque,
-        RouteKind::Local => Verdict::Local,
+        RouteKind::Local | RouteKind::Unicast if snapshot.objects.may_be_shared(route) => RouteVerdict::Opaque,
+        RouteKind::Local => RouteVerdict::Local,
         RouteKind::Broadcast
         | RouteKind::Anycast
         | RouteKind::Multicast
         | RouteKind::Blackhole
         | RouteKind::Unreachable
-        | RouteKind::Prohibit => Verdict::Unanswerable,
-        RouteKind::Throw | RouteKind::Other => Verdict::Opaque,
-        RouteKind::Unicast if route.multipath || route.encap => Verdict::Opaque,
-        RouteKind::Unicast => route.oif.map_or(Verdict::Opaque, Verdict::Unicast),
+        | RouteKind::Prohibit => RouteVerdict::Unanswerable,
+        RouteKind::Throw | RouteKind::Other => RouteVerdict::Opaque,
+        RouteKind::Unicast if route.multipath || route.encap => RouteVerdict::Opaque,
+        RouteKind::Unicast => route.oif.map_or(RouteVerdict::Opaque, RouteVerdict::Unicast),
     }
 }

@@ -2,7 +2,7 @@
 //! all of them.
 
 use super::*;
-use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, Rule, Settings};
+use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
 use arp_common::Reason;
 use proptest::collection::{btree_set, vec};
 use proptest::option;
@@ -56,7 +56,7 @@ fn link() -> impl Strategy<Value = Event> {
 
 /// The default ones, if main is looked up by one.
 fn rules(main: Option<u32>) -> Event {
-    let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
+    let rule = |priority, plain_lookup| RoutingRule { priority, plain_lookup };
     Event::Rules(vec![rule(0, Some(255)), rule(32766, main), rule(32767, Some(253))])
 }
 
@@ -112,18 +112,18 @@ fn event() -> impl Strategy<Value = Event> {
         1 => settings().prop_map(Event::AllSettings),
         1 => any::<bool>().prop_map(Event::ArpNetfilter),
         2 => vec((0..3_u32, address()), 1..4).prop_map(|replies| {
-            Event::HeldBack(replies.into_iter().map(|(name, addr)| (format!("i{name}"), addr)).collect())
+            Event::DroppedReplies(replies.into_iter().map(|(name, addr)| (format!("i{name}"), addr)).collect())
         }),
         1 => vec(interface(), 0..3).prop_map(Event::IngressHooks),
         1 => vec(0..6_u32, 0..3).prop_map(Event::ArpListeners),
         1 => vec(interface(), 0..3).prop_map(Event::UppersElsewhere),
         1 => (interface(), option::of(0..8_u64)).prop_map(|(ifindex, features)| Event::XdpFeatures { ifindex, features }),
-        1 => (interface(), option::of(Just(Reason::HOOK_UNPROVEN))).prop_map(|(ifindex, reason)| {
-            Event::Held { ifindex, reason }
+        1 => (interface(), option::of(Just(Reason::SELF_TEST_PENDING))).prop_map(|(ifindex, reason)| {
+            Event::Blocked { ifindex, reason }
         }),
         1 => (interface(), any::<bool>())
             .prop_map(|(ifindex, carrier)| Event::RoutesDoubted { ifindex, carrier }),
-        1 => (interface(), any::<bool>()).prop_map(|(ifindex, unread)| Event::Unread { ifindex, unread }),
+        1 => (interface(), any::<bool>()).prop_map(|(ifindex, stale)| Event::StaleSettings { ifindex, stale }),
         1 => (interface(), any::<bool>()).prop_map(|(ifindex, flapping)| Event::Flapping { ifindex, flapping }),
         1 => (interface(), address(), any::<bool>())
             .prop_map(|(ifindex, addr, flapping)| Event::NeighbourFlapping { ifindex, addr, flapping }),
@@ -147,14 +147,14 @@ proptest! {
             let told = format!("{events:?}");
             mirror.apply(&attached, events);
             let Mirror { snapshot, slots, .. } = &mut mirror;
-            let small = desired::small(snapshot, &attached, slots, 0..6);
+            let interface_tables = desired::interface_tables(snapshot, &attached, slots, 0..6);
             let keys = snapshot.neighbours.keys().filter(|key| attached.contains(&key.ifindex));
             let neighbours: BTreeMap<_, _> =
                 keys.filter_map(|key| Some((*key, desired::neighbour(snapshot, key)?))).collect();
             let prefixes: BTreeSet<Prefix> = snapshot.prefixes().collect();
             let fib: BTreeMap<_, _> =
                 prefixes.into_iter().filter_map(|prefix| Some((prefix, desired::leaf(snapshot, slots, prefix)?))).collect();
-            prop_assert_eq!(&mirror.small, &small, "after {}", told);
+            prop_assert_eq!(&mirror.interface_tables, &interface_tables, "after {}", told);
             prop_assert_eq!(&mirror.neighbours, &neighbours, "after {}", told);
             prop_assert_eq!(&mirror.fib, &fib, "after {}", told);
         }

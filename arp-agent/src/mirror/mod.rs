@@ -7,11 +7,11 @@ pub mod desired;
 pub mod objects;
 pub mod snapshot;
 
-use crate::event::{Event, Prefix, Route, Which};
+use crate::event::{Event, IfSet, Prefix, Route};
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use desired::Slots;
-use snapshot::{Snapshot, Touched};
+use snapshot::{Dirty, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
 
@@ -43,7 +43,7 @@ pub enum Change {
 
 /// What came of events.
 #[derive(Debug, Default)]
-pub struct Step {
+pub struct Update {
     /// What to change.
     pub changes: Vec<Change>,
     /// The kernel removed a route that the mirror does not know so: the routes must be dumped again.
@@ -52,7 +52,7 @@ pub struct Step {
 
 /// What the maps hold, or must hold, besides the FIB.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Small {
+pub struct InterfaceTables {
     /// `IFACES`.
     pub ifaces: BTreeMap<u32, Iface>,
     /// `PROXIES`.
@@ -69,7 +69,7 @@ pub struct Mirror {
     snapshot: Snapshot,
     attached: BTreeSet<u32>,
     slots: Slots,
-    small: Small,
+    interface_tables: InterfaceTables,
     neighbours: BTreeMap<IfaceAddr, Neighbour>,
     fib: BTreeMap<Prefix, Entry>,
 }
@@ -92,64 +92,64 @@ impl Mirror {
 
     /// The entry of an attached interface.
     pub fn iface(&self, ifindex: u32) -> Option<&Iface> {
-        self.small.ifaces.get(&ifindex)
+        self.interface_tables.ifaces.get(&ifindex)
     }
 
     /// Folds events, and says what to change. `attached`: the interfaces that the program runs on.
-    pub fn apply(&mut self, attached: &BTreeSet<u32>, events: impl IntoIterator<Item = Event>) -> Step {
-        let mut touched = Touched::default();
+    pub fn apply(&mut self, attached: &BTreeSet<u32>, events: impl IntoIterator<Item = Event>) -> Update {
+        let mut dirty = Dirty::default();
         for event in events {
-            self.snapshot.apply(event, &mut touched);
+            self.snapshot.apply(event, &mut dirty);
         }
-        let routes_in_doubt = touched.routes_in_doubt;
-        Step { changes: self.changes(attached, touched), routes_in_doubt }
+        let routes_in_doubt = dirty.routes_in_doubt;
+        Update { changes: self.changes(attached, dirty), routes_in_doubt }
     }
 
     /// Puts a new dump of the routes in the place of what was known of them, and says what to change.
     pub fn replace_routes(&mut self, attached: &BTreeSet<u32>, routes: Vec<Route>) -> Vec<Change> {
-        let mut touched = Touched::default();
-        self.snapshot.replace_routes(routes, &mut touched);
-        self.changes(attached, touched)
+        let mut dirty = Dirty::default();
+        self.snapshot.replace_routes(routes, &mut dirty);
+        self.changes(attached, dirty)
     }
 
     /// Forgets what the kernel said, folds a complete dump instead, and says what to change.
     pub fn resync(&mut self, attached: &BTreeSet<u32>, dump: impl IntoIterator<Item = Event>) -> Vec<Change> {
         self.snapshot = Snapshot::default();
-        let mut touched = Touched { everything: true, ..Touched::default() };
+        let mut dirty = Dirty { everything: true, ..Dirty::default() };
         for event in dump {
-            self.snapshot.apply(event, &mut touched);
+            self.snapshot.apply(event, &mut dirty);
         }
-        self.changes(attached, touched)
+        self.changes(attached, dirty)
     }
 
-    fn changes(&mut self, attached: &BTreeSet<u32>, mut touched: Touched) -> Vec<Change> {
+    fn changes(&mut self, attached: &BTreeSet<u32>, mut dirty: Dirty) -> Vec<Change> {
         let came_or_went: Vec<u32> = attached.symmetric_difference(&self.attached).copied().collect();
         if !came_or_went.is_empty() {
             self.attached.clone_from(attached);
         }
         let mut changes = Vec::new();
-        self.neighbour_changes(&came_or_went, &touched, &mut changes);
+        self.neighbour_changes(&came_or_went, &dirty, &mut changes);
 
         let mut fib_changes = Vec::new();
-        if touched.everything || touched.all_routes {
+        if dirty.everything || dirty.all_routes {
             // Only when every leaf is computed anew: one that still names a slot must not see it given away.
             self.slots.forget_missing(&self.snapshot);
-            touched.interfaces = Which::All;
+            dirty.interfaces = IfSet::All;
         }
-        self.fib_changes(&touched, &mut fib_changes);
+        self.fib_changes(&dirty, &mut fib_changes);
         // After the leaves: they may have taken new slots.
         for ifindex in came_or_went.into_iter().chain(self.slots.news()) {
-            touched.interfaces.add(ifindex);
+            dirty.interfaces.add(ifindex);
         }
-        let gone: Vec<u32> = match &touched.interfaces {
-            Which::These(these) => these.iter().copied().filter(|ifindex| !self.knows_link(*ifindex)).collect(),
-            Which::None => Vec::new(),
-            Which::All => self.slots.interfaces().filter(|&ifindex| !self.knows_link(ifindex)).collect(),
+        let gone: Vec<u32> = match &dirty.interfaces {
+            IfSet::These(these) => these.iter().copied().filter(|ifindex| !self.knows_link(*ifindex)).collect(),
+            IfSet::None => Vec::new(),
+            IfSet::All => self.slots.interfaces().filter(|&ifindex| !self.knows_link(ifindex)).collect(),
         };
-        self.interface_changes(touched.interfaces, &mut changes);
+        self.interface_changes(dirty.interfaces, &mut changes);
         // What is gone has index 0 in its slot by now, as a slot has that stands for none.
         for slot in gone.into_iter().filter_map(|ifindex| self.slots.forget(&self.snapshot, ifindex)) {
-            self.small.oifs.remove(&slot);
+            self.interface_tables.oifs.remove(&slot);
         }
         changes.append(&mut fib_changes);
         changes
@@ -159,30 +159,30 @@ impl Mirror {
         self.snapshot.links.contains_key(&ifindex)
     }
 
-    fn interface_changes(&mut self, which: Which, changes: &mut Vec<Change>) {
+    fn interface_changes(&mut self, which: IfSet, changes: &mut Vec<Change>) {
         let (current, interfaces) = match which {
-            Which::None => return,
-            Which::These(these) => (self.small.split_off(&these, &self.slots), these),
-            Which::All => {
+            IfSet::None => return,
+            IfSet::These(these) => (self.interface_tables.split_off(&these, &self.slots), these),
+            IfSet::All => {
                 let all = self.attached.iter().copied().chain(self.slots.interfaces()).chain([0]);
-                (std::mem::take(&mut self.small), all.collect())
+                (std::mem::take(&mut self.interface_tables), all.collect())
             }
         };
-        let wanted = desired::small(&self.snapshot, &self.attached, &self.slots, interfaces);
+        let wanted = desired::interface_tables(&self.snapshot, &self.attached, &self.slots, interfaces);
         small_changes(&current, &wanted, changes);
-        self.small.append(wanted);
+        self.interface_tables.append(wanted);
     }
 
-    fn neighbour_changes(&mut self, came_or_went: &[u32], touched: &Touched, changes: &mut Vec<Change>) {
+    fn neighbour_changes(&mut self, came_or_went: &[u32], dirty: &Dirty, changes: &mut Vec<Change>) {
         let known = self.snapshot.neighbours.keys().chain(self.neighbours.keys());
-        let keys: BTreeSet<IfaceAddr> = if touched.everything {
+        let keys: BTreeSet<IfaceAddr> = if dirty.everything {
             known.copied().collect()
         } else {
             let of = |&ifindex: &u32| {
                 let entries = self.snapshot.neighbours.range(about(ifindex)).map(|(&key, _)| key);
                 entries.chain(self.neighbours.range(about(ifindex)).map(|(&key, _)| key))
             };
-            touched.neighbours.iter().copied().chain(came_or_went.iter().flat_map(of)).collect()
+            dirty.neighbours.iter().copied().chain(came_or_went.iter().flat_map(of)).collect()
         };
         for key in keys {
             let is_attached = self.attached.contains(&key.ifindex);
@@ -198,11 +198,11 @@ impl Mirror {
         }
     }
 
-    fn fib_changes(&mut self, touched: &Touched, changes: &mut Vec<Change>) {
-        let prefixes: BTreeSet<Prefix> = if touched.everything {
+    fn fib_changes(&mut self, dirty: &Dirty, changes: &mut Vec<Change>) {
+        let prefixes: BTreeSet<Prefix> = if dirty.everything {
             self.snapshot.prefixes().chain(self.fib.keys().copied()).collect()
         } else {
-            self.snapshot.affected(touched)
+            self.snapshot.affected(dirty)
         };
         // Each cover is looked up in the FIB as it is at that step: the dataplane follows step by step.
         for prefix in prefixes.into_iter().rev() {
@@ -235,10 +235,10 @@ impl Mirror {
     }
 }
 
-impl Small {
+impl InterfaceTables {
     /// What is about these interfaces; it is no longer in here then.
-    fn split_off(&mut self, interfaces: &BTreeSet<u32>, slots: &Slots) -> Small {
-        let mut split = Small::default();
+    fn split_off(&mut self, interfaces: &BTreeSet<u32>, slots: &Slots) -> InterfaceTables {
+        let mut split = InterfaceTables::default();
         for &ifindex in interfaces {
             split.ifaces.extend(self.ifaces.remove_entry(&ifindex));
             for (from, to) in
@@ -252,7 +252,7 @@ impl Small {
     }
 
     /// Adds what is about other interfaces.
-    fn append(&mut self, mut other: Small) {
+    fn append(&mut self, mut other: InterfaceTables) {
         self.ifaces.append(&mut other.ifaces);
         self.proxies.append(&mut other.proxies);
         self.own_addresses.append(&mut other.own_addresses);
@@ -266,7 +266,7 @@ fn about(ifindex: u32) -> RangeInclusive<IfaceAddr> {
 }
 
 /// Ends before begins: what is taken away comes first.
-fn small_changes(current: &Small, wanted: &Small, changes: &mut Vec<Change>) {
+fn small_changes(current: &InterfaceTables, wanted: &InterfaceTables, changes: &mut Vec<Change>) {
     for &ifindex in current.ifaces.keys().filter(|ifindex| !wanted.ifaces.contains_key(ifindex)) {
         changes.push(Change::Iface(ifindex, None));
     }

@@ -3,7 +3,7 @@
 use super::objects::Objects;
 use super::{about, inside};
 use crate::event::{
-    Address, Event, Link, NDO_XMIT, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings, Which,
+    Address, Event, IfSet, Link, NDO_XMIT, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings,
 };
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
@@ -30,11 +30,11 @@ const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
 
 /// What must be computed anew.
 #[derive(Debug, Default)]
-pub struct Touched {
+pub struct Dirty {
     /// All of it.
     pub everything: bool,
     /// What is kept for each interface: its entry, proxies, own addresses, slot.
-    pub interfaces: Which,
+    pub interfaces: IfSet,
     /// Neighbour entries.
     pub neighbours: BTreeSet<IfaceAddr>,
     /// Prefixes in which a route or an address changed.
@@ -57,7 +57,7 @@ pub struct Snapshot {
     /// Addresses of all interfaces.
     pub addresses: BTreeSet<Address>,
     /// Routing rules; there may be several alike.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<RoutingRule>,
     /// Neighbour entries of all interfaces, whatever their state.
     pub neighbours: BTreeMap<IfaceAddr, NeighbourEntry>,
     /// Static proxy entries; ifindex 0 stands for any.
@@ -81,7 +81,7 @@ pub struct Snapshot {
     /// What devices offer to XDP, as far as the kernel tells.
     pub xdp_features: BTreeMap<u32, u64>,
     /// Interfaces that must not answer by the hook that they have.
-    pub held: BTreeMap<u32, Reason>,
+    pub blocked: BTreeMap<u32, Reason>,
     /// Interfaces by which the kernel may have removed routes without saying so: none by them is trusted.
     pub doubted: BTreeSet<u32>,
     /// Interfaces that change too fast to be followed. Whoever says so says when it is over, also if it is another one.
@@ -89,13 +89,13 @@ pub struct Snapshot {
     /// Neighbour entries that do.
     pub flapping_neighbours: BTreeSet<IfaceAddr>,
     /// Interfaces that were notified, and have not been read since.
-    pub unread: BTreeSet<u32>,
+    pub stale: BTreeSet<u32>,
     /// Table local.
-    pub local: Table,
+    pub local: RouteTable,
     /// Table main.
-    pub main: Table,
+    pub main: RouteTable,
     /// Table default.
-    pub default: Table,
+    pub default: RouteTable,
     /// Which types of routes use which nexthop objects.
     pub objects: Objects,
     /// All of `held_back`: a route to one of them decides whether its interface answers.
@@ -127,7 +127,7 @@ struct ByOif {
 
 /// A routing table.
 #[derive(Debug, Default)]
-pub struct Table {
+pub struct RouteTable {
     routes: BTreeMap<Prefix, Vec<Route>>,
     /// How many prefixes there are of each length below 32.
     lengths: [u32; 32],
@@ -135,70 +135,70 @@ pub struct Table {
 
 impl Snapshot {
     /// Folds one event.
-    pub fn apply(&mut self, event: Event, touched: &mut Touched) {
+    pub fn apply(&mut self, event: Event, dirty: &mut Dirty) {
         match event {
-            Event::Link(link) => self.link(link, touched),
-            Event::LinkGone(ifindex) => self.link_gone(ifindex, touched),
+            Event::Link(link) => self.link(link, dirty),
+            Event::LinkGone(ifindex) => self.link_gone(ifindex, dirty),
             Event::Address(address) => {
-                touched.address(&address);
+                dirty.address(&address);
                 let local = u32::from(address.local);
                 if self.addresses.insert(address) {
                     count(&mut self.own, local, 1);
                 }
             }
             Event::AddressGone(address) => {
-                self.address_gone(&address, touched);
+                self.address_gone(&address, dirty);
             }
-            Event::Route(route, placement) => self.route(route, placement, touched),
-            Event::RouteGone(route) => self.route_gone(&route, touched),
-            Event::Rules(rules) => touched.set(&mut self.rules, rules),
+            Event::Route(route, placement) => self.route(route, placement, dirty),
+            Event::RouteGone(route) => self.route_gone(&route, dirty),
+            Event::Rules(rules) => dirty.set(&mut self.rules, rules),
             Event::Neighbour(entry) => {
                 let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };
-                touched.neighbours.insert(key);
+                dirty.neighbours.insert(key);
                 self.neighbours.insert(key, entry);
             }
             Event::NeighbourGone { ifindex, addr } => {
                 let key = IfaceAddr { ifindex, addr: addr.octets() };
-                touched.neighbours.insert(key);
+                dirty.neighbours.insert(key);
                 self.neighbours.remove(&key);
             }
             Event::Proxies(entries) => {
                 let key = |(ifindex, addr): (u32, Ipv4Addr)| IfaceAddr { ifindex, addr: addr.octets() };
-                touched.set(&mut self.proxies, entries.into_iter().map(key).collect());
+                dirty.set(&mut self.proxies, entries.into_iter().map(key).collect());
             }
-            Event::ProxyDelays(delays) => touched.set(&mut self.proxy_delays, delays.into_iter().collect()),
+            Event::ProxyDelays(delays) => dirty.set(&mut self.proxy_delays, delays.into_iter().collect()),
             Event::ProxyDelay(ifindex, delay) => {
-                touched.interfaces.add(ifindex);
+                dirty.interfaces.add(ifindex);
                 put(&mut self.proxy_delays, ifindex, delay);
             }
-            Event::AllSettings(settings) => touched.set(&mut self.all, Some(settings)),
-            Event::ArpNetfilter(present) => touched.set(&mut self.arp_netfilter, present),
-            Event::HeldBack(replies) => {
+            Event::AllSettings(settings) => dirty.set(&mut self.all, Some(settings)),
+            Event::ArpNetfilter(present) => dirty.set(&mut self.arp_netfilter, present),
+            Event::DroppedReplies(replies) => {
                 self.held_back_prefixes = replies.iter().map(|(_, addr)| Prefix::new(addr.octets(), 32)).collect();
                 let mut held_back: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();
                 for (interface, addr) in replies {
                     held_back.entry(interface).or_default().insert(addr);
                 }
-                touched.set(&mut self.held_back, held_back);
+                dirty.set(&mut self.held_back, held_back);
             }
-            Event::IngressHooks(ifindexes) => touched.set(&mut self.ingress_hooks, ifindexes.into_iter().collect()),
-            Event::ArpListeners(ifindexes) => touched.set(&mut self.arp_listeners, ifindexes.into_iter().collect()),
+            Event::IngressHooks(ifindexes) => dirty.set(&mut self.ingress_hooks, ifindexes.into_iter().collect()),
+            Event::ArpListeners(ifindexes) => dirty.set(&mut self.arp_listeners, ifindexes.into_iter().collect()),
             Event::UppersElsewhere(ifindexes) => {
                 let now: BTreeSet<u32> = ifindexes.into_iter().collect();
-                self.uppers_elsewhere.symmetric_difference(&now).for_each(|&ifindex| touched.interfaces.add(ifindex));
+                self.uppers_elsewhere.symmetric_difference(&now).for_each(|&ifindex| dirty.interfaces.add(ifindex));
                 self.uppers_elsewhere = now;
             }
             Event::XdpFeatures { ifindex, features } => {
-                touched.interfaces.add(ifindex);
+                dirty.interfaces.add(ifindex);
                 put(&mut self.xdp_features, ifindex, features);
             }
-            Event::Held { ifindex, reason } => {
-                touched.interfaces.add(ifindex);
-                put(&mut self.held, ifindex, reason);
+            Event::Blocked { ifindex, reason } => {
+                dirty.interfaces.add(ifindex);
+                put(&mut self.blocked, ifindex, reason);
             }
-            Event::RoutesDoubted { ifindex, carrier } => self.doubt(ifindex, carrier, touched),
+            Event::RoutesDoubted { ifindex, carrier } => self.doubt(ifindex, carrier, dirty),
             Event::Flapping { ifindex, flapping } => {
-                touched.interfaces.add(ifindex);
+                dirty.interfaces.add(ifindex);
                 if flapping {
                     self.flapping.insert(ifindex)
                 } else {
@@ -207,27 +207,27 @@ impl Snapshot {
             }
             Event::NeighbourFlapping { ifindex, addr, flapping } => {
                 let key = IfaceAddr { ifindex, addr: addr.octets() };
-                touched.neighbours.insert(key);
+                dirty.neighbours.insert(key);
                 if flapping {
                     self.flapping_neighbours.insert(key)
                 } else {
                     self.flapping_neighbours.remove(&key)
                 };
             }
-            Event::Unread { ifindex, unread } => {
-                touched.interfaces.add(ifindex);
-                if unread {
-                    self.unread.insert(ifindex)
+            Event::StaleSettings { ifindex, stale } => {
+                dirty.interfaces.add(ifindex);
+                if stale {
+                    self.stale.insert(ifindex)
                 } else {
-                    self.unread.remove(&ifindex)
+                    self.stale.remove(&ifindex)
                 };
             }
             Event::FiltersTouched(ifindex) => {
-                touched.interfaces.add(ifindex);
+                dirty.interfaces.add(ifindex);
                 self.tcx.insert(ifindex);
             }
             Event::Tcx { ifindex, present } => {
-                touched.interfaces.add(ifindex);
+                dirty.interfaces.add(ifindex);
                 if present {
                     self.tcx.insert(ifindex)
                 } else {
@@ -252,20 +252,20 @@ impl Snapshot {
     /// The prefixes whose leaf may change with what was touched: themselves; routes of main inside a prefix of local,
     /// which is asked first once a rule has ever been added; routes of table default inside any; routes of nexthop
     /// objects, if it has changed which of them are shared.
-    pub fn affected(&self, touched: &Touched) -> BTreeSet<Prefix> {
-        let mut affected = touched.prefixes.clone();
-        if touched.objects {
+    pub fn affected(&self, dirty: &Dirty) -> BTreeSet<Prefix> {
+        let mut affected = dirty.prefixes.clone();
+        if dirty.objects {
             for table in [&self.local, &self.main, &self.default] {
                 let by_object =
                     |(_, routes): &(&Prefix, &Vec<Route>)| routes.iter().any(|route| route.nexthop.is_some());
                 affected.extend(table.routes.iter().filter(by_object).map(|(&prefix, _)| prefix));
             }
         }
-        for &prefix in &touched.local_prefixes {
+        for &prefix in &dirty.local_prefixes {
             affected.extend(inside(&self.main.routes, prefix));
         }
         if !self.default.routes.is_empty() {
-            for &prefix in &touched.prefixes {
+            for &prefix in &dirty.prefixes {
                 affected.extend(inside(&self.default.routes, prefix));
             }
         }
@@ -288,13 +288,13 @@ impl Snapshot {
     }
 
     /// Puts a new dump of the routes in the place of what was known.
-    pub fn replace_routes(&mut self, routes: Vec<Route>, touched: &mut Touched) {
-        touched.all_routes = true;
-        touched.prefixes.extend(self.prefixes());
-        touched.local_prefixes.extend(self.local.routes.keys().copied());
-        self.local = Table::default();
-        self.main = Table::default();
-        self.default = Table::default();
+    pub fn replace_routes(&mut self, routes: Vec<Route>, dirty: &mut Dirty) {
+        dirty.all_routes = true;
+        dirty.prefixes.extend(self.prefixes());
+        dirty.local_prefixes.extend(self.local.routes.keys().copied());
+        self.local = RouteTable::default();
+        self.main = RouteTable::default();
+        self.default = RouteTable::default();
         self.complex = 0;
         self.complex_objects = 0;
         self.local_objects = 0;
@@ -302,76 +302,76 @@ impl Snapshot {
         self.objects = Objects::default();
         self.by_oif.clear();
         for route in routes {
-            self.route(route, Placement::Last, touched);
+            self.route(route, Placement::Last, dirty);
         }
     }
 
-    fn link(&mut self, link: Link, touched: &mut Touched) {
+    fn link(&mut self, link: Link, dirty: &mut Dirty) {
         let known = self.links.get(&link.ifindex);
         if known == Some(&link) {
             return;
         }
         let below = below(&link);
-        touched.interfaces.add(link.ifindex);
+        dirty.interfaces.add(link.ifindex);
         let before = self.links.insert(link.ifindex, link);
-        self.restack(before.as_ref().and_then(self::below), below, touched);
+        self.restack(before.as_ref().and_then(self::below), below, dirty);
     }
 
     /// A device that was stacked on one interface is now on the other.
-    fn restack(&mut self, before: Option<u32>, now: Option<u32>, touched: &mut Touched) {
+    fn restack(&mut self, before: Option<u32>, now: Option<u32>, dirty: &mut Dirty) {
         if before == now {
             return;
         }
         if let Some(before) = before {
             count(&mut self.stacked, before, -1);
-            touched.interfaces.add(before);
+            dirty.interfaces.add(before);
         }
         if let Some(now) = now {
             count(&mut self.stacked, now, 1);
-            touched.interfaces.add(now);
+            dirty.interfaces.add(now);
         }
     }
 
-    fn link_gone(&mut self, ifindex: u32, touched: &mut Touched) {
-        touched.interfaces.add(ifindex);
+    fn link_gone(&mut self, ifindex: u32, dirty: &mut Dirty) {
+        dirty.interfaces.add(ifindex);
         let before = self.links.remove(&ifindex);
-        self.restack(before.as_ref().and_then(below), None, touched);
-        self.routes_gone_with(ifindex, touched);
-        self.unread.remove(&ifindex);
+        self.restack(before.as_ref().and_then(below), None, dirty);
+        self.routes_gone_with(ifindex, dirty);
+        self.stale.remove(&ifindex);
         self.tcx.remove(&ifindex);
         self.uppers_elsewhere.remove(&ifindex);
-        self.held.remove(&ifindex);
+        self.blocked.remove(&ifindex);
         self.xdp_features.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
         for address in addresses.cloned().collect::<Vec<_>>() {
-            self.address_gone(&address, touched);
+            self.address_gone(&address, dirty);
         }
         let gone: Vec<IfaceAddr> = self.neighbours.range(about(ifindex)).map(|(&key, _)| key).collect();
         for key in gone {
             self.neighbours.remove(&key);
-            touched.neighbours.insert(key);
+            dirty.neighbours.insert(key);
         }
     }
 
     /// The kernel may have removed routes by an interface. Where that would change an answer at once, because no slot
     /// stands for them, all routes are in doubt.
-    fn doubt(&mut self, ifindex: u32, carrier: bool, touched: &mut Touched) {
+    fn doubt(&mut self, ifindex: u32, carrier: bool, dirty: &mut Dirty) {
         let by_oif = self.by_oif.get(&ifindex);
         let (local, may_lack) = if carrier {
             (self.local_objects > 0, by_oif.is_some_and(|by| by.objects > 0) || self.complex_objects > 0)
         } else {
             (self.local_objects > 0 || by_oif.is_some_and(|by| by.local > 0), by_oif.is_some() || self.complex > 0)
         };
-        touched.routes_in_doubt |= local;
+        dirty.routes_in_doubt |= local;
         if may_lack && self.doubted.insert(ifindex) {
-            touched.interfaces.add(ifindex);
+            dirty.interfaces.add(ifindex);
         }
     }
 
     /// An interface is gone, and with it each route that has it among its next hops. Which routes have lost a next hop
     /// because a group of nexthop objects did is not known here: they are opaque, and in doubt.
-    fn routes_gone_with(&mut self, ifindex: u32, touched: &mut Touched) {
+    fn routes_gone_with(&mut self, ifindex: u32, dirty: &mut Dirty) {
         let prefixes = self.by_oif.get(&ifindex).map(|by| by.prefixes.keys().copied().collect::<Vec<_>>());
         for prefix in prefixes.unwrap_or_default() {
             let tables = [&self.local, &self.main, &self.default];
@@ -379,7 +379,7 @@ impl Snapshot {
             let gone: Vec<Route> =
                 tables.into_iter().flat_map(|table| table.at(prefix).iter().filter(by_it)).cloned().collect();
             for route in gone {
-                self.route_gone(&route, touched);
+                self.route_gone(&route, dirty);
             }
         }
         self.doubted.remove(&ifindex);
@@ -388,8 +388,8 @@ impl Snapshot {
         }
     }
 
-    fn address_gone(&mut self, address: &Address, touched: &mut Touched) {
-        touched.address(address);
+    fn address_gone(&mut self, address: &Address, dirty: &mut Dirty) {
+        dirty.address(address);
         if !self.addresses.remove(address) {
             return;
         }
@@ -398,44 +398,44 @@ impl Snapshot {
     }
 
     /// Whether a reply is held back may change with the route to its address.
-    fn may_hold_back(&self, prefix: Prefix, touched: &mut Touched) {
+    fn may_hold_back(&self, prefix: Prefix, dirty: &mut Dirty) {
         if self.held_back_prefixes.contains(&prefix) {
-            touched.interfaces = Which::All;
+            dirty.interfaces = IfSet::All;
         }
     }
 
-    fn route(&mut self, route: Route, placement: Placement, touched: &mut Touched) {
-        self.may_hold_back(route.prefix, touched);
+    fn route(&mut self, route: Route, placement: Placement, dirty: &mut Dirty) {
+        self.may_hold_back(route.prefix, dirty);
         let Some(table) = self.table_mut(route.table) else { return };
-        touched.route(&route);
+        dirty.route(&route);
         match table.insert(route.clone(), placement) {
             Inserted::Known => {}
-            Inserted::New => self.account(&route, 1, touched),
+            Inserted::New => self.account(&route, 1, dirty),
             Inserted::InPlaceOf(replaced) => {
-                self.account(&route, 1, touched);
-                self.account(&replaced, -1, touched);
+                self.account(&route, 1, dirty);
+                self.account(&replaced, -1, dirty);
             }
         }
     }
 
-    fn route_gone(&mut self, route: &Route, touched: &mut Touched) {
-        self.may_hold_back(route.prefix, touched);
+    fn route_gone(&mut self, route: &Route, dirty: &mut Dirty) {
+        self.may_hold_back(route.prefix, dirty);
         let Some(table) = self.table_mut(route.table) else { return };
         if table.remove(route) {
-            touched.route(route);
-            self.account(route, -1, touched);
+            dirty.route(route);
+            self.account(route, -1, dirty);
         } else if table.at(route.prefix).iter().any(|known| same_place(known, route)) {
             // Not the route that we know there: one of the two is wrong.
-            touched.routes_in_doubt = true;
+            dirty.routes_in_doubt = true;
         }
     }
 
-    fn account(&mut self, route: &Route, by: isize, touched: &mut Touched) {
+    fn account(&mut self, route: &Route, by: isize, dirty: &mut Dirty) {
         if self.objects.account(route, by) {
-            touched.objects = true;
+            dirty.objects = true;
             if !self.held_back_prefixes.is_empty() {
                 // Whether a reply is held back may depend on a route of such an object.
-                touched.interfaces = Which::All;
+                dirty.interfaces = IfSet::All;
             }
         }
         let more = |count: &mut usize, is_counted: bool| {
@@ -466,7 +466,7 @@ impl Snapshot {
         }
     }
 
-    fn table_mut(&mut self, table: u32) -> Option<&mut Table> {
+    fn table_mut(&mut self, table: u32) -> Option<&mut RouteTable> {
         match table {
             TABLE_LOCAL => Some(&mut self.local),
             TABLE_MAIN => Some(&mut self.main),
@@ -476,7 +476,7 @@ impl Snapshot {
     }
 }
 
-impl Touched {
+impl Dirty {
     fn route(&mut self, route: &Route) {
         self.prefixes.insert(route.prefix);
         if route.table == TABLE_LOCAL && route.prefix.len < 32 {
@@ -493,7 +493,7 @@ impl Touched {
     fn set<T: PartialEq>(&mut self, known: &mut T, now: T) {
         if *known != now {
             *known = now;
-            self.interfaces = Which::All;
+            self.interfaces = IfSet::All;
         }
     }
 }
@@ -531,7 +531,7 @@ enum Inserted {
     InPlaceOf(Route),
 }
 
-impl Table {
+impl RouteTable {
     /// The routes of a prefix: by metric, and within a metric in the kernel's order.
     pub fn at(&self, prefix: Prefix) -> &[Route] {
         self.routes.get(&prefix).map_or(&[], Vec::as_slice)

@@ -4,7 +4,7 @@
 use super::*;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, Rule, Settings};
+use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
 use arp_common::maps::{Iface, MAX_OIFS};
 use arp_common::{ArpFrame, Lladdr, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
@@ -85,20 +85,21 @@ fn neighbour(state: u16) -> Event {
 }
 
 fn default_rules() -> Event {
-    let rule = |priority, table| Rule { priority, plain_lookup: Some(table) };
+    let rule = |priority, table| RoutingRule { priority, plain_lookup: Some(table) };
     Event::Rules(vec![rule(0, 255), rule(32766, 254), rule(32767, 253)])
 }
 
 /// A mirror and the tables that its changes make.
-struct World {
+struct TestNode {
     mirror: Mirror,
     tables: Fake,
     attached: BTreeSet<u32>,
 }
 
-impl World {
+impl TestNode {
     fn new() -> Self {
-        let mut world = World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
+        let mut world =
+            TestNode { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([CALI]) };
         world.tables.set_lease(1).unwrap();
         world.resync(dump());
         world
@@ -140,7 +141,7 @@ pub(crate) fn dump() -> Vec<Event> {
 
 /// The verdict on a question after events.
 fn after(events: impl IntoIterator<Item = Event>, target: &str) -> Verdict {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     for event in events {
         world.tell(event);
     }
@@ -153,7 +154,7 @@ fn pass(reason: Reason) -> Verdict {
 
 #[test]
 fn a_calico_node() {
-    let world = World::new();
+    let world = TestNode::new();
     assert_eq!(world.asks("169.254.1.1"), REPLY);
     assert_eq!(world.asks("10.77.0.1"), REPLY);
     assert_eq!(world.asks("10.5.0.6"), pass(Reason::PVLAN_OFF));
@@ -241,7 +242,7 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
 
 #[test]
 fn any_rule_but_the_default_ones_blocks_all() {
-    let rule = |priority, plain_lookup| Rule { priority, plain_lookup };
+    let rule = |priority, plain_lookup| RoutingRule { priority, plain_lookup };
     let defaults = [rule(0, Some(255)), rule(32766, Some(254)), rule(32767, Some(253))];
     let with = |extra| Event::Rules(defaults.iter().cloned().chain([extra]).collect());
     assert_eq!(after([with(rule(100, None))], "8.8.8.8"), pass(Reason::CUSTOM_RULES));
@@ -295,8 +296,8 @@ fn proxy_entries_and_delays() {
     assert_eq!(after([off(), entry(CALI)], "8.8.8.8"), REPLY);
     assert_eq!(after([off(), entry(0)], "8.8.8.8"), REPLY);
     assert_eq!(after([off(), entry(UPLINK)], "8.8.8.8"), pass(Reason::PROXY_ARP_OFF));
-    let mut world = World::new();
-    let looks_for_them = |world: &World| world.mirror.iface(CALI).is_some_and(|iface| iface.has(Iface::HAS_PROXIES));
+    let mut world = TestNode::new();
+    let looks_for_them = |world: &TestNode| world.mirror.iface(CALI).is_some_and(|iface| iface.has(Iface::HAS_PROXIES));
     assert!(!looks_for_them(&world), "two look-ups saved");
     assert!(!looks_for_them(world.tell(entry(UPLINK))));
     assert!(looks_for_them(world.tell(entry(0))));
@@ -350,7 +351,7 @@ fn among_routes_of_one_metric_the_first_decides() {
 
 #[test]
 fn a_route_inside_a_local_prefix_is_opaque_as_long_as_that_is_there() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(add(unicast("10.50.1.0/24", UPLINK)));
     world.tell(add(local("10.51.0.0/16")));
     assert_eq!(world.asks("10.50.1.1"), REPLY, "inside none of the local ones");
@@ -364,7 +365,7 @@ fn a_route_inside_a_local_prefix_is_opaque_as_long_as_that_is_there() {
 
 #[test]
 fn table_default_is_asked_last() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let default = |to: &str, oif| add(Route { table: 253, ..unicast(to, oif) });
     world.tell(default("8.8.0.0/16", CALI));
     assert_eq!(world.asks("8.8.8.8"), REPLY, "main's 0.0.0.0/0 comes first");
@@ -377,7 +378,7 @@ fn table_default_is_asked_last() {
 
 #[test]
 fn routes_by_an_interface_that_is_down_are_opaque() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(uplink(|link, _| link.flags = 0x1002));
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(world.asks("10.77.0.1"), REPLY);
@@ -387,7 +388,7 @@ fn routes_by_an_interface_that_is_down_are_opaque() {
 
 #[test]
 fn interfaces_that_come_and_go_use_up_no_slots() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let used = world.mirror.slots.interfaces().count();
     for number in 30..200 {
         world.tell(link(number, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", number)));
@@ -400,7 +401,7 @@ fn interfaces_that_come_and_go_use_up_no_slots() {
 
 #[test]
 fn a_slot_is_not_given_away_while_a_route_names_it() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     // Told after its interface was gone.
     world.tell(link(9, "u1", |_, _| {})).tell(Event::LinkGone(9)).tell(add(unicast("7.7.7.0/24", 9)));
     world.tell(Event::LinkGone(8)).tell(link(30, "eth1", |_, _| {})).tell(add(unicast("9.9.9.0/24", 30)));
@@ -414,9 +415,9 @@ fn interfaces_beyond_the_slots_are_not_followed_until_some_are_free() {
     let link = |ifindex| link(ifindex, "many", |_, _| {});
     let prefix = |number: u32| format!("20.{}.{}.0/24", number >> 8, number & 255);
     let many = (0..MAX_OIFS - 1).flat_map(|number| [link(1000 + number), add(unicast(&prefix(number), 1000 + number))]);
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.resync(dump().into_iter().chain(many));
-    let followed = |world: &World, number: u32| world.asks(&format!("20.{}.{}.9", number >> 8, number & 255));
+    let followed = |world: &TestNode, number: u32| world.asks(&format!("20.{}.{}.9", number >> 8, number & 255));
     let opaque: Vec<u32> =
         (0..MAX_OIFS - 1).filter(|&number| followed(&world, number) == pass(Reason::OPAQUE_ROUTE)).collect();
     assert_eq!(opaque.len(), 1, "{opaque:?}");
@@ -431,7 +432,7 @@ fn interfaces_beyond_the_slots_are_not_followed_until_some_are_free() {
 #[test]
 fn of_routes_that_differ_in_what_does_not_decide_the_right_one_is_removed() {
     let by = |rest, oif| Route { rest, ..unicast("8.8.8.0/24", oif) };
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(add(by(1, UPLINK))).tell(add(by(2, UPLINK))).tell(Event::RouteGone(by(1, UPLINK)));
     world.tell(Event::RouteGone(unicast("0.0.0.0/0", UPLINK)));
     assert_eq!(world.asks("8.8.8.8"), REPLY, "the other one is still there");
@@ -459,7 +460,7 @@ fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
 
 #[test]
 fn an_interface_that_is_gone_leaves_nothing() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(Event::LinkGone(CALI));
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::INTERFACE_UNKNOWN));
     assert_eq!(world.mirror.neighbours(), 0);
@@ -470,7 +471,7 @@ fn what_is_stacked_on_an_interface_blocks_it_until_it_moves_or_goes() {
     let upper = |ifindex, below| {
         link(ifindex, "upper", |link, _| (link.kind, link.link) = (Some("macvlan".into()), Some(below)))
     };
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let mut then = |event| world.tell(event).asks("8.8.8.8");
     assert_eq!(then(upper(20, CALI)), pass(Reason::INTERFACE_HAS_UPPER));
     assert_eq!(then(upper(20, UPLINK)), REPLY);
@@ -486,11 +487,11 @@ fn an_address_goes_with_its_interface_and_no_other_does() {
         let local = local.parse().unwrap();
         Event::Address(Address { ifindex, local, peer: local, prefix_len: 32 })
     };
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(link(20, "other", |_, _| {}));
     world.tell(own(20, "10.9.0.77")).tell(own(20, "10.9.0.78")).tell(own(UPLINK, "10.9.0.78"));
     world.tell(own(UPLINK, "10.9.0.79"));
-    let asks = |world: &World| ["10.9.0.77", "10.9.0.78", "10.9.0.79"].map(|target| world.asks(target));
+    let asks = |world: &TestNode| ["10.9.0.77", "10.9.0.78", "10.9.0.79"].map(|target| world.asks(target));
     let opaque = || pass(Reason::OPAQUE_ROUTE);
     assert_eq!(asks(&world), [opaque(), opaque(), opaque()]);
     world.tell(Event::LinkGone(20));
@@ -504,22 +505,22 @@ fn an_address_goes_with_its_interface_and_no_other_does() {
 fn an_address_without_its_local_route_is_opaque() {
     let address = Address { ifindex: UPLINK, local: POD, peer: POD, prefix_len: 24 };
     assert_eq!(after([Event::Address(address.clone())], "8.8.8.8"), pass(Reason::SENDER_ROUTE), "an own address asks");
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(Event::Address(Address { local: "10.9.0.77".parse().unwrap(), ..address }));
     assert_eq!(world.asks("10.9.0.77"), pass(Reason::OPAQUE_ROUTE));
 }
 
 #[test]
 fn settings_that_were_not_read_block() {
-    let unread = |link: &mut Link| link.settings = None;
+    let stale = |link: &mut Link| link.settings = None;
     let Event::Link(mut link) = cali(|_, _| {}) else { unreachable!() };
-    unread(&mut link);
+    stale(&mut link);
     assert_eq!(after([Event::Link(link)], "8.8.8.8"), pass(Reason::INTERFACE_UNREAD));
 }
 
 #[test]
 fn a_removal_that_does_not_fit_asks_for_the_routes_again() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let step = world.mirror.apply(&world.attached, [Event::RouteGone(unicast("0.0.0.0/0", CALI))]);
     assert!(step.routes_in_doubt);
     let step = world.mirror.apply(&world.attached, [Event::RouteGone(unicast("77.0.0.0/8", CALI))]);
@@ -528,8 +529,8 @@ fn a_removal_that_does_not_fit_asks_for_the_routes_again() {
 
 #[test]
 fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
-    let mut world = World::new();
-    let held_back = |interface: &str, addr| Event::HeldBack(vec![(interface.into(), addr)]);
+    let mut world = TestNode::new();
+    let held_back = |interface: &str, addr| Event::DroppedReplies(vec![(interface.into(), addr)]);
     let netfilter = pass(Reason::ARP_NETFILTER);
     world.tell(held_back("cali0", POD));
     assert_eq!(world.asks("8.8.8.8"), REPLY, "the pod's address is routed back to it");
@@ -557,13 +558,13 @@ fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
     assert_eq!(world.asks("8.8.8.8"), REPLY, "another interface's");
     world.tell(held_back("cali0", other));
     assert_eq!(world.asks("8.8.8.8"), netfilter);
-    world.tell(Event::HeldBack(Vec::new()));
+    world.tell(Event::DroppedReplies(Vec::new()));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
 }
 
 #[test]
 fn a_resync_after_any_history_leaves_the_same_tables() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     for event in [
         add(local("10.50.0.0/16")),
         add(unicast("10.50.1.0/24", UPLINK)),
@@ -578,13 +579,13 @@ fn a_resync_after_any_history_leaves_the_same_tables() {
     world.tables.apply(&changes).unwrap();
     assert_eq!(world.asks("169.254.1.1"), REPLY);
     assert_eq!(world.asks("10.50.1.1"), REPLY);
-    assert_eq!(world.mirror.small.proxies.len(), 0);
+    assert_eq!(world.mirror.interface_tables.proxies.len(), 0);
     assert_eq!(world.mirror.resync(&world.attached, dump()), [], "a second one changes nothing");
 }
 
 #[test]
 fn the_routes_alone_can_be_dumped_again() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let changes =
         world.mirror.replace_routes(&world.attached, vec![unicast("10.5.0.5/32", CALI), local("10.77.0.1/32")]);
     world.tables.apply(&changes).unwrap();
@@ -594,7 +595,7 @@ fn the_routes_alone_can_be_dumped_again() {
 
 #[test]
 fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.attached.clear();
     world.tell(Event::ArpNetfilter(false));
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::INTERFACE_UNKNOWN));
@@ -606,7 +607,7 @@ fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
 
 #[test]
 fn no_request_is_forwarded_to_a_device_without_ipv4_settings() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let bare = |known: bool| {
         let Event::Link(link) = uplink(|_, _| {}) else { unreachable!() };
         Event::Link(Link { settings: link.settings.filter(|_| known), ..link })
@@ -622,7 +623,7 @@ fn no_request_is_forwarded_to_a_device_without_ipv4_settings() {
 fn a_nexthop_object_that_routes_of_different_types_share_is_opaque() {
     let object = |id, route: Route| Route { nexthop: Some(id), ..route };
     let opaque = pass(Reason::OPAQUE_ROUTE);
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(add(object(7, unicast("10.98.0.1/32", UPLINK))));
     world.tell(add(object(7, unicast("10.98.0.2/32", UPLINK))));
     assert_eq!(world.asks("10.98.0.1"), REPLY, "of one type");
@@ -664,8 +665,8 @@ fn a_nexthop_object_that_routes_of_different_types_share_is_opaque() {
 
 #[test]
 fn whether_an_interface_has_routes() {
-    let mut world = World::new();
-    let has = |world: &World, ifindex| world.mirror.snapshot().has_routes_by(ifindex);
+    let mut world = TestNode::new();
+    let has = |world: &TestNode, ifindex| world.mirror.snapshot().has_routes_by(ifindex);
     assert!(has(&world, CALI) && has(&world, UPLINK) && !has(&world, 9));
     world.tell(Event::RouteGone(unicast("10.5.0.5/32", CALI)));
     world.tell(Event::RouteGone(unicast("10.5.0.5/32", CALI)));
@@ -681,7 +682,7 @@ fn whether_an_interface_has_routes() {
 
 #[test]
 fn routes_by_an_interface_that_was_down_are_not_trusted_until_a_dump() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(uplink(|link, _| link.flags &= !1)).tell(Event::RoutesDoubted { ifindex: UPLINK, carrier: false });
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     world.tell(uplink(|_, _| {}));
@@ -702,7 +703,7 @@ fn a_lost_carrier_leaves_plain_routes_alone() {
     let object = || Event::Route(Route { nexthop: Some(5), ..unicast("8.8.8.0/24", UPLINK) }, Placement::First);
     assert_eq!(after([object(), lost(9)], "8.8.8.8"), REPLY);
     assert_eq!(after([object(), lost(UPLINK)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
-    let mut world = World::new();
+    let mut world = TestNode::new();
     let local = Route { nexthop: Some(5), oif: Some(UPLINK), ..local("8.8.8.8/32") };
     world.tell(add(local));
     let doubt = world.mirror.apply(&BTreeSet::from([CALI]), [lost(UPLINK)]);
@@ -711,7 +712,7 @@ fn a_lost_carrier_leaves_plain_routes_alone() {
 
 #[test]
 fn with_an_interface_go_its_routes_and_no_others() {
-    let mut world = World::new();
+    let mut world = TestNode::new();
     world.tell(link(9, "u1", |_, _| {}));
     world.tell(add(unicast("8.8.8.8/32", 9))).tell(add(Route { metric: 7, ..unicast("8.8.8.8/32", UPLINK) }));
     world.tell(add(Route { nexthop: Some(3), ..unicast("9.9.9.9/32", 9) }));
@@ -732,33 +733,33 @@ fn with_an_interface_go_its_routes_and_no_others() {
 
 #[test]
 fn an_interface_that_is_to_be_read_again_blocks_itself_alone() {
-    let unread = |ifindex, unread| Event::Unread { ifindex, unread };
-    assert_eq!(after([unread(CALI, true)], "8.8.8.8"), pass(Reason::INTERFACE_UNREAD));
-    assert_eq!(after([unread(UPLINK, true)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
-    assert_eq!(after([unread(UPLINK, true)], "10.77.0.1"), REPLY);
-    assert_eq!(after([unread(9, true), unread(CALI, true), unread(CALI, false)], "8.8.8.8"), REPLY);
+    let stale = |ifindex, stale| Event::StaleSettings { ifindex, stale };
+    assert_eq!(after([stale(CALI, true)], "8.8.8.8"), pass(Reason::INTERFACE_UNREAD));
+    assert_eq!(after([stale(UPLINK, true)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(after([stale(UPLINK, true)], "10.77.0.1"), REPLY);
+    assert_eq!(after([stale(9, true), stale(CALI, true), stale(CALI, false)], "8.8.8.8"), REPLY);
 }
 
 #[test]
 fn an_interface_is_held_until_its_way_out_is_proved() {
-    let held = |reason| Event::Held { ifindex: CALI, reason };
-    assert_eq!(after([held(Some(Reason::HOOK_UNPROVEN))], "8.8.8.8"), pass(Reason::HOOK_UNPROVEN));
-    assert_eq!(after([held(Some(Reason::PEER_DEAF)), held(None)], "8.8.8.8"), REPLY);
+    let held = |reason| Event::Blocked { ifindex: CALI, reason };
+    assert_eq!(after([held(Some(Reason::SELF_TEST_PENDING))], "8.8.8.8"), pass(Reason::SELF_TEST_PENDING));
+    assert_eq!(after([held(Some(Reason::PEER_DROPS_XDP)), held(None)], "8.8.8.8"), REPLY);
     let hooked = Event::Tcx { ifindex: CALI, present: true };
     assert_eq!(
-        after([held(Some(Reason::PEER_DEAF)), hooked], "8.8.8.8"),
+        after([held(Some(Reason::PEER_DROPS_XDP)), hooked], "8.8.8.8"),
         pass(Reason::INGRESS_HOOK),
         "what is seen first"
     );
     let another = [Event::LinkGone(CALI), cali(|_, _| {}), add(unicast("10.5.0.5/32", CALI))];
-    let again = [held(Some(Reason::PEER_DEAF))].into_iter().chain(another);
+    let again = [held(Some(Reason::PEER_DROPS_XDP))].into_iter().chain(another);
     assert_eq!(after(again, "10.77.0.1"), pass(Reason::NEIGHBOUR_UNKNOWN), "another of that index is not");
 }
 
 #[test]
 fn replies_go_right_to_the_peer_where_the_kernel_takes_them_and_no_program_misses_them() {
     let to_peer = |events: &[Event]| {
-        let mut world = World::new();
+        let mut world = TestNode::new();
         for event in events {
             world.tell(event.clone());
         }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, Placement, Prefix, Route, RouteKind, Settings, Which},
+    event::{Event, IfSet, Placement, Prefix, Route, RouteKind, Settings},
     kernel::{Reader, namespace_names},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -135,7 +135,7 @@ fn each_setting_is_the_one_that_was_written() {
         let mut reader = Reader::new().unwrap();
         for device in ["v0", "all"] {
             let values = |reader: &mut Reader| -> Vec<i32> {
-                let events = reader.links(&Which::All).unwrap();
+                let events = reader.links(&IfSet::All).unwrap();
                 let settings = if device == "all" {
                     events.iter().find_map(|e| match e {
                         Event::AllSettings(settings) => Some(*settings),
@@ -280,7 +280,7 @@ fn everything_comes_in_order_of_dependence() {
                 Event::Neighbour(_) => "neighbour",
                 Event::Proxies(_) | Event::ArpListeners(_) => "proxies",
                 Event::ProxyDelays(_) => "delays",
-                Event::ArpNetfilter(_) | Event::HeldBack(_) => "netfilter",
+                Event::ArpNetfilter(_) | Event::DroppedReplies(_) => "netfilter",
                 Event::IngressHooks(_) | Event::UppersElsewhere(_) => "hooks",
                 Event::XdpFeatures { .. } => "features",
                 other => panic!("{other:?}"),

@@ -4,7 +4,7 @@
 
 mod dumps;
 mod notified;
-mod silent;
+mod unnotified;
 
 use std::{fs, process::Command, thread};
 

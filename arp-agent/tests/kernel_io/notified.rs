@@ -7,7 +7,7 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, Placement, Route, Which},
+    event::{Event, IfSet, Placement, Route},
     kernel::{Batch, Deaf, Notifications, Reader, Reread},
 };
 
@@ -137,7 +137,7 @@ fn links_up_down_and_gone() {
         assert_eq!(link(&batch.events, "v0").flags & 1, 0);
         let v0 = index("v0");
         // Its peer loses the carrier, now or later.
-        let has_v0 = |which: &Which| matches!(which, Which::These(these) if these.contains(&v0));
+        let has_v0 = |which: &IfSet| matches!(which, IfSet::These(these) if these.contains(&v0));
         assert!(has_v0(&batch.reread.links) && !batch.reread.concerns_all(), "{:?}", batch.reread);
         let doubted = Event::RoutesDoubted { ifindex: v0, carrier: false };
         assert!(batch.events.contains(&doubted), "{:?}", batch.events);
@@ -171,11 +171,11 @@ fn what_is_to_be_read_again() {
     subscribed(|notifications| {
         notifications.drain().unwrap();
         write_sysctl("conf/v0/proxy_arp", 1);
-        let v0 = Which::These([index("v0")].into());
+        let v0 = IfSet::These([index("v0")].into());
         assert_eq!(notifications.drain().unwrap().reread, Reread { links: v0, ..Reread::default() });
         for scope in ["all", "default"] {
             write_sysctl(&format!("conf/{scope}/proxy_arp"), 1);
-            assert_eq!(notifications.drain().unwrap().reread.links, Which::All, "{scope}");
+            assert_eq!(notifications.drain().unwrap().reread.links, IfSet::All, "{scope}");
         }
         let cases = [
             ("ip nexthop add id 5 dev v0", Reread { routes: true, ..Reread::default() }),

@@ -19,7 +19,7 @@ const NEXT_POD: [u8; 4] = [10, 5, 0, 6];
 const TO_CALI: u16 = 0;
 const TO_UPLINK: u16 = 1;
 
-struct World {
+struct TestTables {
     sequence: core::cell::RefCell<Vec<u64>>,
     lease: bool,
     settings_read: bool,
@@ -33,7 +33,7 @@ struct World {
     default: Entry,
 }
 
-impl Tables for World {
+impl Tables for TestTables {
     fn sequence(&self) -> u64 {
         self.sequence.borrow_mut().pop().unwrap_or(2)
     }
@@ -73,9 +73,9 @@ impl Tables for World {
     }
 }
 
-fn world() -> World {
+fn world() -> TestTables {
     let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-    World {
+    TestTables {
         sequence: Vec::new().into(),
         lease: true,
         settings_read: true,
@@ -97,11 +97,11 @@ fn at(ifindex: u32, addr: [u8; 4]) -> IfaceAddr {
     IfaceAddr { ifindex, addr }
 }
 
-fn without(world: &mut World, flag: u16) {
+fn without(world: &mut TestTables, flag: u16) {
     world.iface.as_mut().unwrap().flags &= !flag;
 }
 
-fn with(world: &mut World, flag: u16) {
+fn with(world: &mut TestTables, flag: u16) {
     world.iface.as_mut().unwrap().flags |= flag;
 }
 
@@ -111,12 +111,12 @@ fn ask(tpa: [u8; 4]) -> ArpFrame {
     ArpFrame::request(POD_MAC, POD, tpa)
 }
 
-fn verdict(world: &World, frame: &ArpFrame) -> Verdict {
+fn verdict(world: &TestTables, frame: &ArpFrame) -> Verdict {
     decide(&frame.into(), CALI, world)
 }
 
 /// The verdict on the pod asking for `tpa` in a world that differs in one thing.
-fn when(tpa: [u8; 4], differ: impl FnOnce(&mut World)) -> Verdict {
+fn when(tpa: [u8; 4], differ: impl FnOnce(&mut TestTables)) -> Verdict {
     let mut world = world();
     differ(&mut world);
     verdict(&world, &ask(tpa))
@@ -147,7 +147,7 @@ fn the_agent_must_be_alive_and_at_rest() {
 #[test]
 fn the_interface_must_be_known_and_not_blocked() {
     assert_eq!(when(GATEWAY, |world| world.iface = None), Verdict::Pass(Reason::INTERFACE_UNKNOWN));
-    let blocked = |world: &mut World| world.iface.as_mut().unwrap().blocked = Reason::CUSTOM_RULES.raw();
+    let blocked = |world: &mut TestTables| world.iface.as_mut().unwrap().blocked = Reason::CUSTOM_RULES.raw();
     assert_eq!(when(GATEWAY, blocked), Verdict::Pass(Reason::CUSTOM_RULES));
 }
 
@@ -201,9 +201,9 @@ fn the_sender_must_be_reached_by_the_ingress_interface() {
     let spa = |addr| move |frame: &mut ArpFrame| frame.arp.spa = addr;
     assert_eq!(of(GATEWAY, spa([10, 9, 0, 9])), Verdict::Pass(Reason::SENDER_ROUTE), "behind the uplink");
     assert_eq!(of(GATEWAY, spa(LOCAL)), Verdict::Pass(Reason::SENDER_ROUTE), "our own address");
-    let opaque = |world: &mut World| _ = world.hosts.insert(POD, Entry::OPAQUE);
+    let opaque = |world: &mut TestTables| _ = world.hosts.insert(POD, Entry::OPAQUE);
     assert_eq!(when(GATEWAY, opaque), Verdict::Pass(Reason::SENDER_ROUTE));
-    let by_default = |world: &mut World| _ = world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route());
+    let by_default = |world: &mut TestTables| _ = world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route());
     assert_eq!(when(GATEWAY, by_default), Verdict::Pass(Reason::SENDER_ROUTE));
 }
 
@@ -211,7 +211,7 @@ fn the_sender_must_be_reached_by_the_ingress_interface() {
 fn the_neighbour_entry_must_stay_as_it_is() {
     assert_eq!(when(GATEWAY, |world| world.neighbours.clear()), Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN));
     assert_eq!(of(GATEWAY, |frame| frame.arp.sha = [9; 6]), Verdict::Pass(Reason::NEIGHBOUR_DIFFERS));
-    let flagged = |flags| move |world: &mut World| world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = flags;
+    let flagged = |flags| move |world: &mut TestTables| world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = flags;
     assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED)), Verdict::Pass(Reason::NEIGHBOUR_DOUBTED));
     assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED | Neighbour::FIXED)), REPLY, "no frame changes it");
     let mut permanent = world();
@@ -223,12 +223,12 @@ fn the_neighbour_entry_must_stay_as_it_is() {
 
 #[test]
 fn routes_that_are_not_answered() {
-    let target = |entry| move |world: &mut World| _ = world.hosts.insert(GATEWAY, entry);
+    let target = |entry| move |world: &mut TestTables| _ = world.hosts.insert(GATEWAY, entry);
     assert_eq!(when(GATEWAY, target(Entry::NONE)), Verdict::Pass(Reason::NO_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::UNANSWERABLE)), Verdict::Pass(Reason::UNANSWERABLE_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::OPAQUE)), Verdict::Pass(Reason::OPAQUE_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::unicast(9))), Verdict::Pass(Reason::OPAQUE_ROUTE), "no such slot");
-    let dead = |world: &mut World| world.oifs[usize::from(TO_UPLINK)] = Oif::default();
+    let dead = |world: &mut TestTables| world.oifs[usize::from(TO_UPLINK)] = Oif::default();
     assert_eq!(when(GATEWAY, dead), Verdict::Pass(Reason::OPAQUE_ROUTE));
 }
 
@@ -242,7 +242,7 @@ fn proxying_needs_forwarding_and_its_flag() {
 #[test]
 fn targets_behind_the_same_interface_need_pvlan_alone() {
     assert_eq!(when(NEXT_POD, |_| {}), Verdict::Pass(Reason::PVLAN_OFF));
-    let pvlan_alone = |world: &mut World| {
+    let pvlan_alone = |world: &mut TestTables| {
         with(world, Iface::PVLAN);
         without(world, Iface::PROXY_ARP);
     };

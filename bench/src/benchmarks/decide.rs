@@ -62,7 +62,7 @@ enum Layout {
 }
 
 /// The mirror of a node with a number of routes, and requests for it.
-struct World {
+struct DecisionTables {
     routes: u64,
     layout: Layout,
     bpf: Bpf,
@@ -77,10 +77,10 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let mut worlds = Vec::new();
     for &routes in sizes {
         context.check()?;
-        worlds.push(World::new(routes, Layout::Cluster)?);
+        worlds.push(DecisionTables::new(routes, Layout::Cluster)?);
     }
     if !context.quick {
-        worlds.push(World::new(1_000_000, Layout::Sparse)?);
+        worlds.push(DecisionTables::new(1_000_000, Layout::Sparse)?);
     }
     for round in 0..rounds {
         for world in order(round, worlds.len()) {
@@ -127,7 +127,7 @@ fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
 }
 
 /// Frames that are none of the fast path's business, without `feed`: nothing changes them.
-fn not_arp(world: &mut World, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
+fn not_arp(world: &mut DecisionTables, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
     let mut frame = [0; 60];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let mut ns = [0.0; 2];
@@ -141,7 +141,7 @@ fn not_arp(world: &mut World, round: usize, repeat: u32, findings: &mut Findings
     Ok(())
 }
 
-impl World {
+impl DecisionTables {
     fn new(routes: u64, layout: Layout) -> Result<Self> {
         let targets = hosts(routes, layout);
         let mut bpf = Bpf::load(false)?;
@@ -167,7 +167,7 @@ impl World {
         }
         own.set_request(&ArpFrame::request(POD_MAC, POD, targets[0]), &targets)?;
         let program = bpf.xdp()?.fd()?.try_clone()?;
-        Ok(World { routes, layout, bpf, program, own })
+        Ok(DecisionTables { routes, layout, bpf, program, own })
     }
 
     /// Every case once, with these targets.

@@ -135,7 +135,7 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
                     make(&node, &mut kernel, CHANGES[kind], present)?;
                     let took = watch.until(node.pod, present, since, PATIENCE)?;
                     micros.push(took.as_secs_f64() * 1e6);
-                    // Not in step with the agent's own rhythm.
+                    // Not in sync with the agent's own rhythm.
                     thread::sleep(Duration::from_micros(fastrand::u64(500..3000)));
                 }
                 for (case, value) in
@@ -262,7 +262,7 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
 fn settled(node: &Node, agent: &Agent, last: [u8; 4]) -> Result<()> {
     let begin = Instant::now();
     while agent.ask(r#""status""#)?["status"]["ready"] != true {
-        ensure!(begin.elapsed() < PATIENCE, "the agent was not in step within {PATIENCE:?}");
+        ensure!(begin.elapsed() < PATIENCE, "the agent was not in sync within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(1));
     }
     // In step, it has the route; should somebody on this machine have written a setting, frames pass a little longer.

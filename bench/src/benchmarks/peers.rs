@@ -70,7 +70,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 fn awake(peer: Peer) -> Result<Peer> {
     const TRIES: usize = 20;
     for attempt in 1..=TRIES {
-        match peer.subject.asker().and_then(|asker| asker.one_at_a_time(peer.subject.target, 1)) {
+        match peer.subject.requester().and_then(|requester| requester.one_at_a_time(peer.subject.target, 1)) {
             Ok(_) => return Ok(peer),
             Err(error) if attempt == TRIES => {
                 return Err(error)
@@ -94,10 +94,10 @@ fn ours(
     let (subject, name) = (&stand.subject, stand.who.name());
     if stand.who == Who::DelayedKernel {
         // A round of it takes a second, and it is measured by `reply` and `storm` in full.
-        return if round < 3 { reply::delayed(&subject.asker()?, name, findings) } else { Ok(()) };
+        return if round < 3 { reply::delayed(&subject.requester()?, name, findings) } else { Ok(()) };
     }
     let before = stand.answered()?;
-    reply::ask(&subject.asker()?, name, subject.target, requests, findings)?;
+    reply::ask(&subject.requester()?, name, subject.target, requests, findings)?;
     let storm = storm::send(subject, window, context.core, true)?;
     stand.check(before, requests as u64 + storm.requests)?;
     findings.push(Key::new(storm::RATE, name), "1/s", storm.rate());
@@ -118,7 +118,7 @@ fn theirs(
     // One that takes a hundredth of a second for each would take all day.
     let requests = requests.min(peer.patience);
     let before = peer.answered()?;
-    reply::ask(&subject.asker()?, name, subject.target, requests, findings)?;
+    reply::ask(&subject.requester()?, name, subject.target, requests, findings)?;
     if !peer.storms {
         return Ok(());
     }

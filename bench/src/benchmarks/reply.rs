@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::tests::bench::{Asker, quantile};
+use ::tests::bench::{Requester, quantile};
 use ::tests::topology;
 use anyhow::Result;
 
@@ -34,7 +34,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 if stand.who != Who::DelayedKernel {
                     measure(stand, requests, findings)?;
                 } else if round == 0 {
-                    delayed(&stand.subject.asker()?, stand.who.name(), findings)?;
+                    delayed(&stand.subject.requester()?, stand.who.name(), findings)?;
                 }
             }
         }
@@ -67,22 +67,28 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 /// A round of a responder that does not wait.
 fn measure(stand: &Stand, requests: usize, findings: &mut Findings) -> Result<()> {
     let before = stand.answered()?;
-    ask(&stand.subject.asker()?, &stand.subject.name, stand.subject.target, requests, findings)?;
+    ask(&stand.subject.requester()?, &stand.subject.name, stand.subject.target, requests, findings)?;
     stand.check(before, requests as u64)
 }
 
 /// Asks one at a time, and adds a round.
-pub(crate) fn ask(asker: &Asker, name: &str, target: [u8; 4], requests: usize, findings: &mut Findings) -> Result<()> {
-    let latencies = asker.one_at_a_time(target, requests)?;
+pub(crate) fn ask(
+    requester: &Requester,
+    name: &str,
+    target: [u8; 4],
+    requests: usize,
+    findings: &mut Findings,
+) -> Result<()> {
+    let latencies = requester.one_at_a_time(target, requests)?;
     add(name, &latencies, &[("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)], findings);
     Ok(())
 }
 
 /// A round of the kernel that delays each answer by up to 0.8 s.
-pub(crate) fn delayed(asker: &Asker, name: &str, findings: &mut Findings) -> Result<()> {
+pub(crate) fn delayed(requester: &Requester, name: &str, findings: &mut Findings) -> Result<()> {
     // A target for each, to tell their replies apart.
     let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
-    let asked = asker.in_flight(&targets, DELAYED)?;
+    let asked = requester.in_flight(&targets, DELAYED)?;
     // Too few for a p99.9.
     add(name, &asked.latencies, &[("p50", 0.5), ("p99", 0.99)], findings);
     Ok(())

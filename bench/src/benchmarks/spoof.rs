@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ::tests::bench::{Asker, Flood, Flooded, quantile};
+use ::tests::bench::{Flood, Flooded, Requester, quantile};
 use ::tests::{Lab, topology};
 use anyhow::{Context as _, Result, anyhow};
 use arp_common::ArpFrame;
@@ -80,7 +80,12 @@ fn measure(
     let subject = &liar.subject;
     let key = |measure| Key::new(measure, name);
     findings.push(key(BEFORE), "entries", entries(lab)?);
-    add(name, QUIET, &other.subject.asker()?.one_at_a_time(other.subject.target, context.either(1000, 50))?, findings);
+    add(
+        name,
+        QUIET,
+        &other.subject.requester()?.one_at_a_time(other.subject.target, context.either(1000, 50))?,
+        findings,
+    );
 
     let mut random = fastrand::Rng::with_seed(round as u64);
     let requests: Vec<ArpFrame> = (0..SENDERS)
@@ -92,7 +97,8 @@ fn measure(
         .collect();
     let flood = Flood::on(&subject.namespace, context.cores[0])?;
     let before = subject.received()?;
-    let (flooded, latencies) = during(&other.subject.asker()?, other.subject.target, || flood.run(&requests, window))?;
+    let (flooded, latencies) =
+        during(&other.subject.requester()?, other.subject.target, || flood.run(&requests, window))?;
     let replies = settled(|| subject.received())? - before;
     findings.push(key(RATE), "1/s", replies as f64 / flooded.elapsed.as_secs_f64());
     findings.push(key(AFTER), "entries", entries(lab)?);
@@ -104,7 +110,7 @@ fn measure(
 
 /// Asks one at a time while `flood` runs.
 fn during(
-    asker: &Asker,
+    requester: &Requester,
     target: [u8; 4],
     flood: impl FnOnce() -> Result<Flooded> + Send,
 ) -> Result<(Flooded, Vec<Duration>)> {
@@ -118,7 +124,7 @@ fn during(
         let mut latencies = Vec::new();
         let mut failed = Ok(());
         while !done.load(Ordering::Relaxed) && failed.is_ok() {
-            match asker.one_at_a_time(target, 20) {
+            match requester.one_at_a_time(target, 20) {
                 Ok(some) => latencies.extend(some),
                 Err(error) => failed = Err(error),
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::asker::{Asker, BURST};
+use super::requester::{BURST, Requester};
 use super::sample::quantile;
 use crate::agent::{Agent, AgentOptions, Status};
 use crate::host::{Host, allowed_cores};
@@ -119,7 +119,7 @@ pub fn compare(
     for pod in pods {
         prepare(lab, pod)?;
     }
-    let askers = pods.iter().map(|pod| Asker::on(pod, core)).collect::<Result<Vec<_>>>()?;
+    let askers = pods.iter().map(|pod| Requester::on(pod, core)).collect::<Result<Vec<_>>>()?;
     // Nothing in the lab has touched the setting of `lo`.
     let default_delay = lab.node().read_sysctl("net.ipv4.neigh.lo.proxy_delay")?;
     let default_delay = default_delay.parse().context("proxy_delay is not a number")?;
@@ -217,18 +217,18 @@ fn mode_of(status: &Status, interface: &str) -> Result<String> {
 }
 
 /// One turn; also how many requests were sent in all.
-fn measure(asker: &Asker, responder: Responder, turn: (usize, usize)) -> Result<(Slice, u64)> {
+fn measure(requester: &Requester, responder: Responder, turn: (usize, usize)) -> Result<(Slice, u64)> {
     let micros = |times: &[Duration]| -> Vec<f64> { times.iter().map(|time| time.as_secs_f64() * 1e6).collect() };
     let (latencies, rate, sent) = if responder == Responder::DelayedKernel {
         // A target for each, to tell their replies apart.
         let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
-        let asked = asker.in_flight(&targets, DELAYED_WINDOW)?;
+        let asked = requester.in_flight(&targets, DELAYED_WINDOW)?;
         let rate = asked.within as f64 / DELAYED_WINDOW.as_secs_f64();
         let sent = asked.latencies.len();
         (micros(&asked.latencies), rate, sent)
     } else {
-        let latencies = asker.one_at_a_time(CALICO_GATEWAY, SINGLE)?;
-        let bursts = asker.bursts(CALICO_GATEWAY, BURSTS)?;
+        let latencies = requester.one_at_a_time(CALICO_GATEWAY, SINGLE)?;
+        let bursts = requester.bursts(CALICO_GATEWAY, BURSTS)?;
         let rate = BURST as f64 * 1e6 / quantile(&micros(&bursts), 0.5);
         (micros(&latencies), rate, SINGLE + bursts.len() * BURST)
     };

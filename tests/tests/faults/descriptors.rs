@@ -26,7 +26,7 @@ fn open_descriptors(agent: &Agent) -> Result<u64> {
 fn of_ten(lab: &Lab, agent: &mut Agent) -> Result<u64> {
     let host = lab.host("p0");
     host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let before = agent.status()?.answered(host.node_end());
     for _ in 0..10 {
         assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);
@@ -72,8 +72,8 @@ fn more_interfaces_than_descriptors_hold_back_those_that_are_too_many() -> Resul
     // What changes is followed.
     lab.node().ip("link set fill0 up")?;
     lab.node().ip("route add 10.20.40.0/24 dev eth0 via 10.9.0.254")?;
-    agent.in_step()?;
-    assert_eq!(agent.log().matches("not in step").count(), 0, "{}", agent.log());
+    agent.in_sync()?;
+    assert_eq!(agent.log().matches("not in sync").count(), 0, "{}", agent.log());
     assert_eq!(agent.stop()?.code(), Some(0));
     Ok(())
 }
@@ -100,7 +100,7 @@ fn a_crowd_of_idle_clients_shuts_nobody_out() -> Result<()> {
     }
     assert!(open_descriptors(&agent)? < 128);
     assert_eq!(of_ten(&lab, &mut agent)?, 10);
-    assert_eq!(agent.log().matches("not in step").count(), 0, "{}", agent.log());
+    assert_eq!(agent.log().matches("not in sync").count(), 0, "{}", agent.log());
     assert_eq!(agent.log().matches("Too many open files").count(), 0, "{}", agent.log());
     drop(crowd);
     assert_eq!(agent.stop()?.code(), Some(0));

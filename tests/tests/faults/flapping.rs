@@ -229,6 +229,6 @@ fn pods_that_are_deleted_cost_no_dump() -> Result<()> {
     agent.ask(r#""sync""#)?;
     assert_eq!(routes()?, before, "the mirror has dropped what the kernel has");
     assert_eq!(agent.status()?.0["resyncs"], 1);
-    assert!(!agent.log().contains("not in step"), "{}", agent.log());
+    assert!(!agent.log().contains("not in sync"), "{}", agent.log());
     Ok(())
 }

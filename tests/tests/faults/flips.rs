@@ -10,7 +10,7 @@ use tests::{AgentOptions, Answerer, Host, Mac, Neighbours, Parity, needs_root};
 const OTHER: Mac = Mac([2, 0, 0, 0x77, 0, 0x66]);
 
 /// The control request after which the agent has followed, and trusts what it knows.
-const IN_STEP: &str = "\"sync\"";
+const IN_SYNC: &str = "\"sync\"";
 
 /// A flip: what is sent at once, from the host itself (`Own`) and from the other with its address.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ fn flip(parity: &mut Parity, times: usize, known: bool, sent: &[Sent]) -> Result
             }
         };
         parity.both(prepare)?;
-        parity.agent().ask(IN_STEP)?;
+        parity.agent().ask(IN_SYNC)?;
         let entries = [parity.alone(), parity.fast()].map(|lab| -> Result<Option<String>> {
             let host = lab.host("p0");
             let frames: Vec<Vec<u8>> = sent.iter().map(|sent| sent.frame(host)).collect();
@@ -111,7 +111,7 @@ fn a_sender_whose_address_changes_and_changes_back_is_learnt_as_by_the_kernel_al
     }
     ensure!(failed.is_empty(), "{}", failed.join("\n"));
     // When that is over, the entry is trusted again.
-    parity.agent().ask(IN_STEP)?;
+    parity.agent().ask(IN_SYNC)?;
     let by = parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by;
     ensure!(by == Answerer::FastPath, "after the flips: {by:?}");
     Ok(())

@@ -357,7 +357,7 @@ fn the_bandwidth_plugin_gets_its_queueing_discipline() -> Result<()> {
         add_calico_pod(&mut lab, pod)?;
         tc(&lab, &format!("qdisc add dev cali{pod} handle ffff: ingress"))?;
     }
-    agent.in_step()?;
+    agent.in_sync()?;
     let deadline = Instant::now() + stretched(Duration::from_secs(5));
     loop {
         let status = agent.status()?;

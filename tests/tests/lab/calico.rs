@@ -19,7 +19,7 @@ fn a_pod_that_asks_for_its_gateway_is_told_the_node_end_s_address() -> Result<()
     assert_eq!(first.replies, std::slice::from_ref(&reply));
     assert_eq!(first.by, Answerer::kernel("neighbour_unknown"), "the kernel answers once, and learns");
 
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     let second = parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?;
     assert_eq!(second.replies, [reply]);
     assert_eq!(second.by, Answerer::FastPath);

@@ -21,7 +21,7 @@ fn status_tells_a_ready_agent_a_stalled_one_and_none_apart() -> Result<()> {
     assert!(asked.elapsed() < stretched(Duration::from_secs(8)), "status of a stalled agent is bounded");
     assert_eq!(stalled.status.code(), Some(STATUS_NOT_READY), "{stalled:?}");
     agent.signal(Signal::SIGCONT)?;
-    agent.in_step()?;
+    agent.in_sync()?;
 
     assert_eq!(agent.stop()?.code(), Some(0));
     let none = agent.command(&["status"])?;
@@ -79,7 +79,7 @@ fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
     await_line(&agent, &["INFO", "cali1: answering by"])?;
 
     lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let line = "answering on 0 of 2 interfaces: 2 pass (custom_rules)".to_owned();
     assert_eq!(first_line(&agent)?, (Some(STATUS_NONE_ANSWERS), line));
     let status = agent.status()?;
@@ -89,7 +89,7 @@ fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
     }
 
     lab.node().ip("rule del from 10.99.0.0/16 lookup 100")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     assert_eq!(first_line(&agent)?.0, Some(0));
     let told = |log: &str, what: &str| log.lines().filter(|line| line.contains(what)).count();
     let deadline = Instant::now() + stretched(Duration::from_secs(5));
@@ -111,7 +111,7 @@ fn a_pods_life_is_one_line_in_the_log() -> Result<()> {
     topology::add_calico_pod(&mut lab, 1)?;
     await_line(&agent, &["cali1: answering"])?;
     lab.forget_host("p1");
-    agent.in_step()?;
+    agent.in_sync()?;
     thread::sleep(stretched(Duration::from_millis(1500)));
     let log = agent.log();
     let lines: Vec<&str> = log.lines().skip(before).collect();

@@ -47,7 +47,7 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     assert!(changes.len() == 1 && changes[0].contains("after one request"), "{changes:?}");
 
     assert_eq!(p0.ask(&p0.who_has(CALICO_GATEWAY))?.len(), 1);
-    agent.in_step()?;
+    agent.in_sync()?;
     let known = explain(&agent, "169.254.1.1", &["--kernel", "--json"])?;
     assert_eq!(known.status.code(), REPLY, "{known:?}");
     let known = json(&known)?;
@@ -66,19 +66,19 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
 
     // Another pod's address would be behind cali0 only by this route.
     lab.node().ip("route add 10.244.235.200/32 dev cali0 scope link")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let same_interface = json(&explain(&agent, "10.244.235.200", &["--kernel", "--json"])?)?;
     assert_eq!(same_interface["reason"], "pvlan_off");
     assert_eq!(counted(&same_interface).as_deref(), Some("pvlan_off"), "{same_interface}");
     assert_eq!(would_answer_if(&same_interface), ["net.ipv4.conf.cali0.proxy_arp_pvlan were 1"]);
     lab.node().sysctl("net.ipv4.conf.cali0.proxy_arp_pvlan", 1)?;
-    agent.in_step()?;
+    agent.in_sync()?;
     assert_eq!(explain(&agent, "10.244.235.200", &["--kernel"])?.status.code(), REPLY, "what was said comes true");
 
     // Of a route by which the kernel does not answer, `explain` says which it is.
     lab.node().ip("route add blackhole 10.244.235.201/32")?;
     lab.node().ip("route add throw 10.244.235.202/32")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     for (target, reason, route) in [
         ("10.244.235.201", "unanswerable_route", "blackhole 10.244.235.201"),
         ("10.244.235.202", "opaque_route", "throw 10.244.235.202"),
@@ -118,7 +118,7 @@ fn stats_counts_what_was_answered_and_passed() -> Result<()> {
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let p0 = lab.host("p0");
     p0.ask(&p0.who_has(CALICO_GATEWAY))?;
-    agent.in_step()?;
+    agent.in_sync()?;
     for _ in 0..3 {
         p0.ask(&p0.who_has(CALICO_GATEWAY))?;
     }
@@ -332,7 +332,7 @@ fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
     for Situation { what, make, undo, target, kernel, reason } in SITUATIONS {
         lab.node().ip("neigh flush dev cali0 nud all")?;
         apply(&lab, make)?;
-        agent.in_step()?;
+        agent.in_sync()?;
         let address = Ipv4Addr::from(target).to_string();
         let mac = lab.host("p0").mac().to_string();
         let asked = ["--sender", POD, "--sender-mac", &mac, "--json"];

@@ -1,4 +1,4 @@
-//! Which interfaces the agent takes, and the other end of each.
+//! IfSet interfaces the agent takes, and the other end of each.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,7 +68,7 @@ fn a_foreign_tcx_program_is_seen_at_the_next_look_however_many_interfaces_there_
         let interface = format!("cali{pod}");
         assert!(is_answering(agent.status()?.interface(&interface)), "{interface}, before");
         let _program = TcProgram::attach(lab.node(), &interface, TcAttachType::Egress, Does::Nothing)?;
-        agent.in_step()?;
+        agent.in_sync()?;
         let status = agent.status()?;
         assert!(!is_answering(status.interface(&interface)), "{}", status.interface(&interface));
     }
@@ -128,7 +128,7 @@ fn an_interface_that_is_made_again_under_its_name_is_taken_again() -> Result<()>
             }
             add_calico_pod(lab, 1).map(drop)
         })?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
         await_interface(parity.agent(), "cali1", is_answering)?;
         parity.learn("p1", CALICO_GATEWAY)?;
         let outcome = parity.ask("p1", |p1| p1.who_has(CALICO_GATEWAY))?;
@@ -143,11 +143,11 @@ fn a_renamed_interface_follows_the_patterns() -> Result<()> {
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     lab.node().ip_each("link set cali0 down\n link set cali0 name other0\n link set other0 up")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     await_interface(&agent, "cali0", Value::is_null)?;
     await_interface(&agent, "other0", Value::is_null)?;
     lab.node().ip_each("link set other0 down\n link set other0 name cali7\n link set cali7 up")?;
-    agent.in_step()?;
+    agent.in_sync()?;
     await_interface(&agent, "cali7", is_answering)
 }
 

@@ -127,7 +127,7 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
     println!("the lease ran out {} ms after the agent was stopped", lease.as_millis());
 
     parity.agent().signal(Signal::SIGCONT)?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     let passed = parity.agent().status()?.passed("v0");
     assert!(passed.get("lease_expired").is_some_and(|&count| count > 0), "{passed:?}");
     let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
@@ -157,7 +157,7 @@ fn an_agent_that_was_stopped_looks_at_all_before_it_goes_on() -> Result<()> {
     thread::sleep(2 * lease);
     agent.signal(Signal::SIGCONT)?;
     let before = answered(&agent)?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let deadline = Instant::now() + stretched(Duration::from_secs(5));
     // It may pass for other reasons first: other labs write settings.
     while !agent.status()?.passed("v0").contains_key("proxy_delay") {

@@ -39,27 +39,27 @@ fn a_listener_for_arp_sees_what_the_kernel_does() -> Result<()> {
 
     // On one interface, it is that interface's affair.
     let listener = Wire::open_for_arp(parity.fast().node(), "cali0")?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, [passed(), Answerer::FastPath]);
     is_seen(&mut parity, &listener, "p0")?;
     drop(listener);
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, all_fast);
 
     // On none, it is all interfaces'.
     let listener = Wire::open_for_arp_everywhere(parity.fast().node())?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, [passed(), passed()]);
     is_seen(&mut parity, &listener, "p0")?;
     is_seen(&mut parity, &listener, "p1")?;
     drop(listener);
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, all_fast);
 
     // One for all frames (tcpdump) and one in the pod are nobody's obstacle.
     let _tcpdump = Wire::open(parity.fast().node(), "cali0")?;
     let _in_the_pod = Wire::open_for_arp(parity.fast().host("p0").namespace(), "eth0")?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, all_fast);
     Ok(())
 }
@@ -77,7 +77,7 @@ fn a_listener_that_was_there_first_is_seen() -> Result<()> {
     parity.learn("p0", CALICO_GATEWAY)?;
     assert_eq!(parity.ask("p0", |host| host.who_has(CALICO_GATEWAY))?.by, passed());
     listeners.borrow_mut().clear();
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(parity.ask("p0", |host| host.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath);
     Ok(())
 }

@@ -37,7 +37,7 @@ fn setpriv(user: &str) -> Result<String> {
 fn of_ten(lab: &Lab, agent: &mut Agent) -> Result<u64> {
     let host = lab.host("p0");
     host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let before = agent.status()?.answered(host.node_end());
     for _ in 0..10 {
         assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);

@@ -20,7 +20,7 @@ fn refusal(lab: &Lab, options: AgentOptions) -> Result<String> {
 fn answered_of_ten(lab: &Lab, agent: &mut Agent, pod: &str) -> Result<u64> {
     let host = lab.host(pod);
     host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let before = agent.status()?.answered(host.node_end());
     for _ in 0..10 {
         assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);

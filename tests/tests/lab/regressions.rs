@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tests::twins::{Script, Twins};
+use tests::pair::{Pair, Script};
 use tests::{Hook, needs_root};
 
 #[test]
@@ -23,7 +23,7 @@ fn what_once_diverged_does_so_no_more() -> Result<()> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
         let Script(steps) = text.parse().with_context(|| format!("{name}"))?;
-        let divergence = Twins::new(Some(Hook::chosen()?), 0)?.play(&steps).with_context(|| format!("{name}"))?;
+        let divergence = Pair::new(Some(Hook::chosen()?), 0)?.play(&steps).with_context(|| format!("{name}"))?;
         ensure!(divergence.is_none(), "{name}: {}", divergence.map(|found| found.to_string()).unwrap_or_default());
     }
     Ok(())

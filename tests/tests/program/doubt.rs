@@ -1,9 +1,9 @@
-//! Which frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever
+//! IfSet frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever
 //! reason they go up, and no others.
 
-use crate::world::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, World, neighbour};
+use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};
 use anyhow::ensure;
-use arp_agent::dataplane::choice::How;
+use arp_agent::dataplane::policy::HookKind;
 use arp_agent::dataplane::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Iface, Neighbour};
@@ -12,7 +12,7 @@ use arp_common::{ArpFrame, Reason};
 use tests::needs_root;
 
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 9];
-const HOOKS: [How; 3] = [How::XdpSkb, How::XdpVeth, How::Clsact];
+const HOOKS: [HookKind; 3] = [HookKind::XdpSkb, HookKind::XdpVeth, HookKind::Clsact];
 
 /// A request from another host with the pod's address, with one thing different.
 fn other(differ: impl FnOnce(&mut ArpFrame)) -> Vec<u8> {
@@ -28,12 +28,12 @@ fn tagged(frame: &[u8], tags: usize) -> Vec<u8> {
 }
 
 /// Whether the pod's own request is answered; if not, it must be passed for the doubt.
-fn is_trusted(world: &mut World, how: How) -> anyhow::Result<bool> {
+fn is_trusted(tables: &mut ProgramTables, how: HookKind) -> anyhow::Result<bool> {
     let own = ArpFrame::request(POD_MAC, POD, LOCAL).to_bytes();
-    let before = world.counters();
+    let before = tables.counters();
     let (_, replies) = actions(how);
-    let run = world.bpf.run_on(how, INGRESS, &own)?;
-    let after = world.counters();
+    let run = tables.bpf.run_on(how, INGRESS, &own)?;
+    let after = tables.counters();
     let counter = (0..after.len()).find(|&at| after[at] != before[at]);
     let expected = if run.action == replies { ANSWERED } else { Reason::NEIGHBOUR_DOUBTED.counter() };
     ensure!(counter == Some(expected), "counter {counter:?} moved");
@@ -41,21 +41,21 @@ fn is_trusted(world: &mut World, how: How) -> anyhow::Result<bool> {
 }
 
 /// Sends a frame, and says whether the entry is in doubt afterwards.
-fn doubts(world: &mut World, how: How, frame: &[u8]) -> anyhow::Result<bool> {
-    world.bpf.trust_again();
-    ensure!(is_trusted(world, how)?, "not trusted at first");
-    world.bpf.run_on(how, INGRESS, frame)?;
-    let doubted = !is_trusted(world, how)?;
-    ensure!(is_trusted(world, how)? != doubted, "the doubt goes by itself");
-    world.bpf.trust_again();
-    ensure!(is_trusted(world, how)?, "not trusted again");
+fn doubts(tables: &mut ProgramTables, how: HookKind, frame: &[u8]) -> anyhow::Result<bool> {
+    tables.bpf.trust_again();
+    ensure!(is_trusted(tables, how)?, "not trusted at first");
+    tables.bpf.run_on(how, INGRESS, frame)?;
+    let doubted = !is_trusted(tables, how)?;
+    ensure!(is_trusted(tables, how)? != doubted, "the doubt goes by itself");
+    tables.bpf.trust_again();
+    ensure!(is_trusted(tables, how)?, "not trusted again");
     Ok(doubted)
 }
 
 #[test]
 fn frames_that_may_change_an_entry_put_it_in_doubt() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     let of = |tpa: [u8; 4]| other(|frame| frame.arp.tpa = tpa);
     let yes = [
         ("another address", other(|_| {})),
@@ -79,16 +79,16 @@ fn frames_that_may_change_an_entry_put_it_in_doubt() -> anyhow::Result<()> {
     ];
     for how in HOOKS {
         for (what, frame) in &yes {
-            ensure!(doubts(&mut world, how, frame)?, "{what} leaves the entry in trust ({how:?})");
+            ensure!(doubts(&mut tables, how, frame)?, "{what} leaves the entry in trust ({how:?})");
         }
         for (what, frame) in &no {
-            ensure!(!doubts(&mut world, how, frame)?, "{what} puts the entry in doubt ({how:?})");
+            ensure!(!doubts(&mut tables, how, frame)?, "{what} puts the entry in doubt ({how:?})");
         }
     }
     // A tag of VLAN 0 is taken off; the runs of tc have none in the metadata.
-    for how in [How::XdpSkb, How::XdpVeth] {
+    for how in [HookKind::XdpSkb, HookKind::XdpVeth] {
         for tags in 1..=3 {
-            ensure!(doubts(&mut world, how, &tagged(&other(|_| {}), tags))?, "{tags} tags ({how:?})");
+            ensure!(doubts(&mut tables, how, &tagged(&other(|_| {}), tags))?, "{tags} tags ({how:?})");
         }
     }
     Ok(())
@@ -98,31 +98,31 @@ fn frames_that_may_change_an_entry_put_it_in_doubt() -> anyhow::Result<()> {
 #[test]
 fn whatever_the_reason() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
     let iface = |blocked| Some(Iface { mac: [0xee; 6], flags, blocked, medium_id: 0 });
     let frame = other(|_| {});
     for how in HOOKS {
         // The lease has run out.
-        world.set_lease(false)?;
-        world.bpf.run_on(how, INGRESS, &frame)?;
-        world.set_lease(true)?;
-        ensure!(!is_trusted(&mut world, how)?, "without a lease ({how:?})");
-        world.bpf.trust_again();
+        tables.set_lease(false)?;
+        tables.bpf.run_on(how, INGRESS, &frame)?;
+        tables.set_lease(true)?;
+        ensure!(!is_trusted(&mut tables, how)?, "without a lease ({how:?})");
+        tables.bpf.trust_again();
         // A setting was written.
-        let written = world.bpf.settings_written();
-        world.bpf.set_settings_read(written + 1);
-        world.bpf.run_on(how, INGRESS, &frame)?;
-        world.bpf.set_settings_read(written);
-        ensure!(!is_trusted(&mut world, how)?, "a setting written ({how:?})");
-        world.bpf.trust_again();
+        let written = tables.bpf.settings_written();
+        tables.bpf.set_settings_read(written + 1);
+        tables.bpf.run_on(how, INGRESS, &frame)?;
+        tables.bpf.set_settings_read(written);
+        ensure!(!is_trusted(&mut tables, how)?, "a setting written ({how:?})");
+        tables.bpf.trust_again();
         // The interface is blocked, or not in the tables.
         for blocked in [iface(Reason::CUSTOM_RULES.raw()), None] {
-            world.apply(&[Change::Iface(INGRESS, blocked)])?;
-            world.bpf.run_on(how, INGRESS, &frame)?;
-            world.apply(&[Change::Iface(INGRESS, iface(0))])?;
-            ensure!(!is_trusted(&mut world, how)?, "blocked ({how:?})");
-            world.bpf.trust_again();
+            tables.apply(&[Change::Iface(INGRESS, blocked)])?;
+            tables.bpf.run_on(how, INGRESS, &frame)?;
+            tables.apply(&[Change::Iface(INGRESS, iface(0))])?;
+            ensure!(!is_trusted(&mut tables, how)?, "blocked ({how:?})");
+            tables.bpf.trust_again();
         }
     }
     Ok(())
@@ -132,30 +132,30 @@ fn whatever_the_reason() -> anyhow::Result<()> {
 #[test]
 fn the_second_sender_of_an_unknown_address_puts_it_in_doubt() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     let known =
         |there: bool| Change::Neighbour(neighbour(POD), there.then_some(Neighbour { lladdr: POD_MAC, flags: 0 }));
     let own = ArpFrame::request(POD_MAC, POD, LOCAL).to_bytes();
     for how in HOOKS {
         for (others, trusted) in [(0, true), (1, false), (2, false)] {
-            world.apply(&[known(false)])?;
+            tables.apply(&[known(false)])?;
             // What was remembered of the last time.
-            world.bpf.run_on(how, INGRESS, &own)?;
-            world.bpf.trust_again();
-            world.bpf.run_on(how, INGRESS, &own)?;
+            tables.bpf.run_on(how, INGRESS, &own)?;
+            tables.bpf.trust_again();
+            tables.bpf.run_on(how, INGRESS, &own)?;
             for _ in 0..others {
-                world.bpf.run_on(how, INGRESS, &other(|_| {}))?;
+                tables.bpf.run_on(how, INGRESS, &other(|_| {}))?;
             }
             // The agent hears of the first, and moves entries while it writes.
-            world.apply(&[known(true)])?;
-            ensure!(is_trusted(&mut world, how)? == trusted, "{others} others ({how:?})");
+            tables.apply(&[known(true)])?;
+            ensure!(is_trusted(&mut tables, how)? == trusted, "{others} others ({how:?})");
         }
-        world.bpf.trust_again();
+        tables.bpf.trust_again();
     }
     // What is fixed stays.
-    world.apply(&[Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: Neighbour::FIXED }))])?;
-    let how = How::XdpSkb;
-    world.bpf.run_on(how, INGRESS, &other(|_| {}))?;
-    ensure!(is_trusted(&mut world, how)?, "a fixed entry");
+    tables.apply(&[Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: Neighbour::FIXED }))])?;
+    let how = HookKind::XdpSkb;
+    tables.bpf.run_on(how, INGRESS, &other(|_| {}))?;
+    ensure!(is_trusted(&mut tables, how)?, "a fixed entry");
     Ok(())
 }

@@ -5,4 +5,4 @@
 mod doubt;
 mod random;
 mod rows;
-mod world;
+mod tables;

@@ -1,20 +1,20 @@
 //! The program in the kernel against the same decision in userspace, over tables in plain memory: two compilers, two
 //! memories, one verdict. (That the decision itself is right is for the lab, where the kernel is the oracle.)
 
-use crate::world::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, World, neighbour};
-use arp_agent::dataplane::choice::How;
+use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};
+use arp_agent::dataplane::policy::HookKind;
 use arp_agent::dataplane::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Counters, Iface, Neighbour, Oif};
 use arp_common::reason::{ANSWERED, COUNTERS};
-use arp_common::{ArpFrame, ArpWords, Reason, Verdict, decide};
+use arp_common::{ArpFrame, PackedArp, Reason, Verdict, decide};
 use fastrand::Rng;
 use tests::needs_root;
 
 const FRAMES: usize = 200_000;
 const WORLDS: usize = 200;
 /// tc first: see where it is left out.
-const HOOKS: [How; 3] = [How::Clsact, How::XdpSkb, How::XdpVeth];
+const HOOKS: [HookKind; 3] = [HookKind::Clsact, HookKind::XdpSkb, HookKind::XdpVeth];
 
 #[test]
 fn random_frames_are_decided_alike() -> anyhow::Result<()> {
@@ -23,21 +23,21 @@ fn random_frames_are_decided_alike() -> anyhow::Result<()> {
         std::env::var("ARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("seed {seed} (ARP_TEST_SEED repeats it)");
     let mut rng = Rng::with_seed(seed);
-    let mut world = World::new()?;
-    let before = world.counters();
+    let mut tables = ProgramTables::new()?;
+    let before = tables.counters();
     let mut expected: Counters = [0; COUNTERS];
     for _ in 0..WORLDS {
         let changes = change(&mut rng);
-        world.apply(&changes)?;
+        tables.apply(&changes)?;
         for _ in 0..FRAMES / WORLDS {
             let bytes = frame(&mut rng);
             // The kernel makes no socket buffer of a mere Ethernet header.
             let hooks = if bytes.len() > 14 { HOOKS.as_slice() } else { &HOOKS[1..] };
             let how = *pick(&mut rng, hooks);
-            let (action, out, counter) = userspace(&world, how, &bytes);
+            let (action, out, counter) = userspace(&tables, how, &bytes);
             // Nothing goes up from here.
-            world.bpf.trust_again();
-            let run = world.bpf.run_on(how, INGRESS, &bytes)?;
+            tables.bpf.trust_again();
+            let run = tables.bpf.run_on(how, INGRESS, &bytes)?;
             assert_eq!(
                 (run.action, &run.frame),
                 (action, &out),
@@ -48,7 +48,7 @@ fn random_frames_are_decided_alike() -> anyhow::Result<()> {
             }
         }
     }
-    let counted: Vec<u64> = world.counters().iter().zip(before).map(|(after, before)| after - before).collect();
+    let counted: Vec<u64> = tables.counters().iter().zip(before).map(|(after, before)| after - before).collect();
     assert_eq!(counted, expected, "seed {seed}: counters");
     let seen = Reason::ALL.iter().filter(|reason| expected[reason.counter()] > 0).count();
     println!("{} answered; {seen} reasons to pass seen", expected[ANSWERED]);
@@ -63,7 +63,7 @@ fn random_frames_are_decided_alike() -> anyhow::Result<()> {
 }
 
 /// What must come of a frame: the action, the bytes, and what is counted.
-fn userspace(world: &World, how: How, bytes: &[u8]) -> (u32, Vec<u8>, Option<usize>) {
+fn userspace(tables: &ProgramTables, how: HookKind, bytes: &[u8]) -> (u32, Vec<u8>, Option<usize>) {
     let (passes, replies) = actions(how);
     let pass = |counter| (passes, bytes.to_vec(), counter);
     if bytes[12..14] != [8, 6] {
@@ -72,8 +72,8 @@ fn userspace(world: &World, how: How, bytes: &[u8]) -> (u32, Vec<u8>, Option<usi
     let Some(frame) = ArpFrame::from_bytes(bytes) else {
         return pass(Some(Reason::TOO_SHORT.counter()));
     };
-    let frame = ArpWords::from(&frame);
-    match decide(&frame, INGRESS, &world.fake) {
+    let frame = PackedArp::from(&frame);
+    match decide(&frame, INGRESS, &tables.fake) {
         Verdict::Pass(reason) => pass(Some(reason.counter())),
         Verdict::Reply(mac) => (replies, frame.reply(mac).to_bytes().to_vec(), Some(ANSWERED)),
     }

@@ -1,15 +1,15 @@
 //! Frames in, frames out.
 
-use crate::world::{INGRESS, MAC, World};
-use arp_agent::dataplane::choice::How;
-use arp_agent::dataplane::programs::{Run, actions};
+use crate::tables::{INGRESS, MAC, ProgramTables};
+use arp_agent::dataplane::policy::HookKind;
+use arp_agent::dataplane::programs::{ProgramRun, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
 use arp_common::reason::ANSWERED;
 use tests::needs_root;
 
 /// One of each program: their entry points differ, what they decide does not.
-const HOOKS: [How; 3] = [How::XdpSkb, How::XdpVeth, How::Clsact];
+const HOOKS: [HookKind; 3] = [HookKind::XdpSkb, HookKind::XdpVeth, HookKind::Clsact];
 
 /// The pod asks for 169.254.1.1, as its stack sends it.
 const REQUEST: [u8; 42] = [
@@ -91,9 +91,9 @@ fn each_row_comes_out_as_written() -> anyhow::Result<()> {
         ("a route that is not followed", with(&[(38, &[10, 66, 1, 1])]), pass(Reason::OPAQUE_ROUTE)),
         ("a route that is never answered", with(&[(38, &[10, 67, 7, 255])]), pass(Reason::UNANSWERABLE_ROUTE)),
     ];
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     for (case, frame, expect) in rows {
-        check(&mut world, case, &frame, &expect)?;
+        check(&mut tables, case, &frame, &expect)?;
     }
     Ok(())
 }
@@ -101,25 +101,25 @@ fn each_row_comes_out_as_written() -> anyhow::Result<()> {
 #[test]
 fn a_probe_for_a_local_address_is_answered_to_nobody_s_address() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     let mut expected = reply_for([10, 77, 0, 1]);
     expected[38..42].fill(0);
     let probe = with(&[(28, &[0; 4]), (38, &[10, 77, 0, 1])]);
-    check(&mut world, "probe", &probe, &Expect::Reply(expected))
+    check(&mut tables, "probe", &probe, &Expect::Reply(expected))
 }
 
 #[test]
 fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
-    world.set_lease(false)?;
-    check(&mut world, "no lease", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))?;
-    world.set_lease(true)?;
-    check(&mut world, "with a lease again", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
-    world.apply(&[Change::Iface(INGRESS, None)])?;
-    let before = world.bpf.unknown_counters();
-    check(&mut world, "no entry", &REQUEST, &Expect::Pass(None))?;
-    let after = world.bpf.unknown_counters();
+    let mut tables = ProgramTables::new()?;
+    tables.set_lease(false)?;
+    check(&mut tables, "no lease", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))?;
+    tables.set_lease(true)?;
+    check(&mut tables, "with a lease again", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
+    tables.apply(&[Change::Iface(INGRESS, None)])?;
+    let before = tables.bpf.unknown_counters();
+    check(&mut tables, "no entry", &REQUEST, &Expect::Pass(None))?;
+    let after = tables.bpf.unknown_counters();
     let counter = Reason::INTERFACE_UNKNOWN.counter();
     assert_eq!(after[counter], before[counter] + HOOKS.len() as u64, "counted where no interface has its counters");
     Ok(())
@@ -129,41 +129,47 @@ fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
 fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
     use arp_agent::dataplane::{Dataplane as _, bpf::monotonic_ns};
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     // Each program is loaded when it is first used, which on an emulated machine takes longer than the lease.
-    check(&mut world, "loaded", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
-    world.bpf.set_lease(monotonic_ns() + 100_000_000)?;
-    check(&mut world, "at once", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
+    check(&mut tables, "loaded", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
+    tables.bpf.set_lease(monotonic_ns() + 100_000_000)?;
+    check(&mut tables, "at once", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     std::thread::sleep(std::time::Duration::from_millis(120));
-    check(&mut world, "later", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))
+    check(&mut tables, "later", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))
 }
 
 #[test]
 fn every_length_and_every_cut_of_a_request_passes_untouched_or_is_answered() -> anyhow::Result<()> {
     needs_root!();
-    let mut world = World::new()?;
+    let mut tables = ProgramTables::new()?;
     for len in 14..=1500 {
         let frame: Vec<u8> = if len <= REQUEST.len() { REQUEST[..len].to_vec() } else { padded(len) };
         let expect = if len < 42 { Expect::Pass(Some(Reason::TOO_SHORT)) } else { Expect::Reply(REPLY.to_vec()) };
-        check(&mut world, &format!("{len} bytes"), &frame, &expect)?;
+        check(&mut tables, &format!("{len} bytes"), &frame, &expect)?;
     }
     Ok(())
 }
 
 /// Runs each program once: action, bytes and exactly one count, in the right place.
-fn check(world: &mut World, case: &str, frame: &[u8], expect: &Expect) -> anyhow::Result<()> {
+fn check(tables: &mut ProgramTables, case: &str, frame: &[u8], expect: &Expect) -> anyhow::Result<()> {
     // The kernel makes no socket buffer of a mere Ethernet header.
     let hooks = HOOKS.into_iter().filter(|how| how.is_xdp() || frame.len() > 14);
-    hooks.into_iter().try_for_each(|how| check_one(world, how, &format!("{case} ({how:?})"), frame, expect))
+    hooks.into_iter().try_for_each(|how| check_one(tables, how, &format!("{case} ({how:?})"), frame, expect))
 }
 
-fn check_one(world: &mut World, how: How, case: &str, frame: &[u8], expect: &Expect) -> anyhow::Result<()> {
+fn check_one(
+    tables: &mut ProgramTables,
+    how: HookKind,
+    case: &str,
+    frame: &[u8],
+    expect: &Expect,
+) -> anyhow::Result<()> {
     let (passes, replies) = actions(how);
-    let before = world.counters();
+    let before = tables.counters();
     // Nothing goes up from here.
-    world.bpf.trust_again();
-    let Run { action, frame: out } = world.bpf.run_on(how, INGRESS, frame)?;
-    let after = world.counters();
+    tables.bpf.trust_again();
+    let ProgramRun { action, frame: out } = tables.bpf.run_on(how, INGRESS, frame)?;
+    let after = tables.counters();
     let counted: Vec<usize> = (0..before.len()).filter(|&at| after[at] != before[at]).collect();
     let (expected_action, expected_frame, expected_count) = match expect {
         Expect::Reply(reply) => (replies, reply.as_slice(), Some(ANSWERED)),

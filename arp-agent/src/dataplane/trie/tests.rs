@@ -148,7 +148,7 @@ fn a_pool_at_its_end_is_an_error_that_says_so() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum Operation {
     Insert(Prefix, Entry),
     Remove(usize),
 }
@@ -160,7 +160,7 @@ fn prefixes() -> impl Strategy<Value = Prefix> {
         .prop_map(|(addr, len)| Prefix::new(addr, len))
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<Operation>> {
     let leaf = prop_oneof![
         any::<u16>().prop_map(Entry::unicast),
         Just(Entry::LOCAL),
@@ -168,8 +168,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         Just(Entry::UNANSWERABLE)
     ];
     let step = prop_oneof![
-        3 => (prefixes(), leaf).prop_map(|(prefix, leaf)| Step::Insert(prefix, leaf)),
-        2 => any::<usize>().prop_map(Step::Remove),
+        3 => (prefixes(), leaf).prop_map(|(prefix, leaf)| Operation::Insert(prefix, leaf)),
+        2 => any::<usize>().prop_map(Operation::Remove),
     ];
     proptest::collection::vec(step, 1..120)
 }
@@ -183,15 +183,15 @@ proptest! {
         let mut seen = Vec::new();
         for step in steps {
             match step {
-                Step::Insert(prefix, leaf) => {
+                Operation::Insert(prefix, leaf) => {
                     seen.push(prefix);
                     pair.insert(prefix, leaf);
                 }
-                Step::Remove(which) if !pair.prefixes.is_empty() => {
+                Operation::Remove(which) if !pair.prefixes.is_empty() => {
                     let prefix = *pair.prefixes.keys().nth(which % pair.prefixes.len()).unwrap();
                     pair.remove(prefix);
                 }
-                Step::Remove(_) => {}
+                Operation::Remove(_) => {}
             }
         }
         pair.check_edges(seen);

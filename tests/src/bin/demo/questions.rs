@@ -96,7 +96,7 @@ pub(crate) fn ask_with_agent(lab: &Lab, agent: &mut Agent, alone: &Replies, stop
     for (number, question) in first.iter().chain(&further_requests(lab)).enumerate() {
         stop.check()?;
         if number == first.len() {
-            agent.in_step()?;
+            agent.in_sync()?;
         }
         let pod = lab.host(question.pod);
         let before = agent.status()?;

@@ -1,16 +1,16 @@
 //! Random worlds: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
 
-mod dice;
 mod frames;
-mod oddities;
+mod mutations;
 mod oracle;
 mod plan;
 mod report;
+mod rng;
 mod run;
+mod scenario;
 mod shapes;
 mod shrink;
 mod state;
-mod world;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

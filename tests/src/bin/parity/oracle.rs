@@ -9,15 +9,15 @@
 
 use std::net::Ipv4Addr;
 
-use tests::twins::{self, Frame, NeighbourTable};
+use tests::pair::{self, Frame, NeighbourTable};
 
-use crate::state::{Link, Route, State, Table};
+use crate::state::{KeyedRoutes, Link, Route, State};
 
 /// What §10 says, and why not.
-pub(crate) type Verdict = Result<(), &'static str>;
+pub(crate) type Expectation = Result<(), &'static str>;
 
 /// What §10 says of a frame that comes in on `ingress`.
-pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, frame: &Frame) -> Verdict {
+pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, frame: &Frame) -> Expectation {
     let arp = frame.arp().ok_or("not ARP, or too short")?;
     let (dst, arp) = (arp.dst, arp.arp);
     ensure(matches!(arp.htype, [0, 1] | [0, 6]) && arp.ptype == [8, 0] && (arp.hlen, arp.plen) == (6, 4), "header")?;
@@ -49,10 +49,10 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     ensure(!state.is_own(spa), "sender is an own address")?;
     let entry = neighbours.entries.get(&(ingress, spa)).ok_or("no neighbour")?;
     match entry.class {
-        twins::Class::Fixed => {}
-        twins::Class::Valid if entry.lladdr == Some(arp.sha) => {}
-        twins::Class::Valid => return Err("neighbour differs"),
-        twins::Class::Invalid => return Err("neighbour invalid"),
+        pair::Class::Fixed => {}
+        pair::Class::Valid if entry.lladdr == Some(arp.sha) => {}
+        pair::Class::Valid => return Err("neighbour differs"),
+        pair::Class::Invalid => return Err("neighbour invalid"),
     }
     match class {
         Class::Local => local(state, link, tpa),
@@ -64,7 +64,7 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     }
 }
 
-fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Verdict {
+fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Expectation {
     match state.setting("all", "arp_ignore").max(state.setting(&link.name, "arp_ignore")) {
         1 => {
             let own = link.addresses.iter().any(|&(own, _, _)| own == tpa);
@@ -85,7 +85,7 @@ fn forwarded(
     tpa: Ipv4Addr,
     route: &Route,
     to_us: bool,
-) -> Verdict {
+) -> Expectation {
     let effective = |key| state.setting("all", key) != 0 || state.setting(&link.name, key) != 0;
     ensure(state.setting(&link.name, "forwarding") != 0, "forwarding off")?;
     let dev = route.dev.as_deref().unwrap_or_default();
@@ -112,31 +112,32 @@ enum Class<'a> {
 
 /// The longest prefix of local and main together; local first among equals; table default if they have nothing.
 fn best(state: &State, addr: Ipv4Addr) -> Class<'_> {
-    let covering = |table: Table| {
+    let covering = |table: KeyedRoutes| {
         let routes = state.routes.iter().filter(move |route| route.table == table && !route.tos);
         // `ip` lists the routes of a prefix in the kernel's order.
         routes.filter(move |route| contains(route.prefix, route.len, addr))
     };
-    let first = |table: Table| covering(table).reduce(|best, route| if route.len > best.len { route } else { best });
-    let (local, main) = (first(Table::Local), first(Table::Main));
+    let first =
+        |table: KeyedRoutes| covering(table).reduce(|best, route| if route.len > best.len { route } else { best });
+    let (local, main) = (first(KeyedRoutes::Local), first(KeyedRoutes::Main));
     let route = match (local, main) {
         // Whether the two tables are one depends on what was done to the namespace before.
         (Some(local), Some(main)) if main.len > local.len => return Class::Unfollowed,
         (Some(local), _) => local,
         (None, Some(main)) => main,
-        (None, None) => match first(Table::Default) {
+        (None, None) => match first(KeyedRoutes::Default) {
             Some(route) => route,
             None => return Class::Nothing,
         },
     };
-    if state.is_own(addr) && (route.table, route.len) != (Table::Local, 32) {
+    if state.is_own(addr) && (route.table, route.len) != (KeyedRoutes::Local, 32) {
         return Class::UnroutedOwn;
     }
     let skipped = route.dev.as_deref().is_some_and(|dev| may_be_skipped(state, dev));
     match (route.table, route.kind.as_str()) {
-        (Table::Local, "local") => Class::Local,
+        (KeyedRoutes::Local, "local") => Class::Local,
         (_, "throw" | "local") => Class::Unfollowed,
-        (Table::Local, "unicast") => Class::Unfollowed,
+        (KeyedRoutes::Local, "unicast") => Class::Unfollowed,
         (_, "unicast") if route.odd || skipped => Class::Unfollowed,
         (_, "unicast") => Class::Unicast(route),
         _ => Class::Unanswerable,
@@ -154,6 +155,6 @@ fn contains(subnet: Ipv4Addr, len: u8, addr: Ipv4Addr) -> bool {
     (u32::from(subnet) ^ u32::from(addr)) & mask == 0
 }
 
-fn ensure(holds: bool, otherwise: &'static str) -> Verdict {
+fn ensure(holds: bool, otherwise: &'static str) -> Expectation {
     if holds { Ok(()) } else { Err(otherwise) }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use tests::Mac;
-use tests::twins::{NODE_MAC, PORTS, Step};
+use tests::pair::{NODE_MAC, PORTS, Step};
 
-use crate::dice::Dice;
+use crate::rng::Rng;
 
 /// Somebody behind a port.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct Sender {
 
 /// A world being planned.
 pub(crate) struct Plan {
-    pub(crate) dice: Dice,
+    pub(crate) rng: Rng,
     /// How many ports the world uses.
     pub(crate) ports: u8,
     /// Configuration that has not been handed out yet.
@@ -43,10 +43,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn new(mut dice: Dice) -> Self {
-        let ports = dice.between(2, PORTS.into()) as u8;
+    pub(crate) fn new(mut rng: Rng) -> Self {
+        let ports = rng.between(2, PORTS.into()) as u8;
         Plan {
-            dice,
+            rng,
             ports,
             steps: Vec::new(),
             features: BTreeMap::new(),
@@ -123,7 +123,7 @@ impl Plan {
     }
 
     pub(crate) fn port(&mut self) -> u8 {
-        self.dice.below(self.ports.into()) as u8
+        self.rng.below(self.ports.into()) as u8
     }
 
     /// Adds an address of the node's.
@@ -169,13 +169,13 @@ impl Plan {
     /// The node knows the sender, in one state or other.
     pub(crate) fn known(&mut self, sender: Sender) {
         let states = [(50, "stale"), (20, "reachable"), (15, "permanent"), (5, "delay"), (5, "probe"), (5, "noarp")];
-        let state = *self.dice.weighted(&states);
+        let state = *self.rng.weighted(&states);
         self.neighbour(sender.port, sender.ip, sender.mac, state);
     }
 
     /// A prefix, out of a small space, so that they overlap.
     pub(crate) fn some_prefix(&mut self) -> (Ipv4Addr, u8) {
-        let len = *self.dice.weighted(&[
+        let len = *self.rng.weighted(&[
             (6, 32u8),
             (1, 31),
             (2, 30),
@@ -201,21 +201,16 @@ impl Plan {
     /// An address that something may already be about, or one beside it.
     pub(crate) fn some_address(&mut self) -> Ipv4Addr {
         let prefixes = self.prefixes.len();
-        match self.dice.below(10) {
+        match self.rng.below(10) {
             0..3 if prefixes > 0 => {
-                let (ip, len) = *self.dice.pick(&self.prefixes);
-                self.dice.address_in(ip, len)
+                let (ip, len) = *self.rng.pick(&self.prefixes);
+                self.rng.address_in(ip, len)
             }
-            3..5 if !self.targets.is_empty() => *self.dice.pick(&self.targets),
-            5 if !self.own.is_empty() => *self.dice.pick(&self.own),
-            6 => Ipv4Addr::new(172, 16, self.dice.below(4) as u8, self.dice.byte()),
-            7 => Ipv4Addr::new(192, 168, self.dice.below(6) as u8, self.dice.byte()),
-            _ => Ipv4Addr::new(
-                10,
-                *self.dice.pick(&[5u8, 5, 9, 77, 88, 200]),
-                self.dice.below(3) as u8,
-                self.dice.byte(),
-            ),
+            3..5 if !self.targets.is_empty() => *self.rng.pick(&self.targets),
+            5 if !self.own.is_empty() => *self.rng.pick(&self.own),
+            6 => Ipv4Addr::new(172, 16, self.rng.below(4) as u8, self.rng.byte()),
+            7 => Ipv4Addr::new(192, 168, self.rng.below(6) as u8, self.rng.byte()),
+            _ => Ipv4Addr::new(10, *self.rng.pick(&[5u8, 5, 9, 77, 88, 200]), self.rng.below(3) as u8, self.rng.byte()),
         }
     }
 }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tests::Mac;
-use tests::twins::{Batch, Frame, Twins, hex};
+use tests::pair::{Batch, Frame, Pair, hex};
 
 use crate::oracle;
+use crate::scenario::Scenario;
 use crate::state::State;
-use crate::world::World;
 
 /// How many frames that should have been answered are shown.
 const SHOWN: usize = 8;
@@ -56,7 +56,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn world(&mut self, world: &World) {
+    pub(crate) fn world(&mut self, world: &Scenario) {
         self.worlds += 1;
         self.configurations += world.phases.len() as u64;
         for (&name, &count) in &world.features {
@@ -113,11 +113,11 @@ impl Report {
     }
 
     /// Adds what an agent's program has counted, and what the twins spent their time on.
-    pub(crate) fn agent(&mut self, twins: &Twins) {
-        for (&on, &time) in twins.spent() {
+    pub(crate) fn agent(&mut self, pair: &Pair) {
+        for (&on, &time) in pair.spent() {
             *self.spent.entry(on).or_default() += time;
         }
-        let status = twins.agent().and_then(|agent| agent.ask("\"status\"").ok());
+        let status = pair.agent().and_then(|agent| agent.ask("\"status\"").ok());
         let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
         for (reason, count) in passed.into_iter().flatten() {
             *self.counters.entry(reason.clone()).or_default() += count.as_u64().unwrap_or_default();

@@ -8,13 +8,13 @@ use std::{fs, thread};
 use anyhow::{Context as _, Result};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::unistd::Pid;
-use tests::twins::{Divergence, Script, Step, Twins};
+use tests::pair::{Divergence, Pair, Script, Step};
 
 use crate::Args;
 use crate::report::Report;
+use crate::scenario::Scenario;
 use crate::shrink;
 use crate::state::State;
-use crate::world::World;
 
 /// Set by SIGINT and SIGTERM.
 pub(crate) static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
@@ -56,7 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 % 1_000_000_007),
     };
     if args.print {
-        for (configuration, frames) in World::draw(seed, args.first, args.frames).phases {
+        for (configuration, frames) in Scenario::draw(seed, args.first, args.frames).phases {
             let frames = frames.into_iter().map(Step::Frame);
             print!("{}", Script(configuration.into_iter().chain(frames).collect()));
         }
@@ -116,37 +116,37 @@ impl Shared<'_> {
 
     fn generation(&self, worlds: std::ops::Range<u64>, core: usize, report: &mut Report) -> Result<()> {
         let hook = self.args.hook()?;
-        let mut twins = Twins::new(hook, core)?;
+        let mut pair = Pair::new(hook, core)?;
         let mut history: Vec<Step> = Vec::new();
         for number in worlds {
             if self.is_over() {
                 break;
             }
-            let world = World::draw(self.seed, number, self.args.frames);
+            let world = Scenario::draw(self.seed, number, self.args.frames);
             report.world(&world);
-            let played = play(&mut twins, &world, report, hook.is_some())
+            let played = play(&mut pair, &world, report, hook.is_some())
                 .with_context(|| format!("world {number} of seed {}", self.seed))?;
             match played.divergence {
                 None => {
                     report.steps += world.undo.len() as u64;
-                    twins.apply(&world.undo)?;
+                    pair.apply(&world.undo)?;
                     history.extend(played.steps.into_iter().filter(|step| step.frame().is_none()));
                     history.extend(world.undo);
                 }
                 Some(divergence) => {
-                    report.agent(&twins);
-                    drop(twins);
+                    report.agent(&pair);
+                    drop(pair);
                     if self.found(&world, &history, played.steps, &divergence, core)? {
                         report.divergences += 1;
                     } else {
                         report.collected += 1;
                     }
-                    twins = Twins::new(hook, core)?;
+                    pair = Pair::new(hook, core)?;
                     history.clear();
                 }
             }
         }
-        report.agent(&twins);
+        report.agent(&pair);
         Ok(())
     }
 
@@ -154,7 +154,7 @@ impl Shared<'_> {
     /// meanwhile and it does not show again: two kernels alone would have differed.
     fn found(
         &self,
-        world: &World,
+        world: &Scenario,
         history: &[Step],
         steps: Vec<Step>,
         divergence: &Divergence,
@@ -190,19 +190,19 @@ impl Shared<'_> {
 }
 
 /// Takes a world through twins, up to the first divergence.
-fn play(twins: &mut Twins, world: &World, report: &mut Report, oracle: bool) -> Result<Played> {
+fn play(pair: &mut Pair, world: &Scenario, report: &mut Report, oracle: bool) -> Result<Played> {
     let mut steps: Vec<Step> = Vec::new();
     let mut filtered = false;
     for (configuration, frames) in &world.phases {
         report.steps += configuration.len() as u64;
-        report.refused_steps += twins.apply(configuration)? as u64;
+        report.refused_steps += pair.apply(configuration)? as u64;
         steps.extend(configuration.iter().cloned());
         filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
         let start = Instant::now();
-        let state = if oracle && !filtered { Some(State::read(twins.node())?) } else { None };
+        let state = if oracle && !filtered { Some(State::read(pair.node())?) } else { None };
         *report.spent.entry("oracle's reading").or_default() += start.elapsed();
-        let first = twins.ifindex(0);
-        let divergence = twins.exchange(frames, |batch| {
+        let first = pair.ifindex(0);
+        let divergence = pair.exchange(frames, |batch| {
             steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
             report.batch(batch, state.as_ref(), |port| first + u32::from(port), world.number);
         })?;
@@ -219,8 +219,8 @@ fn replay(args: &Args) -> Result<bool> {
     for path in &args.replay {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let Script(steps) = text.parse().with_context(|| format!("{}", path.display()))?;
-        let mut twins = Twins::new(args.hook()?, 0)?;
-        match twins.play(&steps)? {
+        let mut pair = Pair::new(args.hook()?, 0)?;
+        match pair.play(&steps)? {
             Some(divergence) => {
                 println!("{}: {divergence}", path.display());
                 same = false;

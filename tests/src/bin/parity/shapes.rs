@@ -18,9 +18,9 @@ pub(crate) fn draw(plan: &mut Plan) {
         (15, ("shape matrix", matrix)),
         (25, ("shape wild", wild)),
     ];
-    let (name, shape) = *plan.dice.weighted(&shapes);
+    let (name, shape) = *plan.rng.weighted(&shapes);
     plan.feature(name);
-    if plan.dice.chance(90) {
+    if plan.rng.chance(90) {
         plan.sysctl("ip_forward", 1, 0);
     }
     for port in 0..plan.ports {
@@ -37,7 +37,7 @@ fn uplink(plan: &mut Plan) -> u8 {
     plan.prefixes.push((Ipv4Addr::new(0, 0, 0, 0), 0));
     for last in [254, 9] {
         let sender = plan.sender(port, Ipv4Addr::new(10, 9, 0, last));
-        if plan.dice.chance(70) {
+        if plan.rng.chance(70) {
             plan.known(sender);
         }
     }
@@ -49,7 +49,7 @@ fn uplink(plan: &mut Plan) -> u8 {
 fn calico(plan: &mut Plan) {
     let uplink = uplink(plan);
     plan.address(Ipv4Addr::new(10, 77, 0, 1), 32, "lo", "");
-    let felix = plan.dice.chance(50);
+    let felix = plan.rng.chance(50);
     for port in 0..uplink {
         let dev = format!("v{port}");
         plan.conf(&dev, "proxy_arp", 1);
@@ -58,17 +58,17 @@ fn calico(plan: &mut Plan) {
             plan.conf(&dev, "rp_filter", 1);
         }
         plan.conf(&dev, "forwarding", 1);
-        for _ in 0..plan.dice.between(1, 3) {
-            let ip = Ipv4Addr::new(10, 5, port, plan.dice.between(2, 60) as u8);
+        for _ in 0..plan.rng.between(1, 3) {
+            let ip = Ipv4Addr::new(10, 5, port, plan.rng.between(2, 60) as u8);
             let sender = plan.sender(port, ip);
             plan.route("add", format!("{ip}/32 dev {dev} scope link"));
             plan.prefixes.push((ip, 32));
-            if plan.dice.chance(80) {
+            if plan.rng.chance(80) {
                 plan.known(sender);
             }
         }
     }
-    if plan.dice.chance(60) {
+    if plan.rng.chance(60) {
         plan.route("add", "blackhole 10.5.0.0/16".to_owned());
         plan.prefixes.push((Ipv4Addr::new(10, 5, 0, 0), 16));
     }
@@ -76,21 +76,21 @@ fn calico(plan: &mut Plan) {
 
 /// A port with a subnet whose members cannot talk to each other (RFC 3069).
 fn private_vlan(plan: &mut Plan) {
-    if plan.dice.chance(70) {
+    if plan.rng.chance(70) {
         uplink(plan);
     }
-    for port in 0..plan.dice.between(1, plan.ports.into()) as u8 {
+    for port in 0..plan.rng.between(1, plan.ports.into()) as u8 {
         let dev = format!("v{port}");
         let subnet = Ipv4Addr::new(192, 168, port, 0);
         plan.address(Ipv4Addr::new(192, 168, port, 1), 24, &dev, "brd +");
         plan.prefixes.push((subnet, 24));
         plan.conf(&dev, "proxy_arp_pvlan", 1);
-        let proxy = i64::from(plan.dice.chance(40));
+        let proxy = i64::from(plan.rng.chance(40));
         plan.conf(&dev, "proxy_arp", proxy);
-        for _ in 0..plan.dice.between(1, 3) {
-            let ip = plan.dice.address_in(subnet, 24);
+        for _ in 0..plan.rng.between(1, 3) {
+            let ip = plan.rng.address_in(subnet, 24);
             let sender = plan.sender(port, ip);
-            if plan.dice.chance(80) {
+            if plan.rng.chance(80) {
                 plan.known(sender);
             }
         }
@@ -116,29 +116,29 @@ fn matrix(plan: &mut Plan) {
 fn wild(plan: &mut Plan) {
     for port in 0..plan.ports {
         let dev = format!("v{port}");
-        for _ in 0..plan.dice.below(3) {
-            let (ip, len) = (plan.some_address(), *plan.dice.pick(&[32u8, 31, 30, 24, 24, 24, 16]));
-            let more = *plan.dice.pick(&["", "brd +"]);
+        for _ in 0..plan.rng.below(3) {
+            let (ip, len) = (plan.some_address(), *plan.rng.pick(&[32u8, 31, 30, 24, 24, 24, 16]));
+            let more = *plan.rng.pick(&["", "brd +"]);
             plan.address(ip, len, &dev, more);
         }
         for key in ["proxy_arp", "proxy_arp_pvlan"] {
-            let value = i64::from(plan.dice.chance(60));
+            let value = i64::from(plan.rng.chance(60));
             plan.conf(&dev, key, value);
         }
-        for _ in 0..plan.dice.between(1, 3) {
+        for _ in 0..plan.rng.between(1, 3) {
             let ip = plan.some_address();
             let sender = plan.sender(port, ip);
-            if plan.dice.chance(70) {
+            if plan.rng.chance(70) {
                 plan.route("add", format!("{ip}/32 dev {dev}"));
             }
-            match plan.dice.below(10) {
+            match plan.rng.below(10) {
                 0..7 => plan.known(sender),
                 7 => plan.neighbour(port, ip, NOBODY, "stale"),
                 _ => {}
             }
         }
     }
-    for _ in 0..plan.dice.between(1, 6) {
+    for _ in 0..plan.rng.between(1, 6) {
         let (prefix, port) = (plan.some_prefix(), plan.port());
         plan.route_to(prefix, "", &format!("dev v{port}"));
     }

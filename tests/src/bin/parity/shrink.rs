@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tests::Hook;
-use tests::twins::{Divergence, Step, Twins};
+use tests::pair::{Divergence, Pair, Step};
 
 use crate::run::STOP;
 
@@ -46,7 +46,7 @@ pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, hook: Option<Hook>, cor
 impl Trials {
     fn diverges(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
         self.count += 1;
-        Twins::new(self.hook, self.core)?.play(steps)
+        Pair::new(self.hook, self.core)?.play(steps)
     }
 
     fn is_over(&self) -> bool {

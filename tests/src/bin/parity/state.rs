@@ -40,7 +40,7 @@ pub(crate) struct Link {
 /// A route of the tables local, main and default.
 #[derive(Debug)]
 pub(crate) struct Route {
-    pub(crate) table: Table,
+    pub(crate) table: KeyedRoutes,
     pub(crate) prefix: Ipv4Addr,
     pub(crate) len: u8,
     pub(crate) tos: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Route {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Table {
+pub(crate) enum KeyedRoutes {
     Local,
     Main,
     Default,
@@ -166,9 +166,9 @@ fn show<const N: usize>(commands: [&str; N]) -> Result<[Vec<Value>; N]> {
 
 fn route(row: &Value) -> Option<Route> {
     let table = match row["table"].as_str() {
-        None | Some("main" | "254") => Table::Main,
-        Some("local" | "255") => Table::Local,
-        Some("default" | "253") => Table::Default,
+        None | Some("main" | "254") => KeyedRoutes::Main,
+        Some("local" | "255") => KeyedRoutes::Local,
+        Some("default" | "253") => KeyedRoutes::Default,
         Some(_) => return None,
     };
     let destination = text(row, "dst");

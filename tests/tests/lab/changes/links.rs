@@ -17,7 +17,7 @@ fn the_interface_s_new_address_is_in_the_replies() -> Result<()> {
     // The kernel forgets the interface's neighbours with its address.
     let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
     assert_eq!(outcome.by, Answerer::kernel("neighbour_unknown"));
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
     let p0 = parity.fast().host("p0");
     assert_eq!(outcome.replies, [reply_bytes(new, p0.mac(), p0.ip(), ROUTED_TARGET)]);

@@ -69,7 +69,7 @@ fn a_rule_leaves_everything_to_the_kernel() -> Result<()> {
     parity.node_ip("rule add from 10.5.0.5 lookup 100")?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::kernel("custom_rules"));
     parity.both(|lab| lab.node().ip("route add unreachable 10.9.0.9 table 100").map(drop))?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::nobody("custom_rules"));
     parity.node_ip("rule del from 10.5.0.5 lookup 100")?;
     assert_eq!(who_has(&mut parity, ROUTED_TARGET)?, Answerer::FastPath);

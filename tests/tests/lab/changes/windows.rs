@@ -1,5 +1,5 @@
 //! What the kernel does at once and tells afterwards, or not at all: under a stream of requests, how many are answered
-//! in between that the kernel would not have answered; none once in step.
+//! in between that the kernel would not have answered; none once in sync.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ impl Case {
     }
 
     /// Makes a change after which the kernel no longer answers `p0` for `tpa`, says how long it went on being answered,
-    /// and wants silence once the agent is in step.
+    /// and wants silence once the agent is in sync.
     fn silenced_by(&mut self, what: &str, tpa: [u8; 4], change: impl FnOnce(&Lab) -> Result<()>) -> Result<()> {
         let p0 = self.lab.host("p0");
         until_fast(&self.agent, p0, tpa)?;
@@ -39,7 +39,7 @@ impl Case {
         );
         self.agent.ask(r#""sync""#).context("sync")?;
         for _ in 0..20 {
-            assert_eq!(p0.ask(&p0.who_has(tpa))?.len(), 0, "{what}: answered, though the agent is in step");
+            assert_eq!(p0.ask(&p0.who_has(tpa))?.len(), 0, "{what}: answered, though the agent is in sync");
         }
         let status = self.agent.status()?;
         assert!(status.ready(), "{what}: {}", status.0);

@@ -327,7 +327,7 @@ fn without_the_hook_a_silent_write_is_followed_within_the_bound_and_status_says_
         let (wrong, last) = stream.answered_later();
         println!("without the hook: {wrong} wrong answers, the last {last:?} after the write");
         agent.ask(r#""sync""#).context("sync")?;
-        assert_eq!(p0.ask(&p0.who_has(LOCAL_TARGET))?.len(), 0, "once in step");
+        assert_eq!(p0.ask(&p0.who_has(LOCAL_TARGET))?.len(), 0, "once in sync");
         lab.node().sysctl("net.ipv4.conf.v0.arp_ignore", 0)?;
     }
     Ok(())

@@ -88,7 +88,7 @@ fn k100_proxy_arp_is_cleared_while_requests_are_queued() -> Result<()> {
         let late = p0.collect(stretched(Duration::from_millis(1200)))?.len();
         ensure!(early + late < 25, "{}: {early} of 50 are answered at once, {late} later", lab.prefix());
     }
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     let status = parity.agent().status()?;
     assert_eq!((status.answered("v0"), status.passed("v0").get("proxy_delay")), (0, Some(&50)), "{}", status.0);
     parity.compare_neighbours()

@@ -27,7 +27,7 @@ macro_rules! needs_devices {
     };
 }
 
-/// Which of these kinds of devices the kernel cannot make: tried out in a namespace.
+/// IfSet of these kinds of devices the kernel cannot make: tried out in a namespace.
 pub(super) fn missing_device(kinds: &[&str]) -> Result<Option<String>> {
     let lab = Lab::new()?;
     lab.node().ip("link add below type veth peer name other")?;
@@ -327,11 +327,11 @@ fn k029_a_macvlan_in_another_namespace() -> Result<()> {
     let set =
         |state: &str| elsewhere.iter().try_for_each(|each| each.ip(&format!("link set above0 {state}")).map(drop));
     set("down")?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     parity.learn("p0", L)?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath);
     set("up")?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     pass_for(&mut parity, "interface_has_upper", &[for_the_device_elsewhere])?;
     Ok(())
 }

@@ -344,7 +344,7 @@ fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
     let options = options.iter().fold(AgentOptions::new(&["v0", "x*"]), |all, one| all.arg(one));
     let mut agent = options.start(lab.node())?;
     run_all(&lab, &["link add x1 type vxlan external dstport 4790", "link set x1 up"])?;
-    agent.in_step()?;
+    agent.in_sync()?;
     let status = agent.status()?;
     for name in ["x0", "x1"] {
         let interface = status.interface(name);

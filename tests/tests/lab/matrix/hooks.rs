@@ -91,13 +91,13 @@ fn k139_a_foreign_filter_beside_ours_whatever_its_place() -> Result<()> {
         let filter = format!("v0 {direction} prio {priority} protocol all");
         let add = format!("filter add dev {filter} u32 match u32 0 0 classid 1:1");
         tc(parity.fast(), &add)?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
         let case = format!("{direction}, priority {priority}");
         assert_eq!(answerer(&mut parity)?, Answerer::kernel(reason), "{case}");
         let state = parity.agent().status()?.interface("v0")["state"].clone();
         assert_eq!(state, "passing", "{case}");
         tc(parity.fast(), &format!("filter del dev {filter}"))?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
         assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, without it again");
     }
     Ok(())
@@ -112,11 +112,11 @@ fn k139_a_foreign_tcx_program_before_or_after_ours() -> Result<()> {
     // The second agent's program is foreign to the first: after ours, then before it.
     let mut second = options("v0", TCX).start(parity.fast().node())?;
     for (first, other) in [("the first", "after"), ("the second", "before")] {
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
         assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{first}: a program {other} ours");
         if other == "after" {
             second.stop()?;
-            parity.agent().in_step()?;
+            parity.agent().in_sync()?;
             assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
             second = options("v0", TCX).start(parity.fast().node())?;
         }
@@ -147,7 +147,7 @@ fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
     for what in ["filter del dev v0 ingress", "qdisc del dev v0 clsact"] {
         assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "before {what}");
         tc(parity.fast(), what)?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
     }
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     Ok(())
@@ -168,8 +168,8 @@ fn a_program_that_somebody_takes_off_its_interface_is_attached_again() -> Result
             id.and_then(|id| id.try_into().ok())
         };
         foreign::detach(program.context("no program is there")?)?;
-        parity.agent().in_step()?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
+        parity.agent().in_sync()?;
         assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{hook:?}, taken away");
     }
     Ok(())
@@ -189,7 +189,7 @@ fn k139_a_filter_that_comes_and_goes_while_the_routes_are_read_again() -> Result
     tc(parity.fast(), "filter add dev v0 ingress prio 60000 protocol all u32 match u32 0 0 classid 1:1")?;
     tc(parity.fast(), "filter del dev v0 ingress prio 60000 protocol all")?;
     parity.agent().signal(Signal::SIGCONT)?;
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
     Ok(())
 }
@@ -246,21 +246,21 @@ fn an_empty_foreign_queueing_discipline_is_no_obstacle_and_a_filter_in_it_is() -
             let mut parity = matrix(hook)?;
             let case = format!("{hook:?}, {qdisc}");
             tc(parity.fast(), &format!("qdisc add dev v0 {qdisc}"))?;
-            parity.agent().in_step()?;
+            parity.agent().in_sync()?;
             assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, empty");
             let filter = "dev v0 ingress prio 7 protocol all";
             tc(parity.fast(), &format!("filter add {filter} u32 match u32 0 0 classid 1:1"))?;
-            parity.agent().in_step()?;
+            parity.agent().in_sync()?;
             assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{case}, with a filter");
             tc(parity.fast(), &format!("filter del {filter}"))?;
-            parity.agent().in_step()?;
+            parity.agent().in_sync()?;
             assert_eq!(answerer(&mut parity)?, Answerer::FastPath, "{case}, empty again");
             tc(parity.fast(), &format!("qdisc del dev v0 {qdisc}"))?;
         }
         // Nobody tells the interface's owner of a filter in a block that several share.
         let mut parity = matrix(hook)?;
         tc(parity.fast(), "qdisc add dev v0 ingress_block 7 clsact")?;
-        parity.agent().in_step()?;
+        parity.agent().in_sync()?;
         assert_eq!(answerer(&mut parity)?, Answerer::kernel("ingress_hook"), "{hook:?}, a shared block");
     }
     Ok(())
@@ -318,7 +318,7 @@ fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
     assert!(shown["reason"].as_str().is_some_and(|why| why.contains("GRO on")), "{shown}");
 
     let mut agent = options("v0", DRIVER).start(parity.alone().node())?;
-    agent.in_step()?;
+    agent.in_sync()?;
     assert!(offloads(parity.alone())?, "nor at the start");
     Ok(())
 }
@@ -361,7 +361,11 @@ fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
         let by = answerer(&mut parity)?;
         // The self-test finds it out; or, if there was time enough, the flag's own notification.
         let wanted: &[Answerer] = match setting {
-            "off" => &[Answerer::kernel("hook_unproven"), Answerer::kernel("peer_deaf"), Answerer::kernel(UNCOUNTED)],
+            "off" => &[
+                Answerer::kernel("self_test_pending"),
+                Answerer::kernel("peer_drops_xdp"),
+                Answerer::kernel(UNCOUNTED),
+            ],
             _ => &[Answerer::FastPath],
         };
         assert!(wanted.contains(&by), "GRO {setting} while the link was down: {by:?}");

@@ -48,7 +48,7 @@ rows! {
         ),
         when(&["rule del to 1.2.3.4 lookup 99"], Probe(TWICE), Kernel("probe_not_local")),
         when(&["v0.proxy_arp=0"], For(TWICE), Kernel("opaque_route")),
-        // Beside the longer prefix there is no doubt.
+        // OtherFilters the longer prefix there is no doubt.
         ask(Probe([10, 50, 2, 1]), Fast),
     ];
     k061_arp_ignore_1_an_address_of_the_interface: [

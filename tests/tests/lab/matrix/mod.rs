@@ -36,7 +36,7 @@ macro_rules! rows {
 use rows;
 
 /// One request of a row.
-struct Step {
+struct Phase {
     /// What is done before, see [`run`].
     when: &'static [&'static str],
     /// The frame.
@@ -129,13 +129,13 @@ impl Expect {
 }
 
 /// A request on the base as it is.
-const fn ask(ask: Ask, expect: Expect) -> Step {
-    Step { when: &[], ask, expect }
+const fn ask(ask: Ask, expect: Expect) -> Phase {
+    Phase { when: &[], ask, expect }
 }
 
 /// A request after changes.
-const fn when(when: &'static [&'static str], ask: Ask, expect: Expect) -> Step {
-    Step { when, ask, expect }
+const fn when(when: &'static [&'static str], ask: Ask, expect: Expect) -> Phase {
+    Phase { when, ask, expect }
 }
 
 /// Whether what is expected on `v0` came about.
@@ -147,7 +147,7 @@ fn holds(parity: &mut Parity, expect: Expect, by: &Answerer) -> Result<bool> {
 
 /// Runs a row's steps one after another on one base, each from a valid neighbour entry. All are run; an error names those
 /// that failed.
-fn check(steps: &[Step]) -> Result<()> {
+fn check(steps: &[Phase]) -> Result<()> {
     let mut parity = base()?;
     let mut failed = Vec::new();
     for (number, step) in steps.iter().enumerate() {
@@ -164,7 +164,7 @@ fn base() -> Result<Parity> {
     Parity::start(topology::matrix, &["v0"])
 }
 
-fn check_step(parity: &mut Parity, step: &Step) -> Result<()> {
+fn check_step(parity: &mut Parity, step: &Phase) -> Result<()> {
     let mac = parity.fast().host("p0").mac();
     parity.change(|lab| {
         // First the entry, so that a step can change it.

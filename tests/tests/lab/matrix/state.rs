@@ -181,7 +181,7 @@ fn k149_without_a_heartbeat_the_kernel_decides() -> Result<()> {
     parity.agent().signal(Signal::SIGCONT)?;
     ensure!(answers[0] == answers[1], "kernel alone {:02x?}, with the fast path {:02x?}", answers[0], answers[1]);
     assert_eq!([answers[0][0].len(), answers[0][1].len()], [1, 0], "the node's own address, and a proxied one");
-    parity.agent().in_step()?;
+    parity.agent().in_sync()?;
     let after = parity.agent().status()?;
     assert_eq!(after.answered("v0"), before.answered("v0"), "{}", after.0);
     assert_eq!(after.passed("v0").get("lease_expired"), Some(&2), "{}", after.0);

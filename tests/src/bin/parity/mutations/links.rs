@@ -1,7 +1,7 @@
 //! Ports, carriers, and devices beside the ports.
 
 use tests::Mac;
-use tests::twins::Step;
+use tests::pair::Step;
 
 use crate::plan::Plan;
 
@@ -23,15 +23,15 @@ pub(super) fn port_noarp(plan: &mut Plan) {
 
 pub(super) fn port_mac(plan: &mut Plan) {
     let port = plan.port();
-    let mac = Mac([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.dice.byte() & 0x3f)]);
-    let before = tests::twins::NODE_MAC(port);
+    let mac = Mac([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.rng.byte() & 0x3f)]);
+    let before = tests::pair::NODE_MAC(port);
     plan.ip_undone(format!("link set v{port} address {mac}"), format!("link set v{port} address {before}"));
     plan.macs[usize::from(port)] = mac;
 }
 
 pub(super) fn stacked(plan: &mut Plan) {
     let port = plan.port();
-    if plan.dice.chance(50) {
+    if plan.rng.chance(50) {
         plan.ip_undone(
             format!("link add link v{port} name mv{port} address 02:00:00:00:bb:0{port} type macvlan mode bridge"),
             format!("link del mv{port}"),
@@ -43,7 +43,7 @@ pub(super) fn stacked(plan: &mut Plan) {
         "link add br0 address 02:00:00:00:bb:ff type bridge forward_delay 0 mcast_snooping 0",
         "link del br0",
     );
-    tests::twins::stillness("br0").for_each(|step| plan.step(step, None));
+    tests::pair::stillness("br0").for_each(|step| plan.step(step, None));
     plan.ip("link set br0 up");
     plan.ip(format!("link set v{port} master br0"));
     plan.step(Step::Settle, None);
@@ -67,30 +67,30 @@ pub(super) fn carrier_flap(plan: &mut Plan) {
 /// What does not matter to ARP, but is told like what does.
 pub(super) fn port_flags(plan: &mut Plan) {
     let port = plan.port();
-    let flag = *plan.dice.pick(&["promisc", "allmulticast", "multicast"]);
+    let flag = *plan.rng.pick(&["promisc", "allmulticast", "multicast"]);
     let (first, then) = if flag == "multicast" { ("off", "on") } else { ("on", "off") };
     plan.ip_undone(format!("link set v{port} {flag} {first}"), format!("link set v{port} {flag} {then}"));
 }
 
-/// Not below 237: the agent's own frames, with which it tests the way out in driver mode, would not pass.
+/// Not below 237: the agent's own frames, with which it tests the reply path in driver mode, would not pass.
 pub(super) fn port_mtu(plan: &mut Plan) {
-    let (port, mtu) = (plan.port(), *plan.dice.pick(&[256, 576, 1400, 9000]));
+    let (port, mtu) = (plan.port(), *plan.rng.pick(&[256, 576, 1400, 9000]));
     plan.ip_undone(format!("link set v{port} mtu {mtu}"), format!("link set v{port} mtu 1500"));
 }
 
 /// A device that nobody asks by, with routes, which go with it.
 pub(super) fn device_added(plan: &mut Plan) {
     plan.ip_undone("link add x0 type veth peer name x1", "link del x0");
-    tests::twins::stillness("x0").for_each(|step| plan.step(step, None));
+    tests::pair::stillness("x0").for_each(|step| plan.step(step, None));
     plan.ip("link set x0 up");
-    if plan.dice.chance(80) {
+    if plan.rng.chance(80) {
         plan.ip("link set x1 up");
     }
-    if plan.dice.chance(40) {
+    if plan.rng.chance(40) {
         let ip = plan.some_address();
         plan.address(ip, 24, "x0", "");
     }
-    for _ in 0..plan.dice.between(1, 3) {
+    for _ in 0..plan.rng.between(1, 3) {
         let prefix = plan.some_prefix();
         plan.route_to(prefix, "", "dev x0");
     }
@@ -102,6 +102,6 @@ pub(super) fn device_removed(plan: &mut Plan) {
 
 /// Many changes at once.
 pub(super) fn flush(plan: &mut Plan) {
-    let (what, port) = (*plan.dice.pick(&["addr", "neigh", "route"]), plan.port());
+    let (what, port) = (*plan.rng.pick(&["addr", "neigh", "route"]), plan.port());
     plan.ip(format!("{what} flush dev v{port}"));
 }

@@ -3,11 +3,11 @@
 use crate::plan::Plan;
 
 pub(super) fn rule(plan: &mut Plan) {
-    if plan.dice.chance(10) {
+    if plan.rng.chance(10) {
         return without_a_default(plan);
     }
     let (ip, port, prefix) = (plan.some_address(), plan.port(), plan.some_prefix());
-    let selector = match plan.dice.below(16) {
+    let selector = match plan.rng.below(16) {
         0 => format!("from {ip}"),
         1 => format!("to {ip}"),
         2 => format!("iif v{port}"),
@@ -25,14 +25,14 @@ pub(super) fn rule(plan: &mut Plan) {
         14 => format!("from {ip}/16 to {ip}/8"),
         _ => "from all".to_owned(),
     };
-    let priority = *plan.dice.pick(&[0, 100, 32766, 40000]);
-    let action = match plan.dice.below(10) {
+    let priority = *plan.rng.pick(&[0, 100, 32766, 40000]);
+    let action = match plan.rng.below(10) {
         0 => "unreachable".to_owned(),
         1 => "blackhole".to_owned(),
         2 => "prohibit".to_owned(),
         3 => "goto 32767".to_owned(),
         4 => "lookup main suppress_prefixlength 0".to_owned(),
-        _ => format!("lookup {}", plan.dice.pick(&["100", "main", "local", "default"])),
+        _ => format!("lookup {}", plan.rng.pick(&["100", "main", "local", "default"])),
     };
     // The type of a rule comes first, its table or target last.
     let rule = match action.as_str() {
@@ -46,6 +46,6 @@ pub(super) fn rule(plan: &mut Plan) {
 /// One of the rules that every namespace begins with, gone.
 fn without_a_default(plan: &mut Plan) {
     let rule =
-        *plan.dice.pick(&["lookup local priority 0", "lookup main priority 32766", "lookup default priority 32767"]);
+        *plan.rng.pick(&["lookup local priority 0", "lookup main priority 32766", "lookup default priority 32767"]);
     plan.ip_undone(format!("rule del {rule}"), format!("rule add from all {rule}"));
 }

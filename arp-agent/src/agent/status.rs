@@ -4,8 +4,8 @@ use super::Agent;
 use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::attach::{Attached, Attachment};
 use crate::dataplane::bpf::monotonic_ns;
-use crate::dataplane::choice::How;
 use crate::dataplane::owners::Programs;
+use crate::dataplane::policy::HookKind;
 use crate::event::Link;
 use crate::explain::agreement::agree;
 use crate::explain::{Explanation, Question, TablesFrom, explain};
@@ -29,7 +29,7 @@ impl Agent {
     fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
         if run_program {
-            let how = self.attachments.how(question.ifindex).unwrap_or(How::XdpSkb);
+            let how = self.attachments.how(question.ifindex).unwrap_or(HookKind::XdpSkb);
             let before = self.counters_of_frames_on(question.ifindex);
             let run = self.bpf.run_on(how, question.ifindex, &question.frame().to_bytes())?;
             let after = self.counters_of_frames_on(question.ifindex);
@@ -62,11 +62,11 @@ impl Agent {
             let (attached, all) = (self.attachments.attached().len(), self.attachments.iter().count());
             format!("attached to {attached} of {all} interfaces so far, which answer; for the others the kernel does")
         });
-        let ready = self.in_step.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
+        let ready = self.in_sync.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
             ready,
-            not_ready_because: self.in_step.as_ref().err().cloned().or(starting),
+            not_ready_because: self.in_sync.as_ref().err().cloned().or(starting),
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             patterns: self.attachments.matches(links),
@@ -111,11 +111,11 @@ impl Agent {
         let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
             let name = &links.get(&ifindex)?.name;
             let by = match attachment {
-                Attachment::Attached(Attached { choice, instead, .. }) => {
+                Attachment::Attached(Attached { candidate, instead, .. }) => {
                     // Why it is not the first choice is worth a word.
                     let instead =
-                        if instead.is_empty() { String::new() } else { format!(" ({}: {instead})", choice.why) };
-                    format!(" by {} {}{instead}", choice.how.hook(), choice.how.mode())
+                        if instead.is_empty() { String::new() } else { format!(" ({}: {instead})", candidate.why) };
+                    format!(" by {} {}{instead}", candidate.how.hook(), candidate.how.mode())
                 }
                 _ => String::new(),
             };
@@ -146,9 +146,9 @@ impl Agent {
             }
         }
         let (hook, mode, hook_why) = match attachment {
-            Attachment::Attached(Attached { choice, instead, .. }) => {
+            Attachment::Attached(Attached { candidate, instead, .. }) => {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
-                (choice.how.hook(), choice.how.mode(), format!("{}{instead}", choice.why))
+                (candidate.how.hook(), candidate.how.mode(), format!("{}{instead}", candidate.why))
             }
             Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none", "detached".to_owned()),
         };

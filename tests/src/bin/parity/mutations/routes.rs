@@ -4,13 +4,13 @@ use crate::plan::Plan;
 
 pub(super) fn route_by_port(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
-    let more = *plan.dice.pick(&["", "", "scope link", "onlink", "proto static"]);
+    let more = *plan.rng.pick(&["", "", "scope link", "onlink", "proto static"]);
     plan.route_to(prefix, "", &format!("dev v{port} {more}"));
 }
 
 pub(super) fn route_by_gateway(plan: &mut Plan) {
     let (prefix, gateway, port) = (plan.some_prefix(), plan.some_address(), plan.port());
-    let gateway = if plan.dice.chance(85) { format!("via {gateway}") } else { "via inet6 fe80::1".to_owned() };
+    let gateway = if plan.rng.chance(85) { format!("via {gateway}") } else { "via inet6 fe80::1".to_owned() };
     plan.route_to(prefix, "", &format!("{gateway} dev v{port} onlink"));
 }
 
@@ -21,7 +21,7 @@ pub(super) fn route_by_lo(plan: &mut Plan) {
 
 pub(super) fn route_of_type(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
-    match *plan.dice.pick(&["unreachable", "blackhole", "prohibit", "broadcast", "multicast", "anycast"]) {
+    match *plan.rng.pick(&["unreachable", "blackhole", "prohibit", "broadcast", "multicast", "anycast"]) {
         kind @ ("broadcast" | "multicast" | "anycast") => plan.route_to(prefix, kind, &format!("dev v{port}")),
         kind => plan.route_to(prefix, kind, ""),
     }
@@ -29,14 +29,14 @@ pub(super) fn route_of_type(plan: &mut Plan) {
 
 pub(super) fn route_throw(plan: &mut Plan) {
     let prefix = plan.some_prefix();
-    let table = if plan.dice.chance(20) { "table local" } else { "" };
+    let table = if plan.rng.chance(20) { "table local" } else { "" };
     plan.route_to(prefix, "throw", table);
 }
 
 pub(super) fn route_metrics(plan: &mut Plan) {
     let prefix = plan.some_prefix();
     for _ in 0..2 {
-        let (port, metric) = (plan.port(), plan.dice.below(4));
+        let (port, metric) = (plan.port(), plan.rng.below(4));
         plan.route_to(prefix, "", &format!("dev v{port} metric {metric}"));
     }
 }
@@ -47,23 +47,23 @@ pub(super) fn route_tos(plan: &mut Plan) {
 }
 
 pub(super) fn route_multipath(plan: &mut Plan) {
-    let (prefix, paths) = (plan.some_prefix(), plan.dice.between(2, 4));
+    let (prefix, paths) = (plan.some_prefix(), plan.rng.between(2, 4));
     let one = plan.port();
     // All by the same interface now and then, where every choice has the same verdict.
-    let same = plan.dice.chance(30);
+    let same = plan.rng.chance(30);
     let mut nexthops = String::new();
     for _ in 0..paths {
         let port = if same { one } else { plan.port() };
-        let weight = plan.dice.between(1, 3);
-        let gateway = if plan.dice.chance(40) { format!("via {} onlink ", plan.some_address()) } else { String::new() };
+        let weight = plan.rng.between(1, 3);
+        let gateway = if plan.rng.chance(40) { format!("via {} onlink ", plan.some_address()) } else { String::new() };
         nexthops += &format!("nexthop {gateway}dev v{port} weight {weight} ");
     }
     plan.route_to(prefix, "", &nexthops);
 }
 
 fn object(plan: &mut Plan) -> usize {
-    let (id, port) = (plan.dice.between(1, 6), plan.port());
-    let what = match plan.dice.below(100) {
+    let (id, port) = (plan.rng.between(1, 6), plan.port());
+    let what = match plan.rng.below(100) {
         0..15 => "blackhole".to_owned(),
         15..35 => format!("via {} dev v{port} onlink", plan.some_address()),
         _ => format!("dev v{port}"),
@@ -79,16 +79,16 @@ pub(super) fn nexthop_object(plan: &mut Plan) {
 
 pub(super) fn nexthop_group(plan: &mut Plan) {
     let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
-    let weight = *plan.dice.pick(&["", ",3"]);
+    let weight = *plan.rng.pick(&["", ",3"]);
     let group = if one == other { one.to_string() } else { format!("{one}/{other}{weight}") };
-    let id = plan.dice.between(11, 14);
+    let id = plan.rng.between(11, 14);
     plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
     plan.route_to(prefix, "", &format!("nhid {id}"));
 }
 
 pub(super) fn nexthop_replaced(plan: &mut Plan) {
-    let (id, port) = (plan.dice.between(1, 6), plan.port());
-    match plan.dice.below(3) {
+    let (id, port) = (plan.rng.between(1, 6), plan.port());
+    match plan.rng.below(3) {
         0 => plan.ip(format!("nexthop del id {id}")),
         _ => plan.ip_undone(format!("nexthop replace id {id} dev v{port}"), format!("nexthop del id {id}")),
     }
@@ -97,7 +97,7 @@ pub(super) fn nexthop_replaced(plan: &mut Plan) {
 pub(super) fn route_local(plan: &mut Plan) {
     let prefix = plan.some_prefix();
     let port = plan.port();
-    let dev = if plan.dice.chance(70) { "lo".to_owned() } else { format!("v{port}") };
+    let dev = if plan.rng.chance(70) { "lo".to_owned() } else { format!("v{port}") };
     plan.route_to((prefix.0, prefix.1.max(16)), "local", &format!("dev {dev}"));
 }
 
@@ -114,7 +114,7 @@ pub(super) fn route_in_default(plan: &mut Plan) {
 
 pub(super) fn route_in_wrong_table(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
-    match plan.dice.below(3) {
+    match plan.rng.below(3) {
         0 => plan.route_to(prefix, "", &format!("dev v{port} table local")),
         1 => plan.route_to(prefix, "local", "dev lo table main"),
         _ => plan.route_to(prefix, "", &format!("dev v{port} table 100")),
@@ -122,7 +122,7 @@ pub(super) fn route_in_wrong_table(plan: &mut Plan) {
 }
 
 pub(super) fn route_beside(plan: &mut Plan) {
-    let verb = *plan.dice.pick(&["append", "prepend"]);
+    let verb = *plan.rng.pick(&["append", "prepend"]);
     let (prefix, one, other) = (plan.some_prefix(), plan.port(), plan.port());
     plan.route_to(prefix, "", &format!("dev v{one}"));
     let destination = plan.routes.last().and_then(|route| route.split_whitespace().next()).map(str::to_owned);
@@ -131,7 +131,7 @@ pub(super) fn route_beside(plan: &mut Plan) {
 
 pub(super) fn route_replaced(plan: &mut Plan) {
     let port = plan.port();
-    let existing = if plan.routes.is_empty() { "default".to_owned() } else { plan.dice.pick(&plan.routes).clone() };
+    let existing = if plan.routes.is_empty() { "default".to_owned() } else { plan.rng.pick(&plan.routes).clone() };
     // The first word is the destination or the type.
     let destination = existing.split_whitespace().find(|word| word.contains('.') || *word == "default");
     let destination = destination.unwrap_or("default").to_owned();
@@ -140,14 +140,14 @@ pub(super) fn route_replaced(plan: &mut Plan) {
 
 pub(super) fn route_removed(plan: &mut Plan) {
     if !plan.routes.is_empty() {
-        let route = plan.dice.pick(&plan.routes).clone();
+        let route = plan.rng.pick(&plan.routes).clone();
         plan.ip(format!("route del {route}"));
     }
 }
 
 pub(super) fn local_route_removed(plan: &mut Plan) {
     if !plan.own.is_empty() {
-        let ip = *plan.dice.pick(&plan.own);
+        let ip = *plan.rng.pick(&plan.own);
         plan.ip(format!("route del local {ip} table local"));
     }
 }
@@ -161,7 +161,7 @@ pub(super) fn route_encap(plan: &mut Plan) {
 pub(super) fn route_with_source(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
     if !plan.own.is_empty() {
-        let source = *plan.dice.pick(&plan.own);
+        let source = *plan.rng.pick(&plan.own);
         plan.route_to(prefix, "", &format!("dev v{port} src {source}"));
     }
 }
@@ -173,6 +173,6 @@ pub(super) fn route_with_realm(plan: &mut Plan) {
 }
 
 pub(super) fn hash_policy(plan: &mut Plan) {
-    let policy = plan.dice.between(0, 3);
+    let policy = plan.rng.between(0, 3);
     plan.sysctl("fib_multipath_hash_policy", policy, 0);
 }

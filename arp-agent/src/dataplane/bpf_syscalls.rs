@@ -1,7 +1,7 @@
 //! Commands of bpf(2) that aya does not offer as they are needed here: often, for many interfaces, by index; and links
 //! of which the interface is known, that are updated, pinned and found again one by one.
 
-use super::choice::How;
+use super::policy::HookKind;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
 use aya_obj::generated::{BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
 use nix::libc;
@@ -35,11 +35,11 @@ impl HookLink {
     ///
     /// # Errors
     /// The kernel refuses: it has no tcx (EINVAL), the slot of XDP is taken (EBUSY), the driver has no XDP.
-    pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, how: How) -> io::Result<Self> {
+    pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, how: HookKind) -> io::Result<Self> {
         let (attach, flags) = match how {
-            How::Tcx | How::Clsact => (BPF_TCX_INGRESS, BPF_F_AFTER),
-            How::XdpSkb => (BPF_XDP, XDP_FLAGS_SKB_MODE),
-            How::XdpDriver | How::XdpVeth => (BPF_XDP, XDP_FLAGS_DRV_MODE),
+            HookKind::Tcx | HookKind::Clsact => (BPF_TCX_INGRESS, BPF_F_AFTER),
+            HookKind::XdpSkb => (BPF_XDP, XDP_FLAGS_SKB_MODE),
+            HookKind::XdpDriver | HookKind::XdpVeth => (BPF_XDP, XDP_FLAGS_DRV_MODE),
         };
         // Of `union bpf_attr`: prog_fd, target_ifindex, attach_type, flags; relative_fd, padding, expected_revision.
         let mut attributes = [program.as_raw_fd().cast_unsigned(), ifindex, attach as u32, flags, 0, 0, 0, 0];

@@ -3,7 +3,7 @@
 //! Packet memory is aligned to 2 bytes at most, and the compiler would fetch it byte by byte: the kernel allows the whole
 //! word wherever the CPU does (`check_pkt_ptr_alignment`, kernel/bpf/verifier.c).
 
-use arp_common::{ArpFrame, ArpWords};
+use arp_common::{ArpFrame, PackedArp};
 use core::arch::asm;
 
 macro_rules! load {
@@ -33,7 +33,7 @@ macro_rules! store {
 /// The frame's first 42 bytes, if there are as many from `start` to `end`, which must be the context's `data` and
 /// `data_end` as they are now: trimming a frame invalidates what was known of it.
 #[inline(always)]
-pub(crate) fn read(start: usize, end: usize) -> Option<ArpWords> {
+pub(crate) fn read(start: usize, end: usize) -> Option<PackedArp> {
     if start + ArpFrame::LEN > end {
         return None;
     }
@@ -47,14 +47,14 @@ pub(crate) fn read(start: usize, end: usize) -> Option<ArpWords> {
             load!("u64", start, "24"),
             load!("u64", start, "32"),
         ];
-        Some(ArpWords { words, rest: load!("u16", start, "40") as u16 })
+        Some(PackedArp { words, rest: load!("u16", start, "40") as u16 })
     }
 }
 
 /// Puts a frame in the place of the one that is there; says whether there was room for it.
 #[inline(always)]
 #[must_use]
-pub(crate) fn write(start: usize, end: usize, frame: &ArpWords) -> bool {
+pub(crate) fn write(start: usize, end: usize, frame: &PackedArp) -> bool {
     if start + ArpFrame::LEN > end {
         return false;
     }

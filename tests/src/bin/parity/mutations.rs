@@ -8,13 +8,13 @@ mod rules;
 use std::net::Ipv4Addr;
 
 use tests::Mac;
-use tests::twins::Step;
+use tests::pair::Step;
 
 use crate::plan::Plan;
 
-type Oddity = (&'static str, fn(&mut Plan));
+type Mutation = (&'static str, fn(&mut Plan));
 
-const MENU: [(usize, Oddity); 54] = [
+const MENU: [(usize, Mutation); 54] = [
     (24, ("sysctl", sysctl)),
     (2, ("sysctl default", sysctl_default)),
     (3, ("proxy_delay", proxy_delay)),
@@ -73,7 +73,7 @@ const MENU: [(usize, Oddity); 54] = [
 
 /// Adds one thing.
 pub(crate) fn draw(plan: &mut Plan) {
-    let (name, oddity) = *plan.dice.weighted(&MENU);
+    let (name, oddity) = *plan.rng.weighted(&MENU);
     plan.feature(name);
     oddity(plan);
 }
@@ -102,9 +102,9 @@ const SETTINGS: [(usize, (&str, &[i64])); 19] = [
 ];
 
 fn sysctl(plan: &mut Plan) {
-    let (key, values) = *plan.dice.weighted(&SETTINGS);
-    let value = *plan.dice.pick(values);
-    let scope = match plan.dice.below(100) {
+    let (key, values) = *plan.rng.weighted(&SETTINGS);
+    let value = *plan.rng.pick(values);
+    let scope = match plan.rng.below(100) {
         0..25 => "all".to_owned(),
         25..30 => "lo".to_owned(),
         _ => format!("v{}", plan.port()),
@@ -114,8 +114,8 @@ fn sysctl(plan: &mut Plan) {
 }
 
 fn sysctl_default(plan: &mut Plan) {
-    let (key, values) = *plan.dice.weighted(&SETTINGS);
-    let value = *plan.dice.pick(values);
+    let (key, values) = *plan.rng.weighted(&SETTINGS);
+    let value = *plan.rng.pick(values);
     plan.conf("default", key, value);
 }
 
@@ -127,7 +127,7 @@ fn proxy_delay(plan: &mut Plan) {
 
 /// A queue too short for a delayed answer makes the kernel drop it: silence either way.
 fn proxy_qlen(plan: &mut Plan) {
-    let (port, length) = (plan.port(), *plan.dice.pick(&[0, 1, 64, 1000]));
+    let (port, length) = (plan.port(), *plan.rng.pick(&[0, 1, 64, 1000]));
     plan.sysctl(&format!("neigh/v{port}/proxy_qlen"), length, 64);
 }
 
@@ -139,14 +139,14 @@ fn locktime(plan: &mut Plan) {
 
 fn address(plan: &mut Plan) {
     let (ip, port) = (plan.some_address(), plan.port());
-    let len = *plan.dice.pick(&[32u8, 32, 31, 30, 25, 24, 24, 16, 8]);
-    let more = *plan.dice.pick(&["", "brd +", "scope link", "scope host", "noprefixroute"]);
+    let len = *plan.rng.pick(&[32u8, 32, 31, 30, 25, 24, 24, 16, 8]);
+    let more = *plan.rng.pick(&["", "brd +", "scope link", "scope host", "noprefixroute"]);
     plan.address(ip, len, &format!("v{port}"), more);
 }
 
 fn address_with_peer(plan: &mut Plan) {
     let (ip, peer, port) = (plan.some_address(), plan.some_address(), plan.port());
-    let len = *plan.dice.pick(&[32u8, 32, 30, 24]);
+    let len = *plan.rng.pick(&[32u8, 32, 30, 24]);
     plan.ip_undone(
         format!("addr add {ip} peer {peer}/{len} dev v{port}"),
         format!("addr del {ip} peer {peer}/{len} dev v{port}"),
@@ -160,8 +160,8 @@ fn address_with_peer(plan: &mut Plan) {
 
 fn address_on_lo(plan: &mut Plan) {
     let ip = plan.some_address();
-    let len = *plan.dice.pick(&[32u8, 32, 24]);
-    let more = *plan.dice.pick(&["", "scope host", "scope link"]);
+    let len = *plan.rng.pick(&[32u8, 32, 24]);
+    let more = *plan.rng.pick(&["", "scope host", "scope link"]);
     plan.address(ip, len, "lo", more);
 }
 
@@ -172,8 +172,8 @@ fn address_deprecated(plan: &mut Plan) {
 
 fn address_removed(plan: &mut Plan) {
     if !plan.own.is_empty() {
-        let ip = *plan.dice.pick(&plan.own);
-        let (len, port) = (*plan.dice.pick(&[24, 32, 24]), plan.port());
+        let ip = *plan.rng.pick(&plan.own);
+        let (len, port) = (*plan.rng.pick(&[24, 32, 24]), plan.port());
         plan.ip(format!("addr del {ip}/{len} dev v{port}"));
     }
 }
@@ -191,27 +191,27 @@ const STATES: [(usize, &str); 9] = [
 ];
 
 fn neighbour(plan: &mut Plan) {
-    let state = *plan.dice.weighted(&STATES);
+    let state = *plan.rng.weighted(&STATES);
     plan.feature(match state {
         "none" | "incomplete" | "failed" => "neighbour invalid",
         "permanent" | "noarp" => "neighbour fixed",
         _ => "neighbour valid",
     });
-    let known = !plan.senders.is_empty() && plan.dice.chance(85);
+    let known = !plan.senders.is_empty() && plan.rng.chance(85);
     let (mut port, ip, mut mac) = match known {
         true => {
-            let sender = *plan.dice.pick(&plan.senders);
+            let sender = *plan.rng.pick(&plan.senders);
             (sender.port, sender.ip, sender.mac)
         }
         false => (plan.port(), plan.some_address(), Mac([2, 0, 0, 0x99, 0, 1])),
     };
-    if plan.dice.chance(15) {
-        mac = Mac([2, 0, 0, 0x99, 0, plan.dice.byte()]);
+    if plan.rng.chance(15) {
+        mac = Mac([2, 0, 0, 0x99, 0, plan.rng.byte()]);
     }
-    if plan.dice.chance(10) {
+    if plan.rng.chance(10) {
         port = plan.port();
     }
-    if plan.dice.chance(8) && !matches!(state, "none" | "incomplete" | "failed") {
+    if plan.rng.chance(8) && !matches!(state, "none" | "incomplete" | "failed") {
         // As a routing daemon installs it.
         plan.ip(format!("neigh replace {ip} lladdr {mac} dev v{port} nud {state} extern_learn"));
         return;
@@ -221,7 +221,7 @@ fn neighbour(plan: &mut Plan) {
 
 fn neighbour_removed(plan: &mut Plan) {
     if !plan.senders.is_empty() {
-        let sender = *plan.dice.pick(&plan.senders);
+        let sender = *plan.rng.pick(&plan.senders);
         plan.ip(format!("neigh del {} dev v{}", sender.ip, sender.port));
     }
 }
@@ -248,10 +248,10 @@ fn proxy_on_any(plan: &mut Plan) {
 fn sender(plan: &mut Plan) {
     let (port, ip) = (plan.port(), plan.some_address());
     let sender = plan.sender(port, ip);
-    if plan.dice.chance(60) {
+    if plan.rng.chance(60) {
         plan.route("add", format!("{ip}/32 dev v{port}"));
     }
-    if plan.dice.chance(60) {
+    if plan.rng.chance(60) {
         plan.known(sender);
     }
 }

@@ -1,12 +1,12 @@
 //! What may filter ARP: chains of several families, and the table that Calico's Felix writes.
 
-use tests::twins::Step;
+use tests::pair::Step;
 
 use crate::plan::Plan;
 
 pub(super) fn chain(plan: &mut Plan) {
     let port = plan.port();
-    let chain = match plan.dice.below(8) {
+    let chain = match plan.rng.below(8) {
         0 => "arp t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
         1 => "arp t { chain c { type filter hook output priority 0; drop; } }".to_owned(),
         2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; } }".to_owned(),
@@ -25,20 +25,20 @@ pub(super) fn calico(plan: &mut Plan) {
     const DISPATCH: &str = "filter-cali-arp-dispatch";
     table(plan, "arp calico-arp");
     step(plan, &format!("add map arp calico-arp {DISPATCH} {{ type ifname : verdict ; }}"));
-    for _ in 0..plan.dice.between(1, 3) {
+    for _ in 0..plan.rng.between(1, 3) {
         let port = plan.port();
         let (dev, chain) = (format!("v{port}"), format!("filter-cali-arp-v{port}"));
         step(plan, &format!("add chain arp calico-arp {chain}"));
-        for _ in 0..plan.dice.between(1, 2) {
+        for _ in 0..plan.rng.between(1, 2) {
             let ip = plan.some_address();
-            let oifname = if plan.dice.chance(95) { &*dev } else { "v0" };
-            let what = if plan.dice.chance(95) { "arp saddr ip" } else { "arp daddr ip" };
+            let oifname = if plan.rng.chance(95) { &*dev } else { "v0" };
+            let what = if plan.rng.chance(95) { "arp saddr ip" } else { "arp daddr ip" };
             let rule = format!("oifname {oifname} arp operation reply {what} {ip} counter drop comment \"cali:x;\"");
             step(plan, &format!("add rule arp calico-arp {chain} {rule}"));
         }
         step(plan, &format!("add element arp calico-arp {DISPATCH} {{ {dev} : goto {chain} }}"));
     }
-    let policy = if plan.dice.chance(5) { " ; policy drop" } else { "" };
+    let policy = if plan.rng.chance(5) { " ; policy drop" } else { "" };
     step(plan, &format!("add chain arp calico-arp {DISPATCH}"));
     step(plan, &format!("add rule arp calico-arp {DISPATCH} oifname vmap @{DISPATCH}"));
     step(plan, &format!("add chain arp calico-arp filter-OUTPUT {{ type filter hook output priority 0{policy} ; }}"));

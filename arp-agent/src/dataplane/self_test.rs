@@ -6,7 +6,7 @@
 //! of their own are sent, and as many frames and bytes must be counted.
 
 use super::bpf::Bpf;
-use super::choice::How;
+use super::policy::HookKind;
 use crate::event::Link;
 use crate::kernel::Transmitted;
 use arp_common::Reason;
@@ -32,16 +32,16 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
 
-/// What is known of the interfaces' ways out. Nobody waits for a test: what it says is asked for when it is due.
-pub struct Proofs {
+/// What is known of the interfaces' reply paths. Nobody waits for a test: what it says is asked for when it is due.
+pub struct SelfTests {
     transmitted: Transmitted,
-    by_ifindex: BTreeMap<u32, Proof>,
+    by_ifindex: BTreeMap<u32, SelfTest>,
     /// Those of them that something is to be done about at a time.
     pending: BTreeSet<u32>,
 }
 
-struct Proof {
-    how: How,
+struct SelfTest {
+    how: HookKind,
     /// IFLA_CARRIER_CHANGES when it was tested: after a change nothing is known.
     carrier_changes: u32,
     /// Whether the other end took frames of XDP then.
@@ -55,7 +55,7 @@ enum State {
     /// Replies arrive.
     Proven,
     /// It cannot be tested as it is.
-    Held(Reason),
+    Blocked(Reason),
     /// Frames are under way.
     Sent(Sent),
     /// They did not arrive; when to test again, and how often it has failed.
@@ -99,17 +99,17 @@ impl Sent {
 }
 
 impl State {
-    fn held(&self) -> Option<Reason> {
+    fn blocked(&self) -> Option<Reason> {
         match *self {
             State::Proven => None,
-            State::Held(reason) => Some(reason),
-            State::Sent(_) | State::Failed { .. } => Some(Reason::HOOK_UNPROVEN),
+            State::Blocked(reason) => Some(reason),
+            State::Sent(_) | State::Failed { .. } => Some(Reason::SELF_TEST_PENDING),
         }
     }
 
     fn due(&self) -> Option<Instant> {
         match *self {
-            State::Proven | State::Held(_) => None,
+            State::Proven | State::Blocked(_) => None,
             State::Sent(Sent { next, .. }) => Some(next),
             State::Failed { again, .. } => Some(again),
         }
@@ -122,13 +122,13 @@ impl State {
     }
 }
 
-impl Proofs {
+impl SelfTests {
     /// Nothing is known yet.
     ///
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(Proofs { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
+        Ok(SelfTests { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
     }
 
     /// Forgets an interface.
@@ -137,11 +137,18 @@ impl Proofs {
         self.pending.remove(&ifindex);
     }
 
-    /// Why the interface must not answer by this hook, as far as its way out is concerned. Tests it if it was never
+    /// Why the interface must not answer by this hook, as far as its reply path is concerned. Tests it if it was never
     /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago; looks at what
     /// became of a test that has begun.
     /// `takes_xdp`: its other end takes frames of XDP in driver mode.
-    pub fn held(&mut self, bpf: &mut Bpf, link: &Link, how: How, takes_xdp: bool, now: Instant) -> Option<Reason> {
+    pub fn check(
+        &mut self,
+        bpf: &mut Bpf,
+        link: &Link,
+        how: HookKind,
+        takes_xdp: bool,
+        now: Instant,
+    ) -> Option<Reason> {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
             // There is no other end to be asked, and what is sent would be on somebody's wire.
@@ -150,13 +157,13 @@ impl Proofs {
         let known = self
             .by_ifindex
             .get(&ifindex)
-            .filter(|proof| (proof.how, proof.carrier_changes, proof.takes_xdp) == (how, carrier_changes, takes_xdp));
-        let state = match known.map(|proof| proof.state) {
-            Some(state) if state.due().is_none_or(|due| now < due) => return state.held(),
+            .filter(|test| (test.how, test.carrier_changes, test.takes_xdp) == (how, carrier_changes, takes_xdp));
+        let state = match known.map(|test| test.state) {
+            Some(state) if state.due().is_none_or(|due| now < due) => return state.blocked(),
             Some(State::Sent(sent)) => self.look(bpf, link, how, sent),
             Some(State::Failed { failures, .. }) => self.test(bpf, link, how, failures),
-            _ if !link.carrier => State::Held(Reason::HOOK_UNPROVEN),
-            _ if how == How::XdpVeth && !takes_xdp => State::Held(Reason::PEER_DEAF),
+            _ if !link.carrier => State::Blocked(Reason::SELF_TEST_PENDING),
+            _ if how == HookKind::XdpVeth && !takes_xdp => State::Blocked(Reason::PEER_DROPS_XDP),
             _ => self.test(bpf, link, how, 0),
         };
         if matches!(state, State::Failed { failures: 1, .. }) {
@@ -167,8 +174,8 @@ impl Proofs {
         } else {
             self.pending.remove(&ifindex);
         }
-        self.by_ifindex.insert(ifindex, Proof { how, carrier_changes, takes_xdp, state });
-        state.held()
+        self.by_ifindex.insert(ifindex, SelfTest { how, carrier_changes, takes_xdp, state });
+        state.blocked()
     }
 
     /// The interfaces that something is to be done about at `now`.
@@ -187,7 +194,7 @@ impl Proofs {
     }
 
     /// Sends the frames. On most devices they have arrived when that returns.
-    fn test(&mut self, bpf: &mut Bpf, link: &Link, how: How, failures: u32) -> State {
+    fn test(&mut self, bpf: &mut Bpf, link: &Link, how: HookKind, failures: u32) -> State {
         let len = if failures == 0 { LEN } else { SHORT_LEN };
         match self.send(bpf, link.ifindex, how, len, failures) {
             Ok(sent) => self.judge(link, sent).unwrap_or_else(|| State::failed(failures, Instant::now())),
@@ -196,7 +203,7 @@ impl Proofs {
     }
 
     /// Looks at what became of frames that were sent.
-    fn look(&mut self, bpf: &mut Bpf, link: &Link, how: How, sent: Sent) -> State {
+    fn look(&mut self, bpf: &mut Bpf, link: &Link, how: HookKind, sent: Sent) -> State {
         self.judge(link, sent).unwrap_or_else(|| self.test(bpf, link, how, sent.failures))
     }
 
@@ -215,7 +222,7 @@ impl Proofs {
         }
     }
 
-    fn send(&mut self, bpf: &mut Bpf, ifindex: u32, how: How, len: usize, failures: u32) -> anyhow::Result<Sent> {
+    fn send(&mut self, bpf: &mut Bpf, ifindex: u32, how: HookKind, len: usize, failures: u32) -> anyhow::Result<Sent> {
         let mut frame = vec![0; len];
         frame[..HEADER.len()].copy_from_slice(&HEADER);
         let before = self.transmitted.by(ifindex)?;
@@ -262,6 +269,6 @@ mod tests {
             [0, 1, 2, 12, 13, 400].map(pause),
             [10, 20, 40, 40_960, 60_000, 60_000].map(|ms| Some(Duration::from_millis(ms)))
         );
-        assert_eq!(State::failed(0, now).held(), Some(Reason::HOOK_UNPROVEN));
+        assert_eq!(State::failed(0, now).blocked(), Some(Reason::SELF_TEST_PENDING));
     }
 }

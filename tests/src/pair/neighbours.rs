@@ -66,7 +66,7 @@ impl NeighbourTable {
 
 /// A socket to ask through.
 #[derive(Debug)]
-pub(super) struct Asker {
+pub(super) struct NeighbourSocket {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
@@ -85,7 +85,7 @@ const NTF_PROXY: u8 = 8;
 /// RTN_MULTICAST and RTN_BROADCAST in `ndm_type`: entries of the kernel's own.
 const OWN_TYPES: [u8; 2] = [5, 3];
 
-impl Asker {
+impl NeighbourSocket {
     pub(super) fn open(namespace: &Namespace) -> Result<Self> {
         let open = || -> Result<OwnedFd> {
             let socket =
@@ -94,7 +94,7 @@ impl Asker {
             Ok(socket)
         };
         let socket = namespace.run(open)?.context("opening a netlink socket")?;
-        Ok(Asker { socket, buffer: vec![0; 65_536] })
+        Ok(NeighbourSocket { socket, buffer: vec![0; 65_536] })
     }
 
     /// The table now.

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tests::twins::{Frame, Step};
+use tests::pair::{Frame, Step};
 
-use crate::dice::Dice;
 use crate::plan::Plan;
-use crate::{frames, oddities, shapes};
+use crate::rng::Rng;
+use crate::{frames, mutations, shapes};
 
 /// A world.
-pub(crate) struct World {
+pub(crate) struct Scenario {
     /// Its number in the run.
     pub(crate) number: u64,
     /// Configuration and the frames that follow it.
@@ -20,26 +20,26 @@ pub(crate) struct World {
     pub(crate) features: BTreeMap<&'static str, usize>,
 }
 
-impl World {
+impl Scenario {
     /// World `number` of the run with `seed`, with about `frames` frames.
-    pub(crate) fn draw(seed: u64, number: u64, frames: usize) -> World {
-        let mut plan = Plan::new(Dice::of_world(seed, number));
+    pub(crate) fn draw(seed: u64, number: u64, frames: usize) -> Scenario {
+        let mut plan = Plan::new(Rng::of_world(seed, number));
         shapes::draw(&mut plan);
-        let many = *plan.dice.weighted(&[(2, 0), (4, 3), (4, 8), (2, 20)]);
-        for _ in 0..plan.dice.between(0, many) {
-            oddities::draw(&mut plan);
+        let many = *plan.rng.weighted(&[(2, 0), (4, 3), (4, 8), (2, 20)]);
+        for _ in 0..plan.rng.between(0, many) {
+            mutations::draw(&mut plan);
         }
         plan.sort_steps();
-        let changes = plan.dice.between(1, 3);
+        let changes = plan.rng.between(1, 3);
         let each = frames / (changes + 1);
         let mut phases = vec![(plan.take_steps(), frames::draw(&mut plan, each))];
         for _ in 0..changes {
-            for _ in 0..plan.dice.between(1, 4) {
-                oddities::draw(&mut plan);
+            for _ in 0..plan.rng.between(1, 4) {
+                mutations::draw(&mut plan);
             }
             phases.push((plan.take_steps(), frames::draw(&mut plan, each)));
         }
-        World { number, phases, undo: plan.take_undo(), features: plan.features }
+        Scenario { number, phases, undo: plan.take_undo(), features: plan.features }
     }
 
     /// How many frames the world has.

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 
 use super::frames::Frame;
-use super::neighbours::{Asker, NeighbourTable};
+use super::neighbours::{NeighbourSocket, NeighbourTable};
 use super::script::Step;
 use crate::bytes::Mac;
 use crate::hook::Hook;
@@ -59,8 +59,8 @@ pub const NODE_MAC: fn(u8) -> Mac = |port| Mac([0x02, 0, 0, 0, 0xaa, port]);
 pub(super) struct Twin {
     lab: Lab,
     peers: Namespace,
-    neighbours: Asker,
-    links: [Asker; 2],
+    neighbours: NeighbourSocket,
+    links: [NeighbourSocket; 2],
     hook: Hook,
     node_tap: Tap,
     /// Where the markers arrive, if the node's tap does not see them.
@@ -122,14 +122,14 @@ impl Twin {
             queue_by_link(lab.node(), &peers)?;
         }
         Ok(Twin {
-            neighbours: Asker::open(lab.node())?,
+            neighbours: NeighbourSocket::open(lab.node())?,
             hook,
             node_tap: Tap::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
                 EVERY_FRAME => None,
                 _ => Some(Tap::open(lab.node(), u16::from_be_bytes(MARKER))?),
             },
-            links: [Asker::open(lab.node())?, Asker::open(&peers)?],
+            links: [NeighbourSocket::open(lab.node())?, NeighbourSocket::open(&peers)?],
             peer_tap: Tap::open(&peers, EVERY_FRAME)?,
             sender: Tap::open_to_send(&peers)?,
             markers: 0,

@@ -4,18 +4,18 @@ use std::net::Ipv4Addr;
 
 /// A seeded source of choices: the same seed, the same choices.
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(fastrand::Rng);
+pub(crate) struct Rng(fastrand::Rng);
 
-impl Dice {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
-        Dice(fastrand::Rng::with_seed(seed))
+        Rng(fastrand::Rng::with_seed(seed))
     }
 
     /// The dice of world `world` of a run.
     pub(crate) fn of_world(seed: u64, world: u64) -> Self {
-        let mut dice = Dice::new(seed ^ world.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        dice.0.u64(..);
-        dice
+        let mut rng = Rng::new(seed ^ world.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        rng.0.u64(..);
+        rng
     }
 
     /// A number below `end`.

@@ -1,12 +1,12 @@
-//! What the kernel tells nobody, and is looked for: settings, foreign programs, ways out.
+//! What the kernel tells nobody, and is looked for: settings, foreign programs, reply paths.
 
 use super::{Agent, SWEEP};
 use crate::dataplane::bpf::monotonic_ns;
-use crate::dataplane::choice::How;
-use crate::event::{Event, Link, Which};
-use crate::kernel::{Beside, has_settings};
+use crate::dataplane::policy::HookKind;
+use crate::event::{Event, IfSet, Link};
+use crate::kernel::{OtherFilters, has_settings};
 use crate::mirror::Change;
-use crate::writes::Unread;
+use crate::writes::StaleSettings;
 use arp_common::maps::IfaceAddr;
 use arp_common::{Reason, Tables as _};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const PROXIES_PART: u32 = 16;
 
 impl Agent {
     /// Looks whether static proxy entries were removed; only the agent that has some does.
-    pub(super) fn look_at_proxies(&mut self) -> anyhow::Result<()> {
+    pub(super) fn poll_proxies(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
         match self.reader.changed_proxies() {
             Ok(events) => {
@@ -67,12 +67,12 @@ impl Agent {
         let start = Instant::now();
         match self.interfaces_written() {
             Some(interfaces) => self.read_settings_of(interfaces)?,
-            None => self.look_at_all()?,
+            None => self.poll_fully()?,
         }
-        if self.in_step.is_ok() {
+        if self.in_sync.is_ok() {
             self.sysctl_hook.settled(&mut self.bpf, written);
             // Should a writer have been kept from its CPU for long between the hook and the effect.
-            self.look_at_all_at = self.look_at_all_at.min(Instant::now() + AFTERWARDS);
+            self.full_poll_at = self.full_poll_at.min(Instant::now() + AFTERWARDS);
         }
         self.sysctl_hook.rest_since(start);
         Ok(())
@@ -81,7 +81,7 @@ impl Agent {
     /// The interfaces, with their names, whose settings are all that was written; `None` if more was, or if there are some that
     /// the mirror does not know.
     fn interfaces_written(&self) -> Option<Vec<(u32, String)>> {
-        let Unread::Interfaces(names) = self.sysctl_hook.unread() else { return None };
+        let StaleSettings::Interfaces(names) = self.sysctl_hook.stale() else { return None };
         let links = &self.mirror.snapshot().links;
         let mut interfaces = Vec::new();
         for name in names {
@@ -97,7 +97,7 @@ impl Agent {
 
     /// Reads the settings of some interfaces again. Should a name be another one's by now, it is everything.
     fn read_settings_of(&mut self, interfaces: Vec<(u32, String)>) -> anyhow::Result<()> {
-        let which = Which::These(interfaces.iter().map(|&(ifindex, _)| ifindex).collect());
+        let which = IfSet::These(interfaces.iter().map(|&(ifindex, _)| ifindex).collect());
         let events = match self.reader.links(&which) {
             Ok(events) => events,
             Err(error) => {
@@ -114,7 +114,7 @@ impl Agent {
         if self.fold(events)? {
             self.reread_routes()?;
         }
-        if all_are { Ok(()) } else { self.look_at_all() }
+        if all_are { Ok(()) } else { self.poll_fully() }
     }
 
     /// One look, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are
@@ -125,21 +125,21 @@ impl Agent {
         let links = &self.mirror.snapshot().links;
         let late = self.sysctl_hook.has_late_ones(|name| links.values().any(|link| link.name == name));
         if self.sysctl_hook.came_back(&self.bpf) || late {
-            self.look_at_all()
-        } else if self.sysctl_hook.is_attached() && Instant::now() < self.look_at_all_at && !self.lease.was_stopped() {
-            self.look_at(Look::Little)
+            self.poll_fully()
+        } else if self.sysctl_hook.is_attached() && Instant::now() < self.full_poll_at && !self.lease.was_stopped() {
+            self.look_at(Poll::Cheap)
         } else {
-            self.look_at_all()
+            self.poll_fully()
         }
     }
 
     /// Looks for everything that changes silently.
-    pub(super) fn look_at_all(&mut self) -> anyhow::Result<()> {
+    pub(super) fn poll_fully(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
-        self.look_at(Look::All)?;
+        self.look_at(Poll::All)?;
         self.take_in()?;
         let pause = (start.elapsed() * PART_OF_THE_TIME).min(RARELY);
-        self.look_at_all_at = Instant::now() + pause.max(self.options.reread_interval);
+        self.full_poll_at = Instant::now() + pause.max(self.options.reread_interval);
         Ok(())
     }
 
@@ -151,29 +151,29 @@ impl Agent {
         self.apply(&again)
     }
 
-    fn look_at(&mut self, look: Look) -> anyhow::Result<()> {
+    fn look_at(&mut self, look: Poll) -> anyhow::Result<()> {
         self.lease.looked(monotonic_ns());
         self.sweep();
         let events = match look {
-            Look::Little => self.reader.silent_changes_at_large(),
-            Look::All => self.reader.silent_changes(),
+            Poll::Cheap => self.reader.unnotified_changes_of_the_node(),
+            Poll::All => self.reader.unnotified_changes(),
         };
         let routes = match events {
             Ok(mut events) => {
                 let some_looks_are_rare = self.sysctl_hook.is_attached();
                 let turn = self.tcx.turn(some_looks_are_rare);
-                let is_rare = matches!(look, Look::All) && some_looks_are_rare;
+                let is_rare = matches!(look, Poll::All) && some_looks_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 // A look at all has asked for these already.
-                if matches!(look, Look::Little) && self.is_turn_of_uppers() {
+                if matches!(look, Poll::Cheap) && self.is_turn_of_uppers() {
                     events.extend(self.uppers_news(&interfaces));
                 }
                 events.extend(self.ask_for_tc(interfaces));
-                if matches!(look, Look::All) {
+                if matches!(look, Poll::All) {
                     events.extend(self.lost_xdp());
                 }
                 let routes = self.fold(events)?;
-                self.let_go_of_the_deaf();
+                self.detach_from_the_deaf();
                 let again = std::mem::take(&mut self.again);
                 if !again.is_empty() {
                     self.attach(again)?;
@@ -199,9 +199,9 @@ impl Agent {
 
     /// Driver mode takes a pod's segmentation offload even while it only passes, so it goes where it cannot answer. At a
     /// look, not at once: a pod that switches its GRO all the time has it attached so often at most.
-    fn let_go_of_the_deaf(&mut self) {
-        let held = &self.mirror.snapshot().held;
-        let is_deaf = |ifindex: &u32| held.get(ifindex) == Some(&Reason::PEER_DEAF);
+    fn detach_from_the_deaf(&mut self) {
+        let held = &self.mirror.snapshot().blocked;
+        let is_deaf = |ifindex: &u32| held.get(ifindex) == Some(&Reason::PEER_DROPS_XDP);
         let deaf: Vec<u32> = self.attachments.attached().iter().copied().filter(is_deaf).collect();
         for ifindex in deaf {
             self.attachments.forget(ifindex);
@@ -225,16 +225,16 @@ impl Agent {
         let name =
             |ifindex: u32| links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone());
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
-        let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(How::Tcx);
+        let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(HookKind::Tcx);
         let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
         let (news, gone) = self.tcx.ask(
             interfaces,
             &by_tcx,
             || bpf.tc_id(),
             |ifindex| match attachments.beside(ifindex) {
-                Ok(None | Some(Beside::Nothing)) => false,
-                Ok(Some(Beside::Others)) => true,
-                Ok(Some(Beside::Gone)) => {
+                Ok(None | Some(OtherFilters::Nothing)) => false,
+                Ok(Some(OtherFilters::Others)) => true,
+                Ok(Some(OtherFilters::Gone)) => {
                     lost.push(ifindex);
                     true
                 }
@@ -257,8 +257,8 @@ impl Agent {
     /// Whether this little look asks for devices elsewhere too: that costs as much as the rest of it, so one in a few does.
     fn is_turn_of_uppers(&mut self) -> bool {
         const EACH: u32 = 4;
-        self.little_looks = self.little_looks.wrapping_add(1);
-        self.little_looks.is_multiple_of(EACH)
+        self.cheap_polls = self.cheap_polls.wrapping_add(1);
+        self.cheap_polls.is_multiple_of(EACH)
     }
 
     /// What is news of devices elsewhere that are stacked on these interfaces.
@@ -289,8 +289,8 @@ impl Agent {
         lost.into_iter().map(Event::Link).collect()
     }
 
-    /// What is news of these interfaces' ways out: which must not answer by the hook that they have.
-    pub(super) fn proof_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
+    /// What is news of these interfaces' reply paths: which must not answer by the hook that they have.
+    pub(super) fn self_test_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
         let snapshot = self.mirror.snapshot();
         let mut news = Vec::new();
         for &ifindex in interfaces.intersection(self.attachments.attached()) {
@@ -299,13 +299,13 @@ impl Agent {
             };
             if snapshot.flapping.contains(&ifindex) {
                 // It is tested when it is followed again; until then nothing is due.
-                self.proofs.forget(ifindex);
+                self.self_tests.forget(ifindex);
                 continue;
             }
-            let takes_xdp = how == How::XdpVeth && snapshot.takes_xdp(ifindex);
-            let reason = self.proofs.held(&mut self.bpf, link, how, takes_xdp, Instant::now());
-            if snapshot.held.get(&ifindex).copied() != reason {
-                news.push(Event::Held { ifindex, reason });
+            let takes_xdp = how == HookKind::XdpVeth && snapshot.takes_xdp(ifindex);
+            let reason = self.self_tests.check(&mut self.bpf, link, how, takes_xdp, Instant::now());
+            if snapshot.blocked.get(&ifindex).copied() != reason {
+                news.push(Event::Blocked { ifindex, reason });
             }
         }
         news
@@ -314,9 +314,9 @@ impl Agent {
 
 /// How much is looked at.
 #[derive(Clone, Copy)]
-enum Look {
+enum Poll {
     /// What no hook sees, but for what is asked of each interface.
-    Little,
+    Cheap,
     /// Everything.
     All,
 }

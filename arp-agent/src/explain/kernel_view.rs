@@ -4,7 +4,7 @@
 use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, Rule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings};
 use crate::mirror::Mirror;
 use crate::mirror::desired::are_default;
 use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
@@ -13,20 +13,20 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The kernel's state, and the tables that an agent would make of it.
-pub struct World {
+pub struct KernelView {
     mirror: Mirror,
     tables: Fake,
     attached: BTreeSet<u32>,
 }
 
-impl World {
+impl KernelView {
     /// From a complete dump, for an agent on this one interface.
     ///
     /// # Errors
     /// The FIB has more routes than fit.
     pub fn new(dump: Vec<Event>, ifindex: u32) -> anyhow::Result<Self> {
         let mut world =
-            World { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
+            KernelView { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
         let changes = world.mirror.resync(&world.attached, dump);
         world.tables.apply(&changes)?;
         world.tables.set_lease(1)?;
@@ -224,8 +224,8 @@ impl World {
         let held_back = held_back.flat_map(|(name, addrs)| addrs.iter().map(|&addr| (name.clone(), addr))).collect();
         candidates.push((
             format!("no ARP chain dropped replies on {name} that could be given (nft list table arp calico-arp)"),
-            Event::HeldBack(Vec::new()),
-            Event::HeldBack(held_back),
+            Event::DroppedReplies(Vec::new()),
+            Event::DroppedReplies(held_back),
         ));
         let others = snapshot.ingress_hooks.iter().copied().filter(|&ifindex| ifindex != link.ifindex).collect();
         candidates.push((
@@ -268,10 +268,10 @@ impl World {
 
 const NUD_STALE: u16 = 0x04;
 /// What every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
-const DEFAULT_RULES: [Rule; 3] = [
-    Rule { priority: 0, plain_lookup: Some(TABLE_LOCAL) },
-    Rule { priority: 32766, plain_lookup: Some(TABLE_MAIN) },
-    Rule { priority: 32767, plain_lookup: Some(TABLE_DEFAULT) },
+const DEFAULT_RULES: [RoutingRule; 3] = [
+    RoutingRule { priority: 0, plain_lookup: Some(TABLE_LOCAL) },
+    RoutingRule { priority: 32766, plain_lookup: Some(TABLE_MAIN) },
+    RoutingRule { priority: 32767, plain_lookup: Some(TABLE_DEFAULT) },
 ];
 
 fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
@@ -427,7 +427,7 @@ mod tests {
     }
 
     fn would_answer_if(change: impl IntoIterator<Item = Event>, target: &str) -> Vec<String> {
-        let mut world = World::new(dump(), CALI).unwrap();
+        let mut world = KernelView::new(dump(), CALI).unwrap();
         for event in change {
             world.tell(event).unwrap();
         }
@@ -464,12 +464,13 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way_is_named() {
-        let rule = Rule { priority: 7, plain_lookup: None };
+        let rule = RoutingRule { priority: 7, plain_lookup: None };
         let found = would_answer_if([Event::Rules(vec![rule])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].starts_with("ip rule"), "{found:?}");
         let found = would_answer_if([Event::ArpNetfilter(true)], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("arptables"), "{found:?}");
-        let found = would_answer_if([Event::HeldBack(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
+        let found =
+            would_answer_if([Event::DroppedReplies(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("calico-arp"), "{found:?}");
         let found = would_answer_if([Event::IngressHooks(vec![CALI])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("tc qdisc show dev cali0"), "{found:?}");
@@ -488,7 +489,7 @@ mod tests {
             (Event::ArpNetfilter(true), "arp_netfilter"),
         ];
         for (event, reason) in cases {
-            let mut world = World::new(dump(), CALI).unwrap();
+            let mut world = KernelView::new(dump(), CALI).unwrap();
             world.tell(event).unwrap();
             let explanation = world.explain(&question("8.8.8.8"));
             assert_eq!(explanation.reason.as_deref(), Some(reason));
@@ -496,14 +497,14 @@ mod tests {
             assert_eq!((last.otherwise.as_str(), last.holds), (reason, false));
             assert!(before.iter().all(|check| check.holds), "{before:?}");
         }
-        let answered = World::new(dump(), CALI).unwrap().explain(&question("8.8.8.8"));
+        let answered = KernelView::new(dump(), CALI).unwrap().explain(&question("8.8.8.8"));
         assert!(answered.checks.iter().all(|check| check.holds), "{:?}", answered.checks);
         assert_eq!(answered.checks.last().map(|check| check.otherwise.as_str()), Some("proxy_delay"));
     }
 
     #[test]
     fn facts_name_where_the_kernel_keeps_them() {
-        let world = World::new(dump(), CALI).unwrap();
+        let world = KernelView::new(dump(), CALI).unwrap();
         let facts = world.facts(&question("8.8.8.8"));
         let found = |what: &str| facts.iter().find(|fact| fact.what == what).map(|fact| fact.found.as_str());
         assert_eq!(found("net.ipv4.conf.cali0.proxy_arp"), Some("1, all 0: on"));
@@ -545,7 +546,7 @@ mod tests {
             ),
         ];
         for (route, reason, printed) in cases {
-            let mut world = World::new(dump(), CALI).unwrap();
+            let mut world = KernelView::new(dump(), CALI).unwrap();
             world.tell(Event::Route(route, Placement::Last)).unwrap();
             let question = question("8.8.8.8");
             assert_eq!(world.explain(&question).reason.as_deref(), Some(reason), "{printed}");

@@ -11,7 +11,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 /// Beats by a timer of the kernel's own, for both. tokio's timer would wake up three times for each quarter of a
 /// second (its wheel turns in between), and at rest that costs more than all that is done then.
-pub(super) struct Pulse {
+pub(super) struct Heartbeat {
     timer: AsyncFd<OwnedFd>,
     beats_per_look: u64,
     beats: u64,
@@ -19,14 +19,14 @@ pub(super) struct Pulse {
 
 /// What to do at a beat.
 #[derive(Debug, PartialEq)]
-pub(super) enum Beat {
+pub(super) enum Tick {
     /// Renew the lease.
     Lease,
-    /// Look for silent changes, too.
-    Look,
+    /// Look for changes without notification, too.
+    Poll,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// A look each `reread_interval`; between them as many beats as it takes for four to each `lease` at least. None of
     /// the two is zero.
     pub(super) fn start(lease: Duration, reread_interval: Duration) -> anyhow::Result<Self> {
@@ -39,11 +39,11 @@ impl Pulse {
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &both).context("setting a timer failed")?;
         // SAFETY: the timer owns its descriptor, and neither replaces nor closes it while it lives.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        Ok(Pulse { timer, beats_per_look: beats_per_look.into(), beats: 0 })
+        Ok(Heartbeat { timer, beats_per_look: beats_per_look.into(), beats: 0 })
     }
 
     /// The next beat; after a stall one stands for all that were missed. May be dropped while it waits.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Beat> {
+    pub(super) async fn next(&mut self) -> anyhow::Result<Tick> {
         loop {
             let mut ready = self.timer.readable().await?;
             // Before the reading: what comes after this wakes up again.
@@ -53,10 +53,10 @@ impl Pulse {
                 Ok(_) => {
                     self.beats += u64::from_ne_bytes(expired);
                     if self.beats < self.beats_per_look {
-                        return Ok(Beat::Lease);
+                        return Ok(Tick::Lease);
                     }
                     self.beats = 0;
-                    return Ok(Beat::Look);
+                    return Ok(Tick::Poll);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 Err(error) => return Err(error).context("reading a timer failed"),
@@ -85,12 +85,12 @@ mod tests {
     async fn a_look_is_every_third_beat_and_a_stall_costs_no_look() {
         let ms = Duration::from_millis;
         let start = Instant::now();
-        let mut pulse = Pulse::start(ms(80), ms(60)).unwrap();
-        for beat in [Beat::Lease, Beat::Lease, Beat::Look, Beat::Lease] {
-            assert_eq!(pulse.next().await.unwrap(), beat);
+        let mut heartbeat = Heartbeat::start(ms(80), ms(60)).unwrap();
+        for beat in [Tick::Lease, Tick::Lease, Tick::Poll, Tick::Lease] {
+            assert_eq!(heartbeat.next().await.unwrap(), beat);
         }
         assert!(start.elapsed() >= ms(80), "{:?}", start.elapsed());
         std::thread::sleep(ms(50));
-        assert_eq!(pulse.next().await.unwrap(), Beat::Look);
+        assert_eq!(heartbeat.next().await.unwrap(), Tick::Poll);
     }
 }

@@ -20,14 +20,14 @@ use crate::namespace::Namespace;
 
 /// How many frames are sent together, whatever they change.
 const MIXED: usize = 64;
-/// How long the agent may take to be in step.
+/// How long the agent may take to be in sync.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// For how much of it is waited until it has tested the interfaces' ways out.
+/// For how much of it is waited until it has tested the interfaces' reply paths.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The twins.
 #[derive(Debug)]
-pub struct Twins {
+pub struct Pair {
     // Dropped first: the agent ends before its node goes.
     agent: Option<Agent>,
     alone: Twin,
@@ -51,7 +51,7 @@ pub struct Batch<'a> {
     pub seen: &'a [Seen<'a>],
     /// The agent, if there is one.
     pub agent: Option<&'a Agent>,
-    /// What it said of itself right before, in step: `status` as JSON.
+    /// What it said of itself right before, in sync: `status` as JSON.
     pub before: &'a Value,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Divergence {
     }
 }
 
-impl Twins {
+impl Pair {
     /// Builds the twins; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
     pub fn new(hook: Option<Hook>, core: usize) -> Result<Self> {
         let start = Instant::now();
@@ -99,7 +99,7 @@ impl Twins {
         };
         let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;
         let spent = BTreeMap::from([("building twins", start.elapsed())]);
-        Ok(Twins { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
+        Ok(Pair { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
     }
 
     /// The node with the kernel alone.
@@ -170,8 +170,8 @@ impl Twins {
             let Some(agent) = &self.agent else { return Ok(Value::Null) };
             let status = agent.ask("\"sync\"")?["status"].take();
             let ready = status["ready"] == true;
-            ensure!(ready || start.elapsed() < PATIENCE, "the agent is not in step; its log:\n{}", agent.log());
-            // It tests the way out of an interface whose carrier came, and on a busy machine it tests in vain now and then.
+            ensure!(ready || start.elapsed() < PATIENCE, "the agent is not in sync; its log:\n{}", agent.log());
+            // It tests the reply path of an interface whose carrier came, and on a busy machine it tests in vain now and then.
             let unproven = self.unproven(&status)?;
             self.given_up.retain(|ifindex| unproven.contains(ifindex));
             if ready && unproven.is_subset(&self.given_up) {
@@ -189,7 +189,7 @@ impl Twins {
     /// arrive.
     fn unproven(&mut self, status: &Value) -> Result<BTreeSet<u32>> {
         let interfaces = status["interfaces"].as_array().into_iter().flatten();
-        let unproven = interfaces.filter(|interface| interface["reason"] == Reason::HOOK_UNPROVEN.why());
+        let unproven = interfaces.filter(|interface| interface["reason"] == Reason::SELF_TEST_PENDING.why());
         let indexes = unproven.filter_map(|interface| interface["ifindex"].as_u64()?.try_into().ok());
         let indexes: BTreeSet<u32> = indexes.collect();
         if indexes.is_empty() {
@@ -198,7 +198,7 @@ impl Twins {
         Ok(indexes.intersection(&self.beside.running()?).copied().collect())
     }
 
-    /// Sends frames to both, in batches, the agent in step before each: first so that no two in a batch are about one
+    /// Sends frames to both, in batches, the agent in sync before each: first so that no two in a batch are about one
     /// neighbour entry if one of them may change it, which is told to `each`; then all of them again in their order,
     /// whatever they change. Stops at the first difference.
     pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {

@@ -22,18 +22,18 @@ const TO_POD: u16 = 0;
 const TO_UPLINK: u16 = 1;
 
 /// The tables of a node with a default route by the uplink, in the program's maps and in plain memory.
-pub(crate) struct World {
+pub(crate) struct ProgramTables {
     pub(crate) bpf: Bpf,
     pub(crate) fake: Fake,
 }
 
-impl World {
+impl ProgramTables {
     pub(crate) fn new() -> anyhow::Result<Self> {
         // This thread's own, gone with it.
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let mut world = World { bpf: Bpf::load(false)?, fake: Fake::default() };
+        let mut tables = ProgramTables { bpf: Bpf::load(false)?, fake: Fake::default() };
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-        world.apply(&[
+        tables.apply(&[
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
             Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),
             Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()),
@@ -45,8 +45,8 @@ impl World {
             Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: 0 })),
             Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
         ])?;
-        world.set_lease(true)?;
-        Ok(world)
+        tables.set_lease(true)?;
+        Ok(tables)
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, Link, Settings, Which},
+    event::{Event, IfSet, Link, Settings},
     kernel::Reader,
 };
 
@@ -27,7 +27,7 @@ fn settle(reader: &mut Reader) {
     let mut quiet_since = begin;
     while quiet_since.elapsed() < Duration::from_millis(1500) {
         assert!(begin.elapsed() < Duration::from_secs(20), "always something new");
-        if !reader.silent_changes().unwrap().is_empty() {
+        if !reader.unnotified_changes().unwrap().is_empty() {
             quiet_since = Instant::now();
         }
         sleep(Duration::from_millis(20));
@@ -39,7 +39,7 @@ fn nothing_at_rest() {
     in_namespace(|| {
         let mut reader = lab();
         for _ in 0..20 {
-            assert_eq!(reader.silent_changes().unwrap(), []);
+            assert_eq!(reader.unnotified_changes().unwrap(), []);
         }
     });
 }
@@ -54,7 +54,7 @@ fn nothing_at_rest_with_a_bridge() {
         settle(&mut reader);
         for _ in 0..20 {
             sleep(Duration::from_millis(20));
-            assert_eq!(reader.silent_changes().unwrap(), []);
+            assert_eq!(reader.unnotified_changes().unwrap(), []);
         }
     });
 }
@@ -64,14 +64,14 @@ fn a_setting_of_a_link_and_of_all() {
     in_namespace(|| {
         let mut reader = lab();
         write_sysctl("conf/v0/proxy_arp_pvlan", 1);
-        let events = reader.silent_changes().unwrap();
+        let events = reader.unnotified_changes().unwrap();
         assert_eq!(events.len(), 1);
         assert_eq!(link(&events, "v0").settings.unwrap().proxy_arp_pvlan, 1);
 
         write_sysctl("conf/all/arp_ignore", 2);
-        let events = reader.silent_changes().unwrap();
+        let events = reader.unnotified_changes().unwrap();
         let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else { panic!("{events:#?}") };
-        assert_eq!(reader.silent_changes().unwrap(), []);
+        assert_eq!(reader.unnotified_changes().unwrap(), []);
     });
 }
 
@@ -80,14 +80,14 @@ fn links_come_and_go() {
     in_namespace(|| {
         let mut reader = lab();
         run("ip link add x0 type veth peer name y0");
-        let events = reader.silent_changes().unwrap();
+        let events = reader.unnotified_changes().unwrap();
         let gone = link(&events, "x0").ifindex;
         run("ip link del x0");
-        assert!(reader.silent_changes().unwrap().contains(&Event::LinkGone(gone)));
+        assert!(reader.unnotified_changes().unwrap().contains(&Event::LinkGone(gone)));
         run("ip link add x0 index 900 type veth peer name y0");
-        reader.links(&Which::All).unwrap();
+        reader.links(&IfSet::All).unwrap();
         run("ip link del x0");
-        assert!(reader.links(&Which::All).unwrap().contains(&Event::LinkGone(900)));
+        assert!(reader.links(&IfSet::All).unwrap().contains(&Event::LinkGone(900)));
     });
 }
 
@@ -100,7 +100,7 @@ fn the_settings_of_one_link_are_read_alone() {
         }
         let mut reader = lab();
         let v0 = index("v0");
-        let these = |ifindex| Which::These([ifindex].into());
+        let these = |ifindex| IfSet::These([ifindex].into());
         write_sysctl("conf/v0/proxy_arp_pvlan", 1);
         write_sysctl("conf/p0/proxy_arp_pvlan", 1);
         write_sysctl("neigh/v0/proxy_delay", 12);
@@ -109,7 +109,7 @@ fn the_settings_of_one_link_are_read_alone() {
         assert_eq!((*delayed, read.ifindex, read.settings.unwrap().proxy_arp_pvlan), (v0, v0, 1));
         // It is not said again, what was not asked for is. The delays are, even if they are as they were last read.
         write_sysctl("neigh/v0/proxy_delay", 80);
-        let events = reader.silent_changes().unwrap();
+        let events = reader.unnotified_changes().unwrap();
         let [Event::Link(read), Event::ProxyDelays(delays)] = &events[..] else { panic!("{events:#?}") };
         assert_eq!(read.name, "p0");
         assert!(delays.contains(&(v0, 800)), "{delays:?}");
@@ -134,13 +134,13 @@ fn what_is_neither_a_setting_nor_of_an_interface() {
     in_namespace(|| {
         let mut reader = lab();
         let v0 = index("v0");
-        assert_eq!(reader.silent_changes_at_large().unwrap(), []);
+        assert_eq!(reader.unnotified_changes_of_the_node().unwrap(), []);
         write_sysctl("conf/all/arp_ignore", 2);
         run("ip neighbour add proxy 10.1.2.3 dev v0");
         let proxies = vec![(v0, "10.1.2.3".parse().unwrap())];
-        assert_eq!(reader.silent_changes_at_large().unwrap(), [Event::Proxies(proxies)]);
-        assert_eq!(reader.silent_changes_at_large().unwrap(), []);
-        let events = reader.silent_changes().unwrap();
+        assert_eq!(reader.unnotified_changes_of_the_node().unwrap(), [Event::Proxies(proxies)]);
+        assert_eq!(reader.unnotified_changes_of_the_node().unwrap(), []);
+        let events = reader.unnotified_changes().unwrap();
         let [Event::AllSettings(Settings { arp_ignore: 2, .. })] = events[..] else { panic!("{events:#?}") };
     });
 }
@@ -152,9 +152,9 @@ fn proxies_and_proxy_delay() {
         let v0 = index("v0");
         run("ip neighbour add proxy 10.1.2.3 dev v0");
         let proxies = vec![(v0, "10.1.2.3".parse().unwrap())];
-        assert_eq!(reader.silent_changes().unwrap(), [Event::Proxies(proxies)]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::Proxies(proxies)]);
         run("ip neighbour del proxy 10.1.2.3 dev v0");
-        assert_eq!(reader.silent_changes().unwrap(), [Event::Proxies(vec![])]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::Proxies(vec![])]);
 
         let delay = |events: &[Event]| -> u64 {
             let delays = events.iter().find_map(|event| match event {
@@ -165,10 +165,10 @@ fn proxies_and_proxy_delay() {
         };
         assert_eq!(delay(&reader.everything().unwrap()), 800, "the kernel's default, in ms");
         write_sysctl("neigh/v0/proxy_delay", 0);
-        assert_eq!(delay(&reader.silent_changes().unwrap()), 0);
+        assert_eq!(delay(&reader.unnotified_changes().unwrap()), 0);
         write_sysctl("neigh/v0/proxy_delay", 12);
-        assert_eq!(delay(&reader.silent_changes().unwrap()), 120);
-        assert_eq!(reader.silent_changes().unwrap(), []);
+        assert_eq!(delay(&reader.unnotified_changes().unwrap()), 120);
+        assert_eq!(reader.unnotified_changes().unwrap(), []);
     });
 }
 
@@ -180,13 +180,13 @@ fn arp_chains_with_a_hook() {
         run("nft add chain arp t jumped_to");
         run("nft add table inet t");
         run("nft add chain inet t c { type filter hook input priority 0 ; }");
-        assert_eq!(reader.silent_changes().unwrap(), []);
+        assert_eq!(reader.unnotified_changes().unwrap(), []);
         run("nft add chain arp t c { type filter hook input priority 0 ; }");
-        assert_eq!(reader.silent_changes().unwrap(), [], "without a rule it does nothing");
+        assert_eq!(reader.unnotified_changes().unwrap(), [], "without a rule it does nothing");
         run("nft add rule arp t c drop");
-        assert_eq!(reader.silent_changes().unwrap(), [Event::ArpNetfilter(true)]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::ArpNetfilter(true)]);
         run("nft delete table arp t");
-        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false), Event::HeldBack(vec![])]);
+        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false), Event::DroppedReplies(vec![])]);
     });
 }
 
@@ -197,24 +197,24 @@ fn hooks_of_tc_and_of_the_netdev_family() {
         let [v0, p0] = ["v0", "p0"].map(index);
         run("tc qdisc add dev v0 clsact");
         run("tc qdisc add dev p0 ingress");
-        assert_eq!(reader.silent_changes().unwrap(), [], "filters are looked for where the program runs");
+        assert_eq!(reader.unnotified_changes().unwrap(), [], "filters are looked for where the program runs");
         run("tc qdisc del dev v0 clsact");
         run("tc qdisc del dev p0 ingress");
         // Nobody is told of filters in these.
         run("tc qdisc add dev v0 ingress_block 7 clsact");
-        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
         run("tc qdisc del dev v0 clsact");
         run("tc qdisc add dev p0 egress_block 7 clsact");
         assert_eq!(reader.ingress_hooks().unwrap(), [Event::IngressHooks(vec![p0])]);
         run("tc qdisc del dev p0 clsact");
         run("nft add table netdev t");
         run("nft add chain netdev t c { type filter hook ingress device v0 priority 0 ; }");
-        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::IngressHooks(vec![v0])]);
         run("nft add chain netdev t d { type filter hook ingress devices = { v0 , p0 } priority 1 ; }");
         let mut both = vec![v0, p0];
         both.sort_unstable();
-        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(both)]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::IngressHooks(both)]);
         run("nft delete table netdev t");
-        assert_eq!(reader.silent_changes().unwrap(), [Event::IngressHooks(vec![])]);
+        assert_eq!(reader.unnotified_changes().unwrap(), [Event::IngressHooks(vec![])]);
     });
 }

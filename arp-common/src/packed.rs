@@ -46,14 +46,14 @@ impl Lladdr {
 /// An [`ArpFrame`] in words: its bytes in their order, 8 to a word, and the last two.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArpWords {
+pub struct PackedArp {
     /// The first 40 bytes.
     pub words: [u64; 5],
     /// The last two.
     pub rest: u16,
 }
 
-impl ArpWords {
+impl PackedArp {
     // Bytes 14 and 15: `htype`. Bytes 16 to 21: `ptype hlen plen oper`.
     const ETHERNET: u64 = 0x0100;
     const IEEE802: u64 = 0x0600;
@@ -120,7 +120,7 @@ impl ArpWords {
         let (sha, Lladdr(mac)) = (self.sha().0, mac);
         let (spa, tpa) = (u32::from_le_bytes(self.spa()), u32::from_le_bytes(self.tpa()));
         const ETHERTYPE: u64 = 0x0608;
-        ArpWords {
+        PackedArp {
             words: [
                 // dst, and two bytes of src
                 sha | mac << 48,
@@ -149,12 +149,12 @@ impl ArpWords {
     }
 }
 
-impl From<&ArpFrame> for ArpWords {
+impl From<&ArpFrame> for PackedArp {
     fn from(frame: &ArpFrame) -> Self {
         let bytes = frame.to_bytes();
         let (words, rest) = bytes.as_chunks();
         let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|at| u64::from_le_bytes(words[at]));
-        ArpWords { words: [a, b, c, d, e], rest: u16::from_le_bytes([rest[0], rest[1]]) }
+        PackedArp { words: [a, b, c, d, e], rest: u16::from_le_bytes([rest[0], rest[1]]) }
     }
 }
 
@@ -175,8 +175,8 @@ mod tests {
     ];
     const MAC: Lladdr = Lladdr::new([0xee, 0xed, 0xec, 0xeb, 0xea, 0xe9]);
 
-    fn words(bytes: &[u8; 42]) -> ArpWords {
-        ArpWords::from(&ArpFrame::from_bytes(bytes).unwrap())
+    fn words(bytes: &[u8; 42]) -> PackedArp {
+        PackedArp::from(&ArpFrame::from_bytes(bytes).unwrap())
     }
 
     #[test]

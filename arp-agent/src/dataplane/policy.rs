@@ -5,7 +5,7 @@ use crate::event::Link;
 
 /// What the command line asks for.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wish {
+pub struct HookConfig {
     /// `--hook`.
     pub hook: Hook,
     /// `--xdp-mode`.
@@ -14,7 +14,7 @@ pub struct Wish {
     pub tc_attach: TcAttach,
 }
 
-impl Wish {
+impl HookConfig {
     /// What is wrong with it, if options contradict each other.
     pub fn contradiction(&self) -> Option<&'static str> {
         match (self.hook, self.xdp_mode, self.tc_attach) {
@@ -31,7 +31,7 @@ impl Wish {
 
 /// How the program sits on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
+pub enum HookKind {
     /// XDP on socket buffers.
     XdpSkb,
     /// XDP in the driver; replies leave by XDP_TX.
@@ -44,22 +44,22 @@ pub enum How {
     Clsact,
 }
 
-impl How {
+impl HookKind {
     /// `xdp` or `tc`.
     pub fn hook(self) -> &'static str {
         match self {
-            How::XdpSkb | How::XdpDriver | How::XdpVeth => "xdp",
-            How::Tcx | How::Clsact => "tc",
+            HookKind::XdpSkb | HookKind::XdpDriver | HookKind::XdpVeth => "xdp",
+            HookKind::Tcx | HookKind::Clsact => "tc",
         }
     }
 
     /// `skb`, `driver`, `tcx` or `clsact`.
     pub fn mode(self) -> &'static str {
         match self {
-            How::XdpSkb => "skb",
-            How::XdpDriver | How::XdpVeth => "driver",
-            How::Tcx => "tcx",
-            How::Clsact => "clsact",
+            HookKind::XdpSkb => "skb",
+            HookKind::XdpDriver | HookKind::XdpVeth => "driver",
+            HookKind::Tcx => "tcx",
+            HookKind::Clsact => "clsact",
         }
     }
 
@@ -71,58 +71,58 @@ impl How {
 
 /// A hook to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
+pub struct Candidate {
     /// Which.
-    pub how: How,
+    pub how: HookKind,
     /// Why this one, for people.
     pub why: &'static str,
 }
 
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
 /// name has no next one, unless that was asked for by name, too. `knows_tcx`: the kernel has it.
-pub fn choices(wish: Wish, link: &Link, knows_tcx: bool) -> Vec<Choice> {
-    match (wish.hook, wish.xdp_mode, wish.tc_attach) {
+pub fn candidates(hook_config: HookConfig, link: &Link, knows_tcx: bool) -> Vec<Candidate> {
+    match (hook_config.hook, hook_config.xdp_mode, hook_config.tc_attach) {
         (Hook::Xdp, mode, _) => xdp(mode, link),
         (Hook::Tc, _, attach) => tc(attach, "asked for", knows_tcx),
         (Hook::Auto, XdpMode::Auto, TcAttach::Auto) => auto(link, knows_tcx),
         (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "asked for", knows_tcx),
         (Hook::Auto, mode, TcAttach::Auto) => xdp(mode, link),
         (Hook::Auto, mode, attach) => {
-            let mut choices = xdp(mode, link);
-            choices.extend(tc(attach, "XDP could not be had", knows_tcx));
-            choices
+            let mut candidates = xdp(mode, link);
+            candidates.extend(tc(attach, "XDP could not be had", knows_tcx));
+            candidates
         }
     }
 }
 
 /// What costs everything else on the interface least: docs/adr/0006-hooks.md.
-fn auto(link: &Link, knows_tcx: bool) -> Vec<Choice> {
-    let mut choices = Vec::new();
+fn auto(link: &Link, knows_tcx: bool) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
     let why = match link.kind.as_deref() {
         Some("veth") => "the default on a veth: XDP on socket buffers would cost its other traffic more",
         Some(_) => "the default on a virtual device",
         None => {
-            choices.push(Choice { how: How::XdpDriver, why: "the device's driver runs XDP" });
+            candidates.push(Candidate { how: HookKind::XdpDriver, why: "the device's driver runs XDP" });
             "the device's driver does not run XDP, or its slot is taken"
         }
     };
-    choices.extend(tc(TcAttach::Auto, why, knows_tcx));
-    choices.push(Choice { how: How::XdpSkb, why: "tc could not be had" });
-    choices
+    candidates.extend(tc(TcAttach::Auto, why, knows_tcx));
+    candidates.push(Candidate { how: HookKind::XdpSkb, why: "tc could not be had" });
+    candidates
 }
 
-fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
-    let skb = |why| Choice { how: How::XdpSkb, why };
+fn xdp(mode: XdpMode, link: &Link) -> Vec<Candidate> {
+    let skb = |why| Candidate { how: HookKind::XdpSkb, why };
     match (mode, link.kind.as_deref()) {
         (XdpMode::Skb, _) => vec![skb("asked for")],
-        (XdpMode::Driver, Some("veth")) => vec![Choice { how: How::XdpVeth, why: "asked for" }],
-        (XdpMode::Driver, _) => vec![Choice { how: How::XdpDriver, why: "asked for" }],
+        (XdpMode::Driver, Some("veth")) => vec![Candidate { how: HookKind::XdpVeth, why: "asked for" }],
+        (XdpMode::Driver, _) => vec![Candidate { how: HookKind::XdpDriver, why: "asked for" }],
         (XdpMode::Auto, Some("veth")) => {
             vec![skb("on a veth: in the driver it would cost the pod its segmentation offload")]
         }
         (XdpMode::Auto, Some(_)) => vec![skb("on a virtual device")],
         (XdpMode::Auto, None) => vec![
-            Choice { how: How::XdpDriver, why: "the device's driver runs XDP" },
+            Candidate { how: HookKind::XdpDriver, why: "the device's driver runs XDP" },
             skb("the device's driver does not run XDP"),
         ],
     }
@@ -130,28 +130,31 @@ fn xdp(mode: XdpMode, link: &Link) -> Vec<Choice> {
 
 /// clsact takes the one place of its kind on an interface, and adding it cuts the interface's traffic for a moment: only
 /// where there is no tcx.
-fn tc(attach: TcAttach, why: &'static str, knows_tcx: bool) -> Vec<Choice> {
+fn tc(attach: TcAttach, why: &'static str, knows_tcx: bool) -> Vec<Candidate> {
     let how = match attach {
-        TcAttach::Tcx => How::Tcx,
-        TcAttach::Clsact => How::Clsact,
-        TcAttach::Auto if knows_tcx => How::Tcx,
-        TcAttach::Auto => How::Clsact,
+        TcAttach::Tcx => HookKind::Tcx,
+        TcAttach::Clsact => HookKind::Clsact,
+        TcAttach::Auto if knows_tcx => HookKind::Tcx,
+        TcAttach::Auto => HookKind::Clsact,
     };
-    vec![Choice { how, why }]
+    vec![Candidate { how, why }]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>, knows_tcx: bool) -> Vec<How> {
+    fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>, knows_tcx: bool) -> Vec<HookKind> {
         let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
-        choices(Wish { hook, xdp_mode, tc_attach }, &link, knows_tcx).into_iter().map(|choice| choice.how).collect()
+        candidates(HookConfig { hook, xdp_mode, tc_attach }, &link, knows_tcx)
+            .into_iter()
+            .map(|candidate| candidate.how)
+            .collect()
     }
 
     #[test]
     fn options_of_a_hook_that_is_not_asked_for_contradict_it() {
-        let contradict = |hook, xdp_mode, tc_attach| Wish { hook, xdp_mode, tc_attach }.contradiction().is_some();
+        let contradict = |hook, xdp_mode, tc_attach| HookConfig { hook, xdp_mode, tc_attach }.contradiction().is_some();
         assert!(contradict(Hook::Xdp, XdpMode::Auto, TcAttach::Tcx));
         assert!(contradict(Hook::Xdp, XdpMode::Skb, TcAttach::Clsact));
         assert!(contradict(Hook::Tc, XdpMode::Driver, TcAttach::Auto));
@@ -169,25 +172,29 @@ mod tests {
         for knows_tcx in [true, false] {
             let hows = |hook, mode, attach, kind| hows(hook, mode, attach, kind, knows_tcx);
             for hook in [Xdp, Auto] {
-                assert_eq!(hows(hook, M::Skb, A::Auto, Some("veth")), [How::XdpSkb]);
-                assert_eq!(hows(hook, M::Driver, A::Auto, Some("veth")), [How::XdpVeth]);
-                assert_eq!(hows(hook, M::Driver, A::Auto, None), [How::XdpDriver]);
+                assert_eq!(hows(hook, M::Skb, A::Auto, Some("veth")), [HookKind::XdpSkb]);
+                assert_eq!(hows(hook, M::Driver, A::Auto, Some("veth")), [HookKind::XdpVeth]);
+                assert_eq!(hows(hook, M::Driver, A::Auto, None), [HookKind::XdpDriver]);
             }
             for hook in [Tc, Auto] {
-                assert_eq!(hows(hook, M::Auto, A::Tcx, Some("veth")), [How::Tcx]);
-                assert_eq!(hows(hook, M::Auto, A::Clsact, None), [How::Clsact]);
+                assert_eq!(hows(hook, M::Auto, A::Tcx, Some("veth")), [HookKind::Tcx]);
+                assert_eq!(hows(hook, M::Auto, A::Clsact, None), [HookKind::Clsact]);
             }
-            assert_eq!(hows(Auto, M::Skb, A::Clsact, Some("veth")), [How::XdpSkb, How::Clsact], "both by name");
+            assert_eq!(
+                hows(Auto, M::Skb, A::Clsact, Some("veth")),
+                [HookKind::XdpSkb, HookKind::Clsact],
+                "both by name"
+            );
         }
     }
 
     #[test]
     fn auto_is_harmless_on_a_veth_and_fast_on_a_nic() {
-        for (knows_tcx, tc) in [(true, How::Tcx), (false, How::Clsact)] {
+        for (knows_tcx, tc) in [(true, HookKind::Tcx), (false, HookKind::Clsact)] {
             let auto = |kind| hows(Hook::Auto, XdpMode::Auto, TcAttach::Auto, kind, knows_tcx);
-            assert_eq!(auto(Some("veth")), [tc, How::XdpSkb]);
-            assert_eq!(auto(Some("tun")), [tc, How::XdpSkb]);
-            assert_eq!(auto(None), [How::XdpDriver, tc, How::XdpSkb]);
+            assert_eq!(auto(Some("veth")), [tc, HookKind::XdpSkb]);
+            assert_eq!(auto(Some("tun")), [tc, HookKind::XdpSkb]);
+            assert_eq!(auto(None), [HookKind::XdpDriver, tc, HookKind::XdpSkb]);
             assert_eq!(hows(Hook::Tc, XdpMode::Auto, TcAttach::Auto, Some("veth"), knows_tcx), [tc]);
         }
     }

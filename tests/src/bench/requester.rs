@@ -24,7 +24,7 @@ pub const BURST: usize = 64;
 /// A raw socket on a host's `eth0` that asks for IPv4 addresses and takes the replies. It sees ARP only, and nothing
 /// that the host itself sends.
 #[derive(Debug)]
-pub struct Asker {
+pub struct Requester {
     name: String,
     socket: OwnedFd,
     mac: [u8; 6],
@@ -41,7 +41,7 @@ pub struct InFlight {
     pub within: u64,
 }
 
-impl Asker {
+impl Requester {
     /// An asker on the host's `eth0`, that runs on one core while it asks.
     pub fn on(host: &Host, core: usize) -> Result<Self> {
         Self::open(host.namespace(), host.name(), host.mac(), host.ip(), core)
@@ -51,7 +51,7 @@ impl Asker {
     pub fn open(namespace: &Namespace, name: &str, mac: Mac, ip: [u8; 4], core: usize) -> Result<Self> {
         // A socket for one EtherType is no tap: it is not shown what leaves.
         let socket = open_socket(namespace, "eth0", libc::ETH_P_ARP as u16)?;
-        Ok(Asker { name: name.to_owned(), socket, mac: mac.0, ip, core })
+        Ok(Requester { name: name.to_owned(), socket, mac: mac.0, ip, core })
     }
 
     /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.

@@ -15,12 +15,12 @@ mod twin;
 
 pub use frames::{Frame, hex};
 pub use neighbours::{Class, Entry, NeighbourTable};
-pub use pair::{Batch, Divergence, Seen, Twins};
+pub use pair::{Batch, Divergence, Pair, Seen};
 pub use script::{Script, Step};
 pub use twin::{NODE_MAC, PORTS, stillness};
 
 /// Deletes what static proxy entries without an interface there are in a namespace that has just begun: those of others,
 /// whose namespace has ended before they were deleted.
 pub(crate) fn forget_proxies_on_any(namespace: &crate::Namespace) -> anyhow::Result<()> {
-    neighbours::Asker::open(namespace)?.forget_proxies_on_any()
+    neighbours::NeighbourSocket::open(namespace)?.forget_proxies_on_any()
 }
