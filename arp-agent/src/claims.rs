@@ -3,14 +3,16 @@
 //! Each test names the document and what to change there. A claim that no test here checks can grow stale unseen, so
 //! documents say as little as possible that the code can change.
 
-use crate::cli::{Cli, Hook, TcAttach, XdpMode};
+use crate::cli::Cli;
 use crate::commands::run::CAPABILITIES;
 use crate::commands::stats;
+use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
 use crate::control::{InterfaceStatus, Peer, Status};
-use crate::dataplane::policy::{HookConfig, HookKind, candidates};
+use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::checks::Check;
 use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Mac, Question, TablesFrom};
+use crate::hooks::policy::candidates;
 use arp_common::Reason;
 use clap::{CommandFactory as _, ValueEnum};
 use serde_json::Value;

@@ -1,8 +1,8 @@
 //! The command line, as types.
 
+use crate::config::{ArpListeners, Hook, SysctlHook, TcAttach, XdpMode};
 use crate::explain::Mac;
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::Deserialize;
+use clap::{Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -75,69 +75,6 @@ pub struct Run {
     /// [default: /sys/fs/bpf].
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
-}
-
-/// Which hook to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hook {
-    /// The first that can be had: on a veth or another virtual device tc tcx, xdp skb; on a NIC xdp driver, tc tcx,
-    /// xdp skb. Before Linux 6.6, tc clsact takes the place of tc tcx.
-    #[default]
-    Auto,
-    /// XDP.
-    Xdp,
-    /// tc, before the stack.
-    Tc,
-}
-
-/// How XDP runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum XdpMode {
-    /// The first that can be had: on a virtual device skb; on a NIC driver, skb.
-    #[default]
-    Auto,
-    /// On socket buffers, after the driver: works on every device.
-    Skb,
-    /// In the driver. On a veth it costs the pod its segmentation offload, and it is attached only while the pod end
-    /// has GRO or an XDP program.
-    Driver,
-}
-
-/// How tc programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum TcAttach {
-    /// tcx where the kernel has it (Linux 6.6), else clsact.
-    #[default]
-    Auto,
-    /// By tcx, beside other programs (Linux 6.6).
-    Tcx,
-    /// As a filter of a clsact queueing discipline, which takes the one place of its kind on an interface.
-    Clsact,
-}
-
-/// Whether writes of sysctls are noticed before they take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum SysctlHook {
-    /// Yes, where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
-    #[default]
-    Auto,
-    /// No: the agent finds written settings at its next poll.
-    Off,
-}
-
-/// What an open packet socket for ARP does to its interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum ArpListeners {
-    /// Frames pass there, so that the socket sees them and what it sends counts; a socket of no interface stands for all.
-    #[default]
-    Pass,
-    /// Nothing: the socket does not see the requests that the fast path answers.
-    Ignore,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! What the kernel says, as plain data: `kernel/` makes these from netlink and procfs, `mirror/` folds them.
 //! Addresses are in wire order; a missing attribute is `None`, never a guess.
 
+use crate::prefix::Prefix;
 use arp_common::Reason;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -176,15 +177,6 @@ pub struct Address {
     pub peer: Ipv4Addr,
     /// Length of the subnet's prefix around `peer`, in bits.
     pub prefix_len: u8,
-}
-
-/// An IPv4 prefix; host bits are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix {
-    /// The address, as a number: so prefixes sort with those inside right after those outside.
-    pub addr: u32,
-    /// Length in bits, 0–32.
-    pub len: u8,
 }
 
 /// A route's type (RTN_*).

@@ -1,21 +1,26 @@
 //! The agent as a library: the binary, and the tests, are made of it.
 //!
-//! A change's way: `kernel` (I/O) → [`event`] → [`mirror`] (pure) → [`dataplane`] (maps and program); [`agent`] drives
-//! it. A command's way: [`cli`] → [`commands`] → the agent's [`control`] socket.
+//! A change's way: `netlink` → [`kernel`] (reads) → [`event`] → [`mirror`] (pure) → [`dataplane`] (maps and program);
+//! [`hooks`] has the program attached, [`agent`] drives all of it. A command's way: [`cli`] → [`commands`] → the agent's
+//! [`control`] socket. Imports point the same way down: nothing below `commands` knows `cli`, and `kernel` writes nothing.
 
 pub mod agent;
 #[cfg(test)]
 mod claims;
 pub mod cli;
+pub mod clock;
 pub mod commands;
+pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod descriptors;
 pub mod event;
 pub mod explain;
+pub mod hooks;
 pub mod kernel;
 pub mod mirror;
-pub mod writes;
+mod netlink;
+pub mod prefix;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

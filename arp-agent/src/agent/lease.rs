@@ -121,7 +121,8 @@ impl Redump {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Prefix, Route, RouteKind};
+    use crate::event::{Route, RouteKind};
+    use crate::prefix::Prefix;
 
     const LENGTH: u64 = 1_000;
     const REREAD: u64 = 250;

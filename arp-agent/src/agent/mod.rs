@@ -13,15 +13,17 @@ mod polling;
 mod states;
 mod status;
 
+use crate::clock::monotonic_ns;
+use crate::config::HookConfig;
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
-use crate::dataplane::attach::Attachments;
-use crate::dataplane::bpf::{Bpf, monotonic_ns};
-use crate::dataplane::policy::{HookConfig, HookKind};
-use crate::dataplane::self_test::SelfTests;
-use crate::dataplane::sysctl::SysctlHook;
-use crate::dataplane::tcx::Tcx;
+use crate::dataplane::HookKind;
+use crate::dataplane::bpf::Bpf;
 use crate::event::{Event, IfSet};
+use crate::hooks::attachments::Attachments;
+use crate::hooks::foreign_tc::ForeignPrograms;
+use crate::hooks::self_test::SelfTests;
+use crate::hooks::sysctl::SysctlHook;
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
@@ -76,7 +78,7 @@ pub struct Agent {
     bpf: Bpf,
     sysctl_hook: SysctlHook,
     attachments: Attachments,
-    tcx: Tcx,
+    tcx: ForeignPrograms,
     self_tests: SelfTests,
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
     /// changed: to be attached to at the next look.
@@ -134,7 +136,7 @@ impl Agent {
             bpf,
             sysctl_hook,
             attachments,
-            tcx: Tcx::default(),
+            tcx: ForeignPrograms::default(),
             self_tests: SelfTests::new()?,
             again: BTreeSet::new(),
             sweep_at: Instant::now() + SWEEP,

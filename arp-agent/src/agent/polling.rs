@@ -1,12 +1,13 @@
 //! What the kernel tells nobody, and is looked for: settings, foreign programs, reply paths.
 
 use super::{Agent, SWEEP};
-use crate::dataplane::bpf::monotonic_ns;
-use crate::dataplane::policy::HookKind;
+use crate::clock::monotonic_ns;
+use crate::dataplane::HookKind;
 use crate::event::{Event, IfSet, Link};
-use crate::kernel::{OtherFilters, has_settings};
+use crate::hooks::clsact::OtherFilters;
+use crate::hooks::sysctl_writes::StaleSettings;
+use crate::kernel::has_settings;
 use crate::mirror::Change;
-use crate::writes::StaleSettings;
 use arp_common::maps::IfaceAddr;
 use arp_common::{Reason, Tables as _};
 use std::collections::BTreeSet;

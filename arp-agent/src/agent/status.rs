@@ -1,15 +1,16 @@
 //! What the agent answers to those who ask it.
 
 use super::Agent;
+use crate::clock::monotonic_ns;
 use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
-use crate::dataplane::attach::{Attached, Attachment};
-use crate::dataplane::bpf::monotonic_ns;
-use crate::dataplane::owners::Programs;
-use crate::dataplane::policy::HookKind;
+use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::agreement::agree;
 use crate::explain::{Explanation, Question, TablesFrom, explain};
-use crate::kernel::{filtered_by_agents_only, namespace_names};
+use crate::hooks::attachments::{Attached, Attachment};
+use crate::hooks::clsact::filtered_by_agents_only;
+use crate::hooks::owners::Programs;
+use crate::kernel::namespace_names;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
 use arp_common::{Reason, Tables as _};

@@ -2,9 +2,10 @@
 
 use super::Exit;
 use crate::cli;
-use crate::control::{Answer, Request, ask};
-use crate::dataplane::pins::{BPFFS, Pins};
-use crate::kernel::Filters;
+use crate::control::Request;
+use crate::control::client::{Answer, ask};
+use crate::hooks::clsact::Filters;
+use crate::hooks::pins::{BPFFS, Pins};
 use anyhow::{Context as _, bail};
 use globset::{Glob, GlobSetBuilder};
 use nix::net::if_::if_indextoname;

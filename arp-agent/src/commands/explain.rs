@@ -3,13 +3,15 @@
 use super::Exit;
 use super::status::not_running;
 use crate::cli;
-use crate::control::{Answer, Request, Response, ask, silent};
-use crate::dataplane::owners::Programs;
+use crate::control::client::{Answer, ask, silent};
+use crate::control::{Request, Response};
 use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::kernel_view::KernelView;
 use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
-use crate::kernel::{Reader, has_foreign_filters};
+use crate::hooks::clsact::has_foreign_filters;
+use crate::hooks::owners::Programs;
+use crate::kernel::Reader;
 use anyhow::{anyhow, bail};
 use arp_common::Reason;
 use std::net::Ipv4Addr;

@@ -3,29 +3,22 @@
 use super::Exit;
 use crate::agent::{Agent, Options};
 use crate::cli;
-use crate::control::{PATIENCE, Request, Response, RunDir, own_user};
-use crate::dataplane::pins::BPFFS;
-use crate::dataplane::policy::HookConfig;
+use crate::config::{ArpListeners, Hook, HookConfig, SysctlHook, TcAttach, XdpMode};
+use crate::control::{run_dir::RunDir, server};
 use crate::descriptors;
+use crate::hooks::pins::BPFFS;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
 use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use serde::Deserialize;
-use std::collections::{HashSet, VecDeque};
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 
 const DEFAULT_REREAD_INTERVAL: u64 = 250;
 const DEFAULT_LEASE: u64 = 1000;
@@ -36,18 +29,16 @@ const DEFAULT_LEASE: u64 = 1000;
 struct Config {
     #[serde(default)]
     interface: Vec<String>,
-    hook: Option<cli::Hook>,
-    xdp_mode: Option<cli::XdpMode>,
-    tc_attach: Option<cli::TcAttach>,
+    hook: Option<Hook>,
+    xdp_mode: Option<XdpMode>,
+    tc_attach: Option<TcAttach>,
     run_dir: Option<PathBuf>,
     reread_interval: Option<u64>,
-    sysctl_hook: Option<cli::SysctlHook>,
-    arp_listeners: Option<cli::ArpListeners>,
+    sysctl_hook: Option<SysctlHook>,
+    arp_listeners: Option<ArpListeners>,
     lease: Option<u64>,
     bpffs: Option<PathBuf>,
 }
-
-type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 
 /// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
@@ -73,8 +64,8 @@ pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
             arguments.reread_interval.or(config.reread_interval).unwrap_or(DEFAULT_REREAD_INTERVAL),
         ),
         lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
-        sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == cli::SysctlHook::Auto,
-        arp_listeners: arguments.arp_listeners.or(config.arp_listeners).unwrap_or_default() == cli::ArpListeners::Pass,
+        sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == SysctlHook::Auto,
+        arp_listeners: arguments.arp_listeners.or(config.arp_listeners).unwrap_or_default() == ArpListeners::Pass,
         bpffs: arguments.bpffs.clone().or(config.bpffs).unwrap_or_else(|| BPFFS.into()),
         trace: verbose >= 2,
     };
@@ -97,18 +88,14 @@ async fn serve(options: Options, run_dir: &Path) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("handling signals failed")?;
     let trace = options.trace;
     let run_dir = RunDir::take(run_dir)?;
-    let socket = run_dir.socket();
-    let listener =
-        UnixListener::bind(&socket).with_context(|| format!("{}: cannot be listened on", socket.display()))?;
-    std::fs::set_permissions(&socket, Permissions::from_mode(0o600))
-        .with_context(|| format!("{}: its mode cannot be changed to 0600", socket.display()))?;
+    let listener = server::listen(&run_dir.socket())?;
     let mut agent = Agent::start(options)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
         tokio::spawn(print_log(logger));
     }
     let (requests, receiver) = mpsc::channel(8);
-    tokio::spawn(accept(listener, requests));
+    tokio::spawn(server::accept(listener, requests));
     let stop = async move {
         let name = signals.next().await;
         log::info!("{name}: detaching");
@@ -178,88 +165,6 @@ impl Signals {
         })
         .await
     }
-}
-
-/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody
-/// out, and takes no descriptors that the agent's own work needs.
-async fn accept(listener: UnixListener, requests: Requests) {
-    let most = descriptors::connections();
-    let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
-    let mut told = false;
-    loop {
-        let accepted = listener.accept().await;
-        clients.retain(|client| !client.is_finished());
-        match accepted {
-            Ok((stream, _)) => {
-                told = false;
-                if clients.len() >= most
-                    && let Some(oldest) = clients.pop_front()
-                {
-                    send_away(oldest).await;
-                }
-                clients.push_back(tokio::spawn(converse(stream, requests.clone())));
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    log::warn!("the control socket takes no client for now: {error}");
-                }
-                // Of descriptors there may be none left: somebody's must go.
-                if let Some(oldest) = clients.pop_front() {
-                    send_away(oldest).await;
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// Ends with a client, and waits until its connection is closed.
-async fn send_away(client: JoinHandle<()>) {
-    client.abort();
-    // How it ended is no matter: by this, or just before.
-    let _ = client.await;
-}
-
-async fn converse(stream: UnixStream, requests: Requests) {
-    if let Ok(Err(error)) = timeout(PATIENCE, answer(stream, requests)).await {
-        log::debug!("a client of the control socket left: {error:#}");
-    }
-}
-
-/// Whether the other end of a connection is root or this agent's own user.
-fn is_trusted(stream: &UnixStream) -> std::io::Result<bool> {
-    const ROOT: u32 = 0;
-    Ok([ROOT, own_user()].contains(&stream.peer_cred()?.uid()))
-}
-
-async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
-    /// Longer than any request.
-    const LONGEST: u64 = 4096;
-    let is_trusted = is_trusted(&stream).context("asking who a client is failed")?;
-    let (read, mut write) = stream.into_split();
-    let mut line = String::new();
-    let mut limited = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST));
-    // Read in any case: who is hung up on while writing hears no reason.
-    limited.read_line(&mut line).await?;
-    if !is_trusted {
-        let refusal = Response::Error("only root and the agent's own user may ask it".to_owned());
-        return respond(&mut write, &refusal).await;
-    }
-    let response = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (reply, response) = oneshot::channel();
-            requests.send((request, reply)).await.context("the agent is ending")?;
-            response.await?
-        }
-        Err(error) => Response::Error(format!("not a request of this version: {error}")),
-    };
-    respond(&mut write, &response).await
-}
-
-async fn respond(write: &mut OwnedWriteHalf, response: &Response) -> anyhow::Result<()> {
-    let mut document = serde_json::to_vec(response)?;
-    document.push(b'\n');
-    Ok(write.write_all(&document).await?)
 }
 
 /// The ring buffer is looked at in turns: waiting on its descriptor would need unsafe code, and tracing is for people.
@@ -351,8 +256,8 @@ mod tests {
         .unwrap();
         assert_eq!(config.interface, ["cali*"]);
         assert_eq!(config.reread_interval, Some(50));
-        assert_eq!((config.hook, config.xdp_mode), (Some(cli::Hook::Tc), Some(cli::XdpMode::Skb)));
-        assert_eq!(config.tc_attach, Some(cli::TcAttach::Tcx));
+        assert_eq!((config.hook, config.xdp_mode), (Some(Hook::Tc), Some(XdpMode::Skb)));
+        assert_eq!(config.tc_attach, Some(TcAttach::Tcx));
         assert_eq!(config.run_dir.as_deref(), Some(Path::new("/run/x")));
     }
 

@@ -3,7 +3,8 @@
 use super::Exit;
 use super::status::{self, Fetched};
 use crate::cli;
-use crate::control::{Status, silent};
+use crate::control::Status;
+use crate::control::client::silent;
 use anyhow::bail;
 use arp_common::Reason;
 use serde::Serialize;

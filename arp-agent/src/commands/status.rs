@@ -2,7 +2,8 @@
 
 use super::Exit;
 use crate::cli;
-use crate::control::{Answer, InterfaceStatus, Request, Response, Status, ask, silent};
+use crate::control::client::{Answer, ask, silent};
+use crate::control::{InterfaceStatus, Request, Response, Status};
 use anyhow::bail;
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -10,8 +10,9 @@ pub use super::programs::ProgramRun;
 use super::programs::Stubs;
 use super::refusal;
 use super::trie::{Entries as _, Trie};
+use crate::clock::{monotonic_ns, tick_ns};
 use crate::mirror::Change;
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use arp_common::Tables;
 use arp_common::buckets::{PLACES, choices};
 use arp_common::fib::Entry;
@@ -23,7 +24,6 @@ use arp_common::settings::Whose;
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use nix::time::{ClockId, clock_getres, clock_gettime};
 use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
@@ -155,7 +155,7 @@ impl Bpf {
     }
 
     /// A program of the object, loaded or not.
-    pub(super) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
+    pub(crate) fn program(&mut self, name: &str) -> anyhow::Result<&mut Program> {
         self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the eBPF object has no program {name}"))
     }
 
@@ -180,23 +180,23 @@ impl Bpf {
     }
 
     /// Why the sysctl hook cannot know whose a setting is, if that is known before it is tried.
-    pub(super) fn cannot_tell_whose(&self) -> Option<&str> {
+    pub(crate) fn cannot_tell_whose(&self) -> Option<&str> {
         self.cannot_tell_whose.as_deref()
     }
 
     /// Has the sysctl hook say whose the next setting is that anybody reads ([`Bpf::told_whose`]).
-    pub(super) fn ask_whose(&self) {
+    pub(crate) fn ask_whose(&self) {
         self.global.long(WHOSE).store(Whose::ASKED, Ordering::SeqCst);
     }
 
     /// What the sysctl hook has said, as [`Whose::word`]; it is asked no more.
-    pub(super) fn told_whose(&self) -> u64 {
+    pub(crate) fn told_whose(&self) -> u64 {
         self.global.long(WHOSE).swap(0, Ordering::SeqCst)
     }
 
     /// Has only writes of settings of this network namespace count, or [`EVERYBODY`](arp_common::settings::EVERYBODY)'s,
     /// or [`NOBODY`](arp_common::settings::NOBODY)'s.
-    pub(super) fn set_netns(&self, netns: u64) {
+    pub(crate) fn set_netns(&self, netns: u64) {
         self.global.long(NETNS).store(netns, Ordering::SeqCst);
     }
 
@@ -434,22 +434,6 @@ impl Tables for Bpf {
     fn fib_node(&self, node: u32, index: u8) -> Entry {
         self.fib.node(node, u32::from(index))
     }
-}
-
-/// `CLOCK_MONOTONIC` in nanoseconds, the clock of leases.
-pub fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every kernel has CLOCK_MONOTONIC");
-    u64::try_from(now.tv_sec()).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
-}
-
-/// The length of a jiffy in nanoseconds: the resolution of the coarse clocks (`TICK_NSEC`, kernel/time/posix-timers.c).
-fn tick_ns() -> anyhow::Result<u64> {
-    let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("asking for the length of a jiffy failed")?;
-    let ns = u64::try_from(tick.tv_nsec()).unwrap_or(0);
-    if tick.tv_sec() != 0 || ns == 0 {
-        bail!("the kernel says that a jiffy is {}.{ns:09} s long, which cannot be", tick.tv_sec());
-    }
-    Ok(ns)
 }
 
 /// Loads the clock and the XDP program; says whether that is the one that takes frames in several buffers. An older kernel does not

@@ -1,29 +1,22 @@
 //! Where changes go: the BPF maps ([`bpf`]), or plain memory that behaves the same ([`fake`]).
 
-pub mod attach;
 pub mod bpf;
-pub mod bpf_syscalls;
 mod buckets;
 mod counters;
 mod doubts;
 pub mod fake;
+mod hook_kind;
 mod layout;
 mod memory;
-pub mod owners;
-pub mod pins;
-pub mod policy;
 pub mod programs;
-mod refusal;
-pub mod self_test;
+pub(crate) mod refusal;
 #[cfg(test)]
 mod stack;
-pub mod sysctl;
-pub mod tcx;
 pub mod trie;
-pub mod worker;
 
 use crate::mirror::Change;
 use arp_common::Tables;
+pub use hook_kind::HookKind;
 
 /// What holds the tables that decisions are made from.
 pub trait Dataplane: Tables {

@@ -1,7 +1,7 @@
 //! The programs of the object: each is loaded when it is first needed, and can be run on a frame.
 
+use super::HookKind;
 use super::bpf::Bpf;
-use super::policy::HookKind;
 use super::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;

@@ -12,13 +12,13 @@ use std::io;
 const LINES: usize = 20;
 
 /// The eBPF object cannot be loaded.
-pub(super) fn of_object(error: &EbpfError) -> anyhow::Error {
+pub(crate) fn of_object(error: &EbpfError) -> anyhow::Error {
     let errno = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     anyhow!("loading the eBPF object failed: {}{}", once(error), remedy(errno, &status_of_this_process()))
 }
 
 /// A program of it cannot be loaded.
-pub(super) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
+pub(crate) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return anyhow!("loading the program {name} failed: {}", once(error));
     };
@@ -35,7 +35,7 @@ pub(super) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
 }
 
 /// Whether the kernel, or somebody before it, refused for want of a privilege, and not for what is in the program.
-pub(super) fn is_for_privilege(error: &ProgramError) -> bool {
+pub(crate) fn is_for_privilege(error: &ProgramError) -> bool {
     matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(Errno::EPERM as i32))
 }
 

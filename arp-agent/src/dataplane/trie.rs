@@ -1,7 +1,7 @@
 //! Writes prefixes into the FIB's entries: each prefix is expanded over the entries that it covers, so that the
 //! reader ([`arp_common::fib::lookup`]) finds the longest one without searching.
 
-use crate::event::Prefix;
+use crate::prefix::Prefix;
 use anyhow::bail;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, ROOT_ENTRIES};
 

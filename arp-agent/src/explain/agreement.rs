@@ -2,7 +2,7 @@
 //! counted.
 
 use super::{Explanation, Question};
-use crate::dataplane::policy::HookKind;
+use crate::dataplane::HookKind;
 use crate::dataplane::programs::{ProgramRun, actions};
 use anyhow::bail;
 use arp_common::maps::Counters;

@@ -4,10 +4,11 @@
 use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
 use crate::mirror::Mirror;
 use crate::mirror::desired::are_default;
 use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::prefix::Prefix;
 use arp_common::maps::IfaceAddr;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use netlink_sys::protocols::NETLINK_GENERIC;
 use nix::libc;
 
-use super::{
+use crate::netlink::{
     socket::{NetlinkSocket, errno},
     wire::{self, Message, NetlinkRequest},
 };

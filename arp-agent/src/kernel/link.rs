@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use nix::libc;
 
-use super::wire::{self, Message};
 use crate::event::{Link, Settings};
+use crate::netlink::wire::{self, Message};
 
 /// `struct ifinfomsg`.
 pub(super) const HEADER_LEN: usize = 16;

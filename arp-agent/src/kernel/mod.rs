@@ -1,5 +1,5 @@
-//! The kernel's state over netlink and procfs, as [`Event`]s: I/O and decoding. Of what was decoded, `netfilter`
-//! judges whether a chain could matter; `filters` and `cgroup` are what writes: tc filters, and a mount.
+//! The kernel's state over netlink and procfs, as [`Event`]s: reading and decoding, and no writing. Of what was decoded,
+//! `netfilter` judges whether a chain could matter.
 //!
 //! What is notified comes from [`Notifications`], what is asked for from [`Reader`]. Not everything that matters is
 //! notified, and notifications can be lost, so a caller
@@ -21,11 +21,9 @@ use crate::event::{Event, IfSet};
 mod arptables;
 #[cfg(test)]
 mod captured;
-mod cgroup;
 mod deaf;
 mod features;
-mod filters;
-mod hooks;
+pub(crate) mod ingress;
 mod link;
 mod namespaces;
 mod neighbour;
@@ -34,23 +32,15 @@ mod notifications;
 mod procfs;
 mod reader;
 mod route;
-mod socket;
 #[cfg(test)]
 mod tests;
-mod transmitted;
-mod wire;
 
-pub use cgroup::cgroup_root;
 pub use deaf::Deaf;
 pub use features::Features;
-pub use filters::{
-    Filter, Filters, FoundFilters, LeftFilter, OtherFilters, filtered_by_agents_only, has_foreign_filters, is_alive,
-};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use procfs::has_settings;
 pub use reader::Reader;
-pub use transmitted::Transmitted;
 
 /// Notifications, in the order in which the kernel sent them.
 #[derive(Debug, Default)]

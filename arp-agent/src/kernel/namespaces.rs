@@ -14,7 +14,7 @@ use nix::{
     sys::statfs::{FsType, fstatfs},
 };
 
-use super::{
+use crate::netlink::{
     socket::{NetlinkSocket, errno},
     wire::{self, NetlinkRequest},
 };

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use anyhow::{Context, Result};
 use nix::libc;
 
-use super::wire::{self, Message};
 use crate::event::{Address, NeighbourEntry};
+use crate::netlink::wire::{self, Message};
 
 /// `struct ifaddrmsg`.
 pub(super) const ADDRESS_HEADER_LEN: usize = 8;

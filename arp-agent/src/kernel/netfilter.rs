@@ -13,10 +13,8 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{
-    hooks::{FAMILY_ARP, NFGEN_LEN},
-    wire::{self, Message, NetlinkRequest},
-};
+use super::ingress::{FAMILY_ARP, NFGEN_LEN};
+use crate::netlink::wire::{self, Message, NetlinkRequest};
 
 // NFT_MSG_* and NFTA_*, include/uapi/linux/netfilter/nf_tables.h.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;

@@ -20,11 +20,13 @@ use socket2::{SockFilter, SockRef};
 use super::{
     Batch, Deaf, Lost,
     features::{self, Features},
-    hooks, link, neighbour, route,
+    ingress, link, neighbour, route,
+};
+use crate::event::{Event, IfSet};
+use crate::netlink::{
     socket::RECEIVE_LEN,
     wire::{self, Message},
 };
-use crate::event::{Event, IfSet};
 
 /// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF, NEXTHOP.
 const GROUPS: [u32; 8] = [1, 3, 4, 5, 7, 8, 24, 32];
@@ -216,13 +218,13 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
             // With it go the filters below it, which is not told.
-            let dirty = hooks::ingress_qdisc(message)?;
+            let dirty = ingress::ingress_qdisc(message)?;
             batch.reread.ingress_hooks |= dirty.is_some();
             dirty.map(Event::FiltersTouched)
         }
         // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.
         libc::RTM_NEWTFILTER | libc::RTM_DELTFILTER => {
-            let (header, _) = message.split::<{ hooks::TC_LEN }>()?;
+            let (header, _) = message.split::<{ ingress::TC_LEN }>()?;
             Some(Event::FiltersTouched(wire::u32_at(header, 4)))
         }
         _ => None,
@@ -233,9 +235,9 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
 
 /// What is in tables of the ARP family, and the chains of the netdev family, whatever is in them.
 pub(super) fn decode_netfilter(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
-    let (header, _) = message.split::<{ hooks::NFGEN_LEN }>()?;
-    batch.reread.netfilter |= header[0] == hooks::FAMILY_ARP && hooks::is_ruleset(message.kind);
-    let chains = header[0] == hooks::FAMILY_NETDEV && hooks::is_table_or_chain(message.kind);
+    let (header, _) = message.split::<{ ingress::NFGEN_LEN }>()?;
+    batch.reread.netfilter |= header[0] == ingress::FAMILY_ARP && ingress::is_ruleset(message.kind);
+    let chains = header[0] == ingress::FAMILY_NETDEV && ingress::is_table_or_chain(message.kind);
     batch.reread.ingress_hooks |= chains;
     batch.reread.chains |= chains;
     Ok(())

@@ -9,15 +9,17 @@ use nix::libc;
 use super::{
     arptables::ArpTables,
     features::Features,
-    hooks::{self, Bound},
+    ingress::{self, Bound},
     link, neighbour,
     netfilter::{self, ArpChains},
     procfs::{self, AllSettings, PacketSockets},
     route,
+};
+use crate::event::{Event, IfSet, Link, NeighbourEntry, Placement, Route, Settings};
+use crate::netlink::{
     socket::{NetlinkSocket, errno},
     wire::{self, Message, NetlinkRequest},
 };
-use crate::event::{Event, IfSet, Link, NeighbourEntry, Placement, Route, Settings};
 
 const AF_INET: u8 = libc::AF_INET as u8;
 
@@ -414,9 +416,9 @@ impl Reader {
     /// Reads the hooks of the netdev family, and those of tc that are told nobody. Other filters of tc are looked for
     /// where the program runs ([`Filters::beside`](super::Filters::beside)).
     fn read_hooks(&mut self) -> Result<()> {
-        let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; hooks::TC_LEN]);
-        self.last.shared_blocks = self.dumped("queueing disciplines", &request, hooks::shared_block)?;
-        self.last.bound = self.base_chains(hooks::FAMILY_NETDEV)?.concat();
+        let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; ingress::TC_LEN]);
+        self.last.shared_blocks = self.dumped("queueing disciplines", &request, ingress::shared_block)?;
+        self.last.bound = self.base_chains(ingress::FAMILY_NETDEV)?.concat();
         Ok(())
     }
 
@@ -443,8 +445,8 @@ impl Reader {
 
     /// The base chains of a family, each as the devices that it names.
     fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
-        let request = NetlinkRequest::new(hooks::GET_CHAIN, &[family, 0, 0, 0]);
-        self.nftables("nftables chains", &request, |message| hooks::base_chain(message, family))
+        let request = NetlinkRequest::new(ingress::GET_CHAIN, &[family, 0, 0, 0]);
+        self.nftables("nftables chains", &request, |message| ingress::base_chain(message, family))
     }
 
     /// What a dump of nftables says; nothing where there is no nftables.

@@ -7,8 +7,9 @@ use anyhow::{Context, Result, ensure};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc;
 
-use super::wire::{self, Message};
-use crate::event::{Placement, Prefix, Route, RouteKind, RoutingRule};
+use crate::event::{Placement, Route, RouteKind, RoutingRule};
+use crate::netlink::wire::{self, Message};
+use crate::prefix::Prefix;
 
 /// `struct rtmsg`.
 pub(super) const HEADER_LEN: usize = 12;

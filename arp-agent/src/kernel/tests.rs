@@ -5,8 +5,10 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use proptest::{collection::vec, prelude::*};
 
-use super::{Batch, captured::*, hooks, link, neighbour, notifications, route, socket, wire::Message};
-use crate::event::{Event, Link, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings};
+use super::{Batch, captured::*, ingress, link, neighbour, notifications, route};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
+use crate::netlink::{socket, wire::Message};
+use crate::prefix::Prefix;
 
 fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
@@ -224,7 +226,7 @@ fn neighbours_addresses_and_proxies() {
 #[test]
 fn chains_and_qdiscs() {
     let chain = |hex: &str, family| {
-        let bound = hooks::base_chain(&message(0xa03, &bytes(hex)), family).unwrap();
+        let bound = ingress::base_chain(&message(0xa03, &bytes(hex)), family).unwrap();
         bound.map(|devices| ["v0", "p0", "p01"].map(|name| devices.iter().any(|d| d.covers(name))))
     };
     assert_eq!(chain(BASE_CHAIN, 3), Some([false; 3]));
@@ -236,8 +238,8 @@ fn chains_and_qdiscs() {
         let hex = NETDEV_CHAIN.replace(char::is_whitespace, "").replace("0700010070300000", prefix);
         assert_eq!(chain(&hex, 5), Some([true, true, true]));
     }
-    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(), Some(3));
-    assert_eq!(hooks::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(), None);
+    assert_eq!(ingress::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(), Some(3));
+    assert_eq!(ingress::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(), None);
 }
 
 /// Everything that reads what the kernel sent.
@@ -249,8 +251,8 @@ fn decode_all(payload: &[u8]) {
         let _ = notifications::decode_netfilter(&message, &mut batch);
         let _ = neighbour::proxy(&message);
         let _ = neighbour::proxy_delay(&message);
-        let _ = hooks::ingress_qdisc(&message);
-        let _ = hooks::base_chain(&message, 5);
+        let _ = ingress::ingress_qdisc(&message);
+        let _ = ingress::base_chain(&message, 5);
     }
     let _ = socket::collect(payload, 0);
 }

@@ -3,7 +3,8 @@
 
 use super::snapshot::{IFF_UP, Snapshot};
 use super::{InterfaceTables, about};
-use crate::event::{Address, Link, NDO_XMIT, Prefix, Route, RouteKind, RoutingRule, Settings};
+use crate::event::{Address, Link, NDO_XMIT, Route, RouteKind, RoutingRule, Settings};
+use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};

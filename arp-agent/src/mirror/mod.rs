@@ -7,7 +7,8 @@ pub mod desired;
 pub mod objects;
 pub mod snapshot;
 
-use crate::event::{Event, IfSet, Prefix, Route};
+use crate::event::{Event, IfSet, Route};
+use crate::prefix::Prefix;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use desired::Slots;
@@ -292,33 +293,6 @@ fn small_changes(current: &InterfaceTables, wanted: &InterfaceTables, changes: &
     {
         changes.push(Change::Iface(ifindex, Some(iface)));
     }
-}
-
-impl Prefix {
-    /// The prefix with the address's host bits cleared.
-    pub fn new(addr: [u8; 4], len: u8) -> Self {
-        Prefix { addr: u32::from_be_bytes(addr) & mask(len), len }
-    }
-
-    /// The prefix of `len` bits that covers this one; `len` is not above its own.
-    #[must_use]
-    pub fn shortened(self, len: u8) -> Self {
-        Prefix { addr: self.addr & mask(len), len }
-    }
-
-    /// The last address inside.
-    pub fn last(self) -> u32 {
-        self.addr | !mask(self.len)
-    }
-
-    /// Whether `addr` lies inside.
-    pub fn contains(self, addr: u32) -> bool {
-        addr & mask(self.len) == self.addr
-    }
-}
-
-fn mask(len: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0)
 }
 
 /// The keys of `map` inside `prefix`, itself included.

@@ -3,8 +3,9 @@
 use super::objects::Objects;
 use super::{about, inside};
 use crate::event::{
-    Address, Event, IfSet, Link, NDO_XMIT, NeighbourEntry, Placement, Prefix, Route, RouteKind, RoutingRule, Settings,
+    Address, Event, IfSet, Link, NDO_XMIT, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings,
 };
+use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, IfSet, Placement, Prefix, Route, RouteKind, Settings},
+    event::{Event, IfSet, Placement, Route, RouteKind, Settings},
     kernel::{Reader, namespace_names},
+    prefix::Prefix,
 };
 use nix::sched::{CloneFlags, unshare};
 

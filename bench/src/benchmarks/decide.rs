@@ -7,10 +7,11 @@
 
 use ::tests::OnCore;
 use anyhow::{Context as _, Result, ensure};
+use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane as _;
-use arp_agent::dataplane::bpf::{Bpf, monotonic_ns};
-use arp_agent::event::Prefix;
+use arp_agent::dataplane::bpf::Bpf;
 use arp_agent::mirror::Change;
+use arp_agent::prefix::Prefix;
 use arp_common::ArpFrame;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};

@@ -2,7 +2,7 @@
 //! memories, one verdict. (That the decision itself is right is for the lab, where the kernel is the oracle.)
 
 use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};
-use arp_agent::dataplane::policy::HookKind;
+use arp_agent::dataplane::HookKind;
 use arp_agent::dataplane::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Counters, Iface, Neighbour, Oif};

@@ -1,7 +1,7 @@
 //! Frames in, frames out.
 
 use crate::tables::{INGRESS, MAC, ProgramTables};
-use arp_agent::dataplane::policy::HookKind;
+use arp_agent::dataplane::HookKind;
 use arp_agent::dataplane::programs::{ProgramRun, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
@@ -127,7 +127,7 @@ fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
 
 #[test]
 fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
-    use arp_agent::dataplane::{Dataplane as _, bpf::monotonic_ns};
+    use arp_agent::{clock::monotonic_ns, dataplane::Dataplane as _};
     needs_root!();
     let mut tables = ProgramTables::new()?;
     // Each program is loaded when it is first used, which on an emulated machine takes longer than the lease.

@@ -1,11 +1,12 @@
 //! Tables that the program and plain memory both get: a Calico-like node whose one interface stands for the pod's
 //! veth. BPF_PROG_TEST_RUN takes any interface of the namespace as ingress; a new namespace has only `lo`.
 
+use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane;
-use arp_agent::dataplane::bpf::{Bpf, monotonic_ns};
+use arp_agent::dataplane::bpf::Bpf;
 use arp_agent::dataplane::fake::Fake;
-use arp_agent::event::Prefix;
 use arp_agent::mirror::Change;
+use arp_agent::prefix::Prefix;
 use arp_common::fib::Entry;
 use arp_common::maps::{Counters, Iface, IfaceAddr, Neighbour, Oif};
 use nix::sched::{CloneFlags, unshare};

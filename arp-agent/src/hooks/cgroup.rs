@@ -15,7 +15,7 @@ const ROOT_INODE: u64 = 1;
 ///
 /// # Errors
 /// It is not mounted, and cannot be; or only a part of it is to be seen, from a cgroup namespace.
-pub fn cgroup_root() -> Result<File> {
+pub(crate) fn cgroup_root() -> Result<File> {
     let path = "/proc/self/mountinfo";
     let mounts = fs::read(path).with_context(|| format!("reading {path}"))?;
     let mounted: Vec<PathBuf> = mounts.split(|&byte| byte == b'\n').filter_map(cgroup2_mount).collect();

@@ -1,10 +1,9 @@
 //! The hook on writes of sysctls: every write of a setting of this network namespace makes frames pass, before it takes
 //! effect, until what came of it is in the tables.
 
-use super::bpf::Bpf;
-use super::refusal;
-use crate::kernel::cgroup_root;
-use crate::writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value, Writes};
+use super::cgroup::cgroup_root;
+use super::sysctl_writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value, Writes};
+use crate::dataplane::{bpf::Bpf, refusal};
 use anyhow::{Context as _, anyhow, bail};
 use arp_common::maps::{SettingWrite, names};
 use arp_common::settings::{EVERYBODY, NOBODY, PROXY_DELAY, Whose};

@@ -5,10 +5,9 @@
 //! pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a length
 //! of their own are sent, and as many frames and bytes must be counted.
 
-use super::bpf::Bpf;
-use super::policy::HookKind;
+use super::link_counters::LinkCounters;
+use crate::dataplane::{HookKind, bpf::Bpf};
 use crate::event::Link;
-use crate::kernel::Transmitted;
 use arp_common::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -34,7 +33,7 @@ const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 
 
 /// What is known of the interfaces' reply paths. Nobody waits for a test: what it says is asked for when it is due.
 pub struct SelfTests {
-    transmitted: Transmitted,
+    link_counters: LinkCounters,
     by_ifindex: BTreeMap<u32, SelfTest>,
     /// Those of them that something is to be done about at a time.
     pending: BTreeSet<u32>,
@@ -128,7 +127,7 @@ impl SelfTests {
     /// # Errors
     /// There is no netlink socket to be had.
     pub fn new() -> anyhow::Result<Self> {
-        Ok(SelfTests { transmitted: Transmitted::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
+        Ok(SelfTests { link_counters: LinkCounters::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
     }
 
     /// Forgets an interface.
@@ -209,7 +208,7 @@ impl SelfTests {
 
     /// What the counters say; `None` if that is uncertain.
     fn judge(&mut self, link: &Link, sent: Sent) -> Option<State> {
-        let counted = match self.transmitted.by(link.ifindex) {
+        let counted = match self.link_counters.by(link.ifindex) {
             Ok(counted) => counted,
             Err(error) => return Some(unable(link, &error, sent.failures)),
         };
@@ -225,7 +224,7 @@ impl SelfTests {
     fn send(&mut self, bpf: &mut Bpf, ifindex: u32, how: HookKind, len: usize, failures: u32) -> anyhow::Result<Sent> {
         let mut frame = vec![0; len];
         frame[..HEADER.len()].copy_from_slice(&HEADER);
-        let before = self.transmitted.by(ifindex)?;
+        let before = self.link_counters.by(ifindex)?;
         bpf.send_probes(how, ifindex, &frame, FRAMES)?;
         // Afterwards: the first call loads the program, and the kernel sets up memory for live frames in each.
         let at = Instant::now();

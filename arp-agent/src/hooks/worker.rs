@@ -2,8 +2,7 @@
 //! each. The agent goes on meanwhile, and between two of them whoever else waits for the lock gets it.
 
 use super::bpf_syscalls::HookLink;
-use super::policy::HookKind;
-use super::programs::Entry;
+use crate::dataplane::{HookKind, programs::Entry};
 use crate::descriptors;
 use std::collections::VecDeque;
 use std::io;
@@ -23,7 +22,7 @@ enum Job {
 }
 
 /// What was done.
-pub struct Done {
+pub(crate) struct Done {
     /// The interface.
     pub ifindex: u32,
     /// The number that [`Worker::attach`] gave.
@@ -41,7 +40,7 @@ struct Queue {
 }
 
 /// The thread, and its queue.
-pub struct Worker {
+pub(crate) struct Worker {
     queue: Arc<Queue>,
     done: UnboundedReceiver<Done>,
     number: u64,
@@ -52,7 +51,7 @@ impl Worker {
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub fn start() -> io::Result<Self> {
+    pub(crate) fn start() -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (tell, done) = unbounded_channel();
         let theirs = Arc::clone(&queue);
@@ -62,19 +61,19 @@ impl Worker {
 
     /// Has a program attached to an interface by tcx: before all that waits if it is `urgent`. Gives a number by which
     /// the outcome is known.
-    pub fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool) -> u64 {
+    pub(crate) fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool) -> u64 {
         self.number += 1;
         self.push(Job::Attach { ifindex, number: self.number, entry }, urgent);
         self.number
     }
 
     /// Has a link let go of what it ties.
-    pub fn detach_from(&self, link: HookLink) {
+    pub(crate) fn detach_from(&self, link: HookLink) {
         self.push(Job::LetGo(link), false);
     }
 
     /// The next program that was attached, or was not. May be dropped while it waits.
-    pub async fn done(&mut self) -> Done {
+    pub(crate) async fn done(&mut self) -> Done {
         match self.done.recv().await {
             Some(done) => done,
             None => std::future::pending().await,

@@ -1,73 +1,8 @@
 //! Which hook an interface gets, and why: policy only, no I/O.
 
-use crate::cli::{Hook, TcAttach, XdpMode};
+use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
+use crate::dataplane::HookKind;
 use crate::event::Link;
-
-/// What the command line asks for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HookConfig {
-    /// `--hook`.
-    pub hook: Hook,
-    /// `--xdp-mode`.
-    pub xdp_mode: XdpMode,
-    /// `--tc-attach`.
-    pub tc_attach: TcAttach,
-}
-
-impl HookConfig {
-    /// What is wrong with it, if options contradict each other.
-    pub fn contradiction(&self) -> Option<&'static str> {
-        match (self.hook, self.xdp_mode, self.tc_attach) {
-            (Hook::Xdp, _, TcAttach::Tcx | TcAttach::Clsact) => {
-                Some("--hook xdp and --tc-attach contradict each other: leave out one of them")
-            }
-            (Hook::Tc, XdpMode::Skb | XdpMode::Driver, _) => {
-                Some("--hook tc and --xdp-mode contradict each other: leave out one of them")
-            }
-            _ => None,
-        }
-    }
-}
-
-/// How the program sits on an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    /// XDP on socket buffers.
-    XdpSkb,
-    /// XDP in the driver; replies leave by XDP_TX.
-    XdpDriver,
-    /// XDP in the driver of a veth; replies leave by redirect.
-    XdpVeth,
-    /// tc by tcx.
-    Tcx,
-    /// tc by a filter on a clsact.
-    Clsact,
-}
-
-impl HookKind {
-    /// `xdp` or `tc`.
-    pub fn hook(self) -> &'static str {
-        match self {
-            HookKind::XdpSkb | HookKind::XdpDriver | HookKind::XdpVeth => "xdp",
-            HookKind::Tcx | HookKind::Clsact => "tc",
-        }
-    }
-
-    /// `skb`, `driver`, `tcx` or `clsact`.
-    pub fn mode(self) -> &'static str {
-        match self {
-            HookKind::XdpSkb => "skb",
-            HookKind::XdpDriver | HookKind::XdpVeth => "driver",
-            HookKind::Tcx => "tcx",
-            HookKind::Clsact => "clsact",
-        }
-    }
-
-    /// Whether it takes the interface's XDP slot.
-    pub fn is_xdp(self) -> bool {
-        self.hook() == "xdp"
-    }
-}
 
 /// A hook to try.
 #[derive(Clone, Debug, PartialEq, Eq)]

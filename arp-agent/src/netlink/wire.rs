@@ -8,25 +8,25 @@ use anyhow::{Context, Result, ensure};
 use netlink_packet_core::NlasIterator;
 
 /// `struct nlmsghdr`.
-pub(super) const HEADER_LEN: usize = 16;
+pub(crate) const HEADER_LEN: usize = 16;
 
 /// One netlink message as it lies in a buffer.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// RTM_*, NFT_MSG_* …
-    pub(super) kind: u16,
+    pub(crate) kind: u16,
     /// NLM_F_*.
-    pub(super) flags: u16,
-    pub(super) sequence: u32,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
     /// The port of the socket whose request brought it about; 0 for the kernel itself.
-    pub(super) port: u32,
+    pub(crate) port: u32,
     /// What follows `struct nlmsghdr`.
-    pub(super) payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl<'a> Message<'a> {
     /// The fixed structure at the start of the payload, and the attributes after it.
-    pub(super) fn split<const N: usize>(&self) -> Result<(&'a [u8; N], &'a [u8])> {
+    pub(crate) fn split<const N: usize>(&self) -> Result<(&'a [u8; N], &'a [u8])> {
         self.payload
             .split_first_chunk()
             .with_context(|| format!("{} bytes instead of a header of {N}", self.payload.len()))
@@ -34,11 +34,11 @@ impl<'a> Message<'a> {
 }
 
 /// The messages in `bytes`, in order. Ends after the first that does not fit.
-pub(super) fn messages(bytes: &[u8]) -> Messages<'_> {
+pub(crate) fn messages(bytes: &[u8]) -> Messages<'_> {
     Messages { rest: bytes }
 }
 
-pub(super) struct Messages<'a> {
+pub(crate) struct Messages<'a> {
     rest: &'a [u8],
 }
 
@@ -70,7 +70,7 @@ fn cut_message(bytes: &[u8]) -> Result<(Message<'_>, &[u8])> {
 }
 
 /// Attributes as (type without its flag bits, value).
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8])>> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8])>> {
     NlasIterator::new(bytes).map(|attribute| {
         let attribute = attribute?;
         // The iterator has checked 4 <= length <= bytes left.
@@ -80,7 +80,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = Result<(u16, &[u8
 }
 
 /// The value of the first attribute of this type.
-pub(super) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
+pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
     attributes(bytes)
         .find(|a| !matches!(a, Ok((k, _)) if *k != kind))
         .transpose()
@@ -88,74 +88,74 @@ pub(super) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
 }
 
 /// An attribute's value as so many bytes.
-pub(super) fn bytes<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
+pub(crate) fn bytes<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
     value.try_into().with_context(|| format!("attribute of {} bytes instead of {N}", value.len()))
 }
 
 /// A native-endian u32 attribute.
-pub(super) fn u32_of(value: &[u8]) -> Result<u32> {
+pub(crate) fn u32_of(value: &[u8]) -> Result<u32> {
     bytes(value).map(u32::from_ne_bytes)
 }
 
 /// A native-endian i32 attribute.
-pub(super) fn i32_of(value: &[u8]) -> Result<i32> {
+pub(crate) fn i32_of(value: &[u8]) -> Result<i32> {
     bytes(value).map(i32::from_ne_bytes)
 }
 
 /// A string attribute. Names of interfaces are bytes to the kernel; one that is no UTF-8 still needs a text.
-pub(super) fn text(value: &[u8]) -> String {
+pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
 
 /// A field of a fixed structure; `at` is known to be inside.
-pub(super) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
+pub(crate) fn u32_at<const N: usize>(header: &[u8; N], at: usize) -> u32 {
     u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
 /// A field of a fixed structure; `at` is known to be inside.
-pub(super) fn u16_at<const N: usize>(header: &[u8; N], at: usize) -> u16 {
+pub(crate) fn u16_at<const N: usize>(header: &[u8; N], at: usize) -> u16 {
     u16::from_ne_bytes([header[at], header[at + 1]])
 }
 
 /// Lengths on the wire are rounded up to 4.
-pub(super) fn align(len: usize) -> usize {
+pub(crate) fn align(len: usize) -> usize {
     len.next_multiple_of(4)
 }
 
 /// A request: kind, fixed structure, attributes. The socket adds flags and sequence number.
 #[derive(Clone, Debug)]
-pub(super) struct NetlinkRequest {
-    pub(super) kind: u16,
+pub(crate) struct NetlinkRequest {
+    pub(crate) kind: u16,
     body: Vec<u8>,
 }
 
 impl NetlinkRequest {
     /// `header` is the whole fixed structure: with strict checking a shorter one is refused.
-    pub(super) fn new(kind: u16, header: &[u8]) -> Self {
+    pub(crate) fn new(kind: u16, header: &[u8]) -> Self {
         let mut body = header.to_vec();
         body.resize(align(header.len()), 0);
         Self { kind, body }
     }
 
     /// Adds a 4-byte attribute.
-    pub(super) fn with(self, kind: u16, value: u32) -> Self {
+    pub(crate) fn with(self, kind: u16, value: u32) -> Self {
         self.with_bytes(kind, &value.to_ne_bytes())
     }
 
     /// Adds an attribute.
-    pub(super) fn with_bytes(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(crate) fn with_bytes(mut self, kind: u16, value: &[u8]) -> Self {
         append_attribute(&mut self.body, kind, value);
         self
     }
 
     /// Adds a string.
-    pub(super) fn with_text(self, kind: u16, text: &str) -> Self {
+    pub(crate) fn with_text(self, kind: u16, text: &str) -> Self {
         self.with_bytes(kind, &[text.as_bytes(), &[0]].concat())
     }
 
     /// The message to send.
-    pub(super) fn to_bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self, flags: u16, sequence: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         append(&mut bytes, self.kind, flags, sequence, &self.body);
         bytes
@@ -163,7 +163,7 @@ impl NetlinkRequest {
 }
 
 /// Adds an attribute, padded, to others. None that is sent here is longer than a page.
-pub(super) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(crate) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(value);
@@ -171,7 +171,7 @@ pub(super) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// Adds a message, padded, to others.
-pub(super) fn append(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
+pub(crate) fn append(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
     let len = HEADER_LEN + payload.len();
     bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());

@@ -18,8 +18,9 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use nix::unistd::geteuid;
 
-use super::{
-    hooks::{self, TC_LEN},
+use crate::clock::monotonic_ns;
+use crate::kernel::ingress::{self, TC_LEN};
+use crate::netlink::{
     socket::{NetlinkSocket, errno},
     wire::{self, Message, NetlinkRequest, append_attribute},
 };
@@ -130,7 +131,7 @@ impl Filters {
     pub fn new() -> Result<Self> {
         // The last part is whose socket listens on it: the name of a filter takes CAP_NET_ADMIN to set, a socket takes
         // nothing (`is_alive`). No dots: names on a bpffs have none.
-        let name = format!("{}-{:x}-{}", process::id(), crate::dataplane::bpf::monotonic_ns(), geteuid());
+        let name = format!("{}-{:x}-{}", process::id(), monotonic_ns(), geteuid());
         let alive = claim(&name).with_context(|| format!("taking the name {name}"))?;
         alive.set_nonblocking(true)?;
         Ok(Filters { socket: NetlinkSocket::new(NETLINK_ROUTE)?, name, alive })
@@ -247,7 +248,7 @@ impl Filters {
         let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
         let answer = self.socket.dump("queueing disciplines", &request)?;
         let hooked: Vec<u32> = wire::messages(answer)
-            .filter_map(|message| message.and_then(|m| hooks::ingress_qdisc(&m)).transpose())
+            .filter_map(|message| message.and_then(|m| ingress::ingress_qdisc(&m)).transpose())
             .collect::<Result<_>>()?;
         let mut found = FoundFilters::default();
         for &ifindex in &hooked {

@@ -1,15 +1,15 @@
 //! Which interfaces the program runs on, and why not on the others.
 
-use super::bpf::Bpf;
 use super::bpf_syscalls::{HookLink, knows_tcx, tcx_programs};
+use super::clsact::{Filter, Filters, LeftFilter, OtherFilters};
 use super::owners::Programs;
 use super::pins::{LeftLink, Pins};
-use super::policy::{Candidate, HookConfig, HookKind, candidates};
-use super::programs::Entry;
+use super::policy::{Candidate, candidates};
 use super::worker::{Done, Worker};
+use crate::config::HookConfig;
+use crate::dataplane::{HookKind, bpf::Bpf, programs::Entry};
 use crate::descriptors;
 use crate::event::Link;
-use crate::kernel::{Filter, Filters, LeftFilter, OtherFilters};
 use anyhow::Context as _;
 use aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS;
 use globset::{Glob, GlobSet, GlobSetBuilder};
@@ -171,7 +171,7 @@ impl Attachments {
 
     /// The next interface that was attached, or not, behind the agent's back: [`Attachments::complete`] takes it. May be
     /// dropped while it waits.
-    pub async fn done(&mut self) -> Done {
+    pub(crate) async fn done(&mut self) -> Done {
         self.worker.done().await
     }
 
@@ -267,7 +267,7 @@ impl Attachments {
     }
 
     /// Takes what [`Attachments::done`] gave.
-    pub fn complete(
+    pub(crate) fn complete(
         &mut self,
         bpf: &mut Bpf,
         links: &BTreeMap<u32, Link>,

@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result};
 
-use super::wire::{self, Message};
+use crate::netlink::wire::{self, Message};
 
 /// `struct nfgenmsg`.
 pub(super) const NFGEN_LEN: usize = 4;
 /// `struct tcmsg`.
-pub(super) const TC_LEN: usize = 20;
+pub(crate) const TC_LEN: usize = 20;
 
 /// `NFPROTO_ARP` and `NFPROTO_NETDEV`.
 pub(super) const FAMILY_ARP: u8 = 3;
@@ -97,7 +97,7 @@ fn device(kind: u16, value: &[u8]) -> Bound {
 }
 
 /// The interface, if the queueing discipline is one that runs programs on what comes in.
-pub(super) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
+pub(crate) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
     let (header, rest) = message.split::<TC_LEN>()?;
     let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
     let kind = wire::attribute(rest, TCA_KIND)?.map(wire::text);

@@ -16,7 +16,7 @@ const A_SHORT_TURN: usize = 2;
 
 /// Whose turn it is, and what was found last.
 #[derive(Debug, Default)]
-pub struct Tcx {
+pub struct ForeignPrograms {
     last_asked: u32,
     /// The newest BPF link that was seen.
     newest_link: u32,
@@ -36,7 +36,7 @@ impl ForeignTc {
     }
 }
 
-impl Tcx {
+impl ForeignPrograms {
     /// Forgets what was found: the next answers are all news.
     pub fn forget(&mut self) {
         self.found.clear();

@@ -5,8 +5,8 @@
 //! directory of its own, so that another one can tell whose a link is, and whether that one still lives.
 
 use super::bpf_syscalls::{HookLink, netns_cookie};
-use super::policy::HookKind;
-use crate::kernel::is_alive;
+use super::clsact::is_alive;
+use crate::dataplane::HookKind;
 use anyhow::Context as _;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use std::fs::{self, DirBuilder};

@@ -1,7 +1,7 @@
 //! Commands of bpf(2) that aya does not offer as they are needed here: often, for many interfaces, by index; and links
 //! of which the interface is known, that are updated, pinned and found again one by one.
 
-use super::policy::HookKind;
+use crate::dataplane::HookKind;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
 use aya_obj::generated::{BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
 use nix::libc;

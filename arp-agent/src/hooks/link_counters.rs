@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use netlink_sys::protocols::NETLINK_ROUTE;
 
-use super::{
+use crate::netlink::{
     socket::NetlinkSocket,
     wire::{self, NetlinkRequest},
 };
@@ -12,15 +12,15 @@ const RTM_GETSTATS: u16 = 94;
 const IFLA_STATS_LINK_64: u16 = 1;
 
 /// Asks for counters.
-pub struct Transmitted(NetlinkSocket);
+pub(crate) struct LinkCounters(NetlinkSocket);
 
-impl Transmitted {
+impl LinkCounters {
     /// In the calling thread's network namespace.
     ///
     /// # Errors
     /// There is no socket to be had.
-    pub fn new() -> Result<Self> {
-        Ok(Transmitted(NetlinkSocket::new(NETLINK_ROUTE)?))
+    pub(crate) fn new() -> Result<Self> {
+        Ok(LinkCounters(NetlinkSocket::new(NETLINK_ROUTE)?))
     }
 
     /// Frames and bytes that the interface has sent. A veth counts those that its other end has taken
@@ -28,7 +28,7 @@ impl Transmitted {
     ///
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
-    pub fn by(&mut self, ifindex: u32) -> Result<(u64, u64)> {
+    pub(crate) fn by(&mut self, ifindex: u32) -> Result<(u64, u64)> {
         // struct if_stats_msg: family, padding, ifindex, filter_mask.
         let mut header = [0; 12];
         header[4..8].copy_from_slice(&ifindex.to_ne_bytes());

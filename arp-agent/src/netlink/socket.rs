@@ -25,10 +25,10 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an interrupted dump is asked for again.
 const ATTEMPTS: usize = 16;
 /// Larger than any part of a dump (32 KiB) and any message that is not asked for with virtual functions.
-pub(super) const RECEIVE_LEN: usize = 1 << 16;
+pub(crate) const RECEIVE_LEN: usize = 1 << 16;
 
 /// A socket on which one question is open at a time.
-pub(super) struct NetlinkSocket {
+pub(crate) struct NetlinkSocket {
     protocol: isize,
     socket: Socket,
     sequence: u32,
@@ -40,7 +40,7 @@ pub(super) struct NetlinkSocket {
 
 impl NetlinkSocket {
     /// A socket in the calling thread's network namespace.
-    pub(super) fn new(protocol: isize) -> Result<Self> {
+    pub(crate) fn new(protocol: isize) -> Result<Self> {
         Ok(Self {
             protocol,
             socket: open(protocol)?,
@@ -51,7 +51,7 @@ impl NetlinkSocket {
     }
 
     /// The messages that answer a dump request, one after the other as [`wire::messages`] reads them.
-    pub(super) fn dump(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
+    pub(crate) fn dump(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
         for _ in 0..ATTEMPTS {
             let interrupted = self.ask(request, NLM_F_DUMP).with_context(|| format!("asking the kernel for {what}"))?;
             if !interrupted {
@@ -62,19 +62,19 @@ impl NetlinkSocket {
     }
 
     /// The one message that answers a request that is not a dump.
-    pub(super) fn get(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
+    pub(crate) fn get(&mut self, what: &str, request: &NetlinkRequest) -> Result<&[u8]> {
         self.ask(request, 0).with_context(|| format!("asking the kernel for {what}"))?;
         Ok(&self.answer)
     }
 
     /// Has something done. Gives the message that the kernel answers with, if it was asked for one (NLM_F_ECHO).
-    pub(super) fn command(&mut self, what: &str, request: &NetlinkRequest, flags: u16) -> Result<&[u8]> {
+    pub(crate) fn command(&mut self, what: &str, request: &NetlinkRequest, flags: u16) -> Result<&[u8]> {
         self.ask(request, NLM_F_ACK | flags).with_context(|| what.to_owned())?;
         Ok(&self.answer)
     }
 
     /// The socket's port, by which notifications name who brought them about.
-    pub(super) fn port(&self) -> Result<u32> {
+    pub(crate) fn port(&self) -> Result<u32> {
         let mut address = SocketAddr::new(0, 0);
         self.socket.get_address(&mut address).context("reading a netlink socket's address")?;
         Ok(address.port_number())
@@ -133,7 +133,7 @@ impl NetlinkSocket {
 }
 
 /// The errno with which the kernel refused, if that is what went wrong.
-pub(super) fn errno(error: &anyhow::Error) -> Option<i32> {
+pub(crate) fn errno(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
@@ -227,14 +227,14 @@ fn explanation(message: &Message<'_>, rest: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
-pub(super) use tests::collect;
+pub(crate) use tests::collect;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What a dump collects from one received buffer.
-    pub(in super::super) fn collect(chunk: &[u8], sequence: u32) -> Result<(Vec<u8>, bool, bool)> {
+    pub(crate) fn collect(chunk: &[u8], sequence: u32) -> Result<(Vec<u8>, bool, bool)> {
         let mut collected = Collected { dump: true, ..Collected::default() };
         let mut answer = Vec::new();
         collected.add(chunk, sequence, &mut answer)?;

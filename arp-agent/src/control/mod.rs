@@ -1,0 +1,142 @@
+//! The control socket: one JSON line asks, one JSON document answers. `status`, `stats` and `explain` are its clients.
+
+pub mod client;
+pub mod run_dir;
+pub mod server;
+
+use crate::explain::{Explanation, Question};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long either side waits for the other. A resync of a million routes takes about as long.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a client asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A [`Status`].
+    Status,
+    /// A [`Status`] that knows of every change in the kernel made before the request: what was notified by then is
+    /// applied, and what changes silently has been read again.
+    Sync,
+    /// An [`Explanation`], made from the agent's own maps.
+    Explain {
+        /// Who asks for whom.
+        question: Question,
+        /// Also run the loaded program on that frame.
+        run_program: bool,
+    },
+}
+
+/// What the agent answers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// To [`Request::Status`] and [`Request::Sync`].
+    Status(Box<Status>),
+    /// To [`Request::Explain`].
+    Explanation(Box<Explanation>),
+    /// The request cannot be answered, and why.
+    Error(String),
+}
+
+/// What `status --json` and `stats --json` print.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`crate::DOCUMENT_VERSION`].
+    pub version: u32,
+    /// Whether the maps are in sync with the kernel: only then are frames answered.
+    pub ready: bool,
+    /// Why not, if so.
+    pub not_ready_because: Option<String>,
+    /// Process identifier of the agent.
+    pub pid: u32,
+    /// The agent's version.
+    #[serde(default)]
+    pub agent_version: String,
+    /// The patterns of `--interface` and how many interfaces match each.
+    pub patterns: BTreeMap<String, usize>,
+    /// The interfaces that match.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Requests answered since the start, on all interfaces, also on those that are gone.
+    pub answered: u64,
+    /// ARP frames passed since the start, by reason.
+    pub passed: BTreeMap<String, u64>,
+    /// Prefixes mirrored.
+    pub routes: usize,
+    /// Neighbour entries mirrored.
+    pub neighbours: usize,
+    /// Nodes of the FIB in use, 1 KiB each.
+    pub fib_nodes: u32,
+    /// Entries for which a map had no room; their frames pass.
+    pub refused_entries: u64,
+    /// Complete dumps of the kernel's state, the first included.
+    pub resyncs: u64,
+    /// How often the kernel's notifications overran the socket.
+    pub overruns: u64,
+    /// Interfaces and neighbour entries that change too fast to be followed: their frames pass for now.
+    pub held_back: Vec<String>,
+    /// How often something was held back so, since the start.
+    pub times_held_back: u64,
+    /// `attached`: writes of sysctls of this network namespace make frames pass before they take effect; with a colon
+    /// after it, those of others as well, and why. Else why there is no such hook, or that it rests; what is written is
+    /// found within `reread_interval_ms` then.
+    pub sysctl_hook: String,
+    /// Writes of sysctls that made frames pass, since the start; 0 without the hook.
+    pub settings_written: u64,
+    /// Writes of the same sysctls that did not: of other network namespaces, or while the hook rested.
+    pub settings_written_elsewhere: u64,
+    /// `--reread-interval`, in milliseconds: between polls for changes that send no notification. With the sysctl hook,
+    /// full polls are rarer, at least one a minute.
+    pub reread_interval_ms: u64,
+    /// How long the program trusts the maps without a heartbeat, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// An interface that matches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub ifindex: u32,
+    /// `xdp`, `tc`, or `none` while detached.
+    pub hook: String,
+    /// Of XDP `skb` or `driver`, of tc `tcx` or `clsact`.
+    pub mode: String,
+    /// Why this hook and no other.
+    pub hook_why: String,
+    /// `answering`: what the kernel would answer is answered. `passing`: all frames pass, `reason` says why.
+    /// `detached`: the program is not on the interface, `reason` says why.
+    pub state: String,
+    /// The name of the reason for which its frames pass, while it is `passing`; else `null`.
+    #[serde(default)]
+    pub reason_id: Option<String>,
+    /// Why it does not answer, for people; `null` if it does.
+    pub reason: Option<String>,
+    /// Requests answered.
+    pub answered: u64,
+    /// ARP frames passed, by reason.
+    pub passed: BTreeMap<String, u64>,
+    /// A veth's pod end.
+    pub peer: Option<Peer>,
+}
+
+/// The other end of a veth.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its index, in its own namespace.
+    pub ifindex: u32,
+    /// The identifier of its namespace as seen from the agent's; `null` if it is the same one.
+    pub netnsid: Option<i32>,
+    /// The namespace's name under /var/run/netns, if it has one.
+    pub netns: Option<String>,
+}
+
+/// The socket in a run directory.
+pub fn socket_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("control.sock")
+}

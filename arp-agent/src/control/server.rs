@@ -1,0 +1,114 @@
+//! The answering end of the control socket: takes clients, and hands their requests to the agent.
+
+use super::run_dir::own_user;
+use super::{PATIENCE, Request, Response};
+use crate::descriptors;
+use anyhow::Context as _;
+use std::collections::VecDeque;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+/// Where requests go, each with the way back for its answer.
+pub type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
+
+/// Listens on a path, for this user alone.
+///
+/// # Errors
+/// The socket cannot be made there.
+pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("{}: cannot be listened on", socket.display()))?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))
+        .with_context(|| format!("{}: its mode cannot be changed to 0600", socket.display()))?;
+    Ok(listener)
+}
+
+/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody
+/// out, and takes no descriptors that the agent's own work needs.
+pub async fn accept(listener: UnixListener, requests: Requests) {
+    let most = descriptors::connections();
+    let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
+    let mut told = false;
+    loop {
+        let accepted = listener.accept().await;
+        clients.retain(|client| !client.is_finished());
+        match accepted {
+            Ok((stream, _)) => {
+                told = false;
+                if clients.len() >= most
+                    && let Some(oldest) = clients.pop_front()
+                {
+                    send_away(oldest).await;
+                }
+                clients.push_back(tokio::spawn(converse(stream, requests.clone())));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    log::warn!("the control socket takes no client for now: {error}");
+                }
+                // Of descriptors there may be none left: somebody's must go.
+                if let Some(oldest) = clients.pop_front() {
+                    send_away(oldest).await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Ends with a client, and waits until its connection is closed.
+async fn send_away(client: JoinHandle<()>) {
+    client.abort();
+    // How it ended is no matter: by this, or just before.
+    let _ = client.await;
+}
+
+async fn converse(stream: UnixStream, requests: Requests) {
+    if let Ok(Err(error)) = timeout(PATIENCE, answer(stream, requests)).await {
+        log::debug!("a client of the control socket left: {error:#}");
+    }
+}
+
+/// Whether the other end of a connection is root or this agent's own user.
+fn is_trusted(stream: &UnixStream) -> std::io::Result<bool> {
+    const ROOT: u32 = 0;
+    Ok([ROOT, own_user()].contains(&stream.peer_cred()?.uid()))
+}
+
+async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
+    /// Longer than any request.
+    const LONGEST: u64 = 4096;
+    let is_trusted = is_trusted(&stream).context("asking who a client is failed")?;
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut limited = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST));
+    // Read in any case: who is hung up on while writing hears no reason.
+    limited.read_line(&mut line).await?;
+    if !is_trusted {
+        let refusal = Response::Error("only root and the agent's own user may ask it".to_owned());
+        return respond(&mut write, &refusal).await;
+    }
+    let response = match serde_json::from_str(&line) {
+        Ok(request) => {
+            let (reply, response) = oneshot::channel();
+            requests.send((request, reply)).await.context("the agent is ending")?;
+            response.await?
+        }
+        Err(error) => Response::Error(format!("not a request of this version: {error}")),
+    };
+    respond(&mut write, &response).await
+}
+
+async fn respond(write: &mut OwnedWriteHalf, response: &Response) -> anyhow::Result<()> {
+    let mut document = serde_json::to_vec(response)?;
+    document.push(b'\n');
+    Ok(write.write_all(&document).await?)
+}

@@ -1,0 +1,16 @@
+//! What the agent puts on interfaces and on the cgroup tree, and what others have put there: attaching, detaching,
+//! testing. All that the agent writes into the kernel, but for the tables, is written here.
+
+pub mod attachments;
+pub(crate) mod bpf_syscalls;
+pub(crate) mod cgroup;
+pub mod clsact;
+pub mod foreign_tc;
+pub(crate) mod link_counters;
+pub mod owners;
+pub mod pins;
+pub mod policy;
+pub mod self_test;
+pub mod sysctl;
+pub mod sysctl_writes;
+pub(crate) mod worker;

@@ -1,0 +1,4 @@
+//! Netlink, whatever it is about: sockets and framing.
+
+pub(crate) mod socket;
+pub(crate) mod wire;
