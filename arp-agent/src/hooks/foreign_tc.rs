@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind};
 const A_TURN: usize = 8;
 /// As many where a new link would have been seen and all are asked from time to time: what is left is what attaches
 /// without one.
-const A_SHORT_TURN: usize = 2;
+const A_SHORT_TURN: usize = 1;
 
 /// Whose turn it is, and what was found last.
 #[derive(Debug, Default)]
