@@ -24,7 +24,7 @@ impl Context {
         for signal in [SIGHUP, SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, stop.clone()).context("catching signals")?;
         }
-        let cores = ::tests::allowed_cores()?;
+        let cores = lab::allowed_cores()?;
         let core = *cores.last().context("no core to run on")?;
         Ok(Context { quick, core, cores, stop })
     }

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::{Lab, Namespace};
 use nix::net::if_::if_nametoindex;
-use tests::{Lab, Namespace};
 
 /// The address that the node itself answers for.
 pub(crate) const NODE: [u8; 4] = [10, 9, 0, 1];

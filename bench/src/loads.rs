@@ -10,9 +10,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use lab::{Namespace, OnCore};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use tests::{Namespace, OnCore};
 
 /// How long a load runs before it counts.
 const WARM_UP: Duration = Duration::from_millis(40);

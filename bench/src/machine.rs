@@ -34,7 +34,7 @@ impl Machine {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Ok(Machine {
             cpu: field("model name").unwrap_or(env::consts::ARCH).trim().to_owned(),
-            cores: ::tests::allowed_cores()?.len(),
+            cores: lab::allowed_cores()?.len(),
             memory_mib: kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024,
             virtual_machine: field("flags").is_some_and(|flags| flags.split(' ').any(|flag| flag == "hypervisor")),
             load: load.split(' ').next().and_then(|first| first.parse().ok()).unwrap_or_default(),

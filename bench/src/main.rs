@@ -100,7 +100,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
         write(arguments, &report)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(missing) = ::tests::missing_privilege() {
+    if let Some(missing) = lab::missing_privilege() {
         bail!("cannot measure: {missing}");
     }
     let chosen = |benchmark: &&Benchmark| {

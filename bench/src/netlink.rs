@@ -2,12 +2,12 @@
 //! and twenty microseconds for each route.
 
 use anyhow::{Context as _, Result, bail, ensure};
+use lab::Namespace;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST};
 use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
-use tests::Namespace;
 
 /// How many bytes of messages are sent at once.
 const AT_ONCE: usize = 1 << 15;

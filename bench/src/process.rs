@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::{Agent, AgentOptions, Namespace};
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use tests::{Agent, AgentOptions, Namespace};
 
 /// How long an agent may take to become ready.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ::tests::Namespace;
+use lab::Namespace;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use arp_common::ArpFrame;

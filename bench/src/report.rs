@@ -218,8 +218,7 @@ impl Measurement {
 
 impl Spread {
     pub(crate) fn of(values: &[f64]) -> Self {
-        let ::tests::bench::Spread { median, lowest, q1, q3, highest } =
-            ::tests::bench::Spread::of(values.iter().copied());
+        let bench::Spread { median, lowest, q1, q3, highest } = bench::Spread::of(values.iter().copied());
         Spread { samples: values.len(), median, spread: Quartiles { lowest, q1, q3, highest } }
     }
 }

@@ -3,10 +3,10 @@
 use std::fs;
 use std::net::Ipv4Addr;
 
-use ::tests::bench::Requester;
-use ::tests::topology::CALICO_GATEWAY;
-use ::tests::{Agent, AgentOptions, Host, Lab, Mac, Namespace};
 use anyhow::{Context as _, Result, bail, ensure};
+use bench::Requester;
+use lab::topology::CALICO_GATEWAY;
+use lab::{Agent, AgentOptions, Host, Lab, Mac, Namespace};
 
 /// A pod, and whoever answers it.
 pub(crate) struct Subject {

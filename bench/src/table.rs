@@ -1,6 +1,6 @@
 //! The tables on the terminal.
 
-use ::tests::bench::number;
+use bench::number;
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
 use arp_common::maps::names;
 use aya::programs::loaded_programs;
-use tests::Agent;
+use lab::Agent;
 
 use crate::process::Process;
 use crate::programs::Programs;

@@ -6,6 +6,8 @@ mod lint;
 mod machine;
 mod parity;
 mod process;
+#[cfg(test)]
+mod rows;
 mod run;
 mod setup;
 mod test;

@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("cannot make the lab: {obstacle}");
     }
     setup::ensure(&[Need::Build, Need::Worlds])?;
-    let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "tests", "--bins"])?;
+    let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "parity", "--bins"])?;
     let parity = workspace::find_executable(&made, "parity")?;
     let agent = workspace::find_executable(&made, "arp-agent")?;
 

@@ -20,11 +20,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(obstacle) = machine::lab_obstacle() {
         bail!("cannot make the lab: {obstacle}");
     }
-    if !workspace::has_target(&workspace::metadata()?, "tests", "bin", "demo") {
-        bail!("the package `tests` has no binary `demo` (tests/src/bin/demo/main.rs), which this verb runs");
+    if !workspace::has_target(&workspace::metadata()?, "bench", "bin", "demo") {
+        bail!("the package `bench` has no binary `demo` (bench/src/bin/demo/main.rs), which this verb runs");
     }
     setup::ensure(&[Need::Build, Need::Demo])?;
-    let made = workspace::build(&["--release", "-p", "arp-agent", "-p", "tests"])?;
+    let made =
+        workspace::build(&["--release", "-p", "arp-agent", "-p", "bench", "--bin", "arp-agent", "--bin", "demo"])?;
     let demo = workspace::find_executable(&made, "demo")?;
     let agent = workspace::find_executable(&made, "arp-agent")?;
 

@@ -83,7 +83,7 @@ impl Tier {
             Tier::Kernel => Some(("arp-agent", "kernel_io")),
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(("tests", "lab")),
             Tier::Faults | Tier::FaultsLong => Some(("tests", "faults")),
-            Tier::Parity => Some(("tests", "parity")),
+            Tier::Parity => Some(("parity", "parity")),
         }
     }
 
@@ -128,7 +128,9 @@ impl Tier {
                 "-p",
                 "bench",
                 "-p",
-                "tests",
+                "lab",
+                "-p",
+                "parity",
                 "-p",
                 "xtask",
                 "--lib",

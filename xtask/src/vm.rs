@@ -145,7 +145,7 @@ impl Programs {
         let tests = tiers.iter().map(test).collect::<Result<_>>()?;
         let parity = match parity {
             true => {
-                Some(workspace::find_executable(&workspace::build(&["-p", "tests", "--bin", "parity"])?, "parity")?)
+                Some(workspace::find_executable(&workspace::build(&["-p", "parity", "--bin", "parity"])?, "parity")?)
             }
             false => None,
         };

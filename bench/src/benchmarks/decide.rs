@@ -5,7 +5,6 @@
 //! between the empty program behind `feed` and the empty program alone, and is taken off again; the null program,
 //! which does not care what it swaps, shows by both ways whether that is right.
 
-use ::tests::OnCore;
 use anyhow::{Context as _, Result, ensure};
 use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane as _;
@@ -17,6 +16,7 @@ use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::reason::ANSWERED;
 use aya::programs::ProgramFd;
+use lab::OnCore;
 
 use crate::context::Context;
 use crate::findings::Findings;

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
+use bench::quantile;
+use lab::{Agent, Lab, Mac, Namespace, OnCore};
 use nix::sys::signal::Signal;
-use tests::bench::quantile;
-use tests::{Agent, Lab, Mac, Namespace, OnCore};
 
 use crate::context::Context;
 use crate::findings::Findings;

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use ::tests::OnCore;
 use anyhow::Result;
 use arp_agent::dataplane::bpf::Bpf;
+use lab::OnCore;
 
 use crate::context::Context;
 use crate::findings::Findings;

@@ -8,8 +8,8 @@ mod others;
 
 use std::time::Duration;
 
-use ::tests::{Lab, topology};
 use anyhow::{Context as _, Result, bail, ensure};
+use lab::{Lab, topology};
 
 use super::reply;
 use super::storm::{self, Dropped};

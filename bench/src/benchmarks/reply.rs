@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use ::tests::bench::{Requester, quantile};
-use ::tests::topology;
 use anyhow::Result;
+use bench::{Requester, quantile};
+use lab::topology;
 
 use crate::context::Context;
 use crate::findings::Findings;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
-use tests::bench::quantile;
-use tests::{Agent, OnCore};
+use bench::quantile;
+use lab::{Agent, OnCore};
 
 use crate::context::Context;
 use crate::crowd::{Crowd, Ip, NODE};

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ::tests::bench::{Flood, Flooded, Requester, quantile};
-use ::tests::{Lab, topology};
 use anyhow::{Context as _, Result, anyhow};
 use arp_common::ArpFrame;
+use bench::{Flood, Flooded, Requester, quantile};
+use lab::{Lab, topology};
 
 use super::storm::settled;
 use crate::context::Context;

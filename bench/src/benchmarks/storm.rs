@@ -7,11 +7,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::tests::bench::Flood;
-use ::tests::{Lab, OnCore, topology};
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
 use aya::programs::xdp::XdpMode;
+use bench::Flood;
+use lab::{Lab, OnCore, topology};
 
 use super::spoof;
 use crate::context::Context;

@@ -7,8 +7,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::topology::{CALICO_MAC, UPLINK_IP, calico};
-use tests::{Agent, Host, Lab};
+use lab::topology::{CALICO_MAC, UPLINK_IP, calico};
+use lab::{Agent, Host, Lab};
 
 use crate::context::Context;
 use crate::findings::Findings;

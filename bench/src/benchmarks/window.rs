@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use ::tests::stream::{Stream, until_fast};
-use ::tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
-use ::tests::{Agent, AgentOptions, Lab, kernel_calls};
 use anyhow::{Context as _, Result};
+use lab::stream::{Stream, until_fast};
+use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
+use lab::{Agent, AgentOptions, Lab, kernel_calls};
 
 use crate::context::Context;
 use crate::findings::Findings;

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, Lab, needs_root};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Agent, AgentOptions, Lab, needs_root};
 
 use super::turn;
 

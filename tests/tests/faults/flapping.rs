@@ -3,6 +3,9 @@
 use crate::turn;
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
+use lab::stream::until_fast;
+use lab::topology::{self, CALICO_GATEWAY, ROUTER_IP};
+use lab::{Agent, AgentOptions, Host, Lab, needs_root};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
@@ -10,9 +13,6 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use tests::stream::until_fast;
-use tests::topology::{self, CALICO_GATEWAY, ROUTER_IP};
-use tests::{Agent, AgentOptions, Host, Lab, needs_root};
 
 /// The share of another pod's requests that the fast path answers, in thousandths (issue 11, B.11).
 const ANSWERED: u64 = 995;

@@ -3,9 +3,9 @@
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{AgentOptions, Answerer, Host, Mac, Neighbours, Parity, needs_root};
 use std::net::Ipv4Addr;
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{AgentOptions, Answerer, Host, Mac, Neighbours, Parity, needs_root};
 
 const OTHER: Mac = Mac([2, 0, 0, 0x77, 0, 0x66]);
 
@@ -53,7 +53,7 @@ impl Sent {
 fn flip(parity: &mut Parity, times: usize, known: bool, sent: &[Sent]) -> Result<(usize, usize)> {
     let (mut differ, mut wrong) = (0, 0);
     for _ in 0..times {
-        let prepare = |lab: &mut tests::Lab| {
+        let prepare = |lab: &mut lab::Lab| {
             let host = lab.host("p0");
             let (ip, dev) = (Ipv4Addr::from(host.ip()), host.node_end());
             if known {

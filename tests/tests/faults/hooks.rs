@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_links};
-use nix::sys::socket::{setsockopt, sockopt};
-use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET, UPLINK_IP, add_calico_pod};
-use tests::{
+use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET, UPLINK_IP, add_calico_pod};
+use lab::{
     Agent, AgentOptions, Answerer, BpfFs, Lab, Parity, kernel_is_since, needs_kernel, needs_root, reply_bytes,
     stretched,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 
 const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
 const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
@@ -195,7 +195,7 @@ fn restarts(hook: &[&str], is_pinned: bool, ends: usize, kills: usize) -> Result
 
 fn restarts_where_it_is_there(hook: &[&str], is_pinned: bool, terms: usize, kills: usize) -> Result<()> {
     if !is_there(hook) {
-        tests::skip("before Linux 6.6 there is no tcx");
+        lab::skip("before Linux 6.6 there is no tcx");
         return Ok(());
     }
     restarts(hook, is_pinned, terms, kills)

@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::kernel_calls::{add_passing_proxy, add_veth, set_up};
-use tests::{AgentOptions, Lab, NAMES, Namespace, needs_root};
+use lab::kernel_calls::{add_passing_proxy, add_veth, set_up};
+use lab::{AgentOptions, Lab, NAMES, Namespace, needs_root};
 
 /// What LXC's router mode adds to the node's end.
 const GATEWAY: [u8; 4] = [169, 254, 0, 1];

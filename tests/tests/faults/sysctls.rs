@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tests::stream::{answered, until_fast};
-use tests::topology::{self, ROUTED_TARGET};
-use tests::{Agent, AgentOptions, Host, Lab, Namespace, needs_root, stretched};
+use lab::stream::{answered, until_fast};
+use lab::topology::{self, ROUTED_TARGET};
+use lab::{Agent, AgentOptions, Host, Lab, Namespace, needs_root, stretched};
 
 /// How long requests are asked while others write.
 const DURATION: Duration = Duration::from_secs(5);

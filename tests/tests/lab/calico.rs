@@ -1,8 +1,8 @@
 //! A pod as Calico sets it up, and the whole walk of a packet.
 
 use anyhow::Result;
-use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
-use tests::{Answerer, Parity, needs_root, reply_bytes};
+use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
+use lab::{Answerer, Parity, needs_root, reply_bytes};
 
 fn calico_with_agent() -> Result<Parity> {
     Parity::start(|| topology::calico(2), &["cali*"])

@@ -2,8 +2,8 @@
 //! else. The table as Felix writes it does not keep the fast path from answering; anything that differs does.
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, CALICO_GATEWAY, UPLINK_IP};
-use tests::{Answerer, Lab, Parity, needs_root};
+use lab::topology::{self, CALICO_GATEWAY, UPLINK_IP};
+use lab::{Answerer, Lab, Parity, needs_root};
 
 const P0: &str = "10.244.235.132";
 const P1: &str = "10.244.235.133";

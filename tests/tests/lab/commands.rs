@@ -4,9 +4,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use lab::topology;
+use lab::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched};
 use nix::sys::signal::Signal;
-use tests::topology;
-use tests::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched};
 
 #[test]
 fn status_tells_a_ready_agent_a_stalled_one_and_none_apart() -> Result<()> {

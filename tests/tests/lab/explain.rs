@@ -5,9 +5,9 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Agent, AgentOptions, Hook, Lab, Mac, needs_root, stretched};
 use serde_json::Value;
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, Hook, Lab, Mac, needs_root, stretched};
 
 const REPLY: Option<i32> = Some(0);
 const PASS: Option<i32> = Some(3);

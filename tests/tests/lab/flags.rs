@@ -1,8 +1,8 @@
 //! `all` against the interface's own values.
 
 use anyhow::Result;
-use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{Answerer, Parity, needs_root};
+use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
+use lab::{Answerer, Parity, needs_root};
 
 fn matrix_with_agent() -> Result<Parity> {
     Parity::start(topology::matrix, &["v0"])

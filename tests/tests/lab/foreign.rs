@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use aya::Ebpf;
 use aya::programs::tc::{self, SchedClassifierLinkId, TcAttachType};
 use aya::programs::{SchedClassifier, loaded_links};
+use lab::{Namespace, kernel_is_since};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
-use tests::{Namespace, kernel_is_since};
 
 /// One instruction: `struct bpf_insn`.
 const fn insn(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> [u8; 8] {

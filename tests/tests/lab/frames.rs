@@ -1,8 +1,8 @@
 //! Frames that nobody should send: every length, and bytes that are wrong. The same answers as the kernel alone.
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Parity, Status, needs_root};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Parity, Status, needs_root};
 
 /// All of an interface's counters together.
 fn counted(status: &Status, interface: &str) -> u64 {

@@ -3,8 +3,8 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result};
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Host, Lab, Neighbours, Parity, needs_root};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Host, Lab, Neighbours, Parity, needs_root};
 
 /// Few enough for the neighbour table that all namespaces share.
 const DESTINATIONS: u8 = 64;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::TcAttachType;
+use lab::topology::{self, CALICO_GATEWAY, add_calico_pod};
+use lab::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, kernel_is_since, needs_root, stretched};
 use serde_json::Value;
-use tests::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use tests::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, kernel_is_since, needs_root, stretched};
 
 use crate::foreign::{Does, TcProgram};
 

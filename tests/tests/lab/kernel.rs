@@ -5,8 +5,8 @@ use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::Result;
-use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
-use tests::{Lab, Neighbours, needs_root, reply_bytes};
+use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
+use lab::{Lab, Neighbours, needs_root, reply_bytes};
 
 fn names_with(prefix: &str) -> Vec<String> {
     let names = fs::read_dir("/run/netns").into_iter().flatten().flatten();

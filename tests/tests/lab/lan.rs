@@ -1,8 +1,8 @@
 //! `proxy_arp` on a LAN.
 
 use anyhow::Result;
-use tests::topology::{self, FAR_HOST, NODE_MAC};
-use tests::{Answerer, Parity, needs_root, reply_bytes};
+use lab::topology::{self, FAR_HOST, NODE_MAC};
+use lab::{Answerer, Parity, needs_root, reply_bytes};
 
 const NODE: [u8; 4] = [192, 168, 0, 1];
 const SAME_LAN: [u8; 4] = [192, 168, 0, 100];

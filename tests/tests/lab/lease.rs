@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use nix::sys::signal::Signal;
-use tests::stream::{answered, until_fast};
-use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
-use tests::{
+use lab::stream::{answered, until_fast};
+use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
+use lab::{
     AgentOptions, Answerer, Hook, Lab, Parity, STATUS_NOT_RUNNING, needs_kernel, needs_root, reply_bytes, slack,
     stretched,
 };
+use nix::sys::signal::Signal;
 
 /// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
 fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {

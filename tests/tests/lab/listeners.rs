@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Answerer, Parity, Wire, needs_root, stretched};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Answerer, Parity, Wire, needs_root, stretched};
 
 /// Who answers both pods' second request for their gateway.
 fn who_answers(parity: &mut Parity) -> Result<[Answerer; 2]> {

@@ -1,8 +1,8 @@
 //! `proxy_arp_pvlan`: clients that are isolated from each other reach each other through the node (RFC 3069).
 
 use anyhow::Result;
-use tests::topology::{self, FAR_HOST, NODE_MAC};
-use tests::{Answerer, Parity, needs_root, reply_bytes};
+use lab::topology::{self, FAR_HOST, NODE_MAC};
+use lab::{Answerer, Parity, needs_root, reply_bytes};
 
 const NODE: [u8; 4] = [192, 168, 0, 1];
 const C2: [u8; 4] = [192, 168, 0, 2];

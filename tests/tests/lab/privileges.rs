@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use std::{thread, vec};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Agent, AgentOptions, Lab, agent_binary, needs_root, skip};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid, chown, mkfifo};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, Lab, agent_binary, needs_root, skip};
 
 /// A user who may do nothing: `nobody`.
 const NOBODY: u32 = 65534;

@@ -4,8 +4,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
-use tests::topology::{self, CALICO_GATEWAY};
-use tests::{Agent, AgentOptions, Lab, needs_root};
+use lab::topology::{self, CALICO_GATEWAY};
+use lab::{Agent, AgentOptions, Lab, needs_root};
 
 /// Lets an agent fail to start; gives what it wrote.
 fn refusal(lab: &Lab, options: AgentOptions) -> Result<String> {

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use tests::pair::{Pair, Script};
-use tests::{Hook, needs_root};
+use lab::{Hook, needs_root};
+use parity::pair::{Pair, Script};
 
 #[test]
 fn what_once_diverged_does_so_no_more() -> Result<()> {

@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use tests::{AgentOptions, Lab, Status, needs_root, slack};
+use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
+use lab::{AgentOptions, Lab, Status, needs_root, slack};
 
 const PODS: u8 = 6;
 /// Twenty re-reads at the agent's default interval.

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use tests::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
-use tests::{AgentOptions, Parity, Wire, needs_root};
+use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
+use lab::{AgentOptions, Parity, Wire, needs_root};
 
 const FRAMES: usize = 20_000;
 /// How many are sent before the tap is read.

@@ -9,7 +9,7 @@ use arp_agent::mirror::Change;
 use arp_common::maps::{Iface, Neighbour};
 use arp_common::reason::ANSWERED;
 use arp_common::{ArpFrame, Reason};
-use tests::needs_root;
+use lab::needs_root;
 
 const OTHER: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const HOOKS: [HookKind; 3] = [HookKind::XdpSkb, HookKind::XdpVeth, HookKind::Clsact];

@@ -9,7 +9,7 @@ use arp_common::maps::{Counters, Iface, Neighbour, Oif};
 use arp_common::reason::{ANSWERED, COUNTERS};
 use arp_common::{ArpFrame, PackedArp, Reason, Verdict, decide};
 use fastrand::Rng;
-use tests::needs_root;
+use lab::needs_root;
 
 const FRAMES: usize = 200_000;
 const WORLDS: usize = 200;

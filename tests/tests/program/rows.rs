@@ -6,7 +6,7 @@ use arp_agent::dataplane::programs::{ProgramRun, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
 use arp_common::reason::ANSWERED;
-use tests::needs_root;
+use lab::needs_root;
 
 /// One of each program: their entry points differ, what they decide does not.
 const HOOKS: [HookKind; 3] = [HookKind::XdpSkb, HookKind::XdpVeth, HookKind::Clsact];

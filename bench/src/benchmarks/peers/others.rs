@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use ::tests::{Lab, Mac, Namespace};
 use anyhow::{Context as _, Result, bail, ensure};
+use lab::{Lab, Mac, Namespace};
 use tempfile::TempDir;
 
 use crate::subject::Subject;

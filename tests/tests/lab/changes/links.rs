@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Error, Result};
-use tests::topology::{LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
-use tests::{Answerer, Mac, Parity, needs_root, reply_bytes, stretched};
+use lab::topology::{LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
+use lab::{Answerer, Mac, Parity, needs_root, reply_bytes, stretched};
 
 use super::{ELSEWHERE, matrix_with_agent, who_has};
 

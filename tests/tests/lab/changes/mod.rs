@@ -7,7 +7,7 @@ mod windows;
 mod written;
 
 use anyhow::Result;
-use tests::{Answerer, Parity, topology};
+use lab::{Answerer, Parity, topology};
 
 /// A target that only the default route covers at first.
 const ELSEWHERE: [u8; 4] = [10, 30, 0, 1];

@@ -1,8 +1,8 @@
 //! Routes, next hops and rules.
 
 use anyhow::Result;
-use tests::topology::{ROUTED_TARGET, UPLINK_IP};
-use tests::{Answerer, needs_root};
+use lab::topology::{ROUTED_TARGET, UPLINK_IP};
+use lab::{Answerer, needs_root};
 
 use super::{ELSEWHERE, matrix_with_agent, who_has};
 

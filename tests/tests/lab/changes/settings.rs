@@ -4,8 +4,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use tests::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{AgentOptions, Answerer, Parity, needs_root, stretched};
+use lab::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET, SAME_INTERFACE_TARGET};
+use lab::{AgentOptions, Answerer, Parity, needs_root, stretched};
 
 use super::{matrix_with_agent, who_has};
 

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::stream::{Stream, until_fast};
-use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{Agent, AgentOptions, Lab, kernel_calls, needs_root, stretched};
+use lab::stream::{Stream, until_fast};
+use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
+use lab::{Agent, AgentOptions, Lab, kernel_calls, needs_root, stretched};
 
 /// How long a stream goes on after a change; what is not notified is read again every 50 ms in the lab.
 const AFTER: Duration = Duration::from_millis(120);
@@ -162,7 +162,7 @@ fn a_neighbour_that_is_deleted_is_learnt_again_from_the_next_request_or_the_one_
         let stream =
             Stream::around(p0, ROUTED_TARGET, AFTER, || case.lab.node().ip("neigh del 10.5.0.5 dev v0").map(drop))?;
         assert!(stream.asked.iter().all(|asked| asked.replies == 1), "{:?}", stream.asked);
-        let neighbours = tests::Neighbours::of(case.lab.node())?;
+        let neighbours = lab::Neighbours::of(case.lab.node())?;
         let learnt = neighbours.get("v0", "10.5.0.5").and_then(|entry| entry.lladdr.clone());
         assert_eq!(learnt, Some(p0.mac().to_string()), "{neighbours}");
     }

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::stream::{Stream, answered, until_fast};
-use tests::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use tests::{Agent, AgentOptions, Lab, Namespace, needs_root};
+use lab::stream::{Stream, answered, until_fast};
+use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
+use lab::{Agent, AgentOptions, Lab, Namespace, needs_root};
 
 /// How often each setting is turned.
 const TURNS: usize = 5;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::{Answerer, Host, Parity, needs_root, slack, stretched};
+use lab::{Answerer, Host, Parity, needs_root, slack, stretched};
 
 use super::{L, X, base};
 
@@ -18,7 +18,7 @@ fn later(parity: &mut Parity, frame: fn(&Host) -> Vec<u8>, wait: Duration) -> Re
     })?;
     let after = parity.agent().status()?;
     ensure!(after.answered("v0") == before.answered("v0"), "the fast path answered: {}", after.0);
-    let passed = |status: &tests::Status| status.passed("v0").get("proxy_delay").copied().unwrap_or(0);
+    let passed = |status: &lab::Status| status.passed("v0").get("proxy_delay").copied().unwrap_or(0);
     ensure!(passed(&after) == passed(&before) + 1, "not passed for its delay: {}", after.0);
     ensure!(answers[0] == answers[1], "kernel alone {:02x?}, with the fast path {:02x?}", answers[0], answers[1]);
     Ok([answers[0].len(), answers[1].len()])

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use arp_common::ArpFrame;
-use tests::topology::{self, ROUTED_TARGET};
-use tests::{Answerer, Host, Lab, Mac, Namespace, Parity, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
+use lab::topology::{self, ROUTED_TARGET};
+use lab::{Answerer, Host, Lab, Mac, Namespace, Parity, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
 
 use super::Ask::{For, Probe, Raw};
 use super::Expect::{Fast, Kernel, Silent};
@@ -21,7 +21,7 @@ macro_rules! needs_devices {
     ($($kind:literal),+) => {
         needs_root!();
         if let Some(missing) = missing_device(&[$($kind),+])? {
-            tests::skip(&missing);
+            lab::skip(&missing);
             return Ok(());
         }
     };

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
-use tests::stream::{Stream, until_fast};
-use tests::{AgentOptions, Answerer, Hook, Host, Lab, Parity, needs_root, topology};
+use lab::stream::{Stream, until_fast};
+use lab::{AgentOptions, Answerer, Hook, Host, Lab, Parity, needs_root, topology};
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Silent};
@@ -98,7 +98,7 @@ fn k135_arptables_drops_what_comes_in() -> Result<()> {
     };
     let probe = Lab::new()?;
     if let Err(error) = legacy(&probe, "-L") {
-        tests::skip(&format!("this kernel has no arptables: {error:#}"));
+        lab::skip(&format!("this kernel has no arptables: {error:#}"));
         return Ok(());
     }
     let mut parity = base()?;
@@ -134,7 +134,7 @@ fn arptables_rules_are_seen_when_they_come_and_when_they_go() -> Result<()> {
     let agent = AgentOptions::new(&["v0"]).sysctl_hook().default_reread().start(lab.node())?;
     let p0 = lab.host("p0");
     if !lab.node().output("arptables-legacy -L").is_ok_and(|done| done.status.success()) {
-        tests::skip("arptables-legacy or its module is not there");
+        lab::skip("arptables-legacy or its module is not there");
         return Ok(());
     }
     for _ in 0..3 {
@@ -333,7 +333,7 @@ fn k025_a_tag_beside_the_frame() -> Result<()> {
 fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
     needs_root!();
     if let Some(missing) = missing_device(&["vxlan"])? {
-        tests::skip(&missing);
+        lab::skip(&missing);
         return Ok(());
     }
     const MAKE: &str = "link add x0 type vxlan external dstport 4789";

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use tests::{Alone, Lab, Neighbours, Parity, needs_root};
+use lab::{Alone, Lab, Neighbours, Parity, needs_root};
 
 use super::Ask::{For, From, Probe};
 use super::Expect::{Fast, Kernel, Silent};

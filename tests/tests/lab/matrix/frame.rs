@@ -1,7 +1,7 @@
 //! §12.1: the frame itself. K025 and K027 to K030, about what could see it first, are in `first` and `devices`.
 
-use tests::topology::NODE_MAC;
-use tests::{Host, UNCOUNTED};
+use lab::topology::NODE_MAC;
+use lab::{Host, UNCOUNTED};
 
 use super::Ask::{For, Raw, Unicast, With};
 use super::Expect::{Fast, Kernel, Silent};

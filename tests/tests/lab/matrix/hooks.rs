@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
-use nix::sys::signal::Signal;
-use serde_json::Value;
-use tests::{
+use lab::{
     Agent, AgentOptions, Answerer, Host, Lab, Parity, UNCOUNTED, kernel_is_since, needs_kernel, needs_root, stretched,
     topology,
 };
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use super::{L, X};
 use crate::foreign;

@@ -1,5 +1,5 @@
 //! The exactness matrix: a test for each row of docs/kernel-arp/rows.md, named after its id. The kernel alone answers
-//! first, then the fast path on the same state. `every_row_has_a_test` (tests/src/rows.rs) compares tests and rows.
+//! first, then the fast path on the same state. `every_row_has_a_test` (xtask/src/rows.rs) compares tests and rows.
 
 mod addresses;
 mod delays;
@@ -19,8 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::topology::{self, LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
-use tests::{Answerer, Host, Lab, Parity, UNCOUNTED, stretched};
+use lab::topology::{self, LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
+use lab::{Answerer, Host, Lab, Parity, UNCOUNTED, stretched};
 
 /// A test for each row: `k001_in_words: [step, step, …];`. Each test has a base of its own, which its steps change one after
 /// another.
@@ -28,7 +28,7 @@ macro_rules! rows {
     ($($name:ident: [$($step:expr),+ $(,)?];)+) => {$(
         #[test]
         fn $name() -> anyhow::Result<()> {
-            tests::needs_root!();
+            lab::needs_root!();
             $crate::matrix::check(&[$($step),+])
         }
     )+};

@@ -1,7 +1,7 @@
 //! §12.4: proxying. K096 and K098 to K100, about the proxy queue, are in `delays`; K101 is in `flood`.
 
 use anyhow::{Result, ensure};
-use tests::{Answerer, Parity, needs_root};
+use lab::{Answerer, Parity, needs_root};
 
 use super::Ask::{For, From, Unicast};
 use super::Expect::{Fast, Kernel, Silent};

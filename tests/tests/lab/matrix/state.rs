@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use lab::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched};
 use nix::sys::signal::Signal;
-use tests::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched};
 
 use super::Ask::{For, From};
 use super::Expect::{Fast, Kernel, Silent};

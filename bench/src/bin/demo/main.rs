@@ -1,0 +1,144 @@
+//! `cargo xtask run`: the fast path at work on a lab of its own, each answer beside the kernel's, and a short benchmark.
+
+mod compare;
+mod questions;
+mod report;
+mod walk;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use std::{fs, io};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use lab::{AgentOptions, Lab};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// Exit code of a run that a signal has ended, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// The ARP fast path at work on a lab of its own: a node, four pods and an uplink in network namespaces.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask run", max_term_width = 110)]
+struct Arguments {
+    /// Only the requests and the walk, without the benchmark.
+    #[arg(long)]
+    no_bench: bool,
+    /// Rounds of the benchmark, about 4 s each; in four, each pod has each role once.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+}
+
+/// Whether a signal has asked us to end. Nothing ends at once: the lab goes by being dropped.
+#[derive(Clone)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn on_signals() -> io::Result<Self> {
+        let flag = Arc::new(AtomicBool::new(false));
+        for signal in [SIGHUP, SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, flag.clone())?;
+        }
+        Ok(Stop(flag))
+    }
+
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// An error once a signal has come, to be called between steps.
+    fn check(&self) -> Result<()> {
+        if self.is_asked() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let stop = match Stop::on_signals() {
+        Ok(stop) => stop,
+        Err(error) => {
+            eprintln!("error: signals cannot be caught: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match demonstrate(&arguments, &stop) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Ctrl-C reaches the agent and the clients too: whatever failed, failed by that.
+        Err(_) if stop.is_asked() => {
+            eprintln!("\ninterrupted; the lab is gone");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demonstrate(arguments: &Arguments, stop: &Stop) -> Result<()> {
+    let begin = Instant::now();
+    let lab = questions::node_with_four_pods()?;
+    let prefix = lab.prefix().to_owned();
+    report::lab(&lab)?;
+    stop.check()?;
+    with_agent(&lab, stop)?;
+    if !arguments.no_bench {
+        compare(&lab, usize::from(arguments.rounds), stop)?;
+    }
+    drop(lab);
+    let left = left_behind(&prefix)?;
+    ensure!(left.is_empty(), "the lab left behind: {left:?}");
+    println!("\nAgent ended, namespaces removed, nothing left behind. {:.1} s in all.", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The requests and the walk of a packet: first the kernel alone, then with the agent.
+fn with_agent(lab: &Lab, stop: &Stop) -> Result<()> {
+    let alone = questions::ask_kernel_alone(lab)?;
+    stop.check()?;
+    let begin = Instant::now();
+    let mut agent = AgentOptions::new(&["cali*"]).default_reread().start(lab.node())?;
+    report::agent(begin.elapsed());
+    questions::ask_with_agent(lab, &mut agent, &alone, stop)?;
+    stop.check()?;
+    walk::walk(lab, &agent)?;
+    stop.check()?;
+    report::status(&agent)?;
+    let exit = agent.stop()?;
+    ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
+    Ok(())
+}
+
+fn compare(lab: &Lab, rounds: usize, stop: &Stop) -> Result<()> {
+    let pods = ["p0", "p1", "p2", "p3"];
+    let mut begun = 0;
+    let between = |round| {
+        if round == begun {
+            begun += 1;
+            report::round(begun, rounds)?;
+        }
+        stop.check()
+    };
+    let comparison = compare::compare(lab, pods, rounds, between).context("the benchmark")?;
+    report::comparison(&comparison);
+    Ok(())
+}
+
+/// The lab's namespaces that still have a name.
+fn left_behind(prefix: &str) -> Result<Vec<String>> {
+    let names = Path::new(lab::NAMES);
+    let mut left = Vec::new();
+    for entry in fs::read_dir(names).with_context(|| format!("reading {}", names.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&format!("{prefix}-")) {
+            left.push(name);
+        }
+    }
+    Ok(left)
+}

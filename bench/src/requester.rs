@@ -1,0 +1,176 @@
+//! A pod that asks as fast as it can be answered.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use arp_common::ArpFrame;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv, send};
+
+use lab::Mac;
+use lab::Namespace;
+use lab::packet::open_socket;
+use lab::{Host, OnCore};
+
+/// How long a reply may take that nobody delays.
+const PROMPT: Duration = Duration::from_millis(500);
+/// How long one may take that the kernel delays: its longest delay is 0.8 s.
+const DELAYED: Duration = Duration::from_secs(3);
+/// How many requests a burst sends before it takes the replies: few enough for the kernel's queues.
+pub const BURST: usize = 64;
+
+/// A raw socket on a host's `eth0` that asks for IPv4 addresses and takes the replies. It sees ARP only, and nothing
+/// that the host itself sends.
+#[derive(Debug)]
+pub struct Requester {
+    name: String,
+    socket: OwnedFd,
+    mac: [u8; 6],
+    ip: [u8; 4],
+    core: usize,
+}
+
+/// What many requests at once came to.
+#[derive(Clone, Debug)]
+pub struct InFlight {
+    /// From request to reply, of every request.
+    pub latencies: Vec<Duration>,
+    /// How many replies came within the window.
+    pub within: u64,
+}
+
+impl Requester {
+    /// An asker on the host's `eth0`, that runs on one core while it asks.
+    pub fn on(host: &Host, core: usize) -> Result<Self> {
+        Self::open(host.namespace(), host.name(), host.mac(), host.ip(), core)
+    }
+
+    /// The same in a namespace that is no host of a lab; its `eth0` has these addresses.
+    pub fn open(namespace: &Namespace, name: &str, mac: Mac, ip: [u8; 4], core: usize) -> Result<Self> {
+        // A socket for one EtherType is no tap: it is not shown what leaves.
+        let socket = open_socket(namespace, "eth0", libc::ETH_P_ARP as u16)?;
+        Ok(Requester { name: name.to_owned(), socket, mac: mac.0, ip, core })
+    }
+
+    /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.
+    pub fn one_at_a_time(&self, tpa: [u8; 4], count: usize) -> Result<Vec<Duration>> {
+        let _core = OnCore::enter(self.core)?;
+        self.drain()?;
+        let request = self.request(tpa);
+        let mut latencies = Vec::with_capacity(count);
+        for _ in 0..count {
+            let sent = Instant::now();
+            self.send(&request)?;
+            loop {
+                match self.reply(sent + PROMPT)? {
+                    Some(target) if target == tpa => break,
+                    Some(_) => {}
+                    None => bail!("{}: no reply to request {} within {PROMPT:?}", self.name, latencies.len() + 1),
+                }
+            }
+            latencies.push(sent.elapsed());
+        }
+        Ok(latencies)
+    }
+
+    /// Asks for `tpa` without a pause for at least `window`, in bursts of [`BURST`] requests, and says how long each
+    /// burst took, from its first request to its last reply.
+    pub fn bursts(&self, tpa: [u8; 4], window: Duration) -> Result<Vec<Duration>> {
+        let _core = OnCore::enter(self.core)?;
+        self.drain()?;
+        let request = self.request(tpa);
+        let mut bursts = Vec::new();
+        let end = Instant::now() + window;
+        while Instant::now() < end {
+            let begin = Instant::now();
+            for _ in 0..BURST {
+                self.send(&request)?;
+            }
+            for replies in 0..BURST {
+                let Some(target) = self.reply(begin + PROMPT)? else {
+                    bail!("{}: {replies} of {BURST} requests got a reply within {PROMPT:?}", self.name);
+                };
+                ensure!(target == tpa, "{}: a reply for {target:?}, which nobody asked for", self.name);
+            }
+            bursts.push(begin.elapsed());
+        }
+        Ok(bursts)
+    }
+
+    /// Keeps one request in flight for each of `targets` for `window`, then waits for the replies that are due; for a
+    /// responder that delays each reply by itself.
+    pub fn in_flight(&self, targets: &[[u8; 4]], window: Duration) -> Result<InFlight> {
+        let _core = OnCore::enter(self.core)?;
+        self.drain()?;
+        let begin = Instant::now();
+        let mut sent = Vec::new();
+        for &target in targets {
+            sent.push(Some(Instant::now()));
+            self.send(&self.request(target))?;
+        }
+        let (mut requests, mut within, mut latencies) = (sent.len(), 0, Vec::new());
+        while sent.iter().any(Option::is_some) {
+            let Some(target) = self.reply(begin + window + DELAYED)? else {
+                let due = sent.iter().flatten().count();
+                bail!("{}: {due} of {requests} requests got no reply within {DELAYED:?}", self.name);
+            };
+            let now = Instant::now();
+            let Some(index) = targets.iter().position(|&asked| asked == target) else { continue };
+            let Some(since) = sent[index].take() else { continue };
+            latencies.push(now - since);
+            if now - begin < window {
+                within += 1;
+                requests += 1;
+                sent[index] = Some(Instant::now());
+                self.send(&self.request(target))?;
+            }
+        }
+        Ok(InFlight { latencies, within })
+    }
+
+    fn request(&self, tpa: [u8; 4]) -> [u8; ArpFrame::LEN] {
+        ArpFrame::request(self.mac, self.ip, tpa).to_bytes()
+    }
+
+    fn send(&self, frame: &[u8]) -> Result<()> {
+        let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
+        sent.with_context(|| format!("sending a request from {}", self.name))?;
+        Ok(())
+    }
+
+    /// Whose address the next reply to this host gives, waiting for it until `deadline`.
+    fn reply(&self, deadline: Instant) -> Result<Option<[u8; 4]>> {
+        let mut buffer = [0; 128];
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => match ArpFrame::from_bytes(&buffer[..length]) {
+                    Some(frame) if frame.arp.oper == [0, 2] && frame.dst == self.mac && frame.arp.tpa == self.ip => {
+                        return Ok(Some(frame.arp.spa));
+                    }
+                    _ => continue,
+                },
+                Err(Errno::EAGAIN) => {}
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error).with_context(|| format!("receiving in {}", self.name)),
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut sockets, wait) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error).with_context(|| format!("waiting for a reply in {}", self.name)),
+            }
+        }
+    }
+
+    /// Throws away the replies of whoever asked before.
+    fn drain(&self) -> Result<()> {
+        while self.reply(Instant::now())?.is_some() {}
+        Ok(())
+    }
+}

@@ -1,0 +1,259 @@
+//! The lab itself: a node and what is linked to it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, process, thread};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bytes::Mac;
+use crate::hook::Hook;
+use crate::host::Host;
+use crate::namespace::{NAMES, Namespace, remove_name};
+use crate::netlink::NeighbourSocket;
+use crate::skip::missing_privilege;
+use crate::slack::stretched;
+
+/// Settings that a namespace may take over from the machine: back to the kernel's own defaults, so that a lab is the same everywhere.
+const DEFAULTS: [(&str, &str); 13] = [
+    ("accept_local", "0"),
+    ("arp_accept", "0"),
+    ("arp_filter", "0"),
+    ("arp_ignore", "0"),
+    ("drop_gratuitous_arp", "0"),
+    ("forwarding", "0"),
+    ("ignore_routes_with_linkdown", "0"),
+    ("medium_id", "0"),
+    ("proxy_arp", "0"),
+    ("proxy_arp_pvlan", "0"),
+    ("route_localnet", "0"),
+    ("rp_filter", "0"),
+    ("send_redirects", "1"),
+];
+
+/// A node in a namespace of its own, with hosts linked to it by veth pairs. Nothing of it touches the machine's
+/// namespace; all of it is gone when the lab is dropped, also by a panic.
+#[derive(Debug)]
+pub struct Lab {
+    prefix: String,
+    node: Namespace,
+    namespaces: Vec<Namespace>,
+    hosts: BTreeMap<String, Host>,
+    /// Held while the lab is there, see [`Alone`].
+    _present: Option<File>,
+}
+
+/// Every lab holds this file's lock, shared with the others. Of the whole machine: what labs share is the kernel's.
+const PRESENCE: &str = "/run/arp-lab.lock";
+/// How long to wait for the last of the other labs.
+const PRESENCE_WAIT: Duration = Duration::from_secs(1200);
+
+thread_local! {
+    static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While this is held, no lab but the calling thread's own is there, in this process or another: for what touches state
+/// that all network namespaces share, such as the size of the neighbour table.
+#[derive(Debug)]
+pub struct Alone {
+    _lock: File,
+}
+
+impl Alone {
+    /// Waits until every other lab is gone. The calling thread must have none yet.
+    pub fn wait() -> Result<Self> {
+        let lock = presence()?;
+        let deadline = Instant::now() + stretched(PRESENCE_WAIT);
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {PRESENCE}")),
+            }
+            ensure!(Instant::now() < deadline, "other labs are still there after {PRESENCE_WAIT:?}");
+        }
+        IS_ALONE.set(true);
+        Ok(Alone { _lock: lock })
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        IS_ALONE.set(false);
+    }
+}
+
+fn presence() -> Result<File> {
+    File::options().create(true).append(true).open(PRESENCE).with_context(|| format!("opening {PRESENCE}"))
+}
+
+impl Lab {
+    /// A lab whose node has no links yet. Every IPv4 setting is the kernel's default.
+    pub fn new() -> Result<Self> {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        static SWEEP: Once = Once::new();
+        if let Some(missing) = missing_privilege() {
+            ensure!(false, "the lab cannot be built: {missing}");
+        }
+        SWEEP.call_once(sweep);
+        let present = if IS_ALONE.get() {
+            None
+        } else {
+            let lock = presence()?;
+            lock.lock_shared().with_context(|| format!("locking {PRESENCE}"))?;
+            Some(lock)
+        };
+        let prefix = format!("arp-{}-{}", process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let node = Namespace::new(format!("{prefix}-node"))?;
+        let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new(), _present: present };
+        set_defaults(&lab.node)?;
+        // Others', whose namespace has ended before they were deleted.
+        NeighbourSocket::open(&lab.node)?.forget_proxies_on_any()?;
+        Ok(lab)
+    }
+
+    /// The node's namespace.
+    pub fn node(&self) -> &Namespace {
+        &self.node
+    }
+
+    /// What the names of the lab's namespaces begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A namespace of the lab, linked to nothing yet.
+    pub fn namespace(&mut self, name: &str) -> Result<Namespace> {
+        let namespace = Namespace::new(format!("{}-{name}", self.prefix))?;
+        self.namespaces.push(namespace.clone());
+        set_defaults(&namespace)?;
+        Ok(namespace)
+    }
+
+    /// A host `name` with a veth pair to the node: `eth0` there with `mac`, `node_end` here with `node_mac`; both up,
+    /// without addresses.
+    pub fn attach(&mut self, name: &str, mac: Mac, node_end: &str, node_mac: Mac) -> Result<&Host> {
+        let namespace = self.namespace(name)?;
+        self.node.ip_each(&format!(
+            "link add {node_end} address {node_mac} type veth peer name eth0 address {mac} netns {}
+             link set {node_end} up",
+            namespace.name(),
+        ))?;
+        namespace.ip("link set eth0 up")?;
+        self.add_host(name, namespace, mac, node_end)
+    }
+
+    /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
+    pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
+        take_xdp(&namespace, "eth0")?;
+        let host = Host::new(name, namespace, mac, &self.node, node_end)?;
+        Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
+    }
+
+    /// The host of that name.
+    ///
+    /// # Panics
+    /// If there is none: a mistake in the test.
+    pub fn host(&self, name: &str) -> &Host {
+        match self.hosts.get(name) {
+            Some(host) => host,
+            None => panic!("no host {name} in this lab, only {:?}", self.hosts.keys()),
+        }
+    }
+
+    /// Removes the host of that name, and its namespace.
+    pub fn forget_host(&mut self, name: &str) {
+        if let Some(host) = self.hosts.remove(name) {
+            host.namespace().remove();
+            self.namespaces.retain(|namespace| namespace.name() != host.namespace().name());
+        }
+    }
+
+    /// Takes a host's end of its link down, and waits until the node has acted on the loss of carrier: the kernel
+    /// does that up to a second later.
+    pub fn unplug(&self, name: &str) -> Result<()> {
+        // 6.1 says that it is the lower layer, the other end, that is down.
+        self.set_carrier(name, "down", &["DOWN", "LOWERLAYERDOWN"])
+    }
+
+    /// Takes a host's end of its link up again, and waits until the node has acted on it.
+    pub fn plug(&self, name: &str) -> Result<()> {
+        self.set_carrier(name, "up", &["UP"])
+    }
+
+    fn set_carrier(&self, name: &str, link: &str, operstates: &[&str]) -> Result<()> {
+        let host = self.host(name);
+        host.namespace().ip(&format!("link set eth0 {link}"))?;
+        let deadline = Instant::now() + stretched(Duration::from_secs(3));
+        loop {
+            let shown = self.node.ip_json(&format!("link show {}", host.node_end()))?;
+            if operstates.iter().any(|&state| shown[0]["operstate"] == state) {
+                // The routes follow within the same step of the kernel's.
+                thread::sleep(stretched(Duration::from_millis(20)));
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{} is not {operstates:?} in time: {shown}", host.node_end());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// The host of that name, to give it an address.
+    pub(crate) fn host_mut(&mut self, name: &str) -> Option<&mut Host> {
+        self.hosts.get_mut(name)
+    }
+
+    /// The hosts, by name.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.hosts.values()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // The names first and all of them, whoever still holds a handle.
+        self.namespaces.iter().for_each(Namespace::remove);
+    }
+}
+
+/// Lets the far end of a veth take what XDP sends it, if that is the hook.
+pub(crate) fn take_xdp(namespace: &Namespace, interface: &str) -> Result<()> {
+    if Hook::chosen()? == Hook::XdpDriver {
+        let gro = namespace.output(&format!("ethtool -K {interface} gro on"))?;
+        ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
+    }
+    Ok(())
+}
+
+fn set_defaults(namespace: &Namespace) -> Result<()> {
+    namespace.run(|| {
+        for scope in ["all", "default", "lo"] {
+            for (key, value) in DEFAULTS {
+                let path = format!("/proc/sys/net/ipv4/conf/{scope}/{key}");
+                // A key that this kernel does not know has no value to reset. One that is right is not written:
+                // interfaces made after a write to `default` no longer follow later ones.
+                if fs::read_to_string(&path).is_ok_and(|now| now.trim_end() != value) {
+                    fs::write(path, value)?;
+                }
+            }
+        }
+        Ok(())
+    })?
+}
+
+/// Removes names that a killed process of the lab left behind: those with the id of a process that is no more.
+fn sweep() {
+    let Ok(names) = fs::read_dir(NAMES) else {
+        return;
+    };
+    for name in names.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        let id = name.strip_prefix("arp-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if id.is_some_and(|id| !Path::new(&format!("/proc/{id}")).exists()) {
+            remove_name(&name);
+        }
+    }
+}

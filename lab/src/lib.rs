@@ -1,0 +1,39 @@
+//! The lab: a node, its pods and its uplink in network namespaces of their own, linked to nothing real; crafted
+//! frames; the agent; and the kernel alone as the oracle for the same request.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! let lab = lab::topology::calico(2)?;
+//! let replies = lab.host("p0").ask(&lab.host("p0").who_has([169, 254, 1, 1]))?;
+//! # Ok(()) }
+//! ```
+
+mod agent;
+mod bpffs;
+mod bytes;
+mod hook;
+mod host;
+pub mod kernel_calls;
+mod lab;
+mod namespace;
+mod neighbours;
+pub mod netlink;
+pub mod packet;
+mod parity;
+mod skip;
+mod slack;
+pub mod stream;
+pub mod topology;
+
+pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
+pub use bpffs::BpfFs;
+pub use bytes::{Mac, reply_bytes};
+pub use hook::Hook;
+pub use host::{Host, OnCore, allowed_cores};
+pub use lab::{Alone, Lab};
+pub use namespace::{NAMES, Namespace};
+pub use neighbours::{Neighbour, Neighbours};
+pub use packet::Wire;
+pub use parity::{Answerer, Counted, Outcome, Parity, UNCOUNTED};
+pub use skip::{kernel_is_since, missing_privilege, skip};
+pub use slack::{slack, stretched};

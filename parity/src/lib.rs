@@ -1,0 +1,102 @@
+//! Random worlds: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
+
+mod frames;
+mod mutations;
+mod oracle;
+pub mod pair;
+mod plan;
+mod report;
+mod rng;
+mod run;
+mod scenario;
+mod shapes;
+mod shrink;
+mod state;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use lab::Hook;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+/// Random configurations and frames: the kernel alone against the kernel with the fast path.
+///
+/// Exit code 1 if they differ anywhere.
+#[derive(Clone, Debug, Parser)]
+pub(crate) struct Args {
+    /// For how long worlds are begun
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// The same seed gives the same worlds; a new one each time by default
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Frames of each world
+    #[arg(long, default_value_t = 520)]
+    frames: usize,
+    /// End after so many worlds
+    #[arg(long)]
+    worlds: Option<u64>,
+    /// Begin with this one
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+    /// No fast path: checks that two kernels alone do not differ
+    #[arg(long)]
+    kernel_vs_kernel: bool,
+    /// Where the fast path answers; by default as ARP_TEST_HOOK says, else tc
+    #[arg(long, value_enum)]
+    hook: Option<Hook>,
+    /// Worlds at the same time; as many as there are cores by default
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Print the first world, and do nothing
+    #[arg(long)]
+    print: bool,
+    /// Do not shrink what diverges
+    #[arg(long)]
+    no_shrink: bool,
+    /// Play these scripts instead, one after the other
+    #[arg(long, num_args = 1..)]
+    replay: Vec<PathBuf>,
+    /// Where scripts that diverge are written
+    #[arg(long, default_value = "target/parity")]
+    out: PathBuf,
+}
+
+impl Args {
+    /// Where the fast path answers, if there is one.
+    fn hook(&self) -> Result<Option<Hook>> {
+        Ok(match self.hook {
+            _ if self.kernel_vs_kernel => None,
+            None => Some(Hook::chosen()?),
+            hook => hook,
+        })
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+/// The program: parses the command line and runs. Exit code 1 if a scenario diverged, 2 if a run failed.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    match end_on_signals().and_then(|()| run::run(&args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// SIGINT and SIGTERM end the run at the next batch, so that namespaces and agents are cleared away.
+fn end_on_signals() -> Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, run::STOP.clone()).context("setting a signal handler")?;
+    }
+    Ok(())
+}

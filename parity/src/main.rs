@@ -1,0 +1,7 @@
+//! `cargo xtask parity`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    parity::main()
+}

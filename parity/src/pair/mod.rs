@@ -1,0 +1,18 @@
+//! Two nodes built alike, down to the indexes of their interfaces: one with the kernel alone, one with the kernel and
+//! the fast path. The same steps are done to both, the same frames sent to both, and what they do is compared: the
+//! frames that come back, and the neighbour tables.
+//!
+//! What two kernels by themselves do differently is kept out: nothing here waits for a timer. The neighbours' timers
+//! are hours long; `locktime` is for ever, or never; `proxy_delay` is 0, or longer than any run (the answer counts
+//! as silence); the multipath hash has the same seed on both.
+
+mod frames;
+mod pair;
+mod script;
+mod twin;
+
+pub use frames::{Frame, hex};
+pub use lab::netlink::{Class, Entry, NeighbourTable};
+pub use pair::{Batch, Divergence, Pair, Seen};
+pub use script::{Script, Step};
+pub use twin::{NODE_MAC, PORTS, stillness};

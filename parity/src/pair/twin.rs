@@ -1,0 +1,475 @@
+//! One of the twins: a node, and a namespace with the peers of all its ports.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, recvfrom, sendto, setsockopt, socket, sockopt,
+};
+
+use super::frames::Frame;
+use super::script::Step;
+use lab::Hook;
+use lab::Lab;
+use lab::Mac;
+use lab::Namespace;
+use lab::netlink::{NeighbourSocket, NeighbourTable};
+use lab::packet::{EVERY_FRAME, link_address};
+
+/// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
+pub const PORTS: u8 = 6;
+/// The index of `v0`; those of the others follow. Not that of `p0`: the kernel takes its time, up to a second, to act
+/// on the carrier of a device whose index is that of its other end (`linkwatch_urgent_event`, net/core/link_watch.c).
+const FIRST_PORT: u32 = 101;
+/// The link that carries markers only.
+const MARKER_LINK: (&str, &str) = ("w0", "q0");
+/// EtherType of the marker frames (IEEE 802: for local experiments).
+const MARKER: [u8; 2] = [0x88, 0xb5];
+/// How long a marker may take before the link counts as broken.
+const MARKER_WAIT: Duration = Duration::from_secs(5);
+/// After how long a bridge without a forwarding delay surely forwards.
+const BRIDGE_TIMER: Duration = Duration::from_millis(50);
+/// How many frames go at once into the queue of a link, which holds 256.
+const LINK_BURST: usize = 64;
+/// Room for what a batch of frames leaves in a socket.
+const RECEIVE_BUFFER: usize = 32 << 20;
+/// What keeps timers from changing anything: files of `net/ipv4/neigh/<interface>`, and values.
+const STILL: [(&str, &str); 6] = [
+    ("base_reachable_time_ms", "36000000"),
+    ("delay_first_probe_time", "36000"),
+    ("retrans_time_ms", "36000000"),
+    ("gc_stale_time", "36000"),
+    ("locktime", "8000000"),
+    ("proxy_delay", "0"),
+];
+
+/// The address of the node's `v<port>`, before anything changes it.
+pub const NODE_MAC: fn(u8) -> Mac = |port| Mac([0x02, 0, 0, 0, 0xaa, port]);
+
+#[derive(Debug)]
+pub(super) struct Twin {
+    lab: Lab,
+    peers: Namespace,
+    neighbours: NeighbourSocket,
+    links: [NeighbourSocket; 2],
+    hook: Hook,
+    node_tap: Tap,
+    /// Where the markers arrive, if the node's tap does not see them.
+    node_markers: Option<Tap>,
+    peer_tap: Tap,
+    /// Another socket, for a tap does not see what was sent through it.
+    sender: Tap,
+    markers: u64,
+    first_peer: u32,
+    marker_link: (u32, u32),
+}
+
+/// A frame as a tap saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tapped {
+    pub(super) ifindex: u32,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What a twin did with frames.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// What came in on the node and was not taken by XDP.
+    pub(super) passed: Vec<Tapped>,
+    /// What came back: the index of the last frame that had been sent by then, and the frame.
+    pub(super) replies: Vec<(usize, Tapped)>,
+}
+
+impl Twin {
+    pub(super) fn new(hook: Hook) -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let peers = lab.namespace("peers")?;
+        let ends = (0..PORTS).map(|port| (format!("v{port}"), format!("p{port}"), NODE_MAC(port)));
+        let markers = (MARKER_LINK.0.to_owned(), MARKER_LINK.1.to_owned(), Mac([0x02, 0, 0, 0, 0xaa, 0xff]));
+        let (mut node, mut other) = (String::new(), String::new());
+        for ((v, p, mac), index) in ends.chain([markers]).zip(FIRST_PORT..) {
+            let peer_mac = Mac([mac.0[0], 0, 0, 0, 0x10, mac.0[5]]);
+            node += &format!(
+                "link add {v} index {index} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
+                peers.name()
+            );
+            // The peers' stack is to be silent: all frames are made here.
+            other += &format!("link set {p} arp off up\n");
+        }
+        lab.node().ip_each(&format!("{node}link set {} up", MARKER_LINK.0))?;
+        peers.ip_each(&other)?;
+        let index = |namespace: &Namespace, name: &str| -> Result<u32> {
+            namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
+        };
+        let first_peer = index(&peers, "p0")?;
+        for port in 0..PORTS {
+            let indexes = (index(lab.node(), &format!("v{port}"))?, index(&peers, &format!("p{port}"))?);
+            let expected = (FIRST_PORT + u32::from(port), first_peer + u32::from(port));
+            ensure!(indexes == expected, "v{port} and p{port} have the indexes {indexes:?}, not {expected:?}");
+        }
+        let marker_link = (index(lab.node(), MARKER_LINK.0)?, index(&peers, MARKER_LINK.1)?);
+        lab.node().run(still)??;
+        if hook.queues_by_link() {
+            queue_by_link(lab.node(), &peers)?;
+        }
+        Ok(Twin {
+            neighbours: NeighbourSocket::open(lab.node())?,
+            hook,
+            node_tap: Tap::open(lab.node(), hook.tapped())?,
+            node_markers: match hook.tapped() {
+                EVERY_FRAME => None,
+                _ => Some(Tap::open(lab.node(), u16::from_be_bytes(MARKER))?),
+            },
+            links: [NeighbourSocket::open(lab.node())?, NeighbourSocket::open(&peers)?],
+            peer_tap: Tap::open(&peers, EVERY_FRAME)?,
+            sender: Tap::open_to_send(&peers)?,
+            markers: 0,
+            first_peer,
+            marker_link,
+            lab,
+            peers,
+        })
+    }
+
+    pub(super) fn node(&self) -> &Namespace {
+        self.lab.node()
+    }
+
+    /// The ifindex of `v<port>`.
+    pub(super) fn ifindex(&self, port: u8) -> u32 {
+        FIRST_PORT + u32::from(port)
+    }
+
+    /// The indexes of the ports whose both ends are up.
+    pub(super) fn running(&mut self) -> Result<BTreeSet<u32>> {
+        let [node, peers] = &mut self.links;
+        let (node, peers) = (node.running()?, peers.running()?);
+        let ends = (0..PORTS).map(|port| (FIRST_PORT + u32::from(port), self.first_peer + u32::from(port)));
+        Ok(ends.filter(|(v, p)| node.contains(v) && peers.contains(p)).map(|(v, _)| v).collect())
+    }
+
+    pub(super) fn neighbours(&mut self) -> Result<NeighbourTable> {
+        self.neighbours.table()
+    }
+
+    /// Starts doing steps of one kind, none of them a frame.
+    pub(super) fn begin(&mut self, steps: &[Step]) -> Result<Doing> {
+        let node = self.lab.node();
+        let batch = |program: &str, arguments: &[&str], namespace: &Namespace| {
+            let lines: String = steps.iter().map(command_line).collect();
+            let mut command = Command::new(program);
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+            let mut child = namespace.run(|| command.spawn())?.with_context(|| format!("starting {program}"))?;
+            if let Some(mut pipe) = child.stdin.take() {
+                pipe.write_all(lines.as_bytes()).with_context(|| format!("feeding {program}"))?;
+            }
+            Ok(Doing::Child(child))
+        };
+        match steps.first() {
+            Some(Step::Ip(_)) => batch("ip", &["-force", "-batch", "-"], node),
+            Some(Step::Peer(_)) => batch("ip", &["-force", "-batch", "-"], &self.peers),
+            // One at a time: nft gives up a whole file for one bad line. There are few.
+            Some(Step::Nft(_)) => batch("sh", &["-c", "while read -r line; do nft \"$line\"; done"], node),
+            Some(Step::Sysctl(..)) => node.run(|| {
+                let refused = steps.iter().filter(|step| match step {
+                    Step::Sysctl(path, value) => fs::write(format!("/proc/sys/{path}"), value).is_err(),
+                    _ => false,
+                });
+                Ok(Doing::Done(refused.map(|step| format!("{step}\n")).collect()))
+            })?,
+            Some(Step::Frame(_)) => bail!("a frame is no step of configuration"),
+            Some(Step::AnyProxy { .. }) => {
+                let mut complaints = String::new();
+                for step in steps {
+                    if let Step::AnyProxy { add, ip } = step
+                        && !self.neighbours.proxy_on_any(*add, *ip)?
+                    {
+                        complaints += &format!("{step}\n");
+                    }
+                }
+                Ok(Doing::Done(complaints))
+            }
+            Some(Step::Settle) => {
+                thread::sleep(BRIDGE_TIMER);
+                Ok(Doing::Done(String::new()))
+            }
+            None => Ok(Doing::Done(String::new())),
+        }
+    }
+
+    /// Waits until the kernel has acted on every carrier: until then it neither sends by the interface nor tells the
+    /// routes. It does so at once when a link comes up, and up to a second later when one goes down.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(4);
+        for links in &mut self.links {
+            while !links.carriers_are_settled()? {
+                ensure!(Instant::now() < deadline, "the kernel has not acted on a carrier within 4 s");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the kernel has freed the routes that are gone, and those that it refused: a grace period of RCU later,
+    /// which may last longer than a batch of frames. Until then one with a realm counts, and while any counts the kernel
+    /// checks every sender in full (`free_fib_info`, net/ipv4/fib_semantics.c; `fib_validate_source`,
+    /// net/ipv4/fib_frontend.c). Whoever deletes an interface waits for all that is to be freed by then
+    /// (`netdev_run_todo`, net/core/dev.c).
+    pub(super) fn free_routes(&self) -> Result<()> {
+        self.peers.ip_each("link add f0 type veth peer name f1\nlink del f0")
+    }
+
+    /// Sends frames, and gives what became of them. To be called on one core, so that the frames and their answers go
+    /// through its queue in order: when a marker that was sent after them is back, all is done.
+    pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
+        let mut seen = Seen::default();
+        if !self.hook.queues_by_link() {
+            self.send_some(0, frames, &[self.marker_link], &mut seen)?;
+            return Ok(seen);
+        }
+        for (part, frames) in frames.chunks(LINK_BURST).enumerate() {
+            let running = self.running()?;
+            let ports = frames.iter().map(|frame| frame.port).collect::<BTreeSet<u8>>();
+            let ends = ports.into_iter().map(|port| (self.ifindex(port), self.first_peer + u32::from(port)));
+            let mut links: Vec<(u32, u32)> = ends.filter(|(v, _)| running.contains(v)).collect();
+            links.push(self.marker_link);
+            self.send_some(part * LINK_BURST, frames, &links, &mut seen)?;
+        }
+        Ok(seen)
+    }
+
+    /// Sends frames, the first of which has the number `first`, and a marker to and fro on each of `links`.
+    fn send_some(&mut self, first: usize, frames: &[Frame], links: &[(u32, u32)], seen: &mut Seen) -> Result<()> {
+        for frame in frames {
+            self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
+        }
+        let ports = self.ifindex(0)..self.ifindex(PORTS);
+        let marker = self.marker();
+        for &(_, p) in links {
+            self.sender.send(p, &marker)?;
+        }
+        // What is seen again on a bridge or a macvlan follows from what the port passed.
+        let passed = |tapped: Tapped, outgoing: bool| {
+            if !outgoing && ports.contains(&tapped.ifindex) {
+                seen.passed.push(tapped);
+            }
+        };
+        let arrivals = links.iter().map(|&(v, _)| v).collect();
+        match &mut self.node_markers {
+            None => self.node_tap.until(&marker, arrivals, passed)?,
+            Some(tap) => {
+                tap.until(&marker, arrivals, |_, _| {})?;
+                self.node_tap.rest(passed)?;
+            }
+        }
+        let back = self.marker();
+        for &(v, _) in links {
+            self.node_tap.send(v, &back)?;
+        }
+        let first_peer = self.first_peer;
+        let mut order = frames.iter().enumerate();
+        let mut current = 0;
+        let peers = first_peer..first_peer + u32::from(PORTS);
+        let arrivals = links.iter().map(|&(_, p)| p).collect();
+        self.peer_tap.until(&back, arrivals, |mut tapped, outgoing| {
+            if !peers.contains(&tapped.ifindex) {
+            } else if outgoing {
+                // A frame whose link is down leaves no trace.
+                let same = |(_, frame): &(usize, &Frame)| {
+                    first_peer + u32::from(frame.port) == tapped.ifindex && frame.bytes == tapped.bytes
+                };
+                current = order.find(same).map_or(current, |(index, _)| index);
+            } else if !is_request_of_the_node(&tapped) && !is_self_test(&tapped) {
+                // By the node's end of the link.
+                tapped.ifindex = tapped.ifindex - first_peer + FIRST_PORT;
+                seen.replies.push((first + current, tapped));
+            }
+        })
+    }
+
+    /// A frame of 60 bytes, different each time.
+    fn marker(&mut self) -> Vec<u8> {
+        self.markers += 1;
+        let mut frame = vec![0xff; 6];
+        frame.extend([0x02, 0, 0, 0, 0, 0x77]);
+        frame.extend(MARKER);
+        frame.extend(self.markers.to_be_bytes());
+        frame.resize(60, 0);
+        frame
+    }
+}
+
+impl Drop for Twin {
+    fn drop(&mut self) {
+        // A world may end in the middle.
+        if let Err(error) = self.neighbours.forget_proxies_on_any() {
+            eprintln!("static proxies of a node may be left in the kernel: {error:#}");
+        }
+    }
+}
+
+/// A frame of the agent's self-test: for nobody, EtherType 0x88b5.
+fn is_self_test(tapped: &Tapped) -> bool {
+    tapped.bytes.get(12..14) == Some(&[0x88, 0xb5])
+}
+
+/// A request with which the node itself looks for somebody: when it does so is a matter of timers.
+fn is_request_of_the_node(tapped: &Tapped) -> bool {
+    let node = NODE_MAC(0).0;
+    tapped.bytes.get(12..14) == Some(&[0x08, 0x06])
+        && tapped.bytes.get(20..22) == Some(&[0, 1])
+        && tapped.bytes.get(6..11) == Some(&node[..5])
+}
+
+/// The steps that keep an interface's timers from changing anything: for one that a world adds. Its settings are those
+/// of the machine's own namespace otherwise, where an answer by proxy is delayed by a random time.
+pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
+    STILL
+        .into_iter()
+        .map(move |(key, value)| Step::Sysctl(format!("net/ipv4/neigh/{interface}/{key}"), value.to_owned()))
+}
+
+fn still() -> Result<()> {
+    let interfaces = (0..PORTS).map(|port| format!("v{port}")).chain(["lo".to_owned(), MARKER_LINK.0.to_owned()]);
+    for step in interfaces.flat_map(|interface| stillness(&interface).collect::<Vec<_>>()) {
+        if let Step::Sysctl(path, value) = step {
+            fs::write(format!("/proc/sys/{path}"), &value).with_context(|| format!("writing {value} to {path}"))?;
+        }
+    }
+    // Since 6.11; before, the seed is the machine's, and so the same for both.
+    let _ = fs::write("/proc/sys/net/ipv4/fib_multipath_hash_seed", "2718281828");
+    Ok(())
+}
+
+/// In driver mode replies are taken only by a peer with a queue of its own, which GRO gives it; and so that the kernel's
+/// own frames go through that queue too, in order with them, the node's ends do not segment.
+fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
+    for port in 0..PORTS {
+        for (namespace, features) in [(peers, format!("p{port} gro on")), (node, format!("v{port} tso off"))] {
+            let output = namespace.output(&format!("ethtool -K {features}"))?;
+            ensure!(output.status.success(), "ethtool -K {features}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    Ok(())
+}
+
+fn command_line(step: &Step) -> String {
+    match step {
+        Step::Ip(command) | Step::Peer(command) | Step::Nft(command) => format!("{command}\n"),
+        Step::Sysctl(..) | Step::AnyProxy { .. } | Step::Settle | Step::Frame(_) => String::new(),
+    }
+}
+
+/// Steps under way.
+pub(super) enum Doing {
+    Child(Child),
+    Done(String),
+}
+
+impl Doing {
+    /// Waits for the end, and gives the complaints.
+    pub(super) fn finish(self) -> Result<String> {
+        match self {
+            Doing::Done(complaints) => Ok(complaints),
+            Doing::Child(child) => {
+                let output = child.wait_with_output().context("waiting for a step of configuration")?;
+                Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+            }
+        }
+    }
+}
+
+/// A packet socket on all interfaces of a namespace.
+#[derive(Debug)]
+struct Tap {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
+
+impl Tap {
+    fn open(namespace: &Namespace, ethertype: u16) -> Result<Self> {
+        let open = || -> Result<OwnedFd> {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+            bind(socket.as_raw_fd(), &link_address(0, ethertype)?)?;
+            Ok(socket)
+        };
+        let socket =
+            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
+        Ok(Tap { socket, buffer: vec![0; 65_536] })
+    }
+
+    /// A socket that receives nothing.
+    fn open_to_send(namespace: &Namespace) -> Result<Self> {
+        let open = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
+        let socket =
+            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
+        Ok(Tap { socket, buffer: Vec::new() })
+    }
+
+    /// Sends a frame, unless the interface does not take it: an end is down, or the frame is too short or too long.
+    fn send(&self, ifindex: u32, bytes: &[u8]) -> Result<()> {
+        let to = link_address(ifindex, 0)?;
+        match sendto(self.socket.as_raw_fd(), bytes, &to, MsgFlags::empty()) {
+            Ok(_) | Err(Errno::ENOBUFS | Errno::ENETDOWN | Errno::EINVAL | Errno::EMSGSIZE) => Ok(()),
+            Err(error) => Err(error).with_context(|| format!("sending {} bytes", bytes.len())),
+        }
+    }
+
+    /// Hands over the frames until `marker` has arrived on all of `links`, and whether each was an outgoing one.
+    fn until(&mut self, marker: &[u8], mut links: BTreeSet<u32>, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
+        let deadline = Instant::now() + MARKER_WAIT;
+        while !links.is_empty() {
+            match self.receive()? {
+                Some((tapped, outgoing)) if tapped.bytes == marker => {
+                    if !outgoing {
+                        links.remove(&tapped.ifindex);
+                    }
+                }
+                Some((tapped, outgoing)) => each(tapped, outgoing),
+                None => {
+                    ensure!(Instant::now() < deadline, "a marker was lost on the interfaces {links:?}");
+                    let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+                    match poll(&mut sockets, PollTimeout::from(100u8)) {
+                        Ok(_) | Err(Errno::EINTR) => {}
+                        Err(error) => return Err(error).context("waiting for a frame"),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over what has arrived by now.
+    fn rest(&mut self, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
+        while let Some((tapped, outgoing)) = self.receive()? {
+            each(tapped, outgoing);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Option<(Tapped, bool)>> {
+        loop {
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
+                Ok((length, Some(from))) => {
+                    let ifindex = u32::try_from(from.ifindex()).unwrap_or_default();
+                    let outgoing = from.pkttype() == libc::PACKET_OUTGOING;
+                    return Ok(Some((Tapped { ifindex, bytes: self.buffer[..length].to_vec() }, outgoing)));
+                }
+                Ok((_, None)) | Err(Errno::ENETDOWN | Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error).context("receiving a frame"),
+            }
+        }
+    }
+}

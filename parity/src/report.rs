@@ -1,0 +1,273 @@
+//! What a run says of itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::pair::{Batch, Frame, Pair, hex};
+use lab::Mac;
+use serde_json::{Value, json};
+
+use crate::oracle;
+use crate::scenario::Scenario;
+use crate::state::State;
+
+/// How many frames that should have been answered are shown.
+const SHOWN: usize = 8;
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) worlds: u64,
+    /// Configurations: the worlds' first ones, and each change to one.
+    pub(crate) configurations: u64,
+    pub(crate) frames: u64,
+    /// Frames that the kernel alone answered.
+    pub(crate) answered: u64,
+    /// Of these, those that the fast path answered.
+    pub(crate) taken: u64,
+    /// Of `answered`, those that §10 would answer.
+    expected: u64,
+    /// Of these, those that the fast path answered.
+    expected_and_taken: u64,
+    /// Answered by the fast path, although §10 does not ask for it.
+    beyond: BTreeMap<&'static str, u64>,
+    /// Answered by the kernel and passed by the fast path: why §10 would pass.
+    reasons: BTreeMap<&'static str, u64>,
+    /// Of `expected`, those that the fast path passed, and why, as `explain` says right after.
+    missed: BTreeMap<String, u64>,
+    /// §10 would answer, and the kernel alone was silent: a mistake in §10 or in the oracle.
+    contradictions: u64,
+    /// Frames that arrived nowhere.
+    lost: u64,
+    pub(crate) steps: u64,
+    pub(crate) refused_steps: u64,
+    pub(crate) divergences: u64,
+    /// Differences that did not show again, in a batch during which the kernel cleared the neighbour table.
+    pub(crate) collected: u64,
+    features: BTreeMap<&'static str, (u64, u64)>,
+    /// Frames that §10 would answer and the fast path passed, or that it would answer and the kernel did not.
+    samples: BTreeMap<&'static str, Vec<String>>,
+    /// What the program counted, over all agents.
+    counters: BTreeMap<String, u64>,
+    /// What the workers' time went into.
+    pub(crate) spent: BTreeMap<&'static str, Duration>,
+}
+
+impl Report {
+    pub(crate) fn world(&mut self, world: &Scenario) {
+        self.worlds += 1;
+        self.configurations += world.phases.len() as u64;
+        for (&name, &count) in &world.features {
+            let (worlds, times) = self.features.entry(name).or_default();
+            *worlds += 1;
+            *times += count as u64;
+        }
+    }
+
+    /// Counts a batch; with an oracle's state if there is a fast path, and nothing that it does not know of.
+    pub(crate) fn batch(
+        &mut self,
+        batch: &Batch<'_>,
+        state: Option<&State>,
+        twins_ifindex: impl Fn(u8) -> u32,
+        world: u64,
+    ) {
+        for seen in batch.seen {
+            self.frames += 1;
+            self.answered += u64::from(seen.answered);
+            let Some(taken) = seen.taken else {
+                self.lost += 1;
+                continue;
+            };
+            self.taken += u64::from(taken);
+            let Some(state) = state else { continue };
+            let ingress = twins_ifindex(seen.frame.port);
+            let verdict = oracle::verdict(state, batch.neighbours, ingress, seen.frame);
+            match (verdict, seen.answered, taken) {
+                (Ok(()), true, taken) => {
+                    self.expected += 1;
+                    self.expected_and_taken += u64::from(taken);
+                    if !taken {
+                        *self.missed.entry(agents_reason(batch, ingress, seen.frame)).or_default() += 1;
+                        self.sample("passed, although §10 answers", world, seen.frame);
+                    }
+                }
+                (Ok(()), false, _) => {
+                    self.contradictions += 1;
+                    self.sample("silence, although §10 answers", world, seen.frame);
+                }
+                (Err(why), true, true) => *self.beyond.entry(why).or_default() += 1,
+                (Err(why), true, false) => *self.reasons.entry(why).or_default() += 1,
+                (Err(_), false, _) => {}
+            }
+        }
+    }
+
+    fn sample(&mut self, what: &'static str, world: u64, frame: &Frame) {
+        let samples = self.samples.entry(what).or_default();
+        if samples.len() < SHOWN {
+            samples.push(format!("world {world}, v{} {}", frame.port, hex(&frame.bytes[..frame.bytes.len().min(42)])));
+        }
+    }
+
+    /// Adds what an agent's program has counted, and what the twins spent their time on.
+    pub(crate) fn agent(&mut self, pair: &Pair) {
+        for (&on, &time) in pair.spent() {
+            *self.spent.entry(on).or_default() += time;
+        }
+        let status = pair.agent().and_then(|agent| agent.ask("\"status\"").ok());
+        let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
+        for (reason, count) in passed.into_iter().flatten() {
+            *self.counters.entry(reason.clone()).or_default() += count.as_u64().unwrap_or_default();
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: Report) {
+        fn add<K: Ord>(mine: &mut BTreeMap<K, u64>, theirs: BTreeMap<K, u64>) {
+            theirs.into_iter().for_each(|(key, count)| *mine.entry(key).or_default() += count);
+        }
+        self.worlds += other.worlds;
+        self.configurations += other.configurations;
+        self.frames += other.frames;
+        self.answered += other.answered;
+        self.taken += other.taken;
+        self.expected += other.expected;
+        self.expected_and_taken += other.expected_and_taken;
+        self.contradictions += other.contradictions;
+        self.lost += other.lost;
+        self.steps += other.steps;
+        self.refused_steps += other.refused_steps;
+        self.divergences += other.divergences;
+        self.collected += other.collected;
+        add(&mut self.beyond, other.beyond);
+        add(&mut self.reasons, other.reasons);
+        add(&mut self.missed, other.missed);
+        add(&mut self.counters, other.counters);
+        for (name, (worlds, times)) in other.features {
+            let mine = self.features.entry(name).or_default();
+            *mine = (mine.0 + worlds, mine.1 + times);
+        }
+        for (on, time) in other.spent {
+            *self.spent.entry(on).or_default() += time;
+        }
+        for (what, samples) in other.samples {
+            let mine = self.samples.entry(what).or_default();
+            mine.extend(samples);
+            mine.truncate(SHOWN);
+        }
+    }
+
+    /// Of the frames that the kernel and §10 answer, the share that the fast path answered.
+    fn coverage(&self) -> f64 {
+        share(self.expected_and_taken, self.expected)
+    }
+
+    /// The summary; its last line is for machines.
+    pub(crate) fn summary(&self, seed: u64, elapsed: Duration, fast_path: bool) -> String {
+        let mut text = String::new();
+        let mut line = |line: String| text += &format!("{line}\n");
+        let (worlds, frames) = (self.worlds, self.frames);
+        line(format!(
+            "seed {seed}: {worlds} worlds, {} configurations, {frames} frames in {:.0} s",
+            self.configurations,
+            elapsed.as_secs_f64()
+        ));
+        line(format!("steps of configuration: {}, of which the kernel refused {}", self.steps, self.refused_steps));
+        line(format!(
+            "the kernel alone answered {} frames ({:.1} %); {} reached no port that is up",
+            self.answered,
+            100.0 * share(self.answered, frames),
+            self.lost
+        ));
+        line(format!(
+            "differences when the kernel cleared the neighbour table, not seen again and not counted: {}",
+            self.collected
+        ));
+        if fast_path {
+            line(format!(
+                "of these the fast path answered {} ({:.1} %)",
+                self.taken,
+                100.0 * share(self.taken, self.answered)
+            ));
+            line(format!(
+                "§10 would answer {}, of which the fast path answered {} ({:.3} %)",
+                self.expected,
+                self.expected_and_taken,
+                100.0 * self.coverage()
+            ));
+            line(format!("silence of the kernel where §10 would answer: {}", self.contradictions));
+            line(table("answered by the kernel, passed by the fast path; why §10 passes", &self.reasons));
+            line(table(
+                "passed by the fast path, although §10 answers; what `explain` says after it, else what was counted",
+                &self.missed,
+            ));
+            line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
+            line(table("passed, as the program counted it", &self.counters));
+        }
+        let spent: Vec<String> =
+            self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();
+        line(format!("the workers' time: {}", spent.join(", ")));
+        let features =
+            self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
+        line(table("what occurred in the configurations", &features.collect()));
+        for (what, samples) in &self.samples {
+            samples.iter().for_each(|sample| line(format!("note: {what}: {sample}")));
+        }
+        let _ = writeln!(
+            text,
+            "parity: worlds={worlds} frames={frames} answered={} divergences={} coverage={:.5}",
+            self.answered,
+            self.divergences,
+            self.coverage()
+        );
+        text
+    }
+}
+
+/// Why the agent would pass the request that the frame is about; if it would not, what the program counted meanwhile.
+fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
+    let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
+    let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
+    let question = json!({"interface": format!("v{}", frame.port), "ifindex": ingress, "target": target,
+                          "sender": sender, "sender_mac": Mac(arp.arp.sha).to_string()});
+    let answer = agent.ask(&json!({"explain": {"question": question, "run_program": false}}).to_string());
+    match answer {
+        Err(error) => format!("{error:#}"),
+        Ok(answer) => match answer["explanation"]["reason"].as_str() {
+            Some(reason) => reason.to_owned(),
+            None => format!("would be answered; counted meanwhile: {}", passing_reasons(batch, ingress)),
+        },
+    }
+}
+
+/// Of the reasons to pass that are about the moment, not the frame: those that were counted since the batch began.
+fn passing_reasons(batch: &Batch<'_>, ingress: u32) -> String {
+    let after = batch.agent.and_then(|agent| agent.ask("\"status\"").ok()).unwrap_or_default();
+    let count = |status: &Value, reason: &str| {
+        let interfaces = status["interfaces"].as_array().into_iter().flatten();
+        let mut of_ingress = interfaces.filter(|interface| interface["ifindex"] == ingress);
+        of_ingress.next().and_then(|interface| interface["passed"][reason].as_u64()).unwrap_or_default()
+    };
+    let moment = ["updating", "lease_expired", "interface_unknown", "neighbour_unknown"];
+    let counted = moment.into_iter().filter(|reason| count(&after["status"], reason) > count(batch.before, reason));
+    let counted: Vec<&str> = counted.collect();
+    if counted.is_empty() { "none of these".to_owned() } else { counted.join(", ") }
+}
+
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// A title and counts, the largest first, several to a line.
+fn table<K: std::fmt::Display>(title: &str, counts: &BTreeMap<K, u64>) -> String {
+    let mut rows: Vec<(&K, &u64)> = counts.iter().collect();
+    rows.sort_by_key(|&(_, &count)| std::cmp::Reverse(count));
+    let rows: Vec<String> = rows.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    let mut text = format!("{title}:");
+    for chunk in rows.chunks(4) {
+        let _ = write!(text, "\n  {}", chunk.join(", "));
+    }
+    text
+}
