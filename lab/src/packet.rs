@@ -8,13 +8,17 @@ use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, bind, recvfrom, send, setsockopt, socket,
+    sockopt,
 };
 
 use crate::namespace::Namespace;
 
 /// EtherTypes of a [`Wire`].
 pub const EVERY_FRAME: u16 = libc::ETH_P_ALL as u16;
+
+/// Bytes; some twenty thousand frames.
+const RECEIVE_BUFFER: usize = 16 << 20;
 
 /// A raw socket on one interface: whole frames, without the interface's own outgoing ones.
 #[derive(Debug)]
@@ -102,6 +106,8 @@ pub fn open_socket(namespace: &Namespace, interface: &str, ethertype: u16) -> Re
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         // Without a protocol it receives nothing before it is bound.
         let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+        // Beside other traffic the default holds what comes in 30 ms: a reply would be lost here, not on the wire.
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
         bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
         Ok(socket)
     };
