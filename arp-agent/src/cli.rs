@@ -22,24 +22,24 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Attach to interfaces and answer, until SIGTERM or SIGINT.
+    /// Attach to interfaces and answer ARP requests, until SIGTERM or SIGINT.
     Run(Run),
-    /// Whether an agent runs, what it is attached to, and what it answers. Exit code 0 ready, 1 not running, 3 running
-    /// but not ready, 4 ready but no matching interface answers.
+    /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 not
+    /// running, 3 running but not ready, 4 ready but no matching interface answers.
     Status(Status),
-    /// Whether the fast path answers a request on an interface, what this node's kernel does with it, and why. Exit code
-    /// 0 if the fast path replies, 3 if it passes.
+    /// Explain whether the fast path answers a request on an interface, what this node's kernel does with it, and why.
+    /// Exit code 0 if the fast path replies, 3 if it passes.
     Explain(Explain),
-    /// The counters: answered, and passed by reason.
+    /// Show the counters: requests answered, and frames passed by reason.
     Stats(Stats),
-    /// Remove what agents that no longer run have left on interfaces: this is how to uninstall. Exit code 0 if nothing
-    /// is left, 3 if an agent still runs.
+    /// Uninstall: remove everything that dead agents have left on interfaces. Exit code 0 if nothing is left, 3 if an
+    /// agent still runs.
     Detach(Detach),
 }
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Interfaces to attach to, also those that appear later: names or patterns such as `cali*`.
+    /// Interfaces to attach to: names or patterns such as `cali*`. Interfaces that appear later count, too.
     #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required_unless_present = "config")]
     pub interfaces: Vec<String>,
     /// Which hook to use [default: auto].
@@ -51,10 +51,10 @@ pub struct Run {
     /// How tc programs are attached [default: auto].
     #[arg(long, value_enum)]
     pub tc_attach: Option<TcAttach>,
-    /// Directory of the control socket, one for each agent [default: /run/arp-agent].
+    /// Directory of the control socket; each agent needs its own [default: /run/arp-agent].
     #[arg(long, value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
-    /// TOML file with the names of these options as keys; what the command line says wins.
+    /// TOML file whose keys are the names of these options; the command line overrides it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Interval between polls for kernel changes that send no notification, in ms. With the sysctl hook, full polls are
@@ -65,13 +65,13 @@ pub struct Run {
     /// [default: auto].
     #[arg(long, value_enum)]
     pub sysctl_hook: Option<SysctlHook>,
-    /// What an open packet socket for ARP on the node (an ARP daemon's) does to its interface [default: pass].
+    /// What to do while a program on the node has a packet socket for ARP (an ARP daemon) [default: pass].
     #[arg(long, value_enum)]
     pub arp_listeners: Option<ArpListeners>,
-    /// How long the eBPF program answers without a heartbeat of the agent, in ms [default: 1000].
+    /// How long the eBPF program goes on answering without a heartbeat from the agent, in ms [default: 1000].
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub lease: Option<u64>,
-    /// The bpffs where the agent pins its BPF links, so that a restart swaps the program; `off` pins none
+    /// The bpffs where the agent pins its BPF links, so that a restart keeps them; `off` pins none
     /// [default: /sys/fs/bpf].
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
@@ -88,7 +88,7 @@ pub struct RunDir {
 pub struct Status {
     #[command(flatten)]
     pub run_dir: RunDir,
-    /// One JSON document.
+    /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
 }
@@ -98,13 +98,13 @@ pub struct Explain {
     /// The interface that the request comes in on.
     #[arg(long, value_name = "IF")]
     pub interface: String,
-    /// The address that is asked for.
+    /// The address that the request asks for.
     #[arg(long, value_name = "IP")]
     pub target: Ipv4Addr,
-    /// The address that asks; by default a neighbour on the interface.
+    /// The address that sends the request; by default a neighbour on the interface.
     #[arg(long, value_name = "IP")]
     pub sender: Option<Ipv4Addr>,
-    /// Its link-layer address; by default the neighbour's.
+    /// The link-layer address of the sender; by default the neighbour's.
     #[arg(long, value_name = "MAC")]
     pub sender_mac: Option<Mac>,
     /// Run the loaded program on that very frame too, and fail if it decides otherwise.
@@ -112,7 +112,7 @@ pub struct Explain {
     pub kernel: bool,
     #[command(flatten)]
     pub run_dir: RunDir,
-    /// One JSON document.
+    /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
 }
@@ -124,7 +124,7 @@ pub struct Stats {
     pub interface: Option<String>,
     #[command(flatten)]
     pub run_dir: RunDir,
-    /// One JSON document.
+    /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
 }
@@ -134,7 +134,7 @@ pub struct Detach {
     /// Only interfaces that match: names or patterns such as `cali*` [default: all].
     #[arg(long = "interface", value_name = "GLOB", num_args = 1..)]
     pub interfaces: Vec<String>,
-    /// Only say what would be removed.
+    /// Only print what would be removed.
     #[arg(long)]
     pub dry_run: bool,
     /// The bpffs that the agent was started with [default: /sys/fs/bpf].

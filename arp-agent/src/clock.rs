@@ -14,7 +14,7 @@ pub(crate) fn tick_ns() -> anyhow::Result<u64> {
     let tick = clock_getres(ClockId::CLOCK_MONOTONIC_COARSE).context("asking for the length of a jiffy failed")?;
     let ns = u64::try_from(tick.tv_nsec()).unwrap_or(0);
     if tick.tv_sec() != 0 || ns == 0 {
-        bail!("the kernel says that a jiffy is {}.{ns:09} s long, which cannot be", tick.tv_sec());
+        bail!("the kernel reports an impossible length of a jiffy: {}.{ns:09} s", tick.tv_sec());
     }
     Ok(ns)
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hook {
-    /// The first that can be had: on a veth or another virtual device tc tcx, xdp skb; on a NIC xdp driver, tc tcx,
+    /// The first that works: on a veth or another virtual device tc tcx, xdp skb; on a NIC xdp driver, tc tcx,
     /// xdp skb. Before Linux 6.6, tc clsact takes the place of tc tcx.
     #[default]
     Auto,
@@ -21,10 +21,10 @@ pub enum Hook {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// The first that can be had: on a virtual device skb; on a NIC driver, skb.
+    /// The first that works: on a virtual device skb; on a NIC driver, skb.
     #[default]
     Auto,
-    /// On socket buffers, after the driver: works on every device.
+    /// On socket buffers, after the driver: works on every Ethernet device.
     Skb,
     /// In the driver. On a veth it costs the pod its segmentation offload, and it is attached only while the pod end
     /// has GRO or an XDP program.
@@ -59,10 +59,10 @@ pub enum SysctlHook {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArpListeners {
-    /// Frames pass there, so that the socket sees them and what it sends counts; a socket of no interface stands for all.
+    /// Frames pass on the socket's interface, so that the socket sees them; on all if it is bound to none.
     #[default]
     Pass,
-    /// Nothing: the socket does not see the requests that the fast path answers.
+    /// Answer anyway: the socket does not see the requests that the fast path answers.
     Ignore,
 }
 

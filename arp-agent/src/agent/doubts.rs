@@ -40,7 +40,7 @@ impl Doubts {
         }
         let again = match std::mem::take(&mut self.unlogged) {
             0 => String::new(),
-            times => format!(" (the doubt logged before this one came back {times} times)"),
+            times => format!(" (the previous warning occurred {times} more times)"),
         };
         self.last = Some((why.to_owned(), now));
         Some(format!("not in sync with the kernel: {why}; every frame passes until everything is read again{again}"))
@@ -85,6 +85,6 @@ mod tests {
         assert!(doubts.line("one", now).is_some() && doubts.is_end_told());
         assert!(doubts.line("one", now).is_none() && !doubts.is_end_told());
         let line = doubts.line("other", now).unwrap();
-        assert!(line.contains("other") && line.contains("came back 1 times"), "{line}");
+        assert!(line.contains("other") && line.contains("occurred 1 more times"), "{line}");
     }
 }

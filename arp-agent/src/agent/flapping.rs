@@ -66,7 +66,7 @@ impl Agent {
         for &who in &held {
             // Of an interface it is told as its state (`states.rs`).
             let level = if matches!(who, Who::Neighbour(_)) { log::Level::Info } else { log::Level::Debug };
-            log::log!(level, "{} changes too fast to be followed: the kernel answers it for now", self.name(who));
+            log::log!(level, "{} changes too often: the kernel answers it until it is quiet", self.name(who));
             batch.events.push(flapping(who, true));
         }
         !held.is_empty()
@@ -101,7 +101,7 @@ impl Agent {
         // First they are told again, then they are read: nothing is missed in between.
         self.be_deaf_to_held();
         for who in released {
-            log::debug!("{} is followed again", self.name(who));
+            log::debug!("{}: following its changes again", self.name(who));
             let events = match self.read_released(who) {
                 Ok(events) => events,
                 Err(error) => {

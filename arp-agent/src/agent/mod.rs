@@ -510,7 +510,7 @@ impl Agent {
                 self.states.touch(Instant::now());
             }
         }
-        self.bpf.apply(changes).context("the BPF maps refused a change; the agent lets go, and the kernel decides")
+        self.bpf.apply(changes).context("the BPF maps refused a change: the agent ends, and frames pass to the kernel")
     }
 
     /// From now on frames pass, until a resync.

@@ -61,13 +61,13 @@ impl Agent {
         let total = self.bpf.total_counters();
         let starting = self.attachments.is_starting().then(|| {
             let (attached, all) = (self.attachments.attached().len(), self.attachments.iter().count());
-            format!("attached to {attached} of {all} interfaces so far, which answer; for the others the kernel does")
+            format!("attached to {attached} of {all} interfaces so far; the kernel answers on the others")
         });
         let ready = self.in_sync.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
             ready,
-            not_ready_because: self.in_sync.as_ref().err().cloned().or(starting),
+            not_ready_because: self.in_sync.as_ref().err().map(|why| format!("every frame passes: {why}")).or(starting),
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             patterns: self.attachments.matches(links),
@@ -95,9 +95,7 @@ impl Agent {
         let blocked = self.mirror.iface(ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
-            (Attachment::Waiting(_), _) => {
-                ("detached", None, Some("its turn to be attached to has not come yet".to_owned()))
-            }
+            (Attachment::Waiting(_), _) => ("detached", None, Some("waiting to be attached".to_owned())),
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
             (Attachment::Attached(_), None) => match self.bpf.left_out().get(&ifindex) {
                 Some(why) => ("passing", None, Some(why.clone())),

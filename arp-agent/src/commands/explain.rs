@@ -44,7 +44,7 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,
         Answer::Response(Response::Error(error)) => bail!("{error}"),
-        Answer::Response(Response::Status(_)) => bail!("the agent answered another question"),
+        Answer::Response(Response::Status(_)) => bail!("the agent sent an unexpected answer"),
         Answer::Silent => bail!(silent(run_dir)),
         Answer::NotRunning if arguments.kernel => {
             bail!("--kernel runs the loaded program: {}", not_running(run_dir))
@@ -84,11 +84,9 @@ fn question(arguments: &cli::Explain, dump: &[Event]) -> anyhow::Result<Question
         .collect();
     let sender = match arguments.sender {
         Some(sender) => sender,
-        None => {
-            neighbours.first().map(|entry| entry.addr).or_else(|| host_behind(dump, ifindex)).ok_or_else(|| {
-                anyhow!("{interface}: it has no neighbour that could ask; say who asks with --sender IP")
-            })?
-        }
+        None => neighbours.first().map(|entry| entry.addr).or_else(|| host_behind(dump, ifindex)).ok_or_else(|| {
+            anyhow!("{interface}: it has no neighbour to take as the sender; give one with --sender IP")
+        })?,
     };
     let known = neighbours.iter().find(|entry| entry.addr == sender).and_then(|entry| entry.lladdr);
     let sender_mac = arguments.sender_mac.or(known.map(Mac)).unwrap_or(Mac([2, 0, 0, 0, 0, 1]));

@@ -98,7 +98,7 @@ async fn serve(options: Options, run_dir: &Path) -> anyhow::Result<()> {
     tokio::spawn(server::accept(listener, requests));
     let stop = async move {
         let name = signals.next().await;
-        log::info!("{name}: detaching");
+        log::info!("{name} received: the agent ends, and frames pass to the kernel");
     };
     let ended = agent.run(receiver, stop).await;
     agent.withdraw();
@@ -157,7 +157,7 @@ impl Signals {
     async fn next(&mut self) -> &'static str {
         std::future::poll_fn(|context| {
             while let Poll::Ready(Some(())) = self.hang_up.poll_recv(context) {
-                log::info!("SIGHUP: there is nothing to reload; options change by a restart");
+                log::info!("SIGHUP ignored: to change options, restart the agent");
             }
             let came =
                 |(signal, name): &mut (Signal, &'static str)| signal.poll_recv(context).is_ready().then_some(*name);

@@ -55,7 +55,7 @@ pub fn fetch(run_dir: &Path) -> anyhow::Result<Fetched> {
         Answer::Silent => Ok(Fetched::Silent),
         Answer::Response(Response::Status(status)) => Ok(Fetched::Status(status)),
         Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
-        Answer::Response(Response::Explanation(_)) => bail!("the agent answered another question"),
+        Answer::Response(Response::Explanation(_)) => bail!("the agent sent an unexpected answer"),
     }
 }
 
@@ -82,7 +82,7 @@ fn summary(status: &Status) -> String {
     match &status.not_ready_because {
         None if status.ready => {}
         None => return "not ready, every frame passes: the lease has run out".to_owned(),
-        Some(why) => return format!("not ready, every frame passes: {why}"),
+        Some(why) => return format!("not ready: {why}"),
     }
     let (answering, all) = (status.interfaces.iter().filter(|of| is_answering(of)).count(), status.interfaces.len());
     let mut others: BTreeMap<(&str, Option<&str>), usize> = BTreeMap::new();
@@ -125,7 +125,10 @@ fn render(status: &Status) -> String {
         hook if hook.starts_with("attached") => {
             format!("settings: writes are noticed before they take effect; {hook}\n")
         }
-        why => format!("settings: read every {} ms, since writes are not noticed: {why}\n", status.reread_interval_ms),
+        why => format!(
+            "settings: polled every {} ms, because the sysctl hook is not active: {why}\n",
+            status.reread_interval_ms
+        ),
     };
     for (pattern, _) in status.patterns.iter().filter(|(_, matches)| **matches == 0) {
         text += &format!("no interface matches `{pattern}` yet\n");
@@ -190,7 +193,7 @@ mod tests {
             (with(&[]), "answering on 0 of 0 interfaces", Exit::Ok),
             (
                 Status { ready: false, not_ready_because: Some("x".into()), ..with(&[answering]) },
-                "not ready, every frame passes: x",
+                "not ready: x",
                 Exit::No,
             ),
         ];

@@ -38,15 +38,19 @@ pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line).with_context(|| format!("{}: the agent takes no request", path.display()))?;
+    stream
+        .write_all(&line)
+        .with_context(|| format!("{}: the request could not be sent to the agent", path.display()))?;
     let mut answer = String::new();
     match BufReader::new(stream).read_line(&mut answer) {
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(Answer::Silent),
-        Err(error) => return Err(error).with_context(|| format!("{}: the agent hung up", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{}: the agent closed the connection", path.display()));
+        }
     }
     let response = serde_json::from_str(&answer)
-        .with_context(|| format!("{}: the agent's answer is not of this version", path.display()))?;
+        .with_context(|| format!("{}: cannot read the agent's answer; is it another version?", path.display()))?;
     Ok(Answer::Response(response))
 }
 

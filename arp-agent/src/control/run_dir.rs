@@ -123,7 +123,7 @@ impl Drop for RunDir {
             if let Err(error) = std::fs::remove_file(&file)
                 && error.kind() != ErrorKind::NotFound
             {
-                log::warn!("{}: left behind: {error}", file.display());
+                log::warn!("{}: cannot be removed: {error}", file.display());
             }
         }
     }

@@ -25,7 +25,7 @@ pub type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 /// The socket cannot be made there.
 pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let listener =
-        UnixListener::bind(socket).with_context(|| format!("{}: cannot be listened on", socket.display()))?;
+        UnixListener::bind(socket).with_context(|| format!("{}: cannot listen on this socket", socket.display()))?;
     std::fs::set_permissions(socket, Permissions::from_mode(0o600))
         .with_context(|| format!("{}: its mode cannot be changed to 0600", socket.display()))?;
     Ok(listener)
@@ -52,7 +52,7 @@ pub async fn accept(listener: UnixListener, requests: Requests) {
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    log::warn!("the control socket takes no client for now: {error}");
+                    log::warn!("the control socket cannot accept a client: {error}");
                 }
                 // Of descriptors there may be none left: somebody's must go.
                 if let Some(oldest) = clients.pop_front() {
@@ -73,7 +73,7 @@ async fn send_away(client: JoinHandle<()>) {
 
 async fn converse(stream: UnixStream, requests: Requests) {
     if let Ok(Err(error)) = timeout(PATIENCE, answer(stream, requests)).await {
-        log::debug!("a client of the control socket left: {error:#}");
+        log::debug!("a client of the control socket disconnected: {error:#}");
     }
 }
 
@@ -93,7 +93,9 @@ async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
     // Read in any case: who is hung up on while writing hears no reason.
     limited.read_line(&mut line).await?;
     if !is_trusted {
-        let refusal = Response::Error("only root and the agent's own user may ask it".to_owned());
+        let refusal = Response::Error(
+            "permission denied: only root and the agent's own user may use the control socket".to_owned(),
+        );
         return respond(&mut write, &refusal).await;
     }
     let response = match serde_json::from_str(&line) {

@@ -20,7 +20,8 @@ const STRUCT: u32 = 4;
 /// The kernel was built without the description, or has no such member.
 pub(super) fn netns_offsets() -> Result<[u32; NETNS_WAY.len()]> {
     let btf = read().with_context(|| format!("reading {BTF} failed"))?;
-    offsets(&btf, &NETNS_WAY).with_context(|| format!("{BTF} does not say where network namespaces are kept"))
+    offsets(&btf, &NETNS_WAY)
+        .with_context(|| format!("{BTF} does not give the way from a setting to its network namespace"))
 }
 
 /// The whole description, in memory of its own: from the heap, its some megabytes would stay with the process for good.
@@ -38,7 +39,7 @@ fn read() -> Result<MmapMut> {
 fn offsets<const N: usize>(btf: &[u8], members: &[(&str, &str); N]) -> Result<[u32; N]> {
     let mut header = Bytes(btf);
     if header.u16()? != MAGIC {
-        bail!("it does not begin as BTF does");
+        bail!("no BTF header");
     }
     header.take(2)?;
     let body = header.u32()?;
@@ -66,7 +67,7 @@ fn offsets<const N: usize>(btf: &[u8], members: &[(&str, &str); N]) -> Result<[u
             STRUCT | 5 | 15 | 19 => 12 * count,
             // Enumerations, function prototypes.
             6 | 13 => 8 * count,
-            _ => bail!("it has types of kind {kind}, which is not known here"),
+            _ => bail!("unknown kind of type {kind}"),
         };
         let mut rest = Bytes(types.take(rest as usize)?);
         if kind != STRUCT || !members.iter().any(|(structure, _)| is(name, structure)) {
@@ -86,7 +87,7 @@ fn offsets<const N: usize>(btf: &[u8], members: &[(&str, &str); N]) -> Result<[u
     }
     let mut offsets = [0; N];
     for ((offset, found), (structure, member)) in offsets.iter_mut().zip(found).zip(members) {
-        *offset = found.ok_or_else(|| anyhow!("there is no {structure}.{member}"))?;
+        *offset = found.ok_or_else(|| anyhow!("no {structure}.{member}"))?;
     }
     Ok(offsets)
 }
@@ -97,11 +98,11 @@ struct Bytes<'a>(&'a [u8]);
 
 impl<'a> Bytes<'a> {
     fn skip(self, count: u32) -> Result<Self> {
-        self.0.get(count as usize..).map(Bytes).context("it is cut off")
+        self.0.get(count as usize..).map(Bytes).context("truncated")
     }
 
     fn take(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(count).context("it is cut off")?;
+        let (taken, rest) = self.0.split_at_checked(count).context("truncated")?;
         self.0 = rest;
         Ok(taken)
     }
@@ -166,7 +167,7 @@ mod tests {
     fn what_is_not_there_or_cut_off_is_an_error_and_no_offset() {
         let btf = description();
         let error = offsets(&btf, &[("a", "z")]).unwrap_err();
-        assert_eq!(error.to_string(), "there is no a.z");
+        assert_eq!(error.to_string(), "no a.z");
         for len in 0..btf.len() {
             assert!(offsets(&btf[..len], &[("a", "y"), ("b", "z")]).is_err(), "{len} bytes");
         }

@@ -22,7 +22,7 @@ const FIRST: [Asked; 6] = [
     (Reason::BAD_HEADER, "the header is that of IPv4 over Ethernet"),
     (Reason::NOT_REQUEST, "it is a request"),
     (Reason::LEASE_EXPIRED, "the agent's lease is valid"),
-    (Reason::SETTING_WRITTEN, "no setting was written that has not been read again"),
+    (Reason::SETTING_WRITTEN, "every setting that was written has been read again"),
     (Reason::INTERFACE_UNKNOWN, "the tables know the interface"),
 ];
 const DESTINATION: [Asked; 2] = [
@@ -67,7 +67,7 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
     };
     let blocked = tables.iface(ingress).map_or(0, |iface| iface.blocked);
     let in_the_way = if blocked == 0 { Reason::INTERFACE_UNREAD } else { Reason::from_raw(blocked) };
-    asked.push((in_the_way, "nothing about the interface or the node is in the way"));
+    asked.push((in_the_way, "nothing about the interface or the node prevents an answer"));
     asked.extend(DESTINATION);
     let route = fib::lookup(tables, frame.arp.tpa);
     if frame.arp.spa == [0; 4] {

@@ -99,7 +99,7 @@ impl Attachments {
         }
         let filters = Filters::new()?;
         let pins = Pins::open(bpffs, filters.name()).unwrap_or_else(|error| {
-            log::warn!("links are not pinned, and a restart attaches all of them anew: {error:#}");
+            log::warn!("BPF links cannot be pinned, so a restart attaches each interface again: {error:#}");
             None
         });
         Ok(Attachments {
@@ -137,11 +137,11 @@ impl Attachments {
     pub fn look_for_left(&mut self) {
         match self.filters.find() {
             Ok(found) => self.left_filters = found.left,
-            Err(error) => log::warn!("tc filters of agents that were killed may be left: {error:#}"),
+            Err(error) => log::warn!("cannot look for tc filters of dead agents: {error:#}"),
         }
         match self.pins.as_ref().map(Pins::find).transpose() {
             Ok(found) => self.left_links = found.unwrap_or_default().left,
-            Err(error) => log::warn!("pinned links of other agents may be left: {error}"),
+            Err(error) => log::warn!("cannot look for pinned links of dead agents: {error}"),
         }
     }
 
@@ -383,7 +383,7 @@ impl Attachments {
             };
             if let Some(holder) = link.xdp_program.filter(|&holder| !is_left(holder)) {
                 anyhow::bail!(
-                    "its XDP slot is taken by {}; detach that program, or leave the interface to it",
+                    "its XDP slot is taken by {}; detach that program, or leave the interface out of --interface",
                     Programs::default().describe(holder)
                 );
             }
@@ -394,13 +394,13 @@ impl Attachments {
             }
             if !takes_xdp {
                 anyhow::bail!(
-                    "driver mode answers only while the pod end has GRO on or an XDP program, and would cost the pod \
-                     its segmentation offload meanwhile; switch GRO on in the pod, or choose another mode"
+                    "in driver mode replies reach the pod only while its end has GRO or an XDP program; switch GRO on in \
+                     the pod, or choose another mode"
                 );
             }
         }
         if how == HookKind::Tcx && !self.knows_tcx {
-            anyhow::bail!("this kernel has no tcx, which came with Linux 6.6; clsact can be had");
+            anyhow::bail!("this kernel has no tcx (Linux 6.6); use `--tc-attach clsact`");
         }
         // A filter takes no descriptor.
         if how != HookKind::Clsact
@@ -447,7 +447,7 @@ impl Attachments {
         match adopted? {
             Ok((link, path)) => Some(Handle::Link { link, program: entry.id, pin: Some(path) }),
             Err(error) => {
-                log::warn!("{}: the link that another agent left cannot be taken over: {error}", link.name);
+                log::warn!("{}: cannot take over the pinned link of a dead agent: {error}", link.name);
                 None
             }
         }
@@ -458,7 +458,7 @@ impl Attachments {
         let pins = self.pins.as_ref().filter(|_| how != HookKind::XdpVeth);
         let pin = pins.and_then(|pins| {
             let kept = pins.keep(&link, ifindex, how);
-            kept.inspect_err(|error| log::warn!("interface {ifindex}: its link is not pinned: {error}")).ok()
+            kept.inspect_err(|error| log::warn!("interface {ifindex}: cannot pin its BPF link: {error}")).ok()
         });
         Handle::Link { link, program: entry.id, pin }
     }
@@ -474,12 +474,11 @@ impl Attachments {
     fn remove_left(&mut self, filters: Vec<LeftFilter>, links: Vec<LeftLink>) {
         for left in filters {
             match self.filters.remove_left(&left) {
-                Ok(true) => log::info!(
-                    "removed from interface {} the tc filter of an agent that no longer lives",
-                    left.ifindex()
-                ),
+                Ok(true) => log::info!("interface {}: removed the tc filter of a dead agent", left.ifindex()),
                 Ok(false) => {}
-                Err(error) => log::warn!("a tc filter stays on interface {}: {error:#}", left.ifindex()),
+                Err(error) => {
+                    log::warn!("interface {}: cannot remove the tc filter of a dead agent: {error:#}", left.ifindex())
+                }
             }
         }
         for left in links {
@@ -487,10 +486,10 @@ impl Attachments {
             let path = left.path().to_owned();
             match left.unpin() {
                 Ok(link) => {
-                    log::info!("removed from interface {ifindex} the pinned link of an agent that no longer lives");
+                    log::info!("interface {ifindex}: removed the pinned link of a dead agent");
                     self.close(how, link);
                 }
-                Err(error) => log::warn!("{}: stays: {error}", path.display()),
+                Err(error) => log::warn!("{}: cannot remove the pinned link of a dead agent: {error}", path.display()),
             }
         }
     }
@@ -530,7 +529,7 @@ impl Drop for Attachments {
                 Handle::Link { .. } => Ok(()),
             };
             if let Err(error) = removed {
-                log::warn!("the {} program stays on interface {ifindex}: {error:#}", candidate.how.hook());
+                log::warn!("interface {ifindex}: cannot detach the {} program: {error:#}", candidate.how.hook());
             }
         }
         if let Some(pins) = &self.pins {

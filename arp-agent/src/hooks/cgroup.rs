@@ -29,10 +29,10 @@ pub(crate) fn cgroup_root() -> Result<File> {
     }
     let own = own_mount().context(match part {
         Some(part) => format!("{} is only a part of the cgroup tree (a cgroup namespace)", part.display()),
-        None => "no cgroup2 mount is to be seen".to_owned(),
+        None => "no cgroup2 mount is visible".to_owned(),
     })?;
     if own.metadata()?.ino() != ROOT_INODE {
-        bail!("only a part of the cgroup tree is to be seen (a cgroup namespace)");
+        bail!("only a part of the cgroup tree is visible (a cgroup namespace)");
     }
     Ok(own)
 }

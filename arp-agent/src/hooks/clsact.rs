@@ -266,7 +266,7 @@ impl Filters {
                 match is_alive(&owner) {
                     Ok(true) => found.living.push((ifindex, owner)),
                     Ok(false) => found.left.push(LeftFilter { ifindex, dumped }),
-                    Err(error) => log::warn!("whether the agent {owner} lives is not known: {error}"),
+                    Err(error) => log::warn!("cannot tell whether agent {owner} is alive: {error}"),
                 }
             }
         }
@@ -325,7 +325,9 @@ impl Filters {
         if let Err(error) =
             marked.or_else(|error| if errno(&error) == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
         {
-            log::warn!("interface {ifindex}: `arp-agent detach` will not know its clsact as made here: {error:#}");
+            log::warn!(
+                "interface {ifindex}: cannot mark the new clsact, so `arp-agent detach` will leave it there: {error:#}"
+            );
         }
     }
 

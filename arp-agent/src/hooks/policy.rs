@@ -18,13 +18,13 @@ pub struct Candidate {
 pub fn candidates(hook_config: HookConfig, link: &Link, knows_tcx: bool) -> Vec<Candidate> {
     match (hook_config.hook, hook_config.xdp_mode, hook_config.tc_attach) {
         (Hook::Xdp, mode, _) => xdp(mode, link),
-        (Hook::Tc, _, attach) => tc(attach, "asked for", knows_tcx),
+        (Hook::Tc, _, attach) => tc(attach, "requested", knows_tcx),
         (Hook::Auto, XdpMode::Auto, TcAttach::Auto) => auto(link, knows_tcx),
-        (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "asked for", knows_tcx),
+        (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "requested", knows_tcx),
         (Hook::Auto, mode, TcAttach::Auto) => xdp(mode, link),
         (Hook::Auto, mode, attach) => {
             let mut candidates = xdp(mode, link);
-            candidates.extend(tc(attach, "XDP could not be had", knows_tcx));
+            candidates.extend(tc(attach, "XDP is not available", knows_tcx));
             candidates
         }
     }
@@ -42,16 +42,16 @@ fn auto(link: &Link, knows_tcx: bool) -> Vec<Candidate> {
         }
     };
     candidates.extend(tc(TcAttach::Auto, why, knows_tcx));
-    candidates.push(Candidate { how: HookKind::XdpSkb, why: "tc could not be had" });
+    candidates.push(Candidate { how: HookKind::XdpSkb, why: "tc is not available" });
     candidates
 }
 
 fn xdp(mode: XdpMode, link: &Link) -> Vec<Candidate> {
     let skb = |why| Candidate { how: HookKind::XdpSkb, why };
     match (mode, link.kind.as_deref()) {
-        (XdpMode::Skb, _) => vec![skb("asked for")],
-        (XdpMode::Driver, Some("veth")) => vec![Candidate { how: HookKind::XdpVeth, why: "asked for" }],
-        (XdpMode::Driver, _) => vec![Candidate { how: HookKind::XdpDriver, why: "asked for" }],
+        (XdpMode::Skb, _) => vec![skb("requested")],
+        (XdpMode::Driver, Some("veth")) => vec![Candidate { how: HookKind::XdpVeth, why: "requested" }],
+        (XdpMode::Driver, _) => vec![Candidate { how: HookKind::XdpDriver, why: "requested" }],
         (XdpMode::Auto, Some("veth")) => {
             vec![skb("on a veth: in the driver it would cost the pod its segmentation offload")]
         }

@@ -61,12 +61,12 @@ impl SysctlHook {
             Err(why) => (Err(why), None),
         };
         match (&ring, &counts_all) {
-            (Ok(_), None) => log::info!("writes of sysctls are noticed before they take effect"),
+            (Ok(_), None) => log::info!("sysctl hook attached: writes are noticed before they take effect"),
             (Ok(_), Some(why)) => log::warn!(
-                "writes of sysctls are noticed before they take effect, also those of other network namespaces, for which \
-                 frames pass in vain: {why}"
+                "sysctl hook attached, but frames also pass for writes of other network namespaces, because the hook cannot \
+                 tell them apart: {why}"
             ),
-            (Err(why), _) => log::info!("no hook on writes of sysctls ({why}): they are looked for from time to time"),
+            (Err(why), _) => log::info!("no sysctl hook ({why}): settings are polled"),
         }
         SysctlHook {
             ring,
@@ -96,7 +96,7 @@ impl SysctlHook {
                 format!("attached: writes of other network namespaces count as well ({why})")
             }
             (Ok(_), Some(_), why) => format!(
-                "it rests until fewer sysctls are written on this machine, because it cannot tell whose they are ({})",
+                "paused until fewer sysctls are written on this machine, because it cannot tell network namespaces apart ({})",
                 why.as_deref().unwrap_or_default()
             ),
         }
@@ -114,7 +114,7 @@ impl SysctlHook {
                 false
             }
             Next::Over => {
-                log::info!("writes of sysctls are noticed again before they take effect");
+                log::info!("sysctl hook resumed: writes are noticed before they take effect");
                 self.rest = None;
                 self.budget = Budget::new(now);
                 true
@@ -181,8 +181,8 @@ impl SysctlHook {
         }
         if let Some(why) = self.counts_all.as_deref().filter(|_| self.budget.is_spent()) {
             log::warn!(
-                "sysctls are written all the time, and it cannot be told whose they are ({why}): the hook on them rests, and \
-                 settings are looked for from time to time"
+                "sysctl hook paused, settings are polled: too many sysctls are written on this machine, and the hook cannot \
+                 tell network namespaces apart ({why})"
             );
             bpf.set_netns(NOBODY);
             self.rest = Some(Rest::Since(now, bpf.written_elsewhere()));
@@ -226,8 +226,10 @@ fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<St
         && let Err(error) = load(bpf, names::SYSCTL_PROGRAM)
     {
         log::debug!("{error:?}");
-        counts_all =
-            Some(format!("the kernel does not let the program read whose a setting is: {}", error.root_cause()));
+        counts_all = Some(format!(
+            "the kernel does not let the program read the network namespace of a setting: {}",
+            error.root_cause()
+        ));
     }
     let name = if counts_all.is_none() { names::SYSCTL_PROGRAM } else { names::SYSCTL_ALL_PROGRAM };
     // As a BPF link the program joins those that are there, whoever has attached them (`cgroup_bpf_link_attach` allows
@@ -261,7 +263,7 @@ fn load<'a>(bpf: &'a mut Bpf, name: &str) -> anyhow::Result<&'a mut CgroupSysctl
 /// namespace: a wrong way through the kernel's memory would end nowhere, or at another number.
 fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
     const NETNS: &str = "/proc/thread-self/ns/net";
-    let inode = std::fs::metadata(NETNS).with_context(|| format!("looking at {NETNS} failed"))?.ino();
+    let inode = std::fs::metadata(NETNS).with_context(|| format!("reading the inode of {NETNS} failed"))?.ino();
     let netns = u32::try_from(inode).with_context(|| format!("{NETNS} has the inode {inode}"))?;
     // One of each way from a setting to its network namespace. Only interfaces have settings under `neigh` everywhere.
     let neigh = "/proc/sys/net/ipv4/neigh";
@@ -282,7 +284,7 @@ fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
         }
         if told != expected {
             let path = path.display();
-            bail!("of {path} the program does not find the network namespace: {told:#x} instead of {expected:#x}");
+            bail!("the program finds the wrong network namespace of {path}: {told:#x} instead of {expected:#x}");
         }
     }
     Ok(netns)

@@ -171,7 +171,7 @@ const IFF_UP: u32 = libc::IFF_UP as u32;
 /// Adds what a message of rtnetlink says to a batch. Kinds of messages that are not known here say nothing.
 pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
     let event = match message.kind {
-        NLMSG_OVERRUN => bail!("the kernel says that it lost some"),
+        NLMSG_OVERRUN => bail!("the kernel lost notifications"),
         libc::RTM_NEWLINK => {
             let link = link::link(message)?;
             batch.reread.links.add(link::ifindex(message)?);

@@ -147,7 +147,7 @@ fn where_nobody_can_say_whose_a_sysctl_is_the_hook_rests_when_too_many_are_writt
     let (rested, _) = while_others_write(&elsewhere, 100, || {
         let deadline = Instant::now() + stretched(Duration::from_secs(15));
         while state()?.starts_with("attached") {
-            ensure!(Instant::now() < deadline, "the hook does not rest");
+            ensure!(Instant::now() < deadline, "the hook does not pause");
             thread::sleep(Duration::from_millis(50));
         }
         ask_for(&agent, p0, Duration::from_secs(3))
@@ -155,9 +155,9 @@ fn where_nobody_can_say_whose_a_sysctl_is_the_hook_rests_when_too_many_are_writt
     let (asked, fast) = rested;
     println!("while the hook rests: {fast} of {asked} requests answered by the fast path; {}", state()?);
     assert!(fast * 100 >= asked * 95, "{fast} of {asked}; passed: {:?}", agent.status()?.passed("v0"));
-    assert!(state()?.contains("rest"), "{}", state()?);
+    assert!(state()?.contains("paused"), "{}", state()?);
     let log = agent.log();
-    assert_eq!(log.lines().filter(|line| line.contains("the hook on them rests")).count(), 1, "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("sysctl hook paused")).count(), 1, "{log}");
 
     // What is written here is followed all the same, at the next look.
     until_fast(&agent, p0, ROUTED_TARGET)?;

@@ -48,7 +48,7 @@ fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other()
         };
         assert_eq!(interface["hook"], hook, "{interface}");
         assert_eq!(interface["mode"], mode, "{interface}");
-        assert_eq!(interface["hook_why"], "asked for", "{interface}");
+        assert_eq!(interface["hook_why"], "requested", "{interface}");
         assert_eq!(interface["state"], "answering", "{interface}");
     }
     for key in ["answered", "routes", "neighbours", "resyncs", "overruns"] {

@@ -397,7 +397,7 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
     let status = agent.status()?;
     assert!(status.ready(), "{}", status.0);
     let reason = status.interface("v0")["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains("not been shown"), "{reason}");
+    assert!(reason.contains("has not shown yet"), "{reason}");
     tc(&lab, "qdisc del dev v0 root")?;
     await_status(&agent, "v0", |v0| v0["state"] == "answering")?;
 
