@@ -118,9 +118,9 @@ impl Agent {
         if all_are { Ok(()) } else { self.poll_fully() }
     }
 
-    /// One look, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are
+    /// One poll, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are
     /// nearly all; what is left costs the same however many interfaces there are, and from time to time all is looked
-    /// at, in case that something goes other ways (docs/adr/0008-looks.md).
+    /// at, in case that something goes other ways (docs/adr/0008-polling.md).
     pub(super) fn look(&mut self) -> anyhow::Result<()> {
         self.lease.check(monotonic_ns());
         let links = &self.mirror.snapshot().links;
