@@ -2,9 +2,10 @@
 //!
 //! `<!-- bench NAME -->` opens a place that `<!-- end -->` closes. NAME is `machine`, `goals`, or a benchmark's name.
 //!
-//! A figure in a sentence stands between `<!-- figure BENCHMARK | MEASURE | CASE -->` and `<!-- /figure -->`: the median as
-//! the benchmark's table has it. `| ratio` at the end takes the median of the ratio instead. In this page such figures are
-//! filled in, too; in other documents a test compares them.
+//! A figure in a sentence stands between `<!-- figure BENCHMARK | MEASURE | CASE -->` and `<!-- /figure -->`: the value
+//! as the page's tables have it. `| ratio` at the end takes the ratio instead.
+//!
+//! A plot that the document links to is drawn.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -12,25 +13,38 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::benchmarks::BENCHMARKS;
+use crate::layout::Table;
 use crate::report::Report;
-use crate::{machine, plots, table};
+use crate::{machine, plots, table, units};
 
 const OPEN: &str = "<!-- bench ";
 const CLOSE: &str = "<!-- end -->";
 const FIGURE: &str = "<!-- figure ";
 const FIGURE_END: &str = "<!-- /figure -->";
 
-/// Rewrites the file's places; those of benchmarks that did not run stay as they are.
-pub(crate) fn rewrite(report: &Report, path: &Path, plots: Option<&Path>) -> Result<()> {
-    let text = fs::read_to_string(path)?;
+/// Rewrites the file's places and figures, and draws its plots; what this run did not measure stays as it is.
+pub(crate) fn rewrite(report: &Report, path: &Path) -> Result<()> {
+    let text = filled(report, &fs::read_to_string(path)?)?;
     // Links are relative to the document.
     let folder = path.parent().unwrap_or(Path::new(""));
-    let plots = plots.map(|plots| plots.strip_prefix(folder).unwrap_or(plots));
-    fs::write(path, filled(report, &text, plots)?)?;
+    let shown = plots_of(&text);
+    for plot in &shown {
+        let (plot, name) = (Path::new(plot), plot.rsplit('/').next().unwrap_or_default());
+        let into = folder.join(plot.parent().unwrap_or(Path::new("")));
+        plots::draw_some(report, &into, |file| file == name)?;
+    }
+    fs::write(path, text)?;
     Ok(())
 }
 
-fn filled(report: &Report, text: &str, plots: Option<&Path>) -> Result<String> {
+/// The plots that a document shows, as it links to them.
+fn plots_of(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+    links.map(|(link, _)| link).filter(|link| link.ends_with(".svg")).collect()
+}
+
+fn filled(report: &Report, text: &str) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some(start) = rest.find(OPEN) {
@@ -39,7 +53,7 @@ fn filled(report: &Report, text: &str, plots: Option<&Path>) -> Result<String> {
         let name = name.context("a marker is not closed by -->")?;
         let end = place.find(CLOSE).with_context(|| format!("the place {name:?} is not closed by {CLOSE}"))?;
         out.push_str(before);
-        match content(report, name, plots)? {
+        match content(report, name)? {
             Some(content) => write!(out, "{OPEN}{name} -->\n{content}{CLOSE}")?,
             None => out.push_str(&place[..end + CLOSE.len()]),
         }
@@ -63,7 +77,7 @@ fn with_figures(report: &Report, text: &str) -> Result<String> {
     Ok(out)
 }
 
-/// The figure of that name; `None` if its benchmark did not run.
+/// The figure of that name; `None` if this run did not measure it.
 fn figure(report: &Report, name: &str) -> Result<Option<String>> {
     let parts: Vec<&str> = name.split(" | ").collect();
     let (benchmark, measure, case, is_ratio) = match parts[..] {
@@ -74,48 +88,53 @@ fn figure(report: &Report, name: &str) -> Result<Option<String>> {
     if !report.benchmarks.iter().any(|ran| ran.name == benchmark) {
         return Ok(None);
     }
-    let measures = report.measures(benchmark);
-    let (_, results) =
-        measures.iter().find(|(of, _)| *of == measure).with_context(|| format!("{name:?}: no such measure"))?;
-    let mut rows = results.iter().map(|result| table::cells(result));
-    let [_, median, .., ratio] = rows.find(|row| row[0] == case).with_context(|| format!("{name:?}: no such case"))?;
-    Ok(Some(if is_ratio { ratio.split(" (").next().unwrap_or_default().to_owned() } else { median }))
+    let mut results = report.results.iter().filter(|it| it.benchmark == benchmark && it.measure == measure);
+    let Some(result) = results.find(|result| table::label(result) == case) else {
+        let is_skipped = report.skipped.iter().any(|it| it.benchmark == benchmark && it.case.starts_with(case));
+        return if is_skipped { Ok(None) } else { bail!("{name:?}: no such measure or case") };
+    };
+    Ok(Some(if is_ratio {
+        let ratio = result.ratio.as_ref().with_context(|| format!("{name:?} is compared with nothing"))?;
+        units::number(ratio.value.median)
+    } else {
+        units::typical(&result.unit, &result.value)
+    }))
 }
 
 /// What belongs into a place; `None` if this report has nothing for it.
-fn content(report: &Report, name: &str, plots: Option<&Path>) -> Result<Option<String>> {
+fn content(report: &Report, name: &str) -> Result<Option<String>> {
     match name {
-        "machine" => Ok(Some(format!("{}.\n\n`{}`\n", machine::line(report), report.command))),
+        "machine" => Ok(Some(format!("{}; `{}`.\n", machine::line(report), report.command))),
         "goals" => Ok((!report.goals.is_empty()).then(|| goals(report))),
-        name if crate::benchmarks::names().contains(&name) => {
+        name => {
+            let known = BENCHMARKS.iter().find(|benchmark| benchmark.name == name);
+            let known = known.with_context(|| format!("no benchmark is called {name:?}"))?;
             let ran = report.benchmarks.iter().any(|ran| ran.name == name);
-            Ok(ran.then(|| benchmark(report, name, plots)))
+            Ok(ran.then(|| benchmark(report, name, known.tables)))
         }
-        other => bail!("no benchmark is called {other:?}"),
     }
 }
 
 fn goals(report: &Report) -> String {
-    let mut text = markdown_row(&table::GOALS_HEAD) + &markdown_row(&table::GOALS_HEAD.map(|_| "---"));
-    report.goals.iter().for_each(|goal| text += &markdown_row(&table::goal_cells(goal)));
-    text
+    let rows = table::goal_rows(&report.goals);
+    let met = rows.iter().filter(|row| row.last().is_some_and(|met| met == "yes")).count();
+    let head = markdown_row(&table::GOALS_HEAD) + &markdown_row(&table::GOALS_HEAD.map(|_| "---"));
+    let rows: Vec<String> = rows.iter().map(|row| markdown_row(row)).collect();
+    format!("{met} of {} bounds are met.\n\n{head}{}", rows.len(), rows.concat())
 }
 
-fn benchmark(report: &Report, name: &str, plots: Option<&Path>) -> String {
+fn benchmark(report: &Report, name: &str, tables: &[Table]) -> String {
     let mut text = String::new();
-    for (measure, results) in report.measures(name) {
-        let head = table::head(measure, &results);
-        text += &(markdown_row(&head) + &markdown_row(&head.clone().map(|_| "---".to_owned())));
-        results.iter().for_each(|result| text += &markdown_row(&table::cells(result)));
+    for rows in tables.iter().map(|table| table.rows(report, name)) {
+        let Some((head, rows)) = rows.split_first() else { continue };
+        text += &(markdown_row(head) + &markdown_row(&vec!["---"; head.len()]));
+        rows.iter().for_each(|row| text += &markdown_row(row));
         text.push('\n');
-        for picture in plots::pictures(name, measure, &results) {
-            if let Some(plots) = plots {
-                text += &format!("![{name}: {measure}]({})\n\n", plots.join(picture.file).display());
-            }
-        }
     }
     for ran in report.benchmarks.iter().filter(|ran| ran.name == name) {
-        ran.notes.iter().for_each(|note| text += &format!("- {note}\n"));
+        if !ran.notes.is_empty() {
+            text += &format!("{}\n", ran.notes.join(" "));
+        }
         if let Some(why) = &ran.failed {
             text += &format!("- **Did not come to its end**: {why}\n");
         }
@@ -133,6 +152,9 @@ fn markdown_row(cells: &[impl AsRef<str>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::PathBuf;
+
     use super::*;
     use crate::findings::Findings;
     use crate::report::{Bound, Ran};
@@ -140,12 +162,15 @@ mod tests {
 
     fn report() -> Report {
         let mut findings = Findings::new("noise");
+        let one_run = "one run of the program";
         for value in [2.0, 3.0, 4.0] {
-            findings.push(Key::new("p50", "kernel"), "µs", value);
-            findings.push(Key::new("p50", "fast path"), "µs", value / 2.0);
+            findings.push(Key::new(one_run, "it"), "µs", value);
+            findings.push(Key::new(one_run, "itself"), "µs", value / 2.0);
         }
-        findings.compare("p50", "kernel");
-        findings.goal("P3", "p50", Bound::AtMost(0.87), "×", &[0.5]);
+        findings.compare(one_run, "it");
+        findings.skip("another", "there is none");
+        findings.goal("P3", ["p50", "itself"], Bound::AtMost(0.87), "×", &[0.5]);
+        findings.beside("it", &[1.0]);
         findings.note("core 1");
         let ran = Ran { name: "noise".to_owned(), what: String::new(), seconds: 0.0, failed: None, notes: Vec::new() };
         let mut report = Report::begin(false).unwrap();
@@ -157,36 +182,61 @@ mod tests {
     fn figures_go_between_the_markers_and_nothing_else_changes() {
         let text =
             "Prose.\n<!-- bench noise -->\nold\n<!-- end -->\nMore.\n<!-- bench decide -->\nkept\n<!-- end -->\n";
-        let once = filled(&report(), text, None).unwrap();
-        assert!(once.starts_with("Prose.\n<!-- bench noise -->\n| p50 |"), "{once}");
-        assert!(once.contains("| fast path | 1.50 µs | 1.00–2.00 | 1.00–2.00 | 0.500 (0.500–0.500) |\n"), "{once}");
-        assert!(once.contains("- core 1\n<!-- end -->\nMore.\n<!-- bench decide -->\nkept\n<!-- end -->\n"), "{once}");
-        assert_eq!(filled(&report(), &once, None).unwrap(), once);
-        let goals = filled(&report(), "<!-- bench goals --><!-- end -->", None).unwrap();
-        assert!(goals.contains("| P3 | p50 | ≤ 0.87 × | 0.500 × (0.500–0.500) | yes |\n"), "{goals}");
+        let once = filled(&report(), text).unwrap();
+        let table = "| median of 3; in brackets × it | it | itself |\n| --- | --- | --- |\n\
+                     | one run of the program | 3.00 µs | 1.50 µs (0.500) |\n";
+        assert!(once.starts_with(&format!("Prose.\n<!-- bench noise -->\n{table}")), "{once}");
+        assert!(once.contains("\ncore 1\n- **Not measured**: another: there is none\n<!-- end -->\nMore.\n<!-- bench decide -->\nkept\n<!-- end -->\n"), "{once}");
+        assert_eq!(filled(&report(), &once).unwrap(), once);
+        let goals = filled(&report(), "<!-- bench goals --><!-- end -->").unwrap();
+        assert!(goals.contains("1 of 1 bounds are met"), "{goals}");
+        assert!(goals.contains("| P3 | p50 | itself | ≤ 0.87 × | 0.500 × | it: 1.00 | yes |\n"), "{goals}");
     }
 
-    /// The figures of docs/performance.md are those of docs/performance.json; without one, there are none.
+    fn docs() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
+    }
+
+    /// docs/performance.md is what docs/performance.json makes of it, figures and plots.
     #[test]
     fn the_document_says_what_was_measured() {
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
-        let text = fs::read_to_string(docs.join("performance.md")).unwrap();
-        if docs.join("performance.json").exists() {
-            let report = Report::read(&docs.join("performance.json")).unwrap();
-            for ran in &report.benchmarks {
-                assert!(text.contains(&format!("{OPEN}{} -->", ran.name)), "there is no place for {}", ran.name);
-            }
-            assert_eq!(filled(&report, &text, Some(Path::new("plots"))).unwrap(), text);
-        } else {
-            let places = text.matches(OPEN).count();
-            assert_eq!(text.matches(" -->\nNot measured yet.\n<!-- end -->").count(), places);
+        let report = Report::read(&docs().join("performance.json")).unwrap();
+        let text = fs::read_to_string(docs().join("performance.md")).unwrap();
+        for name in crate::benchmarks::names() {
+            assert!(text.contains(&format!("{OPEN}{name} -->")), "there is no place for {name}");
+        }
+        let must = filled(&report, &text).unwrap();
+        for (is, must) in text.lines().zip(must.lines()) {
+            assert_eq!(is, must);
+        }
+        assert_eq!(text.len(), must.len());
+        assert!(text.lines().count() <= 300, "docs/performance.md has {} lines", text.lines().count());
+    }
+
+    /// The plots that docs/performance.md shows are in docs/plots, as docs/performance.json draws them, and no others.
+    #[test]
+    fn the_plots_show_what_was_measured() {
+        let report = Report::read(&docs().join("performance.json")).unwrap();
+        let text = fs::read_to_string(docs().join("performance.md")).unwrap();
+        let shown: BTreeSet<String> = plots_of(&text).into_iter().map(str::to_owned).collect();
+        let files = fs::read_dir(docs().join("plots")).unwrap().map(|entry| entry.unwrap().file_name());
+        let files: BTreeSet<String> = files.map(|file| format!("plots/{}", file.to_str().unwrap())).collect();
+        assert_eq!(shown, files, "what the page shows, and what docs/plots has");
+        assert!(shown.len() <= 8, "{} plots", shown.len());
+
+        let scratch = tempfile::tempdir().unwrap();
+        let drawn = plots::draw(&report, scratch.path()).unwrap();
+        for plot in shown {
+            let name = plot.strip_prefix("plots/").unwrap();
+            let now = drawn.iter().find(|path| path.ends_with(name)).unwrap_or_else(|| panic!("nothing draws {plot}"));
+            assert!(fs::read(now).unwrap() == fs::read(docs().join(&plot)).unwrap(), "{plot} shows other figures");
         }
     }
 
     /// Figures in the sentences of all documents are those of docs/performance.json.
     #[test]
     fn figures_in_prose_are_those_that_were_measured() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let root = docs().join("..");
         let report = Report::read(&root.join("docs/performance.json")).unwrap();
         let mut documents = vec![root.join("README.md"), root.join("ARCHITECTURE.md"), root.join("CONTRIBUTING.md")];
         for folder in ["docs", "docs/adr"] {
@@ -207,22 +257,28 @@ mod tests {
 
     #[test]
     fn a_figure_in_a_sentence_is_the_table_s() {
-        let text = "It takes <!-- figure noise | p50 | fast path -->9 ns<!-- /figure -->, or \
-                    <!-- figure noise | p50 | fast path | ratio -->9<!-- /figure --> of it; <!-- figure decide | a | b -->7<!-- /figure -->.";
-        let once = with_figures(&report(), text).unwrap();
-        assert!(once.contains("-->1.50 µs<!--") && once.contains("-->0.500<!--"), "{once}");
-        assert!(once.contains("-->7<!--"), "what was not measured stays: {once}");
-        for bad in
-            ["<!-- figure noise | p50 | nobody -->", "<!-- figure noise | p50 -->", "<!-- figure noise | p9 | it -->"]
-        {
-            assert!(with_figures(&report(), &format!("{bad}1{FIGURE_END}")).is_err(), "{bad}");
+        let mark = |name: &str, is: &str| format!("{FIGURE}{name} -->{is}{FIGURE_END}");
+        let figure = |name: &str| with_figures(&report(), &mark(name, "7"));
+        for (name, is) in [
+            ("noise | one run of the program | itself", "1.50 µs"),
+            ("noise | one run of the program | itself | ratio", "0.500"),
+            // What was not measured, or was skipped, stays.
+            ("decide | a | b", "7"),
+            ("noise | p50 | another", "7"),
+        ] {
+            assert_eq!(figure(name).unwrap(), mark(name, is));
         }
-        assert!(with_figures(&report(), "<!-- figure noise | p50 | fast path -->1").is_err());
+        for bad in
+            ["noise | p50 | nobody", "noise | p50", "noise | p9 | it", "noise | one run of the program | it | ratio"]
+        {
+            assert!(figure(bad).is_err(), "{bad}");
+        }
+        assert!(with_figures(&report(), "<!-- figure noise | one run of the program | it -->1").is_err());
     }
 
     #[test]
     fn a_marker_that_is_open_or_unknown_is_refused() {
-        assert!(filled(&report(), "<!-- bench noise -->\n", None).is_err());
-        assert!(filled(&report(), "<!-- bench nothing -->\n<!-- end -->", None).is_err());
+        assert!(filled(&report(), "<!-- bench noise -->\n").is_err());
+        assert!(filled(&report(), "<!-- bench nothing -->\n<!-- end -->").is_err());
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::report::{Bound, Goal, Measurement, Skipped, Spread};
+use crate::report::{Beside, Bound, Goal, Measurement, Skipped, Spread};
 use crate::samples::{Key, Samples};
 
 /// What a benchmark hands back; it is kept also if the benchmark fails half-way.
@@ -39,9 +39,17 @@ impl Findings {
         self.bases.push((measure.to_owned(), case.to_owned()));
     }
 
-    /// Judges the median of `values`, one a round, by a goal of the project: `id` as in docs/performance.md.
-    pub(crate) fn goal(&mut self, id: &str, what: &str, bound: Bound, unit: &str, values: &[f64]) {
+    /// Judges the median of `values`, one a round, by a goal of the project: `id` as in docs/performance.md, then what is
+    /// judged and which case of it.
+    pub(crate) fn goal(&mut self, id: &str, what: [&str; 2], bound: Bound, unit: &str, values: &[f64]) {
         self.goals.push(Goal::judge(self.benchmark, id, what, bound, unit, values));
+    }
+
+    /// Shows the same of another case beside the goal that was judged last.
+    pub(crate) fn beside(&mut self, case: &str, values: &[f64]) {
+        if let (Some(goal), false) = (self.goals.last_mut(), values.is_empty()) {
+            goal.beside = Some(Beside { case: case.to_owned(), value: Spread::of(values) });
+        }
     }
 
     /// Says that a case could not be measured here, at once and in the report.

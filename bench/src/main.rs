@@ -6,6 +6,7 @@ mod context;
 mod crowd;
 mod document;
 mod findings;
+mod layout;
 mod loads;
 mod machine;
 mod netlink;
@@ -16,6 +17,7 @@ mod report;
 mod samples;
 mod subject;
 mod table;
+mod units;
 mod watch;
 
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ const INTERRUPTED: u8 = 130;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask bench", max_term_width = 110)]
 struct Arguments {
-    /// IfSet benchmarks; all without a name
+    /// Which benchmarks; all without a name
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(benchmarks::names()))]
     names: Vec<String>,
     /// Few rounds and small numbers: shows that everything works, measures nothing
@@ -51,12 +53,12 @@ struct Arguments {
     /// Keep what the JSON document has of benchmarks that do not run now; each says of which run it is
     #[arg(long, requires = "json")]
     keep: bool,
-    /// Write the plots (SVG) into this folder
+    /// Draw everything that was measured into this folder (SVG)
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Rewrite the tables of this Markdown file, between its markers
+    /// Fill the tables, figures and plots of this Markdown file; may be given several times
     #[arg(long, value_name = "FILE")]
-    report: Option<PathBuf>,
+    report: Vec<PathBuf>,
     /// Measure nothing: take the results from this JSON document
     #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "quick"])]
     from: Option<PathBuf>,
@@ -156,9 +158,8 @@ fn write(arguments: &Arguments, report: &Report) -> Result<()> {
             println!("wrote {}", path.display());
         }
     }
-    if let Some(path) = &arguments.report {
-        document::rewrite(report, path, arguments.plots.as_deref())
-            .with_context(|| format!("rewriting {}", path.display()))?;
+    for path in &arguments.report {
+        document::rewrite(report, path).with_context(|| format!("rewriting {}", path.display()))?;
         println!("wrote {}", path.display());
     }
     Ok(())

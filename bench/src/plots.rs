@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
-use bench::number;
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::report::{Measurement, Report};
+use crate::units::{number, typical};
 
 /// The palette of Okabe and Ito: told apart also by those who do not see all colours.
 const COLOURS: [RGBColor; 8] = [
@@ -31,10 +31,18 @@ const FONT: &str = "sans-serif";
 /// Draws every measure of the report that has something to show into a file of its own in `folder`.
 pub(crate) fn draw(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    draw_some(report, folder, |_| true)
+}
+
+/// The same of the pictures whose file names are wanted; the paths that were written.
+pub(crate) fn draw_some(report: &Report, folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for ran in &report.benchmarks {
         for (measure, results) in report.measures(&ran.name) {
             for picture in pictures(&ran.name, measure, &results) {
+                if !is_wanted(&picture.file) {
+                    continue;
+                }
                 let path = folder.join(&picture.file);
                 let quick = if report.quick { " (quick: not to be quoted)" } else { "" };
                 let title = format!("{}: {measure}{quick}", ran.name);
@@ -52,14 +60,14 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A file, and what it shows.
-pub(crate) struct Picture<'a> {
-    pub(crate) file: String,
+struct Picture<'a> {
+    file: String,
     results: Vec<&'a Measurement>,
 }
 
 /// The pictures of a measure. One bar alone is none; where some case is so far from the others that the axis is
 /// logarithmic, there is a second one of those near the case that all are compared with.
-pub(crate) fn pictures<'a>(benchmark: &str, measure: &str, results: &[&'a Measurement]) -> Vec<Picture<'a>> {
+fn pictures<'a>(benchmark: &str, measure: &str, results: &[&'a Measurement]) -> Vec<Picture<'a>> {
     if results.len() < 2 || results.iter().any(|result| !result.value.median.is_finite()) {
         return Vec::new();
     }
@@ -200,7 +208,7 @@ fn bars(path: &Path, title: &str, results: &[&Measurement]) -> Drawn {
         chart.draw_series([lowest, highest].map(|end| {
             EmptyElement::at((end, middle.clone())) + PathElement::new([(0, -4), (0, 4)], BLACK.stroke_width(1))
         }))?;
-        let text = format!("{} {}", number(value.median), result.unit);
+        let text = typical(&result.unit, value);
         chart.draw_series([
             EmptyElement::at((highest.max(value.median), middle)) + Text::new(text, (8, -7), (FONT, 14))
         ])?;
@@ -306,7 +314,7 @@ mod tests {
         let pictures: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(pictures.len(), 3);
-        for text in ["LPM", "trie", "routes (logarithmic)", "ns (logarithmic)", "1.00 M"] {
+        for text in ["LPM", "trie", "routes (logarithmic)", "ns (logarithmic)", "1,000,000"] {
             assert!(pictures[0].contains(text), "{text}");
         }
         assert!(paths[2].ends_with("decide-p50-near.svg") && !pictures[2].contains("kernel, delayed"));

@@ -9,13 +9,17 @@ use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// How long an agent may take to become ready.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts an agent with its default options and these arguments; how long it took until it was ready, to the
-/// millisecond.
+/// Starts an agent with its default options and these arguments, but without pins; how long it took until it was ready,
+/// to the millisecond.
 pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -> Result<(Agent, Duration)> {
     let options = AgentOptions::new(patterns).sysctl_hook();
-    let options = arguments.iter().fold(options, |options, argument| options.arg(argument));
+    start(arguments.iter().fold(options, |options, argument| options.arg(argument)), node)
+}
+
+/// The same with these options.
+pub(crate) fn start(options: AgentOptions, node: &Namespace) -> Result<(Agent, Duration)> {
     let begin = Instant::now();
     let agent = options.spawn(node)?;
     loop {

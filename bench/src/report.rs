@@ -1,4 +1,4 @@
-//! The JSON document. Its fields are described in docs/performance.md; `schema` changes with their meaning.
+//! The JSON document, one object: [`Report`] with its fields by their names. `schema` changes with their meaning.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +11,7 @@ use crate::machine::{self, Machine};
 use crate::samples::{At, Row};
 
 /// The version of the document.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// How the note begins of a benchmark that was measured in an earlier run.
 const KEPT: &str = "Of an earlier run";
 
@@ -65,7 +65,7 @@ pub(crate) struct Measurement {
 /// Ratios to another case, round by round.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Ratio {
-    /// IfSet case.
+    /// Which case.
     pub(crate) to: String,
     #[serde(flatten)]
     pub(crate) value: Spread,
@@ -92,19 +92,33 @@ pub(crate) struct Quartiles {
 /// What the project set out to reach, and what it reached here.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Goal {
-    /// P1 to P12 (docs/kernel-arp.md, §13).
+    /// P1 to P13 (docs/kernel-arp.md, §13).
     pub(crate) id: String,
     pub(crate) benchmark: String,
+    /// What is judged; goals of one `id`, `what` and `bound` are met together or not at all.
     pub(crate) what: String,
+    /// Which case of it.
+    pub(crate) case: String,
     pub(crate) bound: Bound,
     pub(crate) unit: String,
     #[serde(flatten)]
     pub(crate) value: Spread,
     /// Whether the median keeps the bound.
     pub(crate) met: bool,
+    /// The same of another case, which is not judged.
+    pub(crate) beside: Option<Beside>,
 }
 
-/// IfSet side of a value is good.
+/// What stands beside a goal to be compared with it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Beside {
+    /// Which case.
+    pub(crate) case: String,
+    #[serde(flatten)]
+    pub(crate) value: Spread,
+}
+
+/// Which side of a value is good.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {
@@ -225,7 +239,14 @@ impl Spread {
 
 impl Goal {
     /// A goal without a single value is not met.
-    pub(crate) fn judge(benchmark: &str, id: &str, what: &str, bound: Bound, unit: &str, values: &[f64]) -> Self {
+    pub(crate) fn judge(
+        benchmark: &str,
+        id: &str,
+        [what, case]: [&str; 2],
+        bound: Bound,
+        unit: &str,
+        values: &[f64],
+    ) -> Self {
         let value = Spread::of(values);
         let met = !values.is_empty()
             && match bound {
@@ -236,10 +257,21 @@ impl Goal {
             id: id.to_owned(),
             benchmark: benchmark.to_owned(),
             what: what.to_owned(),
+            case: case.to_owned(),
             bound,
             unit: unit.to_owned(),
             value,
             met,
+            beside: None,
+        }
+    }
+
+    /// How far the median is beyond its bound, as a factor; without a value, farther than any.
+    pub(crate) fn excess(&self) -> f64 {
+        match self.bound {
+            _ if self.value.samples == 0 => f64::INFINITY,
+            Bound::AtMost(most) => self.value.median / most,
+            Bound::AtLeast(least) => least / self.value.median,
         }
     }
 }
@@ -251,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_goal_is_judged_by_its_median() {
-        let judge = |bound, values: &[f64]| Goal::judge("reply", "P3", "p50", bound, "×", values).met;
+        let judge = |bound, values: &[f64]| Goal::judge("reply", "P3", ["p50", ""], bound, "×", values).met;
         assert!(judge(Bound::AtMost(0.87), &[0.86, 0.87, 2.0]));
         assert!(!judge(Bound::AtMost(0.87), &[0.1, 0.88, 0.9]));
         assert!(judge(Bound::AtLeast(1.3), &[1.3]));
@@ -269,7 +301,8 @@ mod tests {
             findings.push(Key::new("p50", "fast path").at("routes", 100), "µs", fast);
         }
         findings.compare("p50", "kernel");
-        findings.goal("P3", "p50 to the kernel's", Bound::AtMost(0.87), "×", &[0.75, 0.5, 0.75]);
+        findings.goal("P3", ["p50 to the kernel's", "tcx"], Bound::AtMost(0.87), "×", &[0.75, 0.5, 0.75]);
+        findings.beside("clsact", &[0.8]);
         findings.note("core 1");
         let ran =
             Ran { name: "reply".to_owned(), what: "latency".to_owned(), seconds: 1.0, failed: None, notes: Vec::new() };
@@ -294,6 +327,11 @@ mod tests {
         assert!(json["results"][0]["ratio"].is_null());
         let goal = &json["goals"][0];
         assert_eq!((&goal["id"], &goal["bound"]["at_most"], &goal["met"]), (&"P3".into(), &0.87.into(), &true.into()));
-        assert_eq!((&goal["median"], &goal["spread"]["lowest"]), (&0.75.into(), &0.5.into()));
+        assert_eq!(
+            (&goal["case"], &goal["median"], &goal["spread"]["lowest"]),
+            (&"tcx".into(), &0.75.into(), &0.5.into())
+        );
+        assert_eq!((&goal["beside"]["case"], &goal["beside"]["median"]), (&"clsact".into(), &0.8.into()));
+        assert!(serde_json::from_value::<Report>(json).unwrap().goals[0].beside.is_some());
     }
 }

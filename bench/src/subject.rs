@@ -31,10 +31,10 @@ pub(crate) enum Who {
     Kernel,
     /// The fast path, XDP in skb mode.
     Skb,
-    /// The fast path, tc as it is attached by default.
-    Tc,
-    /// The fast path, tcx.
+    /// The fast path, tc by tcx: the default.
     Tcx,
+    /// The fast path, tc by clsact: what kernels without tcx have.
+    Clsact,
     /// The fast path, XDP in the veth driver, GRO on at the pod's end.
     Driver,
 }
@@ -43,15 +43,15 @@ pub(crate) enum Who {
 const DEFAULT_DELAY: u32 = 80;
 
 impl Who {
-    pub(crate) const ALL: [Who; 6] = [Who::DelayedKernel, Who::Kernel, Who::Skb, Who::Tc, Who::Tcx, Who::Driver];
+    pub(crate) const ALL: [Who; 6] = [Who::DelayedKernel, Who::Kernel, Who::Tcx, Who::Clsact, Who::Skb, Who::Driver];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Who::DelayedKernel => "kernel, proxy_delay 80 (default)",
             Who::Kernel => KERNEL,
             Who::Skb => "fast path, xdp skb",
-            Who::Tc => "fast path, tc",
-            Who::Tcx => "fast path, tcx",
+            Who::Tcx => "fast path, tcx (default)",
+            Who::Clsact => "fast path, clsact (fallback)",
             Who::Driver => "fast path, xdp driver, pod GRO on",
         }
     }
@@ -65,8 +65,8 @@ impl Who {
         match self {
             Who::DelayedKernel | Who::Kernel => None,
             Who::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
-            Who::Tc => Some((&["--hook", "tc", "--tc-attach", "clsact"], ["tc", "clsact"])),
             Who::Tcx => Some((&["--hook", "tc", "--tc-attach", "tcx"], ["tc", "tcx"])),
+            Who::Clsact => Some((&["--hook", "tc", "--tc-attach", "clsact"], ["tc", "clsact"])),
             Who::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
         }
     }

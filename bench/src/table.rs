@@ -1,11 +1,11 @@
 //! The tables on the terminal.
 
-use bench::number;
 use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
 
 use crate::report::{Bound, Goal, Measurement, Report, Spread};
+use crate::units::{self, grouped, number};
 
 /// All of a report.
 pub(crate) fn print(report: &Report) {
@@ -42,14 +42,13 @@ pub(crate) fn print_benchmark(report: &Report, name: &str) {
 }
 
 /// What the columns of [`cells`] are: each table is of one measure.
-pub(crate) fn head(measure: &str, results: &[&Measurement]) -> [String; 5] {
+fn head(measure: &str, results: &[&Measurement]) -> [String; 5] {
     let to = results.iter().find_map(|result| result.ratio.as_ref()).map(|ratio| format!("ratio to {}", ratio.to));
     let rounds = results.iter().map(|result| result.value.samples);
     let (least, most) = (rounds.clone().min().unwrap_or_default(), rounds.max().unwrap_or_default());
-    let rounds = if least == most { most.to_string() } else { format!("{least}–{most}") };
     [
         measure.to_owned(),
-        format!("median of {rounds}"),
+        format!("median of {}", if least == most { least.to_string() } else { format!("{least}–{most}") }),
         "quartiles".to_owned(),
         "lowest–highest".to_owned(),
         to.unwrap_or_else(|| "ratio".to_owned()),
@@ -57,74 +56,84 @@ pub(crate) fn head(measure: &str, results: &[&Measurement]) -> [String; 5] {
 }
 
 /// A row of a table.
-pub(crate) fn cells(result: &Measurement) -> [String; 5] {
-    let (unit, [median, quartiles, extremes]) = scaled(&result.unit, &result.value);
-    let at = result.at.as_ref().map(|at| format!(", {} {}", grouped(at.value), at.name)).unwrap_or_default();
+fn cells(result: &Measurement) -> [String; 5] {
+    let [median, quartiles, extremes] = units::spread(&result.unit, &result.value);
     let ratio = result.ratio.as_ref().map(|ratio| {
         let Spread { median, spread, .. } = &ratio.value;
-        format!("{} ({}–{})", number(*median), number(spread.lowest), number(spread.highest))
+        format!("{} ({})", number(*median), units::range(spread.lowest, spread.highest, 1.0))
     });
-    [format!("{}{at}", result.case), format!("{median} {unit}"), quartiles, extremes, ratio.unwrap_or_default()]
+    [label(result), median, quartiles, extremes, ratio.unwrap_or_default()]
+}
+
+/// The case, and the size that it was measured at.
+pub(crate) fn label(result: &Measurement) -> String {
+    let Some(at) = &result.at else { return result.case.clone() };
+    let name = if at.value == 1 { at.name.strip_suffix('s').unwrap_or(&at.name) } else { &at.name };
+    format!("{}, {} {name}", result.case, grouped(at.value))
 }
 
 /// The goals that the benchmarks of this run judge.
 pub(crate) fn print_goals(report: &Report) {
     let mut table = Builder::default();
     table.push_record(GOALS_HEAD);
-    for goal in &report.goals {
-        table.push_record(goal_cells(goal));
-    }
+    goal_rows(&report.goals).into_iter().for_each(|row| table.push_record(row));
     if table.count_records() > 1 {
         let mut table = table.build();
-        table.with(Style::rounded()).with(Modify::new(Columns::new(2..)).with(Alignment::right()));
+        table.with(Style::rounded()).with(Modify::new(Columns::new(3..)).with(Alignment::right()));
         println!("Goals (docs/performance.md):\n{table}");
     }
 }
 
-/// What the columns of [`goal_cells`] are.
-pub(crate) const GOALS_HEAD: [&str; 5] = ["goal", "what", "bound", "median (lowest–highest)", "met"];
+/// What the columns of [`goal_rows`] are.
+pub(crate) const GOALS_HEAD: [&str; 7] =
+    ["goal", "what", "decided by", "bound", "median (lowest–highest)", "beside it", "met"];
 
-/// A row of the goals' table.
-pub(crate) fn goal_cells(goal: &Goal) -> [String; 5] {
+/// A row for all goals with the same bound for the same thing: the one that is farthest from it decides.
+pub(crate) fn goal_rows(goals: &[Goal]) -> Vec<[String; 7]> {
+    let mut groups: Vec<Vec<&Goal>> = Vec::new();
+    for goal in goals {
+        let is_like = |other: &Goal| (&other.id, &other.what, other.bound) == (&goal.id, &goal.what, goal.bound);
+        match groups.iter_mut().find(|group| is_like(group[0])) {
+            Some(group) => group.push(goal),
+            None => groups.push(vec![goal]),
+        }
+    }
+    // As numbers: P2 comes before P13.
+    groups.sort_by_key(|group| group[0].id.trim_start_matches('P').parse::<u32>().unwrap_or_default());
+    groups.iter().filter_map(|group| Some(goal_cells(worst(group)?, group.len()))).collect()
+}
+
+fn worst<'a>(group: &[&'a Goal]) -> Option<&'a Goal> {
+    group.iter().copied().max_by(|one, other| one.excess().total_cmp(&other.excess()))
+}
+
+fn goal_cells(goal: &Goal, of: usize) -> [String; 7] {
     let (sign, bound) = match goal.bound {
         Bound::AtMost(value) => ("≤", value),
         Bound::AtLeast(value) => ("≥", value),
     };
-    let Spread { median, spread, samples } = &goal.value;
-    let value = format!("{} {} ({}–{})", number(*median), goal.unit, number(spread.lowest), number(spread.highest));
+    let bound = if bound >= 1000.0 { grouped(bound as u64) } else { bound.to_string() };
+    let beside = goal.beside.as_ref().map(|it| format!("{}: {}", it.case, number(it.value.median)));
     [
         goal.id.clone(),
         goal.what.clone(),
+        if of > 1 { format!("{} (1 of {of})", goal.case) } else { goal.case.clone() },
         format!("{sign} {bound} {}", goal.unit),
-        if *samples == 0 { "not measured".to_owned() } else { value },
+        reached(goal),
+        beside.unwrap_or_default(),
         if goal.met { "yes" } else { "NO" }.to_owned(),
     ]
 }
 
-/// Median, quartiles and extremes as text, in the unit that suits the median.
-fn scaled(unit: &str, value: &Spread) -> (String, [String; 3]) {
-    let (factor, unit) = match unit {
-        "µs" if value.median >= 1e3 => (1e3, "ms"),
-        "ns" if value.median >= 1e3 => (1e3, "µs"),
-        other => (1.0, other),
-    };
-    let text = |value: f64| number(value / factor);
-    let spread = &value.spread;
-    let range = |low, high| format!("{}–{}", text(low), text(high));
-    (unit.to_owned(), [text(value.median), range(spread.q1, spread.q3), range(spread.lowest, spread.highest)])
-}
-
-/// A whole number with a space between thousands.
-pub(crate) fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
+/// The median, in the unit of the bound; the extremes where there were several rounds.
+fn reached(goal: &Goal) -> String {
+    let Spread { median, spread, samples } = &goal.value;
+    let median = units::with_unit(*median, &goal.unit);
+    match samples {
+        0 => "not measured".to_owned(),
+        1 => median,
+        _ => format!("{median} ({})", units::range(spread.lowest, spread.highest, 1.0)),
     }
-    text
 }
 
 #[cfg(test)]
@@ -132,14 +141,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!([1, 100, 10_000, 1_000_000].map(grouped), ["1", "100", "10 000", "1 000 000"]);
-    }
-
-    #[test]
-    fn a_unit_suits_its_value() {
-        let (unit, texts) = scaled("µs", &Spread::of(&[480_000.0, 500_000.0, 520_000.0]));
-        assert_eq!((unit.as_str(), texts[0].as_str(), texts[2].as_str()), ("ms", "500", "480–520"));
-        assert_eq!(scaled("µs", &Spread::of(&[3.62])).0, "µs");
+    fn the_worst_of_like_goals_decides() {
+        let judge = |id, what, bound, values: &[f64]| Goal::judge("tax", id, what, bound, "×", values);
+        let goals = [
+            judge("P11", ["start", "1,000 veths"], Bound::AtMost(20_000.0), &[1191.0]),
+            judge("P7", ["tcx", "UDP"], Bound::AtLeast(0.97), &[0.96, 0.95, 0.99]),
+            judge("P7", ["tcx", "TCP"], Bound::AtLeast(0.97), &[1.0, 1.0]),
+            judge("P7", ["xdp", "TCP"], Bound::AtLeast(0.97), &[]),
+        ];
+        let rows: Vec<String> = goal_rows(&goals).iter().map(|row| row.join("|")).collect();
+        assert_eq!(
+            rows,
+            [
+                "P7|tcx|UDP (1 of 2)|≥ 0.97 ×|0.960 × (0.950–0.990)||NO",
+                "P7|xdp|TCP|≥ 0.97 ×|not measured||NO",
+                "P11|start|1,000 veths|≤ 20,000 ×|1,190 ×||yes",
+            ]
+        );
     }
 }

@@ -14,13 +14,15 @@ use nix::sys::signal::Signal;
 
 use crate::context::Context;
 use crate::findings::Findings;
+use crate::layout::{Columns, Table};
 use crate::netlink::{Change, Kernel};
 use crate::process::{Process, started};
 use crate::report::Bound;
 use crate::samples::{Key, order};
 use crate::watch::Watch;
 
-const CHANGE: &str = "change → decision";
+const CHANGE: [(&str, f64); 3] =
+    [("change → decision, p50", 0.5), ("change → decision, p99", 0.99), ("change → decision, max", 1.0)];
 const INTO_EMPTY: &str = "routes into an empty mirror";
 const MEMORY: &str = "memory for each route";
 const FLAP: &str = "all routes deleted and added again";
@@ -29,8 +31,28 @@ const SIZE: &str = "routes";
 
 const KERNEL_DUMP: &str = "the kernel's own dump";
 const BEYOND: &str = "agent, beyond the dump";
+const OWN: &str = "the agent's own";
+const MAPS: &str = "BPF maps";
 /// What is watched.
 const CHANGES: [&str; 4] = ["route", "neighbour", "proxy_arp", "link down and up"];
+
+pub(crate) const TABLES: &[Table] = &[
+    Table {
+        columns: Columns::Measures,
+        measures: &[(CHANGE[0].0, CHANGE[0].0), (CHANGE[1].0, "p99"), (CHANGE[2].0, "max")],
+        cases: &[],
+    },
+    Table {
+        columns: Columns::Sizes,
+        measures: &[
+            (INTO_EMPTY, "into an empty mirror"),
+            (MEMORY, MEMORY),
+            (FLAP, "all deleted and added again"),
+            (OVERRUN, OVERRUN),
+        ],
+        cases: &[KERNEL_DUMP, BEYOND, OWN, MAPS, "the kernel alone", "until mirrored", "agent"],
+    },
+];
 
 const POD: &str = "cali0";
 const POD_IP: [u8; 4] = [10, 5, 0, 5];
@@ -49,14 +71,16 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for (size, bound) in [(100_000, 500.0), (1_000_000, 4000.0)] {
         let values = findings.samples.values(&Key::new(INTO_EMPTY, BEYOND).at(SIZE, size)).to_vec();
         if !values.is_empty() {
-            let what = format!("{} {INTO_EMPTY}, beyond the kernel's own dump", crate::table::grouped(size));
-            findings.goal("P10", &what, Bound::AtMost(bound), "ms", &values);
+            let case = format!("{} routes", crate::units::grouped(size));
+            findings.goal(
+                "P10",
+                ["routes into an empty mirror, beyond the kernel's own dump", &case],
+                Bound::AtMost(bound),
+                "ms",
+                &values,
+            );
         }
     }
-    findings.note(
-        "Routes into an empty mirror: from the agent's start to its readiness, less the same with a handful of routes, less \
-         what the kernel takes to dump the routes to a reader that does not look at them.",
-    );
     findings.note("Routes: to single hosts, seven addresses apart, by one interface; deleted and added by netlink messages in full buffers.");
     findings.note(
         "The agent's options are the defaults, the hook on writes of settings with them: whoever else on the machine writes one meanwhile \
@@ -138,18 +162,17 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
                     // Not in sync with the agent's own rhythm.
                     thread::sleep(Duration::from_micros(fastrand::u64(500..3000)));
                 }
-                for (case, value) in
-                    [("p50", quantile(&micros, 0.5)), ("p99", quantile(&micros, 0.99)), ("max", quantile(&micros, 1.0))]
-                {
-                    findings.push(Key::new(CHANGE, &format!("{}, {case}", CHANGES[kind])), "µs", value);
+                for (measure, share) in CHANGE {
+                    findings.push(Key::new(measure, CHANGES[kind]), "µs", quantile(&micros, share));
                 }
             }
         }
         watch.resolution(node.pod)
     })??;
     for kind in CHANGES {
-        let values = findings.samples.values(&Key::new(CHANGE, &format!("{kind}, p99"))).to_vec();
-        findings.goal("P9", &format!("{CHANGE}: {kind}, p99"), Bound::AtMost(1000.0), "µs", &values);
+        let (p99, _) = CHANGE[1];
+        let values = findings.samples.values(&Key::new(p99, kind)).to_vec();
+        findings.goal("P9", [p99, kind], Bound::AtMost(1000.0), "µs", &values);
     }
     findings.note(format!(
         "Change → decision: {rounds} rounds of {changes} changes of each kind, half of them undone; from before the message is sent, or the \
@@ -211,8 +234,8 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
             |process: Process| -> Result<f64> { Ok(process.descriptor_fields("memlock")?.iter().sum::<u64>() as f64) };
         let of_each = |bytes: f64| bytes / f64::from(size);
         let own = (many.kib("RssAnon")? - few.kib("RssAnon")?) * 1024.0;
-        findings.push(key(MEMORY, "the agent's own"), "B", of_each(own));
-        findings.push(key(MEMORY, "BPF maps"), "B", of_each(maps(many)? - maps(few)?));
+        findings.push(key(MEMORY, OWN), "B", of_each(own));
+        findings.push(key(MEMORY, MAPS), "B", of_each(maps(many)? - maps(few)?));
         let routes = agent.status()?.0["routes"].as_u64().unwrap_or_default();
         ensure!(routes > u64::from(size), "of {size} routes the agent mirrors {routes}");
     }
@@ -254,7 +277,6 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
         let now = agent.status()?.0["overruns"].as_u64().unwrap_or_default();
         ensure!(context.quick || now > overruns, "{size} routes deleted and added overran nothing");
     }
-    findings.note("Resync after an overrun: the agent is stopped (SIGSTOP) meanwhile; from its being let go on until it is ready with every route.");
     Ok(())
 }
 

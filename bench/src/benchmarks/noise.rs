@@ -8,10 +8,15 @@ use lab::OnCore;
 
 use crate::context::Context;
 use crate::findings::Findings;
+use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
 
 /// `lo`, the first interface of every namespace.
 const INGRESS: u32 = 1;
+
+const RUN: &str = "one run of the program";
+
+pub(crate) const TABLES: &[Table] = &[Table { columns: Columns::Cases, measures: &[(RUN, RUN)], cases: &[] }];
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let _core = OnCore::enter(context.core)?;
@@ -27,10 +32,10 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 bpf.run(INGRESS, &frame)?;
             }
             let micros = begin.elapsed().as_secs_f64() * 1e6 / f64::from(runs);
-            findings.push(Key::new("one run of the program", ["it", "itself"][case]), "µs", micros);
+            findings.push(Key::new(RUN, ["it", "itself"][case]), "µs", micros);
         }
     }
-    findings.compare("one run of the program", "it");
+    findings.compare(RUN, "it");
     findings
         .note(format!("One BPF_PROG_TEST_RUN a run, system call and all, {runs} a round, on core {}.", context.core));
     Ok(())

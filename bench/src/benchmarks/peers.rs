@@ -15,6 +15,7 @@ use super::reply;
 use super::storm::{self, Dropped};
 use crate::context::Context;
 use crate::findings::Findings;
+use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
 use crate::subject::{KERNEL, Stand, Who, stands};
 use others::Peer;
@@ -22,7 +23,19 @@ use others::Peer;
 const SHARE: &str = "share of a storm's requests that got a reply";
 
 /// What is measured here too, for comparison.
-const OURS: [Who; 4] = [Who::DelayedKernel, Who::Kernel, Who::Skb, Who::Tc];
+const OURS: [Who; 4] = [Who::DelayedKernel, Who::Kernel, Who::Tcx, Who::Skb];
+
+pub(crate) const TABLES: &[Table] = &[Table {
+    columns: Columns::Measures,
+    measures: &[
+        ("p50", "p50"),
+        ("p99", "p99"),
+        (storm::RATE, "replies a second in a storm"),
+        (SHARE, "requests that got one"),
+        (storm::COST, "host cost of a reply"),
+    ],
+    cases: &[],
+}];
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, requests, window) = context.either((11, 1000, 150), (2, 50, 20));
@@ -62,7 +75,6 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         context.core,
         context.cores.len()
     ));
-    findings.note("Checked each round: the responder's own counter, where it has one, rose by the requests that got a reply or more.");
     Ok(())
 }
 

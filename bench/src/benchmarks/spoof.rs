@@ -16,6 +16,7 @@ use lab::{Lab, topology};
 use super::storm::settled;
 use crate::context::Context;
 use crate::findings::Findings;
+use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
 use crate::subject::{KERNEL, Stand, Who, stands};
 
@@ -25,11 +26,24 @@ const AFTER: &str = "neighbour entries of the node after the spoofed senders";
 /// Senders, more than the neighbour table has room for (`gc_thresh3` is 1,024 by default).
 const SENDERS: u32 = 8192;
 
+pub(super) const TABLE: Table = Table {
+    columns: Columns::Measures,
+    measures: &[
+        (QUIET[0], "p50 of another pod, before"),
+        (MEANWHILE[0], "during spoofed senders"),
+        (QUIET[1], "p99, before"),
+        (MEANWHILE[1], "during"),
+        (RATE, "replies a second"),
+        (AFTER, "neighbour entries after"),
+    ],
+    cases: &[],
+};
+
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, window) = context.either((5, 250), (1, 50));
     let window = Duration::from_millis(window);
     // The liar, and another pod that asks meanwhile.
-    let all = [Who::Kernel, Who::Kernel, Who::Skb, Who::Skb, Who::Tc, Who::Tc];
+    let all = [Who::Kernel, Who::Kernel, Who::Tcx, Who::Tcx, Who::Skb, Who::Skb];
     let lab = topology::calico(all.len() as u8)?;
     let stands = stands(&lab, &all, 0, context.core, |who, why| {
         findings.skip(&format!("{}, spoofed senders", who.name()), &why);

@@ -13,6 +13,8 @@ use lab::{Agent, AgentOptions, Lab, kernel_calls};
 
 use crate::context::Context;
 use crate::findings::Findings;
+use crate::layout::{Columns, Table};
+use crate::report::Bound;
 use crate::samples::Key;
 
 /// A target of a route of its own.
@@ -108,6 +110,22 @@ const CHANGES: [Change; 6] = [
     },
 ];
 
+/// The one that has a goal.
+const PROXY_P99: &str = "static proxy entry removed, p99";
+
+pub(crate) const TABLES: &[Table] = &[Table {
+    columns: Columns::Cases,
+    measures: &[
+        ("route removed, p99", "route removed"),
+        ("link down, p99", "link down"),
+        ("proxy_arp written, p99", "`proxy_arp` written"),
+        ("arp_ignore written, p99", "`arp_ignore` written"),
+        ("RTM_SETLINK of arp_ignore, p99", "RTM_SETLINK of `arp_ignore`"),
+        (PROXY_P99, "static proxy entry removed"),
+    ],
+    cases: &[],
+}];
+
 fn write(name: &str, value: &str) -> Result<()> {
     Ok(std::fs::write(format!("/proc/sys/net/ipv4/conf/v0/{name}"), value)?)
 }
@@ -135,6 +153,11 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 }
             }
         }
+    }
+    for case in &CASES[1..] {
+        let values =
+            findings.samples.values(&Key::new(PROXY_P99, case)).iter().map(|micros| micros / 1e3).collect::<Vec<_>>();
+        findings.goal("P13", [PROXY_P99, case], Bound::AtMost(20.0), "ms", &values);
     }
     let silent: Vec<&str> = CHANGES.iter().filter(|change| change.silent).map(|change| change.what).collect();
     findings.note(format!(
@@ -171,4 +194,15 @@ fn turn(agent: Option<&Agent>, lab: &Lab, change: &Change) -> Result<f64> {
     let mut answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies > 0);
     let last = answered.next_back().map_or(Duration::ZERO, |asked| asked.sent - stream.before);
     Ok(last.as_secs_f64() * 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_change_stands_in_the_table() {
+        let shown: Vec<&str> = TABLES[0].measures.iter().map(|(measure, _)| *measure).collect();
+        assert_eq!(shown, CHANGES.map(|change| format!("{}, p99", change.what)));
+    }
 }
