@@ -85,13 +85,11 @@ fn figure(report: &Report, name: &str) -> Result<Option<String>> {
         [benchmark, measure, case, "ratio"] => (benchmark, measure, case, true),
         _ => bail!("{name:?} is not BENCHMARK | MEASURE | CASE, or that and | ratio"),
     };
-    if !report.benchmarks.iter().any(|ran| ran.name == benchmark) {
-        return Ok(None);
-    }
+    let Some(ran) = report.benchmarks.iter().find(|ran| ran.name == benchmark) else { return Ok(None) };
     let mut results = report.results.iter().filter(|it| it.benchmark == benchmark && it.measure == measure);
     let Some(result) = results.find(|result| table::label(result) == case) else {
         let is_skipped = report.skipped.iter().any(|it| it.benchmark == benchmark && it.case.starts_with(case));
-        return if is_skipped { Ok(None) } else { bail!("{name:?}: no such measure or case") };
+        return if is_skipped || ran.failed.is_some() { Ok(None) } else { bail!("{name:?}: no such measure or case") };
     };
     Ok(Some(if is_ratio {
         let ratio = result.ratio.as_ref().with_context(|| format!("{name:?} is compared with nothing"))?;
