@@ -33,6 +33,8 @@ pub trait Tables {
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour>;
     /// Whether there is a static proxy entry (pneigh).
     fn proxied(&self, key: IfaceAddr) -> bool;
+    /// Whether the static proxy entries were read a moment ago: the kernel notifies nobody that one is removed.
+    fn proxies_are_confirmed(&self) -> bool;
     /// Whether `arp_ignore` 1 lets the interface answer for the address.
     fn owned(&self, key: IfaceAddr) -> bool;
     /// The interface in a slot.
@@ -142,20 +144,23 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         Some(oif) if oif.ifindex != 0 => oif,
         _ => return Verdict::Pass(Reason::OPAQUE_ROUTE),
     };
+    let mut by_static_proxy = false;
     if oif.ifindex == ingress {
         if !iface.has(Iface::PVLAN) {
             return Verdict::Pass(Reason::PVLAN_OFF);
         }
-    } else if !(iface.has(Iface::HAS_PROXIES) && is_static_proxy(ingress, tpa, tables)) {
-        if !iface.has(Iface::PROXY_ARP) {
-            return Verdict::Pass(Reason::PROXY_ARP_OFF);
+    } else if !(iface.has(Iface::PROXY_ARP) && medium_allows(iface.medium_id, oif.medium_id)) {
+        if !(iface.has(Iface::HAS_PROXIES) && is_static_proxy(ingress, tpa, tables)) {
+            let off = if iface.has(Iface::PROXY_ARP) { Reason::MEDIUM_ID } else { Reason::PROXY_ARP_OFF };
+            return Verdict::Pass(off);
         }
-        if !medium_allows(iface.medium_id, oif.medium_id) {
-            return Verdict::Pass(Reason::MEDIUM_ID);
-        }
+        by_static_proxy = true;
     }
     if !to_us && iface.has(Iface::DELAYED) {
         return Verdict::Pass(Reason::PROXY_DELAY);
+    }
+    if by_static_proxy && !tables.proxies_are_confirmed() {
+        return Verdict::Pass(Reason::PROXY_UNCONFIRMED);
     }
     Verdict::Reply(mac)
 }

@@ -119,6 +119,11 @@ pub struct Global {
     /// How many buckets of neighbours have come into doubt so far; number `n` is noted in `DOUBTED` at `n` modulo its
     /// length.
     pub doubted: u64,
+    /// Jiffies until which an answer may depend on a static proxy entry: the agent has read them all again, and allows
+    /// some ticks.
+    pub proxies_until: u64,
+    /// Jiffies when a decision last depended on one. While it moves, the agent reads them often.
+    pub proxies_asked: u64,
 }
 
 /// A write of a setting that is about to take effect, or to fail. Text ends at the first 0; empty: not known.
@@ -311,7 +316,7 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 88);
+    assert!(size_of::<Global>() == 104);
     assert!(size_of::<SettingWrite>() == 96);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);

@@ -80,6 +80,7 @@ reasons! {
     39 NEIGHBOUR_DOUBTED "neighbour_doubted" "a frame that passed a moment ago may have changed the neighbour entry for spa"
     40 INTERFACE_FLAPPING "interface_flapping" "the interface changes too often to be followed: its carrier, its pod end's features or its neighbours"
     41 ARP_LISTENER "arp_listener" "a socket for ARP is open on the node (an ARP daemon): it must see the frame"
+    42 PROXY_UNCONFIRMED "proxy_unconfirmed" "only a static proxy entry allows the answer, and the agent has not read it again in this moment"
 }
 
 impl Reason {

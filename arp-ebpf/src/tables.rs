@@ -118,6 +118,15 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn proxies_are_confirmed(&self) -> bool {
+        let now = jiffies();
+        // SAFETY: as in `sequence`. Whoever writes last says the same; the agent only looks whether it moves.
+        unsafe { (&raw mut (*self.global.cast_mut()).proxies_asked).write_volatile(now) };
+        // SAFETY: as in `sequence`.
+        now < unsafe { (&raw const (*self.global).proxies_until).read_volatile() }
+    }
+
+    #[inline(always)]
     fn owned(&self, key: IfaceAddr) -> bool {
         OWN_ADDRESSES.get_ptr(key).is_some()
     }

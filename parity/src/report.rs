@@ -250,7 +250,7 @@ fn passing_reasons(batch: &Batch<'_>, ingress: u32) -> String {
         let mut of_ingress = interfaces.filter(|interface| interface["ifindex"] == ingress);
         of_ingress.next().and_then(|interface| interface["passed"][reason].as_u64()).unwrap_or_default()
     };
-    let moment = ["updating", "lease_expired", "interface_unknown", "neighbour_unknown"];
+    let moment = ["updating", "lease_expired", "interface_unknown", "neighbour_unknown", "proxy_unconfirmed"];
     let counted = moment.into_iter().filter(|reason| count(&after["status"], reason) > count(batch.before, reason));
     let counted: Vec<&str> = counted.collect();
     if counted.is_empty() { "none of these".to_owned() } else { counted.join(", ") }

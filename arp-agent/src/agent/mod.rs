@@ -10,6 +10,7 @@ mod flapping;
 mod heartbeat;
 mod lease;
 mod polling;
+mod proxies;
 mod states;
 mod status;
 
@@ -33,6 +34,7 @@ use damping::Damper;
 use doubts::Doubts;
 use heartbeat::{Heartbeat, Tick};
 use lease::{Lease, Redump, Replay};
+use proxies::ProxyReadings;
 use states::States;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -97,8 +99,7 @@ pub struct Agent {
     /// Little looks so far.
     cheap_polls: u32,
     /// When static proxy entries are read next, and the pause before that.
-    proxies_at: Option<Instant>,
-    proxies_pause: Duration,
+    proxies: ProxyReadings,
     resyncs: u64,
     overruns: u64,
 }
@@ -145,8 +146,7 @@ impl Agent {
             states: States::default(),
             full_poll_at: Instant::now(),
             cheap_polls: 0,
-            proxies_at: None,
-            proxies_pause: Duration::ZERO,
+            proxies: ProxyReadings::new(Instant::now()),
             resyncs: 0,
             overruns: 0,
         };
@@ -175,7 +175,7 @@ impl Agent {
         loop {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
             let trusted_again = self.bpf.doubts_due();
-            let proxies_due = self.proxies_due();
+            let proxies_due = self.proxies.due();
             tokio::select! {
                 biased;
                 () = &mut stop => return Ok(()),
@@ -184,6 +184,7 @@ impl Agent {
                         self.look()?;
                     }
                     self.renew_lease()?;
+                    self.note_proxies_asked();
                     self.tell_states();
                 }
                 () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && due.is_some() => {
@@ -196,7 +197,7 @@ impl Agent {
                     self.renew_lease()?;
                 }
                 () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && proxies_due.is_some() => {
-                    self.poll_proxies()?;
+                    self.read_proxies()?;
                 }
                 () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {
                     self.resync("retry")?;
@@ -228,6 +229,7 @@ impl Agent {
                             self.renew_lease()?;
                         }
                         self.settle_all_doubts().await?;
+                        self.confirm_proxies()?;
                     }
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));

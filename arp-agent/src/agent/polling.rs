@@ -8,7 +8,6 @@ use crate::hooks::clsact::OtherFilters;
 use crate::hooks::sysctl_writes::StaleSettings;
 use crate::kernel::has_settings;
 use crate::mirror::Change;
-use arp_common::maps::IfaceAddr;
 use arp_common::{Reason, Tables as _};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,43 +19,7 @@ const RARELY: Duration = Duration::from_secs(60);
 /// How long after a write has settled all is looked at once more.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
-/// While there are static proxy entries, they are read so often: their removal is told nobody. Should there be very many,
-/// reading them takes at most so small a part of the time.
-const PROXIES_EACH: Duration = Duration::from_millis(8);
-const PROXIES_PART: u32 = 16;
-
 impl Agent {
-    /// Looks whether static proxy entries were removed; only the agent that has some does.
-    pub(super) fn poll_proxies(&mut self) -> anyhow::Result<()> {
-        let start = Instant::now();
-        match self.reader.changed_proxies() {
-            Ok(events) => {
-                if self.fold(events)? {
-                    self.reread_routes()?;
-                }
-            }
-            Err(error) => self.doubt(format!("re-reading the kernel's static proxy entries failed: {error:#}")),
-        }
-        self.proxies_pause = PROXIES_EACH.max(start.elapsed() * PROXIES_PART);
-        self.proxies_at = None;
-        Ok(())
-    }
-
-    /// When static proxy entries are to be read next, if there are any that an answer may depend on.
-    pub(super) fn proxies_due(&mut self) -> Option<Instant> {
-        let proxies = &self.mirror.snapshot().proxies;
-        let first_from =
-            |ifindex| proxies.range(IfaceAddr { ifindex, addr: [0; 4] }..).next().map(|proxy| proxy.ifindex);
-        let mut interfaces = std::iter::successors(first_from(0), |ifindex| first_from(ifindex.checked_add(1)?));
-        // 0 stands for any interface.
-        let any = interfaces.any(|ifindex| ifindex == 0 || self.attachments.attached().contains(&ifindex));
-        if !any {
-            self.proxies_at = None;
-            return None;
-        }
-        Some(*self.proxies_at.get_or_insert_with(|| Instant::now() + self.proxies_pause))
-    }
-
     /// If all that was written under /proc/sys has taken effect, brings it into the maps, and lets them be trusted again.
     pub(super) fn settle_writes(&mut self) -> anyhow::Result<()> {
         if self.bpf.settings_are_read() {

@@ -48,6 +48,8 @@ const WHOSE: usize = offset_of!(Global, whose) / 8;
 const NETNS: usize = offset_of!(Global, netns) / 8;
 const WRITTEN_ELSEWHERE: usize = offset_of!(Global, written_elsewhere) / 8;
 const DOUBTED: usize = offset_of!(Global, doubted) / 8;
+const PROXIES_UNTIL: usize = offset_of!(Global, proxies_until) / 8;
+const PROXIES_ASKED: usize = offset_of!(Global, proxies_asked) / 8;
 
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
@@ -75,6 +77,7 @@ pub struct Bpf {
     left_out: BTreeMap<u32, String>,
     /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
     lease_until: u64,
+    proxies_until: u64,
     /// Nanoseconds of a jiffy.
     tick_ns: u64,
     knows_frags: bool,
@@ -126,6 +129,7 @@ impl Bpf {
             refused: 0,
             left_out: BTreeMap::new(),
             lease_until: 0,
+            proxies_until: 0,
             tick_ns: tick_ns()?,
             knows_frags,
             cannot_tell_whose,
@@ -147,6 +151,28 @@ impl Bpf {
         let clock: &mut Xdp = self.program(names::CLOCK_PROGRAM)?.try_into()?;
         clock.test_run(options)?;
         Ok(self.global.long(CLOCK).load(Ordering::Relaxed))
+    }
+
+    /// The time in jiffies that is reached at `until`, in nanoseconds of CLOCK_MONOTONIC, or a tick before.
+    fn jiffies_at(&mut self, until: u64) -> anyhow::Result<u64> {
+        let jiffies = self.jiffies().context("reading the program's clock failed")?;
+        Ok(jiffies + until.saturating_sub(monotonic_ns()) / self.tick_ns)
+    }
+
+    /// Lets answers depend on static proxy entries until then, in nanoseconds of CLOCK_MONOTONIC.
+    ///
+    /// # Errors
+    /// The program's clock cannot be read.
+    pub fn confirm_proxies(&mut self, until: u64) -> anyhow::Result<()> {
+        let jiffies = self.jiffies_at(until)?;
+        self.proxies_until = until;
+        self.global.long(PROXIES_UNTIL).store(jiffies, Ordering::Release);
+        Ok(())
+    }
+
+    /// When a decision last depended on a static proxy entry, in jiffies; 0: none has.
+    pub fn proxies_asked(&self) -> u64 {
+        self.global.long(PROXIES_ASKED).load(Ordering::Relaxed)
     }
 
     /// Whether the kernel knows XDP programs that take frames in several buffers.
@@ -364,16 +390,9 @@ impl Dataplane for Bpf {
     }
 
     fn set_lease(&mut self, until: u64) -> anyhow::Result<()> {
-        let jiffies = match self.jiffies() {
-            Ok(jiffies) => jiffies,
-            Err(error) => {
-                self.withdraw_lease();
-                return Err(error.context("reading the program's clock failed"));
-            }
-        };
-        let ticks = until.saturating_sub(monotonic_ns()) / self.tick_ns;
+        let jiffies = self.jiffies_at(until).inspect_err(|_| self.withdraw_lease())?;
         self.lease_until = until;
-        self.global.long(LEASE).store(jiffies + ticks, Ordering::Relaxed);
+        self.global.long(LEASE).store(jiffies, Ordering::Relaxed);
         Ok(())
     }
 
@@ -390,6 +409,10 @@ impl Tables for Bpf {
 
     fn lease_is_valid(&self) -> bool {
         monotonic_ns() < self.lease_until
+    }
+
+    fn proxies_are_confirmed(&self) -> bool {
+        monotonic_ns() < self.proxies_until
     }
 
     fn settings_are_read(&self) -> bool {

@@ -117,6 +117,10 @@ impl Tables for Fake {
         self.proxies.contains(&key)
     }
 
+    fn proxies_are_confirmed(&self) -> bool {
+        true
+    }
+
     fn owned(&self, key: IfaceAddr) -> bool {
         self.own_addresses.contains(&key)
     }

@@ -56,6 +56,8 @@ const ELSEWHERE: [Asked; 2] = [
     (Reason::PROXY_ARP_OFF, "the route leads elsewhere, and proxy_arp is on or a static proxy entry is there"),
     (Reason::MEDIUM_ID, "the medium ids of the two interfaces allow it, or a static proxy entry is there"),
 ];
+const CONFIRMED: Asked =
+    (Reason::PROXY_UNCONFIRMED, "no static proxy entry decides, or the agent has read it again a moment ago");
 const DELAY: Asked = (Reason::PROXY_DELAY, "it is sent to the interface's own address, or proxy_delay is 0");
 
 /// The checks up to the one that decided, in the order of `decide`.
@@ -82,6 +84,9 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
             }
             _ => asked.extend([FORWARDING, ELSEWHERE[0], ELSEWHERE[1], DELAY]),
         }
+    }
+    if failed == Some(Reason::PROXY_UNCONFIRMED) {
+        asked.push(CONFIRMED);
     }
     if let Some(reason) = failed {
         match asked.iter().position(|&(otherwise, _)| otherwise == reason) {

@@ -210,7 +210,7 @@ fn restrained(answer: KernelAnswer, agents: Option<Reason>, other: Option<&str>)
 }
 
 /// Reasons of the agent that are about the agent, or about what is read of the kernel's state here as well.
-const SAY_NOTHING_OF_THE_KERNEL: [&str; 13] = [
+const SAY_NOTHING_OF_THE_KERNEL: [&str; 14] = [
     "updating",
     "lease_expired",
     "setting_written",
@@ -222,6 +222,7 @@ const SAY_NOTHING_OF_THE_KERNEL: [&str; 13] = [
     "neighbour_unknown",
     "neighbour_differs",
     "neighbour_doubted",
+    "proxy_unconfirmed",
     "arp_listener",
     "proxy_delay",
 ];

@@ -211,6 +211,12 @@ impl<T: Tables> Tables for Recorder<'_, T> {
         proxied
     }
 
+    fn proxies_are_confirmed(&self) -> bool {
+        let confirmed = self.tables.proxies_are_confirmed();
+        self.note("static proxy entries", if confirmed { "just read" } else { "not read in this moment" });
+        confirmed
+    }
+
     fn owned(&self, key: IfaceAddr) -> bool {
         let owned = self.tables.owned(key);
         self.note(format!("own address {}", describe_key(key)), if owned { "there" } else { "none" });

@@ -23,6 +23,7 @@ struct TestTables {
     sequence: core::cell::RefCell<Vec<u64>>,
     lease: bool,
     settings_read: bool,
+    proxies_confirmed: bool,
     iface: Option<Iface>,
     neighbours: BTreeMap<IfaceAddr, Neighbour>,
     proxies: BTreeSet<IfaceAddr>,
@@ -52,6 +53,9 @@ impl Tables for TestTables {
     fn proxied(&self, key: IfaceAddr) -> bool {
         self.proxies.contains(&key)
     }
+    fn proxies_are_confirmed(&self) -> bool {
+        self.proxies_confirmed
+    }
     fn owned(&self, key: IfaceAddr) -> bool {
         self.owned.contains(&key)
     }
@@ -79,6 +83,7 @@ fn world() -> TestTables {
         sequence: Vec::new().into(),
         lease: true,
         settings_read: true,
+        proxies_confirmed: true,
         iface: Some(Iface { mac: CALI_MAC, flags, blocked: 0, medium_id: 0 }),
         neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, flags: 0 })]),
         proxies: BTreeSet::new(),
@@ -268,6 +273,22 @@ fn static_proxies_need_neither_proxy_arp_nor_medium_id() {
         world.proxies.insert(at(UPLINK, GATEWAY));
     });
     assert_eq!(elsewhere, Verdict::Pass(Reason::PROXY_ARP_OFF));
+}
+
+#[test]
+fn a_static_proxy_that_was_not_read_again_decides_nothing() {
+    let unconfirmed = |change: fn(&mut TestTables)| {
+        when(GATEWAY, |world| {
+            with(world, Iface::HAS_PROXIES);
+            world.proxies.insert(at(CALI, GATEWAY));
+            world.proxies_confirmed = false;
+            change(world);
+        })
+    };
+    assert_eq!(unconfirmed(|_| {}), REPLY, "proxy_arp allows it without the entry");
+    assert_eq!(unconfirmed(|world| without(world, Iface::PROXY_ARP)), Verdict::Pass(Reason::PROXY_UNCONFIRMED));
+    let other_medium = |world: &mut TestTables| world.iface.as_mut().unwrap().medium_id = -1;
+    assert_eq!(unconfirmed(other_medium), Verdict::Pass(Reason::PROXY_UNCONFIRMED));
 }
 
 #[test]

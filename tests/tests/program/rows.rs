@@ -1,10 +1,12 @@
 //! Frames in, frames out.
 
 use crate::tables::{INGRESS, MAC, ProgramTables};
+use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::HookKind;
 use arp_agent::dataplane::programs::{ProgramRun, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
+use arp_common::maps::{Iface, IfaceAddr};
 use arp_common::reason::ANSWERED;
 use lab::needs_root;
 
@@ -127,7 +129,7 @@ fn without_a_lease_or_an_entry_everything_passes() -> anyhow::Result<()> {
 
 #[test]
 fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
-    use arp_agent::{clock::monotonic_ns, dataplane::Dataplane as _};
+    use arp_agent::dataplane::Dataplane as _;
     needs_root!();
     let mut tables = ProgramTables::new()?;
     // Each program is loaded when it is first used, which on an emulated machine takes longer than the lease.
@@ -136,6 +138,26 @@ fn the_lease_runs_out_by_itself() -> anyhow::Result<()> {
     check(&mut tables, "at once", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
     std::thread::sleep(std::time::Duration::from_millis(120));
     check(&mut tables, "later", &REQUEST, &Expect::Pass(Some(Reason::LEASE_EXPIRED)))
+}
+
+#[test]
+fn a_static_proxy_entry_counts_for_a_moment_after_it_was_read() -> anyhow::Result<()> {
+    needs_root!();
+    let mut tables = ProgramTables::new()?;
+    let flags = Iface::FORWARDING | Iface::HAS_PROXIES;
+    let iface = Iface { mac: MAC, flags, blocked: 0, medium_id: 0 };
+    let gateway = IfaceAddr { ifindex: INGRESS, addr: [169, 254, 1, 1] };
+    tables.apply(&[Change::Iface(INGRESS, Some(iface)), Change::Proxy(gateway, true)])?;
+    check(&mut tables, "confirmed", &REQUEST, &Expect::Reply(REPLY.to_vec()))?;
+    let asked = tables.bpf.proxies_asked();
+    assert_ne!(asked, 0, "the agent can see that it is asked");
+    tables.bpf.confirm_proxies(monotonic_ns())?;
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    check(&mut tables, "later", &REQUEST, &Expect::Pass(Some(Reason::PROXY_UNCONFIRMED)))?;
+    assert_ne!(tables.bpf.proxies_asked(), asked, "a pass asks, too");
+    // Nothing depends on the entry.
+    tables.apply(&[Change::Iface(INGRESS, Some(Iface { flags: flags | Iface::PROXY_ARP, ..iface }))])?;
+    check(&mut tables, "with proxy_arp", &REQUEST, &Expect::Reply(REPLY.to_vec()))
 }
 
 #[test]

@@ -23,6 +23,9 @@ impl arp_common::Tables for OnlyFib<'_> {
     fn lease_is_valid(&self) -> bool {
         true
     }
+    fn proxies_are_confirmed(&self) -> bool {
+        unreachable!("a lookup asks for no proxies")
+    }
     fn settings_are_read(&self) -> bool {
         unreachable!("only the FIB is read")
     }
