@@ -11,7 +11,7 @@ use crate::control::{InterfaceStatus, Peer, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::checks::Check;
-use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Mac, Question, TablesFrom};
+use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Question, TablesFrom};
 use crate::hooks::policy::candidates;
 use arp_common::Reason;
 use clap::{CommandFactory as _, ValueEnum};
@@ -283,14 +283,14 @@ fn every_field_of_explain_is_documented() {
             ifindex: 7,
             target: Ipv4Addr::LOCALHOST,
             sender: Ipv4Addr::LOCALHOST,
-            sender_mac: Mac([0; 6]),
+            sender_mac: arp_common::Lladdr::new([0; 6]),
         },
         tables: TablesFrom::Kernel,
         kernel_state: fact(),
         inputs: fact(),
         checks: vec![Check { check: String::new(), otherwise: String::new(), holds: true }],
         verdict: "pass".into(),
-        reply_mac: Some(Mac([0; 6])),
+        reply_mac: Some(arp_common::Lladdr::new([0; 6])),
         reason: Some(String::new()),
         why: String::new(),
         kernel: Some(KernelAnswer { answer: Answer::Silent, reason: Some(String::new()), why: String::new() }),

@@ -1,7 +1,7 @@
 //! The command line, as types.
 
 use crate::config::{ArpListeners, Hook, SysctlHook, TcAttach, XdpMode};
-use crate::explain::Mac;
+use arp_common::Lladdr;
 use clap::{Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -106,7 +106,7 @@ pub struct Explain {
     pub sender: Option<Ipv4Addr>,
     /// The link-layer address of the sender; by default the neighbour's.
     #[arg(long, value_name = "MAC")]
-    pub sender_mac: Option<Mac>,
+    pub sender_mac: Option<Lladdr>,
     /// Run the loaded program on that very frame too, and fail if it decides otherwise.
     #[arg(long)]
     pub kernel: bool,

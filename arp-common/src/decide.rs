@@ -5,8 +5,9 @@
 //! the table, with the test of each row.
 
 use crate::fib::{self, Entry, Kind};
+use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
-use crate::packed::{Lladdr, PackedArp};
+use crate::packed::PackedArp;
 use crate::reason::Reason;
 
 /// What to do with a frame.

@@ -8,13 +8,14 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "serde"))]
 extern crate std;
 
 pub mod buckets;
 pub mod decide;
 pub mod fib;
 pub mod frame;
+pub mod lladdr;
 pub mod maps;
 pub mod packed;
 pub mod reason;
@@ -22,5 +23,6 @@ pub mod settings;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;
-pub use packed::{Lladdr, PackedArp};
+pub use lladdr::Lladdr;
+pub use packed::PackedArp;
 pub use reason::Reason;

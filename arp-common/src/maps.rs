@@ -3,7 +3,7 @@
 //! wire order, everything else in the machine's.
 
 use crate::buckets::{Bucket, PLACES};
-use crate::packed::Lladdr;
+use crate::lladdr::Lladdr;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
 /// Names of the maps and programs in the eBPF object.

@@ -2,46 +2,9 @@
 //! be taken apart and put together again byte by byte, which costs as much as all lookups of a decision.
 
 use crate::frame::ArpFrame;
+use crate::lladdr::Lladdr;
 
 const _: () = assert!(cfg!(target_endian = "little"), "the words below are those of a little-endian machine");
-
-/// A link-layer address of six bytes in one word, the first byte lowest; the upper two are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lladdr(u64);
-
-impl Lladdr {
-    const BITS: u32 = 48;
-
-    /// The address of these bytes, in wire order.
-    #[inline(always)]
-    pub const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
-        Lladdr(u64::from_le_bytes([a, b, c, d, e, f, 0, 0]))
-    }
-
-    /// The address in the lower six bytes of a word.
-    #[inline(always)]
-    pub const fn of_word(word: u64) -> Self {
-        Lladdr(word & ((1 << Self::BITS) - 1))
-    }
-
-    /// The word; its upper two bytes are 0.
-    #[inline(always)]
-    pub const fn word(self) -> u64 {
-        self.0
-    }
-
-    /// Its bytes, in wire order.
-    pub const fn bytes(self) -> [u8; 6] {
-        let [a, b, c, d, e, f, _, _] = self.0.to_le_bytes();
-        [a, b, c, d, e, f]
-    }
-
-    /// Whether it is a group's: broadcast or multicast.
-    #[inline(always)]
-    pub const fn is_group(self) -> bool {
-        self.0 & 1 != 0
-    }
-}
 
 /// An [`ArpFrame`] in words: its bytes in their order, 8 to a word, and the last two.
 #[repr(C)]
@@ -117,7 +80,7 @@ impl PackedArp {
     #[inline(always)]
     #[must_use]
     pub const fn reply(&self, mac: Lladdr) -> Self {
-        let (sha, Lladdr(mac)) = (self.sha().0, mac);
+        let (sha, mac) = (self.sha().word(), mac.word());
         let (spa, tpa) = (u32::from_le_bytes(self.spa()), u32::from_le_bytes(self.tpa()));
         const ETHERTYPE: u64 = 0x0608;
         PackedArp {
@@ -211,21 +174,6 @@ mod tests {
         request[15] = 6;
         request[32..38].fill(7);
         assert_eq!(words(&request).reply(MAC).to_bytes(), REPLY);
-    }
-
-    #[test]
-    fn an_address_is_the_same_in_words() {
-        let address = Lladdr::new([1, 2, 3, 4, 5, 6]);
-        assert_eq!(address.bytes(), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(Lladdr::of_word(0xffff_0605_0403_0201), address);
-        assert_ne!(Lladdr::of_word(0x0705_0403_0201), address);
-    }
-
-    #[test]
-    fn a_group_s_address_has_the_first_bit() {
-        let is_group =
-            [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [2, 0, 0, 0, 0, 1]].map(|bytes| Lladdr::new(bytes).is_group());
-        assert_eq!(is_group, [true, true, false]);
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! Under which conditions the benchmarks run.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use anyhow::{Context as _, Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use anyhow::{Context as _, Result};
+use lab::Stop;
 
 /// What every benchmark is given.
 pub(crate) struct Context {
@@ -14,19 +11,15 @@ pub(crate) struct Context {
     pub(crate) core: usize,
     /// All that it may use.
     pub(crate) cores: Vec<usize>,
-    stop: Arc<AtomicBool>,
+    /// A benchmark ends at its next [`Context::check`], and its lab with it.
+    pub(crate) stop: Stop,
 }
 
 impl Context {
-    /// Signals are caught from here on: a benchmark ends at its next [`Context::check`], and its lab with it.
     pub(crate) fn new(quick: bool) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, stop.clone()).context("catching signals")?;
-        }
         let cores = lab::allowed_cores()?;
         let core = *cores.last().context("no core to run on")?;
-        Ok(Context { quick, core, cores, stop })
+        Ok(Context { quick, core, cores, stop: Stop::on_signals()? })
     }
 
     /// `full`, or `quick` in quick mode.
@@ -34,15 +27,8 @@ impl Context {
         if self.quick { quick } else { full }
     }
 
-    pub(crate) fn is_asked_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
     /// An error once a signal has come, to be called between turns.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.is_asked_to_stop() {
-            bail!("interrupted");
-        }
-        Ok(())
+        self.stop.check()
     }
 }

@@ -16,7 +16,9 @@ use anyhow::{Context as _, Result, bail};
 use crate::benchmarks::BENCHMARKS;
 use crate::layout::Table;
 use crate::report::Report;
-use crate::{machine, plots, table, units};
+use bench::units;
+
+use crate::{machine, plots, table};
 
 const OPEN: &str = "<!-- bench ";
 const CLOSE: &str = "<!-- end -->";

@@ -1,8 +1,9 @@
 //! What one benchmark found.
 
 use anyhow::Result;
+use bench::Spread;
 
-use crate::report::{Beside, Bound, Goal, Measurement, Skipped, Spread};
+use crate::report::{Beside, Bound, Goal, Measurement, Skipped};
 use crate::samples::{Key, Samples};
 
 /// What a benchmark hands back; it is kept also if the benchmark fails half-way.

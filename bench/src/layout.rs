@@ -2,7 +2,7 @@
 //! none of them is in the JSON document only.
 
 use crate::report::{Measurement, Report};
-use crate::units;
+use bench::units;
 
 /// A table of some measures of one benchmark.
 pub(crate) struct Table {

@@ -9,15 +9,12 @@ mod findings;
 mod layout;
 mod loads;
 mod machine;
-mod netlink;
 mod plots;
 mod process;
 mod programs;
 mod report;
 mod samples;
-mod subject;
 mod table;
-mod units;
 mod watch;
 
 use std::path::PathBuf;
@@ -31,9 +28,6 @@ use benchmarks::{BENCHMARKS, Benchmark};
 use context::Context;
 use findings::Findings;
 use report::{Ran, Report};
-
-/// Exit code of a run that a signal has ended, as shells have it for SIGINT.
-const INTERRUPTED: u8 = 130;
 
 /// Measures the fast path against the kernel and against everyone else, in network namespaces of its own.
 ///
@@ -84,9 +78,9 @@ fn main() -> ExitCode {
     };
     match run(&arguments, &context) {
         Ok(code) => code,
-        Err(_) if context.is_asked_to_stop() => {
+        Err(_) if context.stop.is_asked() => {
             eprintln!("\ninterrupted; the labs are gone");
-            ExitCode::from(INTERRUPTED)
+            ExitCode::from(lab::INTERRUPTED)
         }
         Err(error) => {
             eprintln!("error: {error:#}");

@@ -10,7 +10,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 
 use crate::report::{Measurement, Report};
-use crate::units::{number, typical};
+use bench::units::{number, typical};
 
 /// The palette of Okabe and Ito: told apart also by those who do not see all colours.
 const COLOURS: [RGBColor; 8] = [

@@ -14,8 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Starts an agent with its default options and these arguments, but without pins; how long it took until it was ready,
 /// to the millisecond.
 pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -> Result<(Agent, Duration)> {
-    let options = AgentOptions::new(patterns).sysctl_hook();
-    start(arguments.iter().fold(options, |options, argument| options.arg(argument)), node)
+    start(AgentOptions::new(patterns).sysctl_hook().args(arguments), node)
 }
 
 /// The same with these options.

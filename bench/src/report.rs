@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use bench::Spread;
 use serde::{Deserialize, Serialize};
 
 use crate::findings::Findings;
@@ -69,24 +70,6 @@ pub(crate) struct Ratio {
     pub(crate) to: String,
     #[serde(flatten)]
     pub(crate) value: Spread,
-}
-
-/// Median and spread of some rounds.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub(crate) struct Spread {
-    /// How many rounds.
-    pub(crate) samples: usize,
-    pub(crate) median: f64,
-    pub(crate) spread: Quartiles,
-}
-
-/// The extremes, and the quartiles between.
-#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub(crate) struct Quartiles {
-    pub(crate) lowest: f64,
-    pub(crate) q1: f64,
-    pub(crate) q3: f64,
-    pub(crate) highest: f64,
 }
 
 /// What the project set out to reach, and what it reached here.
@@ -227,13 +210,6 @@ impl Measurement {
             value: Spread::of(&row.values),
             ratio: ratio.map(|(to, value)| Ratio { to, value }),
         }
-    }
-}
-
-impl Spread {
-    pub(crate) fn of(values: &[f64]) -> Self {
-        let bench::Spread { median, lowest, q1, q3, highest } = bench::Spread::of(values.iter().copied());
-        Spread { samples: values.len(), median, spread: Quartiles { lowest, q1, q3, highest } }
     }
 }
 

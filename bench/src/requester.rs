@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
 
-use lab::Mac;
+use arp_common::Lladdr;
 use lab::Namespace;
 use lab::packet::open_socket;
 use lab::{Host, OnCore};
@@ -48,10 +48,10 @@ impl Requester {
     }
 
     /// The same in a namespace that is no host of a lab; its `eth0` has these addresses.
-    pub fn open(namespace: &Namespace, name: &str, mac: Mac, ip: [u8; 4], core: usize) -> Result<Self> {
+    pub fn open(namespace: &Namespace, name: &str, mac: Lladdr, ip: [u8; 4], core: usize) -> Result<Self> {
         // A socket for one EtherType is no tap: it is not shown what leaves.
         let socket = open_socket(namespace, "eth0", libc::ETH_P_ARP as u16)?;
-        Ok(Requester { name: name.to_owned(), socket, mac: mac.0, ip, core })
+        Ok(Requester { name: name.to_owned(), socket, mac: mac.bytes(), ip, core })
     }
 
     /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.

@@ -1,5 +1,7 @@
 //! What is made of many measurements.
 
+use serde::{Deserialize, Serialize};
+
 /// The value below which `share` of the values lie (nearest rank); 0 of none.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
@@ -8,31 +10,42 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// The median of some rounds, their quartiles, and their extremes.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Median and spread of some rounds, one value each; all 0 without rounds.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Spread {
+    /// How many rounds.
+    pub samples: usize,
     /// The round in the middle; the mean of the two there if their number is even.
     pub median: f64,
+    /// The extremes, and the quartiles between.
+    pub spread: Quartiles,
+}
+
+/// Extremes and quartiles.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Quartiles {
     /// The lowest.
     pub lowest: f64,
-    /// A quarter of the rounds are not above it.
+    /// The lower quartile.
     pub q1: f64,
-    /// Three quarters of the rounds are not above it.
+    /// The upper quartile.
     pub q3: f64,
     /// The highest.
     pub highest: f64,
 }
 
 impl Spread {
-    /// Of one value per round; all 0 without rounds.
-    pub fn of(rounds: impl IntoIterator<Item = f64>) -> Self {
-        let mut rounds: Vec<f64> = rounds.into_iter().collect();
+    /// Of one value per round.
+    pub fn of(rounds: &[f64]) -> Self {
+        let samples = rounds.len();
+        let mut rounds = rounds.to_vec();
         rounds.sort_by(f64::total_cmp);
         let [Some(&lowest), Some(&highest)] = [rounds.first(), rounds.last()] else {
-            return Spread { median: 0.0, lowest: 0.0, q1: 0.0, q3: 0.0, highest: 0.0 };
+            return Spread { samples, median: 0.0, spread: Quartiles::default() };
         };
-        let median = f64::midpoint(rounds[(rounds.len() - 1) / 2], rounds[rounds.len() / 2]);
-        Spread { median, lowest, q1: quantile(&rounds, 0.25), q3: quantile(&rounds, 0.75), highest }
+        let median = f64::midpoint(rounds[(samples - 1) / 2], rounds[samples / 2]);
+        let [q1, q3] = [0.25, 0.75].map(|share| quantile(&rounds, share));
+        Spread { samples, median, spread: Quartiles { lowest, q1, q3, highest } }
     }
 }
 
@@ -52,9 +65,9 @@ mod tests {
 
     #[test]
     fn a_spread_does_not_depend_on_the_order() {
-        let spread = Spread { median: 2.5, lowest: 1.0, q1: 1.0, q3: 3.0, highest: 9.0 };
-        assert_eq!(Spread::of([9.0, 1.0, 3.0, 2.0]), spread);
-        assert_eq!(Spread::of([3.0, 1.0, 9.0]).median, 3.0);
-        assert_eq!(Spread::of([]).highest, 0.0);
+        let spread = Quartiles { lowest: 1.0, q1: 1.0, q3: 3.0, highest: 9.0 };
+        assert_eq!(Spread::of(&[9.0, 1.0, 3.0, 2.0]), Spread { samples: 4, median: 2.5, spread });
+        assert_eq!(Spread::of(&[3.0, 1.0, 9.0]).median, 3.0);
+        assert_eq!(Spread::of(&[]).spread.highest, 0.0);
     }
 }

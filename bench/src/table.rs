@@ -4,8 +4,10 @@ use tabled::builder::Builder;
 use tabled::settings::object::Columns;
 use tabled::settings::{Alignment, Modify, Style};
 
-use crate::report::{Bound, Goal, Measurement, Report, Spread};
-use crate::units::{self, grouped, number};
+use bench::Spread;
+
+use crate::report::{Bound, Goal, Measurement, Report};
+use bench::units::{self, grouped, number};
 
 /// All of a report.
 pub(crate) fn print(report: &Report) {

@@ -1,9 +1,9 @@
 //! How measured values are written: three digits, thousands set apart, in the unit that a person would choose.
 
-use crate::report::Spread;
+use crate::sample::Spread;
 
 /// Three digits, two below 0.01; a comma between thousands.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if !value.is_finite() {
         // A ratio to nothing.
         return value.to_string();
@@ -21,7 +21,7 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 /// A whole number with a comma between thousands.
-pub(crate) fn grouped(value: u64) -> String {
+pub fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -34,12 +34,12 @@ pub(crate) fn grouped(value: u64) -> String {
 }
 
 /// A value and its unit.
-pub(crate) fn with_unit(value: f64, unit: &str) -> String {
+pub fn with_unit(value: f64, unit: &str) -> String {
     joined(number(value), unit)
 }
 
 /// What a row of values comes to: the median of three rounds or more, both ends of two, the value of one.
-pub(crate) fn typical(unit: &str, value: &Spread) -> String {
+pub fn typical(unit: &str, value: &Spread) -> String {
     let (factor, unit) = scale(unit, value.median);
     match value.samples {
         2 => joined(range(value.spread.lowest, value.spread.highest, factor), unit),
@@ -48,7 +48,7 @@ pub(crate) fn typical(unit: &str, value: &Spread) -> String {
 }
 
 /// Median, quartiles and extremes, in the unit that suits the median; no more of them than there were rounds.
-pub(crate) fn spread(unit: &str, value: &Spread) -> [String; 3] {
+pub fn spread(unit: &str, value: &Spread) -> [String; 3] {
     let (factor, unit) = scale(unit, value.median);
     let of = |least, low, high| if value.samples < least { String::new() } else { range(low, high, factor) };
     let spread = &value.spread;
@@ -56,7 +56,7 @@ pub(crate) fn spread(unit: &str, value: &Spread) -> [String; 3] {
 }
 
 /// How many rounds [`typical`] is of.
-pub(crate) fn rounds(least: usize, most: usize) -> String {
+pub fn rounds(least: usize, most: usize) -> String {
     match (least, most) {
         (1, 1) => "one run".to_owned(),
         (2, 2) => "lowest–highest of 2".to_owned(),
@@ -66,7 +66,7 @@ pub(crate) fn rounds(least: usize, most: usize) -> String {
 }
 
 /// `low` to `high`, each divided by `factor`.
-pub(crate) fn range(low: f64, high: f64, factor: f64) -> String {
+pub fn range(low: f64, high: f64, factor: f64) -> String {
     let [low, high] = [low, high].map(|value| number(value / factor));
     if low == high { low } else { format!("{low}–{high}") }
 }

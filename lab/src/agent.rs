@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::hook::Hook;
 use crate::namespace::Namespace;
-use crate::slack::stretched;
+use crate::slack::{stretched, wait_until};
 
 /// Exit code of `status` while the agent runs and is not ready.
 pub const STATUS_NOT_READY: i32 = 3;
@@ -113,6 +113,13 @@ impl AgentOptions {
     #[must_use]
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// Further arguments to `run`.
+    #[must_use]
+    pub fn args(mut self, arguments: &[impl AsRef<OsStr>]) -> Self {
+        self.arguments.extend(arguments.iter().map(|argument| argument.as_ref().to_owned()));
         self
     }
 
@@ -287,6 +294,18 @@ impl Agent {
             }
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until what `status` says of an interface is so.
+    pub fn wait_for_interface(&self, name: &str, so: impl Fn(&Value) -> bool) -> Result<()> {
+        let is_so = || Ok(so(self.status()?.interface(name)));
+        wait_until(PATIENCE, is_so, || format!("{name}: {:?}; the agent's log:\n{}", self.status(), self.log()))
+    }
+
+    /// Waits until a line of the agent's log contains all of this.
+    pub fn wait_for_line(&self, parts: &[&str]) -> Result<()> {
+        let is_there = || Ok(self.log().lines().any(|line| parts.iter().all(|part| line.contains(part))));
+        wait_until(PATIENCE, is_there, || format!("no line with {parts:?} in the agent's log:\n{}", self.log()))
     }
 
     /// Waits until the agent must have followed every change made before the call.

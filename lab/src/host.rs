@@ -1,6 +1,5 @@
 //! A host at the other end of one of the node's links: a pod, a machine on the LAN, the world behind the uplink.
 
-use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,10 +9,10 @@ use arp_common::ArpFrame;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::bytes::Mac;
 use crate::namespace::Namespace;
 use crate::packet::Wire;
 use crate::slack::stretched;
+use arp_common::Lladdr;
 
 /// EtherType of the marker frames (IEEE 802: for local experiments); neither the kernel nor the program looks at it.
 const MARKER: u16 = 0x88b5;
@@ -25,7 +24,7 @@ const MARKER_WAIT: Duration = Duration::from_secs(2);
 pub struct Host {
     name: String,
     namespace: Namespace,
-    mac: Mac,
+    mac: Lladdr,
     ip: [u8; 4],
     node_end: String,
     wires: Mutex<Option<Wires>>,
@@ -42,7 +41,7 @@ struct Wires {
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, namespace: Namespace, mac: Mac, node: &Namespace, node_end: &str) -> Result<Self> {
+    pub(crate) fn new(name: &str, namespace: Namespace, mac: Lladdr, node: &Namespace, node_end: &str) -> Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let allowed = allowed_cores()?;
         let core = allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()];
@@ -67,7 +66,7 @@ impl Host {
     }
 
     /// The address of its `eth0`.
-    pub fn mac(&self) -> Mac {
+    pub fn mac(&self) -> Lladdr {
         self.mac
     }
 
@@ -83,12 +82,12 @@ impl Host {
 
     /// The broadcast request that the host's own stack would send for `tpa`.
     pub fn who_has(&self, tpa: [u8; 4]) -> [u8; 42] {
-        ArpFrame::request(self.mac.0, self.ip, tpa).to_bytes()
+        ArpFrame::request(self.mac.bytes(), self.ip, tpa).to_bytes()
     }
 
     /// A broadcast probe for `tpa`: a request from 0.0.0.0 (RFC 5227).
     pub fn probe(&self, tpa: [u8; 4]) -> [u8; 42] {
-        ArpFrame::request(self.mac.0, [0; 4], tpa).to_bytes()
+        ArpFrame::request(self.mac.bytes(), [0; 4], tpa).to_bytes()
     }
 
     /// Sends a frame to the node and gives the ARP frames that came back, in order, without the node's own requests.
@@ -171,17 +170,16 @@ impl Host {
     }
 
     /// The link-layer address that the host's own neighbour table has for `address`, if any.
-    pub fn neighbour(&self, address: [u8; 4]) -> Result<Option<String>> {
-        let shown = self.namespace.ip_json(&format!("-4 neigh show {}", Ipv4Addr::from(address)))?;
-        Ok(shown[0]["lladdr"].as_str().map(str::to_owned))
+    pub fn neighbour(&self, address: [u8; 4]) -> Result<Option<Lladdr>> {
+        Ok(self.namespace.neighbour("eth0", address)?.and_then(|entry| entry.lladdr))
     }
 }
 
 /// A frame of 60 bytes, different each time.
-fn marker(src: Mac) -> Vec<u8> {
+fn marker(src: Lladdr) -> Vec<u8> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let mut frame = vec![0xff; 6];
-    frame.extend(src.0);
+    frame.extend(src.bytes());
     frame.extend(MARKER.to_be_bytes());
     frame.extend(COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
     frame.resize(60, 0);

@@ -11,13 +11,13 @@ use std::{fs, process, thread};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::bytes::Mac;
 use crate::hook::Hook;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
-use crate::netlink::NeighbourSocket;
+use crate::netlink::Netlink;
 use crate::skip::missing_privilege;
-use crate::slack::stretched;
+use crate::slack::{stretched, wait_until};
+use arp_common::Lladdr;
 
 /// Settings that a namespace may take over from the machine: back to the kernel's own defaults, so that a lab is the same everywhere.
 const DEFAULTS: [(&str, &str); 13] = [
@@ -113,7 +113,7 @@ impl Lab {
         let lab = Lab { prefix, namespaces: vec![node.clone()], node, hosts: BTreeMap::new(), _present: present };
         set_defaults(&lab.node)?;
         // Others', whose namespace has ended before they were deleted.
-        NeighbourSocket::open(&lab.node)?.forget_proxies_on_any()?;
+        Netlink::open(&lab.node)?.forget_proxies_on_any()?;
         Ok(lab)
     }
 
@@ -137,7 +137,7 @@ impl Lab {
 
     /// A host `name` with a veth pair to the node: `eth0` there with `mac`, `node_end` here with `node_mac`; both up,
     /// without addresses.
-    pub fn attach(&mut self, name: &str, mac: Mac, node_end: &str, node_mac: Mac) -> Result<&Host> {
+    pub fn attach(&mut self, name: &str, mac: Lladdr, node_end: &str, node_mac: Lladdr) -> Result<&Host> {
         let namespace = self.namespace(name)?;
         self.node.ip_each(&format!(
             "link add {node_end} address {node_mac} type veth peer name eth0 address {mac} netns {}
@@ -149,7 +149,7 @@ impl Lab {
     }
 
     /// Makes a host of a namespace whose `eth0` reaches `node_end` in some way that the caller has built.
-    pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Mac, node_end: &str) -> Result<&Host> {
+    pub fn add_host(&mut self, name: &str, namespace: Namespace, mac: Lladdr, node_end: &str) -> Result<&Host> {
         take_xdp(&namespace, "eth0")?;
         let host = Host::new(name, namespace, mac, &self.node, node_end)?;
         Ok(self.hosts.entry(name.to_owned()).insert_entry(host).into_mut())
@@ -189,17 +189,14 @@ impl Lab {
     fn set_carrier(&self, name: &str, link: &str, operstates: &[&str]) -> Result<()> {
         let host = self.host(name);
         host.namespace().ip(&format!("link set eth0 {link}"))?;
-        let deadline = Instant::now() + stretched(Duration::from_secs(3));
-        loop {
+        let done = || {
             let shown = self.node.ip_json(&format!("link show {}", host.node_end()))?;
-            if operstates.iter().any(|&state| shown[0]["operstate"] == state) {
-                // The routes follow within the same step of the kernel's.
-                thread::sleep(stretched(Duration::from_millis(20)));
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{} is not {operstates:?} in time: {shown}", host.node_end());
-            thread::sleep(Duration::from_millis(10));
-        }
+            Ok(operstates.iter().any(|&state| shown[0]["operstate"] == state))
+        };
+        wait_until(Duration::from_secs(3), done, || format!("{} is {operstates:?}", host.node_end()))?;
+        // The routes follow within the same step of the kernel's.
+        thread::sleep(stretched(Duration::from_millis(20)));
+        Ok(())
     }
 
     /// The host of that name, to give it an address.
@@ -223,8 +220,7 @@ impl Drop for Lab {
 /// Lets the far end of a veth take what XDP sends it, if that is the hook.
 pub(crate) fn take_xdp(namespace: &Namespace, interface: &str) -> Result<()> {
     if Hook::chosen()? == Hook::XdpDriver {
-        let gro = namespace.output(&format!("ethtool -K {interface} gro on"))?;
-        ensure!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
+        namespace.exec(&format!("ethtool -K {interface} gro on"))?;
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
+use crate::neighbours::Neighbour;
+use crate::netlink::{Netlink, index};
+
 /// Where `ip netns` keeps the names.
 pub const NAMES: &str = "/run/netns";
 
@@ -129,6 +132,20 @@ impl Namespace {
         let mut child = Command::new(program);
         child.args(words).stdin(Stdio::null());
         self.run(|| child.output())?.with_context(|| format!("starting {command:?}"))
+    }
+
+    /// The same, for what it prints; fails with what it wrote to stderr.
+    pub fn exec(&self, command: &str) -> Result<String> {
+        let mut words = command.split_whitespace();
+        let mut program = Command::new(words.next().context("an empty command")?);
+        self.run(|| finish(program.args(words), None))?
+    }
+
+    /// The neighbour entry for an address on an interface, if there is one.
+    pub fn neighbour(&self, interface: &str, address: [u8; 4]) -> Result<Option<Neighbour>> {
+        let (index, table) =
+            self.run(|| Ok::<_, anyhow::Error>((index(interface)?, Netlink::here()?.neighbours()?)))??;
+        Ok(table.entries.get(&(index, address.into())).copied())
     }
 
     /// Whether `from` here one ping to `address` is answered within two seconds.

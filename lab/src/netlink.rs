@@ -1,225 +1,319 @@
-//! The neighbour table over netlink: a dump in some 50 µs, where a process would take milliseconds.
+//! The tools' one client of rtnetlink: changes that are waited for, and dumps. `ip` takes longer to start than an agent to
+//! follow, and twenty microseconds for each route; some of these changes no command of its makes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::net::Ipv4Addr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, socket,
-};
+use arp_common::Lladdr;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::net::if_::if_nametoindex;
 
-use crate::bytes::Mac;
 use crate::namespace::Namespace;
 
-/// What an entry is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// INCOMPLETE, FAILED, NONE.
-    Invalid,
-    /// REACHABLE, STALE, DELAY, PROBE.
-    Valid,
-    /// PERMANENT, NOARP.
-    Fixed,
+/// How many bytes of changes are sent at once.
+const AT_ONCE: usize = 1 << 15;
+/// Larger than any part of a dump.
+const RECEIVE_LEN: usize = 1 << 16;
+/// `struct nlmsghdr`, `struct nlattr` (include/uapi/linux/netlink.h).
+const HEADER_LEN: usize = 16;
+const ATTRIBUTE_LEN: usize = 4;
+
+/// A change that the kernel can be asked for.
+#[derive(Clone, Debug)]
+pub struct Change {
+    kind: u16,
+    flags: libc::c_int,
+    body: Vec<u8>,
 }
 
-/// An entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// What it is worth.
-    pub class: Class,
-    /// Its link-layer address; `None` if it is invalid.
-    pub lladdr: Option<[u8; 6]>,
-}
-
-/// The IPv4 neighbour table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NeighbourTable {
-    /// By ifindex and address, without what the kernel makes for multicast and broadcast.
-    pub entries: BTreeMap<(u32, Ipv4Addr), Entry>,
-    /// The static proxies; ifindex 0 stands for any.
-    pub proxies: BTreeSet<(u32, Ipv4Addr)>,
-}
-
-impl fmt::Display for NeighbourTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ((ifindex, addr), Entry { class, lladdr }) in &self.entries {
-            let lladdr = lladdr.map(|lladdr| Mac(lladdr).to_string()).unwrap_or_default();
-            writeln!(f, "{addr} ifindex {ifindex} {class:?} {lladdr}")?;
-        }
-        self.proxies.iter().try_for_each(|(ifindex, addr)| writeln!(f, "{addr} ifindex {ifindex} proxy"))
-    }
-}
-
-impl NeighbourTable {
-    /// The lines that are in one table only, `-` before those of this one, `+` before the other's.
-    pub fn difference(&self, other: &Self) -> String {
-        let (mine, theirs) = (self.to_string(), other.to_string());
-        let gone =
-            mine.lines().filter(|line| !theirs.lines().any(|other| other == *line)).map(|line| format!("- {line}\n"));
-        let new =
-            theirs.lines().filter(|line| !mine.lines().any(|other| other == *line)).map(|line| format!("+ {line}\n"));
-        gone.chain(new).collect()
-    }
-}
-
-/// A socket to ask through.
+/// A socket of rtnetlink in a namespace.
 #[derive(Debug)]
-pub struct NeighbourSocket {
-    socket: OwnedFd,
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
     buffer: Vec<u8>,
 }
 
-// linux/rtnetlink.h, linux/neighbour.h
-const NLMSG_HEADER: usize = 16;
-const NDMSG: usize = 12;
-const ATTRIBUTE_HEADER: usize = 4;
-const IFINFOMSG: usize = 16;
-const IFF_LOWER_UP: libc::c_int = 1 << 16;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NUD_FIXED: u16 = 0x80 | 0x40;
-const NUD_VALID: u16 = NUD_FIXED | 0x02 | 0x04 | 0x08 | 0x10;
-const NTF_PROXY: u8 = 8;
-/// RTN_MULTICAST and RTN_BROADCAST in `ndm_type`: entries of the kernel's own.
-const OWN_TYPES: [u8; 2] = [5, 3];
+/// The index of an interface in the calling thread's namespace.
+pub fn index(interface: &str) -> Result<u32> {
+    if_nametoindex(interface).with_context(|| format!("the index of {interface}"))
+}
 
-impl NeighbourSocket {
+/// Makes one change in the calling thread's namespace.
+pub fn change(change: Change) -> Result<()> {
+    Netlink::here()?.change(change)
+}
+
+impl Netlink {
+    /// A socket in a namespace.
     pub fn open(namespace: &Namespace) -> Result<Self> {
-        let open = || -> Result<OwnedFd> {
-            let socket =
-                socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-            bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-            Ok(socket)
-        };
-        let socket = namespace.run(open)?.context("opening a netlink socket")?;
-        Ok(NeighbourSocket { socket, buffer: vec![0; 65_536] })
+        namespace.run(Self::here)?
     }
 
-    /// The table now.
-    pub fn table(&mut self) -> Result<NeighbourTable> {
-        let mut table = NeighbourTable::default();
-        self.dump(libc::RTM_GETNEIGH, &ndmsg(0), |ndmsg, attributes| {
-            let (ifindex, state, kind) = (u32_at(ndmsg, 4), u16::from_ne_bytes([ndmsg[8], ndmsg[9]]), ndmsg[11]);
-            let Some(addr) = attribute::<4>(attributes, NDA_DST) else { return };
-            if OWN_TYPES.contains(&kind) {
-                return;
+    /// A socket in the calling thread's namespace.
+    pub fn here() -> Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE).context("opening a netlink socket")?;
+        socket.bind_auto().context("binding a netlink socket")?;
+        Ok(Netlink { socket, sequence: 0, buffer: Vec::new() })
+    }
+
+    /// Makes one change, and waits until it is made.
+    ///
+    /// # Errors
+    /// The kernel refuses: the cause is an [`std::io::Error`].
+    pub fn change(&mut self, change: Change) -> Result<()> {
+        self.change_all([change])
+    }
+
+    /// Makes many changes, a buffer full at a time.
+    ///
+    /// # Errors
+    /// The kernel refuses one; those before it in the buffer, and perhaps those after it, are made.
+    pub fn change_all(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<()> {
+        let mut changes = changes.into_iter().peekable();
+        let mut buffer = Vec::with_capacity(AT_ONCE + 128);
+        while let Some(Change { kind, flags, body }) = changes.next() {
+            let last = buffer.len() >= AT_ONCE || changes.peek().is_none();
+            self.append(&mut buffer, kind, if last { flags | libc::NLM_F_ACK } else { flags }, &body);
+            if last {
+                self.send(&buffer)?;
+                buffer.clear();
+                self.acknowledged()?;
             }
-            let class = match state {
-                state if state & NUD_FIXED != 0 => Class::Fixed,
-                state if state & NUD_VALID != 0 => Class::Valid,
-                _ => Class::Invalid,
-            };
-            let lladdr = attribute::<6>(attributes, NDA_LLADDR).filter(|_| class != Class::Invalid);
-            table.entries.insert((ifindex, addr.into()), Entry { class, lladdr });
-        })?;
-        let proxies = &mut table.proxies;
-        self.dump(libc::RTM_GETNEIGH, &ndmsg(NTF_PROXY), |ndmsg, attributes| {
-            proxies.extend(attribute::<4>(attributes, NDA_DST).map(|addr| (u32_at(ndmsg, 4), addr.into())));
-        })?;
-        Ok(table)
+        }
+        Ok(())
     }
 
-    /// Whether every interface that is up is as operational as its carrier.
-    pub fn carriers_are_settled(&mut self) -> Result<bool> {
-        let mut settled = true;
-        self.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], |ifinfomsg, _| {
-            let flags = u32_at(ifinfomsg, 8);
-            let [up, running, carrier] =
-                [libc::IFF_UP, libc::IFF_RUNNING, IFF_LOWER_UP].map(|flag| flags & flag as u32 != 0);
-            settled &= !up || running == carrier;
-        })?;
-        Ok(settled)
+    /// Asks for a dump by the fixed structure `header`, and hands over each message: that structure in it, and its
+    /// attributes. How many bytes there were.
+    pub fn dump<const N: usize>(
+        &mut self,
+        kind: u16,
+        header: [u8; N],
+        mut each: impl FnMut(&[u8; N], &[u8]),
+    ) -> Result<usize> {
+        let mut request = Vec::new();
+        self.append(&mut request, kind, libc::NLM_F_DUMP, &header);
+        self.send(&request)?;
+        let mut total = 0;
+        loop {
+            self.receive()?;
+            total += self.buffer.len();
+            for (kind, _, body) in messages(&self.buffer) {
+                match i32::from(kind) {
+                    libc::NLMSG_DONE => return Ok(total),
+                    libc::NLMSG_ERROR => bail!("the kernel refused a dump"),
+                    _ => {
+                        let (header, attributes) = body.split_first_chunk().context("a short message")?;
+                        each(header, attributes);
+                    }
+                }
+            }
+        }
     }
 
     /// The indexes of the interfaces that are up and have a carrier.
     pub fn running(&mut self) -> Result<BTreeSet<u32>> {
         let mut running = BTreeSet::new();
-        self.dump(libc::RTM_GETLINK, &[0; IFINFOMSG], |ifinfomsg, _| {
-            let wanted = libc::IFF_UP | IFF_LOWER_UP;
-            if u32_at(ifinfomsg, 8) & wanted as u32 == wanted as u32 {
-                running.insert(u32_at(ifinfomsg, 4));
+        self.links(|ifindex, flags| {
+            if flags & libc::IFF_UP != 0 && flags & libc::IFF_LOWER_UP != 0 {
+                running.insert(ifindex);
             }
         })?;
         Ok(running)
     }
 
-    /// Deletes the static proxy entries without an interface. They outlive their namespace on 6.18, and turn up in a later
-    /// one that the kernel happens to put at the same place.
-    pub fn forget_proxies_on_any(&mut self) -> Result<()> {
-        for (ifindex, ip) in self.table()?.proxies {
-            if ifindex == 0 {
-                self.proxy_on_any(false, ip)?;
-            }
-        }
+    /// Whether every interface that is up is as operational as its carrier: the kernel acts on a carrier later.
+    pub fn carriers_are_settled(&mut self) -> Result<bool> {
+        let mut settled = true;
+        self.links(|_, flags| {
+            let [up, running, carrier] =
+                [libc::IFF_UP, libc::IFF_RUNNING, libc::IFF_LOWER_UP].map(|flag| flags & flag != 0);
+            settled &= !up || running == carrier;
+        })?;
+        Ok(settled)
+    }
+
+    /// Index and flags of each interface.
+    fn links(&mut self, mut each: impl FnMut(u32, libc::c_int)) -> Result<()> {
+        self.dump(libc::RTM_GETLINK, [0; 16], |ifinfomsg, _| {
+            each(u32_at(ifinfomsg, 4), u32_at(ifinfomsg, 8).cast_signed());
+        })?;
         Ok(())
     }
 
-    /// Adds or deletes a static proxy entry without an interface. False if the kernel refused.
-    pub fn proxy_on_any(&mut self, add: bool, ip: Ipv4Addr) -> Result<bool> {
-        let kind = if add { libc::RTM_NEWNEIGH } else { libc::RTM_DELNEIGH };
-        let create = if add { libc::NLM_F_CREATE } else { 0 };
-        let attribute = (ATTRIBUTE_HEADER + 4) as u16;
-        let mut body = ndmsg(NTF_PROXY).to_vec();
-        [attribute, NDA_DST].iter().for_each(|field| body.extend(field.to_ne_bytes()));
-        body.extend(ip.octets());
-        self.request(kind, libc::NLM_F_ACK | create, &body)?;
-        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty());
-        let answer = &self.buffer[..length.context("receiving an acknowledgement")?];
-        ensure!(answer.len() >= NLMSG_HEADER + 4, "a short acknowledgement");
-        Ok(u32_at(answer, NLMSG_HEADER) == 0)
-    }
-
-    fn request(&self, kind: u16, flags: libc::c_int, body: &[u8]) -> Result<()> {
-        let mut request = Vec::with_capacity(NLMSG_HEADER + body.len());
-        request.extend(((NLMSG_HEADER + body.len()) as u32).to_ne_bytes());
-        request.extend(kind.to_ne_bytes());
-        request.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
-        request.extend([0; 8]); // sequence, port
-        request.extend(body);
-        send(self.socket.as_raw_fd(), &request, MsgFlags::empty()).context("asking the kernel over netlink")?;
-        Ok(())
-    }
-
-    fn dump<const N: usize>(&mut self, kind: u16, header: &[u8; N], mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        self.request(kind, libc::NLM_F_DUMP, header)?;
+    /// Waits for the acknowledgement of the last change that was sent.
+    fn acknowledged(&mut self) -> Result<()> {
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty());
-            let mut rest = &self.buffer[..length.context("receiving a dump")?];
-            while rest.len() >= NLMSG_HEADER {
-                let length = u32_at(rest, 0) as usize;
-                ensure!((NLMSG_HEADER..=rest.len()).contains(&length), "a netlink message of {length} bytes");
-                match i32::from(u16::from_ne_bytes([rest[4], rest[5]])) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => bail!("the kernel refused a dump"),
-                    _ => {
-                        let (ndmsg, attributes) =
-                            rest[NLMSG_HEADER..length].split_at_checked(N).context("a short message")?;
-                        each(ndmsg, attributes);
-                    }
+            self.receive()?;
+            for (kind, sequence, body) in messages(&self.buffer) {
+                if i32::from(kind) != libc::NLMSG_ERROR {
+                    continue;
                 }
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                let error = u32_at(body, 0).cast_signed();
+                if error != 0 {
+                    return Err(std::io::Error::from_raw_os_error(-error)).context("the kernel refused a change");
+                }
+                if sequence == self.sequence {
+                    return Ok(());
+                }
             }
         }
     }
-}
 
-fn ndmsg(flags: u8) -> [u8; NDMSG] {
-    [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, flags, 0]
-}
-
-fn attribute<const N: usize>(mut attributes: &[u8], kind: u16) -> Option<[u8; N]> {
-    while attributes.len() >= 4 {
-        let length = usize::from(u16::from_ne_bytes([attributes[0], attributes[1]]));
-        if u16::from_ne_bytes([attributes[2], attributes[3]]) == kind {
-            return attributes.get(4..length)?.try_into().ok();
-        }
-        attributes = attributes.get(length.max(4).next_multiple_of(4)..)?;
+    fn append(&mut self, buffer: &mut Vec<u8>, kind: u16, flags: libc::c_int, body: &[u8]) {
+        self.sequence = self.sequence.wrapping_add(1);
+        buffer.extend(((HEADER_LEN + body.len()) as u32).to_ne_bytes());
+        buffer.extend(kind.to_ne_bytes());
+        buffer.extend(((libc::NLM_F_REQUEST | flags) as u16).to_ne_bytes());
+        buffer.extend(self.sequence.to_ne_bytes());
+        buffer.extend([0; 4]);
+        buffer.extend(body);
     }
-    None
+
+    fn send(&self, bytes: &[u8]) -> Result<()> {
+        self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).context("asking the kernel over netlink")?;
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        self.buffer.clear();
+        self.buffer.reserve(RECEIVE_LEN);
+        self.socket.recv_from(&mut self.buffer, 0).context("receiving the kernel's answer")?;
+        ensure!(self.buffer.len() >= HEADER_LEN, "the kernel answered {} bytes", self.buffer.len());
+        Ok(())
+    }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+impl Change {
+    fn new(kind: u16, flags: libc::c_int, body: Vec<u8>) -> Self {
+        Change { kind, flags, body }
+    }
+
+    /// A route to one host by an interface, in table main.
+    pub fn add_route(to: [u8; 4], oif: u32) -> Self {
+        Change::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, route(libc::RTPROT_BOOT, to, oif))
+    }
+
+    /// That route gone, whoever made it.
+    pub fn delete_route(to: [u8; 4], oif: u32) -> Self {
+        Change::new(libc::RTM_DELROUTE, 0, route(libc::RTPROT_UNSPEC, to, oif))
+    }
+
+    /// A permanent neighbour entry on an interface.
+    pub fn set_neighbour(addr: [u8; 4], ifindex: u32, lladdr: Lladdr) -> Self {
+        let mut body = ndmsg(addr, ifindex, libc::NUD_PERMANENT, 0);
+        body.extend(attribute(libc::NDA_LLADDR, &lladdr.bytes()));
+        Change::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, body)
+    }
+
+    /// A neighbour entry gone.
+    pub fn delete_neighbour(addr: [u8; 4], ifindex: u32) -> Self {
+        Change::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, 0))
+    }
+
+    /// A static proxy entry without a state, as LXC adds it: `ip neigh add proxy` makes a permanent one, which outlives a loss
+    /// of carrier. With the index 0 it holds on every interface, which `ip` cannot say either; then nothing but
+    /// [`Change::delete_proxy`] removes it: on 6.18 it outlives its namespace, and turns up in a later one that the kernel
+    /// happens to put at the same place.
+    pub fn add_proxy(addr: [u8; 4], ifindex: u32) -> Self {
+        Change::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
+    }
+
+    /// A static proxy entry gone.
+    pub fn delete_proxy(addr: [u8; 4], ifindex: u32) -> Self {
+        Change::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
+    }
+
+    /// A link up, or down.
+    pub fn set_up(ifindex: u32, up: bool) -> Self {
+        Change::new(libc::RTM_NEWLINK, 0, ifinfomsg(ifindex, u32::from(up), libc::IFF_UP as u32))
+    }
+
+    /// An interface's `IPV4_DEVCONF_*` set (RTM_SETLINK, IFLA_INET_CONF).
+    pub fn set_link_setting(ifindex: u32, key: u16, value: i32) -> Self {
+        const IFLA_INET_CONF: u16 = 1;
+        let settings = attribute(IFLA_INET_CONF, &attribute(key, &value.to_ne_bytes()));
+        let mut body = ifinfomsg(ifindex, 0, 0);
+        body.extend(attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET as u16, &settings)));
+        Change::new(libc::RTM_SETLINK, 0, body)
+    }
+
+    /// A veth pair whose other end, `eth0`, is in another namespace.
+    pub fn add_veth(interface: &str, other: &File) -> Self {
+        const VETH_INFO_PEER: u16 = 1;
+        let mut peer = ifinfomsg(0, 0, 0);
+        peer.extend(attribute(libc::IFLA_IFNAME, b"eth0\0"));
+        peer.extend(attribute(libc::IFLA_NET_NS_FD, &other.as_raw_fd().to_ne_bytes()));
+        let mut info = attribute(libc::IFLA_INFO_KIND, b"veth\0");
+        info.extend(attribute(libc::IFLA_INFO_DATA, &attribute(VETH_INFO_PEER, &peer)));
+        let mut body = ifinfomsg(0, 0, 0);
+        body.extend(attribute(libc::IFLA_IFNAME, format!("{interface}\0").as_bytes()));
+        body.extend(attribute(libc::IFLA_LINKINFO, &info));
+        Change::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
+    }
+}
+
+/// `struct rtmsg` of table main, scope link, unicast; RTA_DST and RTA_OIF.
+fn route(protocol: u8, to: [u8; 4], oif: u32) -> Vec<u8> {
+    let (table, scope) = (libc::RT_TABLE_MAIN, libc::RT_SCOPE_LINK);
+    let mut body = vec![libc::AF_INET as u8, 32, 0, 0, table, protocol, scope, libc::RTN_UNICAST, 0, 0, 0, 0];
+    body.extend(attribute(libc::RTA_DST, &to));
+    body.extend(attribute(libc::RTA_OIF, &oif.to_ne_bytes()));
+    body
+}
+
+/// `struct ndmsg` and NDA_DST.
+fn ndmsg(addr: [u8; 4], ifindex: u32, state: u16, flags: u8) -> Vec<u8> {
+    let mut body = vec![libc::AF_INET as u8, 0, 0, 0];
+    body.extend(ifindex.to_ne_bytes());
+    body.extend(state.to_ne_bytes());
+    body.extend([flags, 0]);
+    body.extend(attribute(libc::NDA_DST, &addr));
+    body
+}
+
+/// `struct ifinfomsg`: these flags, of which those in `change` are touched.
+fn ifinfomsg(ifindex: u32, flags: u32, change: u32) -> Vec<u8> {
+    [0, ifindex, flags, change].into_iter().flat_map(u32::to_ne_bytes).collect()
+}
+
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let mut bytes = ((ATTRIBUTE_LEN + value.len()) as u16).to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The value of the first attribute of this type, if it has that many bytes.
+pub(crate) fn find<const N: usize>(mut attributes: &[u8], kind: u16) -> Option<[u8; N]> {
+    loop {
+        let length = usize::from(u16_at(attributes, 0)).max(ATTRIBUTE_LEN);
+        let value = attributes.get(ATTRIBUTE_LEN..length)?;
+        if u16_at(attributes, 2) == kind {
+            return value.try_into().ok();
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+/// Type, sequence and body of each message in a buffer.
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let body = rest.get(HEADER_LEN..u32_at(rest, 0) as usize)?;
+        let header = (u16_at(rest, 4), u32_at(rest, 8));
+        rest = rest.get((HEADER_LEN + body.len()).next_multiple_of(4)..).unwrap_or_default();
+        Some((header.0, header.1, body))
+    })
+}
+
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u16::from_ne_bytes)
+}
+
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().map_or(0, u32::from_ne_bytes)
 }

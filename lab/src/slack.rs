@@ -1,8 +1,10 @@
 //! How much slower than a machine of one's own the tests may run.
 
-use std::env;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use anyhow::{Result, ensure};
 
 /// The factor by which bounds on time are stretched: `ARP_TEST_SLACK`, 1 without it. An emulated machine sets it.
 ///
@@ -22,4 +24,21 @@ pub fn slack() -> u32 {
 /// A bound on how long something may take, stretched by [`slack`]. Not for times that the kernel itself sets.
 pub fn stretched(bound: Duration) -> Duration {
     bound * slack()
+}
+
+/// Waits until `done`, for `within` at most, which is stretched.
+///
+/// # Errors
+/// That of `done`; or it took too long: then `what` says what did not come about.
+pub fn wait_until(
+    within: Duration,
+    mut done: impl FnMut() -> Result<bool>,
+    what: impl FnOnce() -> String,
+) -> Result<()> {
+    let deadline = Instant::now() + stretched(within);
+    while !done()? {
+        ensure!(Instant::now() < deadline, "not within {:?}: {}", stretched(within), what());
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

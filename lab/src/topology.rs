@@ -1,24 +1,22 @@
 //! Ready-made labs. Each sets every value that decides about an answer, so that two of them are alike to the byte.
 
 use std::net::Ipv4Addr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
 
-use crate::bytes::Mac;
 use crate::host::Host;
 use crate::lab::{Lab, take_xdp};
 use crate::namespace::Namespace;
-use crate::slack::stretched;
+use crate::slack::wait_until;
+use arp_common::Lladdr;
 
 /// Address of every pod's node end, as Calico sets it.
-pub const CALICO_MAC: Mac = Mac([0xee; 6]);
+pub const CALICO_MAC: Lladdr = Lladdr::new([0xee; 6]);
 /// Address of the node's end of a LAN, and of `v0` in the matrix.
-pub const NODE_MAC: Mac = Mac([0x02, 0, 0, 0, 0x01, 0]);
+pub const NODE_MAC: Lladdr = Lladdr::new([0x02, 0, 0, 0, 0x01, 0]);
 /// Address of the node's uplink.
-pub const UPLINK_MAC: Mac = Mac([0x02, 0, 0, 0, 0x09, 0x01]);
+pub const UPLINK_MAC: Lladdr = Lladdr::new([0x02, 0, 0, 0, 0x09, 0x01]);
 /// The next hop that Calico gives its pods; nobody has this address.
 pub const CALICO_GATEWAY: [u8; 4] = [169, 254, 1, 1];
 /// The node's address on the uplink.
@@ -50,7 +48,7 @@ pub fn calico(pods: u8) -> Result<Lab> {
 pub fn add_calico_pod(lab: &mut Lab, pod: u8) -> Result<&Host> {
     let (name, node_end) = (format!("p{pod}"), format!("cali{pod}"));
     let ip = [10, 244, 235, 132 + pod];
-    lab.attach(&name, Mac([0x02, 0, 0, 0, 0x02, pod]), &node_end, CALICO_MAC)?;
+    lab.attach(&name, Lladdr::new([0x02, 0, 0, 0, 0x02, pod]), &node_end, CALICO_MAC)?;
     let host = with_ip(lab, &name, ip)?;
     let (ip, gateway) = (Ipv4Addr::from(ip), Ipv4Addr::from(CALICO_GATEWAY));
     host.namespace().ip_each(&format!(
@@ -72,7 +70,7 @@ pub fn add_calico_pod(lab: &mut Lab, pod: u8) -> Result<&Host> {
 pub fn lan() -> Result<Lab> {
     let mut lab = Lab::new()?;
     uplink(&mut lab, "u0")?;
-    lab.attach("client", Mac([0x02, 0, 0, 0, 0x01, 2]), "eth0", NODE_MAC)?;
+    lab.attach("client", Lladdr::new([0x02, 0, 0, 0, 0x01, 2]), "eth0", NODE_MAC)?;
     lab.node().ip("addr add 192.168.0.1/24 dev eth0")?;
     lab.node().sysctl("net.ipv4.conf.eth0.proxy_arp", 1)?;
     lab.node().sysctl("net.ipv4.neigh.eth0.proxy_delay", 0)?;
@@ -103,7 +101,7 @@ pub fn private_vlan() -> Result<Lab> {
     lab.node().sysctl("net.ipv4.neigh.wifi0.proxy_delay", 0)?;
     for number in [2, 3] {
         let (name, ip) = (format!("c{number}"), [192, 168, 0, number]);
-        let mac = Mac([0x02, 0, 0, 0, 0x01, number]);
+        let mac = Lladdr::new([0x02, 0, 0, 0, 0x01, number]);
         let namespace = lab.namespace(&name)?;
         switch.ip_each(&format!(
             "link add {name} type veth peer name eth0 address {mac} netns {}
@@ -127,18 +125,12 @@ pub fn private_vlan() -> Result<Lab> {
 
 /// Waits until a switch forwards on that many ports: the kernel opens a port some time after its link is up.
 fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
-    let deadline = Instant::now() + stretched(Duration::from_secs(3));
-    loop {
+    let forward = || {
         let links = switch.ip_json("-details link show type bridge_slave")?;
-        let links = links.as_array().map(Vec::as_slice).unwrap_or_default();
-        let state = |link: &Value| link["linkinfo"]["info_slave_data"]["state"].as_str() == Some("forwarding");
-        let forwarding = links.iter().filter(|link| state(link)).count();
-        if forwarding == ports {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{forwarding} of {ports} ports of the switch forward in time");
-        thread::sleep(Duration::from_millis(10));
-    }
+        let states = links.as_array().into_iter().flatten().map(|link| &link["linkinfo"]["info_slave_data"]["state"]);
+        Ok(states.filter(|&state| state == "forwarding").count() == ports)
+    };
+    wait_until(Duration::from_secs(3), forward, || format!("{ports} ports of the switch forward"))
 }
 
 /// The base of the exactness matrix: `v0` without an address leads to the pod `p0`, 10.5.0.5; `u0` is the uplink;
@@ -146,7 +138,7 @@ fn await_forwarding(switch: &Namespace, ports: usize) -> Result<()> {
 pub fn matrix() -> Result<Lab> {
     let mut lab = Lab::new()?;
     uplink(&mut lab, "u0")?;
-    let mac = Mac([0x02, 0, 0, 0, 0x05, 5]);
+    let mac = Lladdr::new([0x02, 0, 0, 0, 0x05, 5]);
     lab.attach("p0", mac, "v0", NODE_MAC)?;
     lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 1)?;
     lab.node().sysctl("net.ipv4.neigh.v0.proxy_delay", 0)?;
@@ -167,7 +159,7 @@ pub fn matrix() -> Result<Lab> {
 /// host `external` behind it.
 fn uplink(lab: &mut Lab, name: &str) -> Result<()> {
     lab.node().sysctl("net.ipv4.ip_forward", 1)?;
-    lab.attach("external", Mac([0x02, 0, 0, 0, 0x09, 0xfe]), name, UPLINK_MAC)?;
+    lab.attach("external", Lladdr::new([0x02, 0, 0, 0, 0x09, 0xfe]), name, UPLINK_MAC)?;
     let [node, router, far] = [UPLINK_IP, ROUTER_IP, FAR_HOST].map(Ipv4Addr::from);
     lab.node().ip_each(&format!(
         "addr add {node}/24 dev {name}

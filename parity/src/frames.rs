@@ -1,19 +1,19 @@
-//! The frames of a world: most of them requests with good manners about something that is configured, the rest odd in
+//! The frames of a scenario: most of them requests with good manners about something that is configured, the rest odd in
 //! one way, in many, or noise.
 
 use std::net::Ipv4Addr;
 
 use crate::pair::Frame;
-use arp_common::ArpFrame;
+use arp_common::{ArpFrame, Lladdr};
 
 use crate::mutations::UNROUTED;
 use crate::plan::{Plan, Sender};
 
 /// Senders that nothing is configured about leave neighbour entries behind, of which all namespaces of the machine have
-/// room for 1024 together: this many frames of a world may have one.
+/// room for 1024 together: this many frames of a scenario may have one.
 const STRANGERS: usize = 6;
 
-/// Frames for the world as planned so far.
+/// Frames for the scenario as planned so far.
 pub(crate) fn draw(plan: &mut Plan, count: usize) -> Vec<Frame> {
     let mut strangers = STRANGERS;
     let mut frames = Vec::with_capacity(count);
@@ -41,7 +41,7 @@ fn flip(plan: &mut Plan, frame: &Frame) -> Option<Frame> {
 
 fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {
     let (sender, tpa) = (asker(plan, strangers), target(plan));
-    let mut arp = ArpFrame::request(sender.mac.0, sender.ip.octets(), tpa.octets());
+    let mut arp = ArpFrame::request(sender.mac.bytes(), sender.ip.octets(), tpa.octets());
     match plan.rng.below(100) {
         0..40 => {}
         40..74 => polite(plan, &mut arp, sender.port),
@@ -63,7 +63,7 @@ fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {
         91..93 => tag(plan, &mut bytes),
         93..97 => flip_bits(plan, &mut bytes),
         97 => bytes.truncate(plan.rng.between(14, 42)),
-        98 => bytes = plan.dice_bytes(14, &[8, 6]),
+        98 => bytes = plan.noise(14, &[8, 6]),
         _ => {}
     }
     Frame { port: sender.port, bytes }
@@ -72,7 +72,7 @@ fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {
 /// Who asks, and by which port.
 fn asker(plan: &mut Plan, strangers: &mut usize) -> Sender {
     let mut sender = if plan.senders.is_empty() {
-        Sender { port: plan.port(), ip: Ipv4Addr::new(10, 5, 0, 5), mac: lab::Mac([2, 0, 0, 0x77, 0, 0]) }
+        Sender { port: plan.port(), ip: Ipv4Addr::new(10, 5, 0, 5), mac: Lladdr::new([2, 0, 0, 0x77, 0, 0]) }
     } else {
         *plan.rng.pick(&plan.senders)
     };
@@ -80,10 +80,13 @@ fn asker(plan: &mut Plan, strangers: &mut usize) -> Sender {
         0..82 => {}
         82..88 => sender.ip = Ipv4Addr::UNSPECIFIED,
         88..90 => sender.port = plan.port(),
-        90..92 => sender.mac.0[5] ^= 0x80,
+        90..92 => sender.mac = Lladdr::of_word(sender.mac.word() ^ (0x80 << 40)),
         92..94 if !plan.own.is_empty() => sender.ip = *plan.rng.pick(&plan.own),
         94 => sender.ip = special(plan),
-        95 => sender.mac.0 = *plan.rng.pick(&[[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], plan.macs[0].0]),
+        95 => {
+            let odd = [[0; 6], [0xff; 6], [1, 0, 0x5e, 0, 0, 1], plan.macs[0].bytes()];
+            sender.mac = Lladdr::new(*plan.rng.pick(&odd));
+        }
         96..99 if *strangers > 0 => {
             *strangers -= 1;
             sender.ip = if plan.rng.chance(30) { UNROUTED } else { plan.some_address() };
@@ -133,7 +136,7 @@ fn special(plan: &mut Plan) -> Ipv4Addr {
 /// What stacks do: unicast, garbage in `tha`, another hardware type, an announcement.
 fn polite(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
     match plan.rng.below(20) {
-        0..10 => arp.dst = plan.macs[usize::from(port)].0,
+        0..10 => arp.dst = plan.macs[usize::from(port)].bytes(),
         10..12 => arp.dst = *plan.rng.pick(&[[1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1], [3, 0, 0, 0, 0, 1]]),
         12..14 => arp.arp.tha = std::array::from_fn(|_| plan.rng.byte()),
         14..16 => arp.arp.htype = [0, 6],
@@ -147,10 +150,10 @@ fn polite(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
 fn odd_field(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
     match plan.rng.below(14) {
         0 => arp.dst = [0; 6],
-        1 => arp.dst = plan.macs[(usize::from(port) + 1) % plan.macs.len()].0,
+        1 => arp.dst = plan.macs[(usize::from(port) + 1) % plan.macs.len()].bytes(),
         2 => arp.dst[5] ^= 1,
         3 => arp.dst[0] = plan.rng.byte(),
-        4 => arp.src = *plan.rng.pick(&[[0; 6], [0xff; 6], [1; 6], plan.macs[usize::from(port)].0]),
+        4 => arp.src = *plan.rng.pick(&[[0; 6], [0xff; 6], [1; 6], plan.macs[usize::from(port)].bytes()]),
         5 => arp.ethertype = *plan.rng.pick(&[[0x08, 0x07], [0x80, 0x35], [0x88, 0xb6], [0x00, 0x2a]]),
         6 => arp.arp.htype = *plan.rng.pick(&[[0, 2], [1, 0], [0, 0], [6, 0], [0, 15], [0, 32]]),
         7 => arp.arp.ptype = *plan.rng.pick(&[[0x86, 0xdd], [0, 8], [8, 1], [0, 0]]),
@@ -171,7 +174,7 @@ fn odd_fields(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
 
 /// An ARP reply to the node.
 fn reply(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
-    let mac = plan.macs[usize::from(port)].0;
+    let mac = plan.macs[usize::from(port)].bytes();
     arp.arp.oper = [0, 2];
     arp.dst = mac;
     arp.arp.tha = mac;
@@ -198,7 +201,7 @@ fn flip_bits(plan: &mut Plan, bytes: &mut [u8]) {
 
 impl Plan {
     /// Noise, an EtherType in it.
-    fn dice_bytes(&mut self, shortest: usize, ethertype: &[u8; 2]) -> Vec<u8> {
+    fn noise(&mut self, shortest: usize, ethertype: &[u8; 2]) -> Vec<u8> {
         let length = self.rng.between(shortest, 100);
         let mut bytes: Vec<u8> = (0..length).map(|_| self.rng.byte()).collect();
         bytes[12..14].copy_from_slice(ethertype);

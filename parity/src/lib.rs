@@ -1,4 +1,4 @@
-//! Random worlds: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
+//! Random scenarios: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
 
 mod frames;
 mod mutations;
@@ -17,28 +17,27 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Parser;
-use lab::Hook;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use lab::{Hook, Stop};
 
 /// Random configurations and frames: the kernel alone against the kernel with the fast path.
 ///
 /// Exit code 1 if they differ anywhere.
 #[derive(Clone, Debug, Parser)]
 pub(crate) struct Args {
-    /// For how long worlds are begun
+    /// For how long scenarios are begun
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// The same seed gives the same worlds; a new one each time by default
+    /// The same seed gives the same scenarios; a new one each time by default
     #[arg(long)]
     seed: Option<u64>,
-    /// Frames of each world
+    /// Frames of each scenario
     #[arg(long, default_value_t = 520)]
     frames: usize,
-    /// End after so many worlds
+    /// End after so many scenarios
     #[arg(long)]
-    worlds: Option<u64>,
+    scenarios: Option<u64>,
     /// Begin with this one
     #[arg(long, default_value_t = 0)]
     first: u64,
@@ -48,10 +47,10 @@ pub(crate) struct Args {
     /// Where the fast path answers; by default as ARP_TEST_HOOK says, else tc
     #[arg(long, value_enum)]
     hook: Option<Hook>,
-    /// Worlds at the same time; as many as there are cores by default
+    /// Scenarios at the same time; as many as there are cores by default
     #[arg(long)]
     jobs: Option<usize>,
-    /// Print the first world, and do nothing
+    /// Print the first scenario, and do nothing
     #[arg(long)]
     print: bool,
     /// Do not shrink what diverges
@@ -83,7 +82,7 @@ impl Args {
 /// The program: parses the command line and runs. Exit code 1 if a scenario diverged, 2 if a run failed.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    match end_on_signals().and_then(|()| run::run(&args)) {
+    match Stop::on_signals().and_then(|stop| run::run(&args, &stop)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -91,12 +90,4 @@ pub fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
-}
-
-/// SIGINT and SIGTERM end the run at the next batch, so that namespaces and agents are cleared away.
-fn end_on_signals() -> Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, run::STOP.clone()).context("setting a signal handler")?;
-    }
-    Ok(())
 }

@@ -8,7 +8,7 @@ mod rules;
 use std::net::Ipv4Addr;
 
 use crate::pair::Step;
-use lab::Mac;
+use arp_common::Lladdr;
 
 use crate::plan::Plan;
 
@@ -73,9 +73,9 @@ const MENU: [(usize, Mutation); 54] = [
 
 /// Adds one thing.
 pub(crate) fn draw(plan: &mut Plan) {
-    let (name, oddity) = *plan.rng.weighted(&MENU);
+    let (name, mutation) = *plan.rng.weighted(&MENU);
     plan.feature(name);
-    oddity(plan);
+    mutation(plan);
 }
 
 /// The settings, by how often they are drawn, and their values.
@@ -203,10 +203,10 @@ fn neighbour(plan: &mut Plan) {
             let sender = *plan.rng.pick(&plan.senders);
             (sender.port, sender.ip, sender.mac)
         }
-        false => (plan.port(), plan.some_address(), Mac([2, 0, 0, 0x99, 0, 1])),
+        false => (plan.port(), plan.some_address(), Lladdr::new([2, 0, 0, 0x99, 0, 1])),
     };
     if plan.rng.chance(15) {
-        mac = Mac([2, 0, 0, 0x99, 0, plan.rng.byte()]);
+        mac = Lladdr::new([2, 0, 0, 0x99, 0, plan.rng.byte()]);
     }
     if plan.rng.chance(10) {
         port = plan.port();

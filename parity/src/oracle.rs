@@ -9,15 +9,17 @@
 
 use std::net::Ipv4Addr;
 
-use crate::pair::{self, Frame, NeighbourTable};
+use arp_common::Lladdr;
+use lab::Neighbours;
 
+use crate::pair::Frame;
 use crate::state::{KeyedRoutes, Link, Route, State};
 
 /// What §10 says, and why not.
 pub(crate) type Expectation = Result<(), &'static str>;
 
 /// What §10 says of a frame that comes in on `ingress`.
-pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, frame: &Frame) -> Expectation {
+pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, frame: &Frame) -> Expectation {
     let arp = frame.arp().ok_or("not ARP, or too short")?;
     let (dst, arp) = (arp.dst, arp.arp);
     ensure(matches!(arp.htype, [0, 1] | [0, 6]) && arp.ptype == [8, 0] && (arp.hlen, arp.plen) == (6, 4), "header")?;
@@ -26,7 +28,7 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     ensure(link.up && !link.noarp, "interface down or NOARP")?;
     ensure(!link.has_master && !link.has_upper, "stacked interface")?;
     ensure(state.default_rules, "custom rules")?;
-    let to_us = lab::Mac(dst).to_string() == link.mac;
+    let to_us = Lladdr::new(dst).to_string() == link.mac;
     ensure(to_us || dst[0] & 1 == 1, "other destination")?;
     let (spa, tpa) = (Ipv4Addr::from(arp.spa), Ipv4Addr::from(arp.tpa));
     ensure(
@@ -48,11 +50,11 @@ pub(crate) fn verdict(state: &State, neighbours: &NeighbourTable, ingress: u32, 
     }
     ensure(!state.is_own(spa), "sender is an own address")?;
     let entry = neighbours.entries.get(&(ingress, spa)).ok_or("no neighbour")?;
-    match entry.class {
-        pair::Class::Fixed => {}
-        pair::Class::Valid if entry.lladdr == Some(arp.sha) => {}
-        pair::Class::Valid => return Err("neighbour differs"),
-        pair::Class::Invalid => return Err("neighbour invalid"),
+    match entry.class() {
+        lab::Class::Fixed => {}
+        lab::Class::Valid if entry.lladdr == Some(Lladdr::new(arp.sha)) => {}
+        lab::Class::Valid => return Err("neighbour differs"),
+        lab::Class::Invalid => return Err("neighbour invalid"),
     }
     match class {
         Class::Local => local(state, link, tpa),
@@ -79,7 +81,7 @@ fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Expectation {
 
 fn forwarded(
     state: &State,
-    neighbours: &NeighbourTable,
+    neighbours: &Neighbours,
     ingress: u32,
     link: &Link,
     tpa: Ipv4Addr,

@@ -1,10 +1,10 @@
-//! A world being planned: the steps so far, and what is worth asking about in it.
+//! A scenario being planned: the steps so far, and what is worth asking about in it.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::pair::{NODE_MAC, PORTS, Step};
-use lab::Mac;
+use arp_common::Lladdr;
 
 use crate::rng::Rng;
 
@@ -13,13 +13,13 @@ use crate::rng::Rng;
 pub(crate) struct Sender {
     pub(crate) port: u8,
     pub(crate) ip: Ipv4Addr,
-    pub(crate) mac: Mac,
+    pub(crate) mac: Lladdr,
 }
 
-/// A world being planned.
+/// A scenario being planned.
 pub(crate) struct Plan {
     pub(crate) rng: Rng,
-    /// How many ports the world uses.
+    /// How many ports the scenario uses.
     pub(crate) ports: u8,
     /// Configuration that has not been handed out yet.
     steps: Vec<Step>,
@@ -34,10 +34,10 @@ pub(crate) struct Plan {
     /// Addresses that something is configured about.
     pub(crate) targets: Vec<Ipv4Addr>,
     /// The ports' current addresses.
-    pub(crate) macs: Vec<Mac>,
+    pub(crate) macs: Vec<Lladdr>,
     /// The arguments of routes added so far.
     pub(crate) routes: Vec<String>,
-    /// What undoes the world, in order of need.
+    /// What undoes the scenario, in order of need.
     undo: Vec<Step>,
     next_host: u8,
 }
@@ -70,7 +70,7 @@ impl Plan {
         std::mem::take(&mut self.steps)
     }
 
-    /// The steps that undo the world, last first.
+    /// The steps that undo the scenario, last first.
     pub(crate) fn take_undo(&mut self) -> Vec<Step> {
         let mut undo = std::mem::take(&mut self.undo);
         undo.reverse();
@@ -151,14 +151,14 @@ impl Plan {
     pub(crate) fn sender(&mut self, port: u8, ip: Ipv4Addr) -> Sender {
         let number = self.next_host;
         self.next_host = self.next_host.wrapping_add(1);
-        let sender = Sender { port, ip, mac: Mac([0x02, 0, 0, 0x77, port, number]) };
+        let sender = Sender { port, ip, mac: Lladdr::new([0x02, 0, 0, 0x77, port, number]) };
         self.senders.push(sender);
         self.targets.push(ip);
         sender
     }
 
     /// A neighbour entry.
-    pub(crate) fn neighbour(&mut self, port: u8, ip: Ipv4Addr, mac: Mac, state: &str) {
+    pub(crate) fn neighbour(&mut self, port: u8, ip: Ipv4Addr, mac: Lladdr, state: &str) {
         let command = match state {
             "none" | "incomplete" | "failed" => format!("neigh replace {ip} dev v{port} nud {state}"),
             _ => format!("neigh replace {ip} lladdr {mac} dev v{port} nud {state}"),

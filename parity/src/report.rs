@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::pair::{Batch, Frame, Pair, hex};
-use lab::Mac;
+use arp_common::Lladdr;
 use serde_json::{Value, json};
 
 use crate::oracle;
@@ -19,8 +19,8 @@ const SHOWN: usize = 8;
 /// What happened so far.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    pub(crate) worlds: u64,
-    /// Configurations: the worlds' first ones, and each change to one.
+    pub(crate) scenarios: u64,
+    /// Configurations: the scenarios' first ones, and each change to one.
     pub(crate) configurations: u64,
     pub(crate) frames: u64,
     /// Frames that the kernel alone answered.
@@ -56,12 +56,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn world(&mut self, world: &Scenario) {
-        self.worlds += 1;
-        self.configurations += world.phases.len() as u64;
-        for (&name, &count) in &world.features {
-            let (worlds, times) = self.features.entry(name).or_default();
-            *worlds += 1;
+    pub(crate) fn scenario(&mut self, scenario: &Scenario) {
+        self.scenarios += 1;
+        self.configurations += scenario.phases.len() as u64;
+        for (&name, &count) in &scenario.features {
+            let (scenarios, times) = self.features.entry(name).or_default();
+            *scenarios += 1;
             *times += count as u64;
         }
     }
@@ -71,8 +71,8 @@ impl Report {
         &mut self,
         batch: &Batch<'_>,
         state: Option<&State>,
-        twins_ifindex: impl Fn(u8) -> u32,
-        world: u64,
+        ifindex_of: impl Fn(u8) -> u32,
+        scenario: u64,
     ) {
         for seen in batch.seen {
             self.frames += 1;
@@ -83,7 +83,7 @@ impl Report {
             };
             self.taken += u64::from(taken);
             let Some(state) = state else { continue };
-            let ingress = twins_ifindex(seen.frame.port);
+            let ingress = ifindex_of(seen.frame.port);
             let verdict = oracle::verdict(state, batch.neighbours, ingress, seen.frame);
             match (verdict, seen.answered, taken) {
                 (Ok(()), true, taken) => {
@@ -91,12 +91,12 @@ impl Report {
                     self.expected_and_taken += u64::from(taken);
                     if !taken {
                         *self.missed.entry(agents_reason(batch, ingress, seen.frame)).or_default() += 1;
-                        self.sample("passed, although §10 answers", world, seen.frame);
+                        self.sample("passed, although §10 answers", scenario, seen.frame);
                     }
                 }
                 (Ok(()), false, _) => {
                     self.contradictions += 1;
-                    self.sample("silence, although §10 answers", world, seen.frame);
+                    self.sample("silence, although §10 answers", scenario, seen.frame);
                 }
                 (Err(why), true, true) => *self.beyond.entry(why).or_default() += 1,
                 (Err(why), true, false) => *self.reasons.entry(why).or_default() += 1,
@@ -105,14 +105,18 @@ impl Report {
         }
     }
 
-    fn sample(&mut self, what: &'static str, world: u64, frame: &Frame) {
+    fn sample(&mut self, what: &'static str, scenario: u64, frame: &Frame) {
         let samples = self.samples.entry(what).or_default();
         if samples.len() < SHOWN {
-            samples.push(format!("world {world}, v{} {}", frame.port, hex(&frame.bytes[..frame.bytes.len().min(42)])));
+            samples.push(format!(
+                "scenario {scenario}, v{} {}",
+                frame.port,
+                hex(&frame.bytes[..frame.bytes.len().min(42)])
+            ));
         }
     }
 
-    /// Adds what an agent's program has counted, and what the twins spent their time on.
+    /// Adds what an agent's program has counted, and what the pair spent their time on.
     pub(crate) fn agent(&mut self, pair: &Pair) {
         for (&on, &time) in pair.spent() {
             *self.spent.entry(on).or_default() += time;
@@ -121,41 +125,6 @@ impl Report {
         let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
         for (reason, count) in passed.into_iter().flatten() {
             *self.counters.entry(reason.clone()).or_default() += count.as_u64().unwrap_or_default();
-        }
-    }
-
-    pub(crate) fn merge(&mut self, other: Report) {
-        fn add<K: Ord>(mine: &mut BTreeMap<K, u64>, theirs: BTreeMap<K, u64>) {
-            theirs.into_iter().for_each(|(key, count)| *mine.entry(key).or_default() += count);
-        }
-        self.worlds += other.worlds;
-        self.configurations += other.configurations;
-        self.frames += other.frames;
-        self.answered += other.answered;
-        self.taken += other.taken;
-        self.expected += other.expected;
-        self.expected_and_taken += other.expected_and_taken;
-        self.contradictions += other.contradictions;
-        self.lost += other.lost;
-        self.steps += other.steps;
-        self.refused_steps += other.refused_steps;
-        self.divergences += other.divergences;
-        self.collected += other.collected;
-        add(&mut self.beyond, other.beyond);
-        add(&mut self.reasons, other.reasons);
-        add(&mut self.missed, other.missed);
-        add(&mut self.counters, other.counters);
-        for (name, (worlds, times)) in other.features {
-            let mine = self.features.entry(name).or_default();
-            *mine = (mine.0 + worlds, mine.1 + times);
-        }
-        for (on, time) in other.spent {
-            *self.spent.entry(on).or_default() += time;
-        }
-        for (what, samples) in other.samples {
-            let mine = self.samples.entry(what).or_default();
-            mine.extend(samples);
-            mine.truncate(SHOWN);
         }
     }
 
@@ -168,9 +137,9 @@ impl Report {
     pub(crate) fn summary(&self, seed: u64, elapsed: Duration, fast_path: bool) -> String {
         let mut text = String::new();
         let mut line = |line: String| text += &format!("{line}\n");
-        let (worlds, frames) = (self.worlds, self.frames);
+        let (scenarios, frames) = (self.scenarios, self.frames);
         line(format!(
-            "seed {seed}: {worlds} worlds, {} configurations, {frames} frames in {:.0} s",
+            "seed {seed}: {scenarios} scenarios, {} configurations, {frames} frames in {:.0} s",
             self.configurations,
             elapsed.as_secs_f64()
         ));
@@ -210,14 +179,14 @@ impl Report {
             self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();
         line(format!("the workers' time: {}", spent.join(", ")));
         let features =
-            self.features.iter().map(|(name, &(worlds, times))| (format!("{name} ({worlds} worlds)"), times));
+            self.features.iter().map(|(name, &(scenarios, times))| (format!("{name} ({scenarios} scenarios)"), times));
         line(table("what occurred in the configurations", &features.collect()));
         for (what, samples) in &self.samples {
             samples.iter().for_each(|sample| line(format!("note: {what}: {sample}")));
         }
         let _ = writeln!(
             text,
-            "parity: worlds={worlds} frames={frames} answered={} divergences={} coverage={:.5}",
+            "parity: scenarios={scenarios} frames={frames} answered={} divergences={} coverage={:.5}",
             self.answered,
             self.divergences,
             self.coverage()
@@ -231,7 +200,7 @@ fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
     let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
     let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
     let question = json!({"interface": format!("v{}", frame.port), "ifindex": ingress, "target": target,
-                          "sender": sender, "sender_mac": Mac(arp.arp.sha).to_string()});
+                          "sender": sender, "sender_mac": Lladdr::new(arp.arp.sha).to_string()});
     let answer = agent.ask(&json!({"explain": {"question": question, "run_program": false}}).to_string());
     match answer {
         Err(error) => format!("{error:#}"),

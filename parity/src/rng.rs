@@ -1,4 +1,4 @@
-//! Dice with a seed.
+//! Random numbers from a seed.
 
 use std::net::Ipv4Addr;
 
@@ -11,9 +11,9 @@ impl Rng {
         Rng(fastrand::Rng::with_seed(seed))
     }
 
-    /// The dice of world `world` of a run.
-    pub(crate) fn of_world(seed: u64, world: u64) -> Self {
-        let mut rng = Rng::new(seed ^ world.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    /// The generator of scenario `scenario` of a run.
+    pub(crate) fn of_scenario(seed: u64, scenario: u64) -> Self {
+        let mut rng = Rng::new(seed ^ scenario.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         rng.0.u64(..);
         rng
     }

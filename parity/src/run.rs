@@ -1,14 +1,13 @@
-//! A run: workers that take generations of worlds, one after the other, each generation on twins of its own.
+//! A run: workers that take generations of scenarios, one after the other, each generation on a pair of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use crate::pair::{Divergence, Pair, Script, Step};
 use anyhow::{Context as _, Result};
-use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
+use lab::{Stop, allowed_cores};
 
 use crate::Args;
 use crate::report::Report;
@@ -16,10 +15,7 @@ use crate::scenario::Scenario;
 use crate::shrink;
 use crate::state::State;
 
-/// Set by SIGINT and SIGTERM.
-pub(crate) static STOP: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
-
-/// Worlds that the same twins, and the same agent, go through. What a world leaves behind in a namespace for good (that
+/// Scenarios that the same pair, and the same agent, go through. What a scenario leaves behind in a namespace for good (that
 /// there has been a rule, or a local route of somebody's) is there for the later ones.
 const GENERATION: u64 = 20;
 
@@ -29,6 +25,8 @@ const SHRUNK: u64 = 6;
 /// What the workers share.
 struct Shared<'a> {
     args: &'a Args,
+    /// Ends the run at the next batch.
+    stop: &'a Stop,
     seed: u64,
     start: Instant,
     next: AtomicU64,
@@ -36,7 +34,7 @@ struct Shared<'a> {
     report: Mutex<Report>,
 }
 
-/// A world on its way through twins.
+/// A scenario on its way through a pair.
 struct Played {
     /// All that was done, up to the divergence.
     steps: Vec<Step>,
@@ -44,7 +42,7 @@ struct Played {
 }
 
 /// Runs until the time is over; true if nothing diverged.
-pub(crate) fn run(args: &Args) -> Result<bool> {
+pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
     if let Some(missing) = lab::missing_privilege() {
         anyhow::bail!("the lab cannot be built: {missing}");
     }
@@ -65,14 +63,14 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
     println!("parity: seed {seed}");
     let shared = Shared {
         args,
+        stop,
         seed,
         start: Instant::now(),
         next: AtomicU64::new(args.first / GENERATION),
         shrunk: AtomicU64::new(0),
         report: Mutex::default(),
     };
-    let allowed = sched_getaffinity(Pid::from_raw(0)).context("reading the allowed cores")?;
-    let cores: Vec<usize> = (0..CpuSet::count()).filter(|&core| allowed.is_set(core) == Ok(true)).collect();
+    let cores = allowed_cores()?;
     let jobs = args.jobs.unwrap_or(cores.len()).max(1);
     let ended: Vec<Result<()>> = thread::scope(|scope| {
         let work = |job: usize| {
@@ -93,79 +91,110 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
 
 impl Shared<'_> {
     fn is_over(&self) -> bool {
-        STOP.load(Ordering::Relaxed) || self.start.elapsed() > self.args.duration()
+        self.stop.is_asked() || self.start.elapsed() > self.args.duration()
     }
 
     fn work(&self, core: usize) -> Result<()> {
-        let last = self.args.worlds.map(|worlds| self.args.first + worlds);
+        let last = self.args.scenarios.map(|scenarios| self.args.first + scenarios);
         while !self.is_over() {
             let generation = self.next.fetch_add(1, Ordering::Relaxed);
-            let mut worlds = generation * GENERATION..(generation + 1) * GENERATION;
-            worlds.start = worlds.start.max(self.args.first);
-            worlds.end = worlds.end.min(last.unwrap_or(u64::MAX));
-            if worlds.is_empty() {
+            let mut scenarios = generation * GENERATION..(generation + 1) * GENERATION;
+            scenarios.start = scenarios.start.max(self.args.first);
+            scenarios.end = scenarios.end.min(last.unwrap_or(u64::MAX));
+            if scenarios.is_empty() {
                 return Ok(());
             }
-            let mut report = Report::default();
-            let done = self.generation(worlds, core, &mut report);
-            self.report.lock().unwrap_or_else(PoisonError::into_inner).merge(report);
-            done?;
+            self.generation(scenarios, core)?;
         }
         Ok(())
     }
 
-    fn generation(&self, worlds: std::ops::Range<u64>, core: usize, report: &mut Report) -> Result<()> {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn generation(&self, scenarios: std::ops::Range<u64>, core: usize) -> Result<()> {
         let hook = self.args.hook()?;
         let mut pair = Pair::new(hook, core)?;
         let mut history: Vec<Step> = Vec::new();
-        for number in worlds {
+        for number in scenarios {
             if self.is_over() {
                 break;
             }
-            let world = Scenario::draw(self.seed, number, self.args.frames);
-            report.world(&world);
-            let played = play(&mut pair, &world, report, hook.is_some())
-                .with_context(|| format!("world {number} of seed {}", self.seed))?;
+            let scenario = Scenario::draw(self.seed, number, self.args.frames);
+            self.report().scenario(&scenario);
+            let played = self
+                .play(&mut pair, &scenario, hook.is_some())
+                .with_context(|| format!("scenario {number} of seed {}", self.seed))?;
             match played.divergence {
                 None => {
-                    report.steps += world.undo.len() as u64;
-                    pair.apply(&world.undo)?;
+                    self.report().steps += scenario.undo.len() as u64;
+                    pair.apply(&scenario.undo)?;
                     history.extend(played.steps.into_iter().filter(|step| step.frame().is_none()));
-                    history.extend(world.undo);
+                    history.extend(scenario.undo);
                 }
                 Some(divergence) => {
-                    report.agent(&pair);
+                    self.report().agent(&pair);
                     drop(pair);
-                    if self.found(&world, &history, played.steps, &divergence, core)? {
-                        report.divergences += 1;
+                    if self.found(&scenario, &history, played.steps, &divergence, core)? {
+                        self.report().divergences += 1;
                     } else {
-                        report.collected += 1;
+                        self.report().collected += 1;
                     }
                     pair = Pair::new(hook, core)?;
                     history.clear();
                 }
             }
         }
-        report.agent(&pair);
+        self.report().agent(&pair);
         Ok(())
+    }
+
+    /// Takes a scenario through a pair, up to the first divergence.
+    fn play(&self, pair: &mut Pair, scenario: &Scenario, oracle: bool) -> Result<Played> {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut filtered = false;
+        for (configuration, frames) in &scenario.phases {
+            let refused = pair.apply(configuration)?;
+            {
+                let mut report = self.report();
+                report.steps += configuration.len() as u64;
+                report.refused_steps += refused as u64;
+            }
+            steps.extend(configuration.iter().cloned());
+            filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
+            let start = Instant::now();
+            let state = if oracle && !filtered { Some(State::read(pair.node())?) } else { None };
+            *self.report().spent.entry("oracle's reading").or_default() += start.elapsed();
+            let first = pair.ifindex(0);
+            let divergence = pair.exchange(frames, |batch| {
+                steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
+                self.report().batch(batch, state.as_ref(), |port| first + u32::from(port), scenario.number);
+            })?;
+            if let Some(divergence) = divergence {
+                steps.extend(divergence.frames.iter().cloned().map(Step::Frame));
+                return Ok(Played { steps, divergence: Some(divergence) });
+            }
+        }
+        Ok(Played { steps, divergence: None })
     }
 
     /// Shows a divergence, and writes the smallest script that shows it. False if the neighbour table was cleared
     /// meanwhile and it does not show again: two kernels alone would have differed.
     fn found(
         &self,
-        world: &Scenario,
+        scenario: &Scenario,
         history: &[Step],
         steps: Vec<Step>,
         divergence: &Divergence,
         core: usize,
     ) -> Result<bool> {
-        let title = format!("seed {} world {} ({} frames)", self.seed, world.number, world.frames());
+        let title = format!("seed {} scenario {} ({} frames)", self.seed, scenario.number, scenario.frames());
         eprintln!("DIVERGENCE: {title}: {divergence}");
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
             return Ok(true);
         }
-        let shrunk = shrink::shrink(history, steps, self.args.hook()?, core)?;
+        let shrunk = shrink::shrink(history, steps, self.args.hook()?, core, self.stop)?;
         let mut text = format!("# {title}\n");
         match &shrunk.divergence {
             Some(divergence) => {
@@ -175,7 +204,7 @@ impl Shared<'_> {
         }
         text += &Script(shrunk.steps).to_string();
         fs::create_dir_all(&self.args.out).with_context(|| format!("making {}", self.args.out.display()))?;
-        let path = self.args.out.join(format!("seed-{}-world-{}.txt", self.seed, world.number));
+        let path = self.args.out.join(format!("seed-{}-scenario-{}.txt", self.seed, scenario.number));
         fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
         if shrunk.divergence.is_some() {
             eprintln!("smallest script that shows it, after {} trials ({}):\n{text}", shrunk.trials, path.display());
@@ -187,31 +216,6 @@ impl Shared<'_> {
         }
         Ok(shrunk.divergence.is_some() || !divergence.collected)
     }
-}
-
-/// Takes a world through twins, up to the first divergence.
-fn play(pair: &mut Pair, world: &Scenario, report: &mut Report, oracle: bool) -> Result<Played> {
-    let mut steps: Vec<Step> = Vec::new();
-    let mut filtered = false;
-    for (configuration, frames) in &world.phases {
-        report.steps += configuration.len() as u64;
-        report.refused_steps += pair.apply(configuration)? as u64;
-        steps.extend(configuration.iter().cloned());
-        filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
-        let start = Instant::now();
-        let state = if oracle && !filtered { Some(State::read(pair.node())?) } else { None };
-        *report.spent.entry("oracle's reading").or_default() += start.elapsed();
-        let first = pair.ifindex(0);
-        let divergence = pair.exchange(frames, |batch| {
-            steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
-            report.batch(batch, state.as_ref(), |port| first + u32::from(port), world.number);
-        })?;
-        if let Some(divergence) = divergence {
-            steps.extend(divergence.frames.iter().cloned().map(Step::Frame));
-            return Ok(Played { steps, divergence: Some(divergence) });
-        }
-    }
-    Ok(Played { steps, divergence: None })
 }
 
 fn replay(args: &Args) -> Result<bool> {

@@ -1,4 +1,4 @@
-//! A world: a configuration, frames, changes to it while the agent runs, more frames, and what undoes it all.
+//! A scenario: a configuration, frames, changes to it while the agent runs, more frames, and what undoes it all.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::{frames, mutations, shapes};
 
-/// A world.
+/// A scenario.
 pub(crate) struct Scenario {
     /// Its number in the run.
     pub(crate) number: u64,
@@ -21,9 +21,9 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
-    /// World `number` of the run with `seed`, with about `frames` frames.
+    /// Scenario `number` of the run with `seed`, with about `frames` frames.
     pub(crate) fn draw(seed: u64, number: u64, frames: usize) -> Scenario {
-        let mut plan = Plan::new(Rng::of_world(seed, number));
+        let mut plan = Plan::new(Rng::of_scenario(seed, number));
         shapes::draw(&mut plan);
         let many = *plan.rng.weighted(&[(2, 0), (4, 3), (4, 8), (2, 20)]);
         for _ in 0..plan.rng.between(0, many) {
@@ -42,7 +42,7 @@ impl Scenario {
         Scenario { number, phases, undo: plan.take_undo(), features: plan.features }
     }
 
-    /// How many frames the world has.
+    /// How many frames the scenario has.
     pub(crate) fn frames(&self) -> usize {
         self.phases.iter().map(|(_, frames)| frames.len()).sum()
     }

@@ -1,12 +1,12 @@
-//! What a world looks like before anything odd is added to it.
+//! What a scenario looks like before anything odd is added to it.
 
 use std::net::Ipv4Addr;
 
-use lab::Mac;
+use arp_common::Lladdr;
 
 use crate::plan::Plan;
 
-const NOBODY: Mac = Mac([0x02, 0, 0, 0x99, 0, 9]);
+const NOBODY: Lladdr = Lladdr::new([0x02, 0, 0, 0x99, 0, 9]);
 
 type Shape = (&'static str, fn(&mut Plan));
 

@@ -1,13 +1,10 @@
-//! From a world that diverges to the smallest script that does.
+//! From a scenario that diverges to the smallest script that does.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::pair::{Divergence, Pair, Step};
 use anyhow::Result;
-use lab::Hook;
-
-use crate::run::STOP;
+use lab::{Hook, Stop};
 
 /// For how long a script is made smaller.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -22,16 +19,23 @@ pub(crate) struct Shrunk {
     pub(crate) trials: usize,
 }
 
-struct Trials {
+struct Trials<'a> {
+    stop: &'a Stop,
     hook: Option<Hook>,
     core: usize,
     count: usize,
     start: Instant,
 }
 
-/// Looks for the smallest part of `steps` that diverges on fresh twins; if none does, of `history` and `steps`.
-pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, hook: Option<Hook>, core: usize) -> Result<Shrunk> {
-    let mut trials = Trials { hook, core, count: 0, start: Instant::now() };
+/// Looks for the smallest part of `steps` that diverges on a fresh pair; if none does, of `history` and `steps`.
+pub(crate) fn shrink(
+    history: &[Step],
+    steps: Vec<Step>,
+    hook: Option<Hook>,
+    core: usize,
+    stop: &Stop,
+) -> Result<Shrunk> {
+    let mut trials = Trials { stop, hook, core, count: 0, start: Instant::now() };
     let with_history: Vec<Step> = history.iter().cloned().chain(steps.iter().cloned()).collect();
     for _ in 0..TRIALS {
         for candidate in [&steps, &with_history] {
@@ -43,14 +47,14 @@ pub(crate) fn shrink(history: &[Step], steps: Vec<Step>, hook: Option<Hook>, cor
     Ok(Shrunk { steps: with_history, divergence: None, trials: trials.count })
 }
 
-impl Trials {
+impl Trials<'_> {
     fn diverges(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
         self.count += 1;
         Pair::new(self.hook, self.core)?.play(steps)
     }
 
     fn is_over(&self) -> bool {
-        STOP.load(Ordering::Relaxed) || self.start.elapsed() > PATIENCE
+        self.stop.is_asked() || self.start.elapsed() > PATIENCE
     }
 
     /// Leaves out halves, quarters, … single steps, as long as what is left still diverges.

@@ -61,7 +61,7 @@ pub(crate) enum KeyedRoutes {
 const SETTINGS: [&str; 6] =
     ["proxy_arp", "proxy_arp_pvlan", "forwarding", "arp_ignore", "medium_id", "ignore_routes_with_linkdown"];
 
-/// What `ip` prints of the one encapsulation that worlds have.
+/// What `ip` prints of the one encapsulation that scenarios have.
 const ENCAP: &str = r#""id":7,"src":"0.0.0.0","dst":"10.9.0.254","ttl":0,"tos":0,"#;
 
 impl State {

@@ -1,4 +1,4 @@
-//! A minute of random worlds (docs/parity.md): half of it the same ones each time, half of it new ones. Apart from the
+//! A minute of random scenarios (docs/parity.md): half of it the same ones each time, half of it new ones. Apart from the
 //! lab's tests, because some of those fill the neighbour table that all namespaces share.
 
 use std::process::Command;
@@ -6,21 +6,21 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use lab::{agent_binary, needs_root};
 
-/// For how long worlds are begun.
+/// For how long scenarios are begun.
 const SECONDS: &str = "30";
 /// The least share that the fast path is to answer of what the decision procedure answers.
 const COVERAGE: f64 = 0.995;
-/// The least number of worlds, even on a busy machine, for the share to mean anything.
-const WORLDS: u64 = 10;
+/// The least number of scenarios, even on a busy machine, for the share to mean anything.
+const SCENARIOS: u64 = 10;
 
 #[test]
-fn worlds_that_are_always_the_same_show_no_difference() -> Result<()> {
+fn scenarios_that_are_always_the_same_show_no_difference() -> Result<()> {
     needs_root!();
     parity(&["--seed", "1"])
 }
 
 #[test]
-fn worlds_drawn_anew_show_no_difference() -> Result<()> {
+fn scenarios_drawn_anew_show_no_difference() -> Result<()> {
     needs_root!();
     parity(&[])
 }
@@ -35,7 +35,7 @@ fn parity(arguments: &[&str]) -> Result<()> {
         .context("starting parity")?;
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    let repeat = "the worlds above, again and for longer: cargo xtask parity --seconds 60 --seed SEED; one script: \
+    let repeat = "the scenarios above, again and for longer: cargo xtask parity --seconds 60 --seed SEED; one script: \
                   cargo xtask parity --replay SCRIPT";
     ensure!(output.status.success(), "parity ended with {}; {repeat}", output.status);
     let last = text.lines().last().unwrap_or_default();
@@ -43,7 +43,7 @@ fn parity(arguments: &[&str]) -> Result<()> {
         let word = last.split_whitespace().find_map(|word| word.strip_prefix(key));
         word.with_context(|| format!("no {key} in {last:?}"))?.parse().with_context(|| format!("{key} in {last:?}"))
     };
-    ensure!(value("worlds=")? >= WORLDS as f64, "too few worlds: {last}");
+    ensure!(value("scenarios=")? >= SCENARIOS as f64, "too few scenarios: {last}");
     ensure!(value("coverage=")? >= COVERAGE, "the fast path passes what it is to answer: {last}; {repeat}");
     Ok(())
 }

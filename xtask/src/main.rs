@@ -1,22 +1,22 @@
-//! The project's own commands, `cargo xtask VERB`. Each verb is one file; this one parses and dispatches.
+//! The project's own commands, `cargo xtask VERB`. This file parses and dispatches.
 
-mod bench;
 mod build;
 mod lint;
 mod machine;
-mod parity;
 mod process;
 #[cfg(test)]
 mod rows;
-mod run;
 mod setup;
 mod test;
+mod tool;
 mod vm;
 mod workspace;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use tool::Tool;
 
 /// Build, run, test and lint the ARP fast path.
 #[derive(Parser)]
@@ -33,15 +33,15 @@ enum Verb {
     /// Build the agent, with the eBPF program inside it
     Build(build::Args),
     /// Show the fast path at work on a lab of its own
-    Run(run::Args),
+    Run(tool::Args),
     /// Run the tests that this machine can run, and list those that it cannot
     Test(test::Args),
     /// Run the tests that need root on other kernels of Debian's, in qemu
     Vm(vm::Args),
     /// Random configurations and frames: the kernel alone against the kernel with the fast path
-    Parity(parity::Args),
+    Parity(tool::Args),
     /// Measure: cost of a decision, latency, storms, what others pay …; against the kernel and against everyone else
-    Bench(bench::Args),
+    Bench(tool::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -50,11 +50,11 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Build(args) => build::run(&args),
-        Verb::Run(args) => run::run(&args),
+        Verb::Run(args) => tool::run(Tool::Demo, &args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
-        Verb::Parity(args) => parity::run(&args),
-        Verb::Bench(args) => bench::run(&args),
+        Verb::Parity(args) => tool::run(Tool::Parity, &args),
+        Verb::Bench(args) => tool::run(Tool::Bench, &args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {

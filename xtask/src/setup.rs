@@ -28,14 +28,14 @@ pub(crate) enum Need {
     Demo,
     /// Run the lab's tests.
     Lab,
-    /// Make random worlds, or measure.
-    Worlds,
+    /// Make random scenarios, or measure.
+    Scenarios,
     /// Boot other kernels.
     Vm,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
-    ensure(&[Need::Build, Need::Demo, Need::Lab, Need::Worlds])?;
+    ensure(&[Need::Build, Need::Demo, Need::Lab, Need::Scenarios])?;
     let toolchain = toolchain::inspect(&toolchain::chosen()?).map_err(anyhow::Error::msg)?;
     println!(
         "eBPF toolchain  {} (rustc {}, LLVM {})\nbpf-linker      .tools/bin/bpf-linker ({})\nlab clients     {}",
@@ -77,7 +77,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         packages::ensure_clients(match need {
             Need::Demo => &packages::DEMO,
             Need::Lab => &packages::TESTS,
-            Need::Worlds => &packages::WORLDS,
+            Need::Scenarios => &packages::SCENARIOS,
             Need::Build | Need::Vm => &[],
         })?;
     }

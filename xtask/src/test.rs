@@ -45,7 +45,7 @@ pub(crate) enum Tier {
     Faults,
     /// The same for longer: minutes each, only if asked for
     FaultsLong,
-    /// A minute of random worlds, the kernel alone against the fast path
+    /// A minute of random scenarios, the kernel alone against the fast path
     Parity,
 }
 
@@ -110,7 +110,7 @@ impl Tier {
         }
     }
 
-    /// Whether `cargo xtask vm` runs the tier in a guest. Random worlds have an option of their own there, and the guests
+    /// Whether `cargo xtask vm` runs the tier in a guest. Random scenarios have an option of their own there, and the guests
     /// run the lab with its default hook.
     pub(crate) fn runs_in_guests(self) -> bool {
         !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity) && self.hook().is_none()
@@ -120,28 +120,15 @@ impl Tier {
         let mut cargo = workspace::cargo();
         cargo.args(["test", "--no-fail-fast"]);
         match self.target() {
-            None => cargo.args([
-                "-p",
-                "arp-common",
-                "-p",
-                "arp-agent",
-                "-p",
-                "bench",
-                "-p",
-                "lab",
-                "-p",
-                "parity",
-                "-p",
-                "xtask",
-                "--lib",
-                "--bins",
-            ]),
+            None => cargo.args(UNIT.iter().flat_map(|package| ["-p", package])).args(["--lib", "--bins"]),
             Some((package, target)) => cargo.args(["-p", package, "--test", target]),
         };
         cargo
     }
 }
 
+/// The packages with unit tests.
+const UNIT: [&str; 6] = ["arp-common", "arp-agent", "bench", "lab", "parity", "xtask"];
 /// The variable by which the lab's tests are told the hook.
 const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.

@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: the tests that need root, on Debian's other kernels, each booted in qemu.
 //!
-//! The guest has no disk and no network: its whole world is an initramfs made here ([`image`]), out of this machine's
+//! The guest has no disk and no network: its only file system is an initramfs made here ([`image`]), out of this machine's
 //! own programs and the kernel's own modules. What the tests print comes out of a serial line, as does what became of
 //! them ([`guest`]).
 
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Only the tests whose name contains this; given several times, those that contain any
     #[arg(long, value_name = "SUBSTR")]
     filter: Vec<String>,
-    /// Then random worlds for so many seconds
+    /// Then random scenarios for so many seconds
     #[arg(long, value_name = "SECONDS")]
     parity: Option<u64>,
     /// Their seed
@@ -72,7 +72,7 @@ impl FromStr for Word {
             Ok(tier) if tier.runs_in_guests() => Ok(Word::Tier(tier)),
             Ok(tier) if tier.hook().is_some() => Err("the guests run the lab with its default hook".to_owned()),
             Ok(Tier::Faults | Tier::FaultsLong) => Err("emulation is too slow for the bounds of the faults".to_owned()),
-            Ok(Tier::Parity) => Err("random worlds are asked for with --parity SECONDS".to_owned()),
+            Ok(Tier::Parity) => Err("random scenarios are asked for with --parity SECONDS".to_owned()),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
             Err(_) => Err("neither a kernel version such as 6.1 nor a tier".to_owned()),
         }
@@ -96,12 +96,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
     let programs = Programs::build(&tiers, args.parity.is_some())?;
 
-    let (mut outcomes, mut worlds) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut scenarios) = (Vec::new(), Vec::new());
     for version in versions {
         match run_kernel(version, &tiers, &programs, args) {
-            Ok((of_kernel, of_worlds)) => {
+            Ok((of_kernel, of_scenarios)) => {
                 outcomes.extend(of_kernel);
-                worlds.extend(of_worlds);
+                scenarios.extend(of_scenarios);
             }
             Err(error) => outcomes.push(Outcome::broken(&version.to_string(), format!("{error:#}"))),
         }
@@ -110,7 +110,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // A kernel without a feature is what this verb is for: its skips are told, also to CI, and are no failure.
     let refused = report::verdict(total, false, false);
     print!("{}", report::summary(&outcomes, "The guests"));
-    for line in worlds {
+    for line in scenarios {
         println!("{line}");
     }
     if let Some(why) = refused {
@@ -189,10 +189,10 @@ fn run_kernel(
             fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
     }
-    let worlds = guest::worlds(&kernel.release, &output);
+    let scenarios = guest::scenarios(&kernel.release, &output);
     let mut outcomes = guest::outcomes(&kernel.release, tiers, &output);
     outcomes.extend(args.parity.map(|_| guest::parity_outcome(&kernel.release, &output)));
-    Ok((outcomes, worlds))
+    Ok((outcomes, scenarios))
 }
 
 /// The name of a file, for the guest's folders.

@@ -8,12 +8,12 @@ use crate::control::{Request, Response};
 use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::kernel_view::KernelView;
-use crate::explain::{Explanation, Fact, Mac, Question, TablesFrom};
+use crate::explain::{Explanation, Fact, Question, TablesFrom};
 use crate::hooks::clsact::has_foreign_filters;
 use crate::hooks::owners::Programs;
 use crate::kernel::Reader;
 use anyhow::{anyhow, bail};
-use arp_common::Reason;
+use arp_common::{Lladdr, Reason};
 use std::net::Ipv4Addr;
 use tabled::builder::Builder;
 use tabled::settings::Style;
@@ -89,7 +89,7 @@ fn question(arguments: &cli::Explain, dump: &[Event]) -> anyhow::Result<Question
         })?,
     };
     let known = neighbours.iter().find(|entry| entry.addr == sender).and_then(|entry| entry.lladdr);
-    let sender_mac = arguments.sender_mac.or(known.map(Mac)).unwrap_or(Mac([2, 0, 0, 0, 0, 1]));
+    let sender_mac = arguments.sender_mac.or(known.map(Lladdr::new)).unwrap_or(Lladdr::new([2, 0, 0, 0, 0, 1]));
     Ok(Question { interface: interface.clone(), ifindex, target: arguments.target, sender, sender_mac })
 }
 

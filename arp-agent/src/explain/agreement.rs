@@ -7,7 +7,7 @@ use crate::dataplane::programs::{ProgramRun, actions};
 use anyhow::bail;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
-use arp_common::{Lladdr, PackedArp, Reason};
+use arp_common::{PackedArp, Reason};
 
 /// What the program did, in a few words. `before` and `after` are the counters that the frame counts in, read around the
 /// run. Other traffic may count there meanwhile, so more may have risen than the one that must.
@@ -25,7 +25,7 @@ pub fn agree(
     let hook = how.hook();
     let frame = PackedArp::from(&question.frame());
     let (action, frame) = match explanation.reply_mac {
-        Some(mac) => (replies, frame.reply(Lladdr::new(mac.0))),
+        Some(mac) => (replies, frame.reply(mac)),
         None => (passes, frame),
     };
     let differ = |did: String| {
@@ -69,15 +69,20 @@ mod tests {
     use super::*;
     use crate::dataplane::programs::{XDP_PASS, XDP_TX};
     use crate::event::Event;
-    use crate::explain::Mac;
     use crate::explain::kernel_view::KernelView;
     use crate::mirror::tests::{CALI, POD, POD_MAC, dump};
+    use arp_common::Lladdr;
     use arp_common::reason::COUNTERS;
 
     fn explained(event: Option<Event>) -> (Question, Explanation) {
         let target = "8.8.8.8".parse().unwrap();
-        let question =
-            Question { interface: "cali0".into(), ifindex: CALI, target, sender: POD, sender_mac: Mac(POD_MAC) };
+        let question = Question {
+            interface: "cali0".into(),
+            ifindex: CALI,
+            target,
+            sender: POD,
+            sender_mac: Lladdr::new(POD_MAC),
+        };
         let events = dump().into_iter().chain(event).collect();
         let explanation = KernelView::new(events, CALI).unwrap().explain(&question);
         (question, explanation)
@@ -119,7 +124,7 @@ mod tests {
     fn a_reply_must_be_the_same_and_counted_as_answered() {
         let on = explained(None);
         let mac = on.1.reply_mac.unwrap();
-        let reply = PackedArp::from(&on.0.frame()).reply(Lladdr::new(mac.0)).to_bytes();
+        let reply = PackedArp::from(&on.0.frame()).reply(mac).to_bytes();
         assert_eq!(
             after(&on, XDP_TX, &reply, &[(ANSWERED, 1)]).as_deref(),
             Ok("agrees: xdp action 3, the same reply, counted as answered")

@@ -231,12 +231,17 @@ const SAY_NOTHING_OF_THE_KERNEL: [&str; 14] = [
 mod tests {
     use super::*;
     use crate::event::RoutingRule;
-    use crate::explain::Mac;
     use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
 
     fn question(target: &str) -> Question {
         let target = target.parse().unwrap();
-        Question { interface: "cali0".into(), ifindex: CALI, target, sender: POD, sender_mac: Mac(POD_MAC) }
+        Question {
+            interface: "cali0".into(),
+            ifindex: CALI,
+            target,
+            sender: POD,
+            sender_mac: arp_common::Lladdr::new(POD_MAC),
+        }
     }
 
     fn gone() -> Event {

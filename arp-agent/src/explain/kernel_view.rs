@@ -1,7 +1,7 @@
 //! The kernel's state as one question sees it: the facts behind a decision, with where the kernel keeps them, and what
 //! would have to be otherwise for the answer to be one.
 
-use super::{Explanation, Fact, Mac, Question, TablesFrom, explain};
+use super::{Explanation, Fact, Question, TablesFrom, explain};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
@@ -9,6 +9,7 @@ use crate::mirror::Mirror;
 use crate::mirror::desired::are_default;
 use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::prefix::Prefix;
+use arp_common::Lladdr;
 use arp_common::maps::IfaceAddr;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -144,7 +145,7 @@ impl KernelView {
     /// What has to be told for the kernel to have learnt the sender, and what takes it back.
     pub(super) fn learnt(&self, question: &Question) -> (Event, Event) {
         let Question { ifindex, sender, sender_mac, .. } = *question;
-        let entry = NeighbourEntry { ifindex, addr: sender, state: NUD_STALE, lladdr: Some(sender_mac.0) };
+        let entry = NeighbourEntry { ifindex, addr: sender, state: NUD_STALE, lladdr: Some(sender_mac.bytes()) };
         let before = match self.snapshot().neighbours.get(&IfaceAddr { ifindex, addr: sender.octets() }) {
             Some(entry) => Event::Neighbour(entry.clone()),
             None => Event::NeighbourGone { ifindex, addr: sender },
@@ -324,7 +325,7 @@ fn describe_link(snapshot: &Snapshot, link: &Link) -> String {
         if link.flags & 1 != 0 { "up".to_owned() } else { "down".to_owned() },
         if link.carrier { "carrier".into() } else { "no carrier".into() },
     ];
-    words.extend(link.mac.map(|mac| Mac(mac).to_string()));
+    words.extend(link.mac.map(|mac| Lladdr::new(mac).to_string()));
     words.extend(link.kind.clone());
     words.extend(link.master.map(|master| format!("port of {}", interface(snapshot, master))));
     words.join(", ")
@@ -343,7 +344,7 @@ fn describe_neighbour(entry: &NeighbourEntry) -> String {
     ];
     let state = states.into_iter().find(|(bit, _)| entry.state & bit != 0).map_or("NONE", |(_, name)| name);
     match entry.lladdr {
-        Some(lladdr) => format!("lladdr {} {state}", Mac(lladdr)),
+        Some(lladdr) => format!("lladdr {} {state}", Lladdr::new(lladdr)),
         None => state.to_owned(),
     }
 }
@@ -423,7 +424,7 @@ mod tests {
             ifindex: CALI,
             target: target.parse().unwrap(),
             sender: POD,
-            sender_mac: Mac(POD_MAC),
+            sender_mac: Lladdr::new(POD_MAC),
         }
     }
 

@@ -6,10 +6,9 @@ pub mod checks;
 pub mod kernel_answer;
 pub mod kernel_view;
 
-use anyhow::{Context as _, bail};
 use arp_common::fib::{Entry, Kind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
-use arp_common::{ArpFrame, Reason, Tables, Verdict, decide};
+use arp_common::{ArpFrame, Lladdr, Reason, Tables, Verdict, decide};
 use checks::Check;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -27,13 +26,8 @@ pub struct Question {
     /// `spa`.
     pub sender: Ipv4Addr,
     /// `sha`, and the Ethernet source.
-    pub sender_mac: Mac,
+    pub sender_mac: Lladdr,
 }
-
-/// A link-layer address, as text outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mac(pub [u8; 6]);
 
 /// What was decided, from what, and why: what `explain --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,7 +47,7 @@ pub struct Explanation {
     /// `reply` or `pass`.
     pub verdict: String,
     /// The link-layer address that the reply carries.
-    pub reply_mac: Option<Mac>,
+    pub reply_mac: Option<Lladdr>,
     /// The reason's name, for a pass.
     pub reason: Option<String>,
     /// The verdict in a sentence.
@@ -120,7 +114,7 @@ impl Fact {
 impl Question {
     /// The frame that the asker would send.
     pub fn frame(&self) -> ArpFrame {
-        ArpFrame::request(self.sender_mac.0, self.sender.octets(), self.target.octets())
+        ArpFrame::request(self.sender_mac.bytes(), self.sender.octets(), self.target.octets())
     }
 }
 
@@ -129,12 +123,9 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
     let recorder = Recorder { tables, inputs: RefCell::default() };
     let verdict = decide(&(&question.frame()).into(), question.ifindex, &recorder);
     let (name, reply_mac, reason, why) = match verdict {
-        Verdict::Reply(mac) => (
-            "reply",
-            Some(Mac(mac.bytes())),
-            None,
-            "the kernel would give the same reply, and learn nothing from the request",
-        ),
+        Verdict::Reply(mac) => {
+            ("reply", Some(mac), None, "the kernel would give the same reply, and learn nothing from the request")
+        }
         Verdict::Pass(reason) => ("pass", None, Some(reason.name().to_owned()), reason.why()),
     };
     Explanation {
@@ -199,7 +190,7 @@ impl<T: Tables> Tables for Recorder<'_, T> {
                 (false, true) => ", in doubt: a frame may have changed it a moment ago",
                 (false, false) => "",
             };
-            format!("{}{more}", Mac(neighbour.lladdr))
+            format!("{}{more}", Lladdr::new(neighbour.lladdr))
         });
         self.note(format!("neighbour {}", describe_key(key)), found.unwrap_or_else(|| "no valid entry".into()));
         neighbour
@@ -262,7 +253,7 @@ fn describe_iface(iface: Iface) -> String {
         0 => String::new(),
         reason => format!("; blocked: {}", Reason::from_raw(reason).why()),
     };
-    format!("{}, medium_id {}, on: {}{blocked}", Mac(iface.mac), iface.medium_id, set.join(", "))
+    format!("{}, medium_id {}, on: {}{blocked}", Lladdr::new(iface.mac), iface.medium_id, set.join(", "))
 }
 
 fn describe_key(key: IfaceAddr) -> String {
@@ -284,60 +275,4 @@ fn describe_entry(entry: Entry) -> String {
         Kind::Opaque => "not followed".into(),
     };
     if entry.is_default_route() { format!("{kind} (0.0.0.0/0)") } else { kind }
-}
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl std::str::FromStr for Mac {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> anyhow::Result<Self> {
-        let mut mac = [0; 6];
-        let mut parts = text.split(':');
-        for byte in &mut mac {
-            let part = parts.next().unwrap_or_default();
-            if part.len() > 2 {
-                bail!("`{text}` is not a link-layer address such as ee:ee:ee:ee:ee:ee");
-            }
-            *byte = u8::from_str_radix(part, 16)
-                .with_context(|| format!("`{text}` is not a link-layer address such as ee:ee:ee:ee:ee:ee"))?;
-        }
-        if parts.next().is_some() {
-            bail!("`{text}` has more than six bytes");
-        }
-        Ok(Mac(mac))
-    }
-}
-
-impl TryFrom<String> for Mac {
-    type Error = anyhow::Error;
-
-    fn try_from(text: String) -> anyhow::Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Mac> for String {
-    fn from(mac: Mac) -> String {
-        mac.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn link_layer_addresses() {
-        let mac: Mac = "ee:0:1:a:ff:2".parse().unwrap();
-        assert_eq!(mac.to_string(), "ee:00:01:0a:ff:02");
-        for bad in ["", "ee", "ee:ee:ee:ee:ee", "1:2:3:4:5:6:7", "gg:0:0:0:0:0", "100:0:0:0:0:0", "+1:0:0:0:0:0:0"] {
-            assert!(bad.parse::<Mac>().is_err(), "{bad}");
-        }
-    }
 }

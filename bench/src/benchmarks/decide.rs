@@ -91,22 +91,22 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let _core = OnCore::enter(context.core)?;
     let (rounds, repeat) = context.either((21, 100_000), (2, 10_000));
     let sizes: &[u64] = context.either(&[1, 100, 10_000, 100_000, 1_000_000], &[1, 100]);
-    let mut worlds = Vec::new();
+    let mut nodes = Vec::new();
     for &routes in sizes {
         context.check()?;
-        worlds.push(DecisionTables::new(routes, Layout::Cluster)?);
+        nodes.push(DecisionTables::new(routes, Layout::Cluster)?);
     }
     if !context.quick {
-        worlds.push(DecisionTables::new(1_000_000, Layout::Sparse)?);
+        nodes.push(DecisionTables::new(1_000_000, Layout::Sparse)?);
     }
     for round in 0..rounds {
-        for world in order(round, worlds.len()) {
+        for node in order(round, nodes.len()) {
             for targets in [Targets::Same, Targets::All] {
                 context.check()?;
-                worlds[world].measure(round, targets, repeat, findings)?;
+                nodes[node].measure(round, targets, repeat, findings)?;
             }
         }
-        not_arp(&mut worlds[0], round, repeat, findings)?;
+        not_arp(&mut nodes[0], round, repeat, findings)?;
     }
     findings.compare(PER_FRAME, &case_name(Targets::Same, NULL));
     judge(sizes, findings)?;
@@ -135,7 +135,7 @@ fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
     findings.goal("P1", [what, "1 route, same target"], Bound::AtMost(2.5), "×", &ratios);
     let most = *sizes.last().context("no sizes")?;
     let ratios = findings.samples.ratios(&per_frame(Targets::All, FULL, most), &per_frame(Targets::All, FULL, 1))?;
-    let case = format!("{} routes against 1", crate::units::grouped(most));
+    let case = format!("{} routes against 1", bench::units::grouped(most));
     findings.goal("P2", ["fast path, random targets", &case], Bound::AtMost(1.25), "×", &ratios);
     let values = findings.samples.values(&Key::new(NOT_ARP, FULL)).to_vec();
     findings.goal("P8", [NOT_ARP, FULL], Bound::AtMost(3.0), "ns", &values);
@@ -143,12 +143,12 @@ fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
 }
 
 /// Frames that are none of the fast path's business, without `feed`: nothing changes them.
-fn not_arp(world: &mut DecisionTables, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
+fn not_arp(node: &mut DecisionTables, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
     let mut frame = [0; 60];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let mut ns = [0.0; 2];
     for case in order(round, 2) {
-        let program = if case == 0 { world.own.xdp("empty")? } else { world.bpf.xdp()? };
+        let program = if case == 0 { node.own.xdp("empty")? } else { node.bpf.xdp()? };
         let runs = run_program(program, INGRESS, &frame, repeat * 5)?;
         ensure!(runs.action == XDP_PASS, "a frame that is not ARP came to action {}", runs.action);
         ns[case] = runs.ns;

@@ -7,15 +7,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use arp_common::ArpFrame;
+use arp_common::{ArpFrame, Lladdr};
 use bench::quantile;
-use lab::{Agent, Lab, Mac, Namespace, OnCore};
+use lab::netlink::{Change, Netlink};
+use lab::{Agent, Lab, Namespace, OnCore};
 use nix::sys::signal::Signal;
 
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::netlink::{Change, Kernel};
 use crate::process::{Process, started};
 use crate::report::Bound;
 use crate::samples::{Key, order};
@@ -56,7 +56,7 @@ pub(crate) const TABLES: &[Table] = &[
 
 const POD: &str = "cali0";
 const POD_IP: [u8; 4] = [10, 5, 0, 5];
-const POD_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const POD_MAC: Lladdr = Lladdr::new([2, 0, 0, 0, 0, 2]);
 /// What the pod asks for, by a route out of `u0`.
 const TARGET: [u8; 4] = [172, 31, 7, 7];
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,7 +71,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for (size, bound) in [(100_000, 500.0), (1_000_000, 4000.0)] {
         let values = findings.samples.values(&Key::new(INTO_EMPTY, BEYOND).at(SIZE, size)).to_vec();
         if !values.is_empty() {
-            let case = format!("{} routes", crate::units::grouped(size));
+            let case = format!("{} routes", bench::units::grouped(size));
             findings.goal(
                 "P10",
                 ["routes into an empty mirror, beyond the kernel's own dump", &case],
@@ -100,8 +100,8 @@ struct Node {
 impl Node {
     fn new() -> Result<Self> {
         let mut lab = Lab::new()?;
-        lab.attach("pod", POD_MAC, POD, Mac([0xee; 6]))?;
-        lab.attach("far", Mac([2, 0, 0, 0, 0, 9]), "u0", Mac([2, 0, 0, 0, 9, 1]))?;
+        lab.attach("pod", POD_MAC, POD, Lladdr::new([0xee; 6]))?;
+        lab.attach("far", Lladdr::new([2, 0, 0, 0, 0, 9]), "u0", Lladdr::new([2, 0, 0, 0, 9, 1]))?;
         let node = lab.node();
         for key in ["proxy_arp", "forwarding"] {
             node.sysctl(&format!("net.ipv4.conf.{POD}.{key}"), 1)?;
@@ -132,7 +132,7 @@ impl Node {
 
 fn watch(agent: &Agent) -> Result<Watch> {
     let mut watch = Watch::on(agent)?;
-    watch.about(&ArpFrame::request(POD_MAC.0, POD_IP, TARGET))?;
+    watch.about(&ArpFrame::request(POD_MAC.bytes(), POD_IP, TARGET))?;
     Ok(watch)
 }
 
@@ -144,7 +144,7 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
     if context.cores.len() > 1 {
         Process(agent.pid()).keep_off(context.core)?;
     }
-    let mut kernel = Kernel::of(node.namespace())?;
+    let mut kernel = Netlink::open(node.namespace())?;
     let resolution = node.namespace().run(|| -> Result<Duration> {
         let _core = OnCore::enter(context.core)?;
         let mut watch = watch(&agent)?;
@@ -183,21 +183,21 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-fn make(node: &Node, kernel: &mut Kernel, kind: &str, present: bool) -> Result<()> {
+fn make(node: &Node, kernel: &mut Netlink, kind: &str, present: bool) -> Result<()> {
     match (kind, present) {
-        ("route", true) => kernel.change(Change::AddRoute(TARGET, node.uplink)),
-        ("route", false) => kernel.change(Change::DeleteRoute(TARGET, node.uplink)),
-        ("neighbour", true) => kernel.change(Change::SetNeighbour(POD_IP, node.pod, POD_MAC.0)),
-        ("neighbour", false) => kernel.change(Change::DeleteNeighbour(POD_IP, node.pod)),
+        ("route", true) => kernel.change(Change::add_route(TARGET, node.uplink)),
+        ("route", false) => kernel.change(Change::delete_route(TARGET, node.uplink)),
+        ("neighbour", true) => kernel.change(Change::set_neighbour(POD_IP, node.pod, POD_MAC)),
+        ("neighbour", false) => kernel.change(Change::delete_neighbour(POD_IP, node.pod)),
         ("proxy_arp", _) => {
             // The thread is in the node's namespace.
             std::fs::write(format!("/proc/sys/net/ipv4/conf/{POD}/proxy_arp"), if present { "1" } else { "0" })
                 .context("writing proxy_arp")
         }
         (_, present) => {
-            kernel.change(Change::SetUp(node.uplink, present))?;
+            kernel.change(Change::set_up(node.uplink, present))?;
             // The route went with the link.
-            if present { kernel.change(Change::AddRoute(TARGET, node.uplink)) } else { Ok(()) }
+            if present { kernel.change(Change::add_route(TARGET, node.uplink)) } else { Ok(()) }
         }
     }
 }
@@ -212,16 +212,19 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
     };
     let few = Node::new()?;
     let node = Node::new()?;
-    let mut kernel = Kernel::of(node.namespace())?;
+    let mut kernel = Netlink::open(node.namespace())?;
     let hosts = || (0..size).map(|number| (0x1000_0000 + 7 * number).to_be_bytes());
-    let add = || hosts().map(|to| Change::AddRoute(to, node.uplink));
-    let delete = || hosts().map(|to| Change::DeleteRoute(to, node.uplink));
+    let add = || hosts().map(|to| Change::add_route(to, node.uplink));
+    let delete = || hosts().map(|to| Change::delete_route(to, node.uplink));
     kernel.change_all(add())?;
 
     for _ in 0..rounds {
         context.check()?;
         let begin = Instant::now();
-        kernel.dump_routes()?;
+        // An agent would look at them.
+        let mut rtmsg = [0; 12];
+        rtmsg[0] = libc::AF_INET as u8;
+        kernel.dump(libc::RTM_GETROUTE, rtmsg, |_, _| {})?;
         let dump = begin.elapsed();
         let (agent_of_few, alone) = few.start()?;
         let (agent, took) = node.start()?;
@@ -290,7 +293,7 @@ fn settled(node: &Node, agent: &Agent, last: [u8; 4]) -> Result<()> {
     // In step, it has the route; should somebody on this machine have written a setting, frames pass a little longer.
     node.namespace().run(|| -> Result<()> {
         let mut watch = Watch::on(agent)?;
-        watch.about(&ArpFrame::request(POD_MAC.0, POD_IP, last))?;
+        watch.about(&ArpFrame::request(POD_MAC.bytes(), POD_IP, last))?;
         watch.until(node.pod, true, begin, PATIENCE)?;
         Ok(())
     })?

@@ -9,6 +9,7 @@ mod others;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use bench::{KERNEL, Responder, Stand, stands};
 use lab::{Lab, topology};
 
 use super::reply;
@@ -17,13 +18,12 @@ use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
-use crate::subject::{KERNEL, Stand, Who, stands};
 use others::Peer;
 
 const SHARE: &str = "share of a storm's requests that got a reply";
 
 /// What is measured here too, for comparison.
-const OURS: [Who; 4] = [Who::DelayedKernel, Who::Kernel, Who::Tcx, Who::Skb];
+const OURS: [Responder; 4] = [Responder::DelayedKernel, Responder::Kernel, Responder::Tcx, Responder::Skb];
 
 pub(crate) const TABLES: &[Table] = &[Table {
     columns: Columns::Measures,
@@ -104,7 +104,7 @@ fn ours(
     findings: &mut Findings,
 ) -> Result<()> {
     let (subject, name) = (&stand.subject, stand.who.name());
-    if stand.who == Who::DelayedKernel {
+    if stand.who == Responder::DelayedKernel {
         // A round of it takes a second, and it is measured by `reply` and `storm` in full.
         return if round < 3 { reply::delayed(&subject.requester()?, name, findings) } else { Ok(()) };
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use bench::{Requester, quantile};
+use bench::{KERNEL, Requester, Responder, Stand, quantile, stands};
 use lab::topology;
 
 use crate::context::Context;
@@ -11,7 +11,6 @@ use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::report::Bound;
 use crate::samples::{Key, order};
-use crate::subject::{KERNEL, Stand, Who, stands};
 
 /// How many requests the delayed kernel has in flight: all that its queue takes (`proxy_qlen`).
 const IN_FLIGHT: u8 = 64;
@@ -27,10 +26,10 @@ pub(crate) const TABLES: &[Table] = &[Table {
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     // In each turn every responder has another pod, so that none has the better one throughout.
     let (turns, rounds, requests) = context.either((5, 6, 2_000), (1, 2, 100));
-    let lab = topology::calico(Who::ALL.len() as u8)?;
+    let lab = topology::calico(Responder::ALL.len() as u8)?;
     let mut modes = Vec::new();
     for turn in 0..turns {
-        let stands = stands(&lab, &Who::ALL, turn, context.core, |who, why| {
+        let stands = stands(&lab, &Responder::ALL, turn, context.core, |who, why| {
             findings.skip(who.name(), &why);
         });
         for round in 0..rounds {
@@ -38,7 +37,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 context.check()?;
                 let stand = &stands[index];
                 // Once a turn: a round of it takes a second.
-                if stand.who != Who::DelayedKernel {
+                if stand.who != Responder::DelayedKernel {
                     measure(stand, requests, findings)?;
                 } else if round == 0 {
                     delayed(&stand.subject.requester()?, stand.who.name(), findings)?;
@@ -51,7 +50,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for measure in ["p50", "p99", "p99.9"] {
         findings.compare(measure, KERNEL);
     }
-    for (who, bound) in [(Who::Tcx, 0.80), (Who::Skb, 0.87)] {
+    for (who, bound) in [(Responder::Tcx, 0.80), (Responder::Skb, 0.87)] {
         for (measure, bound) in [("p50", bound), ("p99", 1.0)] {
             let what = format!("{measure} of a reply, {}", who.name());
             judge("P3", [&what, "against the kernel"], measure, who, Bound::AtMost(bound), findings);
@@ -69,15 +68,15 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// Judges a measure by its ratio to the kernel's; clsact stands beside tcx.
-pub(crate) fn judge(id: &str, what: [&str; 2], measure: &str, who: Who, bound: Bound, findings: &mut Findings) {
-    let ratios = |findings: &Findings, who: Who| {
+pub(crate) fn judge(id: &str, what: [&str; 2], measure: &str, who: Responder, bound: Bound, findings: &mut Findings) {
+    let ratios = |findings: &Findings, who: Responder| {
         // Nothing to compare is a goal not met.
         findings.samples.ratios(&Key::new(measure, who.name()), &Key::new(measure, KERNEL)).unwrap_or_default()
     };
     let values = ratios(findings, who);
     findings.goal(id, what, bound, "×", &values);
-    if who == Who::Tcx {
-        let values = ratios(findings, Who::Clsact);
+    if who == Responder::Tcx {
+        let values = ratios(findings, Responder::Clsact);
         findings.beside("clsact", &values);
     }
 }

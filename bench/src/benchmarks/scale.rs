@@ -19,8 +19,8 @@ use crate::layout::{Columns, Table};
 use crate::process::{self, Process, started};
 use crate::report::Bound;
 use crate::samples::Key;
-use crate::units::grouped;
 use crate::watch::Watch;
+use bench::units::grouped;
 
 const SIZE: &str = "interfaces";
 const UP: &str = "link up → answering";

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use arp_common::ArpFrame;
-use bench::{Flood, Flooded, Requester, quantile};
+use bench::{Flood, Flooded, KERNEL, Requester, Responder, Stand, quantile, stands};
 use lab::{Lab, topology};
 
 use super::storm::settled;
@@ -18,7 +18,6 @@ use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
-use crate::subject::{KERNEL, Stand, Who, stands};
 
 const RATE: &str = "replies a second, spoofed senders";
 const BEFORE: &str = "neighbour entries of the node before the spoofed senders";
@@ -43,7 +42,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, window) = context.either((5, 250), (1, 50));
     let window = Duration::from_millis(window);
     // The liar, and another pod that asks meanwhile.
-    let all = [Who::Kernel, Who::Kernel, Who::Tcx, Who::Tcx, Who::Skb, Who::Skb];
+    let all = [Responder::Kernel, Responder::Kernel, Responder::Tcx, Responder::Tcx, Responder::Skb, Responder::Skb];
     let lab = topology::calico(all.len() as u8)?;
     let stands = stands(&lab, &all, 0, context.core, |who, why| {
         findings.skip(&format!("{}, spoofed senders", who.name()), &why);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
 use aya::programs::xdp::XdpMode;
-use bench::Flood;
+use bench::{Flood, KERNEL, Responder, Stand, Subject, gro, stands};
 use lab::{Lab, OnCore, topology};
 
 use super::{reply, spoof};
@@ -20,7 +20,6 @@ use crate::layout::{Columns, Table};
 use crate::programs::{Programs, Tc, live};
 use crate::report::Bound;
 use crate::samples::{Key, order};
-use crate::subject::{KERNEL, Stand, Subject, Who, gro, stands};
 
 pub(crate) const RATE: &str = "replies a second, AF_PACKET";
 pub(crate) const TIME: &str = "time of a request, AF_PACKET";
@@ -67,10 +66,10 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
     let (turns, rounds, window) = context.either((5, 5, 200), (1, 2, 20));
     let window = Duration::from_millis(window);
     // More pods: one whose requests are dropped, and those who get whatever reply.
-    let lab = topology::calico((Who::ALL.len() + 1 + NULLS.len()) as u8)?;
-    let drop = Dropped::on(&lab, Who::ALL.len(), context)?;
+    let lab = topology::calico((Responder::ALL.len() + 1 + NULLS.len()) as u8)?;
+    let drop = Dropped::on(&lab, Responder::ALL.len(), context)?;
     let mut nulls = Vec::new();
-    for (pod, (name, program, by)) in (Who::ALL.len() + 1..).zip(NULLS) {
+    for (pod, (name, program, by)) in (Responder::ALL.len() + 1..).zip(NULLS) {
         let host = lab.host(&format!("p{pod}"));
         host.close_sockets();
         let mut programs = Programs::load()?;
@@ -81,7 +80,7 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         nulls.push((Subject::new(name, host, topology::CALICO_GATEWAY, context.core), programs));
     }
     for turn in 0..turns {
-        let stands = stands(&lab, &Who::ALL, turn, context.core, |who, why| {
+        let stands = stands(&lab, &Responder::ALL, turn, context.core, |who, why| {
             findings.skip(who.name(), &why);
         });
         for round in 0..rounds {
@@ -97,7 +96,7 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
                 context.check()?;
                 let stand = &stands[index];
                 // Its queue takes 64 requests and drops the others: a number of replies is all that can be said.
-                let is_delayed = stand.who == Who::DelayedKernel;
+                let is_delayed = stand.who == Responder::DelayedKernel;
                 if is_delayed && round > 0 {
                     continue;
                 }
@@ -118,8 +117,8 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         findings.compare(measure, KERNEL);
     }
     for (id, measure, goals) in [
-        ("P4", RATE, [(Who::Tcx, Bound::AtLeast(1.55)), (Who::Skb, Bound::AtLeast(1.3))]),
-        ("P5", COST, [(Who::Tcx, Bound::AtMost(0.22)), (Who::Skb, Bound::AtMost(0.5))]),
+        ("P4", RATE, [(Responder::Tcx, Bound::AtLeast(1.55)), (Responder::Skb, Bound::AtLeast(1.3))]),
+        ("P5", COST, [(Responder::Tcx, Bound::AtMost(0.22)), (Responder::Skb, Bound::AtMost(0.5))]),
     ] {
         for (who, bound) in goals {
             let what = format!("{measure}, {}", who.name());
@@ -166,7 +165,7 @@ pub(crate) fn add(name: &str, storm: &Storm, floor: f64, findings: &mut Findings
 /// Sends a pod's own request as fast as it goes. With `settle`, replies that are still on their way count too.
 pub(crate) fn send(subject: &Subject, window: Duration, core: usize, settle: bool) -> Result<Storm> {
     let flood = Flood::on(&subject.namespace, core)?;
-    let request = ArpFrame::request(subject.mac.0, subject.ip, subject.target);
+    let request = ArpFrame::request(subject.mac.bytes(), subject.ip, subject.target);
     let before = subject.received()?;
     let flooded = flood.run(&[request; 64], window)?;
     let after = if settle { settled(|| subject.received())? } else { subject.received()? };
@@ -217,7 +216,7 @@ impl Dropped {
 /// own, which no pod could reach.
 fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
     let (turns, rounds, frames) = context.either((4, 5, 200_000), (1, 2, 10_000));
-    let all = [Who::Kernel, Who::Skb, Who::Driver];
+    let all = [Responder::Kernel, Responder::Skb, Responder::Driver];
     let lab = topology::calico(all.len() as u8 + 2)?;
     let _core = OnCore::enter(context.core)?;
     let mut generator = Programs::load()?;
@@ -254,7 +253,7 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
                 let (stand, subject) = (stands.get(index), subjects[index]);
                 let before = stand.map(Stand::answered).transpose()?.unwrap_or_default();
                 let dropped = drop.1.discarded()?;
-                let request = ArpFrame::request(subject.mac.0, subject.ip, subject.target);
+                let request = ArpFrame::request(subject.mac.bytes(), subject.ip, subject.target);
                 generator.set_frame(&request)?;
                 let storm = live_storm(subject, &ends[index], &mut generator, frames)?;
                 let key = |measure| Key::new(measure, &subject.name);
@@ -287,9 +286,9 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
     findings.compare(LIVE_RATE, KERNEL);
     findings.compare(LIVE_TIME, KERNEL);
     for (base, bound) in [(KERNEL, 4.0), (NULL, 0.9)] {
-        let driver = Key::new(LIVE_RATE, Who::Driver.name());
+        let driver = Key::new(LIVE_RATE, Responder::Driver.name());
         let ratios = findings.samples.ratios(&driver, &Key::new(LIVE_RATE, base));
-        let what = format!("{LIVE_RATE}, {}", Who::Driver.name());
+        let what = format!("{LIVE_RATE}, {}", Responder::Driver.name());
         findings.goal(
             "P6",
             [&what, &format!("against {base}")],

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use bench::gro;
 use lab::topology::{CALICO_MAC, UPLINK_IP, calico};
 use lab::{Agent, Host, Lab};
 
@@ -180,8 +181,7 @@ fn attach(lab: &Lab, pair: [&Host; 2], case: usize) -> Result<Option<Agent>> {
 fn set_gro(pair: [&Host; 2], case: usize, on: bool) -> Result<()> {
     if CASES[case].0 == DRIVER {
         for pod in pair {
-            let output = pod.namespace().output(&format!("ethtool -K eth0 gro {}", if on { "on" } else { "off" }))?;
-            ensure!(output.status.success(), "ethtool: {}", String::from_utf8_lossy(&output.stderr));
+            gro(pod.namespace(), "eth0", on)?;
         }
     }
     Ok(())

@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use lab::netlink::{Change, change, index};
 use lab::stream::{Stream, until_fast};
 use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
-use lab::{Agent, AgentOptions, Lab, kernel_calls};
+use lab::{Agent, AgentOptions, Lab, ioctl};
 
 use crate::context::Context;
 use crate::findings::Findings;
@@ -26,7 +27,7 @@ const AFTER: Duration = Duration::from_millis(350);
 const CASES: [&str; 3] = ["kernel alone", "fast path", "fast path without the sysctl hook"];
 
 /// A change that makes the kernel silent about a target, and how to undo it. Run in the node's namespace.
-struct Change {
+struct Case {
     what: &'static str,
     tpa: [u8; 4],
     make: fn() -> Result<()>,
@@ -42,30 +43,30 @@ fn nothing() -> Result<()> {
     Ok(())
 }
 
-const CHANGES: [Change; 6] = [
-    Change {
+const CHANGES: [Case; 6] = [
+    Case {
         what: "route removed",
         tpa: TARGET,
-        make: || kernel_calls::set_route(TARGET, 32, "u0", false),
-        undo: || kernel_calls::set_route(TARGET, 32, "u0", true),
+        make: || change(Change::delete_route(TARGET, index("u0")?)),
+        undo: || change(Change::add_route(TARGET, index("u0")?)),
         silent: false,
         prepare: nothing,
         finish: nothing,
     },
-    Change {
+    Case {
         what: "link down",
         tpa: ROUTED_TARGET,
-        make: || kernel_calls::set_up("u0", false),
+        make: || change(Change::set_up(index("u0")?, false)),
         undo: || {
-            kernel_calls::set_up("u0", true)?;
+            change(Change::set_up(index("u0")?, true))?;
             // The route went with the link.
-            kernel_calls::set_route(TARGET, 32, "u0", true)
+            change(Change::add_route(TARGET, index("u0")?))
         },
         silent: false,
         prepare: nothing,
         finish: nothing,
     },
-    Change {
+    Case {
         what: "proxy_arp written",
         tpa: ROUTED_TARGET,
         make: || write("proxy_arp", "0"),
@@ -74,7 +75,7 @@ const CHANGES: [Change; 6] = [
         prepare: nothing,
         finish: nothing,
     },
-    Change {
+    Case {
         what: "arp_ignore written",
         tpa: LOCAL_TARGET,
         make: || write("arp_ignore", "8"),
@@ -83,28 +84,28 @@ const CHANGES: [Change; 6] = [
         prepare: nothing,
         finish: nothing,
     },
-    Change {
+    Case {
         what: "RTM_SETLINK of arp_ignore",
         tpa: LOCAL_TARGET,
-        make: || kernel_calls::set_link_setting("v0", 19, 8),
-        undo: || kernel_calls::set_link_setting("v0", 19, 0),
+        make: || change(Change::set_link_setting(index("v0")?, 19, 8)),
+        undo: || change(Change::set_link_setting(index("v0")?, 19, 0)),
         silent: false,
         prepare: nothing,
         finish: nothing,
     },
     // Nobody is told; it is looked for while there is an entry.
-    Change {
+    Case {
         what: "static proxy entry removed",
         tpa: ROUTED_TARGET,
-        make: || kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"),
-        undo: || kernel_calls::publish(ROUTED_TARGET, "v0"),
+        make: || ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0"),
+        undo: || ioctl::publish(ROUTED_TARGET, "v0"),
         silent: false,
         prepare: || {
             write("proxy_arp", "0")?;
-            kernel_calls::publish(ROUTED_TARGET, "v0")
+            ioctl::publish(ROUTED_TARGET, "v0")
         },
         finish: || {
-            kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0")?;
+            ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0")?;
             write("proxy_arp", "1")
         },
     },
@@ -172,7 +173,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 fn node(case: usize) -> Result<(Option<Agent>, Lab)> {
     let lab = topology::matrix()?;
     lab.node().ip("route del default")?;
-    lab.node().run(|| kernel_calls::set_route(TARGET, 32, "u0", true))??;
+    lab.node().run(|| change(Change::add_route(TARGET, index("u0")?)))??;
     let options = AgentOptions::new(&["v0"]);
     let agent = match case {
         0 => None,
@@ -183,7 +184,7 @@ fn node(case: usize) -> Result<(Option<Agent>, Lab)> {
 }
 
 /// Makes a change and undoes it. Gives the microseconds until the last answer.
-fn turn(agent: Option<&Agent>, lab: &Lab, change: &Change) -> Result<f64> {
+fn turn(agent: Option<&Agent>, lab: &Lab, change: &Case) -> Result<f64> {
     let p0 = lab.host("p0");
     match agent {
         Some(agent) => until_fast(agent, p0, change.tpa)?,

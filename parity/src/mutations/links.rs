@@ -1,7 +1,7 @@
 //! Ports, carriers, and devices beside the ports.
 
 use crate::pair::Step;
-use lab::Mac;
+use arp_common::Lladdr;
 
 use crate::plan::Plan;
 
@@ -23,7 +23,7 @@ pub(super) fn port_noarp(plan: &mut Plan) {
 
 pub(super) fn port_mac(plan: &mut Plan) {
     let port = plan.port();
-    let mac = Mac([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.rng.byte() & 0x3f)]);
+    let mac = Lladdr::new([0x02, 0, 0, 0, 0xaa, 0x40 + (plan.rng.byte() & 0x3f)]);
     let before = crate::pair::NODE_MAC(port);
     plan.ip_undone(format!("link set v{port} address {mac}"), format!("link set v{port} address {before}"));
     plan.macs[usize::from(port)] = mac;

@@ -1,4 +1,4 @@
-//! Routing rules. Once there has been one, a namespace is never what it was: few, so that most worlds are without.
+//! Routing rules. Once there has been one, a namespace is never what it was: few, so that most scenarios are without.
 
 use crate::plan::Plan;
 

@@ -1,4 +1,4 @@
-//! Frames as the twins send and see them.
+//! Frames as the two nodes get and send them.
 
 use std::fmt::Write as _;
 

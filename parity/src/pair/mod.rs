@@ -9,10 +9,9 @@
 mod frames;
 mod pair;
 mod script;
-mod twin;
+mod side;
 
 pub use frames::{Frame, hex};
-pub use lab::netlink::{Class, Entry, NeighbourTable};
 pub use pair::{Batch, Divergence, Pair, Seen};
 pub use script::{Script, Step};
-pub use twin::{NODE_MAC, PORTS, stillness};
+pub use side::{NODE_MAC, PORTS, stillness};

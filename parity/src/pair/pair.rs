@@ -1,4 +1,4 @@
-//! The two twins together.
+//! The two nodes together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,17 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use arp_common::maps::IfaceAddr;
-use arp_common::{ArpFrame, Reason};
+use arp_common::{ArpFrame, Lladdr, Reason};
 use serde_json::Value;
 
 use super::frames::{Frame, hex};
 use super::script::Step;
-use super::twin::{Seen as TwinSeen, Tapped, Twin};
-use lab::Hook;
-use lab::Namespace;
-use lab::OnCore;
-use lab::netlink::{Class, Entry, NeighbourTable};
-use lab::{Agent, AgentOptions};
+use super::side::{Seen as SideSeen, Side, Tapped};
+use lab::{Agent, AgentOptions, Class, Hook, Namespace, Neighbours, OnCore};
 
 /// How many frames are sent together, whatever they change.
 const MIXED: usize = 64;
@@ -25,13 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For how much of it is waited until it has tested the interfaces' reply paths.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The twins.
+/// The two nodes, and the agent beside one of them.
 #[derive(Debug)]
 pub struct Pair {
     // Dropped first: the agent ends before its node goes.
     agent: Option<Agent>,
-    alone: Twin,
-    beside: Twin,
+    alone: Side,
+    beside: Side,
     core: usize,
     hook: Hook,
     /// Ports whose way out the agent could not test in good time.
@@ -46,7 +42,7 @@ pub struct Pair {
 pub struct Batch<'a> {
     /// The neighbour table of the kernel alone before the first of the frames. No frame changes what the verdict on
     /// another depends on.
-    pub neighbours: &'a NeighbourTable,
+    pub neighbours: &'a Neighbours,
     /// The frames.
     pub seen: &'a [Seen<'a>],
     /// The agent, if there is one.
@@ -66,7 +62,7 @@ pub struct Seen<'a> {
     pub taken: Option<bool>,
 }
 
-/// What the twins did differently.
+/// What the two did differently.
 #[derive(Clone, Debug)]
 pub struct Divergence {
     /// What differs, for people.
@@ -74,7 +70,7 @@ pub struct Divergence {
     /// The frames after which it showed.
     pub frames: Vec<Frame>,
     /// The kernel cleared the neighbour table meanwhile, which is one for all namespaces of the machine: it may have
-    /// done so between one twin's frames and the other's.
+    /// done so between one node's frames and the other's.
     pub collected: bool,
 }
 
@@ -85,20 +81,17 @@ impl fmt::Display for Divergence {
 }
 
 impl Pair {
-    /// Builds the twins; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
+    /// Builds the two nodes; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
     pub fn new(hook: Option<Hook>, core: usize) -> Result<Self> {
         let start = Instant::now();
         let kind = hook.unwrap_or_default();
-        let (alone, beside) = (Twin::new(kind)?, Twin::new(kind)?);
-        ensure!(alone.ifindex(0) == beside.ifindex(0), "the twins' interfaces are numbered differently");
-        let options = |hook: Hook| {
-            let options = AgentOptions::new(&["v*"]).default_reread().arg("--lease").arg("10000");
-            // The twin's tap for ARP must not make it pass everything.
-            let options = options.arg("--arp-listeners").arg("ignore");
-            hook.arguments().iter().fold(options, |options, argument| options.arg(argument))
-        };
-        let agent = hook.map(|hook| options(hook).start(beside.node())).transpose()?;
-        let spent = BTreeMap::from([("building twins", start.elapsed())]);
+        let (alone, beside) = (Side::new(kind)?, Side::new(kind)?);
+        ensure!(alone.ifindex(0) == beside.ifindex(0), "the two nodes' interfaces are numbered differently");
+        // The tap for ARP must not make it pass everything.
+        let options =
+            AgentOptions::new(&["v*"]).default_reread().args(&["--lease", "10000", "--arp-listeners", "ignore"]);
+        let agent = hook.map(|hook| options.args(hook.arguments()).start(beside.node())).transpose()?;
+        let spent = BTreeMap::from([("building nodes", start.elapsed())]);
         Ok(Pair { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
     }
 
@@ -138,7 +131,7 @@ impl Pair {
             self.alone.settle()?;
             self.beside.settle()?;
             self.spend("settling", settling);
-            ensure!(one == other, "the twins took a step differently:\n{one}\nand\n{other}");
+            ensure!(one == other, "the two took a step differently:\n{one}\nand\n{other}");
             let complaint =
                 |line: &&str| ["Command failed", "sysctl", "proxy"].iter().any(|begin| line.starts_with(begin));
             refused += one.lines().filter(complaint).count();
@@ -292,7 +285,7 @@ impl Pair {
 
     /// The frames that can be sent now, and those that must wait: two that can change the same neighbour entry, or of
     /// which one does and the other depends on it, are never in one batch, because the agent would follow in between.
-    fn schedule<'a>(&self, frames: &[&'a Frame], table: &NeighbourTable) -> (Vec<&'a Frame>, Vec<&'a Frame>) {
+    fn schedule<'a>(&self, frames: &[&'a Frame], table: &Neighbours) -> (Vec<&'a Frame>, Vec<&'a Frame>) {
         let mut changed: BTreeSet<IfaceAddr> = BTreeSet::new();
         let mut used: BTreeSet<IfaceAddr> = BTreeSet::new();
         frames.iter().copied().partition(|frame| {
@@ -309,15 +302,18 @@ impl Pair {
     }
 
     /// Whether the frame surely changes no neighbour entry.
-    fn leaves_as_it_is(&self, frame: &Frame, table: &NeighbourTable) -> bool {
+    fn leaves_as_it_is(&self, frame: &Frame, table: &Neighbours) -> bool {
         let Some(arp) = frame.arp() else { return false };
         if arp.arp.spa == [0; 4] {
             return true;
         }
         match table.entries.get(&(self.ifindex(frame.port), arp.arp.spa.into())) {
-            Some(Entry { class: Class::Fixed, .. }) => true,
-            Some(Entry { class: Class::Valid, lladdr }) => *lladdr == Some(arp.arp.sha),
-            _ => false,
+            Some(entry) => match entry.class() {
+                Class::Fixed => true,
+                Class::Valid => entry.lladdr == Some(Lladdr::new(arp.arp.sha)),
+                Class::Invalid => false,
+            },
+            None => false,
         }
     }
 }
@@ -332,7 +328,7 @@ fn garbage_collections() -> Vec<String> {
 
 /// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
 /// it is that of the first request which has none yet and asks for what it says.
-fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &TwinSeen) -> Vec<bool> {
+fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &SideSeen) -> Vec<bool> {
     let mut answered = vec![false; frames.len()];
     for (latest, reply) in &seen.replies {
         let Some(reply_arp) = ArpFrame::from_bytes(&reply.bytes).filter(ArpFrame::is_arp) else { continue };
@@ -356,8 +352,8 @@ fn taken(
     frames: &[&Frame],
     hook: Hook,
     ifindex: impl Fn(u8) -> u32,
-    alone: &TwinSeen,
-    beside: &TwinSeen,
+    alone: &SideSeen,
+    beside: &SideSeen,
 ) -> Result<Vec<Option<bool>>, String> {
     let mut passed = beside.passed.iter().peekable();
     let arrived = alone.passed.iter().map(|tapped| (tapped, passed.next_if(|&other| other == tapped).is_none()));
@@ -375,8 +371,8 @@ fn taken(
     Ok(taken.collect())
 }
 
-fn difference(alone: &TwinSeen, beside: &TwinSeen, tables: &[NeighbourTable; 2]) -> Option<String> {
-    let by_interface = |seen: &TwinSeen| {
+fn difference(alone: &SideSeen, beside: &SideSeen, tables: &[Neighbours; 2]) -> Option<String> {
+    let by_interface = |seen: &SideSeen| {
         let mut replies: Vec<Tapped> = seen.replies.iter().map(|(_, reply)| reply.clone()).collect();
         // In order on each interface; between interfaces there is none.
         replies.sort_by_key(|reply| reply.ifindex);

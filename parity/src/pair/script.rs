@@ -1,4 +1,4 @@
-//! What is done to the twins, as text: one step a line, `#` before a comment.
+//! What is done to both nodes, as text: one step a line, `#` before a comment.
 //!
 //! ```text
 //! ip addr add 10.0.0.1/24 dev v0      on the node

@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use lab::stream::answered_of_ten;
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Agent, AgentOptions, Lab, needs_root};
+use lab::{Agent, AgentOptions, needs_root};
 
 use super::turn;
 
@@ -20,18 +21,6 @@ fn limits(agent: &Agent) -> Result<(u64, u64)> {
 
 fn open_descriptors(agent: &Agent) -> Result<u64> {
     Ok(fs::read_dir(format!("/proc/{}/fd", agent.pid()))?.count() as u64)
-}
-
-/// How many of ten requests of p0 the fast path answered.
-fn of_ten(lab: &Lab, agent: &mut Agent) -> Result<u64> {
-    let host = lab.host("p0");
-    host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_sync()?;
-    let before = agent.status()?.answered(host.node_end());
-    for _ in 0..10 {
-        assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);
-    }
-    Ok(agent.status()?.answered(host.node_end()) - before)
 }
 
 #[test]
@@ -56,7 +45,7 @@ fn more_interfaces_than_descriptors_hold_back_those_that_are_too_many() -> Resul
     let lab = topology::calico(1)?;
     let links: String = (0..MORE).map(|n| format!("link add fill{n} type veth peer name peer{n}\n")).collect();
     lab.node().ip_each(&links)?;
-    let options = AgentOptions::new(&["cali*", "fill*"]).arg("--hook").arg("xdp").arg("--xdp-mode").arg("skb");
+    let options = AgentOptions::new(&["cali*", "fill*"]).args(&["--hook", "xdp", "--xdp-mode", "skb"]);
     let mut agent = options.after(&format!("ulimit -n {LIMIT}")).start(lab.node())?;
     let status = agent.status()?;
     let is_held_back = |name: &&str| {
@@ -68,7 +57,7 @@ fn more_interfaces_than_descriptors_hold_back_those_that_are_too_many() -> Resul
     assert!(held_back > 0 && attached > 0, "{held_back} held back, {attached} attached:\n{}", agent.log());
     assert_eq!(held_back + attached, MORE + 1, "{}", status.0);
     assert!(open_descriptors(&agent)? < LIMIT - LIMIT / 8, "some are left for the agent's own work");
-    assert_eq!(of_ten(&lab, &mut agent)?, 10, "the others are answered");
+    assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10, "the others are answered");
     // What changes is followed.
     lab.node().ip("link set fill0 up")?;
     lab.node().ip("route add 10.20.40.0/24 dev eth0 via 10.9.0.254")?;
@@ -99,7 +88,7 @@ fn a_crowd_of_idle_clients_shuts_nobody_out() -> Result<()> {
         lab.node().ip(&format!("link set cali0 txqueuelen {}", 1000 + turn))?;
     }
     assert!(open_descriptors(&agent)? < 128);
-    assert_eq!(of_ten(&lab, &mut agent)?, 10);
+    assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10);
     assert_eq!(agent.log().matches("not in sync").count(), 0, "{}", agent.log());
     assert_eq!(agent.log().matches("Too many open files").count(), 0, "{}", agent.log());
     drop(crowd);

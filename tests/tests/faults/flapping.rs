@@ -41,13 +41,12 @@ impl Flap {
             ),
             Flap::Gro => {
                 for gro in ["on", "off"] {
-                    let done = pod.namespace().output(&format!("ethtool -K eth0 gro {gro}"))?;
-                    ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+                    pod.namespace().exec(&format!("ethtool -K eth0 gro {gro}"))?;
                 }
                 Ok(())
             }
             Flap::LinkLayerAddress => {
-                let macs = [pod.mac().0, [0x02, 0, 0, 0, 0x0f, 1]];
+                let macs = [pod.mac().bytes(), [0x02, 0, 0, 0, 0x0f, 1]];
                 let frames = macs.map(|mac| ArpFrame::request(mac, pod.ip(), CALICO_GATEWAY).to_bytes());
                 let frames: Vec<&[u8]> = (0..64).map(|number| &frames[number % 2][..]).collect();
                 pod.exchange(&frames).map(drop)

@@ -2,12 +2,12 @@
 //! address, failover, migration. The second change must not be answered from the entry as it was before the first.
 
 use anyhow::{Context as _, Result, ensure};
-use arp_common::ArpFrame;
+use arp_common::{ArpFrame, Lladdr};
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{AgentOptions, Answerer, Host, Mac, Neighbours, Parity, needs_root};
+use lab::{AgentOptions, Answerer, Host, SideBySide, needs_root};
 use std::net::Ipv4Addr;
 
-const OTHER: Mac = Mac([2, 0, 0, 0x77, 0, 0x66]);
+const OTHER: Lladdr = Lladdr::new([2, 0, 0, 0x77, 0, 0x66]);
 
 /// The control request after which the agent has followed, and trusts what it knows.
 const IN_SYNC: &str = "\"sync\"";
@@ -29,7 +29,7 @@ enum Sent {
 
 impl Sent {
     fn frame(self, host: &Host) -> Vec<u8> {
-        let mut other = ArpFrame::request(OTHER.0, host.ip(), CALICO_GATEWAY);
+        let mut other = ArpFrame::request(OTHER.bytes(), host.ip(), CALICO_GATEWAY);
         match self {
             Sent::Own => return host.who_has(CALICO_GATEWAY).to_vec(),
             Sent::Request | Sent::Tagged(_) => {}
@@ -50,7 +50,7 @@ impl Sent {
 
 /// Sends the frames in both labs, `times` times, each time from the same entry; gives how often the entries were not
 /// the same afterwards, in this many of which the node with the fast path had not the host's own address.
-fn flip(parity: &mut Parity, times: usize, known: bool, sent: &[Sent]) -> Result<(usize, usize)> {
+fn flip(parity: &mut SideBySide, times: usize, known: bool, sent: &[Sent]) -> Result<(usize, usize)> {
     let (mut differ, mut wrong) = (0, 0);
     for _ in 0..times {
         let prepare = |lab: &mut lab::Lab| {
@@ -65,18 +65,17 @@ fn flip(parity: &mut Parity, times: usize, known: bool, sent: &[Sent]) -> Result
         };
         parity.both(prepare)?;
         parity.agent().ask(IN_SYNC)?;
-        let entries = [parity.alone(), parity.fast()].map(|lab| -> Result<Option<String>> {
+        let entries = [parity.alone(), parity.fast()].map(|lab| -> Result<Option<Lladdr>> {
             let host = lab.host("p0");
             let frames: Vec<Vec<u8>> = sent.iter().map(|sent| sent.frame(host)).collect();
             host.exchange(&frames.iter().map(Vec::as_slice).collect::<Vec<_>>())?;
-            let table = Neighbours::of(lab.node())?;
-            let entry = table.get(host.node_end(), &Ipv4Addr::from(host.ip()).to_string());
-            Ok(entry.and_then(|entry| entry.lladdr.clone()))
+            let entry = lab.node().neighbour(host.node_end(), host.ip())?;
+            Ok(entry.and_then(|entry| entry.lladdr))
         });
         let [alone, fast] = entries;
         let (alone, fast) = (alone?.context("the kernel alone has no entry")?, fast?);
-        differ += usize::from(fast.as_ref() != Some(&alone));
-        wrong += usize::from(fast != Some(parity.fast().host("p0").mac().to_string()));
+        differ += usize::from(fast != Some(alone));
+        wrong += usize::from(fast != Some(parity.fast().host("p0").mac()));
     }
     Ok((differ, wrong))
 }
@@ -87,7 +86,7 @@ fn a_sender_whose_address_changes_and_changes_back_is_learnt_as_by_the_kernel_al
     let _turn = super::turn();
     // The default interval: nothing is to depend on looks.
     let options = AgentOptions::new(&["cali*"]).default_reread();
-    let mut parity = Parity::start_with(|| topology::calico(1), options)?;
+    let mut parity = SideBySide::start_with(|| topology::calico(1), options)?;
     // So that no unanswered frame is ignored because it comes too soon.
     parity.node_sysctl("net.ipv4.neigh.cali0.locktime", -1)?;
     use Sent::{Announcement, Own, Reply, Request};
@@ -126,7 +125,7 @@ fn tags_of_vlan_0_hide_no_change() -> Result<()> {
     let mut failed = Vec::new();
     for how in [["--hook", "xdp", "--xdp-mode", "skb"], ["--hook", "tc", "--tc-attach", "auto"]] {
         let options = how.iter().fold(AgentOptions::new(&["cali*"]), |options, argument| options.arg(argument));
-        let mut parity = Parity::start_with(|| topology::calico(1), options)?;
+        let mut parity = SideBySide::start_with(|| topology::calico(1), options)?;
         if parity.agent().ask("\"status\"")?.to_string().contains("\"clsact\"") {
             println!("{how:?}: this kernel has no tcx, and a filter sees no tagged frames");
             continue;

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType, loaded_links};
 use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET, UPLINK_IP, add_calico_pod};
 use lab::{
-    Agent, AgentOptions, Answerer, BpfFs, Lab, Parity, kernel_is_since, needs_kernel, needs_root, reply_bytes,
-    stretched,
+    Agent, AgentOptions, Answerer, BpfFs, Lab, SideBySide, kernel_is_since, needs_kernel, needs_root, reply_bytes,
+    stretched, wait_until,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -27,7 +27,7 @@ const DEFAULT: &[&str] = &["--hook", "auto"];
 const OUTLIVE: [(&[&str], bool); 3] = [(CLSACT, false), (TCX, true), (SKB, true)];
 
 fn options(interface: &str, hook: &[&str], bpffs: Option<&BpfFs>) -> AgentOptions {
-    let options = hook.iter().fold(AgentOptions::new(&[interface]), |options, argument| options.arg(argument));
+    let options = AgentOptions::new(&[interface]).args(hook);
     match bpffs {
         Some(bpffs) => options.bpffs(bpffs.path()),
         None => options,
@@ -39,9 +39,7 @@ fn is_there(hook: &[&str]) -> bool {
 }
 
 fn tc(lab: &Lab, command: &str) -> Result<String> {
-    let output = lab.node().output(&format!("tc {command}"))?;
-    ensure!(output.status.success(), "tc {command}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    lab.node().exec(&format!("tc {command}"))
 }
 
 /// The programs of any hook that receive what comes in on an interface, by their identifiers; for filters, their names.
@@ -173,15 +171,10 @@ fn restarts(hook: &[&str], is_pinned: bool, ends: usize, kills: usize) -> Result
     under_traffic(&lab, &what, || {
         for round in 0..ends + kills {
             let answered = agent.status()?.answered("cali0");
-            let deadline = Instant::now() + stretched(Duration::from_secs(5));
-            while agent.status()?.answered("cali0") <= answered {
-                ensure!(
-                    Instant::now() < deadline,
-                    "{what}, round {round}: the fast path does not answer: {}",
-                    agent.status()?.0
-                );
-                thread::sleep(Duration::from_millis(20));
-            }
+            let more = || Ok(agent.status()?.answered("cali0") > answered);
+            wait_until(Duration::from_secs(5), more, || {
+                format!("{what}, round {round}: the fast path answers: {:?}", agent.status())
+            })?;
             if round < ends {
                 agent.stop()?
             } else {
@@ -234,7 +227,7 @@ fn what_a_killed_agent_leaves_passes_from_the_first_frame_on() -> Result<()> {
     let _turn = super::turn();
     for (hook, is_pinned) in OUTLIVE.into_iter().filter(|&(hook, _)| is_there(hook)) {
         let bpffs = is_pinned.then(BpfFs::mount).transpose()?;
-        let mut parity = Parity::start_with(topology::matrix, options("v0", hook, bpffs.as_ref()))?;
+        let mut parity = SideBySide::start_with(topology::matrix, options("v0", hook, bpffs.as_ref()))?;
         assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath, "{hook:?}");
         let before = programs_on(parity.fast(), "v0")?;
         assert_eq!(before.len(), 1, "{hook:?}: {before:?}");
@@ -282,12 +275,8 @@ fn a_restart_swaps_the_program_of_the_pinned_link() -> Result<()> {
 
     // What is no longer wanted goes with the next agent, whatever it serves.
     let agent = options("eth0", SKB, Some(&bpffs)).start(lab.node())?;
-    let deadline = Instant::now() + stretched(Duration::from_secs(5));
-    while !programs_on(&lab, "cali0")?.is_empty() {
-        ensure!(Instant::now() < deadline, "still there: {:?}; log:\n{}", programs_on(&lab, "cali0")?, agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    let gone = || Ok(programs_on(&lab, "cali0")?.is_empty());
+    wait_until(Duration::from_secs(5), gone, || format!("it is gone; the agent's log:\n{}", agent.log()))
 }
 
 /// Runs `arp-agent detach` against an agent's run directory.
@@ -358,16 +347,7 @@ fn the_bandwidth_plugin_gets_its_queueing_discipline() -> Result<()> {
         tc(&lab, &format!("qdisc add dev cali{pod} handle ffff: ingress"))?;
     }
     agent.in_sync()?;
-    let deadline = Instant::now() + stretched(Duration::from_secs(5));
-    loop {
-        let status = agent.status()?;
-        let answering = (0..=20).filter(|pod| status.interface(&format!("cali{pod}"))["state"] == "answering").count();
-        if answering == 21 {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "{answering} of 21 are answered for: {}", status.0);
-        thread::sleep(Duration::from_millis(20));
-    }
+    (0..=20).try_for_each(|pod| agent.wait_for_interface(&format!("cali{pod}"), |pod| pod["state"] == "answering"))
 }
 
 #[test]
@@ -383,11 +363,8 @@ fn a_stranger_s_queueing_discipline_is_never_removed() -> Result<()> {
         tc(&lab, "filter add dev cali0 ingress prio 7 protocol all u32 match u32 0 0 classid 1:1")
             .with_context(|| format!("after {gap} ms; the agent's log:\n{}", agent.log()))?;
         // Until the agent is back on it.
-        let deadline = Instant::now() + stretched(Duration::from_secs(5));
-        while !tc(&lab, "filter show dev cali0 ingress")?.contains("arp-agent:") {
-            ensure!(Instant::now() < deadline, "the agent does not come back:\n{}", agent.log());
-            thread::sleep(Duration::from_millis(10));
-        }
+        let back = || Ok(tc(&lab, "filter show dev cali0 ingress")?.contains("arp-agent:"));
+        wait_until(Duration::from_secs(5), back, || format!("the agent comes back; its log:\n{}", agent.log()))?;
     }
     Ok(())
 }
@@ -428,15 +405,8 @@ fn first_start(veths: u32) -> Result<()> {
     let started = Instant::now();
     let agent = start()?;
     // It is still attaching when it says so.
-    let deadline = Instant::now() + stretched(Duration::from_secs(20));
-    loop {
-        let status = agent.command(&["status", "--json"])?;
-        let status = String::from_utf8_lossy(&status.stdout).into_owned();
-        if status.contains("so far") {
-            break;
-        }
-        ensure!(Instant::now() < deadline, "never seen attaching: {status}; log:\n{}", agent.log());
-    }
+    let attaching = || Ok(String::from_utf8_lossy(&agent.command(&["status", "--json"])?.stdout).contains("so far"));
+    wait_until(Duration::from_secs(20), attaching, || format!("seen attaching; its log:\n{}", agent.log()))?;
     add_calico_pod(&mut lab, 1)?;
     let (came, mut newcomer, mut longest) = (Instant::now(), None, Duration::ZERO);
     let deadline = Instant::now() + stretched(Duration::from_secs(60));

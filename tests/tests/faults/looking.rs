@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::kernel_calls::{add_passing_proxy, add_veth, set_up};
+use lab::netlink::{Change, Netlink, index};
 use lab::{AgentOptions, Lab, NAMES, Namespace, needs_root};
 
 /// What LXC's router mode adds to the node's end.
@@ -55,13 +55,13 @@ fn starts(count: u32) -> Result<()> {
 fn keeps_entry(node: &Namespace, container: &Namespace, number: u32, pause: Duration) -> Result<bool> {
     let interface = format!("lxc{number}");
     let other = File::open(Path::new(NAMES).join(container.name()))?;
-    node.run(|| {
-        add_veth(&interface, &other)?;
-        set_up(&interface, true)?;
-        add_passing_proxy(GATEWAY, &interface)
-    })??;
+    let [mut netlink, mut others] = [Netlink::open(node)?, Netlink::open(container)?];
+    netlink.change(Change::add_veth(&interface, &other))?;
+    let [ours, eth0] = [node.run(|| index(&interface))??, container.run(|| index("eth0"))??];
+    netlink.change(Change::set_up(ours, true))?;
+    netlink.change(Change::add_proxy(GATEWAY, ours))?;
     thread::sleep(pause);
-    container.run(|| set_up("eth0", true))??;
+    others.change(Change::set_up(eth0, true))?;
     // With its carrier, the interface keeps what it has by then.
     thread::sleep(Duration::from_millis(20));
     let entries = node.ip(&format!("neigh show proxy dev {interface}"))?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::stream::{answered, until_fast};
 use lab::topology::{self, ROUTED_TARGET};
-use lab::{Agent, AgentOptions, Host, Lab, Namespace, needs_root, stretched};
+use lab::{Agent, AgentOptions, Host, Lab, Namespace, needs_root, wait_until};
 
 /// How long requests are asked while others write.
 const DURATION: Duration = Duration::from_secs(5);
@@ -145,11 +145,8 @@ fn where_nobody_can_say_whose_a_sysctl_is_the_hook_rests_when_too_many_are_writt
     ensure!(state()?.starts_with("attached: ") && state()?.contains("/sys/kernel/btf"), "{}", state()?);
 
     let (rested, _) = while_others_write(&elsewhere, 100, || {
-        let deadline = Instant::now() + stretched(Duration::from_secs(15));
-        while state()?.starts_with("attached") {
-            ensure!(Instant::now() < deadline, "the hook does not pause");
-            thread::sleep(Duration::from_millis(50));
-        }
+        let pauses = || Ok(!state()?.starts_with("attached"));
+        wait_until(Duration::from_secs(15), pauses, || "the hook pauses".to_owned())?;
         ask_for(&agent, p0, Duration::from_secs(3))
     })?;
     let (asked, fast) = rested;

@@ -1,9 +1,9 @@
 //! Felix's nftables table `calico-arp`: it drops the node's replies in which a workload's own address is claimed, and nothing
 //! else. The table as Felix writes it does not keep the fast path from answering; anything that differs does.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lab::topology::{self, CALICO_GATEWAY, UPLINK_IP};
-use lab::{Answerer, Lab, Parity, needs_root};
+use lab::{Answerer, Lab, SideBySide, needs_root};
 
 const P0: &str = "10.244.235.132";
 const P1: &str = "10.244.235.133";
@@ -11,11 +11,7 @@ const P1: &str = "10.244.235.133";
 const SECOND: [u8; 4] = [10, 244, 235, 200];
 
 fn nft(lab: &Lab, commands: &[String]) -> Result<()> {
-    for command in commands {
-        let done = lab.node().output(&format!("nft {command}"))?;
-        ensure!(done.status.success(), "nft {command}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-    Ok(())
+    commands.iter().try_for_each(|command| lab.node().exec(&format!("nft {command}")).map(drop))
 }
 
 /// A workload's chain, and its element of the dispatch map.
@@ -52,17 +48,17 @@ fn table(lab: &Lab) -> Result<()> {
     nft(lab, &commands)
 }
 
-fn asks(parity: &mut Parity, pod: &str, tpa: [u8; 4]) -> Result<Answerer> {
+fn asks(parity: &mut SideBySide, pod: &str, tpa: [u8; 4]) -> Result<Answerer> {
     Ok(parity.ask(pod, |pod| pod.who_has(tpa))?.by)
 }
 
-fn with_table() -> Result<Parity> {
+fn with_table() -> Result<SideBySide> {
     let build = || {
         let lab = topology::calico(2)?;
         table(&lab)?;
         Ok(lab)
     };
-    let mut parity = Parity::start(build, &["cali*"])?;
+    let mut parity = SideBySide::start(build, &["cali*"])?;
     for pod in ["p0", "p1"] {
         parity.learn(pod, CALICO_GATEWAY)?;
     }
@@ -85,7 +81,7 @@ fn the_table_as_felix_writes_it_is_no_reason_to_pass() -> Result<()> {
 #[test]
 fn the_table_may_come_and_go_and_grow_while_the_agent_runs() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(2), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(2), &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;
     parity.change(|lab| table(lab))?;
     assert_eq!(asks(&mut parity, "p0", CALICO_GATEWAY)?, Answerer::FastPath, "it came");

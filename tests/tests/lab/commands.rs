@@ -3,9 +3,11 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lab::topology;
-use lab::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched};
+use lab::{
+    Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched, wait_until,
+};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -55,16 +57,6 @@ fn bad_usage_exits_with_2() -> Result<()> {
     Ok(())
 }
 
-/// Waits until the agent's log has a line that contains all of this.
-fn await_line(agent: &Agent, parts: &[&str]) -> Result<()> {
-    let deadline = Instant::now() + stretched(Duration::from_secs(5));
-    while !agent.log().lines().any(|line| parts.iter().all(|part| line.contains(part))) {
-        ensure!(Instant::now() < deadline, "no line with {parts:?} within 5 s: {}", agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
 #[test]
 fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
     needs_root!();
@@ -76,7 +68,7 @@ fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
         Ok((output.status.code(), text.lines().next().unwrap_or_default().to_owned()))
     };
     assert_eq!(first_line(&agent)?, (Some(0), "answering on 2 of 2 interfaces".to_owned()));
-    await_line(&agent, &["INFO", "cali1: answering by"])?;
+    agent.wait_for_line(&["INFO", "cali1: answering by"])?;
 
     lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
     agent.in_sync()?;
@@ -85,18 +77,15 @@ fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
     let status = agent.status()?;
     assert_eq!(status.interface("cali0")["reason_id"], "custom_rules", "{}", status.0);
     for name in ["cali0: passing", "cali1: passing"] {
-        await_line(&agent, &["INFO", name, "(custom_rules)"])?;
+        agent.wait_for_line(&["INFO", name, "(custom_rules)"])?;
     }
 
     lab.node().ip("rule del from 10.99.0.0/16 lookup 100")?;
     agent.in_sync()?;
     assert_eq!(first_line(&agent)?.0, Some(0));
     let told = |log: &str, what: &str| log.lines().filter(|line| line.contains(what)).count();
-    let deadline = Instant::now() + stretched(Duration::from_secs(5));
-    while told(&agent.log(), "cali0: answering") < 2 {
-        ensure!(Instant::now() < deadline, "it is not told that cali0 answers again: {}", agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    let again = || Ok(told(&agent.log(), "cali0: answering") == 2);
+    wait_until(Duration::from_secs(5), again, || format!("cali0 is told to answer again: {}", agent.log()))?;
     assert_eq!(told(&agent.log(), "cali0: passing"), 1, "{}", agent.log());
     Ok(())
 }
@@ -106,10 +95,10 @@ fn a_pods_life_is_one_line_in_the_log() -> Result<()> {
     needs_root!();
     let mut lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
-    await_line(&agent, &["cali0: answering"])?;
+    agent.wait_for_line(&["cali0: answering"])?;
     let before = agent.log().lines().count();
     topology::add_calico_pod(&mut lab, 1)?;
-    await_line(&agent, &["cali1: answering"])?;
+    agent.wait_for_line(&["cali1: answering"])?;
     lab.forget_host("p1");
     agent.in_sync()?;
     thread::sleep(stretched(Duration::from_millis(1500)));
@@ -124,8 +113,8 @@ fn many_interfaces_at_once_are_one_line_in_the_log() -> Result<()> {
     needs_root!();
     let lab = topology::calico(8)?;
     let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
-    await_line(&agent, &["cali0, cali1, cali2 and 5 more interfaces: answering"])?;
+    agent.wait_for_line(&["cali0, cali1, cali2 and 5 more interfaces: answering"])?;
     lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
-    await_line(&agent, &["and 5 more interfaces: passing", "(custom_rules)"])?;
+    agent.wait_for_line(&["and 5 more interfaces: passing", "(custom_rules)"])?;
     Ok(())
 }

@@ -2,19 +2,19 @@
 
 use anyhow::Result;
 use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use lab::{Answerer, Parity, needs_root};
+use lab::{Answerer, SideBySide, needs_root};
 
-fn matrix_with_agent() -> Result<Parity> {
-    Parity::start(topology::matrix, &["v0"])
+fn matrix_with_agent() -> Result<SideBySide> {
+    SideBySide::start(topology::matrix, &["v0"])
 }
 
-fn set(parity: &mut Parity, values: &[(&str, i64)]) -> Result<()> {
+fn set(parity: &mut SideBySide, values: &[(&str, i64)]) -> Result<()> {
     parity.change(|lab| {
         values.iter().try_for_each(|(key, value)| lab.node().sysctl(&format!("net.ipv4.conf.{key}"), value))
     })
 }
 
-fn who_has(parity: &mut Parity, tpa: [u8; 4]) -> Result<Answerer> {
+fn who_has(parity: &mut SideBySide, tpa: [u8; 4]) -> Result<Answerer> {
     Ok(parity.ask("p0", |p0| p0.who_has(tpa))?.by)
 }
 

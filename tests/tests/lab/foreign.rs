@@ -2,15 +2,13 @@
 //! the kernel for.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::programs::tc::{self, SchedClassifierLinkId, TcAttachType};
 use aya::programs::{SchedClassifier, loaded_links};
 use lab::{Namespace, kernel_is_since};
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
@@ -130,40 +128,6 @@ impl Drop for TcProgram {
             Ok(link.map_or(Ok(()), |link| program.detach(link))?)
         });
     }
-}
-
-/// Adds a static proxy entry that holds on every interface, or removes it; `ip neigh` can neither. Nothing else removes it: on
-/// 6.18 it outlives its namespace, and shows up in a later one that the kernel happens to put at the same place.
-pub(crate) fn proxy_on_any_device(namespace: &Namespace, address: Ipv4Addr, add: bool) -> Result<()> {
-    /// RTM_NEWNEIGH, RTM_DELNEIGH.
-    const KINDS: [u16; 2] = [28, 29];
-    /// NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE; for a removal without the last.
-    const FLAGS: [u16; 2] = [1 | 4 | 0x400, 1 | 4];
-    const NTF_PROXY: u8 = 8;
-    const NDA_DST: u16 = 1;
-    let mut message = Vec::new();
-    message.extend([0; 4]);
-    message.extend(KINDS[usize::from(!add)].to_ne_bytes());
-    message.extend(FLAGS[usize::from(!add)].to_ne_bytes());
-    message.extend([0; 8]);
-    // struct ndmsg: no interface, NUD_PERMANENT.
-    message.extend([2, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, NTF_PROXY, 0]);
-    message.extend(8_u16.to_ne_bytes());
-    message.extend(NDA_DST.to_ne_bytes());
-    message.extend(address.octets());
-    let length = u32::try_from(message.len())?;
-    message[..4].copy_from_slice(&length.to_ne_bytes());
-    namespace.run(|| -> Result<()> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.send(&message, 0)?;
-        let (answer, _) = socket.recv_from_full()?;
-        // struct nlmsgerr behind the header.
-        let status = answer.get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
-        let status = status.context("the kernel's answer is too short")?;
-        ensure!(status == 0, "{address}: {}", io::Error::from_raw_os_error(-status));
-        Ok(())
-    })?
 }
 
 /// Takes the BPF link by which a program is on an interface away from it; its owner is not told.

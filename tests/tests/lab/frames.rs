@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Parity, Status, needs_root};
+use lab::{SideBySide, Status, needs_root};
 
 /// All of an interface's counters together.
 fn counted(status: &Status, interface: &str) -> u64 {
@@ -11,7 +11,7 @@ fn counted(status: &Status, interface: &str) -> u64 {
 
 /// Sends frames in both labs and compares each one's answers; gives how many were answered by anybody, how many by
 /// the fast path, and how many it counted.
-fn compare(parity: &mut Parity, host: &str, frames: &[Vec<u8>]) -> Result<(u64, u64, u64)> {
+fn compare(parity: &mut SideBySide, host: &str, frames: &[Vec<u8>]) -> Result<(u64, u64, u64)> {
     let before = parity.agent().status()?;
     let (alone, fast) = (parity.alone().host(host), parity.fast().host(host));
     let ingress = fast.node_end().to_owned();
@@ -36,7 +36,7 @@ fn resized(request: [u8; 42], length: usize, filler: u8) -> Vec<u8> {
 #[test]
 fn a_request_cut_or_padded_to_any_length_gets_the_kernel_s_answer() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;
     let request = parity.fast().host("p0").who_has(CALICO_GATEWAY);
     // AF_PACKET sends no frame without a whole Ethernet header, nor one above the MTU.
@@ -56,7 +56,7 @@ fn a_request_cut_or_padded_to_any_length_gets_the_kernel_s_answer() -> Result<()
 #[test]
 fn noise_of_any_length_is_left_to_the_kernel() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     let mut random = Random(1);
     let frames: Vec<_> = (14..=1500)
         .map(|length| {
@@ -75,7 +75,7 @@ fn noise_of_any_length_is_left_to_the_kernel() -> Result<()> {
 #[test]
 fn a_request_with_wrong_bytes_gets_the_kernel_s_answer() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     // Permanent: no frame changes it, so that each finds the same table.
     let mac = parity.fast().host("p0").mac();
     parity.node_ip(&format!("neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"))?;

@@ -1,28 +1,12 @@
-//! IfSet interfaces the agent takes, and the other end of each.
+//! Which interfaces the agent takes, and the other end of each.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use aya::programs::TcAttachType;
 use lab::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use lab::{Agent, AgentOptions, Answerer, Hook, Lab, Parity, kernel_is_since, needs_root, stretched};
+use lab::{AgentOptions, Answerer, Hook, Lab, SideBySide, kernel_is_since, needs_root};
 use serde_json::Value;
 
 use crate::foreign::{Does, TcProgram};
-
-/// Waits until `done` holds for what the status says about `interface`.
-fn await_interface(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
-    let deadline = Instant::now() + stretched(Duration::from_secs(3));
-    loop {
-        let status = agent.status()?;
-        if done(status.interface(interface)) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "still not so after 3 s: {}\nthe agent's log:\n{}", status.0, agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 fn is_answering(interface: &Value) -> bool {
     interface["state"] == "answering"
@@ -103,14 +87,14 @@ fn a_pattern_that_matches_nothing_is_no_error_and_is_said_in_status() -> Result<
 #[test]
 fn an_interface_that_appears_later_is_taken_and_one_that_vanishes_is_let_go() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     parity.both(|lab| add_calico_pod(lab, 1).map(drop))?;
-    await_interface(parity.agent(), "cali1", is_answering)?;
+    parity.agent().wait_for_interface("cali1", is_answering)?;
     parity.learn("p1", CALICO_GATEWAY)?;
     assert_eq!(parity.ask("p1", |p1| p1.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath);
 
     parity.node_ip("link del cali1")?;
-    await_interface(parity.agent(), "cali1", Value::is_null)?;
+    parity.agent().wait_for_interface("cali1", Value::is_null)?;
     parity.learn("p0", CALICO_GATEWAY)?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.by, Answerer::FastPath, "the other goes on");
     Ok(())
@@ -119,7 +103,7 @@ fn an_interface_that_appears_later_is_taken_and_one_that_vanishes_is_let_go() ->
 #[test]
 fn an_interface_that_is_made_again_under_its_name_is_taken_again() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(1), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     for round in 0..3 {
         parity.both(|lab| {
             if round > 0 {
@@ -129,7 +113,7 @@ fn an_interface_that_is_made_again_under_its_name_is_taken_again() -> Result<()>
             add_calico_pod(lab, 1).map(drop)
         })?;
         parity.agent().in_sync()?;
-        await_interface(parity.agent(), "cali1", is_answering)?;
+        parity.agent().wait_for_interface("cali1", is_answering)?;
         parity.learn("p1", CALICO_GATEWAY)?;
         let outcome = parity.ask("p1", |p1| p1.who_has(CALICO_GATEWAY))?;
         assert_eq!(outcome.by, Answerer::FastPath, "round {round}");
@@ -144,11 +128,11 @@ fn a_renamed_interface_follows_the_patterns() -> Result<()> {
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     lab.node().ip_each("link set cali0 down\n link set cali0 name other0\n link set other0 up")?;
     agent.in_sync()?;
-    await_interface(&agent, "cali0", Value::is_null)?;
-    await_interface(&agent, "other0", Value::is_null)?;
+    agent.wait_for_interface("cali0", Value::is_null)?;
+    agent.wait_for_interface("other0", Value::is_null)?;
     lab.node().ip_each("link set other0 down\n link set other0 name cali7\n link set cali7 up")?;
     agent.in_sync()?;
-    await_interface(&agent, "cali7", is_answering)
+    agent.wait_for_interface("cali7", is_answering)
 }
 
 /// The index of a pod's `eth0`, as the pod's namespace says.

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use lab::topology::{self, FAR_HOST, NODE_MAC};
-use lab::{Answerer, Parity, needs_root, reply_bytes};
+use lab::{Answerer, SideBySide, needs_root, reply_bytes};
 
 const NODE: [u8; 4] = [192, 168, 0, 1];
 const SAME_LAN: [u8; 4] = [192, 168, 0, 100];
 
-fn lan_with_agent() -> Result<Parity> {
-    let mut parity = Parity::start(topology::lan, &["eth0"])?;
+fn lan_with_agent() -> Result<SideBySide> {
+    let mut parity = SideBySide::start(topology::lan, &["eth0"])?;
     parity.learn("client", NODE)?;
     Ok(parity)
 }

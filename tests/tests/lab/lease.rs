@@ -9,8 +9,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use lab::stream::{answered, until_fast};
 use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
 use lab::{
-    AgentOptions, Answerer, Hook, Lab, Parity, STATUS_NOT_RUNNING, needs_kernel, needs_root, reply_bytes, slack,
-    stretched,
+    AgentOptions, Answerer, Hook, Lab, STATUS_NOT_RUNNING, SideBySide, needs_kernel, needs_root, reply_bytes, slack,
+    stretched, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -57,7 +57,7 @@ fn under_traffic(signal: Signal) -> Result<()> {
         needs_kernel!(6, 6, "tcx");
         // While a clsact is added, the kernel loses what is sent out of the interface (`qdisc_graft`,
         // net/sched/sch_api.c), and it stays afterwards. tcx needs none.
-        options = options.arg("--hook").arg("tc").arg("--tc-attach").arg("tcx");
+        options = options.args(&["--hook", "tc", "--tc-attach", "tcx"]);
     }
     let mut agent = options.start(lab.node())?;
     let until = Instant::now() + Duration::from_millis(2500);
@@ -96,7 +96,7 @@ fn no_request_is_lost_when_the_agent_ends_under_traffic() -> Result<()> {
 #[test]
 fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = SideBySide::start(topology::matrix, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
     parity.agent().kill()?;
     parity.both(|lab| lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0))?;
@@ -110,7 +110,7 @@ fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -
 #[test]
 fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(topology::matrix, &["v0"])?;
+    let mut parity = SideBySide::start(topology::matrix, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
 
     parity.agent().signal(Signal::SIGSTOP)?;
@@ -158,12 +158,12 @@ fn an_agent_that_was_stopped_looks_at_all_before_it_goes_on() -> Result<()> {
     agent.signal(Signal::SIGCONT)?;
     let before = answered(&agent)?;
     agent.in_sync()?;
-    let deadline = Instant::now() + stretched(Duration::from_secs(5));
     // It may pass for other reasons first: other labs write settings.
-    while !agent.status()?.passed("v0").contains_key("proxy_delay") {
+    let passes = || {
         ensure!(p0.ask(&p0.who_has(ROUTED_TARGET))?.is_empty(), "an answer at once, though the kernel would delay it");
-        ensure!(Instant::now() < deadline, "{}", agent.status()?.0);
-    }
+        Ok(agent.status()?.passed("v0").contains_key("proxy_delay"))
+    };
+    wait_until(Duration::from_secs(5), passes, || format!("it passes for the delay: {:?}", agent.status()))?;
     assert_eq!(answered(&agent)?, before);
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Answerer, Parity, Wire, needs_root, stretched};
+use lab::{Answerer, SideBySide, Wire, needs_root, stretched};
 
 /// Who answers both pods' second request for their gateway.
-fn who_answers(parity: &mut Parity) -> Result<[Answerer; 2]> {
+fn who_answers(parity: &mut SideBySide) -> Result<[Answerer; 2]> {
     let mut ask = |pod: &str| parity.ask(pod, |host| host.who_has(CALICO_GATEWAY)).map(|outcome| outcome.by);
     Ok([ask("p0")?, ask("p1")?])
 }
@@ -18,7 +18,7 @@ fn passed() -> Answerer {
 }
 
 /// A request that the listener gets while it is there.
-fn is_seen(parity: &mut Parity, listener: &Wire, pod: &str) -> Result<()> {
+fn is_seen(parity: &mut SideBySide, listener: &Wire, pod: &str) -> Result<()> {
     listener.drain()?;
     let request = parity.fast().host(pod).who_has(CALICO_GATEWAY);
     ensure!(parity.ask(pod, |_| request)?.by == passed(), "{pod}: not passed");
@@ -31,7 +31,7 @@ fn is_seen(parity: &mut Parity, listener: &Wire, pod: &str) -> Result<()> {
 #[test]
 fn a_listener_for_arp_sees_what_the_kernel_does() -> Result<()> {
     needs_root!();
-    let mut parity = Parity::start(|| topology::calico(2), &["cali*"])?;
+    let mut parity = SideBySide::start(|| topology::calico(2), &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;
     parity.learn("p1", CALICO_GATEWAY)?;
     let all_fast = [Answerer::FastPath, Answerer::FastPath];
@@ -73,7 +73,7 @@ fn a_listener_that_was_there_first_is_seen() -> Result<()> {
         listeners.borrow_mut().push(Wire::open_for_arp_everywhere(lab.node())?);
         Ok(lab)
     };
-    let mut parity = Parity::start(build, &["cali*"])?;
+    let mut parity = SideBySide::start(build, &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;
     assert_eq!(parity.ask("p0", |host| host.who_has(CALICO_GATEWAY))?.by, passed());
     listeners.borrow_mut().clear();

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use lab::topology::{self, FAR_HOST, NODE_MAC};
-use lab::{Answerer, Parity, needs_root, reply_bytes};
+use lab::{Answerer, SideBySide, needs_root, reply_bytes};
 
 const NODE: [u8; 4] = [192, 168, 0, 1];
 const C2: [u8; 4] = [192, 168, 0, 2];
 const C3: [u8; 4] = [192, 168, 0, 3];
 
-fn private_vlan_with_agent() -> Result<Parity> {
-    let mut parity = Parity::start(topology::private_vlan, &["wifi0"])?;
+fn private_vlan_with_agent() -> Result<SideBySide> {
+    let mut parity = SideBySide::start(topology::private_vlan, &["wifi0"])?;
     parity.learn("c2", NODE)?;
     Ok(parity)
 }
@@ -67,7 +67,7 @@ fn with_pvlan_one_client_pings_the_other_through_the_node() -> Result<()> {
     parity.both(|lab| {
         let c2 = lab.host("c2");
         assert!(c2.can_ping(C3)?);
-        assert_eq!(c2.neighbour(C3)?, Some(NODE_MAC.to_string()), "through the node");
+        assert_eq!(c2.neighbour(C3)?, Some(NODE_MAC), "through the node");
         Ok(())
     })?;
     assert!(parity.agent().status()?.answered("wifi0") > before, "the fast path answered none of it");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use std::{thread, vec};
 
 use anyhow::{Context as _, Result, ensure};
+use lab::stream::answered_of_ten;
 use lab::topology::{self, CALICO_GATEWAY};
 use lab::{Agent, AgentOptions, Lab, agent_binary, needs_root, skip};
 use nix::sys::stat::Mode;
@@ -34,17 +35,6 @@ fn setpriv(user: &str) -> Result<String> {
     Ok(format!("setpriv {user} --inh-caps={set} --ambient-caps={set} --bounding-set={set}"))
 }
 
-fn of_ten(lab: &Lab, agent: &mut Agent) -> Result<u64> {
-    let host = lab.host("p0");
-    host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_sync()?;
-    let before = agent.status()?.answered(host.node_end());
-    for _ in 0..10 {
-        assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);
-    }
-    Ok(agent.status()?.answered(host.node_end()) - before)
-}
-
 /// A directory that every user may enter, with a copy of the agent.
 fn public_agent() -> Result<(TempDir, PathBuf)> {
     let dir = tempfile::Builder::new().prefix("arp-lab-").tempdir()?;
@@ -59,9 +49,8 @@ fn public_agent() -> Result<(TempDir, PathBuf)> {
 /// with all capabilities has not got it.
 fn suffices(hook: &[&str]) -> Result<()> {
     let lab = topology::calico(1)?;
-    let gro = lab.host("p0").namespace().output("ethtool -K eth0 gro on")?;
-    assert!(gro.status.success(), "{}", String::from_utf8_lossy(&gro.stderr));
-    let options = || hook.iter().fold(AgentOptions::new(&["cali*"]), |options, argument| options.arg(argument));
+    lab.host("p0").namespace().exec("ethtool -K eth0 gro on")?;
+    let options = || AgentOptions::new(&["cali*"]).args(hook);
     let mut with_all = options().start(lab.node())?;
     if with_all.status()?.interface("cali0")["state"] == "detached" {
         let status = with_all.status()?;
@@ -71,13 +60,8 @@ fn suffices(hook: &[&str]) -> Result<()> {
     with_all.stop()?;
     let mut agent = options().through(&setpriv("")?).start(lab.node())?;
     // The self-test waits for its frames.
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while agent.status()?.interface("cali0")["state"] != "answering" {
-        let status = agent.status()?.0;
-        ensure!(Instant::now() < deadline, "{hook:?}: cali0 does not answer: {status}\n{}", agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert_eq!(of_ten(&lab, &mut agent)?, 10, "{hook:?}");
+    agent.wait_for_interface("cali0", |cali0| cali0["state"] == "answering")?;
+    assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10, "{hook:?}");
     assert_eq!(agent.stop()?.code(), Some(0));
     Ok(())
 }
@@ -122,11 +106,11 @@ fn with_a_user_of_its_own_it_answers_or_says_once_what_it_cannot_read() -> Resul
         // Several retries, if there were any.
         thread::sleep(Duration::from_secs(2));
         assert!(agent.status()?.ready(), "{}", agent.log());
-        assert_eq!(of_ten(&lab, &mut agent)?, 0, "there may be a table");
+        assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 0, "there may be a table");
         assert_eq!(agent.log().matches("arp_tables_names").count(), 1, "{}", agent.log());
         assert!(agent.log().contains("CAP_DAC_READ_SEARCH"), "{}", agent.log());
     } else {
-        assert_eq!(of_ten(&lab, &mut agent)?, 10);
+        assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10);
     }
     assert!(agent.log().lines().count() < 20, "{}", agent.log());
     Ok(())
@@ -313,7 +297,7 @@ fn no_signal_but_kill_leaves_anything_behind() -> Result<()> {
     }
     assert_eq!(ended, ENDING, "{}", agent.log());
     assert!(log.contains("SIGHUP"), "{log}");
-    assert_eq!(of_ten(&lab, &mut agent)?, 10);
+    assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10);
     agent.stop()?;
     assert_eq!(left(&lab, dir.path())?, before);
     Ok(())

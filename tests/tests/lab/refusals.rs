@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::Result;
+use lab::stream::answered_of_ten;
 use lab::topology::{self, CALICO_GATEWAY};
 use lab::{Agent, AgentOptions, Lab, needs_root};
 
@@ -16,23 +17,11 @@ fn refusal(lab: &Lab, options: AgentOptions) -> Result<String> {
     Ok(agent.log())
 }
 
-/// How many of ten requests from `pod` for its gateway the agent answered; all of them are answered by somebody.
-fn answered_of_ten(lab: &Lab, agent: &mut Agent, pod: &str) -> Result<u64> {
-    let host = lab.host(pod);
-    host.ask(&host.who_has(CALICO_GATEWAY))?;
-    agent.in_sync()?;
-    let before = agent.status()?.answered(host.node_end());
-    for _ in 0..10 {
-        assert_eq!(host.ask(&host.who_has(CALICO_GATEWAY))?.len(), 1);
-    }
-    Ok(agent.status()?.answered(host.node_end()) - before)
-}
-
 #[test]
 fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
-    let xdp = |pattern| AgentOptions::new(&[pattern]).arg("--hook").arg("xdp").arg("--xdp-mode").arg("skb");
+    let xdp = |pattern| AgentOptions::new(&[pattern]).args(&["--hook", "xdp", "--xdp-mode", "skb"]);
     let mut holder = xdp("cali0").start(lab.node())?;
     let mut second = xdp("cali*").start(lab.node())?;
 
@@ -44,10 +33,11 @@ fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_
     assert!(reason.contains("another arp-agent"), "whose program it is: {reason}");
     assert!(reason.contains("arp_xdp") && reason.contains(&program), "program {program} holds it: {reason}");
 
-    assert_eq!(answered_of_ten(&lab, &mut second, "p1")?, 10, "the other interface");
-    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "the holder is not disturbed");
+    let of_ten = |agent: &mut Agent, pod: &str| answered_of_ten(agent, lab.host(pod), CALICO_GATEWAY);
+    assert_eq!(of_ten(&mut second, "p1")?, 10, "the other interface");
+    assert_eq!(of_ten(&mut holder, "p0")?, 10, "the holder is not disturbed");
     second.stop()?;
-    assert_eq!(answered_of_ten(&lab, &mut holder, "p0")?, 10, "nor by the second one's end");
+    assert_eq!(of_ten(&mut holder, "p0")?, 10, "nor by the second one's end");
     Ok(())
 }
 
@@ -55,9 +45,9 @@ fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_
 fn a_second_agent_by_tc_is_told_as_one() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
-    let tc = || AgentOptions::new(&["cali*"]).arg("--hook").arg("tc");
-    let _first = tc().arg("--tc-attach").arg("clsact").start(lab.node())?;
-    let second = tc().arg("--tc-attach").arg("clsact").start(lab.node())?;
+    let clsact = || AgentOptions::new(&["cali*"]).args(&["--hook", "tc", "--tc-attach", "clsact"]);
+    let _first = clsact().start(lab.node())?;
+    let second = clsact().start(lab.node())?;
     let status = second.status()?;
     let interface = status.interface("cali0");
     assert_eq!(interface["reason_id"], "ingress_hook", "{interface}");
@@ -70,7 +60,7 @@ fn options_that_contradict_each_other_are_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     for (hook, option, value) in [("xdp", "--tc-attach", "tcx"), ("tc", "--xdp-mode", "skb")] {
-        let log = refusal(&lab, AgentOptions::new(&["cali*"]).arg("--hook").arg(hook).arg(option).arg(value))?;
+        let log = refusal(&lab, AgentOptions::new(&["cali*"]).args(&["--hook", hook, option, value]))?;
         assert!(log.contains(option) && log.contains("contradict"), "{log}");
     }
     Ok(())
@@ -97,7 +87,7 @@ fn a_second_agent_on_the_same_run_directory_is_refused_and_the_first_goes_on() -
     let mut first = AgentOptions::new(&["cali*"]).start(lab.node())?;
     let log = refusal(&lab, AgentOptions::new(&["cali*"]).run_dir(first.run_dir()))?;
     assert!(log.contains(&*first.run_dir().to_string_lossy()), "it names the run directory: {log}");
-    assert_eq!(answered_of_ten(&lab, &mut first, "p0")?, 10);
+    assert_eq!(answered_of_ten(&mut first, lab.host("p0"), CALICO_GATEWAY)?, 10);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, FAR_HOST, UPLINK_IP};
-use lab::{AgentOptions, Parity, Wire, needs_root};
+use lab::{AgentOptions, SideBySide, Wire, needs_root};
 
 const FRAMES: usize = 20_000;
 /// How many are sent before the tap is read.
@@ -22,7 +22,7 @@ fn a_passed_frame_reaches_the_node_s_taps_untouched() -> Result<()> {
     let mut rng = Rng::with_seed(seed);
     // The tap is such a listener itself.
     let options = AgentOptions::new(&["cali*"]).arg("--arp-listeners").arg("ignore");
-    let mut parity = Parity::start_with(|| topology::calico(1), options)?;
+    let mut parity = SideBySide::start_with(|| topology::calico(1), options)?;
     // Permanent: no frame changes it, so that each finds the same table.
     let mac = parity.fast().host("p0").mac();
     parity.node_ip(&format!("neigh replace 10.244.235.132 lladdr {mac} dev cali0 nud permanent"))?;
@@ -59,7 +59,7 @@ fn frame(rng: &mut Rng, request: [u8; 42]) -> Vec<u8> {
     let any = rng.u32(..).to_be_bytes();
     frame[38..42].copy_from_slice(&[CALICO_GATEWAY, FAR_HOST, UPLINK_IP, any][rng.usize(..4)]);
     if rng.bool() {
-        frame[..6].copy_from_slice(&CALICO_MAC.0);
+        frame[..6].copy_from_slice(&CALICO_MAC.bytes());
     }
     for _ in 0..rng.usize(..4) {
         let at = rng.usize(..frame.len());

@@ -1,4 +1,4 @@
-//! IfSet frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever
+//! Which frames put the neighbour entry of their sender in doubt: those that go up and may change it, for whatever
 //! reason they go up, and no others.
 
 use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};

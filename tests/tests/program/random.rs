@@ -12,7 +12,7 @@ use fastrand::Rng;
 use lab::needs_root;
 
 const FRAMES: usize = 200_000;
-const WORLDS: usize = 200;
+const NODES: usize = 200;
 /// tc first: see where it is left out.
 const HOOKS: [HookKind; 3] = [HookKind::Clsact, HookKind::XdpSkb, HookKind::XdpVeth];
 
@@ -26,10 +26,10 @@ fn random_frames_are_decided_alike() -> anyhow::Result<()> {
     let mut tables = ProgramTables::new()?;
     let before = tables.counters();
     let mut expected: Counters = [0; COUNTERS];
-    for _ in 0..WORLDS {
+    for _ in 0..NODES {
         let changes = change(&mut rng);
         tables.apply(&changes)?;
-        for _ in 0..FRAMES / WORLDS {
+        for _ in 0..FRAMES / NODES {
             let bytes = frame(&mut rng);
             // The kernel makes no socket buffer of a mere Ethernet header.
             let hooks = if bytes.len() > 14 { HOOKS.as_slice() } else { &HOOKS[1..] };

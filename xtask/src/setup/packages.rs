@@ -33,11 +33,11 @@ pub(super) const CLIENTS: [Client; 7] = [
 ];
 
 /// What the demonstration runs.
-pub(super) const DEMO: [&str; 3] = ["ip", "arping", "ping"];
+pub(super) const DEMO: [&str; 4] = ["ip", "arping", "ping", "ethtool"];
 /// What the lab's tests run.
 pub(super) const TESTS: [&str; 6] = ["ip", "tc", "ping", "nft", "ethtool", "arptables-legacy"];
-/// What random worlds and measurements are made with.
-pub(super) const WORLDS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
+/// What random scenarios and measurements are made with.
+pub(super) const SCENARIOS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
 
 /// What boots other kernels, besides [qemu](mod@super::qemu). `apt-get` is not among them: a kernel comes from it, so
 /// it is there or nothing helps.
@@ -291,10 +291,10 @@ mod tests {
 
     #[test]
     fn each_verb_asks_only_for_what_it_runs_and_either_arping_serves() {
-        for names in [DEMO.as_slice(), &TESTS, &WORLDS] {
+        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
-        assert!(!TESTS.contains(&"arping") && !WORLDS.contains(&"arping"));
+        assert!(!TESTS.contains(&"arping") && !SCENARIOS.contains(&"arping"));
         let arping = CLIENTS.iter().find(|client| client.program == "arping").unwrap();
         assert_eq!(arping.mark, None);
     }

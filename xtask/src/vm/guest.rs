@@ -10,11 +10,11 @@ use crate::test::report::{Libtest, Outcome, Skip};
 /// Where the agent is in the guest.
 pub(super) const AGENT: &str = "arp/arp-agent";
 
-/// Where the program that makes random worlds is in the guest, and the word for it in the results.
+/// Where the program that makes random scenarios is in the guest, and the word for it in the results.
 pub(super) const PARITY: &str = "arp/parity";
 const PARITY_WORD: &str = "parity";
 
-/// Where the worlds that once diverged are in the guest.
+/// Where the scenarios that once diverged are in the guest.
 pub(super) const REGRESSIONS: &str = "arp/regressions";
 
 /// Where the tests of a tier are in the guest.
@@ -29,7 +29,7 @@ pub(super) struct Plan<'a> {
     pub(super) slack: u32,
     pub(super) threads: usize,
     pub(super) modules: &'a [&'static str],
-    /// Random worlds, after the tiers: for how many seconds, and the seed.
+    /// Random scenarios, after the tiers: for how many seconds, and the seed.
     pub(super) parity: Option<(u64, u64)>,
 }
 
@@ -149,18 +149,18 @@ pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> 
         .collect()
 }
 
-/// The last line of the random worlds, which says how many there were, and in how many frames the fast path differed.
-pub(super) fn worlds(release: &str, output: &qemu::Output) -> Option<String> {
+/// The last line of the random scenarios, which says how many there were, and in how many frames the fast path differed.
+pub(super) fn scenarios(release: &str, output: &qemu::Output) -> Option<String> {
     let line = section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last()?;
     Some(format!("{release}  {line}"))
 }
 
-/// What became of the random worlds: one test, as the report counts.
+/// What became of the random scenarios: one test, as the report counts.
 pub(super) fn parity_outcome(release: &str, output: &qemu::Output) -> Outcome {
     let label = format!("{release} {PARITY_WORD}");
     match TierResult::find(&output.results, PARITY_WORD) {
         Some(TierResult { success: true, took, .. }) => Outcome::passed(&label, took),
-        Some(_) => Outcome::broken(&label, "worlds differ, see above".to_owned()),
+        Some(_) => Outcome::broken(&label, "scenarios differ, see above".to_owned()),
         None => Outcome::broken(&label, output.cut_short.clone().unwrap_or_else(|| "it did not end".to_owned())),
     }
 }
@@ -233,15 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn random_worlds_are_one_test_and_one_line() {
-        let tests = "== parity\nseed 7\nparity: worlds=3 frames=9 divergences=0\n";
+    fn random_scenarios_are_one_test_and_one_line() {
+        let tests = "== parity\nseed 7\nparity: scenarios=3 frames=9 divergences=0\n";
         let mut output = qemu::Output {
             tests: tests.lines().map(str::to_owned).collect(),
             results: "tier parity\ndone 0 100 6100\nend\n".to_owned(),
             cut_short: None,
         };
         assert_eq!(parity_outcome("6.1", &output).counts.passed, 1);
-        assert_eq!(worlds("6.1", &output).as_deref(), Some("6.1  parity: worlds=3 frames=9 divergences=0"));
+        assert_eq!(scenarios("6.1", &output).as_deref(), Some("6.1  parity: scenarios=3 frames=9 divergences=0"));
         output.results = "tier parity\ndone 1 100 6100\nend\n".to_owned();
         assert_eq!(parity_outcome("6.1", &output).counts.failed, 1);
     }

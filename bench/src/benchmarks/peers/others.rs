@@ -4,24 +4,24 @@ use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lab::{Lab, Mac, Namespace};
+use arp_common::Lladdr;
+use bench::Subject;
+use lab::{Lab, Namespace, wait_until};
 use tempfile::TempDir;
-
-use crate::subject::Subject;
 
 /// Where `cargo xtask bench` has unpacked the packages.
 const FOLDER: &str = "ARP_BENCH_PEERS";
-const POD_MAC: Mac = Mac([2, 0, 0, 0, 0x0a, 2]);
+const POD_MAC: Lladdr = Lladdr::new([2, 0, 0, 0, 0x0a, 2]);
 const POD: [u8; 4] = [10, 60, 0, 2];
 const NODE: [u8; 4] = [10, 60, 0, 1];
 /// Nobody has it.
 const TARGET: [u8; 4] = [10, 60, 0, 77];
 /// What replies say.
-const ANSWER: Mac = Mac([0xee; 6]);
+const ANSWER: Lladdr = Lladdr::new([0xee; 6]);
 /// How long a daemon may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -153,7 +153,7 @@ fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
          move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],load:0x{}->NXM_NX_ARP_SHA[],\
          load:0x{}->NXM_OF_ARP_SPA[],in_port",
         Ipv4Addr::from(TARGET),
-        hex(&ANSWER.0),
+        hex(&ANSWER.bytes()),
         hex(&TARGET)
     );
     let bridge = format!("unix:{folder}/br0.mgmt");
@@ -271,12 +271,7 @@ impl Tool {
 }
 
 fn await_file(path: &Path) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !path.exists() {
-        ensure!(Instant::now() < deadline, "{} was not there within {PATIENCE:?}", path.display());
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    wait_until(PATIENCE, || Ok(path.exists()), || format!("{} is there", path.display()))
 }
 
 /// The number that follows the first `mark`.

@@ -1,13 +1,11 @@
 //! Responders side by side, on pods of one node that are alike but for who answers them.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-
-use bench::{BURST, Requester, quantile};
+use anyhow::{Context, Result};
+use bench::{BURST, Responder, Stand, quantile, stands};
 use lab::topology::CALICO_GATEWAY;
-use lab::{Agent, AgentOptions, Host, Lab, Status, allowed_cores};
+use lab::{Lab, allowed_cores};
 
 /// How many times the responders without delay take turns in a round; the delayed kernel has one slice, which takes far
 /// longer.
@@ -21,40 +19,12 @@ const IN_FLIGHT: u8 = 64;
 /// How long it is kept busy: its longest delay.
 const DELAYED_WINDOW: Duration = Duration::from_millis(800);
 
-/// Who answers a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Responder {
-    /// The kernel, which waits before it answers: `proxy_delay` as the kernel sets it.
-    DelayedKernel,
-    /// The kernel with `proxy_delay` 0.
-    Kernel,
-    /// The fast path by XDP on socket buffers, over a kernel with `proxy_delay` 0.
-    Xdp,
-    /// The fast path by tc, over a kernel with `proxy_delay` 0.
-    Tc,
-}
-
-impl Responder {
-    /// All of them, in the order of a round.
-    pub(crate) const ALL: [Responder; 4] = [Responder::DelayedKernel, Responder::Kernel, Responder::Xdp, Responder::Tc];
-
-    /// The options of the agent that answers; `None` for the kernel.
-    fn hook(self) -> Option<&'static [&'static str]> {
-        match self {
-            Responder::DelayedKernel | Responder::Kernel => None,
-            Responder::Xdp => Some(&["--hook", "xdp", "--xdp-mode", "skb"]),
-            Responder::Tc => Some(&["--hook", "tc"]),
-        }
-    }
-}
-
 /// One responder's turn.
 #[derive(Clone, Debug)]
 pub(crate) struct Slice {
-    /// Who answered.
     pub(crate) responder: Responder,
     /// Number of the round and of the turn within.
-    pub(crate) turn: (usize, usize),
+    turn: (usize, usize),
     /// Requests whose latency was measured.
     pub(crate) requests: usize,
     /// Latency of one request, in µs: the median.
@@ -66,22 +36,24 @@ pub(crate) struct Slice {
 }
 
 /// What [`compare`] measured, and under which conditions.
-#[derive(Clone, Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Comparison {
     /// The turns, as they came.
-    pub(crate) slices: Vec<Slice>,
-    /// How many rounds there were.
+    slices: Vec<Slice>,
     pub(crate) rounds: usize,
     /// The core that asked, and with it answered.
     pub(crate) core: usize,
     /// How many cores the measurement could have had.
     pub(crate) cores: usize,
-    /// The kernel's default of `proxy_delay`, in units of 10 ms.
-    pub(crate) default_delay: u32,
     /// Hook and mode of each fast path, as `status` names them.
     pub(crate) modes: Vec<(Responder, String)>,
     /// Requests that the fast paths answered by their own counters: as many as were sent in their turns.
     pub(crate) counted: u64,
+}
+
+/// Who is compared, in the order of a round.
+pub(crate) fn responders() -> [Responder; 4] {
+    [Responder::DelayedKernel, Responder::Kernel, Responder::Skb, Responder::default_tc()]
 }
 
 impl Comparison {
@@ -98,131 +70,55 @@ impl Comparison {
     }
 }
 
-/// Lets four pods of a Calico node (see [`topology::calico`](crate::topology::calico)) ask for their gateway, each
-/// answered by another responder; with each round the roles move on to the next pod. `between` is called between
-/// turns, and ends the measurement by an error.
+/// Lets the four pods of a Calico node ask for their gateway, each answered by another responder; with each round the roles
+/// move on to the next pod. `between` is called between turns, and ends the measurement by an error.
 ///
 /// An error also if a request gets no reply, or if the counters of a fast path do not say that it answered its own
-/// requests and no others. The node's neighbour entries for the pods become permanent, as Calico makes them.
-pub(crate) fn compare(
-    lab: &Lab,
-    pods: [&str; 4],
-    rounds: usize,
-    mut between: impl FnMut(usize) -> Result<()>,
-) -> Result<Comparison> {
+/// requests and no others.
+pub(crate) fn compare(lab: &Lab, rounds: usize, mut between: impl FnMut(usize) -> Result<()>) -> Result<Comparison> {
     let cores = allowed_cores()?;
     let core = *cores.last().context("no core to run on")?;
-    let pods = pods.map(|pod| lab.host(pod));
-    for pod in pods {
-        prepare(lab, pod)?;
-    }
-    let askers = pods.iter().map(|pod| Requester::on(pod, core)).collect::<Result<Vec<_>>>()?;
-    // Nothing in the lab has touched the setting of `lo`.
-    let default_delay = lab.node().read_sysctl("net.ipv4.neigh.lo.proxy_delay")?;
-    let default_delay = default_delay.parse().context("proxy_delay is not a number")?;
-
-    let mut slices = Vec::new();
-    let (mut modes, mut counted) = (Vec::new(), 0);
+    let mut comparison = Comparison { rounds, core, cores: cores.len(), ..Comparison::default() };
     for round in 0..rounds {
-        let role = |responder| (responder as usize + round) % pods.len();
-        for responder in Responder::ALL {
-            let delay = if responder == Responder::DelayedKernel { default_delay } else { 0 };
-            let key = format!("net.ipv4.neigh.{}.proxy_delay", pods[role(responder)].node_end());
-            lab.node().sysctl(&key, delay)?;
-        }
-        let mut fast_paths = Vec::new();
-        modes.clear();
-        for responder in Responder::ALL {
-            let Some(hook) = responder.hook() else { continue };
-            let interface = pods[role(responder)].node_end();
-            let mut options = AgentOptions::new(&[interface]).default_reread();
-            for argument in hook {
-                options = options.arg(argument);
-            }
-            let agent = options.start(lab.node())?;
-            modes.push((responder, mode_of(&agent.status()?, interface)?));
-            fast_paths.push(FastPath { responder, agent });
-        }
-        for (turn, responder) in turns() {
+        let mut missing = Ok(());
+        let stands = stands(lab, &responders(), round, core, |who, why| {
+            missing = Err(anyhow::anyhow!("{}: {why}", who.name()));
+        });
+        missing?;
+        comparison.modes = stands.iter().map(|stand| Ok((stand.who, stand.mode()?))).collect::<Result<_>>()?;
+        for (turn, index) in turns() {
             between(round)?;
-            let before = fast_paths.iter().map(FastPath::answered).collect::<Result<Vec<_>>>()?;
-            let (slice, sent) = measure(&askers[role(responder)], responder, (round, turn))?;
-            for (fast_path, before) in fast_paths.iter().zip(before) {
-                counted += fast_path.check(before, responder, sent)?;
+            let before = stands.iter().map(Stand::answered).collect::<Result<Vec<_>>>()?;
+            let stand = &stands[index];
+            let (slice, sent) = measure(stand, (round, turn))?;
+            for (other, before) in stands.iter().zip(before) {
+                let expected = if other.who == stand.who { sent } else { 0 };
+                other.check(before, expected)?;
             }
-            slices.push(slice);
+            comparison.counted += if stand.who.is_fast_path() { sent } else { 0 };
+            comparison.slices.push(slice);
         }
-        for FastPath { mut agent, .. } in fast_paths {
-            let exit = agent.stop()?;
-            ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
-        }
+        stands.into_iter().try_for_each(Stand::end)?;
     }
-    Ok(Comparison { slices, rounds, core, cores: cores.len(), default_delay, modes, counted })
+    Ok(comparison)
 }
 
-/// An agent that answers one pod in a round.
-struct FastPath {
-    responder: Responder,
-    agent: Agent,
-}
-
-impl FastPath {
-    /// Requests that it has answered, by its own counter.
-    fn answered(&self) -> Result<u64> {
-        self.agent.status()?.0["answered"].as_u64().context("status has no `answered`")
-    }
-
-    /// How many it answered in somebody's turn, since it had answered `before`: all that were sent in its own turn, none
-    /// in another's.
-    fn check(&self, before: u64, turn_of: Responder, sent: u64) -> Result<u64> {
-        let answered = self.answered()? - before;
-        let expected = if turn_of == self.responder { sent } else { 0 };
-        ensure!(
-            answered == expected,
-            "{:?}, in the turn of {turn_of:?}: of {sent} requests it answered {answered} by its own counter, not \
-             {expected}",
-            self.responder
-        );
-        Ok(answered)
-    }
-}
-
-/// The order within a round: the delayed kernel first, then the others, each first in every third turn.
-fn turns() -> impl Iterator<Item = (usize, Responder)> {
-    let [delayed, others @ ..] = Responder::ALL;
-    let rotated = (0..TURNS).flat_map(move |turn| {
-        let first = turn % others.len();
-        (0..others.len()).map(move |next| (turn, others[(first + next) % others.len()]))
-    });
-    [(0, delayed)].into_iter().chain(rotated)
-}
-
-/// Nobody but the pod's asker listens, and nothing needs to be learned.
-fn prepare(lab: &Lab, pod: &Host) -> Result<()> {
-    pod.close_sockets();
-    pod.namespace().ip("neigh flush all")?;
-    let (ip, mac, node_end) = (Ipv4Addr::from(pod.ip()), pod.mac(), pod.node_end());
-    lab.node().ip(&format!("neigh replace {ip} lladdr {mac} dev {node_end} nud permanent"))?;
-    Ok(())
-}
-
-fn mode_of(status: &Status, interface: &str) -> Result<String> {
-    let said = status.interface(interface);
-    let text = |key: &str| said[key].as_str().unwrap_or("?").to_owned();
-    ensure!(said["state"] == "answering", "the fast path does not answer on {interface}: {said}");
-    Ok(format!("{} {}", text("hook"), text("mode")))
+/// The order within a round, by place in [`responders`]: the delayed kernel first, then the others, each first in every
+/// third turn.
+fn turns() -> impl Iterator<Item = (usize, usize)> {
+    [(0, 0)].into_iter().chain((0..TURNS).flat_map(|turn| (0..3).map(move |next| (turn, 1 + (turn + next) % 3))))
 }
 
 /// One turn; also how many requests were sent in all.
-fn measure(requester: &Requester, responder: Responder, turn: (usize, usize)) -> Result<(Slice, u64)> {
+fn measure(stand: &Stand, turn: (usize, usize)) -> Result<(Slice, u64)> {
     let micros = |times: &[Duration]| -> Vec<f64> { times.iter().map(|time| time.as_secs_f64() * 1e6).collect() };
-    let (latencies, rate, sent) = if responder == Responder::DelayedKernel {
+    let requester = stand.subject.requester()?;
+    let (latencies, rate, sent) = if stand.who == Responder::DelayedKernel {
         // A target for each, to tell their replies apart.
         let targets: Vec<[u8; 4]> = (1..=IN_FLIGHT).map(|number| [10, 30, 0, number]).collect();
         let asked = requester.in_flight(&targets, DELAYED_WINDOW)?;
         let rate = asked.within as f64 / DELAYED_WINDOW.as_secs_f64();
-        let sent = asked.latencies.len();
-        (micros(&asked.latencies), rate, sent)
+        (micros(&asked.latencies), rate, asked.latencies.len())
     } else {
         let latencies = requester.one_at_a_time(CALICO_GATEWAY, SINGLE)?;
         let bursts = requester.bursts(CALICO_GATEWAY, BURSTS)?;
@@ -230,5 +126,5 @@ fn measure(requester: &Requester, responder: Responder, turn: (usize, usize)) ->
         (micros(&latencies), rate, SINGLE + bursts.len() * BURST)
     };
     let (p50, p99) = (quantile(&latencies, 0.5), quantile(&latencies, 0.99));
-    Ok((Slice { responder, turn, requests: latencies.len(), p50, p99, rate }, sent as u64))
+    Ok((Slice { responder: stand.who, turn, requests: latencies.len(), p50, p99, rate }, sent as u64))
 }

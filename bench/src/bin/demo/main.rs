@@ -5,20 +5,14 @@ mod questions;
 mod report;
 mod walk;
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use std::{fs, io};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use lab::{AgentOptions, Lab};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-
-/// Exit code of a run that a signal has ended, as shells have it for SIGINT.
-const INTERRUPTED: u8 = 130;
+use lab::{AgentOptions, INTERRUPTED, Lab, Stop};
 
 /// The ARP fast path at work on a lab of its own: a node, four pods and an uplink in network namespaces.
 #[derive(Parser)]
@@ -32,38 +26,12 @@ struct Arguments {
     rounds: u16,
 }
 
-/// Whether a signal has asked us to end. Nothing ends at once: the lab goes by being dropped.
-#[derive(Clone)]
-struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    fn on_signals() -> io::Result<Self> {
-        let flag = Arc::new(AtomicBool::new(false));
-        for signal in [SIGHUP, SIGINT, SIGTERM] {
-            signal_hook::flag::register(signal, flag.clone())?;
-        }
-        Ok(Stop(flag))
-    }
-
-    fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// An error once a signal has come, to be called between steps.
-    fn check(&self) -> Result<()> {
-        if self.is_asked() {
-            bail!("interrupted");
-        }
-        Ok(())
-    }
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let stop = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => {
-            eprintln!("error: signals cannot be caught: {error}");
+            eprintln!("error: {error:#}");
             return ExitCode::FAILURE;
         }
     };
@@ -116,7 +84,6 @@ fn with_agent(lab: &Lab, stop: &Stop) -> Result<()> {
 }
 
 fn compare(lab: &Lab, rounds: usize, stop: &Stop) -> Result<()> {
-    let pods = ["p0", "p1", "p2", "p3"];
     let mut begun = 0;
     let between = |round| {
         if round == begun {
@@ -125,7 +92,7 @@ fn compare(lab: &Lab, rounds: usize, stop: &Stop) -> Result<()> {
         }
         stop.check()
     };
-    let comparison = compare::compare(lab, pods, rounds, between).context("the benchmark")?;
+    let comparison = compare::compare(lab, rounds, between).context("the benchmark")?;
     report::comparison(&comparison);
     Ok(())
 }

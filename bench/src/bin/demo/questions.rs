@@ -7,9 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use arp_common::Reason;
 use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use lab::{Agent, Answerer, Counted, Host, Lab};
-
-use crate::Stop;
+use lab::{Agent, Answerer, Counted, Host, Lab, Stop};
 
 /// A second address behind p0's interface, as of a pod with two.
 const SECOND_ADDRESS: [u8; 4] = [10, 244, 235, 140];

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::compare::{Comparison, Responder, Slice, TURNS};
+use crate::compare::{Comparison, Slice, TURNS, responders};
 use anyhow::Result;
-use bench::{BURST, Spread, number};
+use bench::{BURST, DEFAULT_DELAY, Responder, Spread, units};
 use lab::topology::{CALICO_GATEWAY, CALICO_MAC, FAR_HOST, ROUTER_IP, UPLINK_IP};
 use lab::{Agent, Lab};
 use nix::sys::utsname::uname;
@@ -62,17 +62,17 @@ pub(crate) fn round(number: usize, rounds: usize) -> Result<()> {
 pub(crate) fn comparison(comparison: &Comparison) {
     let mut table = Builder::default();
     table.push_record(["who answers", "p50", "p99", "p50 ratio", "replies/s", "ratio"]);
-    for responder in Responder::ALL {
-        let spread = |value: fn(&Slice) -> f64| Spread::of(comparison.of(responder).map(value));
-        let ratio = |value| Spread::of(comparison.ratios(responder, value));
+    for responder in responders() {
+        let spread = |value: fn(&Slice) -> f64| Spread::of(&comparison.of(responder).map(value).collect::<Vec<_>>());
+        let ratio = |value| Spread::of(&comparison.ratios(responder, value));
         let is_base = responder == Responder::Kernel;
-        let ratio = |value| if is_base { "1".to_owned() } else { cell(ratio(value)) };
+        let ratio = |value| if is_base { "1".to_owned() } else { cell("", ratio(value)) };
         table.push_record([
             name(responder, comparison),
-            time_cell(spread(|slice| slice.p50)),
-            time_cell(spread(|slice| slice.p99)),
+            cell("µs", spread(|slice| slice.p50)),
+            cell("µs", spread(|slice| slice.p99)),
             ratio(|slice| slice.p50),
-            cell(spread(|slice| slice.rate)),
+            cell("", spread(|slice| slice.rate)),
             ratio(|slice| slice.rate),
         ]);
     }
@@ -85,20 +85,19 @@ pub(crate) fn comparison(comparison: &Comparison) {
 }
 
 fn name(responder: Responder, comparison: &Comparison) -> String {
-    let delay = comparison.default_delay;
+    let mode = comparison.modes.iter().find(|(whose, _)| *whose == responder).map(|(_, mode)| mode.as_str());
     match responder {
-        Responder::DelayedKernel => format!("kernel, proxy_delay {delay}\n(default: 0 to {} ms)", delay * 10),
-        Responder::Kernel => "kernel, proxy_delay 0".to_owned(),
-        Responder::Xdp | Responder::Tc => {
-            let mode = comparison.modes.iter().find(|(whose, _)| *whose == responder).map(|(_, mode)| mode.as_str());
-            format!("fast path ({})", mode.unwrap_or("?"))
+        Responder::DelayedKernel => {
+            format!("kernel, proxy_delay {DEFAULT_DELAY}\n(default: 0 to {} ms)", DEFAULT_DELAY * 10)
         }
+        Responder::Kernel => responder.name().to_owned(),
+        _ => format!("fast path ({})", mode.unwrap_or("?")),
     }
 }
 
 fn notes(comparison: &Comparison) {
     let requests = |responder| -> usize { comparison.of(responder).map(|slice| slice.requests).sum() };
-    let [delayed, kernel, xdp, tc] = Responder::ALL.map(requests);
+    let [delayed, kernel, xdp, tc] = responders().map(requests);
     let Comparison { rounds, core, cores, counted, .. } = comparison;
     println!(
         "  Medians of the turns, (lowest–highest) below. Ratios are to the kernel with proxy_delay 0 in the same turn.
@@ -115,14 +114,7 @@ fn notes(comparison: &Comparison) {
     );
 }
 
-fn cell(spread: Spread) -> String {
-    let Spread { median, lowest, highest, .. } = spread;
-    format!("{}\n({}–{})", number(median), number(lowest), number(highest))
-}
-
-/// Of a value in µs.
-fn time_cell(spread: Spread) -> String {
-    let (scale, unit) = if spread.median < 1e3 { (1.0, "µs") } else { (1e3, "ms") };
-    let [median, lowest, highest] = [spread.median, spread.lowest, spread.highest].map(|value| number(value / scale));
-    format!("{median} {unit}\n({lowest}–{highest})")
+fn cell(unit: &str, spread: Spread) -> String {
+    let [median, _, extremes] = units::spread(unit, &spread);
+    format!("{median}\n({extremes})")
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Error, Result};
+use arp_common::Lladdr;
 use lab::topology::{LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
-use lab::{Answerer, Mac, Parity, needs_root, reply_bytes, stretched};
+use lab::{Answerer, SideBySide, needs_root, reply_bytes, stretched};
 
 use super::{ELSEWHERE, matrix_with_agent, who_has};
 
@@ -12,7 +13,7 @@ use super::{ELSEWHERE, matrix_with_agent, who_has};
 fn the_interface_s_new_address_is_in_the_replies() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
-    let new = Mac([0x02, 0, 0, 0, 0x77, 0x77]);
+    let new = Lladdr::new([0x02, 0, 0, 0, 0x77, 0x77]);
     parity.node_ip(&format!("link set v0 address {new}"))?;
     // The kernel forgets the interface's neighbours with its address.
     let outcome = parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?;
@@ -25,7 +26,7 @@ fn the_interface_s_new_address_is_in_the_replies() -> Result<()> {
 
     let to_old = parity.ask("p0", |p0| {
         let mut frame = p0.who_has(ROUTED_TARGET);
-        frame[..6].copy_from_slice(&NODE_MAC.0);
+        frame[..6].copy_from_slice(&NODE_MAC.bytes());
         frame
     })?;
     assert_eq!(to_old.by, Answerer::nobody("other_destination"));
@@ -36,7 +37,7 @@ fn the_interface_s_new_address_is_in_the_replies() -> Result<()> {
 fn an_address_is_followed_when_added_and_removed() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
-    let probe = |parity: &mut Parity| Ok::<_, Error>(parity.ask("p0", |p0| p0.probe(ELSEWHERE))?.by);
+    let probe = |parity: &mut SideBySide| Ok::<_, Error>(parity.ask("p0", |p0| p0.probe(ELSEWHERE))?.by);
     assert_eq!(probe(&mut parity)?, Answerer::nobody("probe_not_local"));
     for interface in ["lo", "u0", "v0"] {
         parity.node_ip(&format!("addr add 10.30.0.1/32 dev {interface}"))?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::topology::{self, LOCAL_TARGET, NODE_MAC, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use lab::{AgentOptions, Answerer, Parity, needs_root, stretched};
+use lab::{AgentOptions, Answerer, SideBySide, needs_root, stretched};
 
 use super::{matrix_with_agent, who_has};
 
@@ -71,7 +71,7 @@ fn a_proxy_delay_leaves_broadcast_requests_to_the_kernel() -> Result<()> {
 
     let unicast = parity.ask("p0", |p0| {
         let mut frame = p0.who_has(ROUTED_TARGET);
-        frame[..6].copy_from_slice(&NODE_MAC.0);
+        frame[..6].copy_from_slice(&NODE_MAC.bytes());
         frame
     })?;
     assert_eq!(unicast.by, Answerer::FastPath, "a unicast request is not delayed");
@@ -119,7 +119,7 @@ fn a_neighbour_entry_is_followed_when_it_changes_and_goes() -> Result<()> {
 }
 
 /// How long the fast path goes on answering after `key` was written so that the kernel would no longer.
-fn time_to_follow(parity: &mut Parity, key: &str, value: i64, tpa: [u8; 4]) -> Result<Duration> {
+fn time_to_follow(parity: &mut SideBySide, key: &str, value: i64, tpa: [u8; 4]) -> Result<Duration> {
     assert_eq!(who_has(parity, tpa)?, Answerer::FastPath);
     let fast = parity.fast();
     let p0 = fast.host("p0");
@@ -140,7 +140,7 @@ fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or
     needs_root!();
     // The agent's own bound, and what two busy cores may add to it.
     let bound = Duration::from_millis(250) + stretched(Duration::from_millis(100));
-    let mut parity = Parity::start_with(topology::matrix, AgentOptions::new(&["v0"]).default_reread())?;
+    let mut parity = SideBySide::start_with(topology::matrix, AgentOptions::new(&["v0"]).default_reread())?;
     for (key, off, on, tpa) in [
         ("net.ipv4.conf.v0.proxy_arp", 0, 1, ROUTED_TARGET),
         ("net.ipv4.conf.v0.forwarding", 0, 1, ROUTED_TARGET),

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::netlink::{Change, Netlink, index};
 use lab::stream::{Stream, until_fast};
 use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
-use lab::{Agent, AgentOptions, Lab, kernel_calls, needs_root, stretched};
+use lab::{Agent, AgentOptions, Lab, ioctl, needs_root, stretched};
 
 /// How long a stream goes on after a change; what is not notified is read again every 50 ms in the lab.
 const AFTER: Duration = Duration::from_millis(120);
@@ -162,9 +163,8 @@ fn a_neighbour_that_is_deleted_is_learnt_again_from_the_next_request_or_the_one_
         let stream =
             Stream::around(p0, ROUTED_TARGET, AFTER, || case.lab.node().ip("neigh del 10.5.0.5 dev v0").map(drop))?;
         assert!(stream.asked.iter().all(|asked| asked.replies == 1), "{:?}", stream.asked);
-        let neighbours = lab::Neighbours::of(case.lab.node())?;
-        let learnt = neighbours.get("v0", "10.5.0.5").and_then(|entry| entry.lladdr.clone());
-        assert_eq!(learnt, Some(p0.mac().to_string()), "{neighbours}");
+        let entry = case.lab.node().neighbour("v0", p0.ip())?;
+        assert_eq!(entry.and_then(|entry| entry.lladdr), Some(p0.mac()), "{entry:?}");
     }
     Ok(())
 }
@@ -177,9 +177,9 @@ fn static_proxy_entries_are_followed_however_they_are_removed() -> Result<()> {
     for _ in 0..3 {
         case.lab.node().ip("neigh add proxy 10.9.0.9 dev v0")?;
         case.ip_silences("neigh del proxy 10.9.0.9 dev v0", ROUTED_TARGET)?;
-        case.lab.node().run(|| kernel_calls::publish(ROUTED_TARGET, "v0"))??;
+        case.lab.node().run(|| ioctl::publish(ROUTED_TARGET, "v0"))??;
         case.silenced_by("SIOCDARP of a published entry", ROUTED_TARGET, |lab| {
-            lab.node().run(|| kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"))?
+            lab.node().run(|| ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0"))?
         })?;
     }
     Ok(())
@@ -197,9 +197,9 @@ fn a_static_proxy_entry_that_is_removed_is_hardly_answered_for() -> Result<()> {
     let mut lasts = Vec::new();
     for _ in 0..ROUNDS {
         // By a call of this process: `ip` would take longer to end than the agent to follow.
-        lab.node().run(|| kernel_calls::publish(ROUTED_TARGET, "v0"))??;
+        lab.node().run(|| ioctl::publish(ROUTED_TARGET, "v0"))??;
         until_fast(&agent, p0, ROUTED_TARGET)?;
-        let remove = || lab.node().run(|| kernel_calls::unpublish(ROUTED_TARGET, [255; 4], "v0"))?;
+        let remove = || lab.node().run(|| ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0"))?;
         lasts.push(Stream::around(p0, ROUTED_TARGET, AFTER, remove)?.answered_later().1);
     }
     lasts.sort_unstable();
@@ -219,7 +219,7 @@ fn proxy_arp_is_followed_when_siocdarp_turns_it_off() -> Result<()> {
     let mut case = Case::new()?;
     for _ in 0..3 {
         case.silenced_by("SIOCDARP of proxy_arp", ROUTED_TARGET, |lab| {
-            lab.node().run(|| kernel_calls::unpublish([0; 4], [0; 4], "v0"))?
+            lab.node().run(|| ioctl::unpublish([0; 4], [0; 4], "v0"))?
         })?;
         case.lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 1)?;
         case.again(ROUTED_TARGET)?;
@@ -236,15 +236,17 @@ fn settings_that_rtm_setlink_writes_are_followed() -> Result<()> {
     const PROXY_ARP_PVLAN: u16 = 25;
     let mut case = Case::new()?;
     case.lab.node().sysctl("net.ipv4.conf.v0.proxy_arp_pvlan", 1)?;
+    let v0 = case.lab.node().run(|| index("v0"))??;
+    let mut netlink = Netlink::open(case.lab.node())?;
     for (what, key, on, off, tpa) in [
         ("proxy_arp", PROXY_ARP, 1, 0, ROUTED_TARGET),
         ("arp_ignore", ARP_IGNORE, 0, 8, LOCAL_TARGET),
         ("proxy_arp_pvlan", PROXY_ARP_PVLAN, 1, 0, SAME_INTERFACE_TARGET),
     ] {
-        case.silenced_by(&format!("RTM_SETLINK of {what}"), tpa, |lab| {
-            lab.node().run(|| kernel_calls::set_link_setting("v0", key, off))?
+        case.silenced_by(&format!("RTM_SETLINK of {what}"), tpa, |_| {
+            netlink.change(Change::set_link_setting(v0, key, off))
         })?;
-        case.lab.node().run(|| kernel_calls::set_link_setting("v0", key, on))??;
+        netlink.change(Change::set_link_setting(v0, key, on))?;
         case.again(tpa)?;
     }
     Ok(())

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{Answerer, Host, Parity, needs_root, slack, stretched};
+use lab::{Answerer, Host, SideBySide, needs_root, slack, stretched};
 
 use super::{L, X, base};
 
 /// Sends `frame` in both labs and gives how many answers come within `wait`. The program must pass it for its delay.
-fn later(parity: &mut Parity, frame: fn(&Host) -> Vec<u8>, wait: Duration) -> Result<[usize; 2]> {
+fn later(parity: &mut SideBySide, frame: fn(&Host) -> Vec<u8>, wait: Duration) -> Result<[usize; 2]> {
     let before = parity.agent().status()?;
     let mut answers = Vec::new();
     parity.both(|lab| {

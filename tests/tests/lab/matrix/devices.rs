@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use arp_common::ArpFrame;
+use arp_common::{ArpFrame, Lladdr};
 use lab::topology::{self, ROUTED_TARGET};
-use lab::{Answerer, Host, Lab, Mac, Namespace, Parity, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
+use lab::{Answerer, Host, Lab, Namespace, SideBySide, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
 
 use super::Ask::{For, Probe, Raw};
 use super::Expect::{Fast, Kernel, Silent};
@@ -27,7 +27,7 @@ macro_rules! needs_devices {
     };
 }
 
-/// IfSet of these kinds of devices the kernel cannot make: tried out in a namespace.
+/// Which of these kinds of devices the kernel cannot make: tried out in a namespace.
 pub(super) fn missing_device(kinds: &[&str]) -> Result<Option<String>> {
     let lab = Lab::new()?;
     lab.node().ip("link add below type veth peer name other")?;
@@ -59,7 +59,7 @@ fn tagged(host: &Host, id: u8) -> Vec<u8> {
 
 /// What comes back in each lab within a while, sorted: where several devices answer, none is the first. For links that
 /// carry no marker.
-pub(super) fn answers(parity: &mut Parity, frame: impl Fn(&Host) -> Vec<u8>) -> Result<[Vec<Vec<u8>>; 2]> {
+pub(super) fn answers(parity: &mut SideBySide, frame: impl Fn(&Host) -> Vec<u8>) -> Result<[Vec<Vec<u8>>; 2]> {
     let mut answers = Vec::new();
     parity.both(|lab| {
         let p0 = lab.host("p0");
@@ -76,7 +76,7 @@ pub(super) fn answers(parity: &mut Parity, frame: impl Fn(&Host) -> Vec<u8>) -> 
 
 /// The same frames to both labs: both must answer alike, and the fast path must pass each for `reason`. The number of
 /// answers to each.
-pub(super) fn pass_for(parity: &mut Parity, reason: &str, frames: &[fn(&Host) -> Vec<u8>]) -> Result<Vec<usize>> {
+pub(super) fn pass_for(parity: &mut SideBySide, reason: &str, frames: &[fn(&Host) -> Vec<u8>]) -> Result<Vec<usize>> {
     let before = parity.agent().status()?;
     let mut counts = Vec::new();
     for frame in frames {
@@ -151,18 +151,18 @@ fn with_vlan() -> Result<Lab> {
     Ok(lab)
 }
 
-const TAGGED_MAC: Mac = Mac([0x02, 0, 0, 0, 0x06, 5]);
+const TAGGED_MAC: Lladdr = Lladdr::new([0x02, 0, 0, 0, 0x06, 5]);
 const TAGGED_IP: [u8; 4] = [10, 6, 0, 5];
 
 #[test]
 fn a_vlan_device_is_an_interface_like_any_other() -> Result<()> {
     needs_devices!("vlan");
-    let mut parity = Parity::start(with_vlan, &["w0.100"])?;
-    let request = |tpa| move |_: &Host| ArpFrame::request(TAGGED_MAC.0, TAGGED_IP, tpa).to_bytes();
+    let mut parity = SideBySide::start(with_vlan, &["w0.100"])?;
+    let request = |tpa| move |_: &Host| ArpFrame::request(TAGGED_MAC.bytes(), TAGGED_IP, tpa).to_bytes();
     for tpa in [L, X] {
         let outcome = parity.ask("t0", request(tpa))?;
         assert_eq!(outcome.by, Answerer::FastPath, "{tpa:?}");
-        let node = Mac([0x02, 0, 0, 0, 0x06, 1]);
+        let node = Lladdr::new([0x02, 0, 0, 0, 0x06, 1]);
         assert_eq!(outcome.replies, [reply_bytes(node, TAGGED_MAC, TAGGED_IP, tpa)]);
     }
     parity.change(|lab| lab.node().sysctl("net/ipv4/conf/w0.100/proxy_arp", 0))?;
@@ -241,7 +241,7 @@ fn a_bond_is_an_interface_like_any_other() -> Result<()> {
     needs_devices!("bond");
     let build = || {
         let mut lab = topology::matrix()?;
-        lab.attach("b0", TAGGED_MAC, "w0", Mac([0x02, 0, 0, 0, 0x06, 1]))?;
+        lab.attach("b0", TAGGED_MAC, "w0", Lladdr::new([0x02, 0, 0, 0, 0x06, 1]))?;
         lab.node().ip_each(&format!(
             "link add bond0 type bond
              link set w0 down
@@ -255,8 +255,8 @@ fn a_bond_is_an_interface_like_any_other() -> Result<()> {
         lab.add_host("b0", namespace, TAGGED_MAC, "bond0")?;
         Ok(lab)
     };
-    let mut parity = Parity::start(build, &["bond0"])?;
-    let outcome = parity.ask("b0", |_| ArpFrame::request(TAGGED_MAC.0, TAGGED_IP, L).to_bytes())?;
+    let mut parity = SideBySide::start(build, &["bond0"])?;
+    let outcome = parity.ask("b0", |_| ArpFrame::request(TAGGED_MAC.bytes(), TAGGED_IP, L).to_bytes())?;
     assert_eq!(outcome.by, Answerer::FastPath);
     Ok(())
 }
@@ -298,7 +298,7 @@ come_and_go! {
 
 /// Two labs with a device stacked on `v0` that lives in another namespace, as a pod's does: the node's own links do not show
 /// it. Gives also these namespaces.
-fn stacked_elsewhere(what: &str) -> Result<(Parity, Vec<Namespace>)> {
+fn stacked_elsewhere(what: &str) -> Result<(SideBySide, Vec<Namespace>)> {
     let namespaces: RefCell<Vec<Namespace>> = RefCell::default();
     let build = || {
         let mut lab = topology::matrix()?;
@@ -308,7 +308,7 @@ fn stacked_elsewhere(what: &str) -> Result<(Parity, Vec<Namespace>)> {
         namespaces.borrow_mut().push(elsewhere);
         Ok(lab)
     };
-    let parity = Parity::start(build, &["v0"])?;
+    let parity = SideBySide::start(build, &["v0"])?;
     Ok((parity, namespaces.take()))
 }
 

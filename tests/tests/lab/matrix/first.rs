@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
 use lab::stream::{Stream, until_fast};
-use lab::{AgentOptions, Answerer, Hook, Host, Lab, Parity, needs_root, topology};
+use lab::{AgentOptions, Answerer, Hook, Host, Lab, SideBySide, needs_root, topology};
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Silent};
@@ -29,7 +29,7 @@ fn comes_and_goes<Thing>(
         things.borrow_mut().push(make(&lab)?);
         Ok(lab)
     };
-    let mut parity = Parity::start(build, &["v0"])?;
+    let mut parity = SideBySide::start(build, &["v0"])?;
     for there in ["at the start", "while it runs"] {
         let answers = pass_for(&mut parity, reason, &[REQUEST]).with_context(|| there.to_owned())?;
         ensure!(answers == [answered], "{there}: {answers:?}, not {answered} answers");
@@ -77,7 +77,7 @@ fn k135_an_arp_chain_whose_rule_comes_later() -> Result<()> {
     let mut parity = base()?;
     let chain = "nft add chain arp t c { type filter hook input priority 0 ; }";
     parity.change(|lab| run_all(lab, &[ARP_TABLE, chain]))?;
-    let ask = |parity: &mut Parity| Ok::<_, anyhow::Error>(parity.ask("p0", |p0| p0.who_has(L))?.by);
+    let ask = |parity: &mut SideBySide| Ok::<_, anyhow::Error>(parity.ask("p0", |p0| p0.who_has(L))?.by);
     assert_eq!(ask(&mut parity)?, Answerer::FastPath, "no rule, policy accept: nothing can happen to a frame");
     parity.change(|lab| run(lab, "nft add rule arp t c arp operation request drop"))?;
     assert_eq!(ask(&mut parity)?, Answerer::nobody("arp_netfilter"));
@@ -91,11 +91,7 @@ fn k135_an_arp_chain_whose_rule_comes_later() -> Result<()> {
 #[test]
 fn k135_arptables_drops_what_comes_in() -> Result<()> {
     needs_root!();
-    let legacy = |lab: &Lab, arguments: &str| -> Result<()> {
-        let done = lab.node().output(&format!("arptables-legacy {arguments}"))?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    };
+    let legacy = |lab: &Lab, arguments: &str| lab.node().exec(&format!("arptables-legacy {arguments}")).map(drop);
     let probe = Lab::new()?;
     if let Err(error) = legacy(&probe, "-L") {
         lab::skip(&format!("this kernel has no arptables: {error:#}"));
@@ -121,7 +117,7 @@ fn k135_arptables_drops_what_comes_in() -> Result<()> {
         legacy(&lab, "-A INPUT -j DROP")?;
         Ok(lab)
     };
-    let mut parity = Parity::start(build, &["v0"])?;
+    let mut parity = SideBySide::start(build, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, nobody, "there at the start");
     Ok(())
 }
@@ -133,20 +129,17 @@ fn arptables_rules_are_seen_when_they_come_and_when_they_go() -> Result<()> {
     let lab = topology::matrix()?;
     let agent = AgentOptions::new(&["v0"]).sysctl_hook().default_reread().start(lab.node())?;
     let p0 = lab.host("p0");
-    if !lab.node().output("arptables-legacy -L").is_ok_and(|done| done.status.success()) {
+    if lab.node().exec("arptables-legacy -L").is_err() {
         lab::skip("arptables-legacy or its module is not there");
         return Ok(());
     }
     for _ in 0..3 {
         until_fast(&agent, p0, L)?;
-        let stream = Stream::around(p0, L, Duration::from_millis(350), || {
-            let done = lab.node().output("arptables-legacy -A INPUT -j DROP")?;
-            ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            Ok(())
-        })?;
+        let drop_all = || lab.node().exec("arptables-legacy -A INPUT -j DROP").map(drop);
+        let stream = Stream::around(p0, L, Duration::from_millis(350), drop_all)?;
         println!("arptables-legacy -A: the last answer {:?} after it", stream.answered_later().1);
         assert!(stream.later().last().is_some_and(|asked| asked.replies == 0), "{:?}", stream.asked.last());
-        lab.node().output("arptables-legacy -F")?;
+        lab.node().exec("arptables-legacy -F")?;
     }
     until_fast(&agent, p0, L)
 }
@@ -319,11 +312,7 @@ fn k025_a_tag_beside_the_frame() -> Result<()> {
     let seen = Hook::chosen()? == Hook::Tc;
     assert_eq!(fast.len(), usize::from(!seen), "{fast:02x?}");
     // The remedy that the documentation names: the tag is in the frame then.
-    parity.change(|lab| {
-        let done = lab.host("p0").namespace().output("ethtool -K eth0 tx-vlan-offload off")?;
-        ensure!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        Ok(())
-    })?;
+    parity.change(|lab| lab.host("p0").namespace().exec("ethtool -K eth0 tx-vlan-offload off").map(drop))?;
     let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
     assert_eq!((alone.len(), fast.len()), (0, 0));
     Ok(())
@@ -340,8 +329,7 @@ fn a_tunnel_with_metadata_is_not_answered_on() -> Result<()> {
     let lab = topology::matrix()?;
     run_all(&lab, &[MAKE, "link set x0 up"])?;
     // The tunnel has no driver mode.
-    let options = ["--hook", "xdp", "--xdp-mode", "skb"];
-    let options = options.iter().fold(AgentOptions::new(&["v0", "x*"]), |all, one| all.arg(one));
+    let options = AgentOptions::new(&["v0", "x*"]).args(&["--hook", "xdp", "--xdp-mode", "skb"]);
     let mut agent = options.start(lab.node())?;
     run_all(&lab, &["link add x1 type vxlan external dstport 4790", "link set x1 up"])?;
     agent.in_sync()?;

@@ -4,7 +4,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Alone, Lab, Neighbours, Parity, needs_root};
+use lab::{Alone, Lab, SideBySide, needs_root};
 
 use super::Ask::{For, From, Probe};
 use super::Expect::{Fast, Kernel, Silent};
@@ -55,8 +55,8 @@ fn check_full(rows: &[(&str, Ask, Expect)]) -> Result<()> {
     Ok(())
 }
 
-fn knows_new(parity: &Parity) -> Result<bool> {
-    Ok(Neighbours::of(parity.fast().node())?.get("v0", "10.5.0.77").is_some())
+fn knows_new(parity: &SideBySide) -> Result<bool> {
+    Ok(parity.fast().node().neighbour("v0", NEW)?.is_some())
 }
 
 #[test]

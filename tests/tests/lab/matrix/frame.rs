@@ -16,6 +16,7 @@ const STRANGER: [u8; 6] = [2, 9, 9, 9, 9, 9];
 const IPV4_GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 1];
 const IPV6_GROUP: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 const ZERO: [u8; 6] = [0; 6];
+const NODE: [u8; 6] = NODE_MAC.bytes();
 
 fn sized(host: &Host, length: usize) -> Vec<u8> {
     let mut frame = host.who_has(L).to_vec();
@@ -64,14 +65,14 @@ rows! {
     k018_an_impossible_ethernet_source: [
         ask(With(&[(SRC, &ZERO)]), Fast),
         ask(With(&[(SRC, &IPV4_GROUP)]), Fast),
-        ask(With(&[(SRC, &NODE_MAC.0)]), Fast),
+        ask(With(&[(SRC, &NODE)]), Fast),
     ];
     k019_another_sha_than_known: [ask(With(&[(SHA, &STRANGER)]), Kernel("neighbour_differs"))];
     k020_an_impossible_sha: [
         ask(With(&[(SHA, &ZERO)]), Kernel("neighbour_differs")),
         ask(With(&[(SHA, &[0xff; 6])]), Kernel("neighbour_differs")),
         ask(With(&[(SHA, &IPV4_GROUP)]), Kernel("neighbour_differs")),
-        ask(With(&[(SHA, &NODE_MAC.0)]), Kernel("neighbour_differs")),
+        ask(With(&[(SHA, &NODE)]), Kernel("neighbour_differs")),
     ];
     k021_in_802_3_and_snap: [
         ask(Raw(|host| headed(host, &[0, 36, 0xaa, 0xaa, 3, 0, 0, 0, 8, 6])), Silent(UNCOUNTED)),

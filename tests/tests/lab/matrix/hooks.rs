@@ -2,13 +2,12 @@
 //! (ARP_TEST_HOOK).
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramInfo, SchedClassifier, TcAttachType};
 use lab::{
-    Agent, AgentOptions, Answerer, Host, Lab, Parity, UNCOUNTED, kernel_is_since, needs_kernel, needs_root, stretched,
-    topology,
+    AgentOptions, Answerer, Host, Lab, SideBySide, UNCOUNTED, kernel_is_since, needs_kernel, needs_root, topology,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -22,15 +21,15 @@ const SKB: &[&str] = &["--hook", "xdp", "--xdp-mode", "skb"];
 const DRIVER: &[&str] = &["--hook", "xdp", "--xdp-mode", "driver"];
 
 fn options(interface: &str, hook: &[&str]) -> AgentOptions {
-    hook.iter().fold(AgentOptions::new(&[interface]), |options, argument| options.arg(argument))
+    AgentOptions::new(&[interface]).args(hook)
 }
 
-fn matrix(hook: &[&str]) -> Result<Parity> {
-    Parity::start_with(topology::matrix, options("v0", hook))
+fn matrix(hook: &[&str]) -> Result<SideBySide> {
+    SideBySide::start_with(topology::matrix, options("v0", hook))
 }
 
 /// Switches the pod's GRO, and waits until the agent has followed.
-fn gro(parity: &mut Parity, setting: &str) -> Result<()> {
+fn gro(parity: &mut SideBySide, setting: &str) -> Result<()> {
     parity.change(|lab| pod_gro(lab, setting))
 }
 
@@ -41,35 +40,18 @@ fn is_there(hook: &[&str]) -> bool {
 }
 
 fn pod_gro(lab: &Lab, setting: &str) -> Result<()> {
-    let switched = lab.host("p0").namespace().output(&format!("ethtool -K eth0 gro {setting}"))?;
-    ensure!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
-    Ok(())
+    lab.host("p0").namespace().exec(&format!("ethtool -K eth0 gro {setting}")).map(drop)
 }
 
 /// Who answers the base's request; it is answered in any case, and as often by the fast path as not at all else.
-fn answerer(parity: &mut Parity) -> Result<Answerer> {
+fn answerer(parity: &mut SideBySide) -> Result<Answerer> {
     let outcome = parity.ask("p0", |p0| p0.who_has(X))?;
     ensure!(outcome.replies.len() == 1, "no reply: {:?}", outcome.by);
     Ok(outcome.by)
 }
 
-/// Waits for what the status says about an interface.
-fn await_status(agent: &Agent, interface: &str, done: impl Fn(&Value) -> bool) -> Result<()> {
-    let deadline = Instant::now() + stretched(Duration::from_secs(10));
-    loop {
-        let status = agent.status()?;
-        if done(status.interface(interface)) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < deadline, "still not so after 10 s: {}\nlog:\n{}", status.0, agent.log());
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 fn tc(lab: &Lab, command: &str) -> Result<String> {
-    let output = lab.node().output(&format!("tc {command}"))?;
-    ensure!(output.status.success(), "tc {command}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    lab.node().exec(&format!("tc {command}"))
 }
 
 #[test]
@@ -201,9 +183,9 @@ fn an_interface_whose_filter_is_refused_is_attached_to_when_what_was_in_the_way_
     // Filters that several interfaces share: the kernel lets nobody add one to them by one of the interfaces.
     tc(&lab, "qdisc add dev v0 ingress_block 1 clsact")?;
     let agent = options("v0", CLSACT).start(lab.node())?;
-    await_status(&agent, "v0", |v0| v0["state"] == "detached")?;
+    agent.wait_for_interface("v0", |v0| v0["state"] == "detached")?;
     tc(&lab, "qdisc del dev v0 clsact")?;
-    await_status(&agent, "v0", |v0| v0["state"] == "answering")
+    agent.wait_for_interface("v0", |v0| v0["state"] == "answering")
 }
 
 #[test]
@@ -271,7 +253,7 @@ fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_
 {
     needs_root!();
     let tc = if kernel_is_since(6, 6) { "tcx" } else { "clsact" };
-    let mut parity = Parity::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
+    let mut parity = SideBySide::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
     let hook = parity.agent().status()?.interface("v0").clone();
     assert_eq!((&hook["hook"], &hook["mode"]), (&"tc".into(), &tc.into()), "{hook}");
     assert!(hook["hook_why"].as_str().is_some_and(|why| why.contains("veth")), "{hook}");
@@ -279,7 +261,7 @@ fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_
     drop(parity);
 
     let skb = ["--hook", "auto", "--xdp-mode", "skb"];
-    let mut parity = Parity::start_with(topology::matrix, options("v0", &skb))?;
+    let mut parity = SideBySide::start_with(topology::matrix, options("v0", &skb))?;
     let hook = parity.agent().status()?.interface("v0").clone();
     assert_eq!((&hook["hook"], &hook["mode"]), (&"xdp".into(), &"skb".into()), "{hook}");
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
@@ -302,8 +284,8 @@ fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 3, "word of what a pod end takes");
     let offloads = |lab: &Lab| -> Result<bool> {
-        let features = lab.host("p0").namespace().output("ethtool -k eth0")?;
-        Ok(String::from_utf8_lossy(&features.stdout).contains("tcp-segmentation-offload: on"))
+        let features = lab.host("p0").namespace().exec("ethtool -k eth0")?;
+        Ok(features.contains("tcp-segmentation-offload: on"))
     };
     let mut parity = matrix(DRIVER)?;
     gro(&mut parity, "on")?;
@@ -393,19 +375,19 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
     // A queue that takes nothing: whatever is sent is lost.
     tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
     let agent = options("v0", CLSACT).start(lab.node())?;
-    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    agent.wait_for_interface("v0", |v0| v0["state"] == "passing")?;
     let status = agent.status()?;
     assert!(status.ready(), "{}", status.0);
     let reason = status.interface("v0")["reason"].as_str().unwrap_or_default();
     assert!(reason.contains("has not shown yet"), "{reason}");
     tc(&lab, "qdisc del dev v0 root")?;
-    await_status(&agent, "v0", |v0| v0["state"] == "answering")?;
+    agent.wait_for_interface("v0", |v0| v0["state"] == "answering")?;
 
     // A pod end that is down takes nothing either, and answers are there again at once when it is up.
     lab.unplug("p0")?;
-    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    agent.wait_for_interface("v0", |v0| v0["state"] == "passing")?;
     lab.plug("p0")?;
-    await_status(&agent, "v0", |v0| v0["state"] == "answering")
+    agent.wait_for_interface("v0", |v0| v0["state"] == "answering")
 }
 
 #[test]
@@ -415,10 +397,10 @@ fn an_interface_whose_self_test_fails_and_that_is_no_longer_wanted_is_not_tested
     let lab = topology::matrix()?;
     tc(&lab, "qdisc add dev v0 root pfifo limit 0")?;
     let agent = options("v0", CLSACT).start(lab.node())?;
-    await_status(&agent, "v0", |v0| v0["state"] == "passing")?;
+    agent.wait_for_interface("v0", |v0| v0["state"] == "passing")?;
     lab.node().ip("link set v0 name w0")?;
     // It answers, again and again: it is not busy with a test that is always due.
-    await_status(&agent, "v0", Value::is_null)?;
+    agent.wait_for_interface("v0", Value::is_null)?;
     thread::sleep(Duration::from_millis(100));
     assert!(agent.status()?.ready());
     Ok(())

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::topology::{self, LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
-use lab::{Answerer, Host, Lab, Parity, UNCOUNTED, stretched};
+use lab::{Answerer, Host, Lab, SideBySide, UNCOUNTED, stretched};
 
 /// A test for each row: `k001_in_words: [step, step, …];`. Each test has a base of its own, which its steps change one after
 /// another.
@@ -76,7 +76,7 @@ impl Ask {
                 changes.iter().for_each(|&(at, bytes)| frame[at..at + bytes.len()].copy_from_slice(bytes));
             }
             Ask::Unicast(tpa) => {
-                frame[..6].copy_from_slice(&topology::NODE_MAC.0);
+                frame[..6].copy_from_slice(&topology::NODE_MAC.bytes());
                 frame[38..42].copy_from_slice(&tpa);
             }
             Ask::Raw(make) => return make(host),
@@ -139,7 +139,7 @@ const fn when(when: &'static [&'static str], ask: Ask, expect: Expect) -> Phase 
 }
 
 /// Whether what is expected on `v0` came about.
-fn holds(parity: &mut Parity, expect: Expect, by: &Answerer) -> Result<bool> {
+fn holds(parity: &mut SideBySide, expect: Expect, by: &Answerer) -> Result<bool> {
     let status = parity.agent().status()?;
     let mode = status.interface("v0")["mode"].as_str().context("status does not say how v0 is attached to")?;
     Ok(expect.holds(by, mode))
@@ -160,11 +160,11 @@ fn check(steps: &[Phase]) -> Result<()> {
 }
 
 /// The base twice, with an agent for `v0` on one.
-fn base() -> Result<Parity> {
-    Parity::start(topology::matrix, &["v0"])
+fn base() -> Result<SideBySide> {
+    SideBySide::start(topology::matrix, &["v0"])
 }
 
-fn check_step(parity: &mut Parity, step: &Phase) -> Result<()> {
+fn check_step(parity: &mut SideBySide, step: &Phase) -> Result<()> {
     let mac = parity.fast().host("p0").mac();
     parity.change(|lab| {
         // First the entry, so that a step can change it.
@@ -202,10 +202,7 @@ fn run(lab: &Lab, step: &str) -> Result<()> {
         thread::sleep(stretched(Duration::from_millis(ms.parse()?)));
         Ok(())
     } else if step.starts_with("nft ") || step.starts_with("tc ") {
-        node.output(step).and_then(|output| {
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Ok(())
-        })
+        node.exec(step).map(drop)
     } else {
         node.ip(step).map(drop)
     };

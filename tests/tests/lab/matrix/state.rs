@@ -6,14 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use lab::{Answerer, Host, Lab, Neighbours, Parity, Wire, needs_root, slack, stretched};
+use arp_common::Lladdr;
+use lab::{Answerer, Host, Neighbours, SideBySide, Wire, needs_root, slack, stretched};
 use nix::sys::signal::Signal;
 
 use super::Ask::{For, From};
 use super::Expect::{Fast, Kernel, Silent};
 use super::{L, X, Y, ask, base, rows, run, run_all, when};
 
-const OTHER: &str = "02:09:09:09:09:09";
+const OTHER: Lladdr = Lladdr::new([2, 9, 9, 9, 9, 9]);
 
 rows! {
     k141_the_first_request_of_a_sender: [
@@ -98,10 +99,9 @@ fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<(
         lab.node().run(send)??;
         Ok(())
     })?;
-    let state = |lab: &Lab| Ok::<_, anyhow::Error>(Neighbours::of(lab.node())?.get("v0", "10.5.0.5").cloned());
     for lab in [parity.alone(), parity.fast()] {
-        assert_eq!(state(lab)?.map(|entry| entry.state).as_deref(), Some("INCOMPLETE"));
         let p0 = lab.host("p0");
+        assert_eq!(lab.node().neighbour("v0", p0.ip())?.map(|entry| entry.state), Some(libc::NUD_INCOMPLETE));
         let frames = p0.exchange(&[&p0.who_has(L)])?;
         let of_type = |ethertype: [u8; 2]| frames.iter().filter(|frame| frame.get(12..14) == Some(&ethertype)).count();
         assert_eq!((of_type([8, 6]), of_type([8, 0])), (1, 1), "a reply, and the datagram: {frames:02x?}");
@@ -115,7 +115,7 @@ fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<(
 fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result<()> {
     needs_root!();
     let mut parity = base()?;
-    let mac = parity.fast().host("p0").mac().to_string();
+    let mac = parity.fast().host("p0").mac();
     parity.both(|lab| {
         lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
         // In hundredths of a second. A slow machine needs more than the default, in which the first request must come.
@@ -129,12 +129,11 @@ fn k146_an_unanswered_request_teaches_another_address_after_a_second() -> Result
     // The time runs from the last change, so there must be one.
     parity.both(|lab| lab.node().ip("neigh replace 10.5.0.5 lladdr 02:09:09:09:09:08 dev v0 nud stale").map(drop))?;
     parity.node_ip(&format!("neigh replace 10.5.0.5 lladdr {mac} dev v0 nud stale"))?;
-    for (wait, learnt) in [(Duration::ZERO, mac.as_str()), (stretched(Duration::from_millis(1100)), OTHER)] {
+    for (wait, learnt) in [(Duration::ZERO, mac), (stretched(Duration::from_millis(1100)), OTHER)] {
         thread::sleep(wait);
         assert!(matches!(parity.ask("p0", other)?.by, Answerer::Nobody(_)));
-        let table = Neighbours::of(parity.fast().node())?;
-        let entry = table.get("v0", "10.5.0.5").and_then(|entry| entry.lladdr.as_deref());
-        assert_eq!(entry, Some(learnt), "after {wait:?}");
+        let entry = parity.fast().node().neighbour("v0", [10, 5, 0, 5])?;
+        assert_eq!(entry.and_then(|entry| entry.lladdr), Some(learnt), "after {wait:?}");
     }
     Ok(())
 }
@@ -147,8 +146,7 @@ fn k147_arp_accept_learns_from_announcements() -> Result<()> {
     let announce = |host: &Host| From(NEW, NEW).frame(host);
     // 2 creates an entry only inside a subnet of the interface, which has none at first.
     let steps = [("v0.proxy_arp=0", false), ("v0.arp_accept=2", false), ("addr add 10.5.0.1/24 dev v0", true)];
-    let created =
-        |parity: &Parity| Ok::<_, anyhow::Error>(Neighbours::of(parity.fast().node())?.get("v0", "10.5.0.9").is_some());
+    let created = |parity: &SideBySide| Ok::<_, anyhow::Error>(parity.fast().node().neighbour("v0", NEW)?.is_some());
     for (step, creates) in steps {
         parity.change(|lab| run(lab, step))?;
         assert_eq!(parity.ask("p0", announce)?.by, Answerer::nobody("announcement"), "{step}");

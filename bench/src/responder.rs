@@ -1,30 +1,35 @@
-//! Who answers a pod, and the pod that asks: what `reply`, `storm` and `peers` measure.
+//! Responder answers a pod, and the pod that asks: what `reply`, `storm` and `peers` measure.
 
 use std::fs;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use bench::Requester;
+use arp_common::Lladdr;
 use lab::topology::CALICO_GATEWAY;
-use lab::{Agent, AgentOptions, Host, Lab, Mac, Namespace};
+use lab::{Agent, AgentOptions, Host, Lab, Namespace, kernel_is_since};
 
-/// A pod, and whoever answers it.
-pub(crate) struct Subject {
-    /// Who, as tables and plots name it.
-    pub(crate) name: String,
+use crate::requester::Requester;
+
+/// A pod that asks, and whoever answers it.
+#[derive(Debug)]
+pub struct Subject {
+    /// Responder, as tables and plots name it.
+    pub name: String,
     /// Where the pod's `eth0` is.
-    pub(crate) namespace: Namespace,
-    pub(crate) mac: Mac,
-    pub(crate) ip: [u8; 4],
+    pub namespace: Namespace,
+    /// Its link-layer address.
+    pub mac: Lladdr,
+    /// Its address.
+    pub ip: [u8; 4],
     /// What it asks for.
-    pub(crate) target: [u8; 4],
+    pub target: [u8; 4],
     /// Where it asks, and its stack takes the replies.
-    pub(crate) core: usize,
+    pub core: usize,
 }
 
-/// How the fast path is attached, or that it is not.
+/// Who answers: the kernel, or the fast path by one of its hooks over a kernel with `proxy_delay` 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Who {
+pub enum Responder {
     /// The kernel, which waits before it answers: `proxy_delay` as the kernel sets it.
     DelayedKernel,
     /// The kernel with `proxy_delay` 0.
@@ -39,47 +44,66 @@ pub(crate) enum Who {
     Driver,
 }
 
-/// The kernel's own default, in units of 10 ms (net/ipv4/arp.c).
-const DEFAULT_DELAY: u32 = 80;
+/// The kernel's own default of `proxy_delay`, in units of 10 ms (net/ipv4/arp.c).
+pub const DEFAULT_DELAY: u32 = 80;
 
-impl Who {
-    pub(crate) const ALL: [Who; 6] = [Who::DelayedKernel, Who::Kernel, Who::Tcx, Who::Clsact, Who::Skb, Who::Driver];
+impl Responder {
+    /// All of them.
+    pub const ALL: [Responder; 6] = [
+        Responder::DelayedKernel,
+        Responder::Kernel,
+        Responder::Tcx,
+        Responder::Clsact,
+        Responder::Skb,
+        Responder::Driver,
+    ];
 
-    pub(crate) fn name(self) -> &'static str {
+    /// The fast path by tc as it is attached by default.
+    pub fn default_tc() -> Self {
+        if kernel_is_since(6, 6) { Responder::Tcx } else { Responder::Clsact }
+    }
+
+    /// As tables and plots name it.
+    pub fn name(self) -> &'static str {
         match self {
-            Who::DelayedKernel => "kernel, proxy_delay 80 (default)",
-            Who::Kernel => KERNEL,
-            Who::Skb => "fast path, xdp skb",
-            Who::Tcx => "fast path, tcx (default)",
-            Who::Clsact => "fast path, clsact (fallback)",
-            Who::Driver => "fast path, xdp driver, pod GRO on",
+            Responder::DelayedKernel => "kernel, proxy_delay 80 (default)",
+            Responder::Kernel => KERNEL,
+            Responder::Skb => "fast path, xdp skb",
+            Responder::Tcx => "fast path, tcx (default)",
+            Responder::Clsact => "fast path, clsact (fallback)",
+            Responder::Driver => "fast path, xdp driver, pod GRO on",
         }
     }
 
-    pub(crate) fn is_fast_path(self) -> bool {
+    /// Whether it is the fast path.
+    pub fn is_fast_path(self) -> bool {
         self.options().is_some()
     }
 
     /// The agent's options; hook and mode as `status` must name them.
     fn options(self) -> Option<(&'static [&'static str], [&'static str; 2])> {
         match self {
-            Who::DelayedKernel | Who::Kernel => None,
-            Who::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
-            Who::Tcx => Some((&["--hook", "tc", "--tc-attach", "tcx"], ["tc", "tcx"])),
-            Who::Clsact => Some((&["--hook", "tc", "--tc-attach", "clsact"], ["tc", "clsact"])),
-            Who::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
+            Responder::DelayedKernel | Responder::Kernel => None,
+            Responder::Skb => Some((&["--hook", "xdp", "--xdp-mode", "skb"], ["xdp", "skb"])),
+            Responder::Tcx => Some((&["--hook", "tc", "--tc-attach", "tcx"], ["tc", "tcx"])),
+            Responder::Clsact => Some((&["--hook", "tc", "--tc-attach", "clsact"], ["tc", "clsact"])),
+            Responder::Driver => Some((&["--hook", "xdp", "--xdp-mode", "driver"], ["xdp", "driver"])),
         }
     }
 }
 
 /// What everything is compared with.
-pub(crate) const KERNEL: &str = "kernel, proxy_delay 0";
+pub const KERNEL: &str = "kernel, proxy_delay 0";
 
 /// A responder on one pod of a Calico node, ready.
-pub(crate) struct Stand {
-    pub(crate) who: Who,
-    pub(crate) subject: Subject,
-    pub(crate) node_end: String,
+#[derive(Debug)]
+pub struct Stand {
+    /// Who answers.
+    pub who: Responder,
+    /// The pod.
+    pub subject: Subject,
+    /// The node's interface to it.
+    pub node_end: String,
     agent: Option<Agent>,
 }
 
@@ -88,16 +112,16 @@ impl Stand {
     ///
     /// # Errors
     /// Also if this agent or this kernel does not have the hook.
-    pub(crate) fn prepare(lab: &Lab, pod: &str, who: Who, core: usize) -> Result<Self> {
+    pub fn prepare(lab: &Lab, pod: &str, who: Responder, core: usize) -> Result<Self> {
         let host = lab.host(pod);
         host.close_sockets();
         host.namespace().ip("neigh flush all")?;
         let (ip, mac, node_end) = (Ipv4Addr::from(host.ip()), host.mac(), host.node_end().to_owned());
         lab.node().ip(&format!("neigh replace {ip} lladdr {mac} dev {node_end} nud permanent"))?;
-        let delay = if who == Who::DelayedKernel { DEFAULT_DELAY } else { 0 };
+        let delay = if who == Responder::DelayedKernel { DEFAULT_DELAY } else { 0 };
         lab.node().sysctl(&format!("net.ipv4.neigh.{node_end}.proxy_delay"), delay)?;
         // The driver's replies need NAPI on the pod's end.
-        gro(host.namespace(), "eth0", who == Who::Driver)?;
+        gro(host.namespace(), "eth0", who == Responder::Driver)?;
         let agent = match who.options() {
             None => None,
             Some((arguments, mode)) => Some(start(lab, &node_end, arguments, mode)?),
@@ -106,7 +130,7 @@ impl Stand {
     }
 
     /// How many requests the fast path has answered here by its own counter; 0 where it is not.
-    pub(crate) fn answered(&self) -> Result<u64> {
+    pub fn answered(&self) -> Result<u64> {
         Ok(match &self.agent {
             Some(agent) => agent.status()?.answered(&self.node_end),
             None => 0,
@@ -115,7 +139,7 @@ impl Stand {
 
     /// Fails unless the fast path has answered exactly these requests since it had answered `before`, or none where it
     /// is not.
-    pub(crate) fn check(&self, before: u64, requests: u64) -> Result<()> {
+    pub fn check(&self, before: u64, requests: u64) -> Result<()> {
         let (answered, expected) = (self.answered()? - before, if self.agent.is_some() { requests } else { 0 });
         ensure!(
             answered == expected,
@@ -126,7 +150,7 @@ impl Stand {
     }
 
     /// The hook as `status` names it; empty for the kernel.
-    pub(crate) fn mode(&self) -> Result<String> {
+    pub fn mode(&self) -> Result<String> {
         let Some(agent) = &self.agent else { return Ok(String::new()) };
         let status = agent.status()?;
         let said = status.interface(&self.node_end);
@@ -134,7 +158,7 @@ impl Stand {
     }
 
     /// Ends the agent, if there is one.
-    pub(crate) fn end(mut self) -> Result<()> {
+    pub fn end(mut self) -> Result<()> {
         if let Some(agent) = &mut self.agent {
             let exit = agent.stop()?;
             ensure!(exit.success(), "the agent ended with {exit}; its log:\n{}", agent.log());
@@ -144,8 +168,7 @@ impl Stand {
 }
 
 fn start(lab: &Lab, node_end: &str, arguments: &[&str], [hook, mode]: [&str; 2]) -> Result<Agent> {
-    let options = AgentOptions::new(&[node_end]).default_reread();
-    let mut agent = arguments.iter().fold(options, |options, argument| options.arg(argument)).start(lab.node())?;
+    let mut agent = AgentOptions::new(&[node_end]).default_reread().args(arguments).start(lab.node())?;
     // An interface may be proved and attached after the agent is ready.
     agent.in_sync()?;
     let status = agent.status()?;
@@ -158,33 +181,30 @@ fn start(lab: &Lab, node_end: &str, arguments: &[&str], [hook, mode]: [&str; 2])
 }
 
 /// Switches GRO on one end of a veth, and with it NAPI.
-pub(crate) fn gro(namespace: &Namespace, interface: &str, on: bool) -> Result<()> {
-    let command = format!("ethtool -K {interface} gro {}", if on { "on" } else { "off" });
-    let output = namespace.output(&command)?;
-    ensure!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
+pub fn gro(namespace: &Namespace, interface: &str, on: bool) -> Result<()> {
+    namespace.exec(&format!("ethtool -K {interface} gro {}", if on { "on" } else { "off" })).map(drop)
 }
 
 impl Subject {
     /// A host that asks for `target`.
-    pub(crate) fn new(name: &str, host: &Host, target: [u8; 4], core: usize) -> Self {
+    pub fn new(name: &str, host: &Host, target: [u8; 4], core: usize) -> Self {
         let (namespace, mac, ip) = (host.namespace().clone(), host.mac(), host.ip());
         Subject { name: name.to_owned(), namespace, mac, ip, target, core }
     }
 
     /// Asks on its behalf. While it is there, it takes a copy of each reply, which no pod does that is merely flooded.
-    pub(crate) fn requester(&self) -> Result<Requester> {
+    pub fn requester(&self) -> Result<Requester> {
         Requester::open(&self.namespace, &self.name, self.mac, self.ip, self.core)
     }
 
     /// How many frames have come in on the pod's `eth0`.
-    pub(crate) fn received(&self) -> Result<u64> {
+    pub fn received(&self) -> Result<u64> {
         received(&self.namespace, "eth0")
     }
 }
 
 /// How many frames have come in on an interface.
-pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
+pub fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
     let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("reading net/dev")?;
     let line = table.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
     let count = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
@@ -193,12 +213,12 @@ pub(crate) fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
 
 /// A Calico node with a pod for each of `all`, and who answers which pod: in turn `turn` each is another one. What
 /// cannot be had here is said through `missing`, and left out.
-pub(crate) fn stands(
+pub fn stands(
     lab: &Lab,
-    all: &[Who],
+    all: &[Responder],
     turn: usize,
     core: usize,
-    mut missing: impl FnMut(Who, String),
+    mut missing: impl FnMut(Responder, String),
 ) -> Vec<Stand> {
     let mut stands = Vec::new();
     for (index, &who) in all.iter().enumerate() {

@@ -13,7 +13,7 @@ use crate::neighbours::Neighbours;
 
 /// Two labs built alike. Whatever happens to one happens to the other; only one has an agent.
 #[derive(Debug)]
-pub struct Parity {
+pub struct SideBySide {
     // Dropped first: the agent ends before its node goes.
     agent: Agent,
     alone: Lab,
@@ -55,7 +55,7 @@ pub struct Outcome {
     pub by: Answerer,
 }
 
-impl Parity {
+impl SideBySide {
     /// Builds both labs and starts an agent for `interfaces` on one.
     pub fn start(build: impl Fn() -> Result<Lab>, interfaces: &[&str]) -> Result<Self> {
         Self::start_with(build, AgentOptions::new(interfaces))
@@ -65,7 +65,7 @@ impl Parity {
     pub fn start_with(build: impl Fn() -> Result<Lab>, options: AgentOptions) -> Result<Self> {
         let (alone, fast) = (build()?, build()?);
         let agent = options.start(fast.node())?;
-        Ok(Parity { agent, alone, fast })
+        Ok(SideBySide { agent, alone, fast })
     }
 
     /// The lab without an agent.
@@ -159,8 +159,8 @@ impl Parity {
 
     /// An error if the nodes' neighbour tables differ.
     pub fn compare_neighbours(&self) -> Result<()> {
-        let alone = Neighbours::of(self.alone.node())?.settled();
-        let fast = Neighbours::of(self.fast.node())?.settled();
+        let alone = Neighbours::of(self.alone.node())?.settled().usable();
+        let fast = Neighbours::of(self.fast.node())?.settled().usable();
         ensure!(alone == fast, "two neighbour tables\nkernel alone:\n{alone}with the fast path:\n{fast}");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! One of the twins: a node, and a namespace with the peers of all its ports.
+//! One side of the pair: a node, and a namespace with the peers of all its ports.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,12 +18,10 @@ use nix::sys::socket::{
 
 use super::frames::Frame;
 use super::script::Step;
-use lab::Hook;
-use lab::Lab;
-use lab::Mac;
-use lab::Namespace;
-use lab::netlink::{NeighbourSocket, NeighbourTable};
+use arp_common::Lladdr;
+use lab::netlink::{Change, Netlink};
 use lab::packet::{EVERY_FRAME, link_address};
+use lab::{Hook, Lab, Namespace, Neighbours, wait_until};
 
 /// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
 pub const PORTS: u8 = 6;
@@ -53,14 +51,14 @@ const STILL: [(&str, &str); 6] = [
 ];
 
 /// The address of the node's `v<port>`, before anything changes it.
-pub const NODE_MAC: fn(u8) -> Mac = |port| Mac([0x02, 0, 0, 0, 0xaa, port]);
+pub const NODE_MAC: fn(u8) -> Lladdr = |port| Lladdr::new([0x02, 0, 0, 0, 0xaa, port]);
 
 #[derive(Debug)]
-pub(super) struct Twin {
+pub(super) struct Side {
     lab: Lab,
     peers: Namespace,
-    neighbours: NeighbourSocket,
-    links: [NeighbourSocket; 2],
+    netlink: Netlink,
+    peers_netlink: Netlink,
     hook: Hook,
     node_tap: Tap,
     /// Where the markers arrive, if the node's tap does not see them.
@@ -80,7 +78,7 @@ pub(super) struct Tapped {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What a twin did with frames.
+/// What a node did with frames.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     /// What came in on the node and was not taken by XDP.
@@ -89,15 +87,15 @@ pub(super) struct Seen {
     pub(super) replies: Vec<(usize, Tapped)>,
 }
 
-impl Twin {
+impl Side {
     pub(super) fn new(hook: Hook) -> Result<Self> {
         let mut lab = Lab::new()?;
         let peers = lab.namespace("peers")?;
         let ends = (0..PORTS).map(|port| (format!("v{port}"), format!("p{port}"), NODE_MAC(port)));
-        let markers = (MARKER_LINK.0.to_owned(), MARKER_LINK.1.to_owned(), Mac([0x02, 0, 0, 0, 0xaa, 0xff]));
+        let markers = (MARKER_LINK.0.to_owned(), MARKER_LINK.1.to_owned(), Lladdr::new([0x02, 0, 0, 0, 0xaa, 0xff]));
         let (mut node, mut other) = (String::new(), String::new());
         for ((v, p, mac), index) in ends.chain([markers]).zip(FIRST_PORT..) {
-            let peer_mac = Mac([mac.0[0], 0, 0, 0, 0x10, mac.0[5]]);
+            let peer_mac = Lladdr::new([mac.bytes()[0], 0, 0, 0, 0x10, mac.bytes()[5]]);
             node += &format!(
                 "link add {v} index {index} address {mac} type veth peer name {p} address {peer_mac} netns {}\n",
                 peers.name()
@@ -121,15 +119,15 @@ impl Twin {
         if hook.queues_by_link() {
             queue_by_link(lab.node(), &peers)?;
         }
-        Ok(Twin {
-            neighbours: NeighbourSocket::open(lab.node())?,
+        Ok(Side {
             hook,
             node_tap: Tap::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
                 EVERY_FRAME => None,
                 _ => Some(Tap::open(lab.node(), u16::from_be_bytes(MARKER))?),
             },
-            links: [NeighbourSocket::open(lab.node())?, NeighbourSocket::open(&peers)?],
+            netlink: Netlink::open(lab.node())?,
+            peers_netlink: Netlink::open(&peers)?,
             peer_tap: Tap::open(&peers, EVERY_FRAME)?,
             sender: Tap::open_to_send(&peers)?,
             markers: 0,
@@ -151,14 +149,13 @@ impl Twin {
 
     /// The indexes of the ports whose both ends are up.
     pub(super) fn running(&mut self) -> Result<BTreeSet<u32>> {
-        let [node, peers] = &mut self.links;
-        let (node, peers) = (node.running()?, peers.running()?);
+        let (node, peers) = (self.netlink.running()?, self.peers_netlink.running()?);
         let ends = (0..PORTS).map(|port| (FIRST_PORT + u32::from(port), self.first_peer + u32::from(port)));
         Ok(ends.filter(|(v, p)| node.contains(v) && peers.contains(p)).map(|(v, _)| v).collect())
     }
 
-    pub(super) fn neighbours(&mut self) -> Result<NeighbourTable> {
-        self.neighbours.table()
+    pub(super) fn neighbours(&mut self) -> Result<Neighbours> {
+        Ok(self.netlink.neighbours()?.settled())
     }
 
     /// Starts doing steps of one kind, none of them a frame.
@@ -190,9 +187,9 @@ impl Twin {
             Some(Step::AnyProxy { .. }) => {
                 let mut complaints = String::new();
                 for step in steps {
-                    if let Step::AnyProxy { add, ip } = step
-                        && !self.neighbours.proxy_on_any(*add, *ip)?
-                    {
+                    let Step::AnyProxy { add, ip } = step else { continue };
+                    let change = if *add { Change::add_proxy } else { Change::delete_proxy };
+                    if self.netlink.change(change(ip.octets(), 0)).is_err() {
                         complaints += &format!("{step}\n");
                     }
                 }
@@ -209,14 +206,8 @@ impl Twin {
     /// Waits until the kernel has acted on every carrier: until then it neither sends by the interface nor tells the
     /// routes. It does so at once when a link comes up, and up to a second later when one goes down.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(4);
-        for links in &mut self.links {
-            while !links.carriers_are_settled()? {
-                ensure!(Instant::now() < deadline, "the kernel has not acted on a carrier within 4 s");
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-        Ok(())
+        let mut settled = || Ok(self.netlink.carriers_are_settled()? && self.peers_netlink.carriers_are_settled()?);
+        wait_until(Duration::from_secs(4), &mut settled, || "the kernel acts on a carrier".to_owned())
     }
 
     /// Waits until the kernel has freed the routes that are gone, and those that it refused: a grace period of RCU later,
@@ -308,10 +299,10 @@ impl Twin {
     }
 }
 
-impl Drop for Twin {
+impl Drop for Side {
     fn drop(&mut self) {
-        // A world may end in the middle.
-        if let Err(error) = self.neighbours.forget_proxies_on_any() {
+        // A scenario may end in the middle.
+        if let Err(error) = self.netlink.forget_proxies_on_any() {
             eprintln!("static proxies of a node may be left in the kernel: {error:#}");
         }
     }
@@ -324,13 +315,13 @@ fn is_self_test(tapped: &Tapped) -> bool {
 
 /// A request with which the node itself looks for somebody: when it does so is a matter of timers.
 fn is_request_of_the_node(tapped: &Tapped) -> bool {
-    let node = NODE_MAC(0).0;
+    let node = NODE_MAC(0).bytes();
     tapped.bytes.get(12..14) == Some(&[0x08, 0x06])
         && tapped.bytes.get(20..22) == Some(&[0, 1])
         && tapped.bytes.get(6..11) == Some(&node[..5])
 }
 
-/// The steps that keep an interface's timers from changing anything: for one that a world adds. Its settings are those
+/// The steps that keep an interface's timers from changing anything: for one that a scenario adds. Its settings are those
 /// of the machine's own namespace otherwise, where an answer by proxy is delayed by a random time.
 pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
     STILL
@@ -355,8 +346,7 @@ fn still() -> Result<()> {
 fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
     for port in 0..PORTS {
         for (namespace, features) in [(peers, format!("p{port} gro on")), (node, format!("v{port} tso off"))] {
-            let output = namespace.output(&format!("ethtool -K {features}"))?;
-            ensure!(output.status.success(), "ethtool -K {features}: {}", String::from_utf8_lossy(&output.stderr));
+            namespace.exec(&format!("ethtool -K {features}"))?;
         }
     }
     Ok(())
