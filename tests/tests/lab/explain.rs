@@ -10,6 +10,8 @@ use lab::topology::{self, CALICO_GATEWAY};
 use lab::{Agent, AgentOptions, Hook, Lab, needs_root, stretched};
 use serde_json::Value;
 
+use crate::matrix::run_all;
+
 const REPLY: Option<i32> = Some(0);
 const PASS: Option<i32> = Some(3);
 
@@ -131,189 +133,58 @@ fn stats_counts_what_was_answered_and_passed() -> Result<()> {
     Ok(())
 }
 
-/// A situation of the node of [`topology::calico`]: commands that make it and that take it back (`sysctl KEY VALUE`, or
-/// those of `ip`), the target, and what the kernel does with the request of a sender that it has not learnt.
-struct Situation {
-    what: &'static str,
-    make: &'static str,
-    undo: &'static str,
-    target: [u8; 4],
-    kernel: &'static str,
-    reason: Option<&'static str>,
-}
-
 const POD: &str = "10.244.235.132";
 const HOST: [u8; 4] = [10, 20, 30, 40];
 const NODE: [u8; 4] = [10, 9, 0, 1];
-
-const fn situation(
-    what: &'static str,
-    (make, undo): (&'static str, &'static str),
-    target: [u8; 4],
-    kernel: &'static str,
-    reason: Option<&'static str>,
-) -> Situation {
-    Situation { what, make, undo, target, kernel, reason }
-}
-
+const GATEWAY: [u8; 4] = CALICO_GATEWAY;
 const DEFAULT: &str = "route replace default via 10.9.0.254 dev eth0";
+const NO_DEFAULT: &str = "route del default";
+const FAILED: &str = "neigh replace 10.244.235.132 dev cali0 nud failed";
+const OTHER: &str = "neigh replace 10.244.235.132 lladdr 02:00:00:00:00:07 dev cali0 nud stale";
+/// With an interface's last address the kernel takes its routes away.
+const POD_ROUTE: &str = "route replace 10.244.235.132/32 dev cali0 scope link";
+const HOPS: &str = "route replace default nexthop via 10.9.0.254 dev eth0 nexthop via 10.9.0.253 dev eth0";
 
+/// Situations of the node of [`topology::calico`]: what makes one and what takes it back (steps as of the matrix), the
+/// target, what the kernel does with the request of a sender that it has not learnt, and the reason.
+type Situation = (&'static [&'static str], &'static [&'static str], [u8; 4], &'static str, Option<&'static str>);
+
+#[rustfmt::skip]
 const SITUATIONS: [Situation; 22] = [
-    situation("as Calico sets it up", ("", ""), CALICO_GATEWAY, "answers", None),
-    situation("an address of the node's", ("", ""), NODE, "answers", None),
-    situation("no default route", ("route del default", DEFAULT), CALICO_GATEWAY, "silent", Some("no_route")),
-    situation(
-        "0.0.0.0/32 in place of a default route",
-        (
-            "route del default\nroute add 0.0.0.0/32 via 10.9.0.254 dev eth0",
-            "route del 0.0.0.0/32\nroute replace default via 10.9.0.254 dev eth0",
-        ),
-        CALICO_GATEWAY,
-        "silent",
-        Some("no_route"),
-    ),
-    situation(
-        "proxy_arp off",
-        ("sysctl net.ipv4.conf.cali0.proxy_arp 0", "sysctl net.ipv4.conf.cali0.proxy_arp 1"),
-        CALICO_GATEWAY,
-        "silent",
-        Some("proxy_arp_off"),
-    ),
-    situation(
-        "proxy_arp off, a static proxy entry",
-        (
-            "sysctl net.ipv4.conf.cali0.proxy_arp 0\nneigh add proxy 169.254.1.1 dev cali0",
-            "neigh del proxy 169.254.1.1 dev cali0\nsysctl net.ipv4.conf.cali0.proxy_arp 1",
-        ),
-        CALICO_GATEWAY,
-        "answers",
-        None,
-    ),
-    situation(
-        "forwarding off",
-        ("sysctl net.ipv4.conf.cali0.forwarding 0", "sysctl net.ipv4.conf.cali0.forwarding 1"),
-        CALICO_GATEWAY,
-        "silent",
-        Some("forwarding_off"),
-    ),
-    situation(
-        "a blackhole",
-        ("route add blackhole 10.20.30.40/32", "route del blackhole 10.20.30.40/32"),
-        HOST,
-        "silent",
-        Some("unanswerable_route"),
-    ),
-    situation(
-        "prohibited",
-        ("route add prohibit 10.20.30.40/32", "route del prohibit 10.20.30.40/32"),
-        HOST,
-        "silent",
-        Some("unanswerable_route"),
-    ),
-    situation(
-        "routed back",
-        ("route add 10.20.30.40/32 dev cali0", "route del 10.20.30.40/32 dev cali0"),
-        HOST,
-        "silent",
-        Some("pvlan_off"),
-    ),
-    situation("a subnet's broadcast address", ("", ""), [10, 9, 0, 255], "silent", Some("unanswerable_route")),
-    situation(
-        "arp_ignore 1, an address of another interface",
-        ("sysctl net.ipv4.conf.all.arp_ignore 1", "sysctl net.ipv4.conf.all.arp_ignore 0"),
-        NODE,
-        "silent",
-        Some("arp_ignore"),
-    ),
-    situation(
-        "arp_ignore 1, an address with a peer",
-        (
-            "sysctl net.ipv4.conf.all.arp_ignore 1\naddr add 10.8.0.1 peer 10.8.0.2 dev cali0",
-            // With an interface's last address the kernel takes its routes away.
-            "addr del 10.8.0.1 peer 10.8.0.2 dev cali0\nroute replace 10.244.235.132/32 dev cali0 scope link\n\
-             sysctl net.ipv4.conf.all.arp_ignore 0",
-        ),
-        [10, 8, 0, 1],
-        "silent",
-        Some("arp_ignore"),
-    ),
-    situation(
-        "arp_ignore 8",
-        ("sysctl net.ipv4.conf.cali0.arp_ignore 8", "sysctl net.ipv4.conf.cali0.arp_ignore 0"),
-        NODE,
-        "silent",
-        Some("arp_ignore"),
-    ),
-    situation(
-        "a FAILED entry",
-        ("neigh replace 10.244.235.132 dev cali0 nud failed", ""),
-        CALICO_GATEWAY,
-        "answers",
-        None,
-    ),
-    situation(
-        "a FAILED entry, no route",
-        ("neigh replace 10.244.235.132 dev cali0 nud failed\nroute del default", DEFAULT),
-        CALICO_GATEWAY,
-        "silent",
-        Some("no_route"),
-    ),
-    situation(
-        "an entry with another address",
-        ("neigh replace 10.244.235.132 lladdr 02:00:00:00:00:07 dev cali0 nud stale", ""),
-        CALICO_GATEWAY,
-        "answers",
-        None,
-    ),
-    situation(
-        "an entry with another address, no route",
-        ("neigh replace 10.244.235.132 lladdr 02:00:00:00:00:07 dev cali0 nud stale\nroute del default", DEFAULT),
-        CALICO_GATEWAY,
-        "silent",
-        Some("no_route"),
-    ),
-    situation(
-        "media that forbid it",
-        ("sysctl net.ipv4.conf.cali0.medium_id -1", "sysctl net.ipv4.conf.cali0.medium_id 0"),
-        CALICO_GATEWAY,
-        "silent",
-        Some("medium_id"),
-    ),
-    situation(
-        "a delay",
-        ("sysctl net.ipv4.neigh.cali0.proxy_delay 10", "sysctl net.ipv4.neigh.cali0.proxy_delay 0"),
-        CALICO_GATEWAY,
-        "answers_after_delay",
-        Some("proxy_delay"),
-    ),
-    situation(
-        "a rule",
-        ("rule add from 10.99.0.0/16 lookup 100", "rule del from 10.99.0.0/16 lookup 100"),
-        CALICO_GATEWAY,
-        "undecided",
-        Some("custom_rules"),
-    ),
-    situation(
-        "two next hops",
-        (
-            "route replace default nexthop via 10.9.0.254 dev eth0 nexthop via 10.9.0.253 dev eth0",
-            "route replace default via 10.9.0.254 dev eth0",
-        ),
-        CALICO_GATEWAY,
-        "undecided",
-        Some("opaque_route"),
-    ),
+    // As Calico sets it up, and an address of the node's.
+    (&[], &[], GATEWAY, "answers", None),
+    (&[], &[], NODE, "answers", None),
+    (&[NO_DEFAULT], &[DEFAULT], GATEWAY, "silent", Some("no_route")),
+    (&[NO_DEFAULT, "route add 0.0.0.0/32 via 10.9.0.254 dev eth0"], &["route del 0.0.0.0/32", DEFAULT],
+     GATEWAY, "silent", Some("no_route")),
+    (&["cali0.proxy_arp=0"], &["cali0.proxy_arp=1"], GATEWAY, "silent", Some("proxy_arp_off")),
+    (&["cali0.proxy_arp=0", "neigh add proxy 169.254.1.1 dev cali0"],
+     &["neigh del proxy 169.254.1.1 dev cali0", "cali0.proxy_arp=1"], GATEWAY, "answers", None),
+    (&["cali0.forwarding=0"], &["cali0.forwarding=1"], GATEWAY, "silent", Some("forwarding_off")),
+    (&["route add blackhole 10.20.30.40"], &["route del blackhole 10.20.30.40"],
+     HOST, "silent", Some("unanswerable_route")),
+    (&["route add prohibit 10.20.30.40"], &["route del prohibit 10.20.30.40"],
+     HOST, "silent", Some("unanswerable_route")),
+    (&["route add 10.20.30.40 dev cali0"], &["route del 10.20.30.40 dev cali0"], HOST, "silent", Some("pvlan_off")),
+    // A subnet's broadcast address.
+    (&[], &[], [10, 9, 0, 255], "silent", Some("unanswerable_route")),
+    // An address of another interface, and one with a peer.
+    (&["all.arp_ignore=1"], &["all.arp_ignore=0"], NODE, "silent", Some("arp_ignore")),
+    (&["all.arp_ignore=1", "addr add 10.8.0.1 peer 10.8.0.2 dev cali0"],
+     &["addr del 10.8.0.1 peer 10.8.0.2 dev cali0", POD_ROUTE, "all.arp_ignore=0"],
+     [10, 8, 0, 1], "silent", Some("arp_ignore")),
+    (&["cali0.arp_ignore=8"], &["cali0.arp_ignore=0"], NODE, "silent", Some("arp_ignore")),
+    (&[FAILED], &[], GATEWAY, "answers", None),
+    (&[FAILED, NO_DEFAULT], &[DEFAULT], GATEWAY, "silent", Some("no_route")),
+    (&[OTHER], &[], GATEWAY, "answers", None),
+    (&[OTHER, NO_DEFAULT], &[DEFAULT], GATEWAY, "silent", Some("no_route")),
+    (&["cali0.medium_id=-1"], &["cali0.medium_id=0"], GATEWAY, "silent", Some("medium_id")),
+    (&["/net/ipv4/neigh/cali0/proxy_delay=10"], &["/net/ipv4/neigh/cali0/proxy_delay=0"],
+     GATEWAY, "answers_after_delay", Some("proxy_delay")),
+    (&["rule add from 10.99.0.0/16 lookup 100"], &["rule del from 10.99.0.0/16 lookup 100"],
+     GATEWAY, "undecided", Some("custom_rules")),
+    (&[HOPS], &[DEFAULT], GATEWAY, "undecided", Some("opaque_route")),
 ];
-
-fn apply(lab: &Lab, commands: &str) -> Result<()> {
-    for command in commands.lines() {
-        match command.strip_prefix("sysctl ").and_then(|setting| setting.split_once(' ')) {
-            Some((key, value)) => lab.node().sysctl(key, value)?,
-            None => drop(lab.node().ip(command)?),
-        }
-    }
-    Ok(())
-}
 
 /// What the live kernel does with the first request of the pod, whose entry (if it is valid) holds another address.
 fn live(lab: &Lab, target: [u8; 4]) -> Result<&'static str> {
@@ -330,9 +201,10 @@ fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
-    for Situation { what, make, undo, target, kernel, reason } in SITUATIONS {
+    for (make, undo, target, kernel, reason) in SITUATIONS {
+        let what = format!("{make:?}, {target:?}");
         lab.node().ip("neigh flush dev cali0 nud all")?;
-        apply(&lab, make)?;
+        run_all(&lab, make)?;
         agent.in_sync()?;
         let address = Ipv4Addr::from(target).to_string();
         let mac = lab.host("p0").mac().to_string();
@@ -354,7 +226,7 @@ fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
             let changes = would_answer_if(&explained);
             assert!(changes.iter().any(|change| change.contains("a route to")), "{what}: {changes:?}");
         }
-        apply(&lab, undo)?;
+        run_all(&lab, undo)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What random worlds have found, played again: the scripts in `tests/regressions`, as `cargo xtask parity` writes
+//! The regression corpus: what random scenarios have found, played again: the scripts in `tests/regressions`, as `cargo xtask parity` writes
 //! them; or in `ARP_TEST_REGRESSIONS`, where the tests do not run beside their sources.
 
 use std::env;
@@ -10,7 +10,7 @@ use lab::{Hook, needs_root};
 use parity::pair::{Pair, Script};
 
 #[test]
-fn what_once_diverged_does_so_no_more() -> Result<()> {
+fn the_regression_corpus_shows_no_difference() -> Result<()> {
     needs_root!();
     let beside_sources = || Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
     let folder = env::var_os("ARP_TEST_REGRESSIONS").map_or_else(beside_sources, PathBuf::from);

@@ -38,6 +38,8 @@ fn k096_a_proxy_delay_is_the_kernel_s() -> Result<()> {
     parity.node_sysctl("net.ipv4.neigh.v0.proxy_delay", 80)?;
     assert_eq!(later(&mut parity, |p0| p0.who_has(X).to_vec(), Duration::from_millis(800))?, [1, 1], "broadcast");
     assert_eq!(later(&mut parity, to_a_group, Duration::from_millis(800))?, [1, 1], "multicast");
+    parity.node_sysctl("net.ipv4.neigh.v0.proxy_delay", 0)?;
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(X))?.by, Answerer::FastPath, "without it again");
     Ok(())
 }
 

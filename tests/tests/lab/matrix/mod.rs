@@ -19,7 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::topology::{self, LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
+use lab::topology;
+pub(crate) use lab::topology::{LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, UPLINK_IP};
 use lab::{Answerer, Host, Lab, SideBySide, UNCOUNTED, stretched};
 
 /// A test for each row: `k001_in_words: [step, step, …];`. Each test has a base of its own, which its steps change one after
@@ -33,10 +34,10 @@ macro_rules! rows {
         }
     )+};
 }
-use rows;
+pub(crate) use rows;
 
 /// One request of a row.
-struct Phase {
+pub(crate) struct Phase {
     /// What is done before, see [`run`].
     when: &'static [&'static str],
     /// The frame.
@@ -47,7 +48,7 @@ struct Phase {
 
 /// The frame of a row, from the pod.
 #[derive(Clone, Copy, Debug)]
-enum Ask {
+pub(crate) enum Ask {
     /// The base's request.
     For([u8; 4]),
     /// A probe.
@@ -87,7 +88,7 @@ impl Ask {
 
 /// What must come of a row; the kernel alone decides whether there is an answer, this says whether that is what the row says.
 #[derive(Clone, Copy, Debug)]
-enum Expect {
+pub(crate) enum Expect {
     /// Answered, by the fast path.
     Fast,
     /// Answered, by the kernel after a pass for this reason.
@@ -129,12 +130,12 @@ impl Expect {
 }
 
 /// A request on the base as it is.
-const fn ask(ask: Ask, expect: Expect) -> Phase {
+pub(crate) const fn ask(ask: Ask, expect: Expect) -> Phase {
     Phase { when: &[], ask, expect }
 }
 
 /// A request after changes.
-const fn when(when: &'static [&'static str], ask: Ask, expect: Expect) -> Phase {
+pub(crate) const fn when(when: &'static [&'static str], ask: Ask, expect: Expect) -> Phase {
     Phase { when, ask, expect }
 }
 
@@ -147,7 +148,7 @@ fn holds(parity: &mut SideBySide, expect: Expect, by: &Answerer) -> Result<bool>
 
 /// Runs a row's steps one after another on one base, each from a valid neighbour entry. All are run; an error names those
 /// that failed.
-fn check(steps: &[Phase]) -> Result<()> {
+pub(crate) fn check(steps: &[Phase]) -> Result<()> {
     let mut parity = base()?;
     let mut failed = Vec::new();
     for (number, step) in steps.iter().enumerate() {
@@ -176,7 +177,7 @@ fn check_step(parity: &mut SideBySide, step: &Phase) -> Result<()> {
     Ok(())
 }
 
-fn run_all(lab: &Lab, steps: &[&str]) -> Result<()> {
+pub(crate) fn run_all(lab: &Lab, steps: &[&str]) -> Result<()> {
     steps.iter().try_for_each(|step| run(lab, step))
 }
 
