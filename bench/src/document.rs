@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_in_a_sentence_is_the_table_s() {
+    fn a_figure_in_a_sentence_is_of_the_table() {
         let mark = |name: &str, is: &str| format!("{FIGURE}{name} -->{is}{FIGURE_END}");
         let figure = |name: &str| with_figures(&report(), &mark(name, "7"));
         for (name, is) in [

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, sendmmsg};
 
 use lab::Namespace;
 use lab::OnCore;
-use lab::packet::open_socket;
+use lab::Wire;
 
 /// How many frames one system call sends: few enough for the kernel's queues.
 const BATCH: usize = 64;
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A packet socket on an `eth0` that only sends, in batches (sendmmsg).
 pub struct Flood {
-    socket: OwnedFd,
+    wire: Wire,
     core: usize,
 }
 
@@ -38,7 +38,7 @@ impl Flood {
     /// A flood out of the namespace's `eth0`, that runs on one core while it sends.
     pub fn on(namespace: &Namespace, core: usize) -> Result<Self> {
         // Protocol 0: the socket gets no copy of any frame.
-        Ok(Flood { socket: open_socket(namespace, "eth0", 0)?, core })
+        Ok(Flood { wire: Wire::open_for(namespace, Some("eth0"), 0)?, core })
     }
 
     /// Sends these requests, over and over, for at least `window`.
@@ -65,7 +65,7 @@ impl Flood {
         while done < frames.len() {
             let rest = &frames[done..];
             let addresses = vec![None::<()>; rest.len()];
-            match sendmmsg(self.socket.as_raw_fd(), headers, rest, addresses, NOTHING, MsgFlags::empty()) {
+            match sendmmsg(self.wire.socket().as_raw_fd(), headers, rest, addresses, NOTHING, MsgFlags::empty()) {
                 Ok(results) => {
                     done += results.count();
                     full_since = None;

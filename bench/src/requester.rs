@@ -1,17 +1,13 @@
 //! A pod that asks as fast as it can be answered.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use arp_common::ArpFrame;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, recv, send};
 
 use arp_common::Lladdr;
 use lab::Namespace;
-use lab::packet::open_socket;
+use lab::Wire;
 use lab::{Host, OnCore};
 
 /// How long a reply may take that nobody delays.
@@ -26,7 +22,7 @@ pub const BURST: usize = 64;
 #[derive(Debug)]
 pub struct Requester {
     name: String,
-    socket: OwnedFd,
+    wire: Wire,
     mac: [u8; 6],
     ip: [u8; 4],
     core: usize,
@@ -50,8 +46,8 @@ impl Requester {
     /// The same in a namespace that is no host of a lab; its `eth0` has these addresses.
     pub fn open(namespace: &Namespace, name: &str, mac: Lladdr, ip: [u8; 4], core: usize) -> Result<Self> {
         // A socket for one EtherType is no tap: it is not shown what leaves.
-        let socket = open_socket(namespace, "eth0", libc::ETH_P_ARP as u16)?;
-        Ok(Requester { name: name.to_owned(), socket, mac: mac.bytes(), ip, core })
+        let wire = Wire::open_for_arp(namespace, "eth0")?;
+        Ok(Requester { name: name.to_owned(), wire, mac: mac.bytes(), ip, core })
     }
 
     /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.
@@ -62,7 +58,7 @@ impl Requester {
         let mut latencies = Vec::with_capacity(count);
         for _ in 0..count {
             let sent = Instant::now();
-            self.send(&request)?;
+            self.wire.send(&request)?;
             loop {
                 match self.reply(sent + PROMPT)? {
                     Some(target) if target == tpa => break,
@@ -86,7 +82,7 @@ impl Requester {
         while Instant::now() < end {
             let begin = Instant::now();
             for _ in 0..BURST {
-                self.send(&request)?;
+                self.wire.send(&request)?;
             }
             for replies in 0..BURST {
                 let Some(target) = self.reply(begin + PROMPT)? else {
@@ -108,7 +104,7 @@ impl Requester {
         let mut sent = Vec::new();
         for &target in targets {
             sent.push(Some(Instant::now()));
-            self.send(&self.request(target))?;
+            self.wire.send(&self.request(target))?;
         }
         let (mut requests, mut within, mut latencies) = (sent.len(), 0, Vec::new());
         while sent.iter().any(Option::is_some) {
@@ -124,7 +120,7 @@ impl Requester {
                 within += 1;
                 requests += 1;
                 sent[index] = Some(Instant::now());
-                self.send(&self.request(target))?;
+                self.wire.send(&self.request(target))?;
             }
         }
         Ok(InFlight { latencies, within })
@@ -134,38 +130,19 @@ impl Requester {
         ArpFrame::request(self.mac, self.ip, tpa).to_bytes()
     }
 
-    fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
-        sent.with_context(|| format!("sending a request from {}", self.name))?;
-        Ok(())
-    }
-
     /// Whose address the next reply to this host gives, waiting for it until `deadline`.
     fn reply(&self, deadline: Instant) -> Result<Option<[u8; 4]>> {
         let mut buffer = [0; 128];
-        loop {
-            match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                Ok(length) => match ArpFrame::from_bytes(&buffer[..length]) {
-                    Some(frame) if frame.arp.oper == [0, 2] && frame.dst == self.mac && frame.arp.tpa == self.ip => {
-                        return Ok(Some(frame.arp.spa));
-                    }
-                    _ => continue,
-                },
-                Err(Errno::EAGAIN) => {}
-                Err(Errno::EINTR) => continue,
-                Err(error) => return Err(error).with_context(|| format!("receiving in {}", self.name)),
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut sockets, wait) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error).with_context(|| format!("waiting for a reply in {}", self.name)),
+        while let Some((length, _)) = self.wire.receive_into(&mut buffer, deadline)? {
+            if let Some(frame) = ArpFrame::from_bytes(&buffer[..length])
+                && frame.arp.oper == [0, 2]
+                && frame.dst == self.mac
+                && frame.arp.tpa == self.ip
+            {
+                return Ok(Some(frame.arp.spa));
             }
         }
+        Ok(None)
     }
 
     /// Throws away the replies of whoever asked before.

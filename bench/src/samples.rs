@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn every_case_is_in_every_round_and_none_always_first() {
+    fn every_round_has_each_case_none_always_first() {
         for count in [1, 2, 5] {
             let mut first: Vec<usize> = Vec::new();
             for round in 0..2 * count {

@@ -1,6 +1,6 @@
 //! A host at the other end of one of the node's links: a pod, a machine on the LAN, the world behind the uplink.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,12 +10,10 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use crate::namespace::Namespace;
-use crate::packet::Wire;
+use crate::packet::{MARKER, Wire, marker};
 use crate::slack::stretched;
 use arp_common::Lladdr;
 
-/// EtherType of the marker frames (IEEE 802: for local experiments); neither the kernel nor the program looks at it.
-const MARKER: u16 = 0x88b5;
 /// How long a marker may take to the node and back before the link counts as broken.
 const MARKER_WAIT: Duration = Duration::from_secs(2);
 
@@ -46,7 +44,7 @@ impl Host {
         let allowed = allowed_cores()?;
         let core = allowed[NEXT.fetch_add(1, Ordering::Relaxed) % allowed.len()];
         let wires =
-            Wires { host: Wire::open(&namespace, "eth0")?, node: Wire::open_for(node, node_end, MARKER)?, core };
+            Wires { host: Wire::open(&namespace, "eth0")?, node: Wire::open_for(node, Some(node_end), MARKER)?, core };
         let (name, node_end) = (name.to_owned(), node_end.to_owned());
         Ok(Host { name, namespace, mac, ip: [0; 4], node_end, wires: Mutex::new(Some(wires)) })
     }
@@ -173,17 +171,6 @@ impl Host {
     pub fn neighbour(&self, address: [u8; 4]) -> Result<Option<Lladdr>> {
         Ok(self.namespace.neighbour("eth0", address)?.and_then(|entry| entry.lladdr))
     }
-}
-
-/// A frame of 60 bytes, different each time.
-fn marker(src: Lladdr) -> Vec<u8> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let mut frame = vec![0xff; 6];
-    frame.extend(src.bytes());
-    frame.extend(MARKER.to_be_bytes());
-    frame.extend(COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
-    frame.resize(60, 0);
-    frame
 }
 
 fn await_marker(wire: &Wire, marker: &[u8], deadline: Instant, mut other: impl FnMut(Vec<u8>)) -> Result<()> {

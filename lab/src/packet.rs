@@ -1,9 +1,12 @@
-//! Frames in and out of an interface, through AF_PACKET.
+//! Frames in and out of an interface, or of all interfaces of a namespace, through AF_PACKET.
 
+use std::fmt::Write as _;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use arp_common::Lladdr;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,13 +17,18 @@ use nix::sys::socket::{
 
 use crate::namespace::Namespace;
 
-/// EtherTypes of a [`Wire`].
+/// EtherTypes of a [`Wire`]: every frame; ARP; the markers' (IEEE 802: for local experiments), which neither the kernel nor
+/// the program looks at.
 pub const EVERY_FRAME: u16 = libc::ETH_P_ALL as u16;
+/// ARP.
+pub const ARP: u16 = libc::ETH_P_ARP as u16;
+/// Of marker frames.
+pub const MARKER: u16 = 0x88b5;
 
 /// Bytes; some twenty thousand frames.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-/// A raw socket on one interface: whole frames, without the interface's own outgoing ones.
+/// A raw socket: whole frames.
 #[derive(Debug)]
 pub struct Wire {
     socket: OwnedFd,
@@ -30,65 +38,72 @@ pub struct Wire {
 impl Wire {
     /// A socket on `interface` that receives every frame.
     pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
-        Self::open_for(namespace, interface, EVERY_FRAME)
+        Self::open_for(namespace, Some(interface), EVERY_FRAME)
     }
 
     /// A socket on `interface` that receives what the kernel's own ARP does: behind XDP and tc, not before them.
     pub fn open_for_arp(namespace: &Namespace, interface: &str) -> Result<Self> {
-        Self::open_for(namespace, interface, libc::ETH_P_ARP as u16)
+        Self::open_for(namespace, Some(interface), ARP)
     }
 
-    /// The same on all interfaces at once, as most ARP daemons have it.
-    pub fn open_for_arp_everywhere(namespace: &Namespace) -> Result<Self> {
-        let ethertype = libc::ETH_P_ARP as u16;
+    /// A socket on one interface, or on all at once (as most ARP daemons have it), that receives the frames of one EtherType;
+    /// none with the EtherType 0.
+    pub fn open_for(namespace: &Namespace, interface: Option<&str>, ethertype: u16) -> Result<Self> {
+        let what = format!("{} of {}", interface.unwrap_or("all interfaces"), namespace.name());
         let open = || -> Result<OwnedFd> {
             let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            // Without a protocol it receives nothing before it is bound.
             let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-            bind(socket.as_raw_fd(), &link_address(0, ethertype)?)?;
+            // Beside other traffic the default holds what comes in 30 ms: a reply would be lost here, not on the wire.
+            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+            let index = interface.map_or(Ok(0), if_nametoindex)?;
+            bind(socket.as_raw_fd(), &link_address(index, ethertype)?)?;
             Ok(socket)
         };
-        let what = format!("all interfaces of {}", namespace.name());
         Ok(Wire { socket: namespace.run(open)?.with_context(|| format!("opening a packet socket on {what}"))?, what })
     }
 
-    /// A socket on `interface` that receives the frames of one EtherType.
-    pub fn open_for(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<Self> {
-        let what = format!("{interface} in {}", namespace.name());
-        let socket = open_socket(namespace, interface, ethertype)?;
-        Ok(Wire { socket, what })
+    /// The socket itself.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     /// Sends a frame as it is.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let length = frame.len();
         let sent = send(self.socket.as_raw_fd(), frame, MsgFlags::empty());
-        sent.with_context(|| format!("sending {length} bytes from {}", self.what))?;
+        sent.with_context(|| format!("sending {} bytes from {}", frame.len(), self.what))?;
         Ok(())
     }
 
-    /// The next frame that came in, waiting for it until `deadline`.
+    /// The next frame that came in, not one of the interface's own outgoing ones, waiting for it until `deadline`.
     pub fn receive(&self, deadline: Instant) -> Result<Option<Vec<u8>>> {
         let mut buffer = [0; 65_536];
+        while let Some((length, from)) = self.receive_into(&mut buffer, deadline)? {
+            if from.pkttype() != libc::PACKET_OUTGOING {
+                return Ok(Some(buffer[..length].to_vec()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next frame that came in or went out, waiting for it until `deadline`: its length, and where it was seen.
+    pub fn receive_into(&self, buffer: &mut [u8], deadline: Instant) -> Result<Option<(usize, LinkAddr)>> {
         loop {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
-                Ok((_, Some(from))) if from.pkttype() == libc::PACKET_OUTGOING => continue,
-                Ok((length, _)) => return Ok(Some(buffer[..length].to_vec())),
-                Err(Errno::EAGAIN) => {}
+            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), buffer) {
+                Ok((length, Some(from))) => return Ok(Some((length, from))),
                 // The interface went down once; the socket works again when it is up.
-                Err(Errno::ENETDOWN | Errno::EINTR) => continue,
-                Err(error) => {
-                    return Err(error).with_context(|| format!("receiving on {}", self.what));
-                }
+                Ok((_, None)) | Err(Errno::ENETDOWN | Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => {}
+                Err(error) => return Err(error).with_context(|| format!("receiving on {}", self.what)),
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(None);
             }
-            let wait = PollTimeout::try_from(left.min(Duration::from_secs(10)) + Duration::from_millis(1));
-            let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut sockets, wait.unwrap_or(PollTimeout::MAX)) {
+            let wait = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], wait) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => bail!("waiting for a frame on {}: {error}", self.what),
+                Err(error) => return Err(error).with_context(|| format!("waiting for a frame on {}", self.what)),
             }
         }
     }
@@ -100,20 +115,7 @@ impl Wire {
     }
 }
 
-/// A raw socket on `interface` that receives the frames of one EtherType and does not wait.
-pub fn open_socket(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<OwnedFd> {
-    let open = || -> Result<OwnedFd> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        // Without a protocol it receives nothing before it is bound.
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-        // Beside other traffic the default holds what comes in 30 ms: a reply would be lost here, not on the wire.
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-        bind(socket.as_raw_fd(), &link_address(if_nametoindex(interface)?, ethertype)?)?;
-        Ok(socket)
-    };
-    namespace.run(open)?.with_context(|| format!("opening a packet socket on {interface} in {}", namespace.name()))
-}
-
+/// The address of an interface for a packet socket; the index 0 stands for all.
 pub fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
@@ -128,4 +130,23 @@ pub fn link_address(ifindex: u32, ethertype: u16) -> Result<LinkAddr> {
     // SAFETY: the pointer is to a whole sockaddr_ll that outlives the call, and `length` is its length.
     let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(length)) };
     address.context("nix refuses the packet socket address")
+}
+
+/// A marker: a broadcast frame of 60 bytes, different each time.
+pub fn marker(src: Lladdr) -> Vec<u8> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let mut frame = vec![0xff; 6];
+    frame.extend(src.bytes());
+    frame.extend(MARKER.to_be_bytes());
+    frame.extend(COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    frame.resize(60, 0);
+    frame
+}
+
+/// The bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

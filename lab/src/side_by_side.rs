@@ -1,7 +1,6 @@
 //! The kernel alone and the fast path, side by side: the same lab twice, an agent on one of them.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -10,6 +9,7 @@ use crate::agent::{Agent, AgentOptions, Status};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::neighbours::Neighbours;
+use crate::packet::hex;
 
 /// Two labs built alike. Whatever happens to one happens to the other; only one has an agent.
 #[derive(Debug)]
@@ -217,11 +217,4 @@ impl Counted {
 
 fn all_hex(frames: &[Vec<u8>]) -> String {
     if frames.is_empty() { "nothing".to_owned() } else { frames.iter().map(|frame| hex(frame) + " ").collect() }
-}
-
-fn hex(frame: &[u8]) -> String {
-    frame.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::pair::{Batch, Frame, Pair, hex};
+use crate::pair::{Batch, Frame, Pair};
 use arp_common::Lladdr;
+use lab::packet::hex;
 use serde_json::{Value, json};
 
 use crate::oracle;

@@ -14,13 +14,13 @@ const COVERAGE: f64 = 0.995;
 const SCENARIOS: u64 = 10;
 
 #[test]
-fn scenarios_that_are_always_the_same_show_no_difference() -> Result<()> {
+fn fixed_scenarios_show_no_difference() -> Result<()> {
     needs_root!();
     parity(&["--seed", "1"])
 }
 
 #[test]
-fn scenarios_drawn_anew_show_no_difference() -> Result<()> {
+fn new_scenarios_show_no_difference() -> Result<()> {
     needs_root!();
     parity(&[])
 }

@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_administrator_s_folders_come_last_and_what_was_unpacked_first() {
+    fn unpacked_programs_come_first_administrators_folders_last() {
         let path = |path| with_folders(OsStr::new(path), Path::new("/t/bin")).into_string().unwrap();
         assert_eq!(path("/usr/local/bin:/usr/bin"), "/t/bin:/usr/local/bin:/usr/bin:/usr/sbin:/sbin");
         assert_eq!(path("/sbin:/usr/sbin:/bin"), "/t/bin:/sbin:/usr/sbin:/bin");
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_of_a_short_command_names_the_command_and_the_cause() {
+    fn a_failed_command_is_named_with_its_cause() {
         let error = output(Command::new("sh").args(["-c", "echo error: no such toolchain >&2; exit 1"])).unwrap_err();
         assert!(error.to_string().ends_with(": error: no such toolchain"), "{error}");
     }

@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_a_version_or_a_tier_that_a_kernel_can_run() {
+    fn a_word_is_a_version_or_a_guest_tier() {
         assert!(matches!("6.12".parse(), Ok(Word::Version(_))));
         assert_eq!("lab".parse(), Ok(Word::Tier(Tier::Lab)));
         assert!("unit".parse::<Word>().is_err());

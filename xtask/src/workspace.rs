@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_artifacts_with_an_executable_are_taken_from_cargos_messages() {
+    fn only_executables_are_taken_from_cargos_messages() {
         let with = r#"{"reason":"compiler-artifact","target":{"name":"demo"},"executable":"/t/release/demo"}"#;
         let without = r#"{"reason":"compiler-artifact","target":{"name":"anyhow"},"executable":null}"#;
         assert_eq!(executable(with), Some(("demo".to_owned(), PathBuf::from("/t/release/demo"))));

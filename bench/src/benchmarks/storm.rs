@@ -317,7 +317,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cost_is_what_is_left_over_the_floor_for_each_reply() {
+    fn cost_is_what_exceeds_the_drop_floor() {
         let storm = Storm { requests: 1000, replies: 1000, elapsed: Duration::from_micros(1700) };
         assert!((storm.cost(1200.0) - 500.0).abs() < 1e-6);
         assert!((storm.rate() - 588_235.294).abs() < 0.01);

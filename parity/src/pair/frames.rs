@@ -1,7 +1,5 @@
 //! Frames as the two nodes get and send them.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context, Result, bail, ensure};
 use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
@@ -54,14 +52,6 @@ impl Frame {
         }
         bytes
     }
-}
-
-/// The bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// The bytes that a text in hexadecimal stands for; `*N` at its end stands for N zero bytes.

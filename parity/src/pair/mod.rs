@@ -11,7 +11,7 @@ mod pair;
 mod script;
 mod side;
 
-pub use frames::{Frame, hex};
+pub use frames::Frame;
 pub use pair::{Batch, Divergence, Pair, Seen};
 pub use script::{Script, Step};
 pub use side::{NODE_MAC, PORTS, stillness};

@@ -9,9 +9,10 @@ use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, Reason};
 use serde_json::Value;
 
-use super::frames::{Frame, hex};
+use super::frames::Frame;
 use super::script::Step;
 use super::side::{Seen as SideSeen, Side, Tapped};
+use lab::packet::hex;
 use lab::{Agent, AgentOptions, Class, Hook, Namespace, Neighbours, OnCore};
 
 /// How many frames are sent together, whatever they change.

@@ -16,7 +16,8 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 
-use super::frames::{Frame, hex, unhex};
+use super::frames::{Frame, unhex};
+use lab::packet::hex;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,24 +3,20 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::net::if_::if_nametoindex;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, bind, recvfrom, sendto, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{MsgFlags, sendto, setsockopt, sockopt};
 
 use super::frames::Frame;
 use super::script::Step;
 use arp_common::Lladdr;
-use lab::netlink::{Change, Netlink};
-use lab::packet::{EVERY_FRAME, link_address};
+use lab::netlink::{Change, Netlink, index};
+use lab::packet::{EVERY_FRAME, MARKER, Wire, link_address, marker};
 use lab::{Hook, Lab, Namespace, Neighbours, wait_until};
 
 /// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
@@ -30,8 +26,8 @@ pub const PORTS: u8 = 6;
 const FIRST_PORT: u32 = 101;
 /// The link that carries markers only.
 const MARKER_LINK: (&str, &str) = ("w0", "q0");
-/// EtherType of the marker frames (IEEE 802: for local experiments).
-const MARKER: [u8; 2] = [0x88, 0xb5];
+/// Who sends the markers.
+const MARKER_SENDER: Lladdr = Lladdr::new([0x02, 0, 0, 0, 0, 0x77]);
 /// How long a marker may take before the link counts as broken.
 const MARKER_WAIT: Duration = Duration::from_secs(5);
 /// After how long a bridge without a forwarding delay surely forwards.
@@ -66,7 +62,6 @@ pub(super) struct Side {
     peer_tap: Tap,
     /// Another socket, for a tap does not see what was sent through it.
     sender: Tap,
-    markers: u64,
     first_peer: u32,
     marker_link: (u32, u32),
 }
@@ -105,9 +100,7 @@ impl Side {
         }
         lab.node().ip_each(&format!("{node}link set {} up", MARKER_LINK.0))?;
         peers.ip_each(&other)?;
-        let index = |namespace: &Namespace, name: &str| -> Result<u32> {
-            namespace.run(|| if_nametoindex(name))?.with_context(|| format!("the index of {name}"))
-        };
+        let index = |namespace: &Namespace, name: &str| namespace.run(|| index(name))?;
         let first_peer = index(&peers, "p0")?;
         for port in 0..PORTS {
             let indexes = (index(lab.node(), &format!("v{port}"))?, index(&peers, &format!("p{port}"))?);
@@ -124,13 +117,12 @@ impl Side {
             node_tap: Tap::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
                 EVERY_FRAME => None,
-                _ => Some(Tap::open(lab.node(), u16::from_be_bytes(MARKER))?),
+                _ => Some(Tap::open(lab.node(), MARKER)?),
             },
             netlink: Netlink::open(lab.node())?,
             peers_netlink: Netlink::open(&peers)?,
             peer_tap: Tap::open(&peers, EVERY_FRAME)?,
-            sender: Tap::open_to_send(&peers)?,
-            markers: 0,
+            sender: Tap::open(&peers, 0)?,
             first_peer,
             marker_link,
             lab,
@@ -244,9 +236,9 @@ impl Side {
             self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
         }
         let ports = self.ifindex(0)..self.ifindex(PORTS);
-        let marker = self.marker();
+        let there = marker(MARKER_SENDER);
         for &(_, p) in links {
-            self.sender.send(p, &marker)?;
+            self.sender.send(p, &there)?;
         }
         // What is seen again on a bridge or a macvlan follows from what the port passed.
         let passed = |tapped: Tapped, outgoing: bool| {
@@ -256,13 +248,13 @@ impl Side {
         };
         let arrivals = links.iter().map(|&(v, _)| v).collect();
         match &mut self.node_markers {
-            None => self.node_tap.until(&marker, arrivals, passed)?,
+            None => self.node_tap.until(&there, arrivals, passed)?,
             Some(tap) => {
-                tap.until(&marker, arrivals, |_, _| {})?;
+                tap.until(&there, arrivals, |_, _| {})?;
                 self.node_tap.rest(passed)?;
             }
         }
-        let back = self.marker();
+        let back = marker(MARKER_SENDER);
         for &(v, _) in links {
             self.node_tap.send(v, &back)?;
         }
@@ -285,17 +277,6 @@ impl Side {
                 seen.replies.push((first + current, tapped));
             }
         })
-    }
-
-    /// A frame of 60 bytes, different each time.
-    fn marker(&mut self) -> Vec<u8> {
-        self.markers += 1;
-        let mut frame = vec![0xff; 6];
-        frame.extend([0x02, 0, 0, 0, 0, 0x77]);
-        frame.extend(MARKER);
-        frame.extend(self.markers.to_be_bytes());
-        frame.resize(60, 0);
-        frame
     }
 }
 
@@ -381,36 +362,22 @@ impl Doing {
 /// A packet socket on all interfaces of a namespace.
 #[derive(Debug)]
 struct Tap {
-    socket: OwnedFd,
+    wire: Wire,
     buffer: Vec<u8>,
 }
 
 impl Tap {
+    /// Of one EtherType; a socket that receives nothing with 0. A tap does not see what was sent through it.
     fn open(namespace: &Namespace, ethertype: u16) -> Result<Self> {
-        let open = || -> Result<OwnedFd> {
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-            setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
-            bind(socket.as_raw_fd(), &link_address(0, ethertype)?)?;
-            Ok(socket)
-        };
-        let socket =
-            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
-        Ok(Tap { socket, buffer: vec![0; 65_536] })
-    }
-
-    /// A socket that receives nothing.
-    fn open_to_send(namespace: &Namespace) -> Result<Self> {
-        let open = || socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None);
-        let socket =
-            namespace.run(open)?.with_context(|| format!("opening a packet socket in {}", namespace.name()))?;
-        Ok(Tap { socket, buffer: Vec::new() })
+        let wire = Wire::open_for(namespace, None, ethertype)?;
+        setsockopt(wire.socket(), sockopt::RcvBufForce, &RECEIVE_BUFFER).context("setting SO_RCVBUFFORCE")?;
+        Ok(Tap { wire, buffer: vec![0; 65_536] })
     }
 
     /// Sends a frame, unless the interface does not take it: an end is down, or the frame is too short or too long.
     fn send(&self, ifindex: u32, bytes: &[u8]) -> Result<()> {
         let to = link_address(ifindex, 0)?;
-        match sendto(self.socket.as_raw_fd(), bytes, &to, MsgFlags::empty()) {
+        match sendto(self.wire.socket().as_raw_fd(), bytes, &to, MsgFlags::empty()) {
             Ok(_) | Err(Errno::ENOBUFS | Errno::ENETDOWN | Errno::EINVAL | Errno::EMSGSIZE) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("sending {} bytes", bytes.len())),
         }
@@ -420,21 +387,14 @@ impl Tap {
     fn until(&mut self, marker: &[u8], mut links: BTreeSet<u32>, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
         let deadline = Instant::now() + MARKER_WAIT;
         while !links.is_empty() {
-            match self.receive()? {
-                Some((tapped, outgoing)) if tapped.bytes == marker => {
+            let next = self.receive(deadline)?;
+            match next.with_context(|| format!("a marker was lost on the interfaces {links:?}"))? {
+                (tapped, outgoing) if tapped.bytes == marker => {
                     if !outgoing {
                         links.remove(&tapped.ifindex);
                     }
                 }
-                Some((tapped, outgoing)) => each(tapped, outgoing),
-                None => {
-                    ensure!(Instant::now() < deadline, "a marker was lost on the interfaces {links:?}");
-                    let mut sockets = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-                    match poll(&mut sockets, PollTimeout::from(100u8)) {
-                        Ok(_) | Err(Errno::EINTR) => {}
-                        Err(error) => return Err(error).context("waiting for a frame"),
-                    }
-                }
+                (tapped, outgoing) => each(tapped, outgoing),
             }
         }
         Ok(())
@@ -442,24 +402,16 @@ impl Tap {
 
     /// Hands over what has arrived by now.
     fn rest(&mut self, mut each: impl FnMut(Tapped, bool)) -> Result<()> {
-        while let Some((tapped, outgoing)) = self.receive()? {
+        while let Some((tapped, outgoing)) = self.receive(Instant::now())? {
             each(tapped, outgoing);
         }
         Ok(())
     }
 
-    fn receive(&mut self) -> Result<Option<(Tapped, bool)>> {
-        loop {
-            match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut self.buffer) {
-                Ok((length, Some(from))) => {
-                    let ifindex = u32::try_from(from.ifindex()).unwrap_or_default();
-                    let outgoing = from.pkttype() == libc::PACKET_OUTGOING;
-                    return Ok(Some((Tapped { ifindex, bytes: self.buffer[..length].to_vec() }, outgoing)));
-                }
-                Ok((_, None)) | Err(Errno::ENETDOWN | Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(None),
-                Err(error) => return Err(error).context("receiving a frame"),
-            }
-        }
+    fn receive(&mut self, deadline: Instant) -> Result<Option<(Tapped, bool)>> {
+        let Some((length, from)) = self.wire.receive_into(&mut self.buffer, deadline)? else { return Ok(None) };
+        let ifindex = u32::try_from(from.ifindex()).unwrap_or_default();
+        let tapped = Tapped { ifindex, bytes: self.buffer[..length].to_vec() };
+        Ok(Some((tapped, from.pkttype() == libc::PACKET_OUTGOING)))
     }
 }

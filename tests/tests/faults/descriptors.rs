@@ -37,7 +37,7 @@ fn the_soft_limit_is_raised_to_the_hard_one() -> Result<()> {
 
 /// With XDP each interface takes a descriptor, and there are more interfaces than descriptors.
 #[test]
-fn more_interfaces_than_descriptors_hold_back_those_that_are_too_many() -> Result<()> {
+fn too_few_descriptors_hold_back_only_some_interfaces() -> Result<()> {
     const LIMIT: u64 = 128;
     const MORE: usize = 110;
     needs_root!();

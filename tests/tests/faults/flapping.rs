@@ -178,7 +178,7 @@ fn flap_for(time: Duration) -> Result<()> {
 }
 
 #[test]
-fn a_flapping_pod_takes_the_fast_path_of_nobody_else() -> Result<()> {
+fn a_flapping_pod_slows_nobody_else() -> Result<()> {
     needs_root!();
     let _turn = turn();
     flap_for(Duration::from_secs(3))

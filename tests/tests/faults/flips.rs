@@ -81,7 +81,7 @@ fn flip(parity: &mut SideBySide, times: usize, known: bool, sent: &[Sent]) -> Re
 }
 
 #[test]
-fn a_sender_whose_address_changes_and_changes_back_is_learnt_as_by_the_kernel_alone() -> Result<()> {
+fn an_address_that_flips_is_learnt_as_by_the_kernel() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     // The default interval: nothing is to depend on looks.

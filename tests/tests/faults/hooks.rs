@@ -222,7 +222,7 @@ lose_nobody_a_frame! {
 }
 
 #[test]
-fn what_a_killed_agent_leaves_passes_from_the_first_frame_on() -> Result<()> {
+fn after_a_kill_every_frame_passes() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     for (hook, is_pinned) in OUTLIVE.into_iter().filter(|&(hook, _)| is_there(hook)) {
@@ -351,7 +351,7 @@ fn the_bandwidth_plugin_gets_its_queueing_discipline() -> Result<()> {
 }
 
 #[test]
-fn a_stranger_s_queueing_discipline_is_never_removed() -> Result<()> {
+fn a_foreign_queueing_discipline_is_never_removed() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     let lab = topology::calico(1)?;
@@ -370,7 +370,7 @@ fn a_stranger_s_queueing_discipline_is_never_removed() -> Result<()> {
 }
 
 #[test]
-fn a_dead_agent_s_name_in_a_stranger_s_hands_keeps_nothing_alive() -> Result<()> {
+fn a_stranger_with_a_dead_agents_name_keeps_nothing() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     let lab = topology::calico(1)?;
@@ -442,7 +442,7 @@ fn first_start(veths: u32) -> Result<()> {
 }
 
 #[test]
-fn the_first_start_lets_others_have_the_kernel_s_lock_and_a_new_pod_does_not_wait() -> Result<()> {
+fn the_first_start_blocks_neither_lock_nor_new_pod() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 6, "tcx");
     let _turn = super::turn();

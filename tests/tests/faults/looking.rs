@@ -13,12 +13,12 @@ use lab::{AgentOptions, Lab, NAMES, Namespace, needs_root};
 const GATEWAY: [u8; 4] = [169, 254, 0, 1];
 
 #[test]
-fn an_entry_that_is_added_right_after_link_up_stays() -> Result<()> {
+fn an_entry_added_right_after_link_up_stays() -> Result<()> {
     starts(40)
 }
 
 #[test]
-fn long_entry_that_is_added_right_after_link_up() -> Result<()> {
+fn long_entry_added_right_after_link_up() -> Result<()> {
     starts(200)
 }
 

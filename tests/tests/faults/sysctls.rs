@@ -92,7 +92,7 @@ fn matrix_with(agent: impl FnOnce(&Lab) -> Result<Agent>) -> Result<(Lab, Namesp
 }
 
 #[test]
-fn a_thousand_sysctls_a_second_written_elsewhere_cost_not_one_answer_of_a_thousand() -> Result<()> {
+fn a_thousand_foreign_writes_a_second_cost_no_answer() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     let (lab, elsewhere, agent) =
@@ -133,7 +133,7 @@ fn without_btf(lab: &Lab, scratch: &tempfile::TempDir) -> Result<Agent> {
 }
 
 #[test]
-fn where_nobody_can_say_whose_a_sysctl_is_the_hook_rests_when_too_many_are_written() -> Result<()> {
+fn without_btf_the_sysctl_hook_rests_under_many_writes() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     let scratch = tempfile::tempdir()?;

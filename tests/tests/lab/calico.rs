@@ -9,7 +9,7 @@ fn calico_with_agent() -> Result<SideBySide> {
 }
 
 #[test]
-fn a_pod_that_asks_for_its_gateway_is_told_the_node_end_s_address() -> Result<()> {
+fn a_pod_learns_its_gateway_address() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     let p0 = parity.fast().host("p0");
@@ -27,7 +27,7 @@ fn a_pod_that_asks_for_its_gateway_is_told_the_node_end_s_address() -> Result<()
 }
 
 #[test]
-fn a_pod_whose_neighbour_entry_is_permanent_is_answered_from_its_first_request_on() -> Result<()> {
+fn a_permanent_neighbour_is_answered_at_once() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     let mac = parity.fast().host("p0").mac();
@@ -37,7 +37,7 @@ fn a_pod_whose_neighbour_entry_is_permanent_is_answered_from_its_first_request_o
 }
 
 #[test]
-fn a_pod_may_ask_for_another_pod_for_the_node_and_for_the_world() -> Result<()> {
+fn a_pod_may_ask_for_pods_node_and_others() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     parity.learn("p0", CALICO_GATEWAY)?;
@@ -52,7 +52,7 @@ fn a_pod_may_ask_for_another_pod_for_the_node_and_for_the_world() -> Result<()> 
 }
 
 #[test]
-fn a_pod_that_asks_for_its_own_address_is_not_answered() -> Result<()> {
+fn a_pod_is_not_told_its_own_address() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     parity.learn("p0", CALICO_GATEWAY)?;
@@ -62,7 +62,7 @@ fn a_pod_that_asks_for_its_own_address_is_not_answered() -> Result<()> {
 }
 
 #[test]
-fn a_packet_walks_from_pod_to_pod_and_to_the_world() -> Result<()> {
+fn a_packet_walks_to_a_pod_and_beyond() -> Result<()> {
     needs_root!();
     let mut parity = calico_with_agent()?;
     for host in ["p0", "p1"] {

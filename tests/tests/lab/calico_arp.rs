@@ -66,7 +66,7 @@ fn with_table() -> Result<SideBySide> {
 }
 
 #[test]
-fn the_table_as_felix_writes_it_is_no_reason_to_pass() -> Result<()> {
+fn the_table_of_felix_is_no_reason_to_pass() -> Result<()> {
     needs_root!();
     let mut parity = with_table()?;
     let other_pod = parity.fast().host("p1").ip();
@@ -79,7 +79,7 @@ fn the_table_as_felix_writes_it_is_no_reason_to_pass() -> Result<()> {
 }
 
 #[test]
-fn the_table_may_come_and_go_and_grow_while_the_agent_runs() -> Result<()> {
+fn the_table_may_come_grow_and_go() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(2), &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;

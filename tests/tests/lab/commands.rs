@@ -11,7 +11,7 @@ use lab::{
 use nix::sys::signal::Signal;
 
 #[test]
-fn status_tells_a_ready_agent_a_stalled_one_and_none_apart() -> Result<()> {
+fn status_tells_ready_stalled_and_no_agent_apart() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -34,7 +34,7 @@ fn status_tells_a_ready_agent_a_stalled_one_and_none_apart() -> Result<()> {
 }
 
 #[test]
-fn status_of_a_killed_agent_is_that_of_none_and_its_socket_is_in_nobody_s_way() -> Result<()> {
+fn a_killed_agent_has_no_status_and_blocks_nobody() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut killed = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -58,7 +58,7 @@ fn bad_usage_exits_with_2() -> Result<()> {
 }
 
 #[test]
-fn status_exit_code_and_log_say_that_no_interface_answers() -> Result<()> {
+fn status_and_log_say_that_no_interface_answers() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -109,7 +109,7 @@ fn a_pods_life_is_one_line_in_the_log() -> Result<()> {
 }
 
 #[test]
-fn many_interfaces_at_once_are_one_line_in_the_log() -> Result<()> {
+fn many_interfaces_are_one_line_in_the_log() -> Result<()> {
     needs_root!();
     let lab = topology::calico(8)?;
     let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;

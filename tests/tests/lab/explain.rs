@@ -96,7 +96,7 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
 }
 
 #[test]
-fn explain_works_without_an_agent_from_the_kernel_s_state() -> Result<()> {
+fn explain_works_without_an_agent() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -197,7 +197,7 @@ fn live(lab: &Lab, target: [u8; 4]) -> Result<&'static str> {
 }
 
 #[test]
-fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
+fn explain_says_what_the_kernel_does_meanwhile() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -232,7 +232,7 @@ fn explain_says_what_the_kernel_does_with_an_unlearnt_sender() -> Result<()> {
 }
 
 #[test]
-fn explain_names_settings_of_dotted_interfaces_as_sysctl_takes_them() -> Result<()> {
+fn explain_names_settings_of_dotted_interfaces() -> Result<()> {
     needs_root!();
     let mut lab = topology::calico(1)?;
     lab.attach("q0", Lladdr::new([2, 0, 0, 0, 3, 1]), "lan.10", Lladdr::new([2, 0, 0, 0, 3, 2]))?;

@@ -9,13 +9,13 @@ const PVLAN_OFF: Expect = Silent("pvlan_off");
 const FORWARDING_OFF: Expect = Silent("forwarding_off");
 
 rows! {
-    proxy_arp_is_on_where_all_or_the_interface_says_so: [
+    proxy_arp_is_on_where_either_says_so: [
         when(&["all.proxy_arp=0", "v0.proxy_arp=0"], For(X), PROXY_OFF), ask(For(Y), PVLAN_OFF),
         when(&["v0.proxy_arp=1"], For(X), Fast), ask(For(Y), PVLAN_OFF),
         when(&["all.proxy_arp=1", "v0.proxy_arp=0"], For(X), Fast), ask(For(Y), PVLAN_OFF),
         when(&["v0.proxy_arp=1"], For(X), Fast), ask(For(Y), PVLAN_OFF),
     ];
-    pvlan_is_on_where_all_or_the_interface_says_so: [
+    pvlan_is_on_where_either_says_so: [
         when(&["v0.proxy_arp=0"], For(Y), PVLAN_OFF), ask(For(X), PROXY_OFF),
         when(&["v0.proxy_arp_pvlan=1"], For(Y), Fast), ask(For(X), PROXY_OFF),
         when(&["all.proxy_arp_pvlan=1", "v0.proxy_arp_pvlan=0"], For(Y), Fast), ask(For(X), PROXY_OFF),

@@ -34,7 +34,7 @@ fn resized(request: [u8; 42], length: usize, filler: u8) -> Vec<u8> {
 }
 
 #[test]
-fn a_request_cut_or_padded_to_any_length_gets_the_kernel_s_answer() -> Result<()> {
+fn requests_of_any_length_are_answered_as_by_the_kernel() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     parity.learn("p0", CALICO_GATEWAY)?;
@@ -73,7 +73,7 @@ fn noise_of_any_length_is_left_to_the_kernel() -> Result<()> {
 }
 
 #[test]
-fn a_request_with_wrong_bytes_gets_the_kernel_s_answer() -> Result<()> {
+fn requests_with_wrong_bytes_are_answered_as_by_the_kernel() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     // Permanent: no frame changes it, so that each finds the same table.

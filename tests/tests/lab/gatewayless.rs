@@ -36,7 +36,7 @@ fn one_pod_without_a_gateway() -> Result<Lab> {
 }
 
 #[test]
-fn a_pod_without_a_gateway_is_answered_for_every_destination_and_pays_an_entry_for_each() -> Result<()> {
+fn a_pod_without_gateway_pays_an_entry_per_destination() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(one_pod_without_a_gateway, &["cali*"])?;
     for pod in ["p0", "p1"] {

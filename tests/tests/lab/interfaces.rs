@@ -13,7 +13,7 @@ fn is_answering(interface: &Value) -> bool {
 }
 
 #[test]
-fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other() -> Result<()> {
+fn status_names_each_matching_interface_and_no_other() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -43,7 +43,7 @@ fn status_names_hook_mode_and_state_of_each_matching_interface_and_of_no_other()
 
 /// Attaching a tcx program is not notified, and with many interfaces each is asked about them seldom.
 #[test]
-fn a_foreign_tcx_program_is_seen_at_the_next_look_however_many_interfaces_there_are() -> Result<()> {
+fn a_foreign_tcx_program_is_seen_at_the_next_poll() -> Result<()> {
     needs_root!();
     const PODS: u8 = 48;
     let lab = topology::calico(PODS)?;
@@ -72,7 +72,7 @@ fn several_patterns_take_what_matches_any_of_them() -> Result<()> {
 }
 
 #[test]
-fn a_pattern_that_matches_nothing_is_no_error_and_is_said_in_status() -> Result<()> {
+fn a_pattern_that_matches_nothing_is_in_status() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let agent = AgentOptions::new(&["nosuch*"]).start(lab.node())?;
@@ -85,7 +85,7 @@ fn a_pattern_that_matches_nothing_is_no_error_and_is_said_in_status() -> Result<
 }
 
 #[test]
-fn an_interface_that_appears_later_is_taken_and_one_that_vanishes_is_let_go() -> Result<()> {
+fn interfaces_are_taken_and_let_go_while_it_runs() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     parity.both(|lab| add_calico_pod(lab, 1).map(drop))?;
@@ -101,7 +101,7 @@ fn an_interface_that_appears_later_is_taken_and_one_that_vanishes_is_let_go() ->
 }
 
 #[test]
-fn an_interface_that_is_made_again_under_its_name_is_taken_again() -> Result<()> {
+fn an_interface_made_again_is_taken_again() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     for round in 0..3 {
@@ -168,7 +168,7 @@ fn status_shows_the_pod_end_of_each_veth() -> Result<()> {
 }
 
 #[test]
-fn a_pod_end_in_a_namespace_without_a_name_has_an_id_only() -> Result<()> {
+fn a_nameless_namespace_has_an_id_only() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let index = pod_end_index(&lab, "p0")?;

@@ -42,7 +42,7 @@ fn a_lab_leaves_no_name_behind_after_a_panic() -> Result<()> {
 }
 
 #[test]
-fn a_lab_that_cannot_be_finished_leaves_no_name_behind() -> Result<()> {
+fn an_unfinished_lab_leaves_no_name_behind() -> Result<()> {
     needs_root!();
     let mut lab = Lab::new()?;
     let prefix = lab.prefix().to_owned();
@@ -54,7 +54,7 @@ fn a_lab_that_cannot_be_finished_leaves_no_name_behind() -> Result<()> {
 }
 
 #[test]
-fn sysctls_are_the_namespace_s_own() -> Result<()> {
+fn sysctls_are_of_the_namespace() -> Result<()> {
     needs_root!();
     let (one, other) = (Lab::new()?, Lab::new()?);
     one.node().sysctl("net.ipv4.conf.all.arp_ignore", 7)?;
@@ -67,7 +67,7 @@ fn sysctls_are_the_namespace_s_own() -> Result<()> {
 }
 
 #[test]
-fn a_packet_walks_from_pod_to_pod_and_to_the_world_by_the_kernel_alone() -> Result<()> {
+fn a_packet_walks_by_the_kernel_alone() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     let (p0, p1) = (lab.host("p0"), lab.host("p1"));
@@ -118,7 +118,7 @@ fn k002_a_target_routed_out_of_another_interface_is_answered() -> Result<()> {
 }
 
 #[test]
-fn k043_a_probe_for_a_local_address_is_answered_and_nothing_is_learnt() -> Result<()> {
+fn k043_a_probe_for_a_local_address_teaches_nothing() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let p0 = lab.host("p0");

@@ -14,7 +14,7 @@ fn lan_with_agent() -> Result<SideBySide> {
 }
 
 #[test]
-fn a_host_that_the_default_route_reaches_is_answered_for() -> Result<()> {
+fn a_host_behind_the_default_route_is_answered_for() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
     let outcome = parity.ask("client", |client| client.who_has(FAR_HOST))?;
@@ -25,7 +25,7 @@ fn a_host_that_the_default_route_reaches_is_answered_for() -> Result<()> {
 }
 
 #[test]
-fn a_host_on_the_same_lan_is_not_answered_for() -> Result<()> {
+fn no_answer_for_a_host_on_the_lan() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
     assert_eq!(parity.ask("client", |client| client.who_has(SAME_LAN))?.by, Answerer::nobody("pvlan_off"));
@@ -44,7 +44,7 @@ fn a_host_without_a_route_is_not_answered_for() -> Result<()> {
 }
 
 #[test]
-fn without_proxy_arp_only_the_node_itself_is_answered_for() -> Result<()> {
+fn without_proxy_arp_only_the_node_is_answered_for() -> Result<()> {
     needs_root!();
     let mut parity = lan_with_agent()?;
     parity.node_sysctl("net.ipv4.conf.eth0.proxy_arp", 0)?;

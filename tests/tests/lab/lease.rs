@@ -82,19 +82,19 @@ fn under_traffic(signal: Signal) -> Result<()> {
 }
 
 #[test]
-fn no_request_is_lost_when_the_agent_is_killed_under_traffic() -> Result<()> {
+fn a_kill_under_traffic_loses_no_request() -> Result<()> {
     needs_root!();
     under_traffic(Signal::SIGKILL)
 }
 
 #[test]
-fn no_request_is_lost_when_the_agent_ends_under_traffic() -> Result<()> {
+fn an_end_under_traffic_loses_no_request() -> Result<()> {
     needs_root!();
     under_traffic(Signal::SIGTERM)
 }
 
 #[test]
-fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -> Result<()> {
+fn after_a_kill_the_kernel_answers_for_changes() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(topology::matrix, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
@@ -108,7 +108,7 @@ fn a_killed_agent_leaves_the_kernel_s_own_answers_to_what_changes_afterwards() -
 }
 
 #[test]
-fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Result<()> {
+fn a_stalled_agent_loses_its_lease_and_catches_up() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(topology::matrix, &["v0"])?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(ROUTED_TARGET))?.by, Answerer::FastPath);
@@ -138,7 +138,7 @@ fn a_stalled_agent_s_lease_runs_out_and_it_catches_up_when_it_goes_on() -> Resul
 }
 
 #[test]
-fn an_agent_that_was_stopped_looks_at_all_before_it_goes_on() -> Result<()> {
+fn a_stopped_agent_polls_all_before_it_answers() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     // Many interfaces, all of which it looks at so rarely that it would not do so by itself within this test.
@@ -169,7 +169,7 @@ fn an_agent_that_was_stopped_looks_at_all_before_it_goes_on() -> Result<()> {
 }
 
 #[test]
-fn an_agent_that_is_told_to_end_leaves_nothing_behind() -> Result<()> {
+fn an_agent_that_ends_leaves_nothing_behind() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     for signal in [Signal::SIGTERM, Signal::SIGINT] {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use lab::packet::ARP;
 use lab::topology::{self, CALICO_GATEWAY};
 use lab::{Answerer, SideBySide, Wire, needs_root, stretched};
 
@@ -47,7 +48,7 @@ fn a_listener_for_arp_sees_what_the_kernel_does() -> Result<()> {
     assert_eq!(who_answers(&mut parity)?, all_fast);
 
     // On none, it is all interfaces'.
-    let listener = Wire::open_for_arp_everywhere(parity.fast().node())?;
+    let listener = Wire::open_for(parity.fast().node(), None, ARP)?;
     parity.agent().in_sync()?;
     assert_eq!(who_answers(&mut parity)?, [passed(), passed()]);
     is_seen(&mut parity, &listener, "p0")?;
@@ -70,7 +71,7 @@ fn a_listener_that_was_there_first_is_seen() -> Result<()> {
     let listeners = RefCell::new(Vec::new());
     let build = || {
         let lab = topology::calico(1)?;
-        listeners.borrow_mut().push(Wire::open_for_arp_everywhere(lab.node())?);
+        listeners.borrow_mut().push(Wire::open_for(lab.node(), None, ARP)?);
         Ok(lab)
     };
     let mut parity = SideBySide::start(build, &["cali*"])?;

@@ -15,7 +15,7 @@ fn private_vlan_with_agent() -> Result<SideBySide> {
 }
 
 #[test]
-fn clients_are_answered_for_by_pvlan_alone_and_the_world_by_proxy_arp_alone() -> Result<()> {
+fn pvlan_answers_for_clients_and_proxy_arp_for_others() -> Result<()> {
     needs_root!();
     let mut parity = private_vlan_with_agent()?;
     for (proxy_arp, pvlan) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
@@ -44,7 +44,7 @@ fn clients_are_answered_for_by_pvlan_alone_and_the_world_by_proxy_arp_alone() ->
 }
 
 #[test]
-fn a_client_s_own_address_is_not_answered_for_with_pvlan() -> Result<()> {
+fn with_pvlan_no_client_hears_its_own_address() -> Result<()> {
     needs_root!();
     let mut parity = private_vlan_with_agent()?;
     parity.node_sysctl("net.ipv4.conf.wifi0.proxy_arp_pvlan", 1)?;
@@ -54,7 +54,7 @@ fn a_client_s_own_address_is_not_answered_for_with_pvlan() -> Result<()> {
 }
 
 #[test]
-fn with_pvlan_one_client_pings_the_other_through_the_node() -> Result<()> {
+fn with_pvlan_clients_ping_through_the_node() -> Result<()> {
     needs_root!();
     let mut parity = private_vlan_with_agent()?;
     parity.both(|lab| {

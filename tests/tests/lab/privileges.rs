@@ -92,7 +92,7 @@ fn the_documented_capabilities_suffice_for_xdp_in_the_driver() -> Result<()> {
 
 /// It is enough, but for a file that only root may read, and that is there while the module arp_tables is loaded.
 #[test]
-fn with_a_user_of_its_own_it_answers_or_says_once_what_it_cannot_read() -> Result<()> {
+fn with_its_own_user_it_answers_or_says_why_not() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let (dir, binary) = public_agent()?;
@@ -117,7 +117,7 @@ fn with_a_user_of_its_own_it_answers_or_says_once_what_it_cannot_read() -> Resul
 }
 
 #[test]
-fn a_seccomp_filter_that_refuses_bpf_is_told_as_such_and_the_map_once() -> Result<()> {
+fn a_seccomp_filter_that_refuses_bpf_is_named() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let refuse = SeccompFilter::new(
@@ -152,7 +152,7 @@ fn refusal(lab: &Lab, run_dir: &Path) -> Result<String> {
 }
 
 #[test]
-fn a_run_directory_of_somebody_else_or_open_to_others_is_refused_by_name() -> Result<()> {
+fn a_run_directory_open_to_others_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let dir = tempfile::tempdir()?;
@@ -171,7 +171,7 @@ fn a_run_directory_of_somebody_else_or_open_to_others_is_refused_by_name() -> Re
 }
 
 #[test]
-fn a_lock_that_is_a_link_or_a_fifo_is_refused_and_neither_followed_nor_waited_for() -> Result<()> {
+fn a_lock_that_is_link_or_fifo_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let (dir, elsewhere) = (tempfile::tempdir()?, tempfile::tempdir()?);
@@ -197,7 +197,7 @@ fn as_nobody(line: &str) -> Result<bool> {
 
 /// Whoever may open the lock may hold it, and nobody restarts the agent then.
 #[test]
-fn no_other_user_can_open_the_lock_or_the_socket_whatever_the_umask_and_what_was_there_before() -> Result<()> {
+fn no_other_user_can_open_lock_or_socket() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let dir = tempfile::tempdir()?;
@@ -227,7 +227,7 @@ fn no_other_user_can_open_the_lock_or_the_socket_whatever_the_umask_and_what_was
 
 /// Should somebody open the socket's mode, the agent still asks who is there.
 #[test]
-fn the_control_socket_answers_root_and_its_own_user_alone() -> Result<()> {
+fn the_control_socket_answers_only_its_own_user() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let (dir, binary) = public_agent()?;
@@ -307,7 +307,7 @@ fn no_signal_but_kill_leaves_anything_behind() -> Result<()> {
 const ENDING: [i32; 7] = [2, 3, 5, 6, 15, 24, 31];
 
 #[test]
-fn a_start_that_fails_leaves_nothing_in_the_run_directory() -> Result<()> {
+fn a_failed_start_leaves_nothing_behind() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let dir = tempfile::tempdir()?;

@@ -18,7 +18,7 @@ fn refusal(lab: &Lab, options: AgentOptions) -> Result<String> {
 }
 
 #[test]
-fn an_interface_whose_xdp_slot_is_taken_is_named_with_its_holder_and_the_others_go_on() -> Result<()> {
+fn a_taken_xdp_slot_is_named_with_its_holder() -> Result<()> {
     needs_root!();
     let lab = topology::calico(2)?;
     let xdp = |pattern| AgentOptions::new(&[pattern]).args(&["--hook", "xdp", "--xdp-mode", "skb"]);
@@ -81,7 +81,7 @@ fn without_the_capabilities_it_names_the_missing_ones() -> Result<()> {
 }
 
 #[test]
-fn a_second_agent_on_the_same_run_directory_is_refused_and_the_first_goes_on() -> Result<()> {
+fn a_second_agent_in_a_run_directory_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let mut first = AgentOptions::new(&["cali*"]).start(lab.node())?;
@@ -92,7 +92,7 @@ fn a_second_agent_on_the_same_run_directory_is_refused_and_the_first_goes_on() -
 }
 
 #[test]
-fn a_run_directory_that_is_a_file_is_refused_by_name() -> Result<()> {
+fn a_run_directory_that_is_a_file_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let file = tempfile::NamedTempFile::new()?;
@@ -102,7 +102,7 @@ fn a_run_directory_that_is_a_file_is_refused_by_name() -> Result<()> {
 }
 
 #[test]
-fn a_run_directory_that_it_may_not_enter_is_refused_by_name() -> Result<()> {
+fn a_run_directory_it_may_not_enter_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let dir = tempfile::tempdir()?;

@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const WANTED: u64 = 999;
 
 #[test]
-fn from_a_sender_s_second_request_on_the_fast_path_answers_999_of_1000() -> Result<()> {
+fn the_fast_path_answers_999_of_1000_requests() -> Result<()> {
     needs_root!();
     let lab = topology::calico(PODS)?;
     let agent = AgentOptions::new(&["cali*"]).default_reread().start(lab.node())?;

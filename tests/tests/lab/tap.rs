@@ -14,7 +14,7 @@ const FRAMES: usize = 20_000;
 const BURST: usize = 50;
 
 #[test]
-fn a_passed_frame_reaches_the_node_s_taps_untouched() -> Result<()> {
+fn a_passed_frame_reaches_taps_untouched() -> Result<()> {
     needs_root!();
     let seed = std::env::var("ARP_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(|| fastrand::u64(..));

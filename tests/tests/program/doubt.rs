@@ -53,7 +53,7 @@ fn doubts(tables: &mut ProgramTables, how: HookKind, frame: &[u8]) -> anyhow::Re
 }
 
 #[test]
-fn frames_that_may_change_an_entry_put_it_in_doubt() -> anyhow::Result<()> {
+fn frames_that_may_change_entries_cause_doubt() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
     let of = |tpa: [u8; 4]| other(|frame| frame.arp.tpa = tpa);
@@ -130,7 +130,7 @@ fn whatever_the_reason() -> anyhow::Result<()> {
 
 /// An entry that the agent does not know yet: the second sender changes what the first made.
 #[test]
-fn the_second_sender_of_an_unknown_address_puts_it_in_doubt() -> anyhow::Result<()> {
+fn a_second_sender_of_an_address_is_doubted() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
     let known =

@@ -101,7 +101,7 @@ fn each_row_comes_out_as_written() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_probe_for_a_local_address_is_answered_to_nobody_s_address() -> anyhow::Result<()> {
+fn a_probe_for_a_local_address_is_answered() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
     let mut expected = reply_for([10, 77, 0, 1]);
@@ -161,7 +161,7 @@ fn a_static_proxy_entry_counts_for_a_moment_after_it_was_read() -> anyhow::Resul
 }
 
 #[test]
-fn every_length_and_every_cut_of_a_request_passes_untouched_or_is_answered() -> anyhow::Result<()> {
+fn requests_of_every_length_pass_untouched_or_are_answered() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
     for len in 14..=1500 {

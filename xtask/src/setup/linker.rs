@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_linker_is_built_for_rustcs_llvm_or_the_next_newer_one() {
+    fn the_linker_is_built_for_rustcs_llvm_or_newer() {
         assert_eq!(choose(22, |_| true), Some(22));
         assert_eq!(choose(22, |llvm| llvm == 23), Some(23));
         assert_eq!(choose(22, |llvm| llvm == 21), None, "an older LLVM cannot read newer bitcode");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_llvm_of_a_linker_is_read_from_the_library_that_it_loads() {
+    fn the_llvm_of_a_linker_is_read_from_its_library() {
         assert_eq!(shared_llvm(b"\0\x7fELF libLLVM.so.22.1\0libc.so.6"), Some(22));
         assert_eq!(shared_llvm(b"\0\x7fELF libc.so.6"), None);
     }

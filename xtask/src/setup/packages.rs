@@ -290,7 +290,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_verb_asks_only_for_what_it_runs_and_either_arping_serves() {
+    fn each_verb_asks_only_for_what_it_runs() {
         for names in [DEMO.as_slice(), &TESTS, &SCENARIOS] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn without_apt_the_message_names_packages_and_the_programs_in_them() {
+    fn without_apt_the_message_names_packages_and_programs() {
         let text = without_apt(&["iproute2", "libzstd-dev"]);
         assert!(text.contains("\n  iproute2 (for ip and tc)\n  libzstd-dev"), "{text}");
     }

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_test_prints_about_tests_is_not_a_result() {
+    fn a_test_printing_about_tests_is_no_result() {
         let libtest = read("  test result: ok. 5 passed\nthe test result: 3 passed\n");
         assert_eq!((libtest.passed, libtest.failed), (0, 0));
     }
@@ -262,12 +262,12 @@ mod tests {
     }
 
     #[test]
-    fn the_tests_of_a_tier_that_cannot_run_are_counted_from_the_list() {
+    fn tests_that_cannot_run_are_counted_from_the_list() {
         assert_eq!(count_listed("proxy::answers: test\nproxy::passes: test\n\n2 tests, 0 benchmarks\n"), 2);
     }
 
     #[test]
-    fn success_needs_a_test_that_ran_and_under_ci_no_skip() {
+    fn success_needs_a_test_and_under_ci_no_skip() {
         assert_eq!(verdict(counts(3, 0, 1), true, false), None);
         assert!(verdict(counts(3, 0, 1), true, true).is_some());
         assert!(

@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_archive_holds_folders_before_their_files_and_ends_with_the_trailer() {
+    fn an_archive_has_folders_before_files_and_a_trailer() {
         let mut archive = Archive::new(Vec::new());
         archive.file("/a/b/c", 0o755, b"hello").unwrap();
         archive.file("a/b/c", 0o755, b"again").unwrap();

@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_was_cut_short_has_failed_in_what_it_did_not_finish() {
+    fn a_guest_cut_short_fails_what_it_left() {
         let tests =
             "== program\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\n== lab\ntest b ... ok";
         let output = qemu::Output {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_init_names_modules_tiers_and_filters_and_ends_the_guest() {
+    fn the_init_runs_the_plan_and_ends_the_guest() {
         let plan = Plan {
             tiers: vec!["program", "lab"],
             filters: &["it's".to_owned(), "k02".to_owned()],

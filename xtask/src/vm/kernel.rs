@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_kernel_is_the_one_with_the_highest_numbers_signed_if_possible() {
+    fn the_newest_signed_kernel_is_chosen() {
         let names = [
             "linux-image-6.1.0-9-cloud-amd64",
             "linux-image-6.1.0-56-cloud-amd64-dbg",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_modules_is_sorted_and_names_each_once() {
+    fn modules_are_listed_sorted_and_once() {
         assert!(MODULES.is_sorted_by(|a, b| a < b));
     }
 }

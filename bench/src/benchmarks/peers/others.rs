@@ -10,6 +10,7 @@ use std::{env, thread};
 use anyhow::{Context as _, Result, bail, ensure};
 use arp_common::Lladdr;
 use bench::Subject;
+use lab::packet::hex;
 use lab::{Lab, Namespace, wait_until};
 use tempfile::TempDir;
 
@@ -147,7 +148,6 @@ fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
     let database = format!("--timeout=5 --db={socket}");
     control.run(&node, &format!("{database} add-br br0 -- set bridge br0 datapath_type=netdev"))?;
     control.run(&node, &format!("{database} add-port br0 port"))?;
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let flow = format!(
         "arp,arp_op=1,arp_tpa={},actions=move:NXM_OF_ETH_SRC[]->NXM_OF_ETH_DST[],mod_dl_src:{ANSWER},load:0x2->NXM_OF_ARP_OP[],\
          move:NXM_NX_ARP_SHA[]->NXM_NX_ARP_THA[],move:NXM_OF_ARP_SPA[]->NXM_OF_ARP_TPA[],load:0x{}->NXM_NX_ARP_SHA[],\

@@ -13,7 +13,7 @@ use crate::matrix::{Expect, L, ask, rows, when};
 const NOT_LOCAL: Expect = Silent("probe_not_local");
 
 #[test]
-fn the_interface_s_new_address_is_in_the_replies() -> Result<()> {
+fn a_new_interface_address_is_in_the_replies() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
     let new = Lladdr::new([0x02, 0, 0, 0, 0x77, 0x77]);

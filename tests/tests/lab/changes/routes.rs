@@ -42,7 +42,7 @@ rows! {
         when(&["rule del from 10.5.0.5 lookup 100"], For(X), Fast),
     ];
     // Its address stays the node's; the connected route comes back, the default route does not.
-    the_uplink_takes_its_routes_along_when_it_goes_down: [
+    an_uplink_down_takes_its_routes_along: [
         ask(For(X), Fast),
         when(&["link set u0 down"], For(X), NO_ROUTE), ask(For(UPLINK_IP), Fast),
         when(&["link set u0 up"], For(X), Fast), ask(For(T), NO_ROUTE),

@@ -24,7 +24,7 @@ rows! {
         ask(For(Y), Fast),
         when(&["v0.proxy_arp_pvlan=0"], For(Y), Silent("pvlan_off")), when(&["v0.proxy_arp_pvlan=1"], For(Y), Fast),
     ];
-    the_medium_ids_of_both_interfaces_are_followed: [
+    both_medium_ids_are_followed: [
         when(&["v0.medium_id=1", "u0.medium_id=1"], For(X), Silent("medium_id")),
         when(&["u0.medium_id=2"], For(X), Fast),
         when(&["u0.medium_id=0"], For(X), Fast),
@@ -33,7 +33,7 @@ rows! {
         when(&["v0.medium_id=-1", "u0.medium_id=2"], For(X), Silent("medium_id")),
     ];
     // K089, K090, K092.
-    a_static_proxy_entry_is_followed_when_added_and_removed: [
+    a_static_proxy_is_followed_coming_and_going: [
         when(&["v0.proxy_arp=0"], For(X), Silent("proxy_arp_off")),
         when(&["neigh add proxy 10.9.0.9 dev v0"], For(X), Fast),
         when(&["v0.forwarding=0"], For(X), Silent("forwarding_off")),
@@ -43,7 +43,7 @@ rows! {
 }
 
 #[test]
-fn a_neighbour_entry_is_followed_when_it_changes_and_goes() -> Result<()> {
+fn a_neighbour_entry_is_followed() -> Result<()> {
     needs_root!();
     let mut parity = matrix_with_agent()?;
     let rows = [
@@ -79,7 +79,7 @@ fn time_to_follow(parity: &mut SideBySide, key: &str, value: i64, tpa: [u8; 4]) 
 }
 
 #[test]
-fn settings_are_followed_within_the_default_bound_whether_the_kernel_notifies_or_not() -> Result<()> {
+fn settings_are_followed_within_the_default_bound() -> Result<()> {
     needs_root!();
     // The agent's own bound, and what two busy cores may add to it.
     let bound = Duration::from_millis(250) + stretched(Duration::from_millis(100));

@@ -73,7 +73,7 @@ fn a_link_that_goes_down_takes_its_routes_along() -> Result<()> {
 }
 
 #[test]
-fn a_carrier_that_is_lost_counts_where_such_routes_are_to_be_ignored() -> Result<()> {
+fn a_lost_carrier_counts_where_linkdown_is_ignored() -> Result<()> {
     needs_root!();
     let mut case = Case::new()?;
     case.lab.node().sysctl("net.ipv4.conf.u0.ignore_routes_with_linkdown", 1)?;
@@ -86,7 +86,7 @@ fn a_carrier_that_is_lost_counts_where_such_routes_are_to_be_ignored() -> Result
 }
 
 #[test]
-fn a_nexthop_object_that_is_deleted_takes_its_routes_along() -> Result<()> {
+fn a_deleted_nexthop_object_takes_its_routes_along() -> Result<()> {
     needs_root!();
     let mut case = Case::new()?;
     case.lab.node().ip("route del default")?;
@@ -116,7 +116,7 @@ fn routes_are_followed_when_they_are_removed_or_replaced() -> Result<()> {
 }
 
 #[test]
-fn a_device_that_moves_to_another_namespace_takes_its_routes_along() -> Result<()> {
+fn a_device_that_leaves_takes_its_routes_along() -> Result<()> {
     needs_root!();
     let mut case = Case::new()?;
     let elsewhere = case.lab.namespace("elsewhere")?;
@@ -135,7 +135,7 @@ fn a_device_that_moves_to_another_namespace_takes_its_routes_along() -> Result<(
 }
 
 #[test]
-fn an_address_that_is_removed_is_the_node_s_no_longer() -> Result<()> {
+fn a_removed_address_is_no_longer_local() -> Result<()> {
     needs_root!();
     let mut case = Case::new()?;
     let target = [10, 30, 0, 1];
@@ -154,7 +154,7 @@ fn an_address_that_is_removed_is_the_node_s_no_longer() -> Result<()> {
 /// With a neighbour entry that is gone or another's the kernel answers all the same, but learns: so it is the table
 /// that tells whether the fast path has answered in its place.
 #[test]
-fn a_neighbour_that_is_deleted_is_learnt_again_from_the_next_request_or_the_one_after() -> Result<()> {
+fn a_deleted_neighbour_is_learnt_again() -> Result<()> {
     needs_root!();
     let case = Case::new()?;
     let p0 = case.lab.host("p0");
@@ -187,7 +187,7 @@ fn static_proxy_entries_are_followed_however_they_are_removed() -> Result<()> {
 
 /// The kernel tells nobody, and an agent with its default interval would look for it each 250 ms only.
 #[test]
-fn a_static_proxy_entry_that_is_removed_is_hardly_answered_for() -> Result<()> {
+fn a_removed_static_proxy_is_hardly_answered_for() -> Result<()> {
     const ROUNDS: usize = 15;
     needs_root!();
     let lab = topology::matrix()?;

@@ -60,7 +60,7 @@ fn no_wrong_answers(lab: &Lab, agent: &Agent, rows: &[(&str, (i64, i64), [u8; 4]
 }
 
 #[test]
-fn an_interface_s_settings_are_exact_from_the_write_on() -> Result<()> {
+fn interface_settings_are_exact_from_the_write_on() -> Result<()> {
     needs_root!();
     let (lab, agent) = hooked()?;
     no_wrong_answers(
@@ -80,7 +80,7 @@ fn an_interface_s_settings_are_exact_from_the_write_on() -> Result<()> {
 }
 
 #[test]
-fn the_settings_of_all_are_exact_from_the_write_on() -> Result<()> {
+fn settings_of_all_are_exact_from_the_write_on() -> Result<()> {
     needs_root!();
     let (lab, agent) = hooked()?;
     lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
@@ -104,7 +104,7 @@ fn the_settings_of_all_are_exact_from_the_write_on() -> Result<()> {
 
 /// K148: an interface that never had an address follows `default` in what was never written for itself.
 #[test]
-fn k148_the_settings_of_default_are_exact_from_the_write_on() -> Result<()> {
+fn k148_settings_of_default_are_exact_from_the_write_on() -> Result<()> {
     needs_root!();
     let (lab, agent) = hooked()?;
     no_wrong_answers(
@@ -165,7 +165,7 @@ fn settings_that_decide_nothing_here_cost_no_answer() -> Result<()> {
 }
 
 #[test]
-fn writes_that_fail_or_change_nothing_or_come_from_elsewhere_only_pass_frames_for_a_while() -> Result<()> {
+fn writes_without_effect_only_pass_frames_for_a_while() -> Result<()> {
     needs_root!();
     let (mut lab, agent) = hooked()?;
     let elsewhere = lab.namespace("elsewhere")?;
@@ -199,7 +199,7 @@ fn opened(namespace: &Namespace, path: &str) -> Result<File> {
 }
 
 #[test]
-fn a_setting_of_ours_is_exact_whichever_namespace_it_is_written_from() -> Result<()> {
+fn our_settings_are_exact_from_any_namespace() -> Result<()> {
     needs_root!();
     let (mut lab, agent) = hooked()?;
     let elsewhere = lab.namespace("elsewhere")?;
@@ -231,7 +231,7 @@ fn a_setting_of_ours_is_exact_whichever_namespace_it_is_written_from() -> Result
 
 /// The settings of another namespace have the same names, also those of an interface that is called as ours is.
 #[test]
-fn a_setting_of_another_namespace_is_nobody_s_business_whoever_writes_it() -> Result<()> {
+fn settings_of_another_namespace_are_ignored() -> Result<()> {
     needs_root!();
     let (mut lab, agent) = hooked()?;
     let elsewhere = lab.namespace("elsewhere")?;
@@ -313,7 +313,7 @@ fn agents_in_two_namespaces_hook_side_by_side() -> Result<()> {
 }
 
 #[test]
-fn without_the_hook_a_silent_write_is_followed_within_the_bound_and_status_says_so() -> Result<()> {
+fn without_the_hook_a_write_is_followed_within_the_bound() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let agent = AgentOptions::new(&["v0"]).start(lab.node())?;

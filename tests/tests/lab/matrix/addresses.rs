@@ -22,7 +22,7 @@ rows! {
     k036_the_same_with_bc_forwarding: [
         when(&["all.bc_forwarding=1", "v0.bc_forwarding=1"], For(BROADCAST), Silent("unanswerable_route")),
     ];
-    k037_the_lowest_address_of_the_uplink_s_subnet: [ask(For([10, 9, 0, 0]), Fast)];
+    k037_the_lowest_address_of_the_uplink_subnet: [ask(For([10, 9, 0, 0]), Fast)];
     k038_addresses_that_nobody_uses: [ask(For([0, 1, 2, 3]), Fast), ask(For([240, 0, 0, 1]), Fast)];
     k039_a_multicast_or_broadcast_sender: [
         ask(From([224, 0, 0, 5], L), Silent("special_sender")),

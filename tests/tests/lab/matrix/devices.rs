@@ -107,7 +107,7 @@ fn k024_a_tag_with_a_device_for_it() -> Result<()> {
 
 #[test]
 #[ignore = "known exception (docs/semantics.md): a tag beside the frame cannot be seen, and it is answered"]
-fn k025_a_tag_beside_the_frame_from_a_vlan_device_in_the_pod() -> Result<()> {
+fn k025_a_tag_beside_the_frame_from_the_pod() -> Result<()> {
     needs_devices!("vlan");
     let mut parity = base()?;
     // The pod's VLAN device leaves the tag to the veth, which leaves it beside the frame.

@@ -124,7 +124,7 @@ fn k135_arptables_drops_what_comes_in() -> Result<()> {
 
 /// Also by the little looks, which are all that an agent with the hook on sysctls takes for a minute.
 #[test]
-fn arptables_rules_are_seen_when_they_come_and_when_they_go() -> Result<()> {
+fn arptables_rules_are_seen_coming_and_going() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let agent = AgentOptions::new(&["v0"]).sysctl_hook().default_reread().start(lab.node())?;

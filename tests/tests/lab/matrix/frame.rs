@@ -34,7 +34,7 @@ rows! {
     k001_a_local_target: [ask(For(L), Fast)];
     k002_a_proxied_target: [ask(For(X), Fast)];
     k003_a_target_that_only_the_default_route_covers: [ask(For([169, 254, 1, 1]), Fast)];
-    k004_sent_to_the_interface_s_own_address: [ask(Unicast(L), Fast), ask(Unicast(X), Fast)];
+    k004_sent_to_the_address_of_the_interface: [ask(Unicast(L), Fast), ask(Unicast(X), Fast)];
     k005_sent_to_somebody_else_also_while_promiscuous: [
         ask(With(&[(0, &STRANGER)]), Silent("other_destination")),
         when(&["link set v0 promisc on"], With(&[(0, &STRANGER)]), Silent("other_destination")),
@@ -88,7 +88,7 @@ rows! {
     k024_a_tag_without_a_device_for_it: [
         ask(Raw(|host| headed(host, &[0x81, 0, 0, 100, 8, 6])), Silent(TAGGED)),
     ];
-    k026_the_interface_s_address_has_changed: [
+    k026_the_address_of_the_interface_has_changed: [
         // The kernel forgets the interface's neighbours with its address.
         when(&["link set v0 address 02:00:00:00:77:77"], For(X), Kernel("neighbour_unknown")),
         ask(For(X), Fast),

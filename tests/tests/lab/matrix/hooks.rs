@@ -136,7 +136,7 @@ fn k139_a_filter_that_somebody_removes_is_set_again() -> Result<()> {
 }
 
 #[test]
-fn a_program_that_somebody_takes_off_its_interface_is_attached_again() -> Result<()> {
+fn a_detached_program_is_attached_again() -> Result<()> {
     needs_root!();
     for hook in [SKB, TCX].into_iter().filter(|&hook| is_there(hook)) {
         let mut parity = matrix(hook)?;
@@ -158,7 +158,7 @@ fn a_program_that_somebody_takes_off_its_interface_is_attached_again() -> Result
 }
 
 #[test]
-fn k139_a_filter_that_comes_and_goes_while_the_routes_are_read_again() -> Result<()> {
+fn k139_a_filter_comes_and_goes_during_a_resync() -> Result<()> {
     needs_root!();
     let mut parity = matrix(CLSACT)?;
     assert_eq!(answerer(&mut parity)?, Answerer::FastPath);
@@ -177,7 +177,7 @@ fn k139_a_filter_that_comes_and_goes_while_the_routes_are_read_again() -> Result
 }
 
 #[test]
-fn an_interface_whose_filter_is_refused_is_attached_to_when_what_was_in_the_way_goes() -> Result<()> {
+fn a_refused_filter_is_attached_once_the_obstacle_goes() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     // Filters that several interfaces share: the kernel lets nobody add one to them by one of the interfaces.
@@ -189,7 +189,7 @@ fn an_interface_whose_filter_is_refused_is_attached_to_when_what_was_in_the_way_
 }
 
 #[test]
-fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<()> {
+fn a_tc_filter_goes_with_its_agent_or_the_next() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     let hooked = || tc(&lab, "qdisc show dev v0 clsact");
@@ -221,7 +221,7 @@ fn a_tc_filter_goes_with_its_agent_and_a_killed_one_s_with_the_next() -> Result<
 }
 
 #[test]
-fn an_empty_foreign_queueing_discipline_is_no_obstacle_and_a_filter_in_it_is() -> Result<()> {
+fn only_a_foreign_qdisc_with_filters_is_an_obstacle() -> Result<()> {
     needs_root!();
     for hook in [SKB, TCX].into_iter().filter(|&hook| is_there(hook)) {
         for qdisc in ["clsact", "ingress"] {
@@ -249,8 +249,7 @@ fn an_empty_foreign_queueing_discipline_is_no_obstacle_and_a_filter_in_it_is() -
 }
 
 #[test]
-fn auto_takes_tc_on_a_veth_and_where_the_xdp_slot_is_taken_what_is_asked_for_by_name_takes_nothing_else() -> Result<()>
-{
+fn auto_takes_tc_and_a_named_hook_nothing_else() -> Result<()> {
     needs_root!();
     let tc = if kernel_is_since(6, 6) { "tcx" } else { "clsact" };
     let mut parity = SideBySide::start_with(topology::matrix, options("v0", &["--hook", "auto"]))?;
@@ -306,7 +305,7 @@ fn k150_driver_mode_while_the_pod_end_takes_nothing() -> Result<()> {
 }
 
 #[test]
-fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
+fn k151_driver_mode_follows_gro_of_the_pod() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 3, "word of what a pod end takes");
     let mut parity = matrix(DRIVER)?;
@@ -323,7 +322,7 @@ fn k151_driver_mode_follows_the_pod_s_gro() -> Result<()> {
 }
 
 #[test]
-fn k151a_driver_mode_trusts_no_flag_across_a_change_of_carrier() -> Result<()> {
+fn k151a_driver_mode_trusts_no_flag_across_carriers() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 3, "word of what a pod end takes");
     let mut parity = matrix(DRIVER)?;
@@ -369,7 +368,7 @@ fn k152_skb_mode_whatever_the_pod_end_does() -> Result<()> {
 }
 
 #[test]
-fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Result<()> {
+fn no_answer_until_the_self_test_succeeds() -> Result<()> {
     needs_root!();
     let lab = topology::matrix()?;
     // A queue that takes nothing: whatever is sent is lost.
@@ -391,7 +390,7 @@ fn an_interface_whose_self_test_fails_does_not_answer_until_it_succeeds() -> Res
 }
 
 #[test]
-fn an_interface_whose_self_test_fails_and_that_is_no_longer_wanted_is_not_tested_again() -> Result<()> {
+fn an_unwanted_interface_is_not_tested_again() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 2, "renaming of an interface that is up");
     let lab = topology::matrix()?;
@@ -407,7 +406,7 @@ fn an_interface_whose_self_test_fails_and_that_is_no_longer_wanted_is_not_tested
 }
 
 #[test]
-fn the_self_test_teaches_nobody_and_is_nobody_s_traffic() -> Result<()> {
+fn the_self_test_teaches_nobody_and_is_not_counted() -> Result<()> {
     needs_root!();
     for hook in [SKB, CLSACT, DRIVER].into_iter().filter(|&hook| is_there(hook)) {
         let lab = topology::matrix()?;

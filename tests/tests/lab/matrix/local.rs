@@ -71,7 +71,7 @@ rows! {
             Fast,
         ),
     ];
-    k065_arp_ignore_2_the_sender_in_the_same_subnet_and_not: [
+    k065_arp_ignore_2_sender_in_the_subnet_or_not: [
         when(&["v0.arp_ignore=2", "addr add 10.5.0.1/24 dev v0"], For([10, 5, 0, 1]), Kernel("arp_ignore")),
         when(&["addr add 10.60.0.1/24 dev v0"], For([10, 60, 0, 1]), Silent("arp_ignore")),
     ];

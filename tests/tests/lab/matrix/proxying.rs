@@ -21,7 +21,7 @@ rows! {
         when(&["v0.proxy_arp=0"], For(Y), Fast),
     ];
     k083_the_same_with_pvlan_for_all: [when(&["all.proxy_arp_pvlan=1"], For(Y), Fast)];
-    k084_the_sender_s_own_address_with_pvlan: [when(&["v0.proxy_arp_pvlan=1"], From(POD, POD), Silent("announcement"))];
+    k084_the_own_address_of_the_sender_with_pvlan: [when(&["v0.proxy_arp_pvlan=1"], From(POD, POD), Silent("announcement"))];
     k085_pvlan_alone_does_not_proxy_elsewhere: [
         when(&["v0.proxy_arp_pvlan=1", "v0.proxy_arp=0"], For(X), Silent("proxy_arp_off")),
     ];

@@ -49,7 +49,7 @@ rows! {
     k107_an_encapsulating_route: [
         when(&["route add 10.30.0.0/16 encap ip id 1 dst 10.9.0.7 dev u0"], For(T), Kernel("opaque_route")),
     ];
-    k108_the_lower_metric_goes_back_and_the_next_does_not: [
+    k108_only_the_lower_metric_goes_back: [
         when(
             &["route add 10.30.0.0/16 dev v0 metric 5", "route add 10.30.0.0/16 dev u0 metric 6"],
             For(T),
@@ -143,7 +143,7 @@ rows! {
         ),
     ];
     // What the kernel keeps of the first answer decides the later ones (proxy_arp is off).
-    k307_an_object_shared_by_a_local_and_a_unicast_route: [
+    k307_an_object_of_local_and_unicast_routes: [
         when(
             &[
                 "v0.proxy_arp=0",
@@ -161,7 +161,7 @@ rows! {
         when(&["route del 10.98.0.1 nhid 7"], For(LOCAL_BY_OBJECT), Fast),
         when(&["nexthop add id 8 dev v0", "route add 10.98.0.1 nhid 8"], For(LOCAL_BY_OBJECT), Fast),
     ];
-    k308_an_object_shared_by_a_broadcast_and_a_unicast_route: [
+    k308_an_object_of_broadcast_and_unicast_routes: [
         when(&["nexthop add id 7 dev u0", "route add 10.98.0.1 nhid 7"], For(OF_OBJECT), Fast),
         when(&["route add broadcast 10.99.0.9 nhid 7 table local scope link"], For(OF_OBJECT), Passed("opaque_route")),
         when(&["route del broadcast 10.99.0.9 nhid 7 table local"], For(OF_OBJECT), Fast),

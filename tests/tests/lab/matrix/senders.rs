@@ -13,7 +13,7 @@ const REFUSED: super::Expect = Silent("sender_route");
 const LEARNT: super::Expect = Kernel("sender_route");
 
 rows! {
-    k124_any_rp_filter_accepts_a_sender_that_is_routed_back: [
+    k124_any_rp_filter_accepts_a_sender_routed_back: [
         when(&["v0.rp_filter=1"], For(L), Fast),
         ask(For(X), Fast),
         when(&["v0.rp_filter=2"], For(L), Fast),
@@ -33,15 +33,15 @@ rows! {
     ];
     k130_strict_for_all: [when(&["all.rp_filter=1"], From(BY_UPLINK, L), REFUSED)];
     k131_a_broadcast_address_as_sender: [ask(From(BROADCAST, L), LEARNT)];
-    k132_a_broadcast_address_as_sender_after_a_local_route: [
+    k132_a_broadcast_sender_after_a_local_route: [
         when(&["route add local 10.88.0.0/24 dev lo"], From(BROADCAST, L), REFUSED),
         when(&["route del local 10.88.0.0/24 dev lo"], From(BROADCAST, L), REFUSED),
     ];
-    k132_a_broadcast_address_as_sender_after_a_rule: [
+    k132_a_broadcast_sender_after_a_rule: [
         when(&["rule add to 1.2.3.4 lookup 99"], From(BROADCAST, L), Silent("custom_rules")),
         when(&["rule del to 1.2.3.4 lookup 99"], From(BROADCAST, L), REFUSED),
     ];
-    k132_a_broadcast_address_as_sender_while_there_is_a_realm: [
+    k132_a_broadcast_sender_while_there_is_a_realm: [
         when(&["route add 10.89.0.0/24 dev u0 realm 5"], From(BROADCAST, L), REFUSED),
         when(&["route del 10.89.0.0/24"], From(BROADCAST, L), LEARNT),
     ];

@@ -39,7 +39,7 @@ rows! {
 }
 
 #[test]
-fn k140_a_listener_on_the_node_sees_a_passed_frame_as_it_was_sent() -> Result<()> {
+fn k140_a_listener_sees_a_passed_frame_as_sent() -> Result<()> {
     needs_root!();
     let mut parity = base()?;
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
@@ -63,7 +63,7 @@ fn k140_a_listener_on_the_node_sees_a_passed_frame_as_it_was_sent() -> Result<()
 }
 
 #[test]
-fn k142_a_repeated_request_changes_no_entry_and_causes_no_notification() -> Result<()> {
+fn k142_a_repeated_request_changes_and_notifies_nothing() -> Result<()> {
     needs_root!();
     let mut parity = base()?;
     parity.learn("p0", L)?;
@@ -88,7 +88,7 @@ fn k142_a_repeated_request_changes_no_entry_and_causes_no_notification() -> Resu
 }
 
 #[test]
-fn k143_what_waits_for_an_unresolved_pod_is_sent_when_the_pod_asks() -> Result<()> {
+fn k143_a_waiting_datagram_is_sent_when_the_pod_asks() -> Result<()> {
     needs_root!();
     let mut parity = base()?;
     parity.change(|lab| {
