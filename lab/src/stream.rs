@@ -14,14 +14,21 @@ use crate::slack::{stretched, wait_until};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One request of a stream.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asked {
     /// Before it was sent.
     pub sent: Instant,
     /// After everything that it brought forth was there.
     pub seen: Instant,
+    /// The replies.
+    pub frames: Vec<Vec<u8>>,
+}
+
+impl Asked {
     /// How many replies there were.
-    pub replies: usize,
+    pub fn replies(&self) -> usize {
+        self.frames.len()
+    }
 }
 
 /// What was asked while something changed.
@@ -49,8 +56,8 @@ impl Stream {
                     // One more after the end: on a busy machine it may be the only one since the change.
                     let is_last = stop.load(Ordering::Relaxed);
                     let sent = Instant::now();
-                    let replies = host.ask(&frame)?.len();
-                    asked.push(Asked { sent, seen: Instant::now(), replies });
+                    let frames = host.ask(&frame)?;
+                    asked.push(Asked { sent, seen: Instant::now(), frames });
                     if is_last {
                         return Ok(asked);
                     }
@@ -81,7 +88,7 @@ impl Stream {
 
     /// How many of the later ones were answered, and how long after the change the last of those was sent.
     pub fn answered_later(&self) -> (usize, Duration) {
-        let answered: Vec<&Asked> = self.later().filter(|asked| asked.replies > 0).collect();
+        let answered: Vec<&Asked> = self.later().filter(|asked| asked.replies() > 0).collect();
         let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - self.changed);
         (answered.len(), last)
     }

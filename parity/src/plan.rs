@@ -175,26 +175,12 @@ impl Plan {
 
     /// A prefix, out of a small space, so that they overlap.
     pub(crate) fn some_prefix(&mut self) -> (Ipv4Addr, u8) {
-        let len = *self.rng.weighted(&[
-            (6, 32u8),
-            (1, 31),
-            (2, 30),
-            (1, 29),
-            (2, 28),
-            (1, 26),
-            (2, 25),
-            (6, 24),
-            (1, 23),
-            (2, 20),
-            (1, 17),
-            (4, 16),
-            (1, 15),
-            (2, 12),
-            (2, 8),
-            (1, 4),
-            (1, 1),
-            (1, 0),
-        ]);
+        /// As often as they are drawn.
+        const LENGTHS: [u8; 37] = [
+            32, 32, 32, 32, 32, 32, 31, 30, 30, 29, 28, 28, 26, 25, 25, 24, 24, 24, 24, 24, 24, 23, 20, 20, 17, 16, 16,
+            16, 16, 15, 12, 12, 8, 8, 4, 1, 0,
+        ];
+        let len = *self.rng.pick(&LENGTHS);
         (self.some_address(), len)
     }
 

@@ -192,7 +192,7 @@ fn turn(agent: Option<&Agent>, lab: &Lab, change: &Case) -> Result<f64> {
     }
     let stream = Stream::around(p0, change.tpa, AFTER, || lab.node().run(change.make)?)?;
     lab.node().run(change.undo)??;
-    let mut answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies > 0);
+    let mut answered = stream.asked.iter().filter(|asked| asked.sent >= stream.before && asked.replies() > 0);
     let last = answered.next_back().map_or(Duration::ZERO, |asked| asked.sent - stream.before);
     Ok(last.as_secs_f64() * 1e6)
 }

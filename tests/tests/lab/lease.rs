@@ -1,12 +1,11 @@
 //! An agent that is gone, stalled or told to end: the kernel answers, and no request is lost.
 
-use std::panic::resume_unwind;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use aya::programs::{SchedClassifier, TcAttachType};
-use lab::stream::{answered, until_fast};
+use lab::stream::{Stream, answered, until_fast};
 use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
 use lab::{
     AgentOptions, Answerer, Hook, Lab, STATUS_NOT_RUNNING, SideBySide, needs_kernel, needs_root, reply_bytes, slack,
@@ -14,19 +13,16 @@ use lab::{
 };
 use nix::sys::signal::Signal;
 
-/// Asks for the gateway until `until`; every request must be answered once, and rightly. Gives how many were sent.
-fn ask_until(lab: &Lab, until: Instant) -> Result<u32> {
+/// Has p0 ask for its gateway while something happens, and so long afterwards; every request must be answered once, and
+/// rightly. Gives how many there were.
+fn ask_around(lab: &Lab, after: Duration, happens: impl FnOnce() -> Result<()>) -> Result<u32> {
     let p0 = lab.host("p0");
     let reply = reply_bytes(CALICO_MAC, p0.mac(), p0.ip(), CALICO_GATEWAY);
-    let mut asked = 0;
-    while Instant::now() < until {
-        let replies = p0.ask(&p0.who_has(CALICO_GATEWAY))?;
-        ensure!(replies == [reply.clone()], "request {asked} got {replies:?}");
-        asked += 1;
-        // Others use this machine too.
-        thread::sleep(Duration::from_micros(200));
+    let stream = Stream::around(p0, CALICO_GATEWAY, after, happens)?;
+    for (number, asked) in stream.asked.iter().enumerate() {
+        ensure!(asked.frames == [reply.clone()], "request {number} got {:?}", asked.frames);
     }
-    Ok(asked)
+    Ok(u32::try_from(stream.asked.len())?)
 }
 
 /// The interfaces of the node that hold an XDP or a tcx program, or with a clsact queueing discipline.
@@ -49,8 +45,8 @@ fn with_hook(lab: &Lab) -> Result<Vec<String>> {
 
 fn under_traffic(signal: Signal) -> Result<()> {
     let lab = topology::calico(1)?;
-    let until = Instant::now() + Duration::from_millis(200);
-    assert!(ask_until(&lab, until)? > 50 / slack(), "the kernel alone answers them all");
+    let asked = ask_around(&lab, Duration::from_millis(200), || Ok(()))?;
+    assert!(asked > 50 / slack(), "the kernel alone answers them all: {asked}");
 
     let mut options = AgentOptions::new(&["cali*"]);
     if Hook::chosen()? == Hook::Tc {
@@ -60,19 +56,13 @@ fn under_traffic(signal: Signal) -> Result<()> {
         options = options.args(&["--hook", "tc", "--tc-attach", "tcx"]);
     }
     let mut agent = options.start(lab.node())?;
-    let until = Instant::now() + Duration::from_millis(2500);
-    let asked = thread::scope(|scope| -> Result<u32> {
-        let traffic = scope.spawn(|| ask_until(&lab, until));
+    let asked = ask_around(&lab, Duration::from_millis(1500), || {
         thread::sleep(Duration::from_millis(500));
         let status = agent.status()?;
-        assert!(
-            status.answered("cali0") > u64::from(50 / slack()),
-            "the fast path answers before the end: {}",
-            status.0
-        );
+        let answered = status.answered("cali0");
+        ensure!(answered > u64::from(50 / slack()), "the fast path answers before the end: {}", status.0);
         agent.signal(signal)?;
-        agent.wait()?;
-        traffic.join().unwrap_or_else(|panic| resume_unwind(panic))
+        agent.wait().map(drop)
     })?;
     println!("{asked} requests around {signal}, each answered once");
     assert!(asked > 500 / slack(), "{asked}");

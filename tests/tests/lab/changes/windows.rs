@@ -31,7 +31,7 @@ impl Case {
         let p0 = self.lab.host("p0");
         until_fast(&self.agent, p0, tpa)?;
         let stream = Stream::around(p0, tpa, AFTER, || change(&self.lab))?;
-        ensure!(stream.earlier().all(|asked| asked.replies == 1), "before {what}: {:?}", stream.asked);
+        ensure!(stream.earlier().all(|asked| asked.replies() == 1), "before {what}: {:?}", stream.asked);
         let (wrong, last) = stream.answered_later();
         println!(
             "{what}: {wrong} of {} requests answered after the command had come back, the last {} µs after it",
@@ -162,7 +162,7 @@ fn a_deleted_neighbour_is_learnt_again() -> Result<()> {
         until_fast(&case.agent, p0, ROUTED_TARGET)?;
         let stream =
             Stream::around(p0, ROUTED_TARGET, AFTER, || case.lab.node().ip("neigh del 10.5.0.5 dev v0").map(drop))?;
-        assert!(stream.asked.iter().all(|asked| asked.replies == 1), "{:?}", stream.asked);
+        assert!(stream.asked.iter().all(|asked| asked.replies() == 1), "{:?}", stream.asked);
         let entry = case.lab.node().neighbour("v0", p0.ip())?;
         assert_eq!(entry.and_then(|entry| entry.lladdr), Some(p0.mac()), "{entry:?}");
     }

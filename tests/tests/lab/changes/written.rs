@@ -34,7 +34,7 @@ fn turn(lab: &Lab, agent: &Agent, key: &str, (on, off): (i64, i64), tpa: [u8; 4]
     lab.node().sysctl(key, on)?;
     until_fast(agent, p0, tpa)?;
     let stream = Stream::around(p0, tpa, AFTER, || lab.node().sysctl(key, off))?;
-    ensure!(stream.earlier().all(|asked| asked.replies == 1), "before {key} = {off}: {:?}", stream.asked);
+    ensure!(stream.earlier().all(|asked| asked.replies() == 1), "before {key} = {off}: {:?}", stream.asked);
     ensure!(stream.later().count() > 0, "nothing was asked after {key} = {off}");
     let (wrong, last) = stream.answered_later();
     if wrong > 0 {
@@ -157,7 +157,7 @@ fn settings_that_decide_nothing_here_cost_no_answer() -> Result<()> {
                 lab.node().sysctl(&key, 1)?;
                 lab.node().sysctl(&key, 0)
             })?;
-            ensure!(stream.asked.iter().all(|asked| asked.replies == 1), "{key}: {:?}", stream.asked);
+            ensure!(stream.asked.iter().all(|asked| asked.replies() == 1), "{key}: {:?}", stream.asked);
             assert!(agent.status()?.0["settings_written"].as_u64() > before, "{key} is not noticed");
         }
     }
@@ -181,7 +181,11 @@ fn writes_without_effect_only_pass_frames_for_a_while() -> Result<()> {
         elsewhere.sysctl(path, 1)?;
         elsewhere.sysctl(path, 0)
     })?;
-    ensure!(stream.asked.iter().all(|asked| asked.replies == 1), "the kernel answers all the time: {:?}", stream.asked);
+    ensure!(
+        stream.asked.iter().all(|asked| asked.replies() == 1),
+        "the kernel answers all the time: {:?}",
+        stream.asked
+    );
     until_fast(&agent, p0, ROUTED_TARGET)?;
     let passed = agent.status()?.passed("v0");
     assert!(passed.get("setting_written").is_some_and(|&count| count > 0), "{passed:?}");

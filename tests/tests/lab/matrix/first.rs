@@ -138,7 +138,7 @@ fn arptables_rules_are_seen_coming_and_going() -> Result<()> {
         let drop_all = || lab.node().exec("arptables-legacy -A INPUT -j DROP").map(drop);
         let stream = Stream::around(p0, L, Duration::from_millis(350), drop_all)?;
         println!("arptables-legacy -A: the last answer {:?} after it", stream.answered_later().1);
-        assert!(stream.later().last().is_some_and(|asked| asked.replies == 0), "{:?}", stream.asked.last());
+        assert!(stream.later().last().is_some_and(|asked| asked.replies() == 0), "{:?}", stream.asked.last());
         lab.node().exec("arptables-legacy -F")?;
     }
     until_fast(&agent, p0, L)
