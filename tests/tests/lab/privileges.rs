@@ -66,28 +66,21 @@ fn suffices(hook: &[&str]) -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn the_documented_capabilities_suffice_for_tc_by_clsact() -> Result<()> {
-    needs_root!();
-    suffices(&["--hook", "tc", "--tc-attach", "clsact"])
+macro_rules! documented_capabilities_suffice {
+    ($($name:ident: $($argument:literal)+;)+) => {$(
+        #[test]
+        fn $name() -> Result<()> {
+            needs_root!();
+            suffices(&[$($argument),+])
+        }
+    )+};
 }
 
-#[test]
-fn the_documented_capabilities_suffice_for_tc_by_tcx() -> Result<()> {
-    needs_root!();
-    suffices(&["--hook", "tc", "--tc-attach", "tcx"])
-}
-
-#[test]
-fn the_documented_capabilities_suffice_for_xdp_on_socket_buffers() -> Result<()> {
-    needs_root!();
-    suffices(&["--hook", "xdp", "--xdp-mode", "skb"])
-}
-
-#[test]
-fn the_documented_capabilities_suffice_for_xdp_in_the_driver() -> Result<()> {
-    needs_root!();
-    suffices(&["--hook", "xdp", "--xdp-mode", "driver"])
+documented_capabilities_suffice! {
+    documented_capabilities_suffice_for_tc_by_clsact: "--hook" "tc" "--tc-attach" "clsact";
+    documented_capabilities_suffice_for_tc_by_tcx: "--hook" "tc" "--tc-attach" "tcx";
+    documented_capabilities_suffice_for_xdp_on_socket_buffers: "--hook" "xdp" "--xdp-mode" "skb";
+    documented_capabilities_suffice_for_xdp_in_the_driver: "--hook" "xdp" "--xdp-mode" "driver";
 }
 
 /// It is enough, but for a file that only root may read, and that is there while the module arp_tables is loaded.

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 use std::iter::Sum;
-use std::ops::Add;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -20,21 +19,13 @@ impl fmt::Display for Counts {
     }
 }
 
-impl Add for Counts {
-    type Output = Counts;
-
-    fn add(self, other: Counts) -> Counts {
-        Counts {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            skipped: self.skipped + other.skipped,
-        }
-    }
-}
-
 impl Sum for Counts {
     fn sum<I: Iterator<Item = Counts>>(counts: I) -> Counts {
-        counts.fold(Counts::default(), Add::add)
+        counts.fold(Counts::default(), |sum, Counts { passed, failed, skipped }| Counts {
+            passed: sum.passed + passed,
+            failed: sum.failed + failed,
+            skipped: sum.skipped + skipped,
+        })
     }
 }
 

@@ -3,26 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{Answerer, Host, SideBySide, needs_root, slack, stretched};
+use lab::{Answerer, Host, needs_root, slack, stretched};
 
+use super::devices::pass_for;
 use super::{L, X, base};
-
-/// Sends `frame` in both labs and gives how many answers come within `wait`. The program must pass it for its delay.
-fn later(parity: &mut SideBySide, frame: fn(&Host) -> Vec<u8>, wait: Duration) -> Result<[usize; 2]> {
-    let before = parity.agent().status()?;
-    let mut answers = Vec::new();
-    parity.both(|lab| {
-        let p0 = lab.host("p0");
-        answers.push(p0.ask_within(&frame(p0), wait + stretched(Duration::from_millis(200)))?);
-        Ok(())
-    })?;
-    let after = parity.agent().status()?;
-    ensure!(after.answered("v0") == before.answered("v0"), "the fast path answered: {}", after.0);
-    let passed = |status: &lab::Status| status.passed("v0").get("proxy_delay").copied().unwrap_or(0);
-    ensure!(passed(&after) == passed(&before) + 1, "not passed for its delay: {}", after.0);
-    ensure!(answers[0] == answers[1], "kernel alone {:02x?}, with the fast path {:02x?}", answers[0], answers[1]);
-    Ok([answers[0].len(), answers[1].len()])
-}
 
 fn to_a_group(host: &Host) -> Vec<u8> {
     let mut frame = host.who_has(X).to_vec();
@@ -36,8 +20,8 @@ fn k096_a_proxy_delay_is_the_kernel_s() -> Result<()> {
     let mut parity = base()?;
     // In hundredths of a second: the default.
     parity.node_sysctl("net.ipv4.neigh.v0.proxy_delay", 80)?;
-    assert_eq!(later(&mut parity, |p0| p0.who_has(X).to_vec(), Duration::from_millis(800))?, [1, 1], "broadcast");
-    assert_eq!(later(&mut parity, to_a_group, Duration::from_millis(800))?, [1, 1], "multicast");
+    let frames: [fn(&Host) -> Vec<u8>; 2] = [|p0| p0.who_has(X).to_vec(), to_a_group];
+    assert_eq!(pass_for(&mut parity, "proxy_delay", Duration::from_millis(800), &frames)?, [1, 1]);
     parity.node_sysctl("net.ipv4.neigh.v0.proxy_delay", 0)?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(X))?.by, Answerer::FastPath, "without it again");
     Ok(())

@@ -57,13 +57,17 @@ fn tagged(host: &Host, id: u8) -> Vec<u8> {
     frame
 }
 
-/// What comes back in each lab within a while, sorted: where several devices answer, none is the first. For links that
+/// What comes back in each lab within `wait` and a little more, sorted: where several devices answer, none is the first. For links that
 /// carry no marker.
-pub(super) fn answers(parity: &mut SideBySide, frame: impl Fn(&Host) -> Vec<u8>) -> Result<[Vec<Vec<u8>>; 2]> {
+pub(super) fn answers(
+    parity: &mut SideBySide,
+    wait: Duration,
+    frame: impl Fn(&Host) -> Vec<u8>,
+) -> Result<[Vec<Vec<u8>>; 2]> {
     let mut answers = Vec::new();
     parity.both(|lab| {
         let p0 = lab.host("p0");
-        let mut received = p0.ask_within(&frame(p0), stretched(Duration::from_millis(100)))?;
+        let mut received = p0.ask_within(&frame(p0), wait + stretched(Duration::from_millis(100)))?;
         received.sort();
         answers.push(received);
         Ok(())
@@ -74,13 +78,18 @@ pub(super) fn answers(parity: &mut SideBySide, frame: impl Fn(&Host) -> Vec<u8>)
     }
 }
 
-/// The same frames to both labs: both must answer alike, and the fast path must pass each for `reason`. The number of
-/// answers to each.
-pub(super) fn pass_for(parity: &mut SideBySide, reason: &str, frames: &[fn(&Host) -> Vec<u8>]) -> Result<Vec<usize>> {
+/// The same frames to both labs, of which the answers come within `wait`: both must answer alike, and the fast path must
+/// pass each for `reason`. The number of answers to each.
+pub(super) fn pass_for(
+    parity: &mut SideBySide,
+    reason: &str,
+    wait: Duration,
+    frames: &[fn(&Host) -> Vec<u8>],
+) -> Result<Vec<usize>> {
     let before = parity.agent().status()?;
     let mut counts = Vec::new();
     for frame in frames {
-        let [alone, fast] = answers(parity, frame)?;
+        let [alone, fast] = answers(parity, wait, frame)?;
         ensure!(alone == fast, "frame {}: the kernel alone {alone:02x?}\nwith the fast path {fast:02x?}", counts.len());
         counts.push(alone.len());
     }
@@ -206,7 +215,7 @@ fn enslaved(make: &[&str], release: &[&str], answered: &[usize]) -> Result<()> {
     parity.change(|lab| run_all(lab, make))?;
     let frames: [fn(&Host) -> Vec<u8>; 3] =
         [|p0| p0.who_has(L).to_vec(), |p0| p0.who_has(X).to_vec(), |p0| p0.probe(L).to_vec()];
-    assert_eq!(pass_for(&mut parity, "interface_has_master", &frames)?, answered);
+    assert_eq!(pass_for(&mut parity, "interface_has_master", Duration::ZERO, &frames)?, answered);
     parity.change(|lab| run_all(lab, release))?;
     parity.learn("p0", L)?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath, "released");
@@ -321,7 +330,7 @@ fn for_the_device_elsewhere(p0: &Host) -> Vec<u8> {
 fn k029_a_macvlan_in_another_namespace() -> Result<()> {
     needs_devices!("macvlan");
     let (mut parity, elsewhere) = stacked_elsewhere("address 02:00:00:00:06:06 type macvlan mode bridge")?;
-    let answers = pass_for(&mut parity, "interface_has_upper", &[for_the_device_elsewhere])?;
+    let answers = pass_for(&mut parity, "interface_has_upper", Duration::ZERO, &[for_the_device_elsewhere])?;
     ensure!(answers != [0], "the device elsewhere does not answer");
     // While it is down it takes nothing, and is not seen.
     let set =
@@ -332,7 +341,7 @@ fn k029_a_macvlan_in_another_namespace() -> Result<()> {
     assert_eq!(parity.ask("p0", |p0| p0.who_has(L))?.by, Answerer::FastPath);
     set("up")?;
     parity.agent().in_sync()?;
-    pass_for(&mut parity, "interface_has_upper", &[for_the_device_elsewhere])?;
+    pass_for(&mut parity, "interface_has_upper", Duration::ZERO, &[for_the_device_elsewhere])?;
     Ok(())
 }
 
@@ -341,7 +350,7 @@ fn k029_a_macvlan_in_another_namespace() -> Result<()> {
 fn k029_an_ipvlan_in_another_namespace() -> Result<()> {
     needs_devices!("ipvlan");
     let (mut parity, _) = stacked_elsewhere("type ipvlan mode l2")?;
-    let [alone, fast] = answers(&mut parity, for_the_device_elsewhere)?;
+    let [alone, fast] = answers(&mut parity, Duration::ZERO, for_the_device_elsewhere)?;
     assert!(!alone.is_empty(), "{alone:02x?}");
     assert_eq!(fast, alone, "the device elsewhere answers too");
     Ok(())

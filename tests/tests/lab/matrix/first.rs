@@ -31,7 +31,7 @@ fn comes_and_goes<Thing>(
     };
     let mut parity = SideBySide::start(build, &["v0"])?;
     for there in ["at the start", "while it runs"] {
-        let answers = pass_for(&mut parity, reason, &[REQUEST]).with_context(|| there.to_owned())?;
+        let answers = pass_for(&mut parity, reason, Duration::ZERO, &[REQUEST]).with_context(|| there.to_owned())?;
         ensure!(answers == [answered], "{there}: {answers:?}, not {answered} answers");
         // In the order in which both labs got theirs.
         parity.change(|lab| unmake(lab, things.borrow_mut().remove(0)))?;
@@ -306,14 +306,14 @@ fn k025_a_tag_beside_the_frame() -> Result<()> {
         programs.push(tag(lab)?);
         Ok(())
     })?;
-    let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
+    let [alone, fast] = answers(&mut parity, Duration::ZERO, |p0| p0.who_has(L).to_vec())?;
     assert_eq!(alone, [[0; 0]; 0], "id 100, without a device for it: nobody answers");
     // The known exception (docs/semantics.md): XDP cannot see the tag. The other hook can.
     let seen = Hook::chosen()? == Hook::Tc;
     assert_eq!(fast.len(), usize::from(!seen), "{fast:02x?}");
     // The remedy that the documentation names: the tag is in the frame then.
     parity.change(|lab| lab.host("p0").namespace().exec("ethtool -K eth0 tx-vlan-offload off").map(drop))?;
-    let [alone, fast] = answers(&mut parity, |p0| p0.who_has(L).to_vec())?;
+    let [alone, fast] = answers(&mut parity, Duration::ZERO, |p0| p0.who_has(L).to_vec())?;
     assert_eq!((alone.len(), fast.len()), (0, 0));
     Ok(())
 }
