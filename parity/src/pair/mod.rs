@@ -7,11 +7,11 @@
 //! as silence); the multipath hash has the same seed on both.
 
 mod frames;
-mod pair;
+mod play;
 mod script;
 mod side;
 
 pub use frames::Frame;
-pub use pair::{Batch, Divergence, Pair, Seen};
+pub use play::{Batch, Divergence, Pair, Seen};
 pub use script::{Script, Step};
 pub use side::{NODE_MAC, PORTS, stillness};
