@@ -3,16 +3,15 @@
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use arp_common::settings::NETNS_WAY;
+use aya_obj::generated::BTF_KIND_STRUCT;
 use memmap2::MmapMut;
 use std::fs::File;
 use std::io::Read as _;
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// The first two bytes of such a description, in the machine's order.
+/// The first two bytes of such a description, in the machine's order: `BTF_MAGIC` (include/uapi/linux/btf.h).
 const MAGIC: u16 = 0xeb9f;
-/// `BTF_KIND_STRUCT`.
-const STRUCT: u32 = 4;
 
 /// Where the members of [`NETNS_WAY`] lie, in bytes.
 ///
@@ -64,13 +63,13 @@ fn offsets<const N: usize>(btf: &[u8], members: &[(&str, &str); N]) -> Result<[u
             // Arrays.
             3 => 12,
             // Structures and unions, data sections, 64-bit enumerations.
-            STRUCT | 5 | 15 | 19 => 12 * count,
+            BTF_KIND_STRUCT | 5 | 15 | 19 => 12 * count,
             // Enumerations, function prototypes.
             6 | 13 => 8 * count,
             _ => bail!("unknown kind of type {kind}"),
         };
         let mut rest = Bytes(types.take(rest as usize)?);
-        if kind != STRUCT || !members.iter().any(|(structure, _)| is(name, structure)) {
+        if kind != BTF_KIND_STRUCT || !members.iter().any(|(structure, _)| is(name, structure)) {
             continue;
         }
         for _ in 0..count {
@@ -130,7 +129,7 @@ mod tests {
             4,
             32, //
             a,
-            STRUCT << 24 | 2,
+            BTF_KIND_STRUCT << 24 | 2,
             8,
             x,
             1,
@@ -139,7 +138,7 @@ mod tests {
             1,
             32, //
             b,
-            1 << 31 | STRUCT << 24 | 2,
+            1 << 31 | BTF_KIND_STRUCT << 24 | 2,
             16,
             x,
             1,

@@ -6,13 +6,11 @@ use anyhow::Context as _;
 use arp_common::fib::{CHUNK_NODES, Entry};
 use arp_common::maps::FibNode;
 use aya::maps::{ArrayOfMaps, MapData};
+use aya_obj::generated::BPF_F_MMAPABLE;
 use aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_ARRAY;
 use memmap2::{MmapOptions, MmapRaw};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
-const MMAPABLE: u32 = 1 << 10;
 
 /// The elements of an mmapable array, as machine words.
 #[derive(Debug)]
@@ -94,7 +92,7 @@ impl Chunks {
     pub(super) fn grow(&mut self) -> anyhow::Result<()> {
         let Chunks { what, elements, size, .. } = *self;
         let key = size_of::<u32>() as u32;
-        let shape = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, size, elements, MMAPABLE);
+        let shape = aya_obj::Map::new_from_params(BPF_MAP_TYPE_ARRAY as u32, key, size, elements, BPF_F_MMAPABLE);
         let chunk = MapData::create(shape, "arp_chunk", None)
             .with_context(|| format!("no memory for another {elements} {what}"))?;
         self.outer

@@ -23,11 +23,11 @@ pub struct ProgramRun {
     pub frame: Vec<u8>,
 }
 
-/// TC_ACT_UNSPEC: the frame is left to whoever comes next.
+/// TC_ACT_UNSPEC (include/uapi/linux/pkt_cls.h): the frame is left to whoever comes next.
 pub const TC_ACT_UNSPEC: u32 = u32::MAX;
 /// TC_ACT_REDIRECT.
 pub const TC_ACT_REDIRECT: u32 = 7;
-/// XDP_PASS.
+/// XDP_PASS (include/uapi/linux/bpf.h).
 pub const XDP_PASS: u32 = 2;
 /// XDP_TX.
 pub const XDP_TX: u32 = 3;

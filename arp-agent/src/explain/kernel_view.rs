@@ -7,10 +7,11 @@ use crate::dataplane::fake::Fake;
 use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
 use crate::mirror::Mirror;
 use crate::mirror::desired::are_default;
-use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use arp_common::maps::IfaceAddr;
+use nix::libc;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -145,7 +146,7 @@ impl KernelView {
     /// What has to be told for the kernel to have learnt the sender, and what takes it back.
     pub(super) fn learnt(&self, question: &Question) -> (Event, Event) {
         let Question { ifindex, sender, sender_mac, .. } = *question;
-        let entry = NeighbourEntry { ifindex, addr: sender, state: NUD_STALE, lladdr: Some(sender_mac.bytes()) };
+        let entry = NeighbourEntry { ifindex, addr: sender, state: libc::NUD_STALE, lladdr: Some(sender_mac.bytes()) };
         let before = match self.snapshot().neighbours.get(&IfaceAddr { ifindex, addr: sender.octets() }) {
             Some(entry) => Event::Neighbour(entry.clone()),
             None => Event::NeighbourGone { ifindex, addr: sender },
@@ -249,7 +250,6 @@ impl KernelView {
                 gone,
             ));
         }
-        const IFF_UP: u32 = 1;
         let others = snapshot.links.values().filter(|other| other.ifindex != link.ifindex && other.name != "lo");
         let other = others.into_iter().find(|other| other.flags & IFF_UP != 0 && other.settings.is_some());
         if let Some(other) = other.filter(|_| best_route(snapshot, question.target).is_none()) {
@@ -268,7 +268,6 @@ impl KernelView {
     }
 }
 
-const NUD_STALE: u16 = 0x04;
 /// What every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
 const DEFAULT_RULES: [RoutingRule; 3] = [
     RoutingRule { priority: 0, plain_lookup: Some(TABLE_LOCAL) },

@@ -13,6 +13,7 @@ use crate::event::Link;
 use anyhow::Context as _;
 use aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS;
 use globset::{Glob, GlobSet, GlobSetBuilder};
+use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -349,8 +350,7 @@ impl Attachments {
         first: usize,
         mut refused: Vec<String>,
     ) -> Attachment {
-        const ARPHRD_ETHER: u16 = 1;
-        if link.hardware_type != ARPHRD_ETHER {
+        if link.hardware_type != libc::ARPHRD_ETHER {
             return Attachment::Refused(format!("{}: not an Ethernet device", link.name));
         }
         for (index, candidate) in candidates(self.hook_config, link, self.knows_tcx).into_iter().enumerate().skip(first)

@@ -3,7 +3,9 @@
 
 use crate::dataplane::HookKind;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
-use aya_obj::generated::{BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd};
+use aya_obj::generated::{
+    BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd, bpf_link_type,
+};
 use nix::libc;
 use std::ffi::CString;
 use std::io;
@@ -65,8 +67,7 @@ impl HookLink {
     /// # Errors
     /// The kernel does not say; or it is no link of XDP or tcx.
     pub(super) fn tied(&self) -> io::Result<Tied> {
-        /// `BPF_LINK_TYPE_XDP` and `BPF_LINK_TYPE_TCX` (include/uapi/linux/bpf.h).
-        const TYPES: [u32; 2] = [6, 11];
+        const TYPES: [u32; 2] = [bpf_link_type::BPF_LINK_TYPE_XDP as u32, bpf_link_type::BPF_LINK_TYPE_TCX as u32];
         // Of `struct bpf_link_info`: type, id, prog_id, padding; of an XDP or a tcx link, its ifindex, and more.
         let mut info = [0_u32; 16];
         // bpf_fd, info_len, info.
@@ -111,13 +112,11 @@ impl HookLink {
 /// # Errors
 /// Before Linux 5.14 the kernel does not say.
 pub(super) fn netns_cookie() -> io::Result<u64> {
-    /// include/uapi/asm-generic/socket.h.
-    const SO_NETNS_COOKIE: i32 = 71;
     let socket = UnixDatagram::unbound()?;
     let (mut cookie, mut length) = (0_u64, size_of::<u64>() as libc::socklen_t);
     let (at, length) = ((&raw mut cookie).cast(), &raw mut length);
     // SAFETY: both pointers are to what lives until the call is over, and the length is the first one's.
-    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, at, length) };
+    let result = unsafe { libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, at, length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 

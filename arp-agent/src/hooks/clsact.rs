@@ -12,6 +12,11 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use std::{io, process};
 
 use anyhow::{Context, Result};
+use aya_obj::generated::{
+    TC_H_CLSACT, TC_H_MAJ_MASK, TC_H_MIN_EGRESS, TC_H_MIN_INGRESS, TCA_BPF_FD, TCA_BPF_FLAG_ACT_DIRECT, TCA_BPF_FLAGS,
+    TCA_BPF_NAME,
+};
+use linux_raw_sys::netlink as raw;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::libc;
@@ -32,27 +37,19 @@ const MADE_QDISC: &str = "+qdisc";
 /// The number of the chain that marks a queueing discipline as made here: `ARP`. It has 28 bits at most.
 const MARK: u32 = 0x0041_5250;
 
-/// Both directions of a clsact: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS) and …EGRESS.
-const INGRESS: u32 = 0xffff_fff2;
-const EGRESS: u32 = 0xffff_fff3;
-/// TC_H_CLSACT, and the handle that a clsact always has.
-const CLSACT: u32 = 0xffff_fff1;
-const CLSACT_HANDLE: u32 = 0xffff_0000;
+/// Both directions of a clsact: TC_H_MAKE(TC_H_CLSACT, …), include/uapi/linux/pkt_sched.h.
+const INGRESS: u32 = TC_H_MAJ_MASK & TC_H_CLSACT | TC_H_MIN_INGRESS;
+const EGRESS: u32 = TC_H_MAJ_MASK & TC_H_CLSACT | TC_H_MIN_EGRESS;
+/// The handle that a clsact always has.
+const CLSACT_HANDLE: u32 = TC_H_MAJ_MASK & TC_H_CLSACT;
 
-// TCA_*, include/uapi/linux/rtnetlink.h, and TCA_BPF_*, include/uapi/linux/pkt_cls.h.
-const KIND: u16 = 1;
-const OPTIONS: u16 = 2;
-const CHAIN: u16 = 11;
-const BPF_FD: u16 = 6;
-const BPF_NAME: u16 = 7;
-const BPF_FLAGS: u16 = 8;
-/// TCA_BPF_FLAG_ACT_DIRECT: what the program returns is what is done.
-const DIRECT_ACTION: u32 = 1;
-/// include/uapi/linux/rtnetlink.h.
-const RTM_NEWCHAIN: u16 = 100;
-const RTM_GETCHAIN: u16 = 102;
+const BPF_FD: u16 = TCA_BPF_FD as u16;
+const BPF_NAME: u16 = TCA_BPF_NAME as u16;
+const BPF_FLAGS: u16 = TCA_BPF_FLAGS as u16;
+const RTM_NEWCHAIN: u16 = raw::RTM_NEWCHAIN as u16;
+const RTM_GETCHAIN: u16 = raw::RTM_GETCHAIN as u16;
 
-const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_ARP: u16 = libc::ETH_P_ARP as u16;
 /// Our filter's handle among those of its priority.
 const HANDLE: u32 = 1;
 
@@ -276,8 +273,8 @@ impl Filters {
 
     /// Says whether there was none before.
     fn add_qdisc(&mut self, ifindex: u32) -> Result<bool> {
-        let request = NetlinkRequest::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0))
-            .with_bytes(KIND, b"clsact\0");
+        let request = NetlinkRequest::new(libc::RTM_NEWQDISC, &header(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0))
+            .with_bytes(libc::TCA_KIND, b"clsact\0");
         match self.socket.command("adding a clsact queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL) {
             Ok(_) => Ok(true),
             // An `ingress` one takes filters just so.
@@ -291,10 +288,11 @@ impl Filters {
         let mut options = Vec::new();
         append_attribute(&mut options, BPF_FD, &program.to_ne_bytes());
         append_attribute(&mut options, BPF_NAME, format!("{PREFIX}{}\0", self.name).as_bytes());
-        append_attribute(&mut options, BPF_FLAGS, &DIRECT_ACTION.to_ne_bytes());
+        // What the program returns is what is done.
+        append_attribute(&mut options, BPF_FLAGS, &TCA_BPF_FLAG_ACT_DIRECT.to_ne_bytes());
         let request = NetlinkRequest::new(libc::RTM_NEWTFILTER, &header(ifindex, HANDLE, INGRESS, info))
-            .with_bytes(KIND, b"bpf\0")
-            .with_bytes(OPTIONS, &options);
+            .with_bytes(libc::TCA_KIND, b"bpf\0")
+            .with_bytes(libc::TCA_OPTIONS, &options);
         let answer = self.socket.command("setting a tc filter", &request, flags | NLM_F_ECHO)?;
         let message = wire::messages(answer).next().context("the kernel does not say which priority it took")??;
         Ok(dumped(&message)?.context("the kernel answers with another filter")?.info)
@@ -306,19 +304,19 @@ impl Filters {
             return Ok(false);
         }
         let request = NetlinkRequest::new(libc::RTM_DELTFILTER, &header(ifindex, dumped.handle, INGRESS, dumped.info))
-            .with_bytes(KIND, b"bpf\0");
+            .with_bytes(libc::TCA_KIND, b"bpf\0");
         let removed = self.socket.command("removing a tc filter", &request, 0).map(drop);
         let was_there = removed.is_ok();
         gone_is_fine(removed).map(|()| was_there)
     }
 
     fn remove_qdisc(&mut self, ifindex: u32) -> Result<()> {
-        let request = NetlinkRequest::new(libc::RTM_DELQDISC, &header(ifindex, CLSACT_HANDLE, CLSACT, 0));
+        let request = NetlinkRequest::new(libc::RTM_DELQDISC, &header(ifindex, CLSACT_HANDLE, TC_H_CLSACT, 0));
         gone_is_fine(self.socket.command("removing a clsact queueing discipline", &request, 0).map(drop))
     }
 
     fn mark(&mut self, ifindex: u32) {
-        let request = NetlinkRequest::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        let request = NetlinkRequest::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(libc::TCA_CHAIN, MARK);
         let marked =
             self.socket.command("marking a queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL).map(drop);
         // Without its mark it stays when all else is removed.
@@ -332,7 +330,7 @@ impl Filters {
     }
 
     fn is_marked(&mut self, ifindex: u32) -> bool {
-        let request = NetlinkRequest::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(CHAIN, MARK);
+        let request = NetlinkRequest::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(libc::TCA_CHAIN, MARK);
         self.socket.get("the mark of a queueing discipline", &request).is_ok()
     }
 
@@ -386,8 +384,8 @@ fn dumped(message: &Message<'_>) -> Result<Option<DumpedFilter>> {
         return Ok(None);
     }
     let (header, rest) = message.split::<TC_LEN>()?;
-    let options = wire::attribute(rest, OPTIONS)?;
-    let is_bpf = wire::attribute(rest, KIND)?.map(wire::text).as_deref() == Some("bpf");
+    let options = wire::attribute(rest, libc::TCA_OPTIONS)?;
+    let is_bpf = wire::attribute(rest, libc::TCA_KIND)?.map(wire::text).as_deref() == Some("bpf");
     let name = match options.filter(|_| is_bpf) {
         Some(options) => wire::attribute(options, BPF_NAME)?.map(wire::text),
         None => None,

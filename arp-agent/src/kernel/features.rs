@@ -14,15 +14,12 @@ use crate::netlink::{
 /// `struct genlmsghdr`.
 pub(super) const GENL_LEN: usize = 4;
 
-// include/uapi/linux/genetlink.h.
-const GENL_ID_CTRL: u16 = 0x10;
-const CTRL_CMD_GETFAMILY: u8 = 3;
-const CTRL_ATTR_FAMILY_ID: u16 = 1;
-const CTRL_ATTR_FAMILY_NAME: u16 = 2;
-const CTRL_ATTR_MCAST_GROUPS: u16 = 7;
-const CTRL_ATTR_MCAST_GRP_NAME: u16 = 1;
-const CTRL_ATTR_MCAST_GRP_ID: u16 = 2;
-// include/uapi/linux/netdev.h.
+const CTRL_ATTR_FAMILY_ID: u16 = libc::CTRL_ATTR_FAMILY_ID as u16;
+const CTRL_ATTR_FAMILY_NAME: u16 = libc::CTRL_ATTR_FAMILY_NAME as u16;
+const CTRL_ATTR_MCAST_GROUPS: u16 = libc::CTRL_ATTR_MCAST_GROUPS as u16;
+const CTRL_ATTR_MCAST_GRP_NAME: u16 = libc::CTRL_ATTR_MCAST_GRP_NAME as u16;
+const CTRL_ATTR_MCAST_GRP_ID: u16 = libc::CTRL_ATTR_MCAST_GRP_ID as u16;
+// include/uapi/linux/netdev.h: no crate has them.
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_CMD_DEV_DEL_NTF: u8 = 3;
 const NETDEV_CMD_DEV_CHANGE_NTF: u8 = 4;
@@ -53,7 +50,7 @@ impl Features {
             Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => return Ok(None),
             socket => socket?,
         };
-        let request = NetlinkRequest::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0])
+        let request = NetlinkRequest::new(libc::GENL_ID_CTRL as u16, &[libc::CTRL_CMD_GETFAMILY as u8, 1, 0, 0])
             .with_bytes(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
         let family = match socket.get("the generic netlink family netdev", &request) {
             Err(error) if errno(&error) == Some(libc::ENOENT) => return Ok(None),

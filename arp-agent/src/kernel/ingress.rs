@@ -1,6 +1,9 @@
 //! Decoding of what else may see or hold back a frame: netfilter chains and queueing disciplines.
 
 use anyhow::{Context, Result};
+use aya_obj::generated::TC_H_INGRESS;
+use linux_raw_sys::netlink as raw;
+use nix::libc;
 
 use crate::netlink::wire::{self, Message};
 
@@ -10,10 +13,10 @@ pub(super) const NFGEN_LEN: usize = 4;
 pub(crate) const TC_LEN: usize = 20;
 
 /// `NFPROTO_ARP` and `NFPROTO_NETDEV`.
-pub(super) const FAMILY_ARP: u8 = 3;
-pub(super) const FAMILY_NETDEV: u8 = 5;
+pub(super) const FAMILY_ARP: u8 = libc::NFPROTO_ARP as u8;
+pub(super) const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
 
-// NFTA_*, include/uapi/linux/netfilter/nf_tables.h.
+// NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
 const CHAIN_HOOK: u16 = 4;
 const HOOK_DEV: u16 = 3;
 const HOOK_DEVS: u16 = 4;
@@ -21,23 +24,23 @@ const DEVICE_NAME: u16 = 1;
 /// Since 6.18: a name that stands for all that begin with it.
 const DEVICE_PREFIX: u16 = 2;
 
-const TCA_KIND: u16 = 1;
-const TCA_INGRESS_BLOCK: u16 = 13;
-const TCA_EGRESS_BLOCK: u16 = 14;
-/// The parent of both `ingress` and `clsact`.
-const TC_H_INGRESS: u32 = 0xffff_fff1;
+const TCA_INGRESS_BLOCK: u16 = raw::TCA_INGRESS_BLOCK as u16;
+const TCA_EGRESS_BLOCK: u16 = raw::TCA_EGRESS_BLOCK as u16;
 
-/// `NFT_MSG_*` below the subsystem's number, include/uapi/linux/netfilter/nf_tables.h.
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-pub(super) const GET_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
-const NEW_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8;
-const DEL_TABLE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 2;
-const NEW_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 3;
-const DEL_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 5;
+pub(super) const GET_CHAIN: u16 = nftables(libc::NFT_MSG_GETCHAIN);
+const NEW_TABLE: u16 = nftables(libc::NFT_MSG_NEWTABLE);
+const DEL_TABLE: u16 = nftables(libc::NFT_MSG_DELTABLE);
+const NEW_CHAIN: u16 = nftables(libc::NFT_MSG_NEWCHAIN);
+const DEL_CHAIN: u16 = nftables(libc::NFT_MSG_DELCHAIN);
+const NEW_GENERATION: u16 = nftables(libc::NFT_MSG_NEWGEN);
+
+/// A message's type: NFT_MSG_* below the subsystem's number.
+pub(super) const fn nftables(message: i32) -> u16 {
+    (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
+}
 
 /// Tables, chains, rules, sets and their elements: all that decides what becomes of a frame. NFT_MSG_NEWGEN comes next.
 pub(super) fn is_ruleset(kind: u16) -> bool {
-    const NEW_GENERATION: u16 = NFNL_SUBSYS_NFTABLES << 8 | 15;
     (NEW_TABLE..NEW_GENERATION).contains(&kind)
 }
 
@@ -100,8 +103,9 @@ fn device(kind: u16, value: &[u8]) -> Bound {
 pub(crate) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
     let (header, rest) = message.split::<TC_LEN>()?;
     let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
-    let kind = wire::attribute(rest, TCA_KIND)?.map(wire::text);
+    let kind = wire::attribute(rest, libc::TCA_KIND)?.map(wire::text);
     let named = matches!(kind.as_deref(), Some("ingress" | "clsact"));
+    // The parent of both.
     Ok((named || parent == TC_H_INGRESS).then_some(ifindex))
 }
 

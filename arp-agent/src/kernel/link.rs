@@ -1,6 +1,8 @@
 //! Decoding of RTM_NEWLINK and RTM_DELLINK.
 
 use anyhow::{Context, Result};
+use linux_raw_sys::net;
+use linux_raw_sys::netlink as raw;
 use nix::libc;
 
 use crate::event::{Link, Settings};
@@ -13,31 +15,15 @@ const NETCONF_HEADER_LEN: usize = 4;
 /// include/uapi/linux/netconf.h; negative for `all` and `default`.
 const NETCONFA_IFINDEX: u16 = 1;
 
-// IFLA_*, include/uapi/linux/if_link.h.
-const ADDRESS: u16 = 1;
-const IFNAME: u16 = 3;
-const LINK: u16 = 5;
-const MASTER: u16 = 10;
-const WIRELESS: u16 = 11;
-const LINKINFO: u16 = 18;
-const AF_SPEC: u16 = 26;
-pub(super) const EXT_MASK: u16 = 29;
-const CARRIER: u16 = 33;
-const CARRIER_CHANGES: u16 = 35;
-const LINK_NETNSID: u16 = 37;
-const XDP: u16 = 43;
-const PROP_LIST: u16 = 52;
-const ALT_IFNAME: u16 = 53;
-// Nested.
-const INFO_KIND: u16 = 1;
-const INET_CONF: u16 = 1;
-const XDP_ATTACHED: u16 = 2;
-const XDP_PROG_ID: u16 = 4;
-const XDP_HW_PROG_ID: u16 = 7;
-const XDP_ATTACHED_MULTI: u8 = 4;
+// Those that libc lacks.
+const IFLA_INET_CONF: u16 = raw::IFLA_INET_CONF as u16;
+const IFLA_XDP_ATTACHED: u16 = raw::IFLA_XDP_ATTACHED as u16;
+const IFLA_XDP_PROG_ID: u16 = raw::IFLA_XDP_PROG_ID as u16;
+const IFLA_XDP_HW_PROG_ID: u16 = raw::IFLA_XDP_HW_PROG_ID as u16;
+const XDP_ATTACHED_MULTI: u8 = raw::XDP_ATTACHED_MULTI as u8;
 
-/// RTEXT_FILTER_SKIP_STATS: half the dump would be IPv6's counters. (Those of the link itself come all the same.)
-pub(super) const SKIP_STATS: u32 = 1 << 3;
+/// Half the dump would be IPv6's counters. (Those of the link itself come all the same.)
+pub(super) const SKIP_STATS: u32 = libc::RTEXT_FILTER_SKIP_STATS as u32;
 
 /// The link that an RTM_NEWLINK states; `None` if the message is about something else: a bridge's view of its
 /// port (AF_BRIDGE), IPv6 settings (AF_INET6), or a wireless event, which names the link but does not describe it.
@@ -55,25 +41,25 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
     for attribute in wire::attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
-            ADDRESS => link.mac = value.try_into().ok(),
-            IFNAME => link.name = wire::text(value),
-            LINK => link.link = Some(wire::u32_of(value).context("IFLA_LINK")?),
+            libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
+            libc::IFLA_IFNAME => link.name = wire::text(value),
+            libc::IFLA_LINK => link.link = Some(wire::u32_of(value).context("IFLA_LINK")?),
             // 0 is how the kernel says that there is none, where it says it.
-            MASTER => link.master = Some(wire::u32_of(value).context("IFLA_MASTER")?).filter(|m| *m != 0),
-            WIRELESS => return Ok(None),
-            LINKINFO => {
-                link.kind = wire::attribute(value, INFO_KIND).context("IFLA_LINKINFO")?.map(wire::text);
+            libc::IFLA_MASTER => link.master = Some(wire::u32_of(value).context("IFLA_MASTER")?).filter(|m| *m != 0),
+            libc::IFLA_WIRELESS => return Ok(None),
+            libc::IFLA_LINKINFO => {
+                link.kind = wire::attribute(value, libc::IFLA_INFO_KIND).context("IFLA_LINKINFO")?.map(wire::text);
             }
-            AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
-            CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
-            CARRIER_CHANGES => {
+            libc::IFLA_AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
+            libc::IFLA_CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
+            libc::IFLA_CARRIER_CHANGES => {
                 link.carrier_changes = wire::u32_of(value).context("IFLA_CARRIER_CHANGES")?;
             }
-            LINK_NETNSID => {
+            libc::IFLA_LINK_NETNSID => {
                 link.link_netnsid = Some(wire::i32_of(value).context("IFLA_LINK_NETNSID")?);
             }
-            XDP => (link.xdp_program, link.xdp_multiple) = xdp(value).context("IFLA_XDP")?,
-            PROP_LIST => link.altnames = altnames(value).context("IFLA_PROP_LIST")?,
+            libc::IFLA_XDP => (link.xdp_program, link.xdp_multiple) = xdp(value).context("IFLA_XDP")?,
+            libc::IFLA_PROP_LIST => link.altnames = altnames(value).context("IFLA_PROP_LIST")?,
             _ => {}
         }
     }
@@ -104,28 +90,29 @@ fn settings(af_spec: &[u8]) -> Result<Option<Settings>> {
     let Some(inet) = wire::attribute(af_spec, libc::AF_INET as u16)? else {
         return Ok(None);
     };
-    let Some(array) = wire::attribute(inet, INET_CONF)? else {
+    let Some(array) = wire::attribute(inet, IFLA_INET_CONF)? else {
         return Ok(None);
     };
     // The array grows with the kernel. Its indices are IPV4_DEVCONF_* − 1.
-    let value = |index: usize| -> Result<i32> {
+    let value = |setting: usize| -> Result<i32> {
+        let index = setting - 1;
         let cell = array
             .get(4 * index..4 * index + 4)
             .with_context(|| format!("IFLA_INET_CONF of {} bytes has no value {index}", array.len()))?;
         wire::i32_of(cell)
     };
     Ok(Some(Settings {
-        forwarding: value(0)?,
-        proxy_arp: value(2)?,
-        rp_filter: value(7)?,
-        arp_filter: value(12)?,
-        medium_id: value(13)?,
-        arp_ignore: value(18)?,
-        accept_local: value(22)?,
-        proxy_arp_pvlan: value(24)?,
-        route_localnet: value(25)?,
-        ignore_routes_with_linkdown: value(28)?,
-        drop_gratuitous_arp: value(30)?,
+        forwarding: value(net::IPV4_DEVCONF_FORWARDING as usize)?,
+        proxy_arp: value(net::IPV4_DEVCONF_PROXY_ARP as usize)?,
+        rp_filter: value(net::IPV4_DEVCONF_RP_FILTER as usize)?,
+        arp_filter: value(net::IPV4_DEVCONF_ARPFILTER as usize)?,
+        medium_id: value(net::IPV4_DEVCONF_MEDIUM_ID as usize)?,
+        arp_ignore: value(net::IPV4_DEVCONF_ARP_IGNORE as usize)?,
+        accept_local: value(net::IPV4_DEVCONF_ACCEPT_LOCAL as usize)?,
+        proxy_arp_pvlan: value(net::IPV4_DEVCONF_PROXY_ARP_PVLAN as usize)?,
+        route_localnet: value(net::IPV4_DEVCONF_ROUTE_LOCALNET as usize)?,
+        ignore_routes_with_linkdown: value(net::IPV4_DEVCONF_IGNORE_ROUTES_WITH_LINKDOWN as usize)?,
+        drop_gratuitous_arp: value(net::IPV4_DEVCONF_DROP_GRATUITOUS_ARP as usize)?,
     }))
 }
 
@@ -136,8 +123,8 @@ fn xdp(nested: &[u8]) -> Result<(Option<u32>, bool)> {
     let mut multiple = false;
     for attribute in wire::attributes(nested) {
         match attribute? {
-            (XDP_ATTACHED, value) => multiple = value.first() == Some(&XDP_ATTACHED_MULTI),
-            (XDP_PROG_ID..=XDP_HW_PROG_ID, value) => program = program.or(Some(wire::u32_of(value)?)),
+            (IFLA_XDP_ATTACHED, value) => multiple = value.first() == Some(&XDP_ATTACHED_MULTI),
+            (IFLA_XDP_PROG_ID..=IFLA_XDP_HW_PROG_ID, value) => program = program.or(Some(wire::u32_of(value)?)),
             _ => {}
         }
     }
@@ -146,7 +133,7 @@ fn xdp(nested: &[u8]) -> Result<(Option<u32>, bool)> {
 
 fn altnames(nested: &[u8]) -> Result<Vec<String>> {
     wire::attributes(nested)
-        .filter(|a| !matches!(a, Ok((kind, _)) if *kind != ALT_IFNAME))
+        .filter(|a| !matches!(a, Ok((kind, _)) if *kind != libc::IFLA_ALT_IFNAME))
         .map(|a| a.map(|(_, value)| wire::text(value)))
         .collect()
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::{
     fcntl::OFlag,
+    libc,
     sys::statfs::{FsType, fstatfs},
 };
 
@@ -22,9 +23,7 @@ use crate::netlink::{
 /// Where `ip netns` and container runtimes bind-mount namespaces.
 const DIRECTORY: &str = "/var/run/netns";
 
-const RTM_NEWNSID: u16 = 88;
-const RTM_GETNSID: u16 = 90;
-// NETNSA_*, include/uapi/linux/net_namespace.h.
+// NETNSA_*, include/uapi/linux/net_namespace.h: no crate has them.
 const NSID: u16 = 1;
 const FD: u16 = 3;
 
@@ -56,7 +55,7 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
 /// waiting for a writer.
 fn open(path: &Path) -> Result<fs::File> {
     // NSFS_MAGIC, include/uapi/linux/magic.h.
-    const NSFS: FsType = FsType(0x6e73_6673);
+    const NSFS: FsType = FsType(libc::NSFS_MAGIC as _);
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = fs::File::options().read(true).custom_flags(flags.bits()).open(path)?;
     if fstatfs(&file)?.filesystem_type() != NSFS {
@@ -68,16 +67,16 @@ fn open(path: &Path) -> Result<fs::File> {
 fn identifier(socket: &mut NetlinkSocket, name: &str, file: &fs::File) -> Result<Option<i32>> {
     let descriptor = u32::try_from(file.as_raw_fd()).context("negative file descriptor")?;
     // `struct rtgenmsg` is one byte, the address family.
-    let request = NetlinkRequest::new(RTM_GETNSID, &[0]).with(FD, descriptor);
+    let request = NetlinkRequest::new(libc::RTM_GETNSID, &[0]).with(FD, descriptor);
     let what = format!("the identifier of network namespace {name}");
     let answer = match socket.get(&what, &request) {
         // A file that is no namespace: what `ip netns` leaves behind when its mount is gone.
-        Err(error) if errno(&error) == Some(nix::libc::EINVAL) => return Ok(None),
+        Err(error) if errno(&error) == Some(libc::EINVAL) => return Ok(None),
         answer => answer?,
     };
     for message in wire::messages(answer) {
         let message = message?;
-        if message.kind == RTM_NEWNSID {
+        if message.kind == libc::RTM_NEWNSID {
             let (_, rest) = message.split::<4>()?;
             let id = wire::attribute(rest, NSID)?.map(wire::i32_of).transpose()?;
             // −1: it has none.

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
+use linux_raw_sys::netlink as raw;
 use nix::libc;
 
 use crate::event::{Address, NeighbourEntry};
@@ -17,15 +18,9 @@ pub(super) const TABLE_HEADER_LEN: usize = 4;
 /// Where `struct ndmsg` has its NTF_* flags.
 pub(super) const FLAGS_AT: usize = 10;
 
-// IFA_*, include/uapi/linux/if_addr.h.
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-// NDA_*, NDTA_* and NDTPA_*, include/uapi/linux/neighbour.h.
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-const NDTA_PARMS: u16 = 6;
-const NDTPA_IFINDEX: u16 = 1;
-const NDTPA_PROXY_DELAY: u16 = 13;
+const NDTA_PARMS: u16 = raw::NDTA_PARMS as u16;
+const NDTPA_IFINDEX: u16 = raw::NDTPA_IFINDEX as u16;
+const NDTPA_PROXY_DELAY: u16 = raw::NDTPA_PROXY_DELAY as u16;
 
 /// An IPv4 address; `None` if the message is of another family.
 pub(super) fn address(message: &Message<'_>) -> Result<Option<Address>> {
@@ -36,8 +31,8 @@ pub(super) fn address(message: &Message<'_>) -> Result<Option<Address>> {
     let (mut local, mut peer) = (None, None);
     for attribute in wire::attributes(rest) {
         match attribute? {
-            (IFA_LOCAL, value) => local = Some(ipv4(value).context("IFA_LOCAL")?),
-            (IFA_ADDRESS, value) => peer = Some(ipv4(value).context("IFA_ADDRESS")?),
+            (libc::IFA_LOCAL, value) => local = Some(ipv4(value).context("IFA_LOCAL")?),
+            (libc::IFA_ADDRESS, value) => peer = Some(ipv4(value).context("IFA_ADDRESS")?),
             _ => {}
         }
     }
@@ -60,8 +55,8 @@ pub(super) fn neighbour(message: &Message<'_>) -> Result<Option<NeighbourEntry>>
     };
     for attribute in wire::attributes(rest) {
         match attribute? {
-            (NDA_DST, value) => entry.addr = ipv4(value).context("NDA_DST")?,
-            (NDA_LLADDR, value) => entry.lladdr = value.try_into().ok(),
+            (libc::NDA_DST, value) => entry.addr = ipv4(value).context("NDA_DST")?,
+            (libc::NDA_LLADDR, value) => entry.lladdr = value.try_into().ok(),
             _ => {}
         }
     }
@@ -74,7 +69,7 @@ pub(super) fn proxy(message: &Message<'_>) -> Result<Option<(u32, Ipv4Addr)>> {
     if i32::from(header[0]) != libc::AF_INET || header[FLAGS_AT] & libc::NTF_PROXY == 0 {
         return Ok(None);
     }
-    let addr = wire::attribute(rest, NDA_DST)?.context("a proxy entry without NDA_DST")?;
+    let addr = wire::attribute(rest, libc::NDA_DST)?.context("a proxy entry without NDA_DST")?;
     Ok(Some((wire::u32_at(header, 4), ipv4(addr).context("NDA_DST")?)))
 }
 
@@ -86,7 +81,7 @@ pub(super) fn unicast_filter(message: &Message<'_>) -> Result<Option<(u32, [u8; 
         return Ok(None);
     }
     const MULTICAST: u8 = 1;
-    let lladdr: Option<[u8; 6]> = wire::attribute(rest, NDA_LLADDR)?.and_then(|value| value.try_into().ok());
+    let lladdr: Option<[u8; 6]> = wire::attribute(rest, libc::NDA_LLADDR)?.and_then(|value| value.try_into().ok());
     Ok(lladdr.filter(|lladdr| lladdr[0] & MULTICAST == 0).map(|lladdr| (wire::u32_at(header, 4), lladdr)))
 }
 

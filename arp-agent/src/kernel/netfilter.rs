@@ -12,16 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::libc;
 
-use super::ingress::{FAMILY_ARP, NFGEN_LEN};
+use super::ingress::{FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables};
 use crate::netlink::wire::{self, Message, NetlinkRequest};
 
-// NFT_MSG_* and NFTA_*, include/uapi/linux/netfilter/nf_tables.h.
-const NFNL_SUBSYS_NFTABLES: u16 = 10;
-const GET_CHAIN: u16 = NFNL_SUBSYS_NFTABLES << 8 | 4;
-const GET_RULE: u16 = NFNL_SUBSYS_NFTABLES << 8 | 7;
-const GET_SET_ELEMENTS: u16 = NFNL_SUBSYS_NFTABLES << 8 | 13;
+const GET_RULE: u16 = nftables(libc::NFT_MSG_GETRULE);
+const GET_SET_ELEMENTS: u16 = nftables(libc::NFT_MSG_GETSETELEM);
 
+// NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
@@ -56,16 +55,9 @@ const SET_ELEMENTS_SET: u16 = 2;
 const SET_ELEMENTS: u16 = 3;
 const SET_ELEMENT_DATA: u16 = 2;
 
-const NF_ARP_OUT: u32 = 1;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
-/// NFT_JUMP and NFT_GOTO: -3 and -4.
-const JUMPS: [u32; 2] = [u32::MAX - 2, u32::MAX - 3];
-const META_OIFNAME: u32 = 7;
-const COMPARE_EQUAL: u32 = 0;
-const NETWORK_HEADER: u32 = 1;
-/// The register of verdicts.
-const VERDICT_REGISTER: u32 = 0;
+const NF_DROP: u32 = libc::NF_DROP as u32;
+const JUMPS: [u32; 2] = [libc::NFT_JUMP as u32, libc::NFT_GOTO as u32];
+
 /// Where `oper` and `spa` are in an ARP packet, and how long.
 const OPER: (u32, u32) = (6, 2);
 const SPA: (u32, u32) = (14, 4);
@@ -156,7 +148,7 @@ pub(super) fn judge(chains: &[Chain], rules: &[NftRule], only_jumps: &BTreeMap<S
     let calico_is_understood = rules.iter().filter(|rule| rule.table == CALICO).all(is_understood);
     let is_foreign = |chain: &Chain| {
         let empty = || !rules.iter().any(|rule| rule.table == chain.table && rule.chain == chain.name);
-        let calico = || chain.table == CALICO && chain.hook == Some(NF_ARP_OUT) && calico_is_understood;
+        let calico = || chain.table == CALICO && chain.hook == Some(libc::NF_ARP_OUT as u32) && calico_is_understood;
         chain.hook.is_some() && !(chain.accepts && (empty() || calico()))
     };
     let mut held_back: Vec<(String, Ipv4Addr)> = rules
@@ -181,7 +173,7 @@ pub(super) fn chain(message: &Message<'_>) -> Result<Option<Chain>> {
         Some(hook) => Some(number(hook, HOOK_NUMBER)?.unwrap_or(u32::MAX)),
         None => None,
     };
-    let accepts = number(attributes, CHAIN_POLICY)? == Some(NF_ACCEPT);
+    let accepts = number(attributes, CHAIN_POLICY)? == Some(libc::NF_ACCEPT as u32);
     Ok(Some(Chain { table: text(CHAIN_TABLE)?, name: text(CHAIN_NAME)?, hook, accepts }))
 }
 
@@ -249,16 +241,16 @@ fn expression(name: &str, data: &[u8]) -> Result<Expression> {
     let number = |kind| number(data, kind);
     let known = match name {
         "counter" => Some(Expression::Counter),
-        "meta" if number(META_KEY)? == Some(META_OIFNAME) => {
+        "meta" if number(META_KEY)? == Some(libc::NFT_META_OIFNAME as u32) => {
             number(META_DESTINATION)?.map(|to| Expression::LoadInterface { to })
         }
-        "payload" if number(PAYLOAD_BASE)? == Some(NETWORK_HEADER) => {
+        "payload" if number(PAYLOAD_BASE)? == Some(libc::NFT_PAYLOAD_NETWORK_HEADER as u32) => {
             match (number(PAYLOAD_DESTINATION)?, number(PAYLOAD_OFFSET)?, number(PAYLOAD_LENGTH)?) {
                 (Some(to), Some(offset), Some(length)) => Some(Expression::LoadPacket { to, at: (offset, length) }),
                 _ => None,
             }
         }
-        "cmp" if number(COMPARE_OPERATION)? == Some(COMPARE_EQUAL) => {
+        "cmp" if number(COMPARE_OPERATION)? == Some(libc::NFT_CMP_EQ as u32) => {
             let value =
                 wire::attribute(data, COMPARE_DATA)?.map(|data| wire::attribute(data, DATA_VALUE)).transpose()?;
             match (number(COMPARE_SOURCE)?, value.flatten()) {
@@ -266,13 +258,14 @@ fn expression(name: &str, data: &[u8]) -> Result<Expression> {
                 _ => None,
             }
         }
-        "immediate" if number(IMMEDIATE_DESTINATION)? == Some(VERDICT_REGISTER) => {
+        "immediate" if number(IMMEDIATE_DESTINATION)? == Some(libc::NFT_REG_VERDICT as u32) => {
             let data = wire::attribute(data, IMMEDIATE_DATA)?.map(verdict).transpose()?;
             data.flatten().map(Expression::Verdict)
         }
         // NFT_LOOKUP_F_INV: on if it is not in the set.
         "lookup"
-            if number(LOOKUP_FLAGS)?.unwrap_or(0) == 0 && number(LOOKUP_DESTINATION)? == Some(VERDICT_REGISTER) =>
+            if number(LOOKUP_FLAGS)?.unwrap_or(0) == 0
+                && number(LOOKUP_DESTINATION)? == Some(libc::NFT_REG_VERDICT as u32) =>
         {
             match (number(LOOKUP_SOURCE)?, wire::attribute(data, LOOKUP_SET)?) {
                 (Some(from), Some(name)) => Some(Expression::Map { from, name: wire::text(name) }),
@@ -311,8 +304,7 @@ fn effect(expressions: &[Expression]) -> Effect {
 
 /// The name that an interface's 16 bytes are compared with; `None` for the beginning of one.
 fn whole_name(value: &[u8]) -> Option<String> {
-    const IFNAMSIZ: usize = 16;
-    (value.len() == IFNAMSIZ && value.ends_with(&[0])).then(|| wire::text(value))
+    (value.len() == libc::IF_NAMESIZE && value.ends_with(&[0])).then(|| wire::text(value))
 }
 
 /// The verdict in `struct nft_data`, if it is one.
@@ -384,7 +376,7 @@ mod tests {
             (4, loaded((24, 4))),
             (5, equal(&[10, 0, 0])),
             (6, Expression::Unknown),
-            (7, Expression::Verdict(NF_ACCEPT)),
+            (7, Expression::Verdict(libc::NF_ACCEPT as u32)),
         ];
         for (at, other) in others {
             let mut rule = hold_back();
@@ -410,7 +402,7 @@ mod tests {
     #[test]
     fn the_table_as_a_whole() {
         let cali0 = Ipv4Addr::new(10, 0, 0, 1);
-        let chains = || vec![bound(CALICO, "filter-OUTPUT", NF_ARP_OUT, true)];
+        let chains = || vec![bound(CALICO, "filter-OUTPUT", libc::NF_ARP_OUT as u32, true)];
         let rules = || {
             vec![
                 in_table(CALICO, "filter-OUTPUT", Effect::Jump),
@@ -427,9 +419,12 @@ mod tests {
         let with = |rule| rules().into_iter().chain([rule]).collect::<Vec<_>>();
         let more = with(in_table(CALICO, "cali0", Effect::NotUnderstood));
         assert!(judge(&chains(), &more, &jumps(true)).foreign, "one rule more");
-        assert!(judge(&[bound(CALICO, "filter-OUTPUT", NF_ARP_OUT, false)], &rules(), &jumps(true)).foreign, "policy");
+        assert!(
+            judge(&[bound(CALICO, "filter-OUTPUT", libc::NF_ARP_OUT as u32, false)], &rules(), &jumps(true)).foreign,
+            "policy"
+        );
         assert!(judge(&[bound(CALICO, "filter-OUTPUT", 0, true)], &rules(), &jumps(true)).foreign, "input");
-        let other = [bound("other", "filter-OUTPUT", NF_ARP_OUT, true)];
+        let other = [bound("other", "filter-OUTPUT", libc::NF_ARP_OUT as u32, true)];
         let named_otherwise = [in_table("other", "filter-OUTPUT", Effect::Jump)];
         assert!(judge(&other, &named_otherwise, &jumps(true)).foreign, "another table");
     }

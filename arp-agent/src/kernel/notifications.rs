@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use linux_raw_sys::netlink as raw;
 use netlink_packet_core::NLMSG_OVERRUN;
 use netlink_sys::{
     AsyncSocket, SocketAddr, TokioSocket,
@@ -28,12 +29,20 @@ use crate::netlink::{
     wire::{self, Message},
 };
 
-/// RTNLGRP_LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV4_NETCONF, NEXTHOP.
-const GROUPS: [u32; 8] = [1, 3, 4, 5, 7, 8, 24, 32];
-const NFNLGRP_NFTABLES: u32 = 7;
+const GROUPS: [u32; 8] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_NEIGH,
+    libc::RTNLGRP_TC,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV4_ROUTE,
+    libc::RTNLGRP_IPV4_RULE,
+    libc::RTNLGRP_IPV4_NETCONF,
+    libc::RTNLGRP_NEXTHOP,
+];
+const NFNLGRP_NFTABLES: u32 = libc::NFNLGRP_NFTABLES as u32;
 
-const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
+const RTM_NEWNEXTHOP: u16 = raw::RTM_NEWNEXTHOP as u16;
+const RTM_DELNEXTHOP: u16 = raw::RTM_DELNEXTHOP as u16;
 
 /// How much the kernel may queue before it drops: about 50,000 route notifications. No memory until it is used.
 const RECEIVE_BUFFER: usize = 32 << 20;

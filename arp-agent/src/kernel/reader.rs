@@ -116,9 +116,8 @@ impl Reader {
 
     /// The neighbours of an interface.
     pub fn neighbours(&mut self, ifindex: u32) -> Result<Vec<NeighbourEntry>> {
-        const NDA_IFINDEX: u16 = 8;
         let header = with_family::<{ neighbour::HEADER_LEN }>();
-        let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &header).with(NDA_IFINDEX, ifindex);
+        let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &header).with(libc::NDA_IFINDEX, ifindex);
         let neighbours = match self.dumped("an interface's neighbours", &request, neighbour::neighbour) {
             Err(error) if errno(&error) == Some(libc::ENODEV) => Vec::new(),
             neighbours => neighbours?,
@@ -260,7 +259,7 @@ impl Reader {
         let mut routes = Vec::new();
         for table in route::TABLES {
             let header = with_family::<{ route::HEADER_LEN }>();
-            let request = NetlinkRequest::new(libc::RTM_GETROUTE, &header).with(route::TABLE, table);
+            let request = NetlinkRequest::new(libc::RTM_GETROUTE, &header).with(libc::RTA_TABLE, table);
             match self.dumped(&format!("IPv4 routes of table {table}"), &request, route::route) {
                 // A table exists from its first route on.
                 Err(error) if errno(&error) == Some(libc::ENOENT) => {}
@@ -304,13 +303,13 @@ impl Reader {
         const LOOPBACK: u32 = 1;
         let mut header = [0; link::HEADER_LEN];
         header[4..8].copy_from_slice(&LOOPBACK.to_ne_bytes());
-        let request = NetlinkRequest::new(libc::RTM_GETLINK, &header).with(link::EXT_MASK, link::SKIP_STATS);
+        let request = NetlinkRequest::new(libc::RTM_GETLINK, &header).with(libc::IFLA_EXT_MASK, link::SKIP_STATS);
         self.route.get("the interface lo", &request).map(drop)
     }
 
     fn links_now(&mut self) -> Result<BTreeMap<u32, Link>> {
         let request =
-            NetlinkRequest::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(link::EXT_MASK, link::SKIP_STATS);
+            NetlinkRequest::new(libc::RTM_GETLINK, &[0; link::HEADER_LEN]).with(libc::IFLA_EXT_MASK, link::SKIP_STATS);
         let links = self.dumped("links", &request, link::link)?;
         Ok(links.into_iter().map(|link| (link.ifindex, link)).collect())
     }

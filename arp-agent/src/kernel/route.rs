@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result, ensure};
+use linux_raw_sys::netlink::{self as raw, FIB_RULE_PERMANENT};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_REPLACE};
 use nix::libc;
 
@@ -17,39 +18,25 @@ pub(super) const HEADER_LEN: usize = 12;
 pub(super) const RULE_HEADER_LEN: usize = 12;
 
 /// The tables that rules look up unless somebody adds others: local, main, default.
-pub(super) const TABLES: [u32; 3] = [255, 254, 253];
+pub(super) const TABLES: [u32; 3] =
+    [libc::RT_TABLE_LOCAL as u32, libc::RT_TABLE_MAIN as u32, libc::RT_TABLE_DEFAULT as u32];
 
-// RTA_*, include/uapi/linux/rtnetlink.h.
-const DST: u16 = 1;
-const OIF: u16 = 4;
-const GATEWAY: u16 = 5;
-const PRIORITY: u16 = 6;
-const MULTIPATH: u16 = 9;
-const CACHEINFO: u16 = 12;
-pub(super) const TABLE: u16 = 15;
-const VIA: u16 = 18;
-const ENCAP_TYPE: u16 = 21;
-const ENCAP: u16 = 22;
-const NH_ID: u16 = 30;
-/// A cached exception, not a route.
-const RTM_F_CLONED: u32 = 0x200;
-
-// FRA_*, include/uapi/linux/fib_rules.h.
-const FRA_PRIORITY: u16 = 6;
-const FRA_SUPPRESS_IFGROUP: u16 = 13;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
-const FRA_TABLE: u16 = 15;
-const FRA_PAD: u16 = 18;
-const FRA_PROTOCOL: u16 = 21;
-const FR_ACT_TO_TBL: u8 = 1;
-/// Set on the three rules that the kernel adds itself; says nothing about what they match.
-const FIB_RULE_PERMANENT: u32 = 1;
+// Those that libc lacks.
+const RTA_NH_ID: u16 = raw::rtattr_type_t::RTA_NH_ID as u16;
+const FRA_PRIORITY: u16 = raw::FRA_PRIORITY as u16;
+const FRA_SUPPRESS_IFGROUP: u16 = raw::FRA_SUPPRESS_IFGROUP as u16;
+const FRA_SUPPRESS_PREFIXLEN: u16 = raw::FRA_SUPPRESS_PREFIXLEN as u16;
+const FRA_TABLE: u16 = raw::FRA_TABLE as u16;
+const FRA_PAD: u16 = raw::FRA_PAD as u16;
+const FRA_PROTOCOL: u16 = raw::FRA_PROTOCOL as u16;
+const FR_ACT_TO_TBL: u8 = raw::FR_ACT_TO_TBL as u8;
 
 /// An IPv4 route of one of [`TABLES`]; `None` for anything else.
 pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
     let (header, rest) = message.split::<HEADER_LEN>()?;
     let flags = wire::u32_at(header, 8);
-    if i32::from(header[0]) != libc::AF_INET || flags & RTM_F_CLONED != 0 {
+    // A cloned one is a cached exception, not a route.
+    if i32::from(header[0]) != libc::AF_INET || flags & libc::RTM_F_CLONED != 0 {
         return Ok(None);
     }
     let len = header[1];
@@ -73,26 +60,26 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
     for attribute in wire::attributes(rest) {
         let (kind, value) = attribute?;
         match kind {
-            DST => {
+            libc::RTA_DST => {
                 let addr = u32::from_be_bytes(wire::bytes(value).context("RTA_DST")?);
                 route.prefix.addr = addr & u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
             }
-            OIF => route.oif = Some(wire::u32_of(value).context("RTA_OIF")?),
-            GATEWAY => {
+            libc::RTA_OIF => route.oif = Some(wire::u32_of(value).context("RTA_OIF")?),
+            libc::RTA_GATEWAY => {
                 let addr: [u8; 4] = wire::bytes(value).context("RTA_GATEWAY")?;
                 route.gateway = Some(Ipv4Addr::from(addr).into());
             }
-            VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
-            PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
-            TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
-            NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
-            MULTIPATH => {
+            libc::RTA_VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
+            libc::RTA_PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
+            libc::RTA_TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
+            RTA_NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
+            libc::RTA_MULTIPATH => {
                 route.multipath = true;
                 hash_hops(value, &mut hash);
                 continue;
             }
-            ENCAP_TYPE | ENCAP => route.encap = true,
-            CACHEINFO => continue,
+            libc::RTA_ENCAP_TYPE | libc::RTA_ENCAP => route.encap = true,
+            libc::RTA_CACHEINFO => continue,
             _ => {}
         }
         hash.write_u16(kind);
@@ -158,6 +145,7 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<RoutingRule>> {
     }
     let [_, dst_len, src_len, tos, table, res1, res2, action, ..] = *header;
     let flags = wire::u32_at(header, 8);
+    // FIB_RULE_PERMANENT is set on the three rules that the kernel adds itself; it says nothing about what they match.
     let mut plain =
         [dst_len, src_len, tos, res1, res2] == [0; 5] && action == FR_ACT_TO_TBL && flags & !FIB_RULE_PERMANENT == 0;
     let mut rule = RoutingRule { priority: 0, plain_lookup: None };

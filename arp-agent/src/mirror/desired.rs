@@ -8,17 +8,17 @@ use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, MAX_OIFS, Neighbour, Oif};
+use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-const ARPHRD_ETHER: u16 = 1;
-const IFF_NOARP: u32 = 0x80;
-const IFF_RUNNING: u32 = 0x40;
+const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
+const IFF_RUNNING: u32 = libc::IFF_RUNNING as u32;
 
-/// NUD_PERMANENT | NUD_NOARP: `__neigh_update` leaves them alone.
-const NUD_FIXED: u16 = 0x80 | 0x40;
-/// NUD_VALID: the fixed ones, REACHABLE, PROBE, STALE, DELAY (include/net/neighbour.h).
-const NUD_VALID: u16 = NUD_FIXED | 0x02 | 0x10 | 0x04 | 0x08;
+/// `__neigh_update` leaves them alone.
+const NUD_FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
+/// The kernel's own (include/net/neighbour.h).
+const NUD_VALID: u16 = NUD_FIXED | libc::NUD_REACHABLE | libc::NUD_PROBE | libc::NUD_STALE | libc::NUD_DELAY;
 
 /// Kinds that may carry tunnel metadata: their replies would take another way.
 const TUNNELS: [&str; 8] = ["vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "gtp"];
@@ -167,7 +167,7 @@ fn has_proxies(snapshot: &Snapshot, ifindex: u32) -> bool {
 fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reason> {
     let kind = link.kind.as_deref();
     let reasons = [
-        (Reason::INTERFACE_NOT_ETHERNET, link.hardware_type != ARPHRD_ETHER || link.mac.is_none()),
+        (Reason::INTERFACE_NOT_ETHERNET, link.hardware_type != libc::ARPHRD_ETHER || link.mac.is_none()),
         (Reason::INTERFACE_DOWN, link.flags & IFF_UP == 0),
         (Reason::INTERFACE_NOARP, link.flags & IFF_NOARP != 0),
         (Reason::INTERFACE_HAS_MASTER, link.master.is_some()),

@@ -8,18 +8,19 @@ use crate::event::{
 use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
+use nix::libc;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 /// `RT_TABLE_LOCAL`.
-pub const TABLE_LOCAL: u32 = 255;
+pub const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 /// `RT_TABLE_MAIN`.
-pub const TABLE_MAIN: u32 = 254;
+pub const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 /// `RT_TABLE_DEFAULT`.
-pub const TABLE_DEFAULT: u32 = 253;
+pub const TABLE_DEFAULT: u32 = libc::RT_TABLE_DEFAULT as u32;
 
 /// IFF_UP.
-pub const IFF_UP: u32 = 1;
+pub const IFF_UP: u32 = libc::IFF_UP as u32;
 
 /// Kinds whose IFLA_LINK is their other end, not a device below them.
 const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use anyhow::{Context, Result, bail};
+use linux_raw_sys::netlink::nlmsgerr_attrs;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
     NLMSG_NOOP, NLMSG_OVERRUN,
@@ -211,7 +212,7 @@ fn failure(message: &Message<'_>) -> Result<Option<anyhow::Error>> {
 
 /// The kernel's own words (NLMSGERR_ATTR_MSG), if it has any.
 fn explanation(message: &Message<'_>, rest: &[u8]) -> Option<String> {
-    const NLMSGERR_ATTR_MSG: u16 = 1;
+    const NLMSGERR_ATTR_MSG: u16 = nlmsgerr_attrs::NLMSGERR_ATTR_MSG as u16;
     if message.flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
@@ -250,8 +251,6 @@ mod tests {
         assert_eq!(socket.port().unwrap(), port);
     }
 
-    const ROUTE: u16 = 24;
-
     fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         wire::append(&mut bytes, kind, flags, sequence, payload);
@@ -260,11 +259,11 @@ mod tests {
 
     #[test]
     fn an_answer_is_what_has_its_sequence_number() {
-        let mut chunk = message(ROUTE, 2, 6, &[1; 12]);
-        chunk.extend(message(ROUTE, 2, 7, &[2; 13]));
+        let mut chunk = message(libc::RTM_NEWROUTE, 2, 6, &[1; 12]);
+        chunk.extend(message(libc::RTM_NEWROUTE, 2, 7, &[2; 13]));
         chunk.extend(message(NLMSG_DONE, 2, 6, &[0; 4]));
         let (answer, finished, interrupted) = collect(&chunk, 7).unwrap();
-        assert_eq!(answer, message(ROUTE, 2, 0, &[2; 13]));
+        assert_eq!(answer, message(libc::RTM_NEWROUTE, 2, 0, &[2; 13]));
         assert!(!finished && !interrupted);
         let done = message(NLMSG_DONE, 2 | NLM_F_DUMP_INTR, 7, &[0; 4]);
         assert_eq!(collect(&done, 7).unwrap(), (vec![], true, true));
