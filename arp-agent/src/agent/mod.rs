@@ -11,6 +11,7 @@ mod heartbeat;
 mod lease;
 mod polling;
 mod proxies;
+mod self_tests;
 mod states;
 mod status;
 
@@ -23,6 +24,7 @@ use crate::dataplane::bpf::Bpf;
 use crate::event::{Event, IfSet};
 use crate::hooks::attachments::Attachments;
 use crate::hooks::foreign_tc::ForeignPrograms;
+use crate::hooks::link_counters::LinkCounters;
 use crate::hooks::self_test::SelfTests;
 use crate::hooks::sysctl::SysctlHook;
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
@@ -82,6 +84,7 @@ pub struct Agent {
     attachments: Attachments,
     tcx: ForeignPrograms,
     self_tests: SelfTests,
+    link_counters: LinkCounters,
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
     /// changed: to be attached to at the next look.
     again: BTreeSet<u32>,
@@ -138,7 +141,8 @@ impl Agent {
             sysctl_hook,
             attachments,
             tcx: ForeignPrograms::default(),
-            self_tests: SelfTests::new()?,
+            self_tests: SelfTests::default(),
+            link_counters: LinkCounters::new()?,
             again: BTreeSet::new(),
             sweep_at: Instant::now() + SWEEP,
             in_sync: Err("starting".into()),

@@ -1,4 +1,4 @@
-//! What the kernel tells nobody, and is looked for: settings, foreign programs, reply paths.
+//! What the kernel tells nobody, and is looked for: settings, foreign programs.
 
 use super::{Agent, SWEEP};
 use crate::clock::monotonic_ns;
@@ -251,28 +251,6 @@ impl Agent {
             self.again.insert(link.ifindex);
         }
         lost.into_iter().map(Event::Link).collect()
-    }
-
-    /// What is news of these interfaces' reply paths: which must not answer by the hook that they have.
-    pub(super) fn self_test_news(&mut self, interfaces: &BTreeSet<u32>) -> Vec<Event> {
-        let snapshot = self.mirror.snapshot();
-        let mut news = Vec::new();
-        for &ifindex in interfaces.intersection(self.attachments.attached()) {
-            let (Some(link), Some(how)) = (snapshot.links.get(&ifindex), self.attachments.how(ifindex)) else {
-                continue;
-            };
-            if snapshot.flapping.contains(&ifindex) {
-                // It is tested when it is followed again; until then nothing is due.
-                self.self_tests.forget(ifindex);
-                continue;
-            }
-            let takes_xdp = how == HookKind::XdpVeth && snapshot.takes_xdp(ifindex);
-            let reason = self.self_tests.check(&mut self.bpf, link, how, takes_xdp, Instant::now());
-            if snapshot.blocked.get(&ifindex).copied() != reason {
-                news.push(Event::Blocked { ifindex, reason });
-            }
-        }
-        news
     }
 }
 

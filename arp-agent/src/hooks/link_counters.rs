@@ -12,24 +12,33 @@ use crate::netlink::{
 
 const IFLA_STATS_LINK_64: u16 = raw::IFLA_STATS_LINK_64 as u16;
 
+/// What an interface has sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transmitted {
+    /// Frames.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// Asks for counters.
-pub(crate) struct LinkCounters(NetlinkSocket);
+pub struct LinkCounters(NetlinkSocket);
 
 impl LinkCounters {
     /// In the calling thread's network namespace.
     ///
     /// # Errors
     /// There is no socket to be had.
-    pub(crate) fn new() -> Result<Self> {
+    pub fn new() -> Result<Self> {
         Ok(LinkCounters(NetlinkSocket::new(NETLINK_ROUTE)?))
     }
 
-    /// Frames and bytes that the interface has sent. A veth counts those that its other end has taken
+    /// What the interface has sent. A veth counts those that its other end has taken
     /// (`veth_get_stats64`, drivers/net/veth.c).
     ///
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
-    pub(crate) fn by(&mut self, ifindex: u32) -> Result<(u64, u64)> {
+    pub fn transmitted(&mut self, ifindex: u32) -> Result<Transmitted> {
         // struct if_stats_msg: family, padding, ifindex, filter_mask.
         let mut header = [0; 12];
         header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
@@ -43,6 +52,6 @@ impl LinkCounters {
             let bytes = counters.get(8 * index..8 * index + 8).context("counters cut short")?;
             wire::bytes(bytes).map(u64::from_ne_bytes)
         };
-        Ok((counter(1)?, counter(3)?))
+        Ok(Transmitted { frames: counter(1)?, bytes: counter(3)? })
     }
 }

@@ -6,7 +6,7 @@ pub(crate) mod bpf_syscalls;
 pub(crate) mod cgroup;
 pub mod clsact;
 pub mod foreign_tc;
-pub(crate) mod link_counters;
+pub mod link_counters;
 pub mod owners;
 pub mod pins;
 pub mod policy;

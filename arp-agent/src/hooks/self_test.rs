@@ -1,19 +1,19 @@
-//! The attach self-test: a frame of our own, sent the way that replies go, must arrive.
+//! The attach self-test, without its I/O: a frame of our own, sent the way that replies go, must arrive.
 //!
 //! The frame is for nobody (no device has its destination, and its EtherType is one for experiments): the pod's stack drops
 //! it as somebody else's. That it has arrived is seen from the veth's counters at the node end, which count what the
 //! pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a length
 //! of their own are sent, and as many frames and bytes must be counted.
 
-use super::link_counters::LinkCounters;
-use crate::dataplane::{HookKind, bpf::Bpf};
+use super::link_counters::Transmitted;
+use crate::dataplane::HookKind;
 use crate::event::Link;
 use arp_common::Reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How many frames a test sends.
-const FRAMES: u32 = 3;
+pub const FRAMES: u32 = 3;
 /// Their length: no ARP frame, and no small packet, is as long.
 const LEN: usize = 251;
 /// Their length after a failure: what the smallest MTU that IPv4 allows, 68, lets through.
@@ -22,7 +22,7 @@ const SHORT_LEN: usize = 82;
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How long after they were sent the counters may still be believed: later, other traffic may have been counted.
 const LATEST: Duration = Duration::from_millis(10);
-/// How long until the counters are looked at again.
+/// How long until the counters are read again.
 const STEP: Duration = Duration::from_micros(500);
 /// When a test that failed is repeated: after so long, then twice as long, and so on.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
@@ -31,14 +31,37 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 /// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
 
-/// What is known of the interfaces' reply paths. Nobody waits for a test: what it says is asked for when it is due.
+/// The frame of a test, `len` bytes long.
+pub fn frame(len: usize) -> Vec<u8> {
+    let mut frame = vec![0; len];
+    frame[..HEADER.len()].copy_from_slice(&HEADER);
+    frame
+}
+
+/// What the caller does next about an interface, and then tells.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing: [`SelfTests::blocked`] says what is known.
+    Nothing,
+    /// Read the counters, then send [`FRAMES`] frames of this length: [`SelfTests::sent`].
+    Send {
+        /// Their length in bytes.
+        len: usize,
+    },
+    /// Read the counters: [`SelfTests::counted`].
+    ReadCounters,
+}
+
+/// What is known of the interfaces' reply paths. Nobody waits for a test: what comes of it is asked for when it is due.
+#[derive(Debug, Default)]
 pub struct SelfTests {
-    link_counters: LinkCounters,
     by_ifindex: BTreeMap<u32, SelfTest>,
     /// Those of them that something is to be done about at a time.
     pending: BTreeSet<u32>,
 }
 
+#[derive(Debug)]
 struct SelfTest {
     how: HookKind,
     /// IFLA_CARRIER_CHANGES when it was tested: after a change nothing is known.
@@ -55,6 +78,8 @@ enum State {
     Proven,
     /// It cannot be tested as it is.
     Blocked(Reason),
+    /// The caller is about to send frames; how often the test has failed before.
+    Sending { failures: u32 },
     /// Frames are under way.
     Sent(Sent),
     /// They did not arrive; when to test again, and how often it has failed.
@@ -67,11 +92,11 @@ struct Sent {
     at: Instant,
     /// How long each is.
     len: usize,
-    /// What the interface had counted before: frames and bytes.
-    before: (u64, u64),
+    /// What the interface had transmitted before.
+    before: Transmitted,
     failures: u32,
-    /// When to look at the counters next.
-    next: Instant,
+    /// When to read the counters next; `None` if they were not read yet.
+    next: Option<Instant>,
 }
 
 /// What the counters say of them.
@@ -85,8 +110,9 @@ enum Arrival {
 }
 
 impl Sent {
-    fn arrival(&self, (frames, bytes): (u64, u64), now: Instant) -> Arrival {
-        let (more, longer) = (frames.wrapping_sub(self.before.0), bytes.wrapping_sub(self.before.1));
+    fn arrival(&self, counted: Transmitted, now: Instant) -> Arrival {
+        let more = counted.frames.wrapping_sub(self.before.frames);
+        let longer = counted.bytes.wrapping_sub(self.before.bytes);
         let are_counted = more >= u64::from(FRAMES) && longer >= u64::from(FRAMES) * self.len as u64;
         match now.saturating_duration_since(self.at) {
             since if are_counted && since <= LATEST => Arrival::Arrived,
@@ -102,15 +128,24 @@ impl State {
         match *self {
             State::Proven => None,
             State::Blocked(reason) => Some(reason),
-            State::Sent(_) | State::Failed { .. } => Some(Reason::SELF_TEST_PENDING),
+            State::Sending { .. } | State::Sent(_) | State::Failed { .. } => Some(Reason::SELF_TEST_PENDING),
         }
     }
 
     fn due(&self) -> Option<Instant> {
         match *self {
-            State::Proven | State::Blocked(_) => None,
-            State::Sent(Sent { next, .. }) => Some(next),
+            State::Proven | State::Blocked(_) | State::Sending { .. } => None,
+            State::Sent(Sent { at, next, .. }) => Some(next.unwrap_or(at)),
             State::Failed { again, .. } => Some(again),
+        }
+    }
+
+    fn failures(&self) -> u32 {
+        match *self {
+            State::Proven | State::Blocked(_) => 0,
+            State::Sending { failures } | State::Sent(Sent { failures, .. }) | State::Failed { failures, .. } => {
+                failures
+            }
         }
     }
 
@@ -122,59 +157,76 @@ impl State {
 }
 
 impl SelfTests {
-    /// Nothing is known yet.
-    ///
-    /// # Errors
-    /// There is no netlink socket to be had.
-    pub fn new() -> anyhow::Result<Self> {
-        Ok(SelfTests { link_counters: LinkCounters::new()?, by_ifindex: BTreeMap::new(), pending: BTreeSet::new() })
-    }
-
     /// Forgets an interface.
     pub fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
         self.pending.remove(&ifindex);
     }
 
-    /// Why the interface must not answer by this hook, as far as its reply path is concerned. Tests it if it was never
-    /// tested, if its carrier or its other end has changed since, or if the last test failed long enough ago; looks at what
-    /// became of a test that has begun.
+    /// What to do about an interface, so that it is known whether replies arrive by this hook: it is tested if it never
+    /// was, if its carrier or its other end has changed since, or if the last test failed long enough ago.
     /// `takes_xdp`: its other end takes frames of XDP in driver mode.
-    pub fn check(
-        &mut self,
-        bpf: &mut Bpf,
-        link: &Link,
-        how: HookKind,
-        takes_xdp: bool,
-        now: Instant,
-    ) -> Option<Reason> {
+    pub fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> Action {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
             // There is no other end to be asked, and what is sent would be on somebody's wire.
-            return None;
+            self.forget(ifindex);
+            return Action::Nothing;
         }
         let known = self
             .by_ifindex
             .get(&ifindex)
             .filter(|test| (test.how, test.carrier_changes, test.takes_xdp) == (how, carrier_changes, takes_xdp));
         let state = match known.map(|test| test.state) {
-            Some(state) if state.due().is_none_or(|due| now < due) => return state.blocked(),
-            Some(State::Sent(sent)) => self.look(bpf, link, how, sent),
-            Some(State::Failed { failures, .. }) => self.test(bpf, link, how, failures),
-            _ if !link.carrier => State::Blocked(Reason::SELF_TEST_PENDING),
-            _ if how == HookKind::XdpVeth && !takes_xdp => State::Blocked(Reason::PEER_DROPS_XDP),
-            _ => self.test(bpf, link, how, 0),
+            Some(state) if state.due().is_none_or(|due| now < due) => return Action::Nothing,
+            Some(State::Sent(_)) => return Action::ReadCounters,
+            Some(state) => State::Sending { failures: state.failures() },
+            None if !link.carrier => State::Blocked(Reason::SELF_TEST_PENDING),
+            None if how == HookKind::XdpVeth && !takes_xdp => State::Blocked(Reason::PEER_DROPS_XDP),
+            None => State::Sending { failures: 0 },
         };
-        if matches!(state, State::Failed { failures: 1, .. }) {
-            log::debug!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
-        }
-        if state.due().is_some() {
-            self.pending.insert(ifindex);
-        } else {
-            self.pending.remove(&ifindex);
-        }
         self.by_ifindex.insert(ifindex, SelfTest { how, carrier_changes, takes_xdp, state });
-        state.blocked()
+        self.enter(ifindex, state)
+    }
+
+    /// Frames have been sent. On most devices they have arrived by now.
+    pub fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> Action {
+        match self.state(ifindex) {
+            Some(State::Sending { failures }) => {
+                self.enter(ifindex, State::Sent(Sent { at: now, len: len(failures), before, failures, next: None }))
+            }
+            _ => Action::Nothing,
+        }
+    }
+
+    /// The interface has transmitted so much.
+    pub fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> Action {
+        let Some(State::Sent(sent)) = self.state(ifindex) else { return Action::Nothing };
+        let state = match sent.arrival(counted, now) {
+            Arrival::Arrived => State::Proven,
+            Arrival::NotYet => State::Sent(Sent { next: Some(now + STEP), ..sent }),
+            // The caller came late: once more. But not if it takes so long to read the counters.
+            Arrival::Uncertain if sent.next.is_some() => State::Sending { failures: sent.failures },
+            Arrival::Uncertain | Arrival::Lost => State::failed(sent.failures, now),
+        };
+        self.enter(ifindex, state)
+    }
+
+    /// The frames could not be sent, or the counters not be read.
+    pub fn failed(&mut self, ifindex: u32, now: Instant) {
+        if let Some(state) = self.state(ifindex) {
+            let _ = self.enter(ifindex, State::failed(state.failures(), now));
+        }
+    }
+
+    /// Why the interface must not answer by its hook, as far as its reply path is concerned.
+    pub fn blocked(&self, ifindex: u32) -> Option<Reason> {
+        self.state(ifindex)?.blocked()
+    }
+
+    /// How often in a row the test of an interface has failed.
+    pub fn failures(&self, ifindex: u32) -> u32 {
+        self.state(ifindex).map_or(0, |state| state.failures())
     }
 
     /// The interfaces that something is to be done about at `now`.
@@ -188,76 +240,83 @@ impl SelfTests {
         self.pending.iter().filter_map(|&ifindex| self.due_of(ifindex)).min()
     }
 
+    fn state(&self, ifindex: u32) -> Option<State> {
+        self.by_ifindex.get(&ifindex).map(|test| test.state)
+    }
+
     fn due_of(&self, ifindex: u32) -> Option<Instant> {
-        self.by_ifindex.get(&ifindex)?.state.due()
+        self.state(ifindex)?.due()
     }
 
-    /// Sends the frames. On most devices they have arrived when that returns.
-    fn test(&mut self, bpf: &mut Bpf, link: &Link, how: HookKind, failures: u32) -> State {
-        let len = if failures == 0 { LEN } else { SHORT_LEN };
-        match self.send(bpf, link.ifindex, how, len, failures) {
-            Ok(sent) => self.judge(link, sent).unwrap_or_else(|| State::failed(failures, Instant::now())),
-            Err(error) => unable(link, &error, failures),
+    /// Says what to do in the new state.
+    fn enter(&mut self, ifindex: u32, state: State) -> Action {
+        if let Some(test) = self.by_ifindex.get_mut(&ifindex) {
+            test.state = state;
         }
-    }
-
-    /// Looks at what became of frames that were sent.
-    fn look(&mut self, bpf: &mut Bpf, link: &Link, how: HookKind, sent: Sent) -> State {
-        self.judge(link, sent).unwrap_or_else(|| self.test(bpf, link, how, sent.failures))
-    }
-
-    /// What the counters say; `None` if that is uncertain.
-    fn judge(&mut self, link: &Link, sent: Sent) -> Option<State> {
-        let counted = match self.link_counters.by(link.ifindex) {
-            Ok(counted) => counted,
-            Err(error) => return Some(unable(link, &error, sent.failures)),
-        };
-        let now = Instant::now();
-        match sent.arrival(counted, now) {
-            Arrival::Arrived => Some(State::Proven),
-            Arrival::NotYet => Some(State::Sent(Sent { next: now + STEP, ..sent })),
-            Arrival::Lost => Some(State::failed(sent.failures, now)),
-            Arrival::Uncertain => None,
+        if state.due().is_some() {
+            self.pending.insert(ifindex);
+        } else {
+            self.pending.remove(&ifindex);
         }
-    }
-
-    fn send(&mut self, bpf: &mut Bpf, ifindex: u32, how: HookKind, len: usize, failures: u32) -> anyhow::Result<Sent> {
-        let mut frame = vec![0; len];
-        frame[..HEADER.len()].copy_from_slice(&HEADER);
-        let before = self.link_counters.by(ifindex)?;
-        bpf.send_probes(how, ifindex, &frame, FRAMES)?;
-        // Afterwards: the first call loads the program, and the kernel sets up memory for live frames in each.
-        let at = Instant::now();
-        Ok(Sent { at, len, before, failures, next: at })
+        match state {
+            State::Sending { failures } => Action::Send { len: len(failures) },
+            State::Sent(Sent { next: None, .. }) => Action::ReadCounters,
+            _ => Action::Nothing,
+        }
     }
 }
 
-fn unable(link: &Link, error: &anyhow::Error, failures: u32) -> State {
-    if failures == 0 {
-        log::warn!("{}: the self-test failed: {error:#}", link.name);
-    }
-    State::failed(failures, Instant::now())
+/// How long the frames are when the test has failed so often before.
+fn len(failures: u32) -> usize {
+    if failures == 0 { LEN } else { SHORT_LEN }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const IFINDEX: u32 = 7;
+    const BEFORE: Transmitted = Transmitted { frames: 5, bytes: 1_000 };
+
+    /// What is counted when frames of this length have arrived.
+    fn arrived(len: usize) -> Transmitted {
+        Transmitted { frames: BEFORE.frames + 3, bytes: BEFORE.bytes + 3 * len as u64 }
+    }
+
+    fn veth() -> Link {
+        Link { ifindex: IFINDEX, kind: Some("veth".into()), carrier: true, ..Link::default() }
+    }
+
+    fn check(tests: &mut SelfTests, now: Instant) -> Action {
+        tests.check(&veth(), HookKind::Tcx, false, now)
+    }
+
+    /// Frames are under way since this moment.
+    fn sent(at: Instant) -> SelfTests {
+        let mut tests = SelfTests::default();
+        assert_eq!(check(&mut tests, at), Action::Send { len: LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at), Action::ReadCounters);
+        tests
+    }
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
     #[test]
     fn frames_have_arrived_when_all_are_counted_in_time() {
         let at = Instant::now();
-        let sent = Sent { at, len: LEN, before: (5, 1_000), failures: 0, next: at };
-        let all = (8, 1_000 + 3 * LEN as u64);
-        let after = |ms: u64| at + Duration::from_millis(ms);
+        let sent = Sent { at, len: LEN, before: BEFORE, failures: 0, next: None };
+        let all = arrived(LEN);
         assert_eq!(sent.arrival(all, at), Arrival::Arrived);
-        assert_eq!(sent.arrival(all, after(10)), Arrival::Arrived);
-        assert_eq!(sent.arrival(all, after(11)), Arrival::Uncertain, "it may be other traffic");
-        for some in [(7, all.1), (8, all.1 - 1)] {
-            assert_eq!(sent.arrival(some, after(2)), Arrival::NotYet);
-            assert_eq!(sent.arrival(some, after(3)), Arrival::Lost);
+        assert_eq!(sent.arrival(all, at + ms(10)), Arrival::Arrived);
+        assert_eq!(sent.arrival(all, at + ms(11)), Arrival::Uncertain, "it may be other traffic");
+        for some in [Transmitted { frames: all.frames - 1, ..all }, Transmitted { bytes: all.bytes - 1, ..all }] {
+            assert_eq!(sent.arrival(some, at + ms(2)), Arrival::NotYet);
+            assert_eq!(sent.arrival(some, at + ms(3)), Arrival::Lost);
         }
-        let wrapping = Sent { before: (u64::MAX, u64::MAX), ..sent };
-        assert_eq!(wrapping.arrival((2, 3 * LEN as u64), at), Arrival::Arrived);
+        let wrapping = Sent { before: Transmitted { frames: u64::MAX, bytes: u64::MAX }, ..sent };
+        assert_eq!(wrapping.arrival(Transmitted { frames: 2, bytes: 3 * LEN as u64 }, at), Arrival::Arrived);
     }
 
     #[test]
@@ -266,8 +325,107 @@ mod tests {
         let pause = |failures| State::failed(failures, now).due().map(|due| due - now);
         assert_eq!(
             [0, 1, 2, 12, 13, 400].map(pause),
-            [10, 20, 40, 40_960, 60_000, 60_000].map(|ms| Some(Duration::from_millis(ms)))
+            [10, 20, 40, 40_960, 60_000, 60_000].map(|pause| Some(ms(pause)))
         );
-        assert_eq!(State::failed(0, now).blocked(), Some(Reason::SELF_TEST_PENDING));
+    }
+
+    #[test]
+    fn a_veth_answers_once_its_frames_have_arrived() {
+        let at = Instant::now();
+        let mut tests = sent(at);
+        assert_eq!(tests.blocked(IFINDEX), Some(Reason::SELF_TEST_PENDING));
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), Action::Nothing);
+        assert_eq!((tests.blocked(IFINDEX), tests.due()), (None, None));
+        assert_eq!(check(&mut tests, at + ms(1_000)), Action::Nothing);
+    }
+
+    #[test]
+    fn counters_are_read_again_until_the_frames_arrive() {
+        let at = Instant::now();
+        let mut tests = sent(at);
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at), Action::Nothing);
+        assert_eq!(tests.due(), Some(at + STEP));
+        assert_eq!(check(&mut tests, at), Action::Nothing, "too early");
+        assert_eq!(tests.pending(at + STEP), BTreeSet::from([IFINDEX]));
+        assert_eq!(check(&mut tests, at + STEP), Action::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + STEP), Action::Nothing);
+        assert_eq!((tests.blocked(IFINDEX), tests.pending(at + ms(9))), (None, BTreeSet::new()));
+    }
+
+    #[test]
+    fn a_test_that_failed_is_repeated_with_short_frames() {
+        let at = Instant::now();
+        let mut tests = sent(at);
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at + ms(3)), Action::Nothing);
+        assert_eq!((tests.failures(IFINDEX), tests.blocked(IFINDEX)), (1, Some(Reason::SELF_TEST_PENDING)));
+        assert_eq!(tests.due(), Some(at + ms(13)));
+        assert_eq!(check(&mut tests, at + ms(13)), Action::Send { len: SHORT_LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(13)), Action::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(SHORT_LEN), at + ms(13)), Action::Nothing);
+        assert_eq!((tests.failures(IFINDEX), tests.blocked(IFINDEX)), (0, None));
+    }
+
+    #[test]
+    fn counters_that_are_read_too_late_prove_nothing() {
+        let at = Instant::now();
+        let mut tests = sent(at);
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at), Action::Nothing);
+        assert_eq!(check(&mut tests, at + ms(20)), Action::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + ms(20)), Action::Send { len: LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(20)), Action::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + ms(40)), Action::Nothing, "reading takes too long");
+        assert_eq!(tests.failures(IFINDEX), 1);
+    }
+
+    #[test]
+    fn an_error_counts_as_a_failure() {
+        let at = Instant::now();
+        let mut tests = SelfTests::default();
+        assert_eq!(check(&mut tests, at), Action::Send { len: LEN });
+        tests.failed(IFINDEX, at);
+        assert_eq!((tests.failures(IFINDEX), tests.due()), (1, Some(at + FIRST_RETRY)));
+        assert_eq!(check(&mut tests, at + FIRST_RETRY), Action::Send { len: SHORT_LEN });
+        tests.failed(IFINDEX, at);
+        assert_eq!((tests.failures(IFINDEX), tests.due()), (2, Some(at + 2 * FIRST_RETRY)));
+    }
+
+    #[test]
+    fn a_changed_carrier_peer_or_hook_is_tested_anew() {
+        let at = Instant::now();
+        let proven = || {
+            let mut tests = sent(at);
+            assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), Action::Nothing);
+            tests
+        };
+        let send = Action::Send { len: LEN };
+        let flapped = Link { carrier_changes: 1, ..veth() };
+        assert_eq!(proven().check(&flapped, HookKind::Tcx, false, at), send);
+        assert_eq!(proven().check(&veth(), HookKind::Tcx, true, at), send);
+        assert_eq!(proven().check(&veth(), HookKind::Clsact, false, at), send);
+        let mut forgotten = proven();
+        forgotten.forget(IFINDEX);
+        assert_eq!(check(&mut forgotten, at), send);
+    }
+
+    #[test]
+    fn what_cannot_be_tested_is_blocked_until_it_changes() {
+        let at = Instant::now();
+        let mut tests = SelfTests::default();
+        let down = Link { carrier: false, ..veth() };
+        assert_eq!(tests.check(&down, HookKind::Tcx, false, at), Action::Nothing);
+        assert_eq!((tests.blocked(IFINDEX), tests.due()), (Some(Reason::SELF_TEST_PENDING), None));
+        let up = Link { carrier_changes: 1, ..veth() };
+        assert_eq!(tests.check(&up, HookKind::XdpVeth, false, at), Action::Nothing);
+        assert_eq!((tests.blocked(IFINDEX), tests.due()), (Some(Reason::PEER_DROPS_XDP), None));
+        assert_eq!(tests.check(&up, HookKind::XdpVeth, true, at), Action::Send { len: LEN });
+    }
+
+    #[test]
+    fn only_veths_are_tested() {
+        let at = Instant::now();
+        let mut tests = sent(at);
+        let nic = Link { kind: None, ..veth() };
+        assert_eq!(tests.check(&nic, HookKind::XdpDriver, false, at), Action::Nothing);
+        assert_eq!((tests.blocked(IFINDEX), tests.due()), (None, None), "what had the index before is forgotten");
     }
 }
