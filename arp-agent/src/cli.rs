@@ -1,13 +1,11 @@
 //! The command line, as types.
 
-use crate::config::{ArpListeners, Hook, SysctlHook, TcAttach, XdpMode};
+use crate::config::{BPFFS, Options, RUN_DIR};
 use arp_common::Lladdr;
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-
-/// Where the control socket lies unless `--run-dir` says otherwise.
-pub const DEFAULT_RUN_DIR: &str = "/run/arp-agent";
 
 /// Answers ARP requests in eBPF, exactly as the kernel's proxy_arp, proxy_arp_pvlan and local-address code would.
 #[derive(Debug, Parser)]
@@ -18,6 +16,12 @@ pub struct Cli {
     pub verbose: u8,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Whether a command line of `run` gives the option of this name itself.
+pub fn gives(matches: &ArgMatches, name: &str) -> bool {
+    let of_run = matches.subcommand_matches("run");
+    of_run.is_some_and(|run| run.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine))
 }
 
 #[derive(Debug, Subcommand)]
@@ -38,49 +42,19 @@ pub enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").args(["interface", "config"]).required(true).multiple(true))]
 pub struct Run {
-    /// Interfaces to attach to: names or patterns such as `cali*`. Interfaces that appear later count, too.
-    #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required_unless_present = "config")]
-    pub interfaces: Vec<String>,
-    /// Which hook to use [default: auto].
-    #[arg(long, value_enum)]
-    pub hook: Option<Hook>,
-    /// How XDP runs [default: auto].
-    #[arg(long, value_enum)]
-    pub xdp_mode: Option<XdpMode>,
-    /// How tc programs are attached [default: auto].
-    #[arg(long, value_enum)]
-    pub tc_attach: Option<TcAttach>,
-    /// Directory of the control socket; each agent needs its own [default: /run/arp-agent].
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub options: Options,
     /// TOML file whose keys are the names of these options; the command line overrides it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Interval between polls for kernel changes that send no notification, in ms. With the sysctl hook, full polls are
-    /// rarer: at least one a minute. Until the next poll, old answers may be given [default: 250].
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    pub reread_interval: Option<u64>,
-    /// Whether an eBPF program on the root of the cgroup tree reports writes of sysctls before they take effect
-    /// [default: auto].
-    #[arg(long, value_enum)]
-    pub sysctl_hook: Option<SysctlHook>,
-    /// What to do while a program on the node has a packet socket for ARP (an ARP daemon) [default: pass].
-    #[arg(long, value_enum)]
-    pub arp_listeners: Option<ArpListeners>,
-    /// How long the eBPF program goes on answering without a heartbeat from the agent, in ms [default: 1000].
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(50..=60_000))]
-    pub lease: Option<u64>,
-    /// The bpffs where the agent pins its BPF links, so that a restart keeps them; `off` pins none
-    /// [default: /sys/fs/bpf].
-    #[arg(long, value_name = "DIR")]
-    pub bpffs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub struct RunDir {
     /// Directory of the control socket: one for each agent.
-    #[arg(long = "run-dir", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    #[arg(long = "run-dir", value_name = "DIR", default_value = RUN_DIR)]
     pub path: PathBuf,
 }
 
@@ -137,9 +111,9 @@ pub struct Detach {
     /// Only print what would be removed.
     #[arg(long)]
     pub dry_run: bool,
-    /// The bpffs that the agent was started with [default: /sys/fs/bpf].
-    #[arg(long, value_name = "DIR")]
-    pub bpffs: Option<PathBuf>,
+    /// The bpffs that the agent was started with.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
     #[command(flatten)]
     pub run_dir: RunDir,
 }

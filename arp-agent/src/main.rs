@@ -1,12 +1,13 @@
 //! Parse, dispatch, exit code.
 
-use arp_agent::cli::{Cli, Command};
+use arp_agent::cli::{self, Cli, Command};
 use arp_agent::commands;
-use clap::Parser as _;
+use clap::{CommandFactory as _, FromArgMatches as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let level = match cli.verbose {
         0 => log::LevelFilter::Info,
         1 => log::LevelFilter::Debug,
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     };
     env_logger::Builder::new().filter_module("arp_", level).filter_level(log::LevelFilter::Warn).init();
     let done = match &cli.command {
-        Command::Run(arguments) => commands::run::run(arguments, cli.verbose),
+        Command::Run(arguments) => commands::run::run(arguments, |name| cli::gives(&matches, name), cli.verbose),
         Command::Status(arguments) => commands::status::status(arguments),
         Command::Explain(arguments) => commands::explain::explain(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),

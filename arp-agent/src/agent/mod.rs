@@ -16,7 +16,7 @@ mod states;
 mod status;
 
 use crate::clock::monotonic_ns;
-use crate::config::HookConfig;
+use crate::config::{ArpListeners, Options, SysctlHook as HookWanted};
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::HookKind;
@@ -39,30 +39,8 @@ use lease::{Lease, Redump, Replay};
 use proxies::ProxyReadings;
 use states::States;
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::time::sleep_until;
-
-/// What an agent is started with.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Patterns of interface names.
-    pub interfaces: Vec<String>,
-    /// Which hook they get.
-    pub hook_config: HookConfig,
-    /// Between polls for kernel changes that send no notification; with the sysctl hook, full polls are rarer.
-    pub reread_interval: Duration,
-    /// How long the program goes on without a heartbeat.
-    pub lease: Duration,
-    /// Whether writes of sysctls are hooked, where that can be.
-    pub sysctl_hook: bool,
-    /// Whether frames pass where somebody else's packet socket for ARP is open.
-    pub arp_listeners: bool,
-    /// Where links are pinned, if that is a bpffs.
-    pub bpffs: PathBuf,
-    /// Whether the program logs each decision.
-    pub trace: bool,
-}
 
 /// How many batches of notifications are applied before other work has its turn.
 const BATCHES_AT_ONCE: usize = 64;
@@ -108,28 +86,28 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the program, attaches it and brings the maps in sync.
+    /// Loads the program, attaches it and brings the maps in sync. With `trace`, the program logs each decision.
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(options: Options) -> anyhow::Result<Self> {
-        let mut attachments = Attachments::new(&options.interfaces, options.hook_config, &options.bpffs)?;
-        let mut bpf = Bpf::load(options.trace)?;
+    pub fn start(options: Options, trace: bool) -> anyhow::Result<Self> {
+        let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
+        let mut bpf = Bpf::load(trace)?;
         attachments.look_for_left();
         // Both before the first dump: what changes during it is told as well.
-        let sysctl_hook = SysctlHook::start(options.sysctl_hook, &mut bpf);
+        let sysctl_hook = SysctlHook::start(options.sysctl_hook == HookWanted::Auto, &mut bpf);
         let mut notifications =
             Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);
         let mut reader = Reader::new().context("opening a netlink socket failed")?;
-        if !options.arp_listeners {
+        if options.arp_listeners == ArpListeners::Ignore {
             reader.ignore_arp_listeners();
         }
         if reader.knows_features() {
             attachments.watch_peers();
         }
         let mut agent = Agent {
-            lease: Lease::new(options.lease, options.reread_interval, monotonic_ns()),
+            lease: Lease::new(options.lease.duration(), options.reread_interval.duration(), monotonic_ns()),
             replay: Replay::default(),
             redump: Redump::default(),
             damper: Damper::default(),
@@ -174,7 +152,7 @@ impl Agent {
         mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut heartbeat = Heartbeat::start(self.options.lease, self.options.reread_interval)?;
+        let mut heartbeat = Heartbeat::start(self.options.lease.duration(), self.options.reread_interval.duration())?;
         tokio::pin!(stop);
         loop {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());

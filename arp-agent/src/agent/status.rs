@@ -86,8 +86,8 @@ impl Agent {
             sysctl_hook: self.sysctl_hook.state(),
             settings_written: self.bpf.settings_written(),
             settings_written_elsewhere: self.bpf.written_elsewhere(),
-            reread_interval_ms: self.options.reread_interval.as_millis() as u64,
-            lease_ms: self.options.lease.as_millis() as u64,
+            reread_interval_ms: self.options.reread_interval.into(),
+            lease_ms: self.options.lease.into(),
         })
     }
 

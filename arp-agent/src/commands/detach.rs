@@ -5,11 +5,10 @@ use crate::cli;
 use crate::control::Request;
 use crate::control::client::{Answer, ask};
 use crate::hooks::clsact::Filters;
-use crate::hooks::pins::{BPFFS, Pins};
+use crate::hooks::pins::Pins;
 use anyhow::{Context as _, bail};
 use globset::{Glob, GlobSetBuilder};
 use nix::net::if_::if_indextoname;
-use std::path::Path;
 
 /// Removes what agents of this network namespace have left that no longer run, and says what.
 ///
@@ -51,7 +50,7 @@ pub fn detach(arguments: &cli::Detach) -> anyhow::Result<Exit> {
         outcome.say(&removed, || format!("{}: {did} the empty clsact queueing discipline", name(ifindex)));
     }
 
-    let bpffs = arguments.bpffs.as_deref().unwrap_or(Path::new(BPFFS));
+    let bpffs = arguments.bpffs.as_path();
     if let Some(pins) = Pins::open(bpffs, filters.name())? {
         let found =
             pins.find().with_context(|| format!("looking for pinned links under {} failed", bpffs.display()))?;

@@ -1,95 +1,53 @@
 //! `arp-agent run`.
 
 use super::Exit;
-use crate::agent::{Agent, Options};
+use crate::agent::Agent;
 use crate::cli;
-use crate::config::{ArpListeners, Hook, HookConfig, SysctlHook, TcAttach, XdpMode};
+use crate::config::Options;
 use crate::control::{run_dir::RunDir, server};
 use crate::descriptors;
-use crate::hooks::pins::BPFFS;
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
 use nix::libc;
 use nix::sys::stat::{Mode, umask};
-use serde::Deserialize;
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-const DEFAULT_REREAD_INTERVAL: u64 = 250;
-const DEFAULT_LEASE: u64 = 1000;
-
-/// A configuration file: the command line's options by name.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct Config {
-    #[serde(default)]
-    interface: Vec<String>,
-    hook: Option<Hook>,
-    xdp_mode: Option<XdpMode>,
-    tc_attach: Option<TcAttach>,
-    run_dir: Option<PathBuf>,
-    reread_interval: Option<u64>,
-    sysctl_hook: Option<SysctlHook>,
-    arp_listeners: Option<ArpListeners>,
-    lease: Option<u64>,
-    bpffs: Option<PathBuf>,
-}
-
 /// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
 /// # Errors
 /// See [`Agent::start`] and [`Agent::run`]; also bad configuration and a run directory that cannot be had.
-pub fn run(arguments: &cli::Run, verbose: u8) -> anyhow::Result<Exit> {
-    let config = match &arguments.config {
-        Some(path) => read_config(path)?,
-        None => Config::default(),
+pub fn run(arguments: &cli::Run, is_given: impl Fn(&str) -> bool, verbose: u8) -> anyhow::Result<Exit> {
+    let options = match &arguments.config {
+        Some(path) => arguments.options.with_file(path, is_given)?,
+        None => arguments.options.clone(),
     };
-    let interfaces = if arguments.interfaces.is_empty() { config.interface } else { arguments.interfaces.clone() };
-    if interfaces.is_empty() {
+    if options.interface.is_empty() {
         bail!("no interface to attach to: give --interface, or `interface = [\"cali*\"]` in the configuration file");
     }
-    let options = Options {
-        interfaces,
-        hook_config: HookConfig {
-            hook: arguments.hook.or(config.hook).unwrap_or_default(),
-            xdp_mode: arguments.xdp_mode.or(config.xdp_mode).unwrap_or_default(),
-            tc_attach: arguments.tc_attach.or(config.tc_attach).unwrap_or_default(),
-        },
-        reread_interval: Duration::from_millis(
-            arguments.reread_interval.or(config.reread_interval).unwrap_or(DEFAULT_REREAD_INTERVAL),
-        ),
-        lease: Duration::from_millis(arguments.lease.or(config.lease).unwrap_or(DEFAULT_LEASE)),
-        sysctl_hook: arguments.sysctl_hook.or(config.sysctl_hook).unwrap_or_default() == SysctlHook::Auto,
-        arp_listeners: arguments.arp_listeners.or(config.arp_listeners).unwrap_or_default() == ArpListeners::Pass,
-        bpffs: arguments.bpffs.clone().or(config.bpffs).unwrap_or_else(|| BPFFS.into()),
-        trace: verbose >= 2,
-    };
-    if let Some(contradiction) = options.hook_config.contradiction() {
+    if let Some(contradiction) = options.hook_config().contradiction() {
         bail!("{contradiction}");
     }
     need_capabilities()?;
     // Nothing that the agent makes is for other users, whatever umask it was started with.
     umask(Mode::from_bits_truncate(0o077));
     descriptors::raise_limit();
-    let run_dir = arguments.run_dir.as_deref().or(config.run_dir.as_deref());
-    let run_dir = run_dir.unwrap_or(Path::new(cli::DEFAULT_RUN_DIR));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, run_dir))?;
+    runtime.block_on(serve(options, verbose >= 2))?;
     Ok(Exit::Ok)
 }
 
-async fn serve(options: Options, run_dir: &Path) -> anyhow::Result<()> {
+/// `trace`: the program logs each decision.
+async fn serve(options: Options, trace: bool) -> anyhow::Result<()> {
     // Before anything is made that a signal could leave behind.
     let mut signals = Signals::new().context("handling signals failed")?;
-    let trace = options.trace;
-    let run_dir = RunDir::take(run_dir)?;
+    let run_dir = RunDir::take(&options.run_dir)?;
     let listener = server::listen(&run_dir.socket())?;
-    let mut agent = Agent::start(options)?;
+    let mut agent = Agent::start(options, trace)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
         tokio::spawn(print_log(logger));
@@ -176,24 +134,6 @@ async fn print_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
     }
 }
 
-fn read_config(path: &Path) -> anyhow::Result<Config> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("configuration file {}: cannot be read", path.display()))?;
-    let config: Config = toml::from_str(&text).with_context(|| format!("configuration file {}", path.display()))?;
-    let ranges = [("reread-interval", config.reread_interval, 10..=60_000), ("lease", config.lease, 50..=60_000)];
-    for (name, value, range) in ranges {
-        if let Some(value) = value.filter(|value| !range.contains(value)) {
-            bail!(
-                "configuration file {}: {name} = {value} is not in {}..={} ms",
-                path.display(),
-                range.start(),
-                range.end()
-            );
-        }
-    }
-    Ok(config)
-}
-
 /// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation,
 /// and refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
 pub(crate) const CAPABILITIES: [Capability; 3] =
@@ -234,43 +174,5 @@ mod tests {
         assert_eq!(missing(&[Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN]), [""; 0]);
         assert_eq!(missing(&[Capability::CAP_SYS_ADMIN]), ["CAP_NET_ADMIN"]);
         assert_eq!(missing(&[Capability::CAP_BPF, Capability::CAP_NET_ADMIN]), ["CAP_PERFMON"]);
-    }
-
-    fn config(text: &str) -> anyhow::Result<Config> {
-        let dir = std::env::temp_dir().join(format!(
-            "arp-agent-config-{}-{:?}",
-            std::process::id(),
-            std::thread::current().id()
-        ));
-        std::fs::write(&dir, text)?;
-        let config = read_config(&dir);
-        std::fs::remove_file(&dir)?;
-        config
-    }
-
-    #[test]
-    fn a_configuration_file_names_the_options() {
-        let config = config(
-            "interface = [\"cali*\"]\nreread-interval = 50\nhook = \"tc\"\nxdp-mode = \"skb\"\ntc-attach = \"tcx\"\nrun-dir = \"/run/x\"",
-        )
-        .unwrap();
-        assert_eq!(config.interface, ["cali*"]);
-        assert_eq!(config.reread_interval, Some(50));
-        assert_eq!((config.hook, config.xdp_mode), (Some(Hook::Tc), Some(XdpMode::Skb)));
-        assert_eq!(config.tc_attach, Some(TcAttach::Tcx));
-        assert_eq!(config.run_dir.as_deref(), Some(Path::new("/run/x")));
-    }
-
-    #[test]
-    fn a_configuration_file_s_mistakes_are_named() {
-        for (text, named) in [
-            ("interfaces = []", "interfaces"),
-            ("hook = \"netkit\"", "netkit"),
-            ("lease = 1", "lease = 1"),
-            ("lease = \"x\"", "lease"),
-        ] {
-            let error = format!("{:#}", config(text).unwrap_err());
-            assert!(error.contains(named), "{error}");
-        }
     }
 }

@@ -15,9 +15,6 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where a bpffs is usually mounted.
-pub const BPFFS: &str = "/sys/fs/bpf";
-
 /// The pinned links of one network namespace.
 pub struct Pins {
     /// Of all agents.
