@@ -2,7 +2,8 @@
 //! Addresses are in wire order; a missing attribute is `None`, never a guess.
 
 use crate::prefix::Prefix;
-use arp_common::Reason;
+use arp_common::settings::CONF;
+use arp_common::{Reason, for_conf};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -149,22 +150,27 @@ pub struct Link {
     pub settings: Option<Settings>,
 }
 
-/// The values under `net.ipv4.conf.<interface or all>` that answering depends on, raw
-/// (`IPV4_DEVCONF_*`, include/uapi/linux/ip.h; not combined with those of `all`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settings {
-    pub forwarding: i32,
-    pub proxy_arp: i32,
-    pub proxy_arp_pvlan: i32,
-    pub medium_id: i32,
-    pub arp_ignore: i32,
-    pub arp_filter: i32,
-    pub rp_filter: i32,
-    pub accept_local: i32,
-    pub route_localnet: i32,
-    pub drop_gratuitous_arp: i32,
-    pub ignore_routes_with_linkdown: i32,
+macro_rules! settings {
+    ($($constant:ident $name:ident,)*) => {
+        /// The values under `net.ipv4.conf.<interface or all>` that answering depends on, raw: not combined with those of
+        /// `all`.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Settings {
+            $(
+                #[doc = concat!("`", stringify!($name), "`.")]
+                pub $name: i32,
+            )*
+        }
+
+        impl From<[i32; CONF.len()]> for Settings {
+            /// The values in the order of [`CONF`].
+            fn from([$($name),*]: [i32; CONF.len()]) -> Self {
+                Settings { $($name),* }
+            }
+        }
+    };
 }
+for_conf!(settings);
 
 /// An IPv4 address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,19 +1,36 @@
 //! The sysctls that answers depend on: what the agent reads, and what the sysctl hook looks out for.
 
-/// Under `net.ipv4.conf.<interface, all or default>`.
-pub const CONF: [&str; 11] = [
-    "forwarding",
-    "proxy_arp",
-    "proxy_arp_pvlan",
-    "medium_id",
-    "arp_ignore",
-    "arp_filter",
-    "rp_filter",
-    "accept_local",
-    "route_localnet",
-    "drop_gratuitous_arp",
-    "ignore_routes_with_linkdown",
-];
+/// Hands the names under `net.ipv4.conf.<interface, all or default>` to a macro: this list is the only one of them.
+#[macro_export]
+macro_rules! for_conf {
+    ($macro:ident) => {
+        $macro! {
+            FORWARDING forwarding,
+            PROXY_ARP proxy_arp,
+            PROXY_ARP_PVLAN proxy_arp_pvlan,
+            MEDIUM_ID medium_id,
+            ARP_IGNORE arp_ignore,
+            ARP_FILTER arp_filter,
+            RP_FILTER rp_filter,
+            ACCEPT_LOCAL accept_local,
+            ROUTE_LOCALNET route_localnet,
+            DROP_GRATUITOUS_ARP drop_gratuitous_arp,
+            IGNORE_ROUTES_WITH_LINKDOWN ignore_routes_with_linkdown,
+        }
+    };
+}
+
+macro_rules! names {
+    ($($constant:ident $name:ident,)*) => {
+        $(
+            #[doc = concat!("`net.ipv4.conf.<interface>.", stringify!($name), "`.")]
+            pub const $constant: &str = stringify!($name);
+        )*
+        /// Under `net.ipv4.conf.<interface, all or default>`.
+        pub const CONF: [&str; [$($constant),*].len()] = [$($constant),*];
+    };
+}
+for_conf!(names);
 
 /// Under `net.ipv4.neigh.<interface or default>`.
 pub const PROXY_DELAY: &str = "proxy_delay";
@@ -69,15 +86,15 @@ impl Whose {
 pub type Word = [u64; 4];
 
 /// All names as words.
-pub const NAMES: [Word; 13] = {
-    let mut names = [[0; 4]; 13];
+pub const NAMES: [Word; CONF.len() + 2] = {
+    let mut names = [[0; 4]; CONF.len() + 2];
     let mut at = 0;
     while at < CONF.len() {
         names[at] = words(CONF[at]);
         at += 1;
     }
-    names[11] = words(PROXY_DELAY);
-    names[12] = words(IP_FORWARD);
+    names[CONF.len()] = words(PROXY_DELAY);
+    names[CONF.len() + 1] = words(IP_FORWARD);
     names
 };
 
@@ -105,7 +122,7 @@ mod tests {
             bytes.take_while(|&byte| byte != 0).map(char::from).collect()
         };
         let names: std::vec::Vec<_> = NAMES.into_iter().map(text).collect();
-        assert_eq!(names[..11], CONF);
-        assert_eq!(names[11..], ["proxy_delay", "ip_forward"]);
+        assert_eq!(names[..CONF.len()], CONF);
+        assert_eq!(names[CONF.len()..], ["proxy_delay", "ip_forward"]);
     }
 }

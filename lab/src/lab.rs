@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use std::{fs, process, thread};
 
 use anyhow::{Context, Result, ensure};
+use arp_common::settings::CONF;
 
 use crate::hook::Hook;
 use crate::host::Host;
@@ -20,21 +21,9 @@ use crate::slack::{stretched, wait_until};
 use arp_common::Lladdr;
 
 /// Settings that a namespace may take over from the machine: back to the kernel's own defaults, so that a lab is the same everywhere.
-const DEFAULTS: [(&str, &str); 13] = [
-    ("accept_local", "0"),
-    ("arp_accept", "0"),
-    ("arp_filter", "0"),
-    ("arp_ignore", "0"),
-    ("drop_gratuitous_arp", "0"),
-    ("forwarding", "0"),
-    ("ignore_routes_with_linkdown", "0"),
-    ("medium_id", "0"),
-    ("proxy_arp", "0"),
-    ("proxy_arp_pvlan", "0"),
-    ("route_localnet", "0"),
-    ("rp_filter", "0"),
-    ("send_redirects", "1"),
-];
+fn defaults() -> impl Iterator<Item = (&'static str, &'static str)> {
+    CONF.into_iter().map(|name| (name, "0")).chain([("arp_accept", "0"), ("send_redirects", "1")])
+}
 
 /// A node in a namespace of its own, with hosts linked to it by veth pairs. Nothing of it touches the machine's
 /// namespace; all of it is gone when the lab is dropped, also by a panic.
@@ -228,7 +217,7 @@ pub(crate) fn take_xdp(namespace: &Namespace, interface: &str) -> Result<()> {
 fn set_defaults(namespace: &Namespace) -> Result<()> {
     namespace.run(|| {
         for scope in ["all", "default", "lo"] {
-            for (key, value) in DEFAULTS {
+            for (key, value) in defaults() {
                 let path = format!("/proc/sys/net/ipv4/conf/{scope}/{key}");
                 // A key that this kernel does not know has no value to reset. One that is right is not written:
                 // interfaces made after a write to `default` no longer follow later ones.

@@ -9,7 +9,7 @@ use super::kernel_view::{KernelView, interface, sysctl_name};
 use super::{Answer, KernelAnswer, Question};
 use crate::event::Event;
 use arp_common::fib::{self, Kind};
-use arp_common::{Reason, Verdict, decide};
+use arp_common::{Reason, Verdict, decide, settings};
 
 /// What an answer takes besides what the tables say.
 enum Assumption {
@@ -130,23 +130,23 @@ impl KernelView {
         Some(match reason {
             Reason::NO_ROUTE => format!("it has no route to {target}"),
             Reason::UNANSWERABLE_ROUTE => format!("its route to {target} is `{}`", route()),
-            Reason::FORWARDING_OFF => format!("{target} is not its own, and {} is 0", sysctl("forwarding")),
+            Reason::FORWARDING_OFF => format!("{target} is not its own, and {} is 0", sysctl(settings::FORWARDING)),
             Reason::PROXY_ARP_OFF => {
                 format!(
                     "its route to {target} is `{}`, {} is off, and there is no static proxy entry",
                     route(),
-                    sysctl("proxy_arp")
+                    sysctl(settings::PROXY_ARP)
                 )
             }
             Reason::PVLAN_OFF => {
                 format!(
                     "its route to {target}, `{}`, leads back out of {name}, and {} is off",
                     route(),
-                    sysctl("proxy_arp_pvlan")
+                    sysctl(settings::PROXY_ARP_PVLAN)
                 )
             }
             Reason::MEDIUM_ID => {
-                format!("{} and that of the interface behind which {target} is forbid it", sysctl("medium_id"))
+                format!("{} and that of the interface behind which {target} is forbid it", sysctl(settings::MEDIUM_ID))
             }
             // Only the table local counts for a probe; what the mirror does not follow may be in there.
             Reason::PROBE_NOT_LOCAL if fib::lookup(self.tables(), target.octets()).kind() == Kind::Opaque => {

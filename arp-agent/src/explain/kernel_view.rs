@@ -11,6 +11,7 @@ use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABL
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use arp_common::maps::IfaceAddr;
+use arp_common::settings::{ARP_IGNORE, FORWARDING, MEDIUM_ID, PROXY_ARP, PROXY_ARP_PVLAN, PROXY_DELAY};
 use nix::libc;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -173,11 +174,11 @@ impl KernelView {
         let Some(link) = snapshot.links.get(&question.ifindex) else { return candidates };
         let name = &link.name;
         let set: [(&str, &str, Set); 5] = [
-            ("proxy_arp", "1", |settings| settings.proxy_arp = 1),
-            ("proxy_arp_pvlan", "1", |settings| settings.proxy_arp_pvlan = 1),
-            ("forwarding", "1", |settings| settings.forwarding = 1),
-            ("arp_ignore", "0", |settings| settings.arp_ignore = 0),
-            ("medium_id", "0", |settings| settings.medium_id = 0),
+            (PROXY_ARP, "1", |settings| settings.proxy_arp = 1),
+            (PROXY_ARP_PVLAN, "1", |settings| settings.proxy_arp_pvlan = 1),
+            (FORWARDING, "1", |settings| settings.forwarding = 1),
+            (ARP_IGNORE, "0", |settings| settings.arp_ignore = 0),
+            (MEDIUM_ID, "0", |settings| settings.medium_id = 0),
         ];
         for (key, value, change) in set {
             let mut changed = link.clone();
@@ -189,7 +190,7 @@ impl KernelView {
         }
         if let Some(all) = snapshot.all.filter(|all| all.arp_ignore != 0) {
             let changed = Settings { arp_ignore: 0, ..all };
-            let what = "net.ipv4.conf.all.arp_ignore were 0".to_owned();
+            let what = format!("net.ipv4.conf.all.{ARP_IGNORE} were 0");
             candidates.push((what, Event::AllSettings(changed), Event::AllSettings(all)));
         }
         let delays: Vec<(u32, u64)> = snapshot.proxy_delays.iter().map(|(&ifindex, &delay)| (ifindex, delay)).collect();
@@ -197,7 +198,7 @@ impl KernelView {
             delays.iter().copied().filter(|(ifindex, _)| *ifindex != link.ifindex).collect();
         undelayed.push((link.ifindex, 0));
         candidates.push((
-            format!("net.ipv4.neigh.{}.proxy_delay were 0", sysctl_name(name)),
+            format!("net.ipv4.neigh.{}.{PROXY_DELAY} were 0", sysctl_name(name)),
             Event::ProxyDelays(undelayed),
             Event::ProxyDelays(delays),
         ));
@@ -299,19 +300,19 @@ fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
         Fact::new(format!("net.ipv4.conf.{name}.{key}"), format!("{own}, all {all}: {effect}"))
     };
     vec![
-        both("proxy_arp", own.proxy_arp, all.proxy_arp, either(own.proxy_arp, all.proxy_arp).into()),
+        both(PROXY_ARP, own.proxy_arp, all.proxy_arp, either(own.proxy_arp, all.proxy_arp).into()),
         both(
-            "proxy_arp_pvlan",
+            PROXY_ARP_PVLAN,
             own.proxy_arp_pvlan,
             all.proxy_arp_pvlan,
             either(own.proxy_arp_pvlan, all.proxy_arp_pvlan).into(),
         ),
         Fact::new(
-            format!("net.ipv4.conf.{name}.forwarding"),
+            format!("net.ipv4.conf.{name}.{FORWARDING}"),
             format!("{}: {} (that of all does not count)", own.forwarding, either(own.forwarding, 0)),
         ),
-        both("arp_ignore", own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
-        Fact::new(format!("net.ipv4.conf.{name}.medium_id"), own.medium_id.to_string()),
+        both(ARP_IGNORE, own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
+        Fact::new(format!("net.ipv4.conf.{name}.{MEDIUM_ID}"), own.medium_id.to_string()),
     ]
 }
 

@@ -8,7 +8,7 @@ pub mod kernel_view;
 
 use arp_common::fib::{Entry, Kind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
-use arp_common::{ArpFrame, Lladdr, Reason, Tables, Verdict, decide};
+use arp_common::{ArpFrame, Lladdr, Reason, Tables, Verdict, decide, settings};
 use checks::Check;
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
@@ -239,10 +239,10 @@ impl<T: Tables> Tables for Recorder<'_, T> {
 
 fn describe_iface(iface: Iface) -> String {
     let flags = [
-        (Iface::PROXY_ARP, "proxy_arp"),
-        (Iface::PVLAN, "proxy_arp_pvlan"),
-        (Iface::FORWARDING, "forwarding"),
-        (Iface::DELAYED, "proxy_delay"),
+        (Iface::PROXY_ARP, settings::PROXY_ARP),
+        (Iface::PVLAN, settings::PROXY_ARP_PVLAN),
+        (Iface::FORWARDING, settings::FORWARDING),
+        (Iface::DELAYED, settings::PROXY_DELAY),
         (Iface::LOCAL_ALWAYS, "arp_ignore lets local targets be answered"),
         (Iface::LOCAL_OWN, "arp_ignore 1"),
         (Iface::HAS_PROXIES, "static proxy entries"),

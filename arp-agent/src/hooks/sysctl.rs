@@ -6,7 +6,7 @@ use super::sysctl_writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value,
 use crate::dataplane::{bpf::Bpf, refusal};
 use anyhow::{Context as _, anyhow, bail};
 use arp_common::maps::{SettingWrite, names};
-use arp_common::settings::{EVERYBODY, NOBODY, PROXY_DELAY, Whose};
+use arp_common::settings::{EVERYBODY, IP_FORWARD, NOBODY, PROXY_ARP, PROXY_DELAY, Whose};
 use aya::maps::{MapData, RingBuf};
 use aya::programs::{CgroupAttachMode, CgroupSysctl, ProgramError};
 use std::future::pending;
@@ -269,8 +269,9 @@ fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
     let neigh = "/proc/sys/net/ipv4/neigh";
     let mut interfaces = std::fs::read_dir(neigh).with_context(|| format!("reading {neigh} failed"))?;
     let interface = interfaces.next().with_context(|| format!("{neigh} is empty"))??.path();
-    let conf = Path::new("/proc/sys/net/ipv4/conf/all/proxy_arp");
-    for path in [conf, &interface.join(PROXY_DELAY), Path::new("/proc/sys/net/ipv4/ip_forward")] {
+    let ipv4 = Path::new("/proc/sys/net/ipv4");
+    let conf = ipv4.join("conf/all").join(PROXY_ARP);
+    for path in [&conf, &interface.join(PROXY_DELAY), &ipv4.join(IP_FORWARD)] {
         let expected = Whose { netns, is_neigh: path.starts_with(neigh) }.word();
         let mut told = 0;
         for _ in 0..ATTEMPTS {

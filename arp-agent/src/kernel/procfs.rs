@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use nix::libc;
 
 use crate::event::Settings;
-use arp_common::settings::CONF;
+use arp_common::settings::{CONF, PROXY_DELAY};
 
 /// Whether there are IPv4 settings of an interface of that name in the calling thread's network namespace, or it cannot be
 /// said.
@@ -38,7 +38,7 @@ impl AllSettings {
         for ((value, file), name) in values.iter_mut().zip(&self.files).zip(CONF) {
             *value = number(file).with_context(|| format!("reading net.ipv4.conf.all.{name}"))?;
         }
-        Ok(from_values(values))
+        Ok(values.into())
     }
 }
 
@@ -55,37 +55,7 @@ pub(super) fn settings(interface: &str) -> Result<Option<Settings>> {
             Err(error) => return Err(error).with_context(|| format!("reading {path}")),
         }
     }
-    Ok(Some(from_values(values)))
-}
-
-/// The values in the order of [`CONF`].
-fn from_values(values: [i32; CONF.len()]) -> Settings {
-    let [
-        forwarding,
-        proxy_arp,
-        proxy_arp_pvlan,
-        medium_id,
-        arp_ignore,
-        arp_filter,
-        rp_filter,
-        accept_local,
-        route_localnet,
-        drop_gratuitous_arp,
-        ignore_routes_with_linkdown,
-    ] = values;
-    Settings {
-        forwarding,
-        proxy_arp,
-        proxy_arp_pvlan,
-        medium_id,
-        arp_ignore,
-        arp_filter,
-        rp_filter,
-        accept_local,
-        route_localnet,
-        drop_gratuitous_arp,
-        ignore_routes_with_linkdown,
-    }
+    Ok(Some(values.into()))
 }
 
 /// `net.ipv4.neigh.<interface>.proxy_delay` in milliseconds, in the calling thread's network namespace; `None` if the
@@ -93,7 +63,7 @@ fn from_values(values: [i32; CONF.len()]) -> Settings {
 pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
     /// What the file counts in: USER_HZ is 100.
     const UNIT: u64 = 10;
-    let path = format!("/proc/sys/net/ipv4/neigh/{interface}/proxy_delay");
+    let path = format!("/proc/sys/net/ipv4/neigh/{interface}/{PROXY_DELAY}");
     match File::open(&path) {
         Ok(file) => {
             let units = number(&file).with_context(|| format!("reading {path}"))?;
