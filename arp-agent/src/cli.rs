@@ -1,4 +1,5 @@
 //! The command line, as types.
+#![expect(missing_docs, reason = "`--help` prints doc comments: where it needs none, there is none")]
 
 use crate::config::{BPFFS, Options, RUN_DIR};
 use arp_common::Lladdr;

@@ -3,6 +3,7 @@
 //! A change's way: `netlink` → [`kernel`] (reads) → [`event`] → [`mirror`] (pure) → [`dataplane`] (maps and program);
 //! [`hooks`] has the program attached, [`agent`] drives all of it. A command's way: [`cli`] → [`commands`] → the agent's
 //! [`control`] socket. Imports point the same way down: nothing below `commands` knows `cli`, and `kernel` writes nothing.
+#![warn(missing_docs, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod agent;
 #[cfg(test)]

@@ -77,7 +77,8 @@ mod tests {
     fn keys_of_a_node_are_spread() {
         const BUCKETS: u32 = 1024;
         let key = |ifindex: u32, host: u32| {
-            let addr = u64::from(u32::from_ne_bytes([10, 244, (host >> 8) as u8, host as u8]));
+            let [_, _, high, low] = host.to_be_bytes();
+            let addr = u64::from(u32::from_ne_bytes([10, 244, high, low]));
             addr << 32 | u64::from(ifindex)
         };
         for world in ["pods", "uplink"] {

@@ -102,6 +102,7 @@ impl Entry {
 
     /// The slot of a unicast leaf's interface in `OIFS`.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the slot is the lower half")]
     pub const fn slot(self) -> u16 {
         self.0 as u16
     }

@@ -1,4 +1,4 @@
-//! What the eBPF program and userspace share: the frame ([`frame`], [`words`]), the decision ([`mod@decide`]), why a frame is
+//! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
 //! passed ([`reason`]), the routing lookup ([`fib`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
@@ -6,7 +6,7 @@
 //! what a real call would pass (an enum with a payload, a slice of unknown length).
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_docs, clippy::cast_possible_truncation)]
 
 #[cfg(any(test, feature = "serde"))]
 extern crate std;

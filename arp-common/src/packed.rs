@@ -1,5 +1,6 @@
 //! The frame as the program holds it: in a few whole words, from which each field takes a shift or two. Byte arrays would
 //! be taken apart and put together again byte by byte, which costs as much as all lookups of a decision.
+#![expect(clippy::cast_possible_truncation, reason = "a field is the lower part of a shifted word")]
 
 use crate::frame::ArpFrame;
 use crate::lladdr::Lladdr;

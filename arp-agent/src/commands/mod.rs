@@ -1,4 +1,5 @@
 //! One file a command, of the same name.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what commands print is their result")]
 
 pub mod detach;
 pub mod explain;
