@@ -1,8 +1,10 @@
 //! Socket filters (classic BPF) that keep notices about some interfaces and neighbour entries from the agent's queues.
 
-use super::features;
+use super::features::{self, GENL_LEN};
+use linux_raw_sys::netlink as raw;
 use nix::libc;
 use socket2::SockFilter;
+use std::mem::offset_of;
 use std::net::Ipv4Addr;
 
 /// What is not to be told.
@@ -26,16 +28,17 @@ const JUMP: u16 = (libc::BPF_JMP | libc::BPF_JA) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 // Offsets in `struct nlmsghdr` and what follows it.
-const KIND: u32 = 4;
-const FAMILY: u32 = 16;
-/// `ifi_index` and `ndm_ifindex`.
-const IFINDEX: u32 = 20;
-const FLAGS: u32 = 24;
+const KIND: u32 = offset_of!(libc::nlmsghdr, nlmsg_type) as u32;
+const BODY: u32 = size_of::<libc::nlmsghdr>() as u32;
+const FAMILY: u32 = BODY;
+const IFINDEX: u32 = BODY + offset_of!(raw::ifinfomsg, ifi_index) as u32;
+const _: () = assert!(offset_of!(raw::ifinfomsg, ifi_index) == offset_of!(raw::ndmsg, ndm_ifindex));
+const FLAGS: u32 = BODY + offset_of!(raw::ifinfomsg, ifi_flags) as u32;
 /// The value of the first attribute of a neighbour, NDA_DST (`neigh_fill_info`, net/core/neighbour.c).
-const DST: u32 = 32;
+const DST: u32 = BODY + (size_of::<raw::ndmsg>() + size_of::<raw::nlattr>()) as u32;
 /// The type and value of the first attribute of a device (`netdev_nl_dev_fill`, net/core/netdev-genl.c).
-const FEATURES_KIND: u32 = 22;
-const FEATURES_IFINDEX: u32 = 24;
+const FEATURES_KIND: u32 = BODY + (GENL_LEN + offset_of!(raw::nlattr, nla_type)) as u32;
+const FEATURES_IFINDEX: u32 = BODY + (GENL_LEN + size_of::<raw::nlattr>()) as u32;
 
 /// A loaded word is in network order, what the kernel writes is not.
 fn word(value: u32) -> u32 {

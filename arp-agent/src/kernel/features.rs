@@ -12,7 +12,7 @@ use crate::netlink::{
 };
 
 /// `struct genlmsghdr`.
-pub(super) const GENL_LEN: usize = 4;
+pub(super) const GENL_LEN: usize = size_of::<libc::genlmsghdr>();
 
 const CTRL_ATTR_FAMILY_ID: u16 = libc::CTRL_ATTR_FAMILY_ID as u16;
 const CTRL_ATTR_FAMILY_NAME: u16 = libc::CTRL_ATTR_FAMILY_NAME as u16;

@@ -7,17 +7,17 @@ use nix::libc;
 
 use crate::netlink::wire::{self, Message};
 
-/// `struct nfgenmsg`.
+/// `struct nfgenmsg`, include/uapi/linux/netfilter/nfnetlink.h.
 pub(super) const NFGEN_LEN: usize = 4;
 /// `struct tcmsg`.
-pub(crate) const TC_LEN: usize = 20;
+pub(crate) const TC_LEN: usize = size_of::<raw::tcmsg>();
 
 /// `NFPROTO_ARP` and `NFPROTO_NETDEV`.
 pub(super) const FAMILY_ARP: u8 = libc::NFPROTO_ARP as u8;
 pub(super) const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
 
 // NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
-const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_HOOK: u16 = 4;
 const HOOK_DEV: u16 = 3;
 const HOOK_DEVS: u16 = 4;
 const DEVICE_NAME: u16 = 1;

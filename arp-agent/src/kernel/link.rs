@@ -9,10 +9,10 @@ use crate::event::{Link, Settings};
 use crate::netlink::wire::{self, Message};
 
 /// `struct ifinfomsg`.
-pub(super) const HEADER_LEN: usize = 16;
-/// `struct netconfmsg`, with its padding.
+pub(super) const HEADER_LEN: usize = size_of::<raw::ifinfomsg>();
+/// `struct netconfmsg`, with its padding, and NETCONFA_* in it: include/uapi/linux/netconf.h.
 const NETCONF_HEADER_LEN: usize = 4;
-/// include/uapi/linux/netconf.h; negative for `all` and `default`.
+/// Negative for `all` and `default`.
 const NETCONFA_IFINDEX: u16 = 1;
 
 // Those that libc lacks.

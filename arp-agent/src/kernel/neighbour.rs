@@ -1,5 +1,6 @@
 //! Decoding of IPv4 addresses, neighbours, proxy entries and neighbour tables.
 
+use std::mem::offset_of;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
@@ -10,13 +11,13 @@ use crate::event::{Address, NeighbourEntry};
 use crate::netlink::wire::{self, Message};
 
 /// `struct ifaddrmsg`.
-pub(super) const ADDRESS_HEADER_LEN: usize = 8;
+pub(super) const ADDRESS_HEADER_LEN: usize = size_of::<raw::ifaddrmsg>();
 /// `struct ndmsg`.
-pub(super) const HEADER_LEN: usize = 12;
+pub(super) const HEADER_LEN: usize = size_of::<raw::ndmsg>();
 /// `struct ndtmsg`.
-pub(super) const TABLE_HEADER_LEN: usize = 4;
+pub(super) const TABLE_HEADER_LEN: usize = size_of::<raw::ndtmsg>();
 /// Where `struct ndmsg` has its NTF_* flags.
-pub(super) const FLAGS_AT: usize = 10;
+pub(super) const FLAGS_AT: usize = offset_of!(raw::ndmsg, ndm_flags);
 
 const NDTA_PARMS: u16 = raw::NDTA_PARMS as u16;
 const NDTPA_IFINDEX: u16 = raw::NDTPA_IFINDEX as u16;

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use nix::libc;
 
-use super::ingress::{FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables};
+use super::ingress::{CHAIN_HOOK, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables};
 use crate::netlink::wire::{self, Message, NetlinkRequest};
 
 const GET_RULE: u16 = nftables(libc::NFT_MSG_GETRULE);
@@ -23,7 +23,6 @@ const GET_SET_ELEMENTS: u16 = nftables(libc::NFT_MSG_GETSETELEM);
 // NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_NAME: u16 = 3;
-const CHAIN_HOOK: u16 = 4;
 const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;

@@ -13,9 +13,9 @@ use crate::netlink::wire::{self, Message};
 use crate::prefix::Prefix;
 
 /// `struct rtmsg`.
-pub(super) const HEADER_LEN: usize = 12;
+pub(super) const HEADER_LEN: usize = size_of::<raw::rtmsg>();
 /// `struct fib_rule_hdr`.
-pub(super) const RULE_HEADER_LEN: usize = 12;
+pub(super) const RULE_HEADER_LEN: usize = size_of::<raw::fib_rule_hdr>();
 
 /// The tables that rules look up unless somebody adds others: local, main, default.
 pub(super) const TABLES: [u32; 3] =

@@ -6,9 +6,10 @@
 
 use anyhow::{Context, Result, ensure};
 use netlink_packet_core::NlasIterator;
+use nix::libc;
 
 /// `struct nlmsghdr`.
-pub(crate) const HEADER_LEN: usize = 16;
+pub(crate) const HEADER_LEN: usize = size_of::<libc::nlmsghdr>();
 
 /// One netlink message as it lies in a buffer.
 #[derive(Clone, Copy, Debug)]
