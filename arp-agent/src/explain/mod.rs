@@ -1,5 +1,5 @@
 //! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them;
-//! [`world`] has the kernel's state behind it.
+//! [`kernel_view`] has the kernel's state behind it.
 
 pub mod agreement;
 pub mod checks;

@@ -413,7 +413,7 @@ impl Reader {
     }
 
     /// Reads the hooks of the netdev family, and those of tc that are told nobody. Other filters of tc are looked for
-    /// where the program runs ([`Filters::beside`](super::Filters::beside)).
+    /// where the program runs (`Filters::beside`).
     fn read_hooks(&mut self) -> Result<()> {
         let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; ingress::TC_LEN]);
         self.last.shared_blocks = self.dumped("queueing disciplines", &request, ingress::shared_block)?;
