@@ -82,7 +82,7 @@ pub struct Explain {
     /// The link-layer address of the sender; by default the neighbour's.
     #[arg(long, value_name = "MAC")]
     pub sender_mac: Option<Lladdr>,
-    /// Run the loaded program on that very frame too, and fail if it decides otherwise.
+    /// Also run the loaded program on this request, and fail if its decision differs.
     #[arg(long)]
     pub kernel: bool,
     #[command(flatten)]

@@ -26,17 +26,17 @@ pub struct Options {
     /// Which hook to use.
     #[arg(long, value_enum, default_value_t)]
     pub hook: Hook,
-    /// How XDP runs.
+    /// Where XDP runs: on socket buffers, or in the driver.
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
-    /// How tc programs are attached.
+    /// Whether tc programs are attached by tcx or by clsact.
     #[arg(long, value_enum, default_value_t)]
     pub tc_attach: TcAttach,
     /// Directory of the control socket; each agent needs its own.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
     /// Interval between polls for kernel changes that send no notification, in ms. With the sysctl hook, full polls are
-    /// rarer: at least one a minute. Until the next poll, old answers may be given.
+    /// rarer: at least one a minute. Until the next poll the agent may answer as before the change.
     #[arg(long, value_name = "MS", default_value = "250")]
     pub reread_interval: Milliseconds<10, 60_000>,
     /// Whether an eBPF program on the root of the cgroup tree reports writes of sysctls before they take effect.
@@ -125,7 +125,7 @@ pub enum Hook {
     Auto,
     /// XDP.
     Xdp,
-    /// tc, before the stack.
+    /// tc, on ingress.
     Tc,
 }
 
@@ -138,7 +138,7 @@ pub enum XdpMode {
     Auto,
     /// On socket buffers, after the driver: works on every Ethernet device.
     Skb,
-    /// In the driver. On a veth it costs the pod its segmentation offload, and it is attached only while the pod end
+    /// In the driver. On a veth it turns off the pod's segmentation offload, and it is attached only while the pod end
     /// has GRO or an XDP program.
     Driver,
 }
@@ -152,7 +152,7 @@ pub enum TcAttach {
     Auto,
     /// By tcx, beside other programs (Linux 6.6).
     Tcx,
-    /// As a filter of a clsact queueing discipline, which takes the one place of its kind on an interface.
+    /// As a filter of a clsact queueing discipline. An interface can have only one, so other tools cannot add theirs.
     Clsact,
 }
 

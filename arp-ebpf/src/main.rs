@@ -1,9 +1,9 @@
 //! The eBPF object: an entry point for each hook, one decision behind all.
 //!
-//! A frame's way: `stub`, which is what is attached → entry point → `classify` (is it ARP at all?) → `words`, the only door to packet memory →
-//! `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the same interface. The hooks
-//! (`xdp`, `tc`) differ in how a frame arrives and how it leaves.
-//! A frame that is passed leaves as it came.
+//! A frame's way: `stub`, which is what is attached → entry point → `classify` (is it ARP at all?) → `packet_access`
+//! (the frame, in words) → `arp_common::decide` over the maps of `tables` → count → trim, reply in place, out of the
+//! same interface. The hooks (`xdp`, `tc`) differ in how a frame arrives and how it leaves. A frame that is passed
+//! leaves as it came.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // For atomic additions, which `core` does not offer on this target; building for BPF is unstable anyway.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]

@@ -120,7 +120,8 @@ impl Tables for Maps {
     #[inline(always)]
     fn proxies_are_confirmed(&self) -> bool {
         let now = jiffies();
-        // SAFETY: as in `sequence`. Whoever writes last says the same; the agent only looks whether it moves.
+        // SAFETY: as in `sequence`. All CPUs write the same time, so the last writer may win; the agent only looks
+        // whether it moves.
         unsafe { (&raw mut (*self.global.cast_mut()).proxies_asked).write_volatile(now) };
         // SAFETY: as in `sequence`.
         now < unsafe { (&raw const (*self.global).proxies_until).read_volatile() }

@@ -40,7 +40,7 @@ impl Agent {
         Ok(explanation)
     }
 
-    /// The counters that a frame adds to which comes in on the interface.
+    /// The counters for frames that arrive on the interface.
     fn counters_of_frames_on(&self, ifindex: u32) -> Counters {
         match self.bpf.iface(ifindex) {
             Some(_) => self.bpf.counters(ifindex),

@@ -43,7 +43,7 @@ pub enum Response {
     Error(String),
 }
 
-/// What `status --json` and `stats --json` print.
+/// What `status --json` prints; `stats` takes its figures from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// [`crate::DOCUMENT_VERSION`].

@@ -1,9 +1,9 @@
 //! The attach self-test, without its I/O: a frame of our own, sent the way that replies go, must arrive.
 //!
-//! The frame is for nobody (no device has its destination, and its EtherType is one for experiments): the pod's stack drops
-//! it as somebody else's. That it has arrived is seen from the veth's counters at the node end, which count what the
-//! pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a length
-//! of their own are sent, and as many frames and bytes must be counted.
+//! The frame is for nobody (no device has its destination, and its EtherType is one for experiments): the pod's stack
+//! drops it as somebody else's. That it has arrived is seen from the veth's counters at the node end, which count what
+//! the pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a
+//! length of their own are sent, and as many frames and bytes must be counted.
 
 use super::link_counters::Transmitted;
 use crate::dataplane::HookKind;
@@ -57,7 +57,7 @@ pub enum Action {
 #[derive(Debug, Default)]
 pub struct SelfTests {
     by_ifindex: BTreeMap<u32, SelfTest>,
-    /// Those of them that something is to be done about at a time.
+    /// The interfaces whose test has a next step at a set time.
     pending: BTreeSet<u32>,
 }
 

@@ -190,8 +190,8 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
     reason.or(flapping).or_else(|| snapshot.blocked.get(&link.ifindex).copied()).or(stale)
 }
 
-/// Whether netfilter may drop a reply that would be given on the interface. A reply about an address that is routed back to
-/// the interface, or nowhere, is given by nobody.
+/// Whether netfilter may drop a reply that the kernel would send on the interface. Nobody replies for an address that
+/// is routed back to the interface, or nowhere.
 fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
     let Some(held_back) = snapshot.held_back.get(&link.name) else { return false };
     let pvlan = [link.settings, snapshot.all].iter().any(|s| s.is_none_or(|settings| settings.proxy_arp_pvlan != 0));
@@ -255,8 +255,9 @@ pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
 
 /// The leaf of exactly `prefix`, or `None` if shorter prefixes decide there.
 ///
-/// Local and main are one trie until a rule is added for the first time, and local is asked first from then on, for
-/// ever, which no message tells (`fib_unmerge`, net/ipv4/fib_trie.c). What the two ways do not agree on is opaque.
+/// Local and main are one trie until a rule is added for the first time. From then on the kernel always asks local
+/// first, and sends no message about it (`fib_unmerge`, net/ipv4/fib_trie.c). What the two ways do not agree on is
+/// opaque.
 pub fn leaf(snapshot: &Snapshot, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
     let leaf = if let Some(verdict) = verdict(snapshot, snapshot.local.at(prefix)) {
         match verdict {
