@@ -119,10 +119,10 @@ pub struct Global {
     /// How many buckets of neighbours have come into doubt so far; number `n` is noted in `DOUBTED` at `n` modulo its
     /// length.
     pub doubted: u64,
-    /// Jiffies until which an answer may depend on a static proxy entry: the agent has read them all again, and allows
-    /// some ticks.
+    /// Nanoseconds of CLOCK_MONOTONIC until which an answer may depend on a static proxy entry: the agent has read all of
+    /// them a moment ago.
     pub proxies_until: u64,
-    /// Jiffies when a decision last depended on one. While it moves, the agent reads them often.
+    /// Nanoseconds of CLOCK_MONOTONIC when a decision last depended on one. While it moves, the agent reads them often.
     pub proxies_asked: u64,
 }
 

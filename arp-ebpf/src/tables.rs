@@ -12,7 +12,7 @@ use arp_common::maps::{
 use arp_common::reason::ANSWERED;
 use arp_common::{Lladdr, PackedArp};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
-use aya_ebpf::helpers::generated::bpf_jiffies64;
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use core::arch::asm;
 use core::cell::Cell;
@@ -119,8 +119,10 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn proxies_are_confirmed(&self) -> bool {
-        let now = jiffies();
-        // SAFETY: as in `sequence`. All CPUs write the same time, so the last writer may win; the agent only looks
+        // Jiffies stand still while the CPU that counts them does, and a tick may be half of what is allowed.
+        // SAFETY: a helper without arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: as in `sequence`. All CPUs write nearly the same time, so the last writer may win; the agent only looks
         // whether it moves.
         unsafe { (&raw mut (*self.global.cast_mut()).proxies_asked).write_volatile(now) };
         // SAFETY: as in `sequence`.

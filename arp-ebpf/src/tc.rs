@@ -18,6 +18,8 @@ use aya_ebpf::programs::TcContext;
 
 /// Nothing is said about the frame: the next program, the next filter, then the stack.
 pub(crate) const TC_ACT_UNSPEC: i32 = -1;
+/// An ARP frame behind as many tags as are looked behind.
+const BEHIND_TAGS: usize = ArpFrame::LEN + 4 * 4;
 /// Delivered to us, in `skb->pkt_type`.
 const PACKET_HOST: u32 = 0;
 
@@ -30,6 +32,7 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
         if is_tag(protocol as u16) {
             // One tag more than the one in the metadata.
+            pull(&ctx, BEHIND_TAGS);
             if let Some(maps) = Maps::new(ingress) {
                 behind_tags(ctx.data(), ctx.data_end(), |frame| maps.hand_up(frame));
             }
@@ -37,16 +40,13 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         return TC_ACT_UNSPEC;
     }
     let Some(maps) = Maps::new(ingress) else { return TC_ACT_UNSPEC };
+    // A driver may leave all but the Ethernet header in pages of their own.
+    pull(&ctx, ArpFrame::LEN);
     if tagged != 0 {
         if let Some(frame) = read(ctx.data(), ctx.data_end()) {
             maps.hand_up(&frame);
         }
         return pass(&maps, Reason::VLAN_TAG);
-    }
-    // A driver may leave all but the Ethernet header in pages of their own.
-    if ctx.data() + ArpFrame::LEN > ctx.data_end() && ctx.len() as usize >= ArpFrame::LEN {
-        // SAFETY: the context is the one that the kernel called us with. It moves bytes, and changes none.
-        unsafe { bpf_skb_pull_data(skb, ArpFrame::LEN as u32) };
     }
     match classify(ctx.data(), ctx.data_end()) {
         Class::Other | Class::Tagged => return TC_ACT_UNSPEC,
@@ -67,6 +67,15 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
             maps.hand_up(&frame);
             pass(&maps, Reason::from_raw(reason))
         }
+    }
+}
+
+/// Makes the first `len` bytes of the frame readable, or all of a shorter one.
+#[inline(always)]
+fn pull(ctx: &TcContext, len: usize) {
+    if ctx.data() + len > ctx.data_end() && ctx.len() as usize > ctx.data_end() - ctx.data() {
+        // SAFETY: the context is the one that the kernel called us with. It moves bytes, and changes none.
+        unsafe { bpf_skb_pull_data(ctx.skb.skb, (len as u32).min(ctx.len())) };
     }
 }
 

@@ -213,6 +213,9 @@ impl Agent {
                         self.settle_all_doubts().await?;
                         self.confirm_proxies()?;
                     }
+                    if matches!(request, Request::Explain { .. }) && self.in_sync.is_ok() {
+                        self.confirm_proxies()?;
+                    }
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// How often they are read while answers depend on them.
 const EACH: Duration = Duration::from_millis(8);
-/// Should there be very many, reading them takes at most so small a part of the time.
+/// Should there be very many, reading them takes at most so small a part of the time, up to a pause of [`ASKED_FOR`].
 const PART: u32 = 16;
 /// How long after the beginning of a reading answers may depend on it.
 const CONFIRMED_FOR: Duration = Duration::from_millis(20);
@@ -18,7 +18,7 @@ const ASKED_FOR: Duration = Duration::from_secs(1);
 /// When static proxy entries are read next: pure, with the time as an argument.
 #[derive(Debug)]
 pub(super) struct ProxyReadings {
-    /// The program's note, as it was seen last: jiffies.
+    /// The program's note, as it was seen last: nanoseconds.
     asked: u64,
     /// Until when they are read.
     until: Instant,
@@ -42,7 +42,8 @@ impl ProxyReadings {
 
     /// They were read from `start` to `end`.
     fn read(&mut self, start: Instant, end: Instant) {
-        self.due = start + EACH.max((end - start) * PART);
+        // The agent may have been kept from its CPU meanwhile.
+        self.due = start + EACH.max((end - start) * PART).min(ASKED_FOR);
     }
 
     /// When they are to be read next, if answers depend on them.
@@ -65,7 +66,7 @@ impl Agent {
                 if self.fold(events)? {
                     self.reread_routes()?;
                 }
-                self.bpf.confirm_proxies(start_ns + CONFIRMED_FOR.as_nanos() as u64)?;
+                self.bpf.confirm_proxies(start_ns + CONFIRMED_FOR.as_nanos() as u64);
             }
             Err(error) => self.doubt(format!("re-reading the kernel's static proxy entries failed: {error:#}")),
         }
@@ -115,5 +116,8 @@ mod tests {
         readings.note(1, start);
         readings.read(start, start + 10 * MS);
         assert_eq!(readings.due(), Some(start + 160 * MS));
+        readings.note(2, start + 200 * MS);
+        readings.read(start + 160 * MS, start + 360 * MS);
+        assert_eq!(readings.due(), Some(start + 1_160 * MS), "not 3 s later, for the agent may have been stopped");
     }
 }

@@ -28,7 +28,6 @@ impl Agent {
     }
 
     fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
-        self.confirm_proxies()?;
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
         if run_program {
             let how = self.attachments.how(question.ifindex).unwrap_or(HookKind::XdpSkb);

@@ -77,7 +77,6 @@ pub struct Bpf {
     left_out: BTreeMap<u32, String>,
     /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
     lease_until: u64,
-    proxies_until: u64,
     /// Nanoseconds of a jiffy.
     tick_ns: u64,
     knows_frags: bool,
@@ -129,7 +128,6 @@ impl Bpf {
             refused: 0,
             left_out: BTreeMap::new(),
             lease_until: 0,
-            proxies_until: 0,
             tick_ns: tick_ns()?,
             knows_frags,
             cannot_tell_whose,
@@ -153,24 +151,12 @@ impl Bpf {
         Ok(self.global.long(CLOCK).load(Ordering::Relaxed))
     }
 
-    /// The time in jiffies that is reached at `until`, in nanoseconds of CLOCK_MONOTONIC, or a tick before.
-    fn jiffies_at(&mut self, until: u64) -> anyhow::Result<u64> {
-        let jiffies = self.jiffies().context("reading the program's clock failed")?;
-        Ok(jiffies + until.saturating_sub(monotonic_ns()) / self.tick_ns)
-    }
-
     /// Lets answers depend on static proxy entries until then, in nanoseconds of CLOCK_MONOTONIC.
-    ///
-    /// # Errors
-    /// The program's clock cannot be read.
-    pub fn confirm_proxies(&mut self, until: u64) -> anyhow::Result<()> {
-        let jiffies = self.jiffies_at(until)?;
-        self.proxies_until = until;
-        self.global.long(PROXIES_UNTIL).store(jiffies, Ordering::Release);
-        Ok(())
+    pub fn confirm_proxies(&mut self, until: u64) {
+        self.global.long(PROXIES_UNTIL).store(until, Ordering::Release);
     }
 
-    /// When a decision last depended on a static proxy entry, in jiffies; 0: none has.
+    /// When a decision last depended on a static proxy entry, in nanoseconds of CLOCK_MONOTONIC; 0: none has.
     pub fn proxies_asked(&self) -> u64 {
         self.global.long(PROXIES_ASKED).load(Ordering::Relaxed)
     }
@@ -390,9 +376,16 @@ impl Dataplane for Bpf {
     }
 
     fn set_lease(&mut self, until: u64) -> anyhow::Result<()> {
-        let jiffies = self.jiffies_at(until).inspect_err(|_| self.withdraw_lease())?;
+        let jiffies = match self.jiffies() {
+            Ok(jiffies) => jiffies,
+            Err(error) => {
+                self.withdraw_lease();
+                return Err(error.context("reading the program's clock failed"));
+            }
+        };
+        let ticks = until.saturating_sub(monotonic_ns()) / self.tick_ns;
         self.lease_until = until;
-        self.global.long(LEASE).store(jiffies, Ordering::Relaxed);
+        self.global.long(LEASE).store(jiffies + ticks, Ordering::Relaxed);
         Ok(())
     }
 
@@ -412,7 +405,7 @@ impl Tables for Bpf {
     }
 
     fn proxies_are_confirmed(&self) -> bool {
-        monotonic_ns() < self.proxies_until
+        monotonic_ns() < self.global.long(PROXIES_UNTIL).load(Ordering::Relaxed)
     }
 
     fn settings_are_read(&self) -> bool {

@@ -93,7 +93,7 @@ const CHANGES: [Case; 6] = [
         prepare: nothing,
         finish: nothing,
     },
-    // Nobody is told; it is looked for while there is an entry.
+    // Nobody is told; the agent reads the entries while requests need one.
     Case {
         what: "static proxy entry removed",
         tpa: ROUTED_TARGET,

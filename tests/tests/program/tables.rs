@@ -59,7 +59,7 @@ impl ProgramTables {
         const MINUTE: u64 = 60_000_000_000;
         if valid {
             self.bpf.set_lease(monotonic_ns() + 10 * MINUTE)?;
-            self.bpf.confirm_proxies(monotonic_ns() + 10 * MINUTE)?;
+            self.bpf.confirm_proxies(monotonic_ns() + 10 * MINUTE);
             self.fake.set_lease(1)
         } else {
             self.bpf.withdraw_lease();

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use arp_common::Lladdr;
-use lab::topology::{NODE_MAC, ROUTED_TARGET};
+use lab::topology::{LOCAL_TARGET, NODE_MAC, ROUTED_TARGET};
 use lab::{Answerer, needs_root, reply_bytes};
 
-use super::{ELSEWHERE as T, matrix_with_agent};
-use crate::matrix::Ask::{For, Probe};
-use crate::matrix::Expect::{Fast, Kernel, Silent};
-use crate::matrix::{Expect, L, ask, rows, when};
+use super::{ELSEWHERE as T, matrix_with_agent, who_has};
+use crate::matrix::Ask::Probe;
+use crate::matrix::Expect::{Fast, Silent};
+use crate::matrix::{Expect, ask, rows, when};
 
 const NOT_LOCAL: Expect = Silent("probe_not_local");
 
@@ -46,14 +46,28 @@ rows! {
         when(&["addr add 10.30.0.1/32 dev v0"], Probe(T), Fast),
         when(&["addr del 10.30.0.1/32 dev v0"], Probe(T), NOT_LOCAL),
     ];
-    // Its routes are gone.
-    the_link_works_again_after_it_was_down: [
-        when(&["link set v0 down", "pause 300", "link set v0 up"], For(L), Kernel("sender_route")),
-        when(&["route add 10.5.0.5/32 dev v0 scope link"], For(L), Fast),
-    ];
-    noarp_leaves_everything_to_the_kernel: [
-        when(&["link set v0 arp off"], For(L), Silent("interface_noarp")),
-        // With ARP off it has no entries; that of the pod comes back with its next request.
-        when(&["link set v0 arp on", "neigh replace 10.5.0.5 lladdr 02:00:00:00:05:05 dev v0 nud stale"], For(L), Fast),
-    ];
+}
+
+#[test]
+fn the_link_works_again_after_it_was_down() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix_with_agent()?;
+    parity.node_ip("link set v0 down")?;
+    parity.node_ip("link set v0 up")?;
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::kernel("sender_route"), "its routes are gone");
+    parity.node_ip("route add 10.5.0.5/32 dev v0 scope link")?;
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::FastPath, "the kernel has learnt the pod meanwhile");
+    Ok(())
+}
+
+#[test]
+fn noarp_leaves_everything_to_the_kernel() -> Result<()> {
+    needs_root!();
+    let mut parity = matrix_with_agent()?;
+    parity.node_ip("link set v0 arp off")?;
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::nobody("interface_noarp"));
+    parity.node_ip("link set v0 arp on")?;
+    parity.learn("p0", LOCAL_TARGET)?;
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::FastPath);
+    Ok(())
 }

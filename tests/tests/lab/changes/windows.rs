@@ -209,6 +209,8 @@ fn a_removed_static_proxy_is_hardly_answered_for() -> Result<()> {
         lasts[ROUNDS - 1]
     );
     assert!(lasts[ROUNDS / 2] <= stretched(Duration::from_millis(20)), "{lasts:?}");
+    // What removes it may be kept from its CPU, too.
+    assert!(lasts[ROUNDS - 1] <= stretched(Duration::from_millis(100)), "{lasts:?}");
     Ok(())
 }
 
