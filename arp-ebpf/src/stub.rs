@@ -1,7 +1,7 @@
-//! What is attached: a stub for each hook. It hands ARP frames, and those behind VLAN tags, to the program proper by a tail call through an array
-//! of one element that only the agent holds. When the agent ends, however it does, the kernel closes its descriptors
-//! and empties the array (`map_release_uref`, kernel/bpf/arraymap.c): the stub stays behind where a filter or a pinned
-//! link keeps it, and passes every frame from then on. Nothing may pin the arrays.
+//! What is attached: a stub for each hook. It hands ARP frames, and those behind VLAN tags, to the main program by a
+//! tail call through an array of one element that only the agent holds. When the agent ends, however it does, the kernel
+//! closes its descriptors and empties the array (`map_release_uref`, kernel/bpf/arraymap.c): the stub stays behind where
+//! a filter or a pinned link keeps it, and passes every frame from then on. Nothing may pin the arrays.
 //!
 //! An array for each hook: the kernel ties one to a type of program and to whether it takes frames in several buffers,
 //! and empties elements one after the other, with a grace period for each.

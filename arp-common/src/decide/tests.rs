@@ -1,4 +1,4 @@
-//! Each way out of the decision, on a Calico-like node: the worlds differ in the one thing that a case names.
+//! Each exit of the decision, on a Calico-like node: the tables of two cases differ in the one thing that a case names.
 //! Expectations are those of the kernel (docs/semantics.md), as measured on Linux 6.18.
 
 use super::*;
