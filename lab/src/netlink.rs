@@ -94,21 +94,27 @@ impl Netlink {
         header: [u8; N],
         mut each: impl FnMut(&[u8; N], &[u8]),
     ) -> Result<usize> {
+        self.dump_whole(kind, &header, |message| {
+            let (header, attributes) = message[HEADER_LEN..].split_first_chunk().context("a short message")?;
+            each(header, attributes);
+            Ok(())
+        })
+    }
+
+    /// The same, and hands over each message as it came, `struct nlmsghdr` first.
+    pub fn dump_whole(&mut self, kind: u16, header: &[u8], mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<usize> {
         let mut request = Vec::new();
-        self.append(&mut request, kind, libc::NLM_F_DUMP, &header);
+        self.append(&mut request, kind, libc::NLM_F_DUMP, header);
         self.send(&request)?;
         let mut total = 0;
         loop {
             self.receive()?;
             total += self.buffer.len();
-            for (kind, _, body) in messages(&self.buffer) {
-                match i32::from(kind) {
+            for message in messages(&self.buffer) {
+                match i32::from(u16_at(message, 4)) {
                     libc::NLMSG_DONE => return Ok(total),
                     libc::NLMSG_ERROR => bail!("the kernel refused a dump"),
-                    _ => {
-                        let (header, attributes) = body.split_first_chunk().context("a short message")?;
-                        each(header, attributes);
-                    }
+                    _ => each(message)?,
                 }
             }
         }
@@ -148,15 +154,15 @@ impl Netlink {
     fn acknowledged(&mut self) -> Result<()> {
         loop {
             self.receive()?;
-            for (kind, sequence, body) in messages(&self.buffer) {
-                if i32::from(kind) != libc::NLMSG_ERROR {
+            for message in messages(&self.buffer) {
+                if i32::from(u16_at(message, 4)) != libc::NLMSG_ERROR {
                     continue;
                 }
-                let error = u32_at(body, 0).cast_signed();
+                let error = u32_at(message, HEADER_LEN).cast_signed();
                 if error != 0 {
                     return Err(std::io::Error::from_raw_os_error(-error)).context("the kernel refused a change");
                 }
-                if sequence == self.sequence {
+                if u32_at(message, 8) == self.sequence {
                     return Ok(());
                 }
             }
@@ -300,13 +306,12 @@ pub(crate) fn find<const N: usize>(mut attributes: &[u8], kind: u16) -> Option<[
     }
 }
 
-/// Type, sequence and body of each message in a buffer.
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+/// The messages in a buffer, each with its `struct nlmsghdr`.
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let body = rest.get(HEADER_LEN..u32_at(rest, 0) as usize)?;
-        let header = (u16_at(rest, 4), u32_at(rest, 8));
-        rest = rest.get((HEADER_LEN + body.len()).next_multiple_of(4)..).unwrap_or_default();
-        Some((header.0, header.1, body))
+        let message = rest.get(..u32_at(rest, 0) as usize).filter(|message| message.len() >= HEADER_LEN)?;
+        rest = rest.get(message.len().next_multiple_of(4)..).unwrap_or_default();
+        Some(message)
     })
 }
 

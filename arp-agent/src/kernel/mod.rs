@@ -33,6 +33,8 @@ mod procfs;
 mod reader;
 mod route;
 #[cfg(test)]
+mod sessions;
+#[cfg(test)]
 mod tests;
 
 pub use deaf::Deaf;

@@ -19,5 +19,6 @@ mod private_vlan;
 mod privileges;
 mod refusals;
 mod regressions;
+mod sessions;
 mod steady;
 mod tap;
