@@ -81,7 +81,7 @@ pub(crate) fn judge(id: &str, what: [&str; 2], measure: &str, who: Responder, bo
     }
 }
 
-/// A round of a responder that does not wait.
+/// A round of a responder that does not delay its replies.
 fn measure(stand: &Stand, requests: usize, findings: &mut Findings) -> Result<()> {
     let before = stand.answered()?;
     ask(&stand.subject.requester()?, &stand.subject.name, stand.subject.target, requests, findings)?;
@@ -111,7 +111,8 @@ pub(crate) fn delayed(requester: &Requester, name: &str, findings: &mut Findings
     Ok(())
 }
 
-fn add(name: &str, latencies: &[Duration], quantiles: &[(&str, f64)], findings: &mut Findings) {
+/// Adds a round: these quantiles, each under the name of its measure.
+pub(super) fn add(name: &str, latencies: &[Duration], quantiles: &[(&str, f64)], findings: &mut Findings) {
     let micros: Vec<f64> = latencies.iter().map(|time| time.as_secs_f64() * 1e6).collect();
     for &(measure, share) in quantiles {
         findings.push(Key::new(measure, name), "µs", quantile(&micros, share));

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use arp_common::ArpFrame;
-use bench::{Flood, Flooded, KERNEL, Requester, Responder, Stand, quantile, stands};
+use bench::{Flood, Flooded, KERNEL, Requester, Responder, Stand, stands};
 use lab::{Lab, topology};
 
+use super::reply;
 use super::storm::settled;
 use crate::context::Context;
 use crate::findings::Findings;
@@ -93,12 +94,8 @@ fn measure(
     let subject = &liar.subject;
     let key = |measure| Key::new(measure, name);
     findings.push(key(BEFORE), "entries", entries(lab)?);
-    add(
-        name,
-        QUIET,
-        &other.subject.requester()?.one_at_a_time(other.subject.target, context.either(1000, 50))?,
-        findings,
-    );
+    let latencies = other.subject.requester()?.one_at_a_time(other.subject.target, context.either(1000, 50))?;
+    reply::add(name, &latencies, &[(QUIET[0], 0.5), (QUIET[1], 0.99)], findings);
 
     let mut random = fastrand::Rng::with_seed(round as u64);
     let requests: Vec<ArpFrame> = (0..SENDERS)
@@ -115,7 +112,7 @@ fn measure(
     let replies = settled(|| subject.received())? - before;
     findings.push(key(RATE), "1/s", replies as f64 / flooded.elapsed.as_secs_f64());
     findings.push(key(AFTER), "entries", entries(lab)?);
-    add(name, MEANWHILE, &latencies, findings);
+    reply::add(name, &latencies, &[(MEANWHILE[0], 0.5), (MEANWHILE[1], 0.99)], findings);
     // What the liar left behind would be the next one's beginning.
     lab.node().ip(&format!("neigh flush dev {}", liar.node_end))?;
     Ok(())
@@ -146,13 +143,6 @@ fn during(
         failed.context("another pod, during the flood")?;
         Ok((flooded, latencies))
     })
-}
-
-fn add(name: &str, measures: [&str; 2], latencies: &[Duration], findings: &mut Findings) {
-    let micros: Vec<f64> = latencies.iter().map(|time| time.as_secs_f64() * 1e6).collect();
-    for (measure, share) in measures.into_iter().zip([0.5, 0.99]) {
-        findings.push(Key::new(measure, name), "µs", quantile(&micros, share));
-    }
 }
 
 /// How many IPv4 neighbour entries the node has.

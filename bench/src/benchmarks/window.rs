@@ -39,9 +39,16 @@ struct Case {
     finish: fn() -> Result<()>,
 }
 
-fn nothing() -> Result<()> {
-    Ok(())
-}
+/// What most cases have.
+const CASE: Case = Case {
+    what: "",
+    tpa: ROUTED_TARGET,
+    make: || Ok(()),
+    undo: || Ok(()),
+    silent: false,
+    prepare: || Ok(()),
+    finish: || Ok(()),
+};
 
 const CHANGES: [Case; 6] = [
     Case {
@@ -49,57 +56,39 @@ const CHANGES: [Case; 6] = [
         tpa: TARGET,
         make: || change(Change::delete_route(TARGET, index("u0")?)),
         undo: || change(Change::add_route(TARGET, index("u0")?)),
-        silent: false,
-        prepare: nothing,
-        finish: nothing,
+        ..CASE
     },
     Case {
         what: "link down",
-        tpa: ROUTED_TARGET,
         make: || change(Change::set_up(index("u0")?, false)),
         undo: || {
             change(Change::set_up(index("u0")?, true))?;
             // The route went with the link.
             change(Change::add_route(TARGET, index("u0")?))
         },
-        silent: false,
-        prepare: nothing,
-        finish: nothing,
+        ..CASE
     },
-    Case {
-        what: "proxy_arp written",
-        tpa: ROUTED_TARGET,
-        make: || write("proxy_arp", "0"),
-        undo: || write("proxy_arp", "1"),
-        silent: false,
-        prepare: nothing,
-        finish: nothing,
-    },
+    Case { what: "proxy_arp written", make: || write("proxy_arp", "0"), undo: || write("proxy_arp", "1"), ..CASE },
     Case {
         what: "arp_ignore written",
         tpa: LOCAL_TARGET,
         make: || write("arp_ignore", "8"),
         undo: || write("arp_ignore", "0"),
         silent: true,
-        prepare: nothing,
-        finish: nothing,
+        ..CASE
     },
     Case {
         what: "RTM_SETLINK of arp_ignore",
         tpa: LOCAL_TARGET,
         make: || change(Change::set_link_setting(index("v0")?, 19, 8)),
         undo: || change(Change::set_link_setting(index("v0")?, 19, 0)),
-        silent: false,
-        prepare: nothing,
-        finish: nothing,
+        ..CASE
     },
     // Nobody is told; the agent reads the entries while requests need one.
     Case {
         what: "static proxy entry removed",
-        tpa: ROUTED_TARGET,
         make: || ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0"),
         undo: || ioctl::publish(ROUTED_TARGET, "v0"),
-        silent: false,
         prepare: || {
             write("proxy_arp", "0")?;
             ioctl::publish(ROUTED_TARGET, "v0")
@@ -108,6 +97,7 @@ const CHANGES: [Case; 6] = [
             ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0")?;
             write("proxy_arp", "1")
         },
+        ..CASE
     },
 ];
 
