@@ -1,4 +1,4 @@
-//! What one benchmark found.
+//! The results of one benchmark.
 
 use anyhow::Result;
 use bench::Spread;
@@ -6,7 +6,7 @@ use bench::Spread;
 use crate::report::{Beside, Bound, Goal, Measurement, Skipped};
 use crate::samples::{Key, Samples};
 
-/// What a benchmark hands back; it is kept also if the benchmark fails half-way.
+/// What a benchmark returns; it is kept even if the benchmark fails half-way.
 pub(crate) struct Findings {
     benchmark: &'static str,
     /// The values, round by round.

@@ -1,4 +1,4 @@
-//! A pod that sends requests as fast as its socket takes them, and does not look at the replies.
+//! Sends requests from a pod as fast as the socket takes them, and ignores the replies.
 
 use std::fmt;
 use std::io::IoSlice;
@@ -25,7 +25,7 @@ pub struct Flood {
     core: usize,
 }
 
-/// What a flood came to.
+/// The result of a flood.
 #[derive(Clone, Copy, Debug)]
 pub struct Flooded {
     /// How many requests were sent.

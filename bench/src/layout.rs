@@ -1,5 +1,5 @@
-//! The tables of docs/performance.md: which of a benchmark's results stand there, and how they are laid out. What is in
-//! none of them is in the JSON document only.
+//! The tables of docs/performance.md: which of a benchmark's results they show, and how. All other results are in the
+//! JSON document only.
 
 use crate::report::{Measurement, Report};
 use bench::units;

@@ -1,6 +1,6 @@
-//! Measuring who answers how fast, from inside a pod: [`Requester`] asks, [`Flood`] only asks, a [`Stand`] has one
-//! [`Responder`] ready; [`quantile`] and [`Spread`] are what is made of it. The benchmarks of `cargo xtask bench` and the
-//! demonstration of `cargo xtask run` use it.
+//! Measures from inside a pod who answers how fast: a [`Requester`] asks and waits for the replies, a [`Flood`] only
+//! asks, a [`Stand`] is a pod with its [`Responder`]; [`quantile`] and [`Spread`] summarise the times. The benchmarks
+//! of `cargo xtask bench` and the demonstration of `cargo xtask run` use it.
 
 mod flood;
 mod requester;

@@ -16,23 +16,23 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 /// How long a load runs before it counts.
 const WARM_UP: Duration = Duration::from_millis(40);
-/// How long a receiver waits before it looks whether it is to end.
+/// How long a receiver waits before it checks whether it must end.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// What bulk is written and read in.
+/// Bytes in one write or read of bulk traffic.
 const BLOCK: usize = 1 << 17;
 
 /// Sender's and receiver's core.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores(pub(crate) usize, pub(crate) usize);
 
-/// One way from a namespace to an address.
+/// The way from a namespace to an address in another.
 pub(crate) struct Path<'a> {
     pub(crate) from: &'a Namespace,
     pub(crate) to: &'a Namespace,
     pub(crate) address: Ipv4Addr,
 }
 
-/// What is counted, and when it is over.
+/// The count of a load, and the signal to end it.
 #[derive(Default)]
 struct Count {
     done: AtomicU64,

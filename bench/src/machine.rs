@@ -1,4 +1,4 @@
-//! What a run is told apart by: machine, kernel, command, date, revision.
+//! What identifies a run: machine, kernel, command, date, revision.
 
 use std::process::Command;
 use std::{env, fs};

@@ -1,4 +1,4 @@
-//! The plots: one SVG file a measure. Cases with a size are lines over it, others are bars side by side.
+//! The plots: one SVG file for each measure. Cases with a size are drawn as lines over it, others as bars.
 
 use std::fs;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use plotters::prelude::*;
 use crate::report::{Measurement, Report};
 use bench::units::{number, typical};
 
-/// The palette of Okabe and Ito: told apart also by those who do not see all colours.
+/// The palette of Okabe and Ito, which colour-blind people can tell apart too.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -34,7 +34,7 @@ pub(crate) fn draw(report: &Report, folder: &Path) -> Result<Vec<PathBuf>> {
     draw_some(report, folder, |_| true)
 }
 
-/// The same of the pictures whose file names are wanted; the paths that were written.
+/// The same for the pictures whose file names are wanted. Gives the paths that were written.
 pub(crate) fn draw_some(report: &Report, folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for ran in &report.benchmarks {
@@ -65,8 +65,8 @@ struct Picture<'a> {
     results: Vec<&'a Measurement>,
 }
 
-/// The pictures of a measure. One bar alone is none; where some case is so far from the others that the axis is
-/// logarithmic, there is a second one of those near the case that all are compared with.
+/// The pictures of a measure. A single bar makes no picture. If one case is so far from the others that the axis is
+/// logarithmic, a second picture shows those near the case that all are compared with.
 fn pictures<'a>(benchmark: &str, measure: &str, results: &[&'a Measurement]) -> Vec<Picture<'a>> {
     if results.len() < 2 || results.iter().any(|result| !result.value.median.is_finite()) {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! What a process costs, as /proc tells.
+//! Reads from /proc what a process costs.
 
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 /// How long an agent may take to become ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts an agent with its default options and these arguments, but without pins; how long it took until it was ready,
+/// Starts an agent with its default options and these arguments, but without pins. Gives how long it took to be ready,
 /// to the millisecond.
 pub(crate) fn started(patterns: &[&str], arguments: &[&str], node: &Namespace) -> Result<(Agent, Duration)> {
     start(AgentOptions::new(patterns).sysctl_hook().args(arguments), node)

@@ -10,9 +10,9 @@ use lab::Namespace;
 use lab::Wire;
 use lab::{Host, OnCore};
 
-/// How long a reply may take that nobody delays.
+/// How long a reply without delay may take.
 const PROMPT: Duration = Duration::from_millis(500);
-/// How long one may take that the kernel delays: its longest delay is 0.8 s.
+/// How long a reply may take that the kernel delays: its longest delay is 0.8 s.
 const DELAYED: Duration = Duration::from_secs(3);
 /// How many requests a burst sends before it takes the replies: few enough for the kernel's queues.
 pub const BURST: usize = 64;
@@ -28,7 +28,7 @@ pub struct Requester {
     core: usize,
 }
 
-/// What many requests at once came to.
+/// The result of many requests in flight.
 #[derive(Clone, Debug)]
 pub struct InFlight {
     /// From request to reply, of every request.
@@ -38,7 +38,7 @@ pub struct InFlight {
 }
 
 impl Requester {
-    /// An asker on the host's `eth0`, that runs on one core while it asks.
+    /// A requester on the host's `eth0`; it stays on one core while it asks.
     pub fn on(host: &Host, core: usize) -> Result<Self> {
         Self::open(host.namespace(), host.name(), host.mac(), host.ip(), core)
     }
@@ -50,7 +50,7 @@ impl Requester {
         Ok(Requester { name: name.to_owned(), wire, mac: mac.bytes(), ip, core })
     }
 
-    /// Asks `count` times for `tpa`, each time when the one before is answered, and says how long each took.
+    /// Asks `count` times for `tpa`, one request after the other, and gives how long each took.
     pub fn one_at_a_time(&self, tpa: [u8; 4], count: usize) -> Result<Vec<Duration>> {
         let _core = OnCore::enter(self.core)?;
         self.drain()?;

@@ -1,4 +1,4 @@
-//! Responder answers a pod, and the pod that asks: what `reply`, `storm` and `peers` measure.
+//! A pod that asks, and who answers it: what `reply`, `storm` and `peers` measure.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -10,10 +10,10 @@ use lab::{Agent, AgentOptions, Host, Lab, Namespace, kernel_is_since};
 
 use crate::requester::Requester;
 
-/// A pod that asks, and whoever answers it.
+/// A pod that asks.
 #[derive(Debug)]
 pub struct Subject {
-    /// Responder, as tables and plots name it.
+    /// Who answers it, as tables and plots say.
     pub name: String,
     /// Where the pod's `eth0` is.
     pub namespace: Namespace,
@@ -92,10 +92,10 @@ impl Responder {
     }
 }
 
-/// What everything is compared with.
+/// The responder that all others are compared with.
 pub const KERNEL: &str = "kernel, proxy_delay 0";
 
-/// A responder on one pod of a Calico node, ready.
+/// A pod of a Calico node with its responder, ready to measure.
 #[derive(Debug)]
 pub struct Stand {
     /// Who answers.
@@ -137,8 +137,8 @@ impl Stand {
         })
     }
 
-    /// Fails unless the fast path has answered exactly these requests since it had answered `before`, or none where it
-    /// is not.
+    /// Fails unless the fast path has answered exactly `requests` since its counter was `before`; none if the kernel
+    /// answers here.
     pub fn check(&self, before: u64, requests: u64) -> Result<()> {
         let (answered, expected) = (self.answered()? - before, if self.agent.is_some() { requests } else { 0 });
         ensure!(
@@ -192,7 +192,7 @@ impl Subject {
         Subject { name: name.to_owned(), namespace, mac, ip, target, core }
     }
 
-    /// Asks on its behalf. While it is there, it takes a copy of each reply, which no pod does that is merely flooded.
+    /// A requester for this pod. As long as it exists it receives a copy of each reply, which costs time.
     pub fn requester(&self) -> Result<Requester> {
         Requester::open(&self.namespace, &self.name, self.mac, self.ip, self.core)
     }
@@ -211,8 +211,8 @@ pub fn received(namespace: &Namespace, interface: &str) -> Result<u64> {
     count.with_context(|| format!("net/dev says nothing of {interface}"))
 }
 
-/// A Calico node with a pod for each of `all`, and who answers which pod: in turn `turn` each is another one. What
-/// cannot be had here is said through `missing`, and left out.
+/// Gives each pod of a Calico node one of the responders `all`: with each `turn` they move on by one pod. A responder
+/// that is not possible here is left out and reported to `missing`.
 pub fn stands(
     lab: &Lab,
     all: &[Responder],

@@ -1,8 +1,8 @@
-//! What is made of many measurements.
+//! Summarises many measurements.
 
 use serde::{Deserialize, Serialize};
 
-/// The value below which `share` of the values lie (nearest rank); 0 of none.
+/// The value below which `share` of the values lie (nearest rank); 0 without values.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

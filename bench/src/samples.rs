@@ -1,4 +1,4 @@
-//! What is measured, round by round.
+//! The measured values, round by round.
 
 use anyhow::{Result, ensure};
 

@@ -38,7 +38,7 @@ pub fn with_unit(value: f64, unit: &str) -> String {
     joined(number(value), unit)
 }
 
-/// What a row of values comes to: the median of three rounds or more, both ends of two, the value of one.
+/// A row of values in short: the median of three or more rounds, both values of two, the value of one.
 pub fn typical(unit: &str, value: &Spread) -> String {
     let (factor, unit) = scale(unit, value.median);
     match value.samples {
@@ -71,7 +71,7 @@ pub fn range(low: f64, high: f64, factor: f64) -> String {
     if low == high { low } else { format!("{low}–{high}") }
 }
 
-/// By what to divide values of a unit like this one, and the unit then.
+/// The divisor for values of about this size, and the unit that they have then.
 fn scale(unit: &str, value: f64) -> (f64, &str) {
     match unit {
         "ns" if value >= 1e6 => (1e6, "ms"),

@@ -1,6 +1,6 @@
-//! Watching what an agent's program would decide, without asking the agent: the loaded program is run on a request
-//! (BPF_PROG_TEST_RUN) again and again, by a thread of the node's namespace on a core of its own. What is seen is the
-//! decision itself, lease and sequence and all; nothing of the agent runs for it.
+//! Watches what an agent's program decides, without asking the agent: a thread in the node's namespace, on a core of
+//! its own, runs the loaded program on a request again and again (BPF_PROG_TEST_RUN). It sees the decision itself,
+//! including lease and sequence, and needs no work of the agent.
 
 use std::time::{Duration, Instant};
 
@@ -49,8 +49,8 @@ impl Watch {
         Ok(self.programs.run_placed(ifindex)? == XDP_TX)
     }
 
-    /// Waits until the request is answered on that interface, or no longer; how long after `since` that was, at most
-    /// the time of one more look too long.
+    /// Waits until the request is answered on that interface (or no longer). Gives how long after `since` that was; it
+    /// may be too long by one look.
     pub(crate) fn until(
         &mut self,
         ifindex: u32,

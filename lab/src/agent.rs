@@ -36,7 +36,8 @@ const SLACK: Duration = Duration::from_millis(150);
 /// How long an agent may take to become ready, or to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The agent's binary: `ARP_AGENT_BIN`, or what cargo built beside this test, or its other profile's.
+/// The agent's binary: the one that `ARP_AGENT_BIN` names, else the one that cargo built beside this test, in this
+/// profile or the other.
 pub fn agent_binary() -> Result<PathBuf> {
     if let Some(path) = env::var_os("ARP_AGENT_BIN") {
         let path = PathBuf::from(path);
@@ -86,8 +87,8 @@ impl AgentOptions {
         }
     }
 
-    /// With the hook on writes of sysctls, and no interval of re-reading. Else it is off, and the agent re-reads more often
-    /// than it does by default.
+    /// With the hook on writes of sysctls, and the default poll interval. Without this, the hook is off and the agent
+    /// polls more often than by default.
     #[must_use]
     pub fn sysctl_hook(mut self) -> Self {
         self.sysctl_hook = true;
@@ -95,14 +96,14 @@ impl AgentOptions {
         self
     }
 
-    /// With links pinned there. Else none is pinned: the machine's own bpffs is not the lab's.
+    /// With links pinned under this bpffs. Without this, none is pinned: the machine's own bpffs is not the lab's.
     #[must_use]
     pub fn bpffs(mut self, path: &Path) -> Self {
         self.bpffs = Some(path.to_owned());
         self
     }
 
-    /// Leaves the interval of re-reading to the agent.
+    /// With the agent's default poll interval.
     #[must_use]
     pub fn default_reread(mut self) -> Self {
         self.reread = None;
@@ -130,7 +131,7 @@ impl AgentOptions {
         self
     }
 
-    /// A line of `sh` before the agent takes the shell's place, such as `umask 0`.
+    /// A line of `sh` that runs before the agent, in the same process, such as `umask 0`.
     #[must_use]
     pub fn after(mut self, line: &str) -> Self {
         self.wrapper = ["sh", "-c", &format!("{line}; exec \"$@\""), "sh"].map(str::to_owned).into();
@@ -205,7 +206,7 @@ impl AgentOptions {
     }
 }
 
-/// A running agent; killed when dropped. If the test is failing then, its log is shown.
+/// A running agent; killed when dropped. If the test is failing, its log is shown.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
@@ -296,19 +297,19 @@ impl Agent {
         }
     }
 
-    /// Waits until what `status` says of an interface is so.
+    /// Waits until `so` holds for what `status` says of an interface.
     pub fn wait_for_interface(&self, name: &str, so: impl Fn(&Value) -> bool) -> Result<()> {
         let is_so = || Ok(so(self.status()?.interface(name)));
         wait_until(PATIENCE, is_so, || format!("{name}: {:?}; the agent's log:\n{}", self.status(), self.log()))
     }
 
-    /// Waits until a line of the agent's log contains all of this.
+    /// Waits until one line of the agent's log contains all these parts.
     pub fn wait_for_line(&self, parts: &[&str]) -> Result<()> {
         let is_there = || Ok(self.log().lines().any(|line| parts.iter().all(|part| line.contains(part))));
         wait_until(PATIENCE, is_there, || format!("no line with {parts:?} in the agent's log:\n{}", self.log()))
     }
 
-    /// Waits until the agent must have followed every change made before the call.
+    /// Waits for so long that the agent must have followed every change made before the call.
     pub fn in_sync(&mut self) -> Result<()> {
         thread::sleep(self.reread + stretched(SLACK));
         self.wait_until_ready()
@@ -388,7 +389,7 @@ impl Status {
         self.0["ready"] == true
     }
 
-    /// The interfaces that it speaks of.
+    /// The names of the interfaces in it.
     pub fn interfaces(&self) -> Vec<&str> {
         let interfaces = self.0["interfaces"].as_array().map(Vec::as_slice).unwrap_or_default();
         interfaces.iter().filter_map(|interface| interface["name"].as_str()).collect()

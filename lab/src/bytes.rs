@@ -1,4 +1,4 @@
-//! What is on the wire, written down byte by byte.
+//! Frames written out byte by byte.
 
 use arp_common::Lladdr;
 

@@ -18,10 +18,10 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// The one that ARP_TEST_HOOK names; without it, tc.
+    /// The hook that ARP_TEST_HOOK names; tc if it is not set.
     ///
     /// # Errors
-    /// It names none.
+    /// It names no hook.
     pub fn chosen() -> Result<Self> {
         match env::var("ARP_TEST_HOOK").as_deref() {
             Err(_) | Ok("" | "tc") => Ok(Hook::Tc),
@@ -45,8 +45,8 @@ impl Hook {
         if self == Hook::Tc { "tc" } else { "xdp" }
     }
 
-    /// The EtherType of the node's tap, which is to see what the program passed, and not what it took. A tap for every
-    /// EtherType is in the frame's way before tc, and after XDP; one for ARP alone is after both.
+    /// The EtherType of the node's tap, which must see the frames that the program passed, and not those that it took.
+    /// A tap for every EtherType comes before tc and after XDP; a tap for ARP alone comes after both.
     pub fn tapped(self) -> u16 {
         match self {
             Hook::XdpSkb | Hook::XdpDriver => libc::ETH_P_ALL as u16,
@@ -54,8 +54,8 @@ impl Hook {
         }
     }
 
-    /// Whether frames and answers go through queues of their links' own instead of the core's: a marker on another link
-    /// may overtake them, and more than the queue's 256 at once get lost.
+    /// Whether each link has a queue of its own instead of the core's. Then a marker on another link may overtake
+    /// frames and answers, and of more than 256 frames at once some get lost.
     pub fn queues_by_link(self) -> bool {
         self == Hook::XdpDriver
     }

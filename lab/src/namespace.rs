@@ -1,4 +1,4 @@
-//! A network namespace with a name, gone when its owner is.
+//! A network namespace with a name. The name is removed with its owner.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
@@ -18,7 +18,8 @@ use crate::netlink::{Netlink, index};
 /// Where `ip netns` keeps the names.
 pub const NAMES: &str = "/run/netns";
 
-/// `ip netns add` prepares the directory of names when it is the first: one at a time.
+/// Held while a namespace is added: the first `ip netns add` prepares the directory of names, and must not run twice at
+/// once.
 static ADDING: Mutex<()> = Mutex::new(());
 
 /// A handle to a network namespace. The name is removed when the lab or the last handle is dropped; the namespace
@@ -148,7 +149,7 @@ impl Namespace {
         Ok(table.entries.get(&(index, address.into())).copied())
     }
 
-    /// Whether `from` here one ping to `address` is answered within two seconds.
+    /// Whether one ping from here to `address` is answered within two seconds.
     pub fn can_ping(&self, address: [u8; 4]) -> Result<bool> {
         let [a, b, c, d] = address;
         Ok(self.output(&format!("ping -n -q -c 1 -W 2 {a}.{b}.{c}.{d}"))?.status.success())

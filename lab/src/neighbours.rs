@@ -1,4 +1,4 @@
-//! The IPv4 neighbour table over netlink: a dump in some 50 µs, where a process would take milliseconds.
+//! The IPv4 neighbour table over netlink: a dump takes some 50 µs, a process would take milliseconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +10,7 @@ use arp_common::Lladdr;
 use crate::namespace::Namespace;
 use crate::netlink::{Change, Netlink, find, u16_at, u32_at};
 
-/// What an entry is worth.
+/// What the kernel can do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// INCOMPLETE, FAILED, NONE.
@@ -31,7 +31,7 @@ pub struct Neighbour {
 }
 
 impl Neighbour {
-    /// What it is worth.
+    /// What the kernel can do with it.
     pub fn class(self) -> Class {
         const FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
         const VALID: u16 = libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE;
@@ -58,7 +58,7 @@ impl Neighbours {
         Netlink::open(namespace)?.neighbours()
     }
 
-    /// Without what timers change: of the valid states all are STALE; an invalid entry has no state and no address.
+    /// The table without what timers change: every valid state is STALE; an invalid entry has no state and no address.
     #[must_use]
     pub fn settled(mut self) -> Self {
         for entry in self.entries.values_mut() {
@@ -71,14 +71,14 @@ impl Neighbours {
         self
     }
 
-    /// Only the entries that can be used.
+    /// The table without invalid entries.
     #[must_use]
     pub fn usable(mut self) -> Self {
         self.entries.retain(|_, entry| entry.class() != Class::Invalid);
         self
     }
 
-    /// The lines that are in one table only, `-` before those of this one, `+` before the other's.
+    /// The lines that only one of the tables has: `-` before this one's, `+` before the other's.
     pub fn difference(&self, other: &Self) -> String {
         let [mine, theirs] = [self, other].map(Self::to_string);
         let only = |sign, one: &str, other: &str| {

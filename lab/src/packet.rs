@@ -17,18 +17,17 @@ use nix::sys::socket::{
 
 use crate::namespace::Namespace;
 
-/// EtherTypes of a [`Wire`]: every frame; ARP; the markers' (IEEE 802: for local experiments), which neither the kernel nor
-/// the program looks at.
+/// The EtherType of a [`Wire`] that receives every frame.
 pub const EVERY_FRAME: u16 = libc::ETH_P_ALL as u16;
-/// ARP.
+/// The EtherType of ARP.
 pub const ARP: u16 = libc::ETH_P_ARP as u16;
-/// Of marker frames.
+/// The EtherType of marker frames (IEEE 802: for local experiments): neither the kernel nor the program looks at them.
 pub const MARKER: u16 = 0x88b5;
 
-/// Bytes; some twenty thousand frames.
+/// Bytes in the receive buffer: some twenty thousand frames.
 const RECEIVE_BUFFER: usize = 16 << 20;
 
-/// A raw socket: whole frames.
+/// A packet socket that sends and receives whole frames.
 #[derive(Debug)]
 pub struct Wire {
     socket: OwnedFd,
@@ -41,13 +40,13 @@ impl Wire {
         Self::open_for(namespace, Some(interface), EVERY_FRAME)
     }
 
-    /// A socket on `interface` that receives what the kernel's own ARP does: behind XDP and tc, not before them.
+    /// A socket on `interface` that receives what the kernel's own ARP receives: it comes after XDP and tc.
     pub fn open_for_arp(namespace: &Namespace, interface: &str) -> Result<Self> {
         Self::open_for(namespace, Some(interface), ARP)
     }
 
-    /// A socket on one interface, or on all at once (as most ARP daemons have it), that receives the frames of one EtherType;
-    /// none with the EtherType 0.
+    /// A socket on one interface, or on all at once (as most ARP daemons have it). It receives the frames of one
+    /// EtherType, and no frames if that is 0.
     pub fn open_for(namespace: &Namespace, interface: Option<&str>, ethertype: u16) -> Result<Self> {
         let what = format!("{} of {}", interface.unwrap_or("all interfaces"), namespace.name());
         let open = || -> Result<OwnedFd> {
@@ -75,7 +74,7 @@ impl Wire {
         Ok(())
     }
 
-    /// The next frame that came in, not one of the interface's own outgoing ones, waiting for it until `deadline`.
+    /// The next incoming frame (the interface's own outgoing frames are left out), waiting for it until `deadline`.
     pub fn receive(&self, deadline: Instant) -> Result<Option<Vec<u8>>> {
         let mut buffer = [0; 65_536];
         while let Some((length, from)) = self.receive_into(&mut buffer, deadline)? {
@@ -86,7 +85,7 @@ impl Wire {
         Ok(None)
     }
 
-    /// The next frame that came in or went out, waiting for it until `deadline`: its length, and where it was seen.
+    /// The next frame, incoming or outgoing, waiting for it until `deadline`: its length, and where it was seen.
     pub fn receive_into(&self, buffer: &mut [u8], deadline: Instant) -> Result<Option<(usize, LinkAddr)>> {
         loop {
             match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), buffer) {

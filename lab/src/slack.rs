@@ -1,4 +1,4 @@
-//! How much slower than a machine of one's own the tests may run.
+//! How much more time tests get on slow machines.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};

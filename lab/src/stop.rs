@@ -1,4 +1,4 @@
-//! Ending on a signal, so that labs go by being dropped.
+//! Ends a run on a signal, so that its labs are dropped and removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 /// Exit code of a run that a signal has ended, as shells have it for SIGINT.
 pub const INTERRUPTED: u8 = 130;
 
-/// Whether a signal has asked the process to end. Nothing ends at once.
+/// Whether a signal has asked the process to end. The process goes on until it asks [`Stop::check`].
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -23,12 +23,12 @@ impl Stop {
         Ok(stop)
     }
 
-    /// Whether one has come.
+    /// Whether a signal has come.
     pub fn is_asked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// An error once one has come, to be called between steps.
+    /// An error if a signal has come; to be called between steps.
     pub fn check(&self) -> Result<()> {
         if self.is_asked() {
             bail!("interrupted");

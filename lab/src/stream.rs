@@ -1,4 +1,4 @@
-//! A stream of requests while the node's configuration changes: which of them were answered, and when.
+//! A stream of requests while the node's configuration changes: which were answered, and when.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Asked {
     /// Before it was sent.
     pub sent: Instant,
-    /// After everything that it brought forth was there.
+    /// After all its replies had arrived.
     pub seen: Instant,
     /// The replies.
     pub frames: Vec<Vec<u8>>,
@@ -31,7 +31,7 @@ impl Asked {
     }
 }
 
-/// What was asked while something changed.
+/// The requests before, during and after a change.
 #[derive(Debug)]
 pub struct Stream {
     /// The requests, in order.
@@ -43,8 +43,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Has `host` ask for `tpa` all the time, makes the change after a while, and goes on for `after`, which is stretched as
-    /// bounds are: an emulated machine asks more slowly.
+    /// Has `host` ask for `tpa` without pause, makes the change after a while, and goes on for `after` (stretched by
+    /// the slack factor, because an emulated machine asks more slowly).
     pub fn around(host: &Host, tpa: [u8; 4], after: Duration, change: impl FnOnce() -> Result<()>) -> Result<Self> {
         let stop = AtomicBool::new(false);
         let frame = host.who_has(tpa);
@@ -76,7 +76,7 @@ impl Stream {
         })
     }
 
-    /// The requests that had been dealt with before the change began.
+    /// The requests whose replies had arrived before the change began.
     pub fn earlier(&self) -> impl Iterator<Item = &Asked> {
         self.asked.iter().filter(|asked| asked.seen <= self.before)
     }
@@ -86,7 +86,7 @@ impl Stream {
         self.asked.iter().filter(|asked| asked.sent >= self.changed)
     }
 
-    /// How many of the later ones were answered, and how long after the change the last of those was sent.
+    /// How many of the later requests were answered, and how long after the change the last of those was sent.
     pub fn answered_later(&self) -> (usize, Duration) {
         let answered: Vec<&Asked> = self.later().filter(|asked| asked.replies() > 0).collect();
         let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - self.changed);
@@ -94,8 +94,8 @@ impl Stream {
     }
 }
 
-/// How many of ten requests of a host for `tpa` the fast path answered, once the kernel has learnt the host; somebody
-/// answers each.
+/// How many of a host's ten requests for `tpa` the fast path answered, once the kernel had learnt the host. An error if
+/// a request is not answered by anybody.
 pub fn answered_of_ten(agent: &mut Agent, host: &Host, tpa: [u8; 4]) -> Result<u64> {
     let frame = host.who_has(tpa);
     host.ask(&frame)?;
@@ -108,7 +108,7 @@ pub fn answered_of_ten(agent: &mut Agent, host: &Host, tpa: [u8; 4]) -> Result<u
     Ok(agent.status()?.answered(host.node_end()) - before)
 }
 
-/// Asks until it is the fast path that answers.
+/// Asks until the fast path answers.
 pub fn until_fast(agent: &Agent, host: &Host, tpa: [u8; 4]) -> Result<()> {
     let frame = host.who_has(tpa);
     let is_fast = || {

@@ -1,4 +1,4 @@
-//! What this machine allows, found out without changing it.
+//! Finds out what this machine allows, without changing it.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Running other programs so that a failure says which command, why, and where its whole output is.
+//! Runs other programs. A failure names the command, the cause, and the file with the whole output.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every tier that this machine can run, and what it could not, said aloud.
+//! `cargo xtask test`: runs every tier that this machine can run, and lists what it could not run.
 
 pub(crate) mod report;
 

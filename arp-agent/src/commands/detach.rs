@@ -1,4 +1,4 @@
-//! `arp-agent detach`.
+//! `arp-agent detach`: removes what dead agents left.
 
 use super::Exit;
 use crate::cli;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use globset::{Glob, GlobSetBuilder};
 use nix::net::if_::if_indextoname;
 
-/// Removes what agents of this network namespace have left that no longer run, and says what.
+/// Removes what agents of this network namespace left that no longer run, and prints what it removed.
 ///
 /// # Errors
 /// An agent runs, or the kernel refuses.

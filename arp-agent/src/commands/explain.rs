@@ -1,4 +1,4 @@
-//! `arp-agent explain`.
+//! `arp-agent explain`: one decision, step by step.
 
 use super::Exit;
 use super::status::not_running;
@@ -18,7 +18,8 @@ use std::net::Ipv4Addr;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-/// Lays one decision open: from the running agent's maps, or, if none runs, from the kernel's state as it is now.
+/// Prints how one request is decided and why: from the running agent's maps or, if no agent runs, from the kernel's
+/// present state.
 ///
 /// # Errors
 /// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
@@ -67,7 +68,7 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     Ok(if explanation.verdict == "reply" { Exit::Ok } else { Exit::No })
 }
 
-/// Completes what the arguments leave open from what the kernel says.
+/// The request to explain. What the arguments leave open is taken from the kernel's state.
 fn question(arguments: &cli::Explain, dump: &[Event]) -> anyhow::Result<Question> {
     let interface = &arguments.interface;
     let ifindex = dump.iter().find_map(|event| match event {
@@ -93,7 +94,7 @@ fn question(arguments: &cli::Explain, dump: &[Event]) -> anyhow::Result<Question
     Ok(Question { interface: interface.clone(), ifindex, target: arguments.target, sender, sender_mac })
 }
 
-/// A host that a route of its own leads to by the interface: a pod's address.
+/// The address of a host that has a route of its own out of this interface, such as a pod.
 fn host_behind(dump: &[Event], ifindex: u32) -> Option<Ipv4Addr> {
     dump.iter().find_map(|event| match event {
         Event::Route(route, _) if route.oif == Some(ifindex) && route.prefix.len == 32 && route.table == 254 => {

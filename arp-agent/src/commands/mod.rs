@@ -1,4 +1,4 @@
-//! One file a command, of the same name.
+//! The commands: each has a file of its name.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what commands print is their result")]
 
 pub mod detach;
@@ -11,12 +11,12 @@ pub mod status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// As it should be. `status`: ready, and answering on an interface, or none matches yet.
+    /// Success. `status`: the agent is ready, and answers on an interface, or none matches yet.
     Ok = 0,
-    /// `status`: no agent runs.
+    /// `status`: no agent is running.
     NotRunning = 1,
-    /// `status`: running, but not ready. `explain`: pass. `detach`: an agent still runs.
+    /// `status`: the agent runs, but is not ready. `explain`: the frame is passed. `detach`: an agent still runs.
     No = 3,
-    /// `status`: ready, but of the interfaces that match none answers.
+    /// `status`: the agent is ready, but answers on none of the interfaces that match.
     NoneAnswers = 4,
 }

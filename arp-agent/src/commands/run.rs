@@ -1,4 +1,4 @@
-//! `arp-agent run`.
+//! `arp-agent run`: the agent from its start to its end.
 
 use super::Exit;
 use crate::agent::Agent;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 /// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
 /// # Errors
-/// See [`Agent::start`] and [`Agent::run`]; also bad configuration and a run directory that cannot be had.
+/// Those of [`Agent::start`] and [`Agent::run`]; the configuration is bad; the run directory cannot be used.
 pub fn run(arguments: &cli::Run, is_given: impl Fn(&str) -> bool, verbose: u8) -> anyhow::Result<Exit> {
     let options = match &arguments.config {
         Some(path) => arguments.options.with_file(path, is_given)?,
@@ -63,7 +63,8 @@ async fn serve(options: Options, trace: bool) -> anyhow::Result<()> {
     ended
 }
 
-/// The signals that end the agent, as they would without a handler; with one it takes away what it has made.
+/// The signals that end the agent. They would without a handler too; with one, the agent first removes what it has
+/// made.
 const ENDING: [(i32, &str); 7] = [
     (libc::SIGTERM, "SIGTERM"),
     (libc::SIGINT, "SIGINT"),
@@ -74,8 +75,7 @@ const ENDING: [(i32, &str); 7] = [
     (libc::SIGSYS, "SIGSYS"),
 ];
 
-/// Signals that ask for nothing that there is. Without a handler they would end the agent and leave its socket and its
-/// tc filters behind.
+/// Signals that the agent ignores. Without a handler they would end it, and leave its socket and its tc filters behind.
 const IGNORED: [i32; 11] = [
     libc::SIGHUP,
     libc::SIGPIPE,
@@ -90,15 +90,15 @@ const IGNORED: [i32; 11] = [
     libc::SIGXFSZ,
 ];
 
-/// All signals that a process can handle and that would end it, but for those of its own faults (SIGSEGV, SIGBUS,
-/// SIGILL, SIGFPE).
+/// Handlers for all signals that would end a process and that it can handle, except those of its own faults (SIGSEGV,
+/// SIGBUS, SIGILL, SIGFPE).
 struct Signals {
     ending: Vec<(Signal, &'static str)>,
     hang_up: Signal,
 }
 
 impl Signals {
-    /// From now on they are handled. Call it inside the runtime.
+    /// Installs the handlers. To be called inside the tokio runtime.
     fn new() -> std::io::Result<Self> {
         // The handler stays when what is returned here is dropped.
         for number in IGNORED.into_iter().chain(libc::SIGRTMIN()..=libc::SIGRTMAX()) {
@@ -111,7 +111,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one that ends the agent; gives its name.
+    /// Waits for a signal that ends the agent; gives its name.
     async fn next(&mut self) -> &'static str {
         std::future::poll_fn(|context| {
             while let Poll::Ready(Some(())) = self.hang_up.poll_recv(context) {
@@ -125,7 +125,8 @@ impl Signals {
     }
 }
 
-/// The ring buffer is looked at in turns: waiting on its descriptor would need unsafe code, and tracing is for people.
+/// Prints the program's log. It polls the ring buffer: waiting on its descriptor would need unsafe code, and nobody
+/// minds a short delay in a trace.
 async fn print_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
     let mut turns = tokio::time::interval(Duration::from_millis(20));
     loop {
@@ -134,8 +135,8 @@ async fn print_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
     }
 }
 
-/// What the agent cannot do without. CAP_PERFMON: without it the verifier masks pointer arithmetic against speculation,
-/// and refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
+/// The capabilities that the agent needs. CAP_PERFMON: without it the verifier masks pointer arithmetic against
+/// speculation, and refuses the program for it (`sanitize_ptr_alu`, kernel/bpf/verifier.c).
 pub(crate) const CAPABILITIES: [Capability; 3] =
     [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
 
@@ -153,7 +154,7 @@ fn need_capabilities() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The names of those that are not held.
+/// The names of the needed capabilities that this process lacks.
 fn missing_capabilities(held: &HashSet<Capability>) -> Vec<String> {
     // It includes those that were made out of it (`bpf_capable`, `perfmon_capable`, include/linux/capability.h).
     let has_all_of_bpf = held.contains(&Capability::CAP_SYS_ADMIN);

@@ -1,4 +1,4 @@
-//! `arp-agent stats`.
+//! `arp-agent stats`: requests answered, and frames passed by reason.
 
 use super::Exit;
 use super::status::{self, Fetched};
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-/// Prints the counters, of all interfaces together or of one.
+/// Prints the counters of one interface, or of all together.
 ///
 /// # Errors
 /// No agent runs, or it is not attached to that interface.

@@ -1,4 +1,4 @@
-//! `arp-agent status`.
+//! `arp-agent status`: where the agent answers, and why not elsewhere.
 
 use super::Exit;
 use crate::cli;
@@ -10,7 +10,7 @@ use std::path::Path;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-/// Prints what the agent says of itself.
+/// Prints the agent's status.
 ///
 /// # Errors
 /// What listens in the run directory is no agent of this version.
@@ -35,13 +35,13 @@ pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
     Ok(exit(&status))
 }
 
-/// What came of asking for a status.
+/// The outcome of asking for the status.
 pub enum Fetched {
-    /// It.
+    /// The agent's status.
     Status(Box<Status>),
-    /// As [`Answer::NotRunning`].
+    /// No agent runs ([`Answer::NotRunning`]).
     NotRunning,
-    /// As [`Answer::Silent`].
+    /// The agent does not answer ([`Answer::Silent`]).
     Silent,
 }
 
@@ -77,7 +77,7 @@ fn is_answering(interface: &InterfaceStatus) -> bool {
     interface.state == "answering"
 }
 
-/// In one line: on how many interfaces requests are answered, and what is with the others.
+/// One line: on how many interfaces requests are answered, and the state of the others.
 fn summary(status: &Status) -> String {
     match &status.not_ready_because {
         None if status.ready => {}

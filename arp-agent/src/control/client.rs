@@ -1,4 +1,4 @@
-//! The asking end of the control socket.
+//! The client's end of the control socket.
 
 use super::{PATIENCE, Request, Response, socket_path};
 use anyhow::Context as _;
@@ -6,18 +6,18 @@ use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// What came of asking.
+/// The outcome of a request.
 #[derive(Debug)]
 pub enum Answer {
-    /// Nobody listens.
+    /// Nobody listens: no agent runs.
     NotRunning,
     /// An agent runs, but does not answer: it is stopped or overloaded, and its lease has run out or soon will.
     Silent,
-    /// It answered.
+    /// The agent answered.
     Response(Response),
 }
 
-/// Asks the agent whose run directory this is.
+/// Sends a request to the agent that uses this run directory, and waits for the answer.
 ///
 /// # Errors
 /// The directory cannot be read, or what listens there is no agent of this version.

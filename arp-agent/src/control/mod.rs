@@ -19,14 +19,14 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub enum Request {
     /// A [`Status`].
     Status,
-    /// A [`Status`] that knows of every change in the kernel made before the request: what was notified by then is
-    /// applied, and what changes silently has been read again.
+    /// A [`Status`] that includes every change made in the kernel before the request: the agent first applies all
+    /// notifications, and polls for changes without notification.
     Sync,
     /// An [`Explanation`], made from the agent's own maps.
     Explain {
-        /// Who asks for whom.
+        /// The ARP request to decide on.
         question: Question,
-        /// Also run the loaded program on that frame.
+        /// Whether the loaded program decides on it too.
         run_program: bool,
     },
 }
@@ -35,11 +35,11 @@ pub enum Request {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Response {
-    /// To [`Request::Status`] and [`Request::Sync`].
+    /// The answer to [`Request::Status`] and [`Request::Sync`].
     Status(Box<Status>),
-    /// To [`Request::Explain`].
+    /// The answer to [`Request::Explain`].
     Explanation(Box<Explanation>),
-    /// The request cannot be answered, and why.
+    /// Why the request cannot be answered.
     Error(String),
 }
 
@@ -50,7 +50,7 @@ pub struct Status {
     pub version: u32,
     /// Whether the maps are in sync with the kernel: only then are frames answered.
     pub ready: bool,
-    /// Why not, if so.
+    /// Why the agent is not ready; `null` if it is.
     pub not_ready_because: Option<String>,
     /// Process identifier of the agent.
     pub pid: u32,
@@ -61,7 +61,7 @@ pub struct Status {
     pub patterns: BTreeMap<String, usize>,
     /// The interfaces that match.
     pub interfaces: Vec<InterfaceStatus>,
-    /// Requests answered since the start, on all interfaces, also on those that are gone.
+    /// Requests answered since the start, on all interfaces, including those that are gone.
     pub answered: u64,
     /// ARP frames passed since the start, by reason.
     pub passed: BTreeMap<String, u64>,
@@ -79,15 +79,15 @@ pub struct Status {
     pub overruns: u64,
     /// Interfaces and neighbour entries that change too fast to be followed: their frames pass for now.
     pub held_back: Vec<String>,
-    /// How often something was held back so, since the start.
+    /// How often an interface or an entry was held back, since the start.
     pub times_held_back: u64,
-    /// `attached`: writes of sysctls of this network namespace make frames pass before they take effect; with a colon
-    /// after it, those of others as well, and why. Else why there is no such hook, or that it rests; what is written is
-    /// found within `reread_interval_ms` then.
+    /// `attached`: a write of a sysctl of this network namespace makes frames pass before it takes effect. With a colon
+    /// and a cause behind it: writes in other network namespaces do so too. Anything else says why there is no hook, or
+    /// that it is paused; then polls find what was written, within `reread_interval_ms`.
     pub sysctl_hook: String,
     /// Writes of sysctls that made frames pass, since the start; 0 without the hook.
     pub settings_written: u64,
-    /// Writes of the same sysctls that did not: of other network namespaces, or while the hook rested.
+    /// Writes of the same sysctls that made no frame pass: in other network namespaces, or while the hook was paused.
     pub settings_written_elsewhere: u64,
     /// `--reread-interval`, in milliseconds: between polls for changes that send no notification. With the sysctl hook,
     /// full polls are rarer, at least one a minute.
@@ -105,9 +105,9 @@ pub struct InterfaceStatus {
     pub ifindex: u32,
     /// `xdp`, `tc`, or `none` while detached.
     pub hook: String,
-    /// Of XDP `skb` or `driver`, of tc `tcx` or `clsact`.
+    /// `skb` or `driver` for XDP, `tcx` or `clsact` for tc.
     pub mode: String,
-    /// Why this hook and no other.
+    /// Why the agent chose this hook.
     pub hook_why: String,
     /// `answering`: what the kernel would answer is answered. `passing`: all frames pass, `reason` says why.
     /// `detached`: the program is not on the interface, `reason` says why.

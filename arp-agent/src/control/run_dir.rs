@@ -1,4 +1,4 @@
-//! The run directory: one for each agent, for its user alone.
+//! The run directory: each agent has its own, and only the agent's user may write there.
 
 use super::socket_path;
 use anyhow::{Context as _, bail};
@@ -9,7 +9,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// A run directory that is ours. Dropped, the socket goes with it.
+/// A run directory that this agent has locked. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -17,11 +17,11 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the directory if need be, and takes it. What it makes is for this user alone: whoever may open the lock
-    /// can hold it, and so keep the next agent from starting.
+    /// Locks the directory, and makes it first if there is none. Only this user can open what is made here: whoever can
+    /// open the lock file could hold the lock, and so keep the next agent from starting.
     ///
     /// # Errors
-    /// It cannot be made or written, others may write in it, or another agent has it.
+    /// The directory cannot be made or written, other users may write in it, or another agent has locked it.
     pub fn take(path: &Path) -> anyhow::Result<Self> {
         let dumped = path.display();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -67,9 +67,9 @@ pub fn own_user() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// Opens and locks the lock file of a run directory that only this user can write in.
+/// Opens and locks the lock file of a run directory; refuses a directory that other users can write in.
 fn lock(run_dir: &Path) -> anyhow::Result<File> {
-    /// How often an agent that ends may take the file away between the opening and the locking.
+    /// How often to try again if an agent that ends removes the file after it was opened and before it is locked.
     const ATTEMPTS: usize = 16;
     let (dumped, path) = (run_dir.display(), run_dir.join("lock"));
     for _ in 0..ATTEMPTS {

@@ -1,4 +1,4 @@
-//! The answering end of the control socket: takes clients, and hands their requests to the agent.
+//! The agent's end of the control socket: accepts clients, and hands their requests to the agent.
 
 use super::run_dir::own_user;
 use super::{PATIENCE, Request, Response};
@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// Where requests go, each with the way back for its answer.
+/// The queue of requests to the agent, each with the channel on which its answer goes back.
 pub type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 
 /// Listens on a path, for this user alone.
@@ -31,8 +31,8 @@ pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Takes clients, so many at once at most. One more takes the place of the oldest: a crowd of idle ones shuts nobody
-/// out, and takes no descriptors that the agent's own work needs.
+/// Accepts clients. If there are as many as may be, a new one replaces the oldest: so idle clients can neither shut
+/// others out nor use up the descriptors that the agent needs.
 pub async fn accept(listener: UnixListener, requests: Requests) {
     let most = descriptors::connections();
     let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
@@ -64,7 +64,7 @@ pub async fn accept(listener: UnixListener, requests: Requests) {
     }
 }
 
-/// Ends with a client, and waits until its connection is closed.
+/// Stops serving a client, and waits until its connection is closed.
 async fn send_away(client: JoinHandle<()>) {
     client.abort();
     // How it ended is no matter: by this, or just before.

@@ -18,7 +18,7 @@ pub(super) struct CounterPool {
 }
 
 impl CounterPool {
-    /// Only the counters of unknown interfaces yet.
+    /// No interface has counters yet; only those for unknown interfaces are there.
     ///
     /// # Errors
     /// The kernel has no memory for them.
@@ -28,10 +28,10 @@ impl CounterPool {
         Ok(CounterPool { chunks, of: BTreeMap::new(), free: Vec::new(), used: 1, gone: zeros() })
     }
 
-    /// The interface's counters, new ones if it has none.
+    /// The number of the interface's counters; assigns some if it has none.
     ///
     /// # Errors
-    /// All are taken, or the kernel has no memory for more.
+    /// All counters are in use, or the kernel has no memory for more.
     pub(super) fn take(&mut self, ifindex: u32) -> anyhow::Result<u32> {
         if let Some(&counters) = self.of.get(&ifindex) {
             return Ok(counters);
@@ -61,17 +61,17 @@ impl CounterPool {
         self.free.push(counters);
     }
 
-    /// What was counted on an interface; zeros for one that has no counters.
+    /// The counts of an interface; zeros if it has no counters.
     pub(super) fn on(&self, ifindex: u32) -> Counters {
         self.of.get(&ifindex).map_or(zeros(), |&counters| self.read(counters))
     }
 
-    /// What was counted on interfaces that have no counters of their own.
+    /// The counts of frames on interfaces that have no counters of their own.
     pub(super) fn on_unknown(&self) -> Counters {
         self.read(UNKNOWN_INGRESS)
     }
 
-    /// What was counted in all, also on interfaces that are gone.
+    /// The counts of all interfaces together, including those that are gone.
     pub(super) fn total(&self) -> Counters {
         let mut total = self.gone;
         for counters in self.of.values().copied().chain([UNKNOWN_INGRESS]) {

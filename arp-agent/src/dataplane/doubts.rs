@@ -1,8 +1,8 @@
 //! Which buckets of neighbours are in doubt, and when they may be trusted again (docs/adr/0009-doubt.md).
 //!
-//! The program puts a bucket in doubt when it hands up a frame that may change an entry there. By the time that the
-//! frame must have reached the neighbour table, whatever the kernel did of it has been notified: once all of that is
-//! applied, the entries are right again.
+//! The program puts a bucket in doubt when it passes a frame that may change an entry there. After a pause the frame
+//! must have reached the neighbour table, and the kernel has notified the change, if it made one. Once the agent has
+//! applied all notifications up to then, the entries are right again.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
 /// A bucket that comes into doubt again so soon after it was trusted waits twice as long as the last time.
 const SOON: Duration = Duration::from_secs(1);
-/// So many buckets are remembered after they were trusted again.
+/// How many buckets are remembered after they were trusted again.
 const REMEMBERED: usize = 4096;
 
 /// The two words of a bucket: the program's count of doubts, the agent's of those that are settled.
@@ -25,23 +25,23 @@ pub(super) type Counts<'a> = [&'a AtomicU64; 2];
 #[derive(Debug, Default)]
 pub(super) struct Doubts {
     waiting: BTreeMap<u32, DoubtedBucket>,
-    /// Those that were trusted again: when, and after which pause.
+    /// The buckets that were trusted again: when, and after which pause.
     trusted: BTreeMap<u32, (Instant, Duration)>,
 }
 
 /// A bucket in doubt.
 #[derive(Clone, Copy, Debug)]
 struct DoubtedBucket {
-    /// The program's count when it was looked at.
+    /// The program's count of doubts when the agent read it.
     doubts: u64,
-    /// When that was.
+    /// When the agent read it.
     since: Instant,
-    /// How long it is waited.
+    /// How long to wait before the bucket is trusted again.
     pause: Duration,
 }
 
 impl Doubts {
-    /// A bucket is in doubt.
+    /// Notes that a bucket is in doubt.
     pub(super) fn note(&mut self, bucket: u32, [doubts, settled]: Counts<'_>, now: Instant) {
         let Entry::Vacant(place) = self.waiting.entry(bucket) else { return };
         let doubts = doubts.load(Ordering::SeqCst);
@@ -53,8 +53,8 @@ impl Doubts {
         place.insert(DoubtedBucket { doubts, since: now, pause });
     }
 
-    /// Trusts the buckets that have waited, `since_drained` being a moment since which everything that the kernel had
-    /// notified by then has been applied. `at_least` is the shortest pause that will do, whatever pause a bucket has.
+    /// Trusts the buckets again that had been in doubt for their pause at the moment `since_drained`: everything that the
+    /// kernel had notified by then has been applied. `at_least` takes the place of the buckets' own pauses.
     pub(super) fn settle<'a>(
         &mut self,
         since_drained: Instant,

@@ -1,6 +1,6 @@
-//! The ways in which the program sits on an interface.
+//! The ways to attach the program to an interface.
 
-/// How the program sits on an interface.
+/// How the program is attached to an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {
     /// XDP on socket buffers.

@@ -10,7 +10,7 @@ use std::io::Read as _;
 
 /// The running kernel's types.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// The first two bytes of such a description, in the machine's order: `BTF_MAGIC` (include/uapi/linux/btf.h).
+/// The first two bytes of such a description, in the machine's byte order: `BTF_MAGIC` (include/uapi/linux/btf.h).
 const MAGIC: u16 = 0xeb9f;
 
 /// Where the members of [`NETNS_WAY`] lie, in bytes.
@@ -23,7 +23,7 @@ pub(super) fn netns_offsets() -> Result<[u32; NETNS_WAY.len()]> {
         .with_context(|| format!("{BTF} does not give the way from a setting to its network namespace"))
 }
 
-/// The whole description, in memory of its own: from the heap, its some megabytes would stay with the process for good.
+/// The whole description, in a mapping of its own: on the heap, its few megabytes would stay with the process for good.
 fn read() -> Result<MmapMut> {
     let mut file = File::open(BTF)?;
     let len = usize::try_from(file.metadata()?.len())?;
@@ -34,7 +34,7 @@ fn read() -> Result<MmapMut> {
 
 /// The offsets of members, each of a structure by its name.
 ///
-/// This walks over the description once and keeps nothing: what aya makes of it cannot be asked for members.
+/// Walks over the description once and keeps nothing. (aya's BTF type offers no access to members.)
 fn offsets<const N: usize>(btf: &[u8], members: &[(&str, &str); N]) -> Result<[u32; N]> {
     let mut header = Bytes(btf);
     if header.u16()? != MAGIC {

@@ -1,4 +1,5 @@
-//! Where changes go: the BPF maps ([`bpf`]), or plain memory that behaves the same ([`fake`]).
+//! The tables that the mirror's changes go into: the BPF maps ([`bpf`]), or plain memory that behaves the same
+//! ([`fake`]).
 
 pub mod bpf;
 mod buckets;
@@ -18,7 +19,7 @@ use crate::mirror::Change;
 use arp_common::Tables;
 pub use hook_kind::HookKind;
 
-/// What holds the tables that decisions are made from.
+/// A writer of the tables that decisions are made from.
 pub trait Dataplane: Tables {
     /// Applies a batch, atomically to every decision.
     ///

@@ -1,5 +1,5 @@
-//! What to say when the kernel refuses to load something: the thing once, the cause, the remedy, and of the verifier's
-//! log no more than helps.
+//! Errors for people when the kernel refuses to load something: the thing, the cause, the remedy, and as much of the
+//! verifier's log as helps.
 
 use anyhow::anyhow;
 use aya::EbpfError;
@@ -8,16 +8,16 @@ use nix::errno::Errno;
 use std::error::Error;
 use std::io;
 
-/// How many lines of the verifier's log are told: the last ones say what it does not accept.
+/// How many lines of the verifier's log are shown: the last ones say what it does not accept.
 const LINES: usize = 20;
 
-/// The eBPF object cannot be loaded.
+/// The error for an eBPF object that cannot be loaded.
 pub(crate) fn of_object(error: &EbpfError) -> anyhow::Error {
     let errno = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
     anyhow!("loading the eBPF object failed: {}{}", once(error), remedy(errno, &status_of_this_process()))
 }
 
-/// A program of it cannot be loaded.
+/// The error for one of its programs that cannot be loaded.
 pub(crate) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
         return anyhow!("loading the program {name} failed: {}", once(error));
@@ -34,12 +34,12 @@ pub(crate) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
     )
 }
 
-/// Whether the kernel, or somebody before it, refused for want of a privilege, and not for what is in the program.
+/// Whether the kernel, or a seccomp filter before it, refused for lack of a privilege, not for the program's content.
 pub(crate) fn is_for_privilege(error: &ProgramError) -> bool {
     matches!(error, ProgramError::LoadError { io_error, .. } if io_error.raw_os_error() == Some(Errno::EPERM as i32))
 }
 
-/// What may be the cause, and what helps. The capabilities are there: `run` asks for them first.
+/// The likely cause, and the remedy. Missing capabilities are not the cause: `run` checks them first.
 fn remedy(errno: Option<i32>, status: &str) -> &'static str {
     let has_filter = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
     match errno.map(Errno::from_raw) {
@@ -61,7 +61,7 @@ fn status_of_this_process() -> String {
     std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default()
 }
 
-/// An error with its causes. Some errors repeat their cause in their own words, and are not repeated for it.
+/// An error with its causes, without those that its own text already contains.
 fn once(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error) {

@@ -1,7 +1,8 @@
-//! A test of the eBPF object: no program reads a slot of its stack that it has not written before on every way there.
+//! A test of the eBPF object: no program reads a stack slot that it has not written on every path to that read.
 //!
 //! The kernel allows such a read only to CAP_PERFMON (`bpf_allow_uninit_stack`, include/linux/bpf.h, 6.18), and some
-//! kernels to nobody. The compiler makes one where a value exists on one branch only and is kept over a join.
+//! kernels to nobody. The compiler creates such a read where a value exists on one branch only and is kept after the
+//! branches meet.
 
 use super::bpf::OBJECT;
 use aya_obj::generated::bpf_insn;
@@ -11,12 +12,12 @@ use std::collections::BTreeMap;
 const FRAME_POINTER: usize = 10;
 const DEPTH: i64 = 512;
 
-/// What is known at one place of a program, whatever way led there.
+/// What is known at one place of a program, on every path to it.
 #[derive(Clone, PartialEq)]
 struct Known {
-    /// For each byte of the stack, the deepest first, whether it has been written.
+    /// Whether each byte of the stack has been written, the deepest first.
     written: [bool; DEPTH as usize],
-    /// For each register that points into the stack, where to, from the frame pointer.
+    /// Where each register points to in the stack, as an offset from the frame pointer.
     points: [Option<i64>; 11],
 }
 
@@ -43,7 +44,7 @@ impl Known {
     }
 }
 
-/// Goes once through an instruction: says whether it reads what is not written, and where the program goes on.
+/// Executes one instruction on what is known: says whether it reads unwritten bytes, and where the program may go on.
 fn step(insn: &bpf_insn, next: Option<&bpf_insn>, known: &mut Known) -> (bool, Vec<i64>) {
     let (class, mode) = (insn.code & 0x07, insn.code & 0xe0);
     let (dst, src) = (usize::from(insn.dst_reg()), usize::from(insn.src_reg()));
@@ -102,7 +103,7 @@ fn step(insn: &bpf_insn, next: Option<&bpf_insn>, known: &mut Known) -> (bool, V
     }
 }
 
-/// The instructions that read what is not written on every way to them, with the offset from the frame pointer.
+/// The instructions that read bytes not written on every path to them, each with the offset from the frame pointer.
 fn unwritten_reads(instructions: &[bpf_insn]) -> Vec<(usize, i16)> {
     let mut known = BTreeMap::from([(0, Known::at_the_entry())]);
     let mut open = vec![0_usize];

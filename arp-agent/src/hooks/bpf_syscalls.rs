@@ -1,5 +1,5 @@
-//! Commands of bpf(2) that aya does not offer as they are needed here: often, for many interfaces, by index; and links
-//! of which the interface is known, that are updated, pinned and found again one by one.
+//! bpf(2) commands that aya does not offer in the form needed here: cheap queries for many interfaces by index, and
+//! links that say their interface and can be updated, pinned and found again one by one.
 
 use crate::dataplane::HookKind;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
@@ -14,15 +14,15 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
-/// Most programs in one direction of an interface (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
+/// The most programs in one direction of an interface (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h).
 const MOST: usize = 64;
 
-/// A BPF link: what ties a program to an interface. Dropped, its descriptor is closed; unless it is pinned, that
-/// detaches the program, for which tcx waits a grace period under the RTNL lock.
+/// A BPF link: it ties a program to an interface. Dropping it closes the descriptor. Unless the link is pinned, that
+/// detaches the program; with tcx this waits a grace period under the RTNL lock.
 #[derive(Debug)]
 pub struct HookLink(OwnedFd);
 
-/// What a link ties to what.
+/// The program and the interface of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tied {
     /// The identifier of the program.
@@ -32,11 +32,11 @@ pub(super) struct Tied {
 }
 
 impl HookLink {
-    /// Attaches a program to an interface. By tcx it comes after those that are there: whoever sees a frame first goes
-    /// on doing so. tcx waits a grace period under the RTNL lock.
+    /// Attaches a program to an interface. By tcx it runs after the programs that are there already, so that they see
+    /// frames first as before. tcx waits a grace period under the RTNL lock.
     ///
     /// # Errors
-    /// The kernel refuses: it has no tcx (EINVAL), the slot of XDP is taken (EBUSY), the driver has no XDP.
+    /// The kernel refuses: it has no tcx (EINVAL), the XDP slot is taken (EBUSY), or the driver has no XDP.
     pub(super) fn attach(program: BorrowedFd<'_>, ifindex: u32, how: HookKind) -> io::Result<Self> {
         let (attach, flags) = match how {
             HookKind::Tcx | HookKind::Clsact => (BPF_TCX_INGRESS, BPF_F_AFTER),
@@ -51,7 +51,7 @@ impl HookLink {
         Ok(HookLink(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
-    /// Puts another program in the place of the one that the link ties, between two frames.
+    /// Replaces the link's program. Each frame meets the old one or the new one.
     ///
     /// # Errors
     /// ENOLINK if the interface is gone.
@@ -62,10 +62,10 @@ impl HookLink {
         unsafe { bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attributes) }.map(drop)
     }
 
-    /// What it ties to what.
+    /// The link's program and interface.
     ///
     /// # Errors
-    /// The kernel does not say; or it is no link of XDP or tcx.
+    /// The kernel does not say, or it is not a link of XDP or tcx.
     pub(super) fn tied(&self) -> io::Result<Tied> {
         const TYPES: [u32; 2] = [bpf_link_type::BPF_LINK_TYPE_XDP as u32, bpf_link_type::BPF_LINK_TYPE_TCX as u32];
         // Of `struct bpf_link_info`: type, id, prog_id, padding; of an XDP or a tcx link, its ifindex, and more.
@@ -81,7 +81,7 @@ impl HookLink {
         Ok(Tied { program: info[2], ifindex: info[4] })
     }
 
-    /// Pins it: it stays when its descriptors are closed.
+    /// Pins the link: it stays when its descriptors are closed.
     ///
     /// # Errors
     /// The path is not on a bpffs, or may not be written.
@@ -93,7 +93,7 @@ impl HookLink {
         unsafe { bpf(bpf_cmd::BPF_OBJ_PIN, &mut attributes) }.map(drop)
     }
 
-    /// Opens a link that is pinned.
+    /// Opens a pinned link.
     ///
     /// # Errors
     /// There is none at this path, or it may not be opened.
@@ -107,7 +107,7 @@ impl HookLink {
     }
 }
 
-/// The cookie of the calling thread's network namespace: no other one gets it until the machine starts again.
+/// The cookie of the calling thread's network namespace: unique until the machine restarts.
 ///
 /// # Errors
 /// Before Linux 5.14 the kernel does not say.
@@ -120,7 +120,7 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
-/// Whether the kernel has tcx (Linux 6.6): asked of the interface that every network namespace has.
+/// Whether the kernel has tcx (Linux 6.6). Queries `lo`, which every network namespace has.
 pub(super) fn knows_tcx() -> bool {
     const LOOPBACK: u32 = 1;
     match tcx_programs(LOOPBACK, BPF_TCX_INGRESS) {
@@ -129,8 +129,8 @@ pub(super) fn knows_tcx() -> bool {
     }
 }
 
-/// The BPF link with the next higher identifier than `id`; the kernel gives out one after the other. `None` if there is
-/// none, and if the question is refused (it takes CAP_SYS_ADMIN).
+/// The identifier of the next BPF link after `id`; the kernel numbers links in the order of creation. `None` if there
+/// is none, or if the query is refused (it needs CAP_SYS_ADMIN).
 pub(super) fn link_after(id: u32) -> Option<u32> {
     // Of `union bpf_attr`: start_id, next_id, open_flags (include/uapi/linux/bpf.h).
     let mut attributes = [id, 0, 0];
@@ -162,10 +162,10 @@ fn pair(low: u32, high: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
-/// bpf(2). Gives what the kernel gives, which is a descriptor where one is opened.
+/// bpf(2). Gives the call's result: a descriptor if the command opens one.
 ///
 /// # Safety
-/// What pointers there are in `attributes` must be to as much memory as the command reads or writes.
+/// Each pointer in `attributes` must point to as much memory as the command reads or writes.
 unsafe fn bpf<T: Copy>(command: bpf_cmd, attributes: &mut [T]) -> io::Result<i32> {
     // SAFETY: the kernel reads and writes as many bytes of `attributes` as are said; the rest is the caller's.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size_of_val(attributes)) };

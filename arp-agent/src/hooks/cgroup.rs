@@ -1,4 +1,4 @@
-//! The root of the unified cgroup tree: what is attached there sees every process.
+//! The root of the unified cgroup tree: a program attached there sees every process.
 
 use std::fs::File;
 use std::os::unix::{ffi::OsStrExt as _, fs::MetadataExt as _};
@@ -11,10 +11,10 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 /// The root's inode (`kernfs_create_root`, fs/kernfs/dir.c: identifiers begin at 1).
 const ROOT_INODE: u64 = 1;
 
-/// Opens the root of the unified tree: where it is mounted, or in a mount of its own that nobody else sees.
+/// Opens the root of the unified tree: where it is mounted, or in a private mount that nobody else sees.
 ///
 /// # Errors
-/// It is not mounted, and cannot be; or only a part of it is to be seen, from a cgroup namespace.
+/// It is not mounted and cannot be mounted; or a cgroup namespace shows only a part of it.
 pub(crate) fn cgroup_root() -> Result<File> {
     let path = "/proc/self/mountinfo";
     let mounts = fs::read(path).with_context(|| format!("reading {path}"))?;
@@ -37,7 +37,7 @@ pub(crate) fn cgroup_root() -> Result<File> {
     Ok(own)
 }
 
-/// A mount that is attached nowhere. It takes CAP_SYS_ADMIN.
+/// A mount that is attached nowhere. Needs CAP_SYS_ADMIN.
 fn own_mount() -> Result<File> {
     let mount = || -> rustix::io::Result<File> {
         let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -58,7 +58,7 @@ fn cgroup2_mount(line: &[u8]) -> Option<PathBuf> {
     (kind == b"cgroup2").then(|| unescaped(mount_point))
 }
 
-/// Blanks and the like stand as a backslash and three octal digits.
+/// The path with its escapes resolved: mountinfo writes a blank as a backslash and three octal digits.
 fn unescaped(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! How much an interface has sent.
+//! Reads how much an interface has sent.
 
 use anyhow::{Context, Result};
 use linux_raw_sys::netlink as raw;
@@ -21,19 +21,19 @@ pub struct Transmitted {
     pub bytes: u64,
 }
 
-/// Asks for counters.
+/// Reads transmit counters.
 pub struct LinkCounters(NetlinkSocket);
 
 impl LinkCounters {
-    /// In the calling thread's network namespace.
+    /// A reader for the calling thread's network namespace.
     ///
     /// # Errors
-    /// There is no socket to be had.
+    /// No socket can be opened.
     pub fn new() -> Result<Self> {
         Ok(LinkCounters(NetlinkSocket::new(NETLINK_ROUTE)?))
     }
 
-    /// What the interface has sent. A veth counts those that its other end has taken
+    /// What the interface has sent. A veth counts only frames that its other end has taken
     /// (`veth_get_stats64`, drivers/net/veth.c).
     ///
     /// # Errors

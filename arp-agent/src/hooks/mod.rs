@@ -1,5 +1,5 @@
-//! What the agent puts on interfaces and on the cgroup tree, and what others have put there: attaching, detaching,
-//! testing. All that the agent writes into the kernel, but for the tables, is written here.
+//! What the agent attaches to interfaces and to the cgroup tree, and what others have attached: attaching, detaching,
+//! testing. Apart from the tables, everything that the agent writes into the kernel is written here.
 
 pub mod attachments;
 pub(crate) mod bpf_syscalls;

@@ -1,4 +1,4 @@
-//! Whose a loaded BPF program is, as far as the kernel tells.
+//! Names the owner of a loaded BPF program, as far as the kernel tells.
 
 use super::bpf_syscalls::tcx_programs;
 use arp_common::maps::names;

@@ -1,8 +1,8 @@
-//! Links that outlive the agent, because they are pinned under a bpffs: the next agent takes them over and swaps the
-//! program, which takes no grace period. What stays between the two is a stub, which passes every frame.
+//! Links that outlive the agent because they are pinned under a bpffs. The next agent takes them over and replaces the
+//! program, which needs no grace period. Between two agents the link holds a stub, which passes every frame.
 //!
 //! The files are `<bpffs>/arp-agent/v1/<cookie of the network namespace>/<agent>/<ifindex>-<hook>`. An agent has a
-//! directory of its own, so that another one can tell whose a link is, and whether that one still lives.
+//! directory of its own, so that another agent can tell whose a link is, and whether that agent still runs.
 
 use super::bpf_syscalls::{HookLink, netns_cookie};
 use super::clsact::is_alive;
@@ -17,16 +17,16 @@ use std::path::{Path, PathBuf};
 
 /// The pinned links of one network namespace.
 pub struct Pins {
-    /// Of all agents.
+    /// The directory of all agents of this network namespace.
     all: PathBuf,
-    /// Of one agent.
+    /// This agent's directory.
     own: PathBuf,
 }
 
-/// A pinned link whose agent no longer lives.
+/// A pinned link whose agent no longer runs.
 #[derive(Debug)]
 pub struct LeftLink {
-    /// The interface, as its name says.
+    /// The interface, as the file's name says.
     pub ifindex: u32,
     /// The hook.
     pub how: HookKind,
@@ -36,17 +36,17 @@ pub struct LeftLink {
     link: HookLink,
 }
 
-/// What was found of agents' pinned links.
+/// The agents' pinned links that were found.
 #[derive(Debug, Default)]
 pub struct FoundLinks {
-    /// Links whose agents no longer live. The interfaces may be gone, or in another namespace by now.
+    /// Links whose agents no longer run. Their interfaces may be gone by now, or in another namespace.
     pub left: Vec<LeftLink>,
-    /// The interfaces with links of agents that live, and the names of those agents.
+    /// The interfaces with links of running agents, and the names of those agents.
     pub living: Vec<(u32, String)>,
 }
 
 impl Pins {
-    /// The pinned links of this network namespace under a bpffs. `None` if there is none at that place.
+    /// The pinned links of this network namespace. `None` if there is no bpffs at that path.
     ///
     /// # Errors
     /// The kernel does not tell which namespace this is.
@@ -60,7 +60,7 @@ impl Pins {
         Ok(Some(Pins { own: all.join(agent), all }))
     }
 
-    /// Pins a link. Gives its place.
+    /// Pins a link. Gives the path of the pin.
     ///
     /// # Errors
     /// The directory cannot be made or written.
@@ -70,7 +70,7 @@ impl Pins {
         Ok(path)
     }
 
-    /// Puts another program in the place of the one that a left link ties, and takes the link over.
+    /// Replaces the program of a link that a dead agent left, and takes the link over.
     ///
     /// # Errors
     /// The interface is gone. The pin is removed then.
@@ -89,7 +89,7 @@ impl Pins {
         }
     }
 
-    /// Looks for what agents have, and have left.
+    /// Finds the links of running agents, and those that dead agents left.
     ///
     /// # Errors
     /// A directory cannot be read.
@@ -121,7 +121,7 @@ impl Pins {
         Ok(found)
     }
 
-    /// Removes the directories that are empty: the agent's own, and those above it.
+    /// Removes the agent's directory and those above it, as far as they are empty.
     pub fn tidy(&self) {
         for directory in self.own.ancestors().take(4) {
             if fs::remove_dir(directory).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
@@ -137,7 +137,7 @@ impl Pins {
 }
 
 impl LeftLink {
-    /// Whether the link still is on the interface that its name says.
+    /// Whether the link is still on the interface that the file's name says.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -150,7 +150,7 @@ impl LeftLink {
         &self.path
     }
 
-    /// Takes the pin away. Dropped, what is given detaches the program.
+    /// Removes the pin. Dropping the link then detaches the program.
     ///
     /// # Errors
     /// The file cannot be removed.

@@ -1,9 +1,9 @@
-//! The attach self-test, without its I/O: a frame of our own, sent the way that replies go, must arrive.
+//! The attach self-test without its I/O: a test frame, sent the way that replies go, must arrive.
 //!
-//! The frame is for nobody (no device has its destination, and its EtherType is one for experiments): the pod's stack
-//! drops it as somebody else's. That it has arrived is seen from the veth's counters at the node end, which count what
-//! the pod end has taken. Other traffic to the pod in the same moment could be mistaken for it, so a few frames of a
-//! length of their own are sent, and as many frames and bytes must be counted.
+//! The frame is for nobody: no device has its destination, and its EtherType is one for experiments, so the pod's stack
+//! drops it. The veth's counters at the node end show that it arrived: they count what the pod end has taken. Other
+//! traffic to the pod at the same moment could be mistaken for it. So several frames of an unusual length are sent, and
+//! exactly as many frames and bytes must be counted.
 
 use super::link_counters::Transmitted;
 use crate::dataplane::HookKind;
@@ -14,21 +14,21 @@ use std::time::{Duration, Instant};
 
 /// How many frames a test sends.
 pub const FRAMES: u32 = 3;
-/// Their length: no ARP frame, and no small packet, is as long.
+/// Their length in bytes: longer than ARP frames and other small packets.
 const LEN: usize = 251;
-/// Their length after a failure: what the smallest MTU that IPv4 allows, 68, lets through.
+/// Their length in bytes after a failure: it fits the smallest MTU that IPv4 allows, 68.
 const SHORT_LEN: usize = 82;
-/// How long they may take.
+/// How long the frames may take to arrive.
 const PATIENCE: Duration = Duration::from_millis(2);
-/// How long after they were sent the counters may still be believed: later, other traffic may have been counted.
+/// How long after the sending the counters are trusted: later, they may have counted other traffic.
 const LATEST: Duration = Duration::from_millis(10);
-/// How long until the counters are read again.
+/// Pause between two readings of the counters.
 const STEP: Duration = Duration::from_micros(500);
-/// When a test that failed is repeated: after so long, then twice as long, and so on.
+/// Pause before a failed test is repeated the first time; it doubles with each failure.
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
-/// To nobody (locally administered), from nobody, EtherType 0x88b5 (local experiments, IEEE 802).
+/// The Ethernet header: locally administered addresses that nobody has, EtherType 0x88b5 (local experiments, IEEE 802).
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
 
 /// The frame of a test, `len` bytes long.
@@ -38,51 +38,52 @@ pub fn frame(len: usize) -> Vec<u8> {
     frame
 }
 
-/// What the caller does next about an interface, and then tells.
+/// What the caller does next for an interface; it then reports the result.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Nothing: [`SelfTests::blocked`] says what is known.
     Nothing,
-    /// Read the counters, then send [`FRAMES`] frames of this length: [`SelfTests::sent`].
+    /// Read the counters, then send [`FRAMES`] frames of this length, then call [`SelfTests::sent`].
     Send {
         /// Their length in bytes.
         len: usize,
     },
-    /// Read the counters: [`SelfTests::counted`].
+    /// Read the counters, then call [`SelfTests::counted`].
     ReadCounters,
 }
 
-/// What is known of the interfaces' reply paths. Nobody waits for a test: what comes of it is asked for when it is due.
+/// What is known of the interfaces' reply paths. Nothing here waits: the caller asks again when a test's next step is
+/// due.
 #[derive(Debug, Default)]
 pub struct SelfTests {
     by_ifindex: BTreeMap<u32, SelfTest>,
-    /// The interfaces whose test has a next step at a set time.
+    /// The interfaces whose test goes on at a set time.
     pending: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 struct SelfTest {
     how: HookKind,
-    /// IFLA_CARRIER_CHANGES when it was tested: after a change nothing is known.
+    /// IFLA_CARRIER_CHANGES at the test: if it changes, the result no longer counts.
     carrier_changes: u32,
-    /// Whether the other end took frames of XDP then.
+    /// Whether the other end took XDP frames at the test.
     takes_xdp: bool,
     state: State,
 }
 
-/// How far the test of an interface has come.
+/// The state of an interface's test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     /// Replies arrive.
     Proven,
-    /// It cannot be tested as it is.
+    /// Replies cannot arrive as the interface is; there is nothing to test.
     Blocked(Reason),
     /// The caller is about to send frames; how often the test has failed before.
     Sending { failures: u32 },
     /// Frames are under way.
     Sent(Sent),
-    /// They did not arrive; when to test again, and how often it has failed.
+    /// The frames did not arrive: when to test again, and how often the test has failed.
     Failed { again: Instant, failures: u32 },
 }
 
@@ -99,12 +100,12 @@ struct Sent {
     next: Option<Instant>,
 }
 
-/// What the counters say of them.
+/// What the counters say about the frames.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Arrival {
     Arrived,
     NotYet,
-    /// As much was counted, but so late that it may be other traffic.
+    /// The right amount was counted, but so late that it may be other traffic.
     Uncertain,
     Lost,
 }
@@ -149,7 +150,7 @@ impl State {
         }
     }
 
-    /// The test has failed so often before, and once more at `now`.
+    /// The state after another failure at `now`, with `failures` before it.
     fn failed(failures: u32, now: Instant) -> Self {
         let pause = FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LAST_RETRY);
         State::Failed { again: now + pause, failures: failures + 1 }
@@ -163,9 +164,9 @@ impl SelfTests {
         self.pending.remove(&ifindex);
     }
 
-    /// What to do about an interface, so that it is known whether replies arrive by this hook: it is tested if it never
-    /// was, if its carrier or its other end has changed since, or if the last test failed long enough ago.
-    /// `takes_xdp`: its other end takes frames of XDP in driver mode.
+    /// What to do to learn whether replies arrive by this hook. An interface is tested if it never was, if its carrier
+    /// or its other end has changed since, or if the last test failed long enough ago. `takes_xdp`: its other end takes
+    /// XDP frames in driver mode.
     pub fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> Action {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
@@ -189,7 +190,7 @@ impl SelfTests {
         self.enter(ifindex, state)
     }
 
-    /// Frames have been sent. On most devices they have arrived by now.
+    /// Notes that the frames were sent. On most devices they have arrived by then.
     pub fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> Action {
         match self.state(ifindex) {
             Some(State::Sending { failures }) => {
@@ -199,7 +200,7 @@ impl SelfTests {
         }
     }
 
-    /// The interface has transmitted so much.
+    /// Notes what the interface has transmitted so far.
     pub fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> Action {
         let Some(State::Sent(sent)) = self.state(ifindex) else { return Action::Nothing };
         let state = match sent.arrival(counted, now) {
@@ -212,14 +213,14 @@ impl SelfTests {
         self.enter(ifindex, state)
     }
 
-    /// The frames could not be sent, or the counters not be read.
+    /// Notes that the frames could not be sent, or the counters not be read.
     pub fn failed(&mut self, ifindex: u32, now: Instant) {
         if let Some(state) = self.state(ifindex) {
             let _ = self.enter(ifindex, State::failed(state.failures(), now));
         }
     }
 
-    /// Why the interface must not answer by its hook, as far as its reply path is concerned.
+    /// Why the interface must not answer by its hook, if its reply path is the reason.
     pub fn blocked(&self, ifindex: u32) -> Option<Reason> {
         self.state(ifindex)?.blocked()
     }
@@ -229,13 +230,13 @@ impl SelfTests {
         self.state(ifindex).map_or(0, |state| state.failures())
     }
 
-    /// The interfaces that something is to be done about at `now`.
+    /// The interfaces whose next step is due at `now`.
     pub fn pending(&self, now: Instant) -> BTreeSet<u32> {
         let is_due = |ifindex: &u32| self.due_of(*ifindex).is_some_and(|due| due <= now);
         self.pending.iter().copied().filter(is_due).collect()
     }
 
-    /// When something is to be done about an interface, if so.
+    /// When the next step of any interface is due.
     pub fn due(&self) -> Option<Instant> {
         self.pending.iter().filter_map(|&ifindex| self.due_of(ifindex)).min()
     }
@@ -248,7 +249,7 @@ impl SelfTests {
         self.state(ifindex)?.due()
     }
 
-    /// Says what to do in the new state.
+    /// Sets the state, and gives what to do in it.
     fn enter(&mut self, ifindex: u32, state: State) -> Action {
         if let Some(test) = self.by_ifindex.get_mut(&ifindex) {
             test.state = state;
@@ -266,7 +267,7 @@ impl SelfTests {
     }
 }
 
-/// How long the frames are when the test has failed so often before.
+/// The length of the frames after so many failures.
 fn len(failures: u32) -> usize {
     if failures == 0 { LEN } else { SHORT_LEN }
 }

@@ -1,5 +1,5 @@
-//! The hook on writes of sysctls: every write of a setting of this network namespace makes frames pass, before it takes
-//! effect, until what came of it is in the tables.
+//! The hook on writes of sysctls. A write of a setting of this network namespace makes frames pass before it takes
+//! effect, until the new value is in the tables.
 
 use super::cgroup::cgroup_root;
 use super::sysctl_writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value, Writes};
@@ -18,39 +18,39 @@ use tokio::io::{Interest, unix::AsyncFd};
 use tokio::time::sleep_until;
 use zerocopy::FromBytes as _;
 
-/// From one look to the next, while a write has not landed: it doubles from the first to the last.
+/// Pause between two checks while a write has not taken effect: it doubles from the first value up to the last.
 const PAUSES: [Duration; 2] = [Duration::from_micros(125), Duration::from_millis(16)];
 
-/// What tokio's timer cannot tell apart, and would round up to. Less than that the thread sleeps: what it keeps waiting so
-/// long answers no frame anyway, because a write is in doubt.
+/// The resolution of tokio's timer. For shorter pauses the thread sleeps: meanwhile all frames pass anyway, because a
+/// write is in doubt.
 const TIMER: Duration = Duration::from_millis(1);
 
-/// For each moment that reading again takes, so many go by until the next time: what others write must not keep the
+/// The pause after reading again, as a multiple of the time that reading took: other people's writes must not keep the
 /// agent busy.
 const REST: u32 = 4;
 
-/// How often the hook is asked whose a setting is: others may read one in between.
+/// How often the hook is asked whose setting is read: somebody else may read one in between.
 const ATTEMPTS: usize = 16;
 
-/// The hook, attached or not. Dropped, it detaches.
+/// The hook, attached or not. Dropping it detaches.
 pub struct SysctlHook {
     ring: Result<AsyncFd<RingBuf<MapData>>, String>,
     /// Why writes of other network namespaces count as well, if they do.
     counts_all: Option<String>,
     writes: Writes,
-    /// What was announced since all of it was in the tables.
+    /// The settings that were announced and are not in the tables yet.
     stale: StaleSettings,
     lost: u64,
     pause: Duration,
     next_look: Instant,
-    /// How much of the time writes have taken lately.
+    /// How much time has recently been spent waiting for writes.
     budget: Budget,
-    /// Nobody's writes count at the moment.
+    /// While this is set, no writes count.
     rest: Option<Rest>,
 }
 
 impl SysctlHook {
-    /// Attaches the hook if it is `wanted` and can be had.
+    /// Attaches the hook if it is `wanted` and possible.
     pub fn start(wanted: bool, bpf: &mut Bpf) -> Self {
         let attached = match wanted {
             true => attach(bpf).map_err(|error| format!("{error:#}")),
@@ -86,8 +86,7 @@ impl SysctlHook {
         self.ring.is_ok() && self.rest.is_none()
     }
 
-    /// `attached`; `attached`, a colon and why writes of other network namespaces count as well; or why writes are not
-    /// noticed.
+    /// `attached`; `attached: ` and why writes in other network namespaces count too; or why writes are not noticed.
     pub fn state(&self) -> String {
         match (&self.ring, self.rest, &self.counts_all) {
             (Err(why), _, _) => why.clone(),
@@ -102,8 +101,8 @@ impl SysctlHook {
         }
     }
 
-    /// To be called at each look for what changes silently. Says whether the hook has just come back from its rest: then all
-    /// must be looked at once more.
+    /// To be called at each poll. Says whether the hook's pause has just ended: then everything must be polled once
+    /// more.
     pub fn came_back(&mut self, bpf: &Bpf) -> bool {
         let Some(rest) = &mut self.rest else { return false };
         let now = Instant::now();
@@ -122,14 +121,14 @@ impl SysctlHook {
         }
     }
 
-    /// Whether a setting has changed though the write that did it was given up: whoever wrote was kept from the CPU for
-    /// longer than that. `is_link`: as for [`SysctlHook::look`].
+    /// Whether a setting changed after the agent had stopped waiting for the write: the writer was kept from its CPU
+    /// for longer than that. `is_link`: as for [`SysctlHook::look`].
     pub fn has_late_ones(&mut self, is_link: impl Fn(&str) -> bool) -> bool {
         self.writes.late_ones(Instant::now(), |name| read(name, &is_link))
     }
 
-    /// Waits until it is time to look whether what was written has taken effect; for ever without the hook. May be
-    /// dropped while it waits.
+    /// Waits until it is time to check whether writes have taken effect; for ever without the hook. May be dropped
+    /// while it waits.
     pub async fn wait(&mut self, bpf_in_doubt: bool) {
         let Ok(ring) = &self.ring else { return pending().await };
         if !bpf_in_doubt {
@@ -146,8 +145,8 @@ impl SysctlHook {
         if pause < TIMER { std::thread::sleep(pause) } else { sleep_until(self.next_look.into()).await }
     }
 
-    /// Looks whether everything written so far has taken effect: then gives the count up to which it has, for
-    /// [`SysctlHook::settled`] once what is [`SysctlHook::stale`] has been read. `is_link`: whether the mirror knows an
+    /// Checks whether everything written so far has taken effect. If so, gives the count of those writes, for
+    /// [`SysctlHook::settled`] once [`SysctlHook::stale`] has been read again. `is_link`: whether the mirror knows an
     /// interface of that name.
     pub fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
@@ -196,25 +195,25 @@ impl SysctlHook {
         None
     }
 
-    /// What was written since everything was read last.
+    /// The settings that were written and must be read again.
     pub fn stale(&self) -> &StaleSettings {
         &self.stale
     }
 
-    /// What was written up to the count is in the tables.
+    /// Notes that all writes up to this count are in the tables.
     pub fn settled(&mut self, bpf: &mut Bpf, written: u64) {
         self.stale = StaleSettings::default();
         bpf.set_settings_read(written);
         self.budget.note(Instant::now(), false);
     }
 
-    /// Reading the kernel again, after a look, took from `start` until now.
+    /// Notes that reading the kernel again took from `start` until now.
     pub fn rest_since(&mut self, start: Instant) {
         self.next_look = Instant::now() + start.elapsed() * REST;
     }
 }
 
-/// Attaches the hook; says also why it cannot tell whose a setting is, if so.
+/// Attaches the hook. Also gives why it cannot tell whose setting is written, if it cannot.
 fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<String>)> {
     let root = cgroup_root()?;
     let map = bpf.ebpf_mut().take_map(names::SETTING_WRITES);
@@ -250,7 +249,7 @@ fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<St
     Ok((ring, counts_all))
 }
 
-/// A program of the hook, which is loaded if it was not.
+/// A program of the hook; loads it if needed.
 fn load<'a>(bpf: &'a mut Bpf, name: &str) -> anyhow::Result<&'a mut CgroupSysctl> {
     let program: &mut CgroupSysctl = bpf.program(name)?.try_into()?;
     match program.load() {
@@ -259,8 +258,8 @@ fn load<'a>(bpf: &'a mut Bpf, name: &str) -> anyhow::Result<&'a mut CgroupSysctl
     }
 }
 
-/// The number of the network namespace of the calling thread, once the hook has shown that it finds it by the settings of that
-/// namespace: a wrong way through the kernel's memory would end nowhere, or at another number.
+/// The number of the calling thread's network namespace, after a test: the hook must find this number from a setting of
+/// the namespace. Wrong offsets in the kernel's memory would lead nowhere, or to another number.
 fn own_netns(bpf: &Bpf) -> anyhow::Result<u32> {
     const NETNS: &str = "/proc/thread-self/ns/net";
     let inode = std::fs::metadata(NETNS).with_context(|| format!("reading the inode of {NETNS} failed"))?.ino();
@@ -303,7 +302,7 @@ fn decoded(write: &SettingWrite) -> NotedWrite {
     }
 }
 
-/// A setting, in the network namespace of the calling thread.
+/// Reads a setting in the calling thread's network namespace.
 fn read(name: &str, is_link: impl Fn(&str) -> bool) -> Value {
     match std::fs::read_to_string(format!("/proc/sys/{name}")) {
         Ok(text) => number(&text).map_or(Value::Unknown, Value::Is),
@@ -313,7 +312,7 @@ fn read(name: &str, is_link: impl Fn(&str) -> bool) -> Value {
     }
 }
 
-/// A number as everybody writes it. The kernel takes more (`0x1`, `01`, blanks before it): no need to know.
+/// A number as people usually write it. The kernel also accepts `0x1`, `01` and leading blanks; these count as unknown.
 fn number(text: &str) -> Option<i32> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.parse().ok().filter(|number: &i32| number.to_string() == text)

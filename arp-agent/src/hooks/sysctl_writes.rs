@@ -1,26 +1,26 @@
 //! Which announced writes of settings have taken effect. Pure: time and values come in as arguments.
 //!
-//! The sysctl hook announces a write before it takes effect, and cannot say whether it will succeed, nor on every kernel whose
-//! setting it is. A write counts as done when its value is read where another was before; failing that, after a time that
-//! hardly a write takes. Those that were given up so are looked at for a while longer.
+//! The sysctl hook announces a write before it takes effect. It cannot say whether the write will succeed, nor, on
+//! every kernel, whose setting it is. A write is done when its value can be read where another was before; otherwise
+//! after a time that hardly any write takes. Writes given up in this way are watched for a while longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long a write may take from its announcement until it has taken effect or failed. Nothing in between waits; a
-/// writer can only be kept from its CPU, in kernels that preempt system calls. Announcements are older than when
-/// they are seen, so it is longer than this.
+/// How long a write may take from the moment its announcement is seen until it has taken effect or failed. Nothing in
+/// between waits; a writer can only be kept from its CPU, in kernels that preempt system calls. The announcement is
+/// older than the moment it is seen, so the write really has longer than this.
 pub const SETTLE_LIMIT: Duration = Duration::from_millis(250);
 
-/// How long a setting is looked at after a write of it was given up: a writer can be kept from its CPU, say by a limit of its
-/// cgroup. So many settings at the most.
+/// How long a setting is watched after its write was given up: a writer can be kept from its CPU, for example by a
+/// cgroup limit. And how many settings are watched at most.
 const LATE: Duration = Duration::from_secs(10);
 const LATE_ONES: usize = 64;
 
-/// More writes than this are not told apart.
+/// With more writes than this, they are no longer told apart.
 const REMEMBERED: usize = 1024;
 
-/// An announced write. What is not known is `None`.
+/// An announced write; `None` stands for unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotedWrite {
     /// The path below /proc/sys.
@@ -47,7 +47,7 @@ impl Default for StaleSettings {
 }
 
 impl StaleSettings {
-    /// So many are not read one by one.
+    /// With more interfaces than this, everything is read at once.
     const MOST: usize = 16;
 
     /// Adds a setting by its path below /proc/sys: `net/ipv4/conf/NAME/…` and `net/ipv4/neigh/NAME/…` are an
@@ -63,14 +63,14 @@ impl StaleSettings {
     }
 }
 
-/// The interface whose setting it is, if it is one's.
+/// The interface that the setting belongs to, if it belongs to one.
 fn interface_of(name: &str) -> Option<&str> {
     let rest = name.strip_prefix("net/ipv4/conf/").or_else(|| name.strip_prefix("net/ipv4/neigh/"))?;
     let (interface, _) = rest.split_once('/')?;
     (!matches!(interface, "all" | "default")).then_some(interface)
 }
 
-/// A setting as it is.
+/// The present value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     /// It can be read.
@@ -87,9 +87,9 @@ pub enum Value {
 pub struct Writes {
     by_name: BTreeMap<String, Vec<Announced>>,
     count: usize,
-    /// Until when there are writes of which too little is known to look for them.
+    /// Until when there are writes that are too little known to check them.
     unknown_until: Option<Instant>,
-    /// Settings of which a write was given up: as they were then, and until when they are looked at.
+    /// Settings whose write was given up: their value then, and until when they are watched.
     late: BTreeMap<String, (Value, Instant)>,
 }
 
@@ -111,7 +111,7 @@ impl Announced {
 }
 
 impl Writes {
-    /// Takes an announcement.
+    /// Notes an announcement.
     pub fn announced(&mut self, write: NotedWrite, now: Instant) {
         let until = now + SETTLE_LIMIT;
         let known = write.name.clone().filter(|_| self.count < REMEMBERED);
@@ -131,12 +131,12 @@ impl Writes {
         self.count += 1;
     }
 
-    /// Announcements were lost.
+    /// Notes that announcements were lost.
     pub fn lost(&mut self, now: Instant) {
         self.unknown_until = Some(now + SETTLE_LIMIT);
     }
 
-    /// Whether all announced writes have taken effect, or never will. `read` gives a setting as it is.
+    /// Whether all announced writes have taken effect, or never will. `read` gives the present value of a setting.
     pub fn are_done(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
         self.unknown_until = self.unknown_until.filter(|&until| now < until);
         let mut done = self.unknown_until.is_none();
@@ -166,7 +166,7 @@ impl Writes {
         done
     }
 
-    /// Whether a setting has changed since a write of it was given up. `read` gives a setting as it is.
+    /// Whether a setting has changed since its write was given up. `read` gives the present value of a setting.
     pub fn late_ones(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
         let mut any = false;
         self.late.retain(|name, (value, until)| {
@@ -178,26 +178,26 @@ impl Writes {
     }
 }
 
-/// How much of the time writes may take: more than a quarter of it for some while is too much. What one moment takes
-/// more, another may take less.
+/// How much time may be spent waiting for writes: for long, no more than a quarter of it. Time saved at one moment may
+/// be spent at another.
 #[derive(Debug)]
 pub struct Budget {
-    /// What was taken above that.
+    /// The time spent beyond that quarter.
     above: Duration,
     noted: Instant,
     in_doubt: bool,
 }
 
 impl Budget {
-    /// So much is too much: three seconds and a third in which nothing is answered, or the double if it is every other moment.
+    /// The most that may be spent beyond it: 3.3 s in a row without an answer, longer if writes come now and then.
     const MOST: Duration = Duration::from_millis(2500);
 
-    /// From now on.
+    /// A budget that starts now.
     pub fn new(now: Instant) -> Self {
         Budget { above: Duration::ZERO, noted: now, in_doubt: false }
     }
 
-    /// From now on a write is being waited for, or none.
+    /// Notes whether a write is being waited for from now on.
     pub fn note(&mut self, now: Instant, in_doubt: bool) {
         let elapsed = now.saturating_duration_since(self.noted);
         self.above = match self.in_doubt {
@@ -207,44 +207,44 @@ impl Budget {
         (self.noted, self.in_doubt) = (now, in_doubt);
     }
 
-    /// Whether writes have taken too much.
+    /// Whether too much time was spent.
     pub fn is_spent(&self) -> bool {
         self.above >= Self::MOST
     }
 }
 
-/// Whether a write of the setting goes on to others after its own value can be read: `all.forwarding` to that of every
-/// interface, `default` to the interfaces that follow it.
+/// Whether writing the setting also changes others, after its own value can be read: `all.forwarding` those of every
+/// interface, `default` those of the interfaces that follow it.
 fn cascades(name: &str) -> bool {
     name.contains("/default/") || matches!(name, "net/ipv4/ip_forward" | "net/ipv4/conf/all/forwarding")
 }
 
-/// Nobody's writes count, because too many came that could not be told apart.
+/// The hook's pause: no writes count, because too many came that could not be told apart.
 #[derive(Clone, Copy, Debug)]
 pub enum Rest {
-    /// Since then, when so many had been written.
+    /// Paused since this moment; the count of writes then.
     Since(Instant, u64),
-    /// They count again; what was written before has taken effect then.
+    /// Writes count again; by this moment those made before have taken effect.
     Until(Instant),
 }
 
-/// What comes next of a rest.
+/// The next step of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing.
+    /// It goes on.
     Rest,
-    /// Writes are to count again.
+    /// Writes must count again.
     Count,
-    /// It is over, and everything is to be looked at.
+    /// It is over, and everything must be polled.
     Over,
 }
 
 impl Rest {
-    /// It ends when fewer writes than this came in so long a time.
+    /// The pause ends when fewer writes than this came within that time.
     const FEW: u64 = 5;
     const QUIET: Duration = Duration::from_secs(10);
 
-    /// What comes next, when so many were `written`.
+    /// The next step, given the count of writes so far.
     pub fn next(&mut self, now: Instant, written: u64) -> Next {
         match *self {
             Rest::Since(since, before) if now.saturating_duration_since(since) >= Self::QUIET => {

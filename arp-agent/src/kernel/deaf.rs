@@ -1,4 +1,4 @@
-//! Socket filters (classic BPF) that keep notices about some interfaces and neighbour entries from the agent's queues.
+//! Socket filters (classic BPF) that drop notifications about some interfaces and neighbour entries.
 
 use super::features::{self, GENL_LEN};
 use linux_raw_sys::netlink as raw;
@@ -7,16 +7,16 @@ use socket2::SockFilter;
 use std::mem::offset_of;
 use std::net::Ipv4Addr;
 
-/// What is not to be told.
+/// Which notifications to drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deaf {
-    /// That these interfaces are as they are now, as long as they are up; their neighbours; what they offer to XDP.
+    /// Those about these interfaces while they are up, about their neighbours, and about their XDP features.
     pub interfaces: Vec<u32>,
-    /// These neighbour entries.
+    /// Those about these neighbour entries.
     pub neighbours: Vec<(u32, Ipv4Addr)>,
 }
 
-/// More are not kept out: a filter has a bounded length (BPF_MAXINSNS is 4,096).
+/// The most interfaces and entries in a filter, whose length is bounded (BPF_MAXINSNS is 4,096).
 const MOST: usize = 256;
 
 const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
@@ -40,7 +40,7 @@ const DST: u32 = BODY + (size_of::<raw::ndmsg>() + size_of::<raw::nlattr>()) as 
 const FEATURES_KIND: u32 = BODY + (GENL_LEN + offset_of!(raw::nlattr, nla_type)) as u32;
 const FEATURES_IFINDEX: u32 = BODY + (GENL_LEN + size_of::<raw::nlattr>()) as u32;
 
-/// A loaded word is in network order, what the kernel writes is not.
+/// A constant to compare a loaded word with: the filter loads in network order, the kernel writes in the machine's.
 fn word(value: u32) -> u32 {
     u32::from_be_bytes(value.to_ne_bytes())
 }
@@ -61,25 +61,25 @@ fn load(code: u16, at: u32) -> SockFilter {
     SockFilter::new(code, 0, 0, at)
 }
 
-/// Goes on with the next instruction if it holds, else skips so many.
+/// Continues with the next instruction if the condition holds; else skips `skip` instructions.
 fn unless(code: u16, value: u32, skip: u8) -> SockFilter {
     SockFilter::new(code, 0, skip, value)
 }
 
 impl Deaf {
-    /// There is nothing to keep out.
+    /// Whether nothing is dropped.
     pub fn is_empty(&self) -> bool {
         self.interfaces.is_empty() && self.neighbours.is_empty()
     }
 
-    /// Refuses what is loaded if it is one of the interfaces.
+    /// Drops the message if the loaded word is one of the interfaces.
     fn refuse_interfaces(&self, program: &mut Vec<SockFilter>) {
         for &ifindex in self.interfaces.iter().take(MOST) {
             program.extend([unless(JUMP_EQUAL, word(ifindex), 1), refuse()]);
         }
     }
 
-    /// For the socket of rtnetlink. That an interface is down, or gone, is told all the same.
+    /// The filter for the rtnetlink socket. Messages that an interface is down or gone still arrive.
     pub(super) fn of_routes(&self) -> Vec<SockFilter> {
         let mut links = vec![
             load(LOAD_WORD, FLAGS),
@@ -122,7 +122,7 @@ impl Deaf {
         program
     }
 
-    /// For the socket of the family `netdev`.
+    /// The filter for the socket of the generic netlink family `netdev`.
     pub(super) fn of_features(&self) -> Vec<SockFilter> {
         let mut program = vec![
             load(LOAD_HALF, FEATURES_KIND),

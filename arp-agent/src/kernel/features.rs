@@ -1,4 +1,4 @@
-//! What network devices offer to XDP: the generic netlink family `netdev` (Linux 6.3).
+//! The XDP features of network devices: the generic netlink family `netdev` (Linux 6.3).
 
 use std::collections::BTreeMap;
 
@@ -26,15 +26,15 @@ const NETDEV_CMD_DEV_CHANGE_NTF: u8 = 4;
 pub(super) const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
-/// The family, on kernels that have it.
+/// The family `netdev`, on kernels that have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Family {
     id: u16,
-    /// The multicast group on which changes are told.
+    /// The multicast group that changes are sent to.
     pub(super) group: u32,
 }
 
-/// Asks what devices offer.
+/// Reads the features of devices.
 pub struct Features {
     socket: NetlinkSocket,
     family: Family,

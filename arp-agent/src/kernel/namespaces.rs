@@ -51,8 +51,8 @@ pub fn namespace_names() -> Result<BTreeMap<i32, String>> {
     Ok(names)
 }
 
-/// Opens what may be a namespace; of anything else nothing is asked. The agent has one thread: a FIFO must not keep it
-/// waiting for a writer.
+/// Opens a file that may be a namespace, without blocking. The agent has one thread: a FIFO must not make it wait for a
+/// writer.
 fn open(path: &Path) -> Result<fs::File> {
     // NSFS_MAGIC, include/uapi/linux/magic.h.
     const NSFS: FsType = FsType(libc::NSFS_MAGIC as _);

@@ -74,8 +74,8 @@ pub(super) fn proxy(message: &Message<'_>) -> Result<Option<(u32, Ipv4Addr)>> {
     Ok(Some((wire::u32_at(header, 4), ipv4(addr).context("NDA_DST")?)))
 }
 
-/// An interface and a unicast link-layer address that it takes frames for, from the bridge family's entries of the interface
-/// itself (NTF_SELF; `ndo_dflt_fdb_dump`, net/core/rtnetlink.c). `None` for any other entry.
+/// An interface and a unicast link-layer address that it accepts frames for, from the bridge family's entries of the
+/// interface itself (NTF_SELF; `ndo_dflt_fdb_dump`, net/core/rtnetlink.c). `None` for any other entry.
 pub(super) fn unicast_filter(message: &Message<'_>) -> Result<Option<(u32, [u8; 6])>> {
     let (header, rest) = message.split::<HEADER_LEN>()?;
     if i32::from(header[0]) != libc::AF_BRIDGE || header[FLAGS_AT] & libc::NTF_SELF == 0 {

@@ -31,8 +31,8 @@ pub struct Reader {
     route: NetlinkSocket,
     /// `None` if the kernel has no nfnetlink.
     netfilter: Option<NetlinkSocket>,
-    /// nf_tables refused the last dump because it is not there: not asked again at every look, because asking makes
-    /// the kernel look for the module.
+    /// The last dump was refused because the kernel has no nf_tables. It is not asked again at each poll: each request
+    /// makes the kernel look for the module.
     no_nftables: bool,
     all_settings: AllSettings,
     arptables: ArpTables,
@@ -43,7 +43,7 @@ pub struct Reader {
     last: LastSeen,
 }
 
-/// What was said last about everything that can change silently.
+/// What was read last of everything that changes without notification.
 #[derive(Default)]
 struct LastSeen {
     links: BTreeMap<u32, Link>,
@@ -64,7 +64,7 @@ struct LastSeen {
 }
 
 impl Reader {
-    /// Opens what is needed in the calling thread's network namespace.
+    /// Opens sockets and files in the calling thread's network namespace.
     pub fn new() -> Result<Self> {
         let netfilter = match NetlinkSocket::new(NETLINK_NETFILTER) {
             Err(error) if errno(&error) == Some(libc::EPROTONOSUPPORT) => None,
@@ -103,8 +103,8 @@ impl Reader {
         Ok(events)
     }
 
-    /// What the kernel says now of an interface that was not followed for a while: itself, its proxy delay, what it offers
-    /// to XDP, and its neighbours, all of them.
+    /// Reads an interface that was not followed for a while: the link, its proxy delay, its XDP features, and all its
+    /// neighbours.
     pub fn interface(&mut self, ifindex: u32) -> Result<(Vec<Event>, Vec<NeighbourEntry>)> {
         let mut events = self.links(&IfSet::These([ifindex].into()))?;
         if let Some(features) = &mut self.features {
@@ -130,9 +130,9 @@ impl Reader {
         self.features.is_some()
     }
 
-    /// What has changed since it was last read here, of what may change without a notification: links and their
-    /// settings, `conf/all`, proxy entries and delays, ARP netfilter, ingress hooks. Empty: nothing. After an error,
-    /// the next call says everything again.
+    /// Polls everything that changes without notification: links and their settings, `conf/all`, proxy entries and
+    /// delays, ARP netfilter, ingress hooks. Gives what has changed since it was last read here. After an error, the
+    /// next call gives everything again.
     pub fn unnotified_changes(&mut self) -> Result<Vec<Event>> {
         let events = self.changed_links().and_then(|mut events| {
             events.extend(self.changes_without_links()?);
@@ -144,12 +144,13 @@ impl Reader {
         events
     }
 
-    /// From now on, packet sockets for ARP are not looked for.
+    /// Stops looking for packet sockets for ARP.
     pub fn ignore_arp_listeners(&mut self) {
         self.packet_sockets = None;
     }
 
-    /// What is news of devices of other network namespaces that are stacked on these interfaces.
+    /// Reads whether devices of other network namespaces are stacked on these interfaces. `None` if nothing has
+    /// changed.
     pub fn uppers_elsewhere(&mut self, interfaces: &[u32]) -> Result<Option<Event>> {
         let mut uppers = self.last.uppers_elsewhere.clone().unwrap_or_default();
         // Of several, all at once.
@@ -167,8 +168,8 @@ impl Reader {
         Ok(changed(&mut self.last.uppers_elsewhere, uppers).map(Event::UppersElsewhere))
     }
 
-    /// Of what [`Reader::unnotified_changes`] looks for, what is no setting, and costs the same however many interfaces
-    /// there are: proxy entries, arptables.
+    /// The part of [`Reader::unnotified_changes`] that is not about settings and costs the same however many interfaces
+    /// there are: proxy entries, arptables, packet sockets.
     pub fn unnotified_changes_of_the_node(&mut self) -> Result<Vec<Event>> {
         let events = self.changes_at_large();
         if events.is_err() {
@@ -177,19 +178,19 @@ impl Reader {
         events
     }
 
-    /// The static proxy entries, if they are others than they were when they were read last.
+    /// The static proxy entries, if they have changed since they were last read.
     pub fn changed_proxies(&mut self) -> Result<Vec<Event>> {
         let proxies = self.proxies()?;
         Ok(changed(&mut self.last.proxies, proxies).map(Event::Proxies).into_iter().collect())
     }
 
-    /// A link as it was read last.
+    /// A link as it was last read or noted.
     pub fn link(&self, ifindex: u32) -> Option<&Link> {
         self.last.links.get(&ifindex)
     }
 
-    /// Forgets what was read of an interface that is gone: another may get its index. The next
-    /// [`Reader::unnotified_changes`] says proxy entries and delays even if they are as before.
+    /// Forgets an interface that is gone: another may get its index. The next [`Reader::unnotified_changes`] gives
+    /// proxy entries and delays even if they are as before.
     pub fn forget(&mut self, ifindex: u32) {
         self.last.links.remove(&ifindex);
         if let Some(uppers) = &mut self.last.uppers_elsewhere {
@@ -199,7 +200,7 @@ impl Reader {
         self.last.proxy_delays = None;
     }
 
-    /// Remembers a link as a notification tells it.
+    /// Remembers a link as a notification describes it.
     pub fn note(&mut self, link: &Link) {
         if self.last.links.get(&link.ifindex) != Some(link) {
             self.last.links.insert(link.ifindex, link.clone());
@@ -490,7 +491,7 @@ fn decoded<T>(what: &str, dump: &[u8], mut decode: impl FnMut(&Message<'_>) -> R
         .collect()
 }
 
-/// What was read; `None` also if it could not be.
+/// What was read; `None` also if the reading failed.
 fn known<T>(read: Result<Option<T>>) -> Option<T> {
     read.unwrap_or_else(|error| {
         log::debug!("{error:#}");

@@ -1,4 +1,4 @@
-//! Netlink, whatever it is about: sockets and framing.
+//! Netlink sockets and framing, for every netlink family.
 
 pub(crate) mod socket;
 pub(crate) mod wire;

@@ -1,4 +1,4 @@
-//! One request at a time over a netlink socket: sends, collects the answer, reads how it ended.
+//! A netlink socket that carries one request at a time: it sends, collects the answer, and reads how that ended.
 
 use std::{io, time::Duration};
 
@@ -19,16 +19,16 @@ use nix::{
 
 use super::wire::{self, Message, NetlinkRequest};
 
-/// How much memory for answers is kept from one to the next: enough for a thousand links.
+/// How much memory is kept from one answer to the next: enough for a thousand links.
 const ANSWER_LEN: usize = 2 << 20;
 /// How long the kernel may take for the next part of an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an interrupted dump is asked for again.
+/// How often a dump is repeated if changes interrupt it.
 const ATTEMPTS: usize = 16;
-/// Larger than any part of a dump (32 KiB) and any message that is not asked for with virtual functions.
+/// Larger than any part of a dump (32 KiB), and than any message about a link without its virtual functions.
 pub(crate) const RECEIVE_LEN: usize = 1 << 16;
 
-/// A socket on which one question is open at a time.
+/// A socket with at most one open request.
 pub(crate) struct NetlinkSocket {
     protocol: isize,
     socket: Socket,
@@ -68,13 +68,13 @@ impl NetlinkSocket {
         Ok(&self.answer)
     }
 
-    /// Has something done. Gives the message that the kernel answers with, if it was asked for one (NLM_F_ECHO).
+    /// Asks the kernel to make a change. Gives the message that it answers with, if `flags` ask for one (NLM_F_ECHO).
     pub(crate) fn command(&mut self, what: &str, request: &NetlinkRequest, flags: u16) -> Result<&[u8]> {
         self.ask(request, NLM_F_ACK | flags).with_context(|| what.to_owned())?;
         Ok(&self.answer)
     }
 
-    /// The socket's port, by which notifications name who brought them about.
+    /// The socket's port: notifications carry the port of the socket whose request caused them.
     pub(crate) fn port(&self) -> Result<u32> {
         let mut address = SocketAddr::new(0, 0);
         self.socket.get_address(&mut address).context("reading a netlink socket's address")?;
@@ -101,8 +101,8 @@ impl NetlinkSocket {
         Ok(collected.interrupted)
     }
 
-    /// A new socket in place of the old one, with the same port where that can be had: by it notifications name who
-    /// brought them about.
+    /// Replaces the socket by a new one, with the same port if possible: notifications carry the port of the socket
+    /// that caused them.
     fn open_again(&mut self) -> Result<()> {
         let port = self.port()?;
         // This closes the old one, which frees its port.
@@ -133,7 +133,7 @@ impl NetlinkSocket {
     }
 }
 
-/// The errno with which the kernel refused, if that is what went wrong.
+/// The errno of the kernel's refusal, if the error is one.
 pub(crate) fn errno(error: &anyhow::Error) -> Option<i32> {
     error.chain().find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
 }
@@ -156,7 +156,7 @@ fn unbound(protocol: isize) -> Result<Socket> {
     Ok(socket)
 }
 
-/// How far an answer has come.
+/// How much of an answer has arrived.
 #[derive(Debug, Default)]
 struct Collected {
     dump: bool,
@@ -167,7 +167,7 @@ struct Collected {
 }
 
 impl Collected {
-    /// Takes one received buffer; messages with another sequence number answer an older question.
+    /// Takes one received buffer. Messages with another sequence number belong to an older request.
     fn add(&mut self, chunk: &[u8], sequence: u32, answer: &mut Vec<u8>) -> Result<()> {
         for message in wire::messages(chunk) {
             let message = message?;

@@ -1,8 +1,8 @@
 //! Netlink framing: messages in a buffer, attributes in a message, requests.
 //!
-//! Only what is needed is decoded, here and in the modules beside this one. A full decoder refuses the whole
-//! message when an attribute that nobody asked about is new to it or shorter than it thinks; for the mirror that
-//! would mean never being ready because of one exotic tunnel.
+//! Only what is needed is decoded, here and in `kernel/`. A full decoder refuses the whole message if it does not know
+//! an attribute, or expects it to be longer, even if nobody needs that attribute. The agent would then never be ready
+//! because of one exotic tunnel.
 
 use anyhow::{Context, Result, ensure};
 use netlink_packet_core::NlasIterator;
@@ -19,7 +19,7 @@ pub(crate) struct Message<'a> {
     /// NLM_F_*.
     pub(crate) flags: u16,
     pub(crate) sequence: u32,
-    /// The port of the socket whose request brought it about; 0 for the kernel itself.
+    /// The port of the socket whose request caused the message; 0 if the kernel sent it by itself.
     pub(crate) port: u32,
     /// What follows `struct nlmsghdr`.
     pub(crate) payload: &'a [u8],
@@ -34,7 +34,7 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The messages in `bytes`, in order. Ends after the first that does not fit.
+/// The messages in `bytes`, in order. Ends with an error at the first that does not fit.
 pub(crate) fn messages(bytes: &[u8]) -> Messages<'_> {
     Messages { rest: bytes }
 }
@@ -88,7 +88,7 @@ pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Result<Option<&[u8]>> {
         .map(|found| found.map(|(_, value)| value))
 }
 
-/// An attribute's value as so many bytes.
+/// An attribute's value as an array of `N` bytes.
 pub(crate) fn bytes<const N: usize>(value: &[u8]) -> Result<[u8; N]> {
     value.try_into().with_context(|| format!("attribute of {} bytes instead of {N}", value.len()))
 }
@@ -103,7 +103,7 @@ pub(crate) fn i32_of(value: &[u8]) -> Result<i32> {
     bytes(value).map(i32::from_ne_bytes)
 }
 
-/// A string attribute. Names of interfaces are bytes to the kernel; one that is no UTF-8 still needs a text.
+/// A string attribute. To the kernel an interface's name is any bytes: one that is not UTF-8 still gets a text.
 pub(crate) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
@@ -163,7 +163,7 @@ impl NetlinkRequest {
     }
 }
 
-/// Adds an attribute, padded, to others. None that is sent here is longer than a page.
+/// Appends an attribute, padded. None that the agent sends is longer than a page.
 pub(crate) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -171,7 +171,7 @@ pub(crate) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(align(bytes.len()), 0);
 }
 
-/// Adds a message, padded, to others.
+/// Appends a message, padded.
 pub(crate) fn append(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, payload: &[u8]) {
     let len = HEADER_LEN + payload.len();
     bytes.extend(u32::try_from(len).unwrap_or(u32::MAX).to_ne_bytes());

@@ -1,7 +1,7 @@
 //! How far the maps are behind the kernel: a single change, all routes at once, and after the worst.
 //!
-//! A change is seen by the program itself ([`Watch`]): a request that is answered with it and passed without it, so
-//! that lease and sequence count as well.
+//! The program itself shows a change ([`Watch`]): it answers a request with the change and passes it without. So lease
+//! and sequence count as well.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Many interfaces: how soon a new one is answered on, and what an agent costs that has nothing to do, or all too much.
 //!
-//! Whether an interface is answered on is seen by the program itself ([`Watch`]): a probe (RFC 5227) for an address of
-//! the node, which needs neither a route nor a neighbour entry of the pod's.
+//! The program itself shows whether an interface is answered on ([`Watch`]): it gets a probe (RFC 5227) for an address
+//! of the node, which needs neither a route nor a neighbour entry of the pod.
 
 use std::ops::Range;
 use std::thread;

@@ -172,7 +172,7 @@ pub(crate) fn send(subject: &Subject, window: Duration, core: usize, settle: boo
     Ok(Storm { requests: flooded.requests, replies: after - before, elapsed: flooded.elapsed })
 }
 
-/// A counter once it has stopped to move; what waits in a queue is handled in less than the pause.
+/// The value of a counter once it has stopped moving: what waits in a queue is handled in less than the pause.
 pub(crate) fn settled(read: impl Fn() -> Result<u64>) -> Result<u64> {
     const PAUSE: Duration = Duration::from_millis(5);
     let deadline = Instant::now() + Duration::from_secs(2);

@@ -27,7 +27,7 @@ const TCX: &str = "tcx (default)";
 const CLSACT: &str = "clsact (fallback)";
 const DRIVER: &str = "xdp driver";
 
-/// What may be attached, and how an agent is told.
+/// What may be attached, and the agent's options for it.
 const CASES: [(&str, &[&str]); 6] = [
     (NOTHING, &[]),
     (AGAIN, &[]),

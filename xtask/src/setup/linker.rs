@@ -24,7 +24,7 @@ fn ours() -> PathBuf {
     workspace::tools().join("bin/bpf-linker")
 }
 
-/// What is installed, in words.
+/// Describes the linker that is installed.
 pub(super) fn describe() -> String {
     match examine(&ours()) {
         Ok(Some(llvm)) => format!("{VERSION}, LLVM {llvm}"),
@@ -33,7 +33,7 @@ pub(super) fn describe() -> String {
     }
 }
 
-/// Why no linker can be had for a rustc on this LLVM, if none can.
+/// Why there can be no linker for a rustc with this LLVM; `None` if there can be one.
 pub(super) fn refuses(rustc: u32) -> Option<String> {
     if ready(rustc).is_some() || choose(rustc, |llvm| installed(llvm) || packages::exists(&dev_package(llvm))).is_some()
     {

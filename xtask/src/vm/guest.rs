@@ -1,4 +1,4 @@
-//! What runs in the guest, and what it says about it. Pure.
+//! The script that runs in the guest, and the reading of its results. Pure.
 
 use std::fmt::Write as _;
 use std::time::Duration;
