@@ -1,6 +1,7 @@
 //! What the kernel says, as plain data: `kernel/` makes these from netlink and procfs, `mirror/` folds them.
 //! Addresses are in wire order; a missing attribute is `None`, never a guess.
 
+use crate::arp_rules::ArpRules;
 use crate::prefix::Prefix;
 use arp_common::settings::CONF;
 use arp_common::{Reason, for_conf};
@@ -45,9 +46,9 @@ pub enum Event {
     ProxyDelay(u32, Option<u64>),
     /// `net.ipv4.conf.all.*`.
     AllSettings(Settings),
-    /// Whether something of netfilter may do anything to any ARP frame: arptables rules, or an ARP-family chain of
-    /// nftables with a hook, unless all that it does is known.
-    ArpNetfilter(bool),
+    /// All that netfilter does to ARP frames: the chains of nftables' ARP family, and those of arptables. Which interfaces
+    /// that concerns follows from their names and indexes ([`ArpRules::concern`]).
+    ArpNetfilter(ArpRules),
     /// The replies that netfilter is known to drop: the name of the interface that they leave by, and their `spa`.
     DroppedReplies(Vec<(String, Ipv4Addr)>),
     /// The interfaces with a foreign hook before ARP: a netdev-family ingress chain, or tc filters that interfaces share.

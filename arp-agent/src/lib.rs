@@ -6,6 +6,7 @@
 #![warn(missing_docs, clippy::print_stdout, clippy::print_stderr)]
 
 pub mod agent;
+pub mod arp_rules;
 #[cfg(test)]
 mod claims;
 pub mod cli;

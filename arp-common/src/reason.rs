@@ -70,7 +70,7 @@ reasons! {
     29 INTERFACE_HAS_UPPER "interface_has_upper" "another device (VLAN, macvlan, ipvlan …) is stacked on the interface"
     30 INTERFACE_TUNNEL "interface_tunnel" "the interface is a tunnel"
     31 CUSTOM_RULES "custom_rules" "the routing rules are not the three default ones"
-    32 ARP_NETFILTER "arp_netfilter" "an ARP-family netfilter chain (nft, arptables) could see the frame"
+    32 ARP_NETFILTER "arp_netfilter" "an ARP rule of netfilter (nft, arptables) could drop or change the frame or the reply"
     33 INGRESS_HOOK "ingress_hook" "another program or chain (tc, tcx, netdev ingress) could see the frame first"
     34 INTERFACE_UNREAD "interface_unread" "the kernel's settings of the interface have not been read yet"
     35 VLAN_TAG "vlan_tag" "the frame carries a VLAN tag (seen by tc only)"

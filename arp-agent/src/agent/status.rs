@@ -144,6 +144,11 @@ impl Agent {
                 *reason += &format!(": {}", others.join(", "));
             }
         }
+        if let Some(reason) = reason.as_mut().filter(|_| blocked == Some(Reason::ARP_NETFILTER)) {
+            // If there is none, a rule only drops some replies.
+            let concern = self.mirror.snapshot().arp_netfilter.concern(link);
+            *reason += &concern.map(|concern| format!(": {concern}")).unwrap_or_default();
+        }
         let (hook, mode, hook_why) = match attachment {
             Attachment::Attached(Attached { candidate, instead, .. }) => {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };

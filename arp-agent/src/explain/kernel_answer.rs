@@ -7,6 +7,7 @@
 
 use super::kernel_view::{KernelView, interface, sysctl_name};
 use super::{Answer, KernelAnswer, Question};
+use crate::arp_rules::ArpRules;
 use crate::event::Event;
 use arp_common::fib::{self, Kind};
 use arp_common::{Reason, Verdict, decide, settings};
@@ -176,7 +177,7 @@ impl KernelView {
         let held_back = snapshot.held_back.iter();
         let held_back = held_back.flat_map(|(name, addrs)| addrs.iter().map(|&addr| (name.clone(), addr))).collect();
         (
-            (Event::ArpNetfilter(false), Event::ArpNetfilter(snapshot.arp_netfilter)),
+            (Event::ArpNetfilter(ArpRules::default()), Event::ArpNetfilter(snapshot.arp_netfilter.clone())),
             (Event::DroppedReplies(Vec::new()), Event::DroppedReplies(held_back)),
         )
     }
@@ -287,10 +288,13 @@ mod tests {
 
     #[test]
     fn a_chain_can_only_take_an_answer_away() {
-        let open = answer([Event::ArpNetfilter(true)], &question("8.8.8.8"));
+        let open = answer([Event::ArpNetfilter(ArpRules::unread("test"))], &question("8.8.8.8"));
         assert_eq!((open.answer, open.reason.as_deref()), (Answer::Undecided, Some("arp_netfilter")));
         let off = cali(|_, settings| settings.forwarding = 0);
-        assert_eq!(answer([Event::ArpNetfilter(true), off], &question("8.8.8.8")).answer, Answer::Silent);
+        assert_eq!(
+            answer([Event::ArpNetfilter(ArpRules::unread("test")), off], &question("8.8.8.8")).answer,
+            Answer::Silent
+        );
     }
 
     #[test]

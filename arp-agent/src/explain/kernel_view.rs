@@ -2,6 +2,7 @@
 //! would have to be otherwise for the answer to be one.
 
 use super::{Explanation, Fact, Question, TablesFrom, explain};
+use crate::arp_rules::ArpRules;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
@@ -84,10 +85,10 @@ impl KernelView {
         facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.len())));
         facts.push(Fact::new(
             "ARP netfilter",
-            match (snapshot.arp_netfilter, snapshot.held_back.get(name)) {
-                (true, _) => "a chain or table is there".to_owned(),
-                (false, Some(held_back)) => format!("drops replies about {}", join(held_back)),
-                (false, None) => "nothing that matters".to_owned(),
+            match (self.arp_rule_in_the_way(question.ifindex), snapshot.held_back.get(name)) {
+                (Some(rule), _) => rule,
+                (None, Some(held_back)) => format!("drops replies about {}", join(held_back)),
+                (None, None) => format!("nothing that concerns {name}"),
             },
         ));
         let hooked = [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&question.ifindex));
@@ -137,6 +138,13 @@ impl KernelView {
 
     pub(super) fn snapshot(&self) -> &Snapshot {
         self.mirror.snapshot()
+    }
+
+    /// The netfilter rule that may do something to the interface's frames.
+    pub(super) fn arp_rule_in_the_way(&self, ifindex: u32) -> Option<String> {
+        let snapshot = self.snapshot();
+        let concern = snapshot.links.get(&ifindex).and_then(|link| snapshot.arp_netfilter.concern(link));
+        concern.map(|concern| concern.to_string())
     }
 
     /// The route to an address, nearly as `ip route` prints it.
@@ -217,17 +225,17 @@ impl KernelView {
             Event::Rules(DEFAULT_RULES.to_vec()),
             Event::Rules(snapshot.rules.clone()),
         ));
-        if snapshot.arp_netfilter {
+        if let Some(rule) = self.arp_rule_in_the_way(link.ifindex) {
             candidates.push((
-                "no ARP chain (nft list tables arp) or arptables table were there".to_owned(),
-                Event::ArpNetfilter(false),
-                Event::ArpNetfilter(true),
+                format!("no rule of nft's ARP family or of arptables concerned {name} ({rule})"),
+                Event::ArpNetfilter(ArpRules::default()),
+                Event::ArpNetfilter(snapshot.arp_netfilter.clone()),
             ));
         }
         let held_back = snapshot.held_back.iter();
         let held_back = held_back.flat_map(|(name, addrs)| addrs.iter().map(|&addr| (name.clone(), addr))).collect();
         candidates.push((
-            format!("no ARP chain dropped replies on {name} that could be given (nft list table arp calico-arp)"),
+            format!("no ARP chain dropped replies on {name} that could be given (nft list ruleset arp)"),
             Event::DroppedReplies(Vec::new()),
             Event::DroppedReplies(held_back),
         ));
@@ -469,11 +477,11 @@ mod tests {
         let rule = RoutingRule { priority: 7, plain_lookup: None };
         let found = would_answer_if([Event::Rules(vec![rule])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].starts_with("ip rule"), "{found:?}");
-        let found = would_answer_if([Event::ArpNetfilter(true)], "8.8.8.8");
+        let found = would_answer_if([Event::ArpNetfilter(ArpRules::unread("test"))], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("arptables"), "{found:?}");
         let found =
             would_answer_if([Event::DroppedReplies(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
-        assert!(found.len() == 1 && found[0].contains("calico-arp"), "{found:?}");
+        assert!(found.len() == 1 && found[0].contains("nft list ruleset arp"), "{found:?}");
         let found = would_answer_if([Event::IngressHooks(vec![CALI])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("tc qdisc show dev cali0"), "{found:?}");
     }
@@ -488,7 +496,7 @@ mod tests {
             (off(|settings| settings.medium_id = -1), "medium_id"),
             (Event::ProxyDelays(vec![(CALI, 800)]), "proxy_delay"),
             (gone, "neighbour_unknown"),
-            (Event::ArpNetfilter(true), "arp_netfilter"),
+            (Event::ArpNetfilter(ArpRules::unread("test")), "arp_netfilter"),
         ];
         for (event, reason) in cases {
             let mut world = KernelView::new(dump(), CALI).unwrap();

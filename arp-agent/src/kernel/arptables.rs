@@ -1,19 +1,23 @@
-//! Whether legacy arptables may do anything to a frame.
+//! The rules of legacy arptables.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
+    ops::Range,
     os::{
         fd::{AsFd, AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
     },
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::{
     libc,
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
+
+use crate::arp_rules::{ArpRules, Base, Chain, Field, Hook, Rule, Step, Test, Tool, Values, Verdict};
 
 /// The only table that the kernel has (net/ipv4/netfilter/arptable_filter.c).
 const FILTER: &str = "filter";
@@ -24,13 +28,40 @@ const GET_ENTRIES: i32 = 97;
 const INFO_LEN: usize = 68;
 /// `struct arpt_get_entries`: a name, the size, and from here on that many bytes.
 const ENTRIES_AT: usize = 40;
-/// `struct arpt_entry` up to its target; and in the target (`struct xt_standard_target`) its name and its verdict.
-const TARGET_AT: usize = 192;
-const TARGET_NAME_AT: usize = TARGET_AT + 2;
-const VERDICT_AT: usize = TARGET_AT + 32;
-/// How the tables store NF_ACCEPT.
+/// What an entry compares (`struct arpt_arp`): where its value and its mask are, how long, and the flag that inverts it.
+const COMPARED: [(Field, usize, usize, usize, u16); 8] = [
+    (Field::InName, 94, 126, libc::IF_NAMESIZE, 0x1),
+    (Field::OutName, 110, 142, libc::IF_NAMESIZE, 0x2),
+    (Field::Packet { offset: 14, len: 4 }, 0, 8, 4, 0x4),
+    (Field::Packet { offset: 24, len: 4 }, 4, 12, 4, 0x8),
+    (Field::Packet { offset: 6, len: 2 }, 82, 84, 2, 0x40),
+    (Field::Packet { offset: 0, len: 2 }, 86, 88, 2, 0x80),
+    (Field::Packet { offset: 2, len: 2 }, 90, 92, 2, 0x100),
+    (Field::Packet { offset: 4, len: 1 }, 16, 17, 1, 0x200),
+];
+/// Link-layer addresses, and the flags that invert them; and flags that the kernel does not know.
+const ADDRESSES: Range<usize> = 18..82;
+const ADDRESSES_INVERTED: u16 = 0x10 | 0x20;
+const FLAGS_AT: usize = 158;
+const INVERTED_AT: usize = 160;
+/// `struct arpt_entry`: where its target and the next entry are.
+const TARGET_OFFSET_AT: usize = 164;
+const NEXT_OFFSET_AT: usize = 166;
+/// In the target (`struct xt_standard_target`), its name, and its verdict or (`struct xt_error_target`) another name.
+const TARGET_NAME_AT: usize = 2;
+const TARGET_NAME_LEN: usize = 29;
+const VERDICT_AT: usize = 32;
+/// A chain of a user's begins with a target of this name, which has the chain's.
+const ERROR: &str = "ERROR";
+/// How the tables store NF_DROP, NF_ACCEPT and XT_RETURN; a verdict that is not negative is where to go on.
+const DROP: i32 = -1;
 const ACCEPT: i32 = -2;
-/// A table that holds more than policies is longer than some kilobytes, or short enough to be read.
+const RETURN: i32 = -5;
+const CHAINS: [&str; 3] = ["INPUT", "OUTPUT", "FORWARD"];
+/// NF_ARP_FORWARD: what a bridge hands on from port to port (`br_nf_forward_arp`, net/bridge/br_netfilter_hooks.c), which
+/// no interface takes in that could answer.
+const FORWARD: usize = 2;
+/// A table that is longer, such as one of 300 rules, is not read: it would be again and again.
 const MOST: usize = 1 << 16;
 
 /// The tables of legacy arptables. The kernel tells their names in a file that is there while the module is loaded. It is kept open
@@ -44,23 +75,22 @@ pub(super) struct ArpTables {
 }
 
 impl ArpTables {
-    /// Whether a table may do anything, in the network namespace of the calling thread; once there was one, in that of
-    /// the thread that saw it first. A table without rules whose policies all are ACCEPT does nothing; it stays until its
-    /// module or the namespace goes.
-    pub(super) fn any(&mut self) -> Result<bool> {
+    /// The rules in the network namespace of the calling thread; once there was a table, in that of the thread that saw it
+    /// first. A table stays until its module or the namespace goes.
+    pub(super) fn rules(&mut self) -> Result<ArpRules> {
         let names = match self.names()? {
-            Some(names) if names.is_empty() => return Ok(false),
+            Some(names) if names.is_empty() => return Ok(ArpRules::default()),
             Some(names) => names,
-            None => return Ok(true),
+            None => return Ok(ArpRules::unread("the tables of arptables may not be read")),
         };
         // Only a table that is there is asked for: the kernel would make one that is not (`xt_find_table_lock`,
         // net/netfilter/x_tables.c), or load its module.
         if names != format!("{FILTER}\n") {
-            return Ok(true);
+            return Ok(ArpRules::unread("arptables has a table of another name than `filter`"));
         }
-        Ok(!self.does_nothing().unwrap_or_else(|error| {
+        Ok(self.filter().unwrap_or_else(|error| {
             log::debug!("the table {FILTER} of arptables: {error:#}");
-            false
+            ArpRules::unread(format!("the table {FILTER} of arptables cannot be read: {error:#}"))
         }))
     }
 
@@ -90,7 +120,7 @@ impl ArpTables {
         }
     }
 
-    fn does_nothing(&mut self) -> Result<bool> {
+    fn filter(&mut self) -> Result<ArpRules> {
         let socket = match &self.socket {
             Some(socket) => socket,
             None => {
@@ -101,43 +131,158 @@ impl ArpTables {
         let mut info = [0; INFO_LEN];
         info[..FILTER.len()].copy_from_slice(FILTER.as_bytes());
         ask(socket, GET_INFO, &mut info).context("asking for its size")?;
-        let size = word(&info, 64) as usize;
-        if !has_policies_alone(&info) || size > MOST {
-            return Ok(false);
-        }
+        let size = Info::read(&info)?.size;
+        ensure!(size <= MOST, "it has more than {MOST} bytes");
         let mut entries = vec![0; ENTRIES_AT + size];
         entries[..FILTER.len()].copy_from_slice(FILTER.as_bytes());
         entries[32..36].copy_from_slice(&(size as u32).to_ne_bytes());
         ask(socket, GET_ENTRIES, &mut entries).context("asking for its entries")?;
-        Ok(accepts(&info, &entries[ENTRIES_AT..]))
+        let mut again = [0; INFO_LEN];
+        again[..FILTER.len()].copy_from_slice(FILTER.as_bytes());
+        ask(socket, GET_INFO, &mut again).context("asking for its size")?;
+        ensure!(info == again, "it is being changed");
+        decode(&info, &entries[ENTRIES_AT..])
     }
 }
 
-/// The hooks that the table is on, each with the offset of its first entry and of its policy.
-fn hooks(info: &[u8; INFO_LEN]) -> impl Iterator<Item = (u32, u32)> {
-    let valid = word(info, 32);
-    (0..3)
-        .filter(move |hook| valid & (1 << hook) != 0)
-        .map(|hook| (word(info, 36 + 4 * hook), word(info, 48 + 4 * hook)))
+/// `struct arpt_getinfo`.
+struct Info {
+    valid_hooks: usize,
+    /// Of each hook, where its first entry is, and its policy.
+    hooks: [[usize; 2]; 3],
+    size: usize,
 }
 
-/// Whether each hook's policy is its first entry, and there is nothing else but the entry at the end.
-fn has_policies_alone(info: &[u8; INFO_LEN]) -> bool {
-    let entries = word(info, 60) as usize;
-    hooks(info).all(|(first, policy)| first == policy) && entries == hooks(info).count() + 1
+impl Info {
+    fn read(info: &[u8; INFO_LEN]) -> Result<Self> {
+        let word = |at| usize::try_from(u32::from_ne_bytes(bytes(info, at)?)).context("a size");
+        Ok(Self {
+            valid_hooks: word(32)?,
+            hooks: [[word(36)?, word(48)?], [word(40)?, word(52)?], [word(44)?, word(56)?]],
+            size: word(64)?,
+        })
+    }
 }
 
-/// Whether all policies are ACCEPT.
-fn accepts(info: &[u8; INFO_LEN], entries: &[u8]) -> bool {
-    hooks(info).all(|(_, policy)| {
-        let Some(entry) = entries.get(policy as usize..) else { return false };
-        let [name, verdict] = [TARGET_NAME_AT, VERDICT_AT].map(|at| entry.get(at..at + 4));
-        name.is_some_and(|name| name[0] == 0) && verdict == Some(&ACCEPT.to_ne_bytes())
-    })
+/// An entry.
+struct Entry<'a> {
+    bytes: &'a [u8],
+    /// Where the next one is.
+    next: usize,
+    target: &'a [u8],
 }
 
-fn word(bytes: &[u8; INFO_LEN], at: usize) -> u32 {
-    u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+impl<'a> Entry<'a> {
+    fn read(entries: &'a [u8], at: usize) -> Result<Self> {
+        let rest = entries.get(at..).context("an entry behind the end")?;
+        let [target, len] = [TARGET_OFFSET_AT, NEXT_OFFSET_AT].map(|at| bytes(rest, at).map(u16::from_ne_bytes));
+        let (target, len) = (usize::from(target?), usize::from(len?));
+        ensure!(INVERTED_AT < target && target < len, "an entry of {len} bytes with its target at {target}");
+        let bytes = rest.get(..len).context("an entry that is cut off")?;
+        Ok(Self { bytes, next: at + len, target: &bytes[target..] })
+    }
+
+    /// The name of its target; it is empty if the target is a verdict.
+    fn target(&self) -> Result<String> {
+        let name = self.target.get(TARGET_NAME_AT..TARGET_NAME_AT + TARGET_NAME_LEN).context("a target's name")?;
+        Ok(crate::netlink::wire::text(name))
+    }
+
+    /// The name of the chain that begins behind it.
+    fn heads(&self) -> Result<Option<String>> {
+        let name = self.target.get(VERDICT_AT..).unwrap_or_default();
+        Ok((self.target()? == ERROR).then(|| crate::netlink::wire::text(name)))
+    }
+
+    fn verdict(&self) -> Result<i32> {
+        bytes(self.target, VERDICT_AT).map(i32::from_ne_bytes)
+    }
+
+    /// What it asks of a frame (`arp_packet_match`, net/ipv4/netfilter/arp_tables.c).
+    fn conditions(&self) -> Result<Vec<Step>> {
+        let inverted = u16::from_ne_bytes(bytes(self.bytes, INVERTED_AT)?);
+        let mut steps = Vec::new();
+        for (field, value, mask, len, inverts) in COMPARED {
+            let [value, mask] = [value, mask].map(|at| self.bytes.get(at..at + len).unwrap_or_default().to_vec());
+            let inverted = inverted & inverts != 0;
+            // Of a number, the masked bits must be the whole value; of a name, the rest does not count.
+            let is_name = matches!(field, Field::InName | Field::OutName);
+            if !is_name && value.iter().zip(&mask).any(|(value, mask)| value & !mask != 0) {
+                steps.push(Step::Perhaps);
+            } else if mask.iter().any(|&byte| byte != 0) || inverted {
+                steps.push(Step::If(Test { field, with: Values::Masked { value, mask }, inverted }));
+            }
+        }
+        let is_any = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0);
+        if !is_any(&self.bytes[ADDRESSES]) || inverted & ADDRESSES_INVERTED != 0 {
+            steps.push(Step::Perhaps);
+        }
+        ensure!(self.bytes[FLAGS_AT] == 0 && inverted < 1 << 10, "flags that are not known");
+        Ok(steps)
+    }
+}
+
+/// The rules in the entries of the table.
+fn decode(info: &[u8; INFO_LEN], entries: &[u8]) -> Result<ArpRules> {
+    let info = Info::read(info)?;
+    let hooks = || (0..3).filter(|hook| info.valid_hooks & (1 << hook) != 0);
+    ensure!(info.valid_hooks < 1 << 3, "it is on hooks that are not known");
+    // Where chains begin, and their names.
+    let mut begins: BTreeMap<usize, String> =
+        hooks().map(|hook| (info.hooks[hook][0], CHAINS[hook].to_owned())).collect();
+    let mut at = 0;
+    while at < entries.len() {
+        let entry = Entry::read(entries, at)?;
+        at = entry.next;
+        if let Some(name) = entry.heads()?.filter(|_| at < entries.len()) {
+            begins.insert(at, name);
+        }
+    }
+    let places: BTreeMap<usize, usize> = begins.keys().enumerate().map(|(place, &at)| (at, place)).collect();
+    let policies: Vec<usize> = hooks().map(|hook| info.hooks[hook][1]).collect();
+    let mut rules = ArpRules::default();
+    for (&begin, name) in &begins {
+        let mut chain = Chain { tool: Tool::Arptables, name: name.clone(), rules: Vec::new() };
+        let mut at = begin;
+        // A chain of a user's ends where the next begins, that of a hook with its policy.
+        while at < entries.len() && !policies.contains(&at) {
+            let entry = Entry::read(entries, at)?;
+            if entry.heads()?.is_some() {
+                break;
+            }
+            let mut steps = entry.conditions()?;
+            steps.push(match (entry.target()?.as_str(), entry.verdict()) {
+                ("", Ok(DROP)) => Step::Verdict(Verdict::Drop),
+                ("", Ok(ACCEPT)) => Step::Verdict(Verdict::Accept),
+                ("", Ok(RETURN)) => Step::Verdict(Verdict::Return),
+                // It only counts.
+                ("", Ok(to)) if usize::try_from(to) == Ok(entry.next) => Step::Verdict(Verdict::Continue),
+                ("", Ok(to)) => {
+                    let place = usize::try_from(to).ok().and_then(|to| places.get(&to).copied());
+                    Step::Verdict(place.map_or(Verdict::Unknown, Verdict::Jump))
+                }
+                (name, _) => Step::Unknown(format!("-j {name}")),
+            });
+            chain.rules.push(Rule { number: chain.rules.len() as u64 + 1, steps });
+            at = entry.next;
+        }
+        rules.chains.push(chain);
+    }
+    for hook in hooks().filter(|&hook| hook != FORWARD) {
+        let [begin, policy] = info.hooks[hook];
+        let policy = Entry::read(entries, policy)?;
+        let is_plain = policy.conditions()?.is_empty() && policy.target()?.is_empty();
+        rules.bases.push(Base {
+            hook: [Hook::Input, Hook::Output, Hook::Other][hook],
+            chain: *places.get(&begin).context("a hook without a chain")?,
+            accepts: is_plain && policy.verdict()? == ACCEPT,
+        });
+    }
+    Ok(rules)
+}
+
+fn bytes<const N: usize>(from: &[u8], at: usize) -> Result<[u8; N]> {
+    from.get(at..).and_then(<[u8]>::first_chunk).copied().context("an entry that is cut off")
 }
 
 fn text(file: &File) -> io::Result<String> {
@@ -158,42 +303,177 @@ fn ask(socket: &impl AsFd, option: i32, value: &mut [u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Link;
 
-    /// A table on all three hooks with these policies, as 6.18 shows it: each entry 232 bytes.
-    fn table(policies: [i32; 3]) -> ([u8; INFO_LEN], Vec<u8>) {
+    /// As 6.18 shows it after these commands, all that is not 0:
+    ///
+    /// ```text
+    /// arptables -A INPUT -i eth+ -j DROP
+    /// arptables -A INPUT ! -i cali0 --opcode 1 -j ACCEPT
+    /// arptables -A own -i eth0 -j RETURN
+    /// arptables -A own
+    /// arptables -A own -i p0 -j DROP
+    /// arptables -A INPUT -i p+ -j own
+    /// arptables -A OUTPUT -o cali0 -s 10.0.0.1 -j mangle --mangle-ip-s 10.0.0.2
+    /// arptables -P FORWARD DROP
+    /// ```
+    const INFO: [u32; 9] = [7, 0, 928, 1432, 696, 1200, 1432, 13, 3104];
+    const ENTRIES: [(usize, &str); 57] = [
+        (94, "6574682b"),
+        (126, "ffffff"),
+        (164, "c000e80001"),
+        (192, "28"),
+        (224, "ffffffff"),
+        (315, "01ffff"),
+        (326, "63616c6930"),
+        (358, "ffffffffffff"),
+        (392, "01"),
+        (396, "c000e80001"),
+        (424, "28"),
+        (456, "feffffff"),
+        (558, "702b"),
+        (590, "ff"),
+        (628, "c000e80001"),
+        (656, "28"),
+        (688, "8007"),
+        (860, "c000e80001"),
+        (888, "28"),
+        (920, "feffffff"),
+        (928, "0a000001"),
+        (936, "ffffffff"),
+        (1038, "63616c6930"),
+        (1070, "ffffffffffff"),
+        (1092, "c000100102"),
+        (1120, "50006d616e676c65"),
+        (1184, "0a000002"),
+        (1192, "04"),
+        (1196, "01"),
+        (1364, "c000e80002"),
+        (1392, "28"),
+        (1424, "feffffff"),
+        (1596, "c000e80004"),
+        (1624, "28"),
+        (1656, "ffffffff"),
+        (1828, "c0000001"),
+        (1856, "40004552524f52"),
+        (1888, "6f776e"),
+        (2014, "65746830"),
+        (2046, "ffffffffff"),
+        (2084, "c000e80001"),
+        (2112, "28"),
+        (2144, "fbffffff"),
+        (2316, "c000e80001"),
+        (2344, "28"),
+        (2376, "5009"),
+        (2478, "7030"),
+        (2510, "ffffff"),
+        (2548, "c000e80001"),
+        (2576, "28"),
+        (2608, "ffffffff"),
+        (2780, "c000e80001"),
+        (2808, "28"),
+        (2840, "fbffffff"),
+        (3012, "c0000001"),
+        (3040, "40004552524f52"),
+        (3072, "4552524f52"),
+    ];
+
+    const INPUT_POLICY: usize = 696 + 192 + VERDICT_AT;
+    const OUTPUT_POLICY: usize = 1200 + 192 + VERDICT_AT;
+
+    fn captured() -> ([u8; INFO_LEN], Vec<u8>) {
         let mut info = [0; INFO_LEN];
-        for (at, word) in [7, 0, 232, 464, 0, 232, 464, 4, 960_u32].into_iter().enumerate() {
+        for (at, word) in INFO.into_iter().enumerate() {
             info[32 + 4 * at..36 + 4 * at].copy_from_slice(&word.to_ne_bytes());
         }
-        let mut entries = vec![0; 960];
-        for (hook, policy) in policies.into_iter().enumerate() {
-            entries[232 * hook + VERDICT_AT..][..4].copy_from_slice(&policy.to_ne_bytes());
+        let mut entries = vec![0; INFO[8] as usize];
+        for (at, hex) in ENTRIES {
+            let bytes = super::super::tests::bytes(hex);
+            entries[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         (info, entries)
     }
 
-    #[test]
-    fn only_policies_that_accept_do_nothing() {
-        const DROP: i32 = -1;
-        let (info, entries) = table([ACCEPT; 3]);
-        assert!(has_policies_alone(&info) && accepts(&info, &entries));
-        for policies in [[DROP, ACCEPT, ACCEPT], [ACCEPT, DROP, ACCEPT], [ACCEPT, ACCEPT, 0]] {
-            let (info, entries) = table(policies);
-            assert!(!accepts(&info, &entries), "{policies:?}");
-        }
-        assert!(!accepts(&info, &entries[..464 + VERDICT_AT]), "cut off");
-        let (_, mut entries) = table([ACCEPT; 3]);
-        entries[TARGET_NAME_AT] = b'm';
-        assert!(!accepts(&info, &entries), "another target");
+    const INTERFACES: [&str; 4] = ["cali0", "eth0", "p0", "p1"];
+
+    /// The interfaces that it concerns, and why.
+    fn concerned(entries: &[u8]) -> Vec<(&'static str, String)> {
+        let rules = decode(&captured().0, entries).unwrap();
+        let link = |name: &str| Link { name: name.to_owned(), ..Link::default() };
+        INTERFACES.into_iter().filter_map(|name| Some((name, rules.concern(&link(name))?.to_string()))).collect()
     }
 
     #[test]
-    fn a_rule_or_a_chain_is_more_than_policies() {
-        let (mut info, _) = table([ACCEPT; 3]);
-        info[60] = 5;
-        assert!(!has_policies_alone(&info), "a chain of a user's");
-        let (mut info, _) = table([ACCEPT; 3]);
-        info[48] = 232;
-        assert!(!has_policies_alone(&info), "something before the policy");
+    fn rules_concern_the_interfaces_that_they_can_match() {
+        let (_, mut entries) = captured();
+        let mangle = ("cali0", "arptables chain OUTPUT, rule 1: `-j mangle` may do anything".to_owned());
+        let eth = ("eth0", "arptables chain INPUT, rule 1: it may drop frames".to_owned());
+        assert_eq!(concerned(&entries), [mangle.clone(), eth.clone()], "p0 is accepted before");
+
+        // The second rule asks for replies, which do not come in: the third leads to the other chain.
+        entries[315] = 2;
+        let own = ("p0", "arptables chain own, rule 3: it may drop frames".to_owned());
+        assert_eq!(concerned(&entries).len(), 3);
+        assert_eq!(concerned(&entries)[2], own);
+    }
+
+    /// The second rule accepts all interfaces but cali0, unless it asks for more; p0 is dropped then.
+    #[test]
+    fn what_is_not_known_of_frames_may_hold_or_not() {
+        const SECOND: usize = 232;
+        let changed = |changes: &[(usize, u8)]| {
+            let (_, mut entries) = captured();
+            changes.iter().for_each(|&(at, byte)| entries[SECOND + at] |= byte);
+            concerned(&entries).iter().any(|(name, _)| *name == "p0")
+        };
+        assert!(!changed(&[]));
+        assert!(changed(&[(ADDRESSES.start, 2)]) && changed(&[(ADDRESSES.end - 1, 1)]), "link-layer addresses");
+        assert!(changed(&[(INVERTED_AT, 0x10)]) && changed(&[(INVERTED_AT, 0x20)]), "inverted ones");
+        assert!(changed(&[(0, 10), (8, 255)]) && changed(&[(4, 10), (12, 255)]), "addresses");
+        assert!(changed(&[(0, 10)]), "a bit that the mask does not have");
+        assert!(!changed(&[(16, 6), (17, 255)]) && changed(&[(16, 5), (17, 255)]), "hlen");
+        assert!(!changed(&[(90, 8), (92, 255)]) && changed(&[(90, 9), (92, 255)]), "ptype");
+        assert!(changed(&[(87, 1), (89, 255)]), "htype may be 6");
+    }
+
+    #[test]
+    fn policies() {
+        // All others are accepted before the former.
+        for (policy, chain, name) in [(INPUT_POLICY, "INPUT", "cali0"), (OUTPUT_POLICY, "OUTPUT", "p1")] {
+            for verdict in [DROP, 0, RETURN] {
+                let (_, mut entries) = captured();
+                entries[policy..policy + 4].copy_from_slice(&verdict.to_ne_bytes());
+                let found = concerned(&entries);
+                let why = format!("arptables chain {chain}: its policy may drop frames");
+                assert!(found.contains(&(name, why)), "{verdict}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let (info, entries) = captured();
+        for len in [0, 100, 1000, 1300, entries.len() - 1] {
+            assert!(decode(&info, &entries[..len]).is_err(), "{len}");
+        }
+        let mut other = entries.clone();
+        other[166..168].fill(0);
+        assert!(decode(&info, &other).is_err(), "an entry without length");
+        let mut on_others = info;
+        on_others[32] = 15;
+        assert!(decode(&on_others, &entries).is_err(), "a fourth hook");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_entries_are_too_strange(changes in proptest::collection::vec((0..3104_usize, proptest::num::u8::ANY), 1..20)) {
+            let (info, mut entries) = captured();
+            for (at, byte) in changes {
+                entries[at] = byte;
+            }
+            if let Ok(rules) = decode(&info, &entries) {
+                let _ = rules.concern(&Link::default());
+            }
+        }
     }
 }

@@ -1,5 +1,4 @@
-//! The kernel's state over netlink and procfs, as [`Event`]s: reading and decoding, and no writing. Of what was decoded,
-//! `netfilter` judges whether a chain could matter.
+//! The kernel's state over netlink and procfs, as [`Event`]s: reading and decoding, and no writing.
 //!
 //! What is notified comes from [`Notifications`], what is asked for from [`Reader`]. Not everything that matters is
 //! notified, and notifications can be lost, so a caller
@@ -21,6 +20,8 @@ use crate::event::{Event, IfSet};
 mod arptables;
 #[cfg(test)]
 mod captured;
+#[cfg(test)]
+mod captured_arp;
 mod deaf;
 mod features;
 pub(crate) mod ingress;
@@ -28,6 +29,7 @@ mod link;
 mod namespaces;
 mod neighbour;
 mod netfilter;
+mod nft_rule;
 mod notifications;
 mod procfs;
 mod reader;

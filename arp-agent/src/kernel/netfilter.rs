@@ -1,24 +1,21 @@
-//! What ARP-family chains of nftables may do to a frame. Two things are known to be harmless, or harmless but for some
-//! replies; whatever is not understood is foreign.
-//!
-//! - A base chain without rules whose policy is to accept.
-//! - The table `calico-arp` as Felix writes it (`endpoint_mgr.go`, `updateWorkloadARPChains`): an output chain that jumps to a
-//!   verdict map by the outgoing interface, which leads to a chain for each workload, whose rules drop ARP replies on
-//!   that interface in which the workload's own address is the sender's. Counters in between change nothing.
+//! The ARP family of nftables: its chains, rules and sets as the kernel dumps them, put together to [`ArpRules`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use nix::libc;
 
-use super::ingress::{CHAIN_HOOK, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables};
+use super::{
+    ingress::{CHAIN_HOOK, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables},
+    nft_rule::{self, Expression, Named},
+};
+use crate::arp_rules::{ArpRules, Base, Chain, Hook, Rule, Tool};
 use crate::netlink::wire::{self, Message, NetlinkRequest};
 
 const GET_RULE: u16 = nftables(libc::NFT_MSG_GETRULE);
+const GET_SET: u16 = nftables(libc::NFT_MSG_GETSET);
 const GET_SET_ELEMENTS: u16 = nftables(libc::NFT_MSG_GETSETELEM);
+const GET_GENERATION: u16 = nftables(libc::NFT_MSG_GETGEN);
 
 // NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
 const CHAIN_TABLE: u16 = 1;
@@ -27,58 +24,38 @@ const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 const RULE_COMPAT: u16 = 5;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const META_DESTINATION: u16 = 1;
-const META_KEY: u16 = 2;
-const COMPARE_SOURCE: u16 = 1;
-const COMPARE_OPERATION: u16 = 2;
-const COMPARE_DATA: u16 = 3;
-const PAYLOAD_DESTINATION: u16 = 1;
-const PAYLOAD_BASE: u16 = 2;
-const PAYLOAD_OFFSET: u16 = 3;
-const PAYLOAD_LENGTH: u16 = 4;
-const IMMEDIATE_DESTINATION: u16 = 1;
-const IMMEDIATE_DATA: u16 = 2;
-const LOOKUP_SET: u16 = 1;
-const LOOKUP_SOURCE: u16 = 2;
-const LOOKUP_DESTINATION: u16 = 3;
-const LOOKUP_FLAGS: u16 = 5;
-const DATA_VALUE: u16 = 1;
-const DATA_VERDICT: u16 = 2;
-const VERDICT_CODE: u16 = 1;
-const SET_ELEMENTS_TABLE: u16 = 1;
-const SET_ELEMENTS_SET: u16 = 2;
-const SET_ELEMENTS: u16 = 3;
-const SET_ELEMENT_DATA: u16 = 2;
+const SET_TABLE: u16 = 1;
+const SET_NAME: u16 = 2;
+const SET_FLAGS: u16 = 3;
+const SET_KEY_LEN: u16 = 5;
+const SET_EXPRESSION: u16 = 17;
+const SET_EXPRESSIONS: u16 = 18;
+const ELEMENTS_TABLE: u16 = 1;
+const ELEMENTS_SET: u16 = 2;
+const ELEMENTS: u16 = 3;
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_FLAGS: u16 = 3;
+const ELEMENT_USERDATA: u16 = 6;
+const ELEMENT_EXPRESSION: u16 = 7;
+const ELEMENT_PAD: u16 = 8;
+const ELEMENT_EXPRESSIONS: u16 = 11;
+const GENERATION_ID: u16 = 1;
 
-const NF_DROP: u32 = libc::NF_DROP as u32;
-const JUMPS: [u32; 2] = [libc::NFT_JUMP as u32, libc::NFT_GOTO as u32];
-
-/// Where `oper` and `spa` are in an ARP packet, and how long.
-const OPER: (u32, u32) = (6, 2);
-const SPA: (u32, u32) = (14, 4);
-const REPLY: [u8; 2] = [0, 2];
-
-const CALICO: &str = "calico-arp";
-
-/// What there is.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct ArpChains {
-    /// Something that may do anything to any frame.
-    pub(super) foreign: bool,
-    /// Replies that are dropped: the interface's name, and the address that they are about.
-    pub(super) held_back: Vec<(String, Ipv4Addr)>,
-}
+/// Flags of sets whose elements are just what is listed: NFT_SET_ANONYMOUS, CONSTANT, MAP. Packets add none, none
+/// expires, and none stands for others.
+const PLAIN: u32 = 0x1 | 0x2 | 0x8;
+/// NFT_SET_EVAL and NFT_SET_EXPR: packets, or expressions in it, change the set.
+const CHANGES: u32 = 0x20 | 0x100;
 
 /// A chain of the ARP family.
 #[derive(Debug)]
-pub(super) struct Chain {
-    table: String,
-    name: String,
-    /// Where it is bound, if it is a base chain.
+pub(super) struct NftChain {
+    pub(super) name: Named,
+    /// The number of the hook where it is bound, if it is a base chain.
     hook: Option<u32>,
     accepts: bool,
 }
@@ -86,22 +63,50 @@ pub(super) struct Chain {
 /// A rule of the ARP family.
 #[derive(Debug)]
 pub(super) struct NftRule {
-    table: String,
-    chain: String,
-    effect: Effect,
+    chain: Named,
+    handle: u64,
+    expressions: Vec<Expression>,
 }
 
-/// What a rule does.
+/// A set or a map, without its elements.
+#[derive(Debug)]
+pub(super) struct NftSet {
+    pub(super) name: Named,
+    flags: u32,
+    key_len: usize,
+    has_expressions: bool,
+}
+
+/// An element of a set or a map.
+#[derive(Debug)]
+pub(super) struct Element {
+    key: Vec<u8>,
+    verdict: Option<nft_rule::Verdict>,
+    /// It stands for just its key.
+    is_plain: bool,
+    has_expressions: bool,
+}
+
+/// A set or a map with its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// On to another chain of the same table.
-    Jump,
-    /// What the verdict map of this name says for the outgoing interface.
-    Dispatch(String),
-    /// Replies about this address are dropped on the interface of this name.
-    HoldBack(String, Ipv4Addr),
-    /// Anything else.
-    NotUnderstood,
+pub(super) struct Contents {
+    /// How long keys are.
+    pub(super) key_len: usize,
+    /// Keys, each with its verdict if it has one.
+    pub(super) elements: BTreeMap<Vec<u8>, Option<nft_rule::Verdict>>,
+    /// A key is in it if it is listed, and only then.
+    pub(super) is_plain: bool,
+    /// To look into it may change it.
+    pub(super) changes: bool,
+}
+
+/// What was dumped.
+#[derive(Debug, Default)]
+pub(super) struct Dumped {
+    pub(super) chains: Vec<NftChain>,
+    pub(super) rules: Vec<NftRule>,
+    /// Those of [`Dumped::sets_asked`] that there are.
+    pub(super) sets: BTreeMap<Named, Contents>,
 }
 
 /// Asks about all chains of the family.
@@ -114,204 +119,180 @@ pub(super) fn ask_rules() -> NetlinkRequest {
     NetlinkRequest::new(GET_RULE, &[FAMILY_ARP, 0, 0, 0])
 }
 
-/// Asks about the elements of a map in Calico's table.
-pub(super) fn ask_elements(map: &str) -> NetlinkRequest {
+/// Asks about all sets and maps of the family.
+pub(super) fn ask_sets() -> NetlinkRequest {
+    NetlinkRequest::new(GET_SET, &[FAMILY_ARP, 0, 0, 0])
+}
+
+/// Asks about the elements of a set or a map.
+pub(super) fn ask_elements(set: &Named) -> NetlinkRequest {
     NetlinkRequest::new(GET_SET_ELEMENTS, &[FAMILY_ARP, 0, 0, 0])
-        .with_text(SET_ELEMENTS_TABLE, CALICO)
-        .with_text(SET_ELEMENTS_SET, map)
+        .with_text(ELEMENTS_TABLE, &set.table)
+        .with_text(ELEMENTS_SET, &set.name)
 }
 
-/// Whether any chain is bound to a hook: without, nothing sees ARP.
-pub(super) fn any_bound(chains: &[Chain]) -> bool {
-    chains.iter().any(|chain| chain.hook.is_some())
+/// Asks which generation of all rules the present one is. Not a dump.
+pub(super) fn ask_generation() -> NetlinkRequest {
+    NetlinkRequest::new(GET_GENERATION, &[0; NFGEN_LEN])
 }
 
-/// The maps of Calico's table that its rules ask.
-pub(super) fn maps(rules: &[NftRule]) -> BTreeSet<String> {
-    let of_calico = rules.iter().filter(|rule| rule.table == CALICO);
-    let maps = of_calico.filter_map(|rule| match &rule.effect {
-        Effect::Dispatch(map) => Some(map.clone()),
-        _ => None,
-    });
-    maps.collect()
-}
+impl Dumped {
+    /// Whether any chain is bound to a hook: without, nothing sees ARP.
+    pub(super) fn is_any_bound(&self) -> bool {
+        self.chains.iter().any(|chain| chain.hook.is_some())
+    }
 
-/// Puts it together. `only_jumps` says of each of [`maps`] whether all its verdicts lead to other chains.
-pub(super) fn judge(chains: &[Chain], rules: &[NftRule], only_jumps: &BTreeMap<String, bool>) -> ArpChains {
-    let is_understood = |rule: &NftRule| match &rule.effect {
-        Effect::Jump | Effect::HoldBack(..) => true,
-        Effect::Dispatch(map) => only_jumps.get(map) == Some(&true),
-        Effect::NotUnderstood => false,
-    };
-    // Whatever leads where in it: no rule of the table does more than hold back some replies.
-    let calico_is_understood = rules.iter().filter(|rule| rule.table == CALICO).all(is_understood);
-    let is_foreign = |chain: &Chain| {
-        let empty = || !rules.iter().any(|rule| rule.table == chain.table && rule.chain == chain.name);
-        let calico = || chain.table == CALICO && chain.hook == Some(libc::NF_ARP_OUT as u32) && calico_is_understood;
-        chain.hook.is_some() && !(chain.accepts && (empty() || calico()))
-    };
-    let mut held_back: Vec<(String, Ipv4Addr)> = rules
-        .iter()
-        .filter(|rule| rule.table == CALICO)
-        .filter_map(|rule| match &rule.effect {
-            Effect::HoldBack(interface, address) => Some((interface.clone(), *address)),
+    /// The sets and maps that rules look into.
+    pub(super) fn sets_asked(&self) -> BTreeSet<Named> {
+        self.named(Expression::set)
+    }
+
+    /// The sets and maps that rules change.
+    fn sets_updated(&self) -> BTreeSet<Named> {
+        self.named(|expression| match expression {
+            Expression::Update { set } => Some(set),
             _ => None,
         })
-        .collect();
-    held_back.sort_unstable();
-    held_back.dedup();
-    ArpChains { foreign: chains.iter().any(is_foreign), held_back }
+    }
+
+    fn named(&self, by: impl Fn(&Expression) -> Option<&str>) -> BTreeSet<Named> {
+        let of_rule = |rule: &NftRule| {
+            rule.expressions.iter().filter_map(&by).map(|name| rule.chain.beside(name)).collect::<Vec<_>>()
+        };
+        self.rules.iter().flat_map(of_rule).collect()
+    }
+
+    /// Puts it together.
+    pub(super) fn rules(&self) -> ArpRules {
+        let mut chains: Vec<Chain> = Vec::new();
+        let mut places = BTreeMap::new();
+        let updated = self.sets_updated();
+        for NftChain { name, .. } in &self.chains {
+            places.insert(name.clone(), chains.len());
+            let name = format!("arp {} {}", name.table, name.name);
+            chains.push(Chain { tool: Tool::Nft, name, rules: Vec::new() });
+        }
+        for NftRule { chain, handle, expressions } in &self.rules {
+            let Some(&at) = places.get(chain) else { continue };
+            let place = |name: &str| places.get(&chain.beside(name)).copied();
+            let set = |name: &str| {
+                let set = chain.beside(name);
+                // One that packets change is as if it were not there: not known.
+                self.sets.get(&set).filter(|_| !updated.contains(&set))
+            };
+            chains[at].rules.push(Rule { number: *handle, steps: nft_rule::steps(expressions, place, set) });
+        }
+        let bases = self.chains.iter().enumerate().filter_map(|(chain, NftChain { hook, accepts, .. })| {
+            let hook = match i32::try_from((*hook)?) {
+                Ok(libc::NF_ARP_IN) => Hook::Input,
+                Ok(libc::NF_ARP_OUT) => Hook::Output,
+                _ => Hook::Other,
+            };
+            Some(Base { hook, chain, accepts: *accepts })
+        });
+        ArpRules { bases: bases.collect(), chains, unread: None }
+    }
+}
+
+impl NftSet {
+    /// The set with its elements, which came in several parts.
+    pub(super) fn with(&self, elements: Vec<Vec<Element>>) -> Contents {
+        let elements: Vec<Element> = elements.into_iter().flatten().collect();
+        let is_plain = |element: &Element| element.is_plain && element.key.len() == self.key_len;
+        Contents {
+            key_len: self.key_len,
+            is_plain: self.flags & !PLAIN == 0 && elements.iter().all(is_plain),
+            changes: self.flags & CHANGES != 0
+                || self.has_expressions
+                || elements.iter().any(|element| element.has_expressions),
+            elements: elements.into_iter().map(|element| (element.key, element.verdict)).collect(),
+        }
+    }
 }
 
 /// Decodes a chain.
-pub(super) fn chain(message: &Message<'_>) -> Result<Option<Chain>> {
+pub(super) fn chain(message: &Message<'_>) -> Result<Option<NftChain>> {
     let Some(attributes) = of_family(message)? else { return Ok(None) };
-    let text = |kind| Ok::<_, anyhow::Error>(wire::attribute(attributes, kind)?.map(wire::text).unwrap_or_default());
     let hook = match wire::attribute(attributes, CHAIN_HOOK)? {
         // A hook without its number is at none that is known here.
         Some(hook) => Some(number(hook, HOOK_NUMBER)?.unwrap_or(u32::MAX)),
         None => None,
     };
     let accepts = number(attributes, CHAIN_POLICY)? == Some(libc::NF_ACCEPT as u32);
-    Ok(Some(Chain { table: text(CHAIN_TABLE)?, name: text(CHAIN_NAME)?, hook, accepts }))
+    Ok(Some(NftChain { name: named(attributes, CHAIN_TABLE, CHAIN_NAME)?, hook, accepts }))
 }
 
 /// Decodes a rule.
 pub(super) fn rule(message: &Message<'_>) -> Result<Option<NftRule>> {
     let Some(attributes) = of_family(message)? else { return Ok(None) };
-    let text = |kind| Ok::<_, anyhow::Error>(wire::attribute(attributes, kind)?.map(wire::text).unwrap_or_default());
     let mut expressions = Vec::new();
+    // What of it iptables' own extensions are told.
+    if wire::attribute(attributes, RULE_COMPAT)?.is_some() {
+        expressions.push(Expression::Unknown("compat".to_owned()));
+    }
     for element in wire::attributes(wire::attribute(attributes, RULE_EXPRESSIONS)?.unwrap_or_default()) {
         let (_, element) = element.context("NFTA_RULE_EXPRESSIONS")?;
-        let name = wire::attribute(element, EXPRESSION_NAME)?.map(wire::text).unwrap_or_default();
-        let data = wire::attribute(element, EXPRESSION_DATA)?.unwrap_or_default();
-        expressions.push(expression(&name, data)?);
+        expressions.push(nft_rule::expression(element)?);
     }
-    let compat = wire::attribute(attributes, RULE_COMPAT)?.is_some();
-    let effect = if compat { Effect::NotUnderstood } else { effect(&expressions) };
-    Ok(Some(NftRule { table: text(RULE_TABLE)?, chain: text(RULE_CHAIN)?, effect }))
+    let handle = wire::attribute(attributes, RULE_HANDLE)?.map(wire::bytes).transpose()?;
+    Ok(Some(NftRule {
+        chain: named(attributes, RULE_TABLE, RULE_CHAIN)?,
+        handle: handle.map(u64::from_be_bytes).unwrap_or_default(),
+        expressions,
+    }))
 }
 
-/// Whether all elements of a verdict map lead to other chains.
-pub(super) fn leads_elsewhere(message: &Message<'_>) -> Result<Option<bool>> {
+/// Decodes a set.
+pub(super) fn set(message: &Message<'_>) -> Result<Option<NftSet>> {
     let Some(attributes) = of_family(message)? else { return Ok(None) };
-    let mut all = true;
-    for element in wire::attributes(wire::attribute(attributes, SET_ELEMENTS)?.unwrap_or_default()) {
+    let mut has_expressions = false;
+    for kind in [SET_EXPRESSION, SET_EXPRESSIONS] {
+        has_expressions |= wire::attribute(attributes, kind)?.is_some();
+    }
+    Ok(Some(NftSet {
+        name: named(attributes, SET_TABLE, SET_NAME)?,
+        flags: number(attributes, SET_FLAGS)?.unwrap_or_default(),
+        key_len: number(attributes, SET_KEY_LEN)?.unwrap_or_default() as usize,
+        has_expressions,
+    }))
+}
+
+/// Decodes elements of a set.
+pub(super) fn elements(message: &Message<'_>) -> Result<Option<Vec<Element>>> {
+    let Some(attributes) = of_family(message)? else { return Ok(None) };
+    let mut elements = Vec::new();
+    for element in wire::attributes(wire::attribute(attributes, ELEMENTS)?.unwrap_or_default()) {
         let (_, element) = element.context("NFTA_SET_ELEM_LIST_ELEMENTS")?;
-        let verdict = match wire::attribute(element, SET_ELEMENT_DATA)? {
-            Some(data) => verdict(data)?,
-            None => None,
-        };
-        all &= verdict.is_some_and(|code| JUMPS.contains(&code));
+        elements.push(self::element(element)?);
     }
-    Ok(Some(all))
+    Ok(Some(elements))
 }
 
-/// One expression of a rule, as far as it is known here.
-#[derive(Clone, Debug, PartialEq)]
-enum Expression {
-    /// Counts, and changes nothing.
-    Counter,
-    /// The outgoing interface's name goes to a register.
-    LoadInterface {
-        to: u32,
-    },
-    /// Bytes of the ARP packet go to a register.
-    LoadPacket {
-        to: u32,
-        at: (u32, u32),
-    },
-    /// On only if a register holds just this.
-    Equal {
-        from: u32,
-        value: Vec<u8>,
-    },
-    /// A verdict.
-    Verdict(u32),
-    /// A register decides by a map.
-    Map {
-        from: u32,
-        name: String,
-    },
-    Unknown,
-}
-
-fn expression(name: &str, data: &[u8]) -> Result<Expression> {
-    let number = |kind| number(data, kind);
-    let known = match name {
-        "counter" => Some(Expression::Counter),
-        "meta" if number(META_KEY)? == Some(libc::NFT_META_OIFNAME as u32) => {
-            number(META_DESTINATION)?.map(|to| Expression::LoadInterface { to })
+fn element(attributes: &[u8]) -> Result<Element> {
+    let mut element = Element { key: Vec::new(), verdict: None, is_plain: true, has_expressions: false };
+    for attribute in wire::attributes(attributes) {
+        match attribute.context("NFTA_LIST_ELEM")? {
+            (ELEMENT_KEY, data) => element.key = nft_rule::value(data)?.unwrap_or_default().to_vec(),
+            (ELEMENT_DATA, data) => element.verdict = nft_rule::verdict(data)?,
+            (ELEMENT_EXPRESSION | ELEMENT_EXPRESSIONS, _) => element.has_expressions = true,
+            (ELEMENT_USERDATA | ELEMENT_PAD, _) => {}
+            // The end of an interval, one that stands for all others.
+            (ELEMENT_FLAGS, flags) => element.is_plain &= flags.iter().all(|&byte| byte == 0),
+            _ => element.is_plain = false,
         }
-        "payload" if number(PAYLOAD_BASE)? == Some(libc::NFT_PAYLOAD_NETWORK_HEADER as u32) => {
-            match (number(PAYLOAD_DESTINATION)?, number(PAYLOAD_OFFSET)?, number(PAYLOAD_LENGTH)?) {
-                (Some(to), Some(offset), Some(length)) => Some(Expression::LoadPacket { to, at: (offset, length) }),
-                _ => None,
-            }
-        }
-        "cmp" if number(COMPARE_OPERATION)? == Some(libc::NFT_CMP_EQ as u32) => {
-            let value =
-                wire::attribute(data, COMPARE_DATA)?.map(|data| wire::attribute(data, DATA_VALUE)).transpose()?;
-            match (number(COMPARE_SOURCE)?, value.flatten()) {
-                (Some(from), Some(value)) => Some(Expression::Equal { from, value: value.to_vec() }),
-                _ => None,
-            }
-        }
-        "immediate" if number(IMMEDIATE_DESTINATION)? == Some(libc::NFT_REG_VERDICT as u32) => {
-            let data = wire::attribute(data, IMMEDIATE_DATA)?.map(verdict).transpose()?;
-            data.flatten().map(Expression::Verdict)
-        }
-        // NFT_LOOKUP_F_INV: on if it is not in the set.
-        "lookup"
-            if number(LOOKUP_FLAGS)?.unwrap_or(0) == 0
-                && number(LOOKUP_DESTINATION)? == Some(libc::NFT_REG_VERDICT as u32) =>
-        {
-            match (number(LOOKUP_SOURCE)?, wire::attribute(data, LOOKUP_SET)?) {
-                (Some(from), Some(name)) => Some(Expression::Map { from, name: wire::text(name) }),
-                _ => None,
-            }
-        }
-        _ => None,
-    };
-    Ok(known.unwrap_or(Expression::Unknown))
-}
-
-/// What these expressions do, one after another.
-fn effect(expressions: &[Expression]) -> Effect {
-    use Expression::{Equal, LoadInterface, LoadPacket, Map, Verdict};
-    let matter: Vec<&Expression> = expressions.iter().filter(|&one| *one != Expression::Counter).collect();
-    match matter.as_slice() {
-        [Verdict(code)] if JUMPS.contains(code) => Effect::Jump,
-        [LoadInterface { to }, Map { from, name }] if to == from => Effect::Dispatch(name.clone()),
-        [
-            LoadInterface { to: interface },
-            Equal { from: as_interface, value: name },
-            LoadPacket { to: oper, at: OPER },
-            Equal { from: as_oper, value: reply },
-            LoadPacket { to: spa, at: SPA },
-            Equal { from: as_spa, value: address },
-            Verdict(NF_DROP),
-        ] if interface == as_interface && oper == as_oper && spa == as_spa && reply == &REPLY => {
-            match (whole_name(name), <[u8; 4]>::try_from(address.as_slice())) {
-                (Some(name), Ok(address)) => Effect::HoldBack(name, address.into()),
-                _ => Effect::NotUnderstood,
-            }
-        }
-        _ => Effect::NotUnderstood,
     }
+    Ok(element)
 }
 
-/// The name that an interface's 16 bytes are compared with; `None` for the beginning of one.
-fn whole_name(value: &[u8]) -> Option<String> {
-    (value.len() == libc::IF_NAMESIZE && value.ends_with(&[0])).then(|| wire::text(value))
+/// Decodes a generation.
+pub(super) fn generation(message: &Message<'_>) -> Result<Option<u32>> {
+    let (_, attributes) = message.split::<NFGEN_LEN>()?;
+    number(attributes, GENERATION_ID)
 }
 
-/// The verdict in `struct nft_data`, if it is one.
-fn verdict(data: &[u8]) -> Result<Option<u32>> {
-    match wire::attribute(data, DATA_VERDICT)? {
-        Some(verdict) => number(verdict, VERDICT_CODE),
-        None => Ok(None),
-    }
+fn named(attributes: &[u8], table: u16, name: u16) -> Result<Named> {
+    let text = |kind| Ok::<_, anyhow::Error>(wire::attribute(attributes, kind)?.map(wire::text).unwrap_or_default());
+    Ok(Named { table: text(table)?, name: text(name)? })
 }
 
 /// The attributes of a message of the ARP family.
@@ -321,120 +302,123 @@ fn of_family<'a>(message: &Message<'a>) -> Result<Option<&'a [u8]>> {
 }
 
 /// nftables numbers are big-endian.
-fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>> {
+pub(super) fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>> {
     wire::attribute(attributes, kind)?.map(|value| wire::bytes(value).map(u32::from_be_bytes)).transpose()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::captured_arp::{CHAINS, ELEMENTS, RULES, SETS};
+    use super::super::tests::{bytes, message};
     use super::*;
+    use crate::event::Link;
 
-    const OIFNAME: Expression = Expression::LoadInterface { to: 1 };
-
-    fn named(value: &[u8]) -> Expression {
-        let mut value = value.to_vec();
-        value.resize(16, 0);
-        Expression::Equal { from: 1, value }
+    fn decoded<T>(messages: &[&str], decode: impl Fn(&Message<'_>) -> Result<Option<T>>) -> Vec<T> {
+        messages.iter().map(|hex| decode(&message(0, &bytes(hex))).unwrap().unwrap()).collect()
     }
 
-    fn loaded(at: (u32, u32)) -> Expression {
-        Expression::LoadPacket { to: 1, at }
+    /// What was captured, but of the rules only those at these places.
+    fn dumped(only: &[usize]) -> Dumped {
+        let of_set =
+            |message: &Message<'_>| named(of_family(message)?.unwrap(), ELEMENTS_TABLE, ELEMENTS_SET).map(Some);
+        let elements = std::iter::zip(decoded(&ELEMENTS, of_set), decoded(&ELEMENTS, elements));
+        let mut parts: BTreeMap<Named, Vec<Vec<Element>>> = BTreeMap::new();
+        elements.for_each(|(set, part)| parts.entry(set).or_default().push(part));
+        let sets = decoded(&SETS, set).into_iter();
+        let sets = sets.map(|set| (set.name.clone(), set.with(parts.remove(&set.name).unwrap_or_default()))).collect();
+        let rules = decoded(&RULES, rule).into_iter().enumerate();
+        let rules = rules.filter(|(at, _)| only.contains(at)).map(|(_, rule)| rule).collect();
+        Dumped { chains: decoded(&CHAINS, chain), rules, sets }
     }
 
-    fn equal(value: &[u8]) -> Expression {
-        Expression::Equal { from: 1, value: value.to_vec() }
-    }
+    const INTERFACES: [(u32, &str); 9] =
+        [(1, "lo"), (2, "eth0"), (3, "eth1"), (4, "cali1"), (5, "a"), (6, "b"), (7, "q"), (8, "r"), (9, "x1")];
 
-    /// As Felix writes it.
-    fn hold_back() -> Vec<Expression> {
-        let address = equal(&[10, 0, 0, 1]);
-        let drop = Expression::Verdict(NF_DROP);
-        vec![OIFNAME, named(b"cali0"), loaded(OPER), equal(&REPLY), loaded(SPA), address, Expression::Counter, drop]
-    }
-
-    fn in_table(table: &str, chain: &str, effect: Effect) -> NftRule {
-        NftRule { table: table.into(), chain: chain.into(), effect }
-    }
-
-    fn bound(table: &str, name: &str, hook: u32, accepts: bool) -> Chain {
-        Chain { table: table.into(), name: name.into(), hook: Some(hook), accepts }
+    /// The interfaces that it concerns.
+    fn concerned(dumped: &Dumped) -> Vec<&'static str> {
+        let rules = dumped.rules();
+        let link = |ifindex, name: &str| Link { ifindex, name: name.to_owned(), ..Link::default() };
+        let concerned = |(ifindex, name): &(u32, &'static str)| rules.concern(&link(*ifindex, name)).is_some();
+        INTERFACES.into_iter().filter(concerned).map(|(_, name)| name).collect()
     }
 
     #[test]
-    fn felix_s_rules_are_understood_exactly() {
-        let held_back = Effect::HoldBack("cali0".into(), Ipv4Addr::new(10, 0, 0, 1));
-        assert_eq!(effect(&hold_back()), held_back);
-        let mut without_counter = hold_back();
-        without_counter.remove(6);
-        assert_eq!(effect(&without_counter), held_back);
-        let others: [(usize, Expression); 8] = [
-            (0, Expression::LoadInterface { to: 2 }),
-            (1, Expression::Equal { from: 1, value: b"cali".to_vec() }),
-            (2, loaded((24, 4))),
-            (3, equal(&[0, 1])),
-            (4, loaded((24, 4))),
-            (5, equal(&[10, 0, 0])),
-            (6, Expression::Unknown),
-            (7, Expression::Verdict(libc::NF_ACCEPT as u32)),
+    fn each_rule_concerns_the_interfaces_that_it_can_match() {
+        let all = INTERFACES.map(|(_, name)| name).to_vec();
+        let expected = [
+            vec!["eth0"],
+            vec![],
+            vec!["lo"],
+            vec!["a", "b"],
+            vec!["lo", "cali1", "a", "b", "q", "r", "x1"],
+            // Intervals of names.
+            all.clone(),
+            vec!["cali1"],
+            vec![],
+            // A name and an address together.
+            all.clone(),
+            all.clone(),
+            all.clone(),
+            all.clone(),
+            all.clone(),
+            all.clone(),
+            all.clone(),
+            vec![],
+            all.clone(),
+            // Its elements count.
+            all.clone(),
+            vec!["a", "b"],
         ];
-        for (at, other) in others {
-            let mut rule = hold_back();
-            rule[at] = other.clone();
-            assert_eq!(effect(&rule), Effect::NotUnderstood, "{at}: {other:?}");
-            rule = hold_back();
-            rule.remove(at);
-            assert!(at == 6 || effect(&rule) == Effect::NotUnderstood, "without {at}");
+        assert_eq!(expected.len(), RULES.len());
+        for (at, expected) in expected.into_iter().enumerate() {
+            assert_eq!(concerned(&dumped(&[at])), expected, "rule {at}");
         }
     }
 
     #[test]
-    fn jumps_and_dispatches() {
-        let map = |from| Expression::Map { from, name: "m".into() };
-        assert_eq!(effect(&[Expression::Counter, Expression::Verdict(JUMPS[0])]), Effect::Jump);
-        assert_eq!(effect(&[Expression::Verdict(JUMPS[1])]), Effect::Jump);
-        assert_eq!(effect(&[Expression::Verdict(NF_DROP)]), Effect::NotUnderstood);
-        assert_eq!(effect(&[OIFNAME, map(1)]), Effect::Dispatch("m".into()));
-        assert_eq!(effect(&[OIFNAME, map(2)]), Effect::NotUnderstood);
-        assert_eq!(effect(&[]), Effect::NotUnderstood);
+    fn rules_before_others() {
+        assert_eq!(concerned(&dumped(&[1, 12])), ["eth0", "eth1"], "the others are accepted before their mark is set");
+        assert_eq!(concerned(&dumped(&[7, 12])), ["lo", "eth0", "eth1", "cali1", "a", "b", "x1"]);
+        assert_eq!(concerned(&dumped(&[])), [""; 0]);
     }
 
     #[test]
-    fn the_table_as_a_whole() {
-        let cali0 = Ipv4Addr::new(10, 0, 0, 1);
-        let chains = || vec![bound(CALICO, "filter-OUTPUT", libc::NF_ARP_OUT as u32, true)];
-        let rules = || {
-            vec![
-                in_table(CALICO, "filter-OUTPUT", Effect::Jump),
-                in_table(CALICO, "dispatch", Effect::Dispatch("m".into())),
-                in_table(CALICO, "cali0", Effect::HoldBack("cali0".into(), cali0)),
-            ]
-        };
-        let jumps = |yes| BTreeMap::from([("m".to_owned(), yes)]);
-        let found = judge(&chains(), &rules(), &jumps(true));
-        assert_eq!(found, ArpChains { foreign: false, held_back: vec![("cali0".into(), cali0)] });
-
-        assert!(judge(&chains(), &rules(), &jumps(false)).foreign, "the map drops by itself");
-        assert!(judge(&chains(), &rules(), &BTreeMap::new()).foreign, "the map is not known");
-        let with = |rule| rules().into_iter().chain([rule]).collect::<Vec<_>>();
-        let more = with(in_table(CALICO, "cali0", Effect::NotUnderstood));
-        assert!(judge(&chains(), &more, &jumps(true)).foreign, "one rule more");
-        assert!(
-            judge(&[bound(CALICO, "filter-OUTPUT", libc::NF_ARP_OUT as u32, false)], &rules(), &jumps(true)).foreign,
-            "policy"
-        );
-        assert!(judge(&[bound(CALICO, "filter-OUTPUT", 0, true)], &rules(), &jumps(true)).foreign, "input");
-        let other = [bound("other", "filter-OUTPUT", libc::NF_ARP_OUT as u32, true)];
-        let named_otherwise = [in_table("other", "filter-OUTPUT", Effect::Jump)];
-        assert!(judge(&other, &named_otherwise, &jumps(true)).foreign, "another table");
+    fn sets_that_are_not_known() {
+        let mut dumped = dumped(&[3]);
+        assert_eq!(dumped.sets_asked().iter().map(|set| &*set.name).collect::<Vec<_>>(), ["__set0"]);
+        assert_eq!(concerned(&dumped), ["a", "b"]);
+        let name = dumped.rules[0].chain.beside("__set0");
+        dumped.sets.get_mut(&name).unwrap().is_plain = false;
+        assert_eq!(concerned(&dumped).len(), INTERFACES.len());
+        dumped.sets.remove(&name);
+        assert_eq!(concerned(&dumped).len(), INTERFACES.len(), "gone, or not there yet");
     }
 
     #[test]
-    fn an_empty_chain_that_accepts_is_harmless() {
-        assert!(!judge(&[bound("t", "c", 0, true)], &[], &BTreeMap::new()).foreign);
-        assert!(judge(&[bound("t", "c", 0, false)], &[], &BTreeMap::new()).foreign);
-        let rules = [in_table("t", "c", Effect::Jump)];
-        assert!(judge(&[bound("t", "c", 0, true)], &rules, &BTreeMap::new()).foreign);
-        let elsewhere = [in_table("t", "other", Effect::Jump), in_table("u", "c", Effect::NotUnderstood)];
-        assert!(!judge(&[bound("t", "c", 0, true)], &elsewhere, &BTreeMap::new()).foreign, "nothing leads there");
+    fn a_set_that_packets_change() {
+        let mut dumped = dumped(&[3]);
+        let chain = dumped.rules[0].chain.clone();
+        let update = Expression::Update { set: "__set0".to_owned() };
+        dumped.rules.push(NftRule { chain: chain.beside("j"), handle: 99, expressions: vec![update.clone()] });
+        assert_eq!(concerned(&dumped).len(), INTERFACES.len());
+        dumped.rules[1].chain.table = "other".to_owned();
+        assert_eq!(concerned(&dumped), ["a", "b"], "of the same name, in another table");
+    }
+
+    #[test]
+    fn the_rule_is_named() {
+        let rules = dumped(&[0]).rules();
+        let eth0 = Link { name: "eth0".to_owned(), ..Link::default() };
+        assert_eq!(rules.concern(&eth0).unwrap().to_string(), "nft rule arp t in handle 8: it may drop frames");
+        let rules = dumped(&[12]).rules();
+        assert_eq!(rules.concern(&eth0).unwrap().to_string(), "nft rule arp t in handle 24: `meta` may do anything");
+    }
+
+    #[test]
+    fn iptables_extensions_may_do_anything() {
+        let mut payload = bytes(RULES[0]);
+        payload.extend([4, 0, RULE_COMPAT as u8, 0]);
+        let rule = rule(&message(0, &payload)).unwrap().unwrap();
+        assert_eq!(concerned(&Dumped { rules: vec![rule], ..dumped(&[]) }).len(), INTERFACES.len());
     }
 }

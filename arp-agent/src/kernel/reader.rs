@@ -11,10 +11,11 @@ use super::{
     features::Features,
     ingress::{self, Bound},
     link, neighbour,
-    netfilter::{self, ArpChains},
+    netfilter::{self, Dumped},
     procfs::{self, AllSettings, PacketSockets},
     route,
 };
+use crate::arp_rules::ArpRules;
 use crate::event::{Event, IfSet, Link, NeighbourEntry, Placement, Route, Settings};
 use crate::netlink::{
     socket::{NetlinkSocket, errno},
@@ -25,6 +26,9 @@ const AF_INET: u8 = libc::AF_INET as u8;
 
 /// About how many links of a dump take as long as the settings of one link, file by file.
 const ONE_BY_ONE: usize = 8;
+
+/// How often rules of nftables are read again because they have changed meanwhile.
+const GENERATIONS: usize = 8;
 
 /// Asks the kernel, one request at a time.
 pub struct Reader {
@@ -50,9 +54,9 @@ struct LastSeen {
     all_settings: Option<Settings>,
     proxies: Option<Vec<(u32, Ipv4Addr)>>,
     proxy_delays: Option<Vec<(u32, u64)>>,
-    arp_netfilter: Option<bool>,
-    /// Whether arptables may do anything.
-    arptables: Option<bool>,
+    arp_netfilter: Option<ArpRules>,
+    /// Those of legacy arptables alone.
+    arptables: Option<ArpRules>,
     held_back: Option<Vec<(String, Ipv4Addr)>>,
     ingress_hooks: Option<Vec<u32>>,
     arp_listeners: Option<Vec<u32>>,
@@ -276,13 +280,11 @@ impl Reader {
         Ok(Event::Rules(self.dumped("IPv4 rules", &request, route::rule)?))
     }
 
-    /// Whether anything of netfilter may look at ARP.
+    /// What netfilter does to ARP.
     pub fn netfilter(&mut self) -> Result<Vec<Event>> {
         self.no_nftables = false;
-        let arp = self.arp_netfilter()?;
-        self.last.arp_netfilter = Some(arp.foreign);
-        self.last.held_back = Some(arp.held_back.clone());
-        Ok(vec![Event::ArpNetfilter(arp.foreign), Event::DroppedReplies(arp.held_back)])
+        (self.last.arp_netfilter, self.last.held_back) = (None, None);
+        self.changed_arp_netfilter()
     }
 
     /// The interfaces with a foreign hook before ARP.
@@ -330,14 +332,13 @@ impl Reader {
         let settings = self.all_settings.read()?;
         events.extend(changed(&mut self.last.all_settings, settings).map(Event::AllSettings));
         let delays = self.proxy_delays()?;
-        let arp = self.arp_netfilter()?;
+        let arp = self.changed_arp_netfilter()?;
         self.read_hooks()?;
         let hooks = self.hooked(&self.last.links);
         let uppers = self.all_uppers_elsewhere()?;
         let last = &mut self.last;
         events.extend(changed(&mut last.proxy_delays, delays).map(Event::ProxyDelays));
-        events.extend(changed(&mut last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
-        events.extend(changed(&mut last.held_back, arp.held_back).map(Event::DroppedReplies));
+        events.extend(arp);
         events.extend(changed(&mut last.ingress_hooks, hooks).map(Event::IngressHooks));
         events.extend(changed(&mut last.uppers_elsewhere, uppers).map(Event::UppersElsewhere));
         Ok(events)
@@ -346,10 +347,8 @@ impl Reader {
     fn changes_at_large(&mut self) -> Result<Vec<Event>> {
         let mut events = self.changed_proxies()?;
         // An ARP chain of nftables is notified.
-        if self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.any()?) {
-            let arp = self.arp_netfilter()?;
-            events.extend(changed(&mut self.last.arp_netfilter, arp.foreign).map(Event::ArpNetfilter));
-            events.extend(changed(&mut self.last.held_back, arp.held_back).map(Event::DroppedReplies));
+        if self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.rules()?) {
+            events.extend(self.changed_arp_netfilter()?);
         }
         if let Some(sockets) = &self.packet_sockets {
             let listeners = sockets.for_arp()?;
@@ -393,24 +392,60 @@ impl Reader {
         self.dumped("neighbour tables", &request, neighbour::proxy_delay)
     }
 
-    fn arp_netfilter(&mut self) -> Result<ArpChains> {
-        let arptables = self.arptables.any()?;
+    fn changed_arp_netfilter(&mut self) -> Result<Vec<Event>> {
+        let rules = self.arp_rules()?;
+        let held_back = rules.held_back();
+        let mut events = Vec::from_iter(changed(&mut self.last.arp_netfilter, rules).map(Event::ArpNetfilter));
+        events.extend(changed(&mut self.last.held_back, held_back).map(Event::DroppedReplies));
+        Ok(events)
+    }
+
+    fn arp_rules(&mut self) -> Result<ArpRules> {
+        let arptables = self.arptables.rules()?;
+        let mut rules = self.nft_arp_rules()?;
+        rules.append(arptables.clone());
         self.last.arptables = Some(arptables);
-        let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
-        if arptables || !netfilter::any_bound(&chains) {
-            return Ok(ArpChains { foreign: arptables, held_back: Vec::new() });
-        }
-        let rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
-        let mut only_jumps = BTreeMap::new();
-        for map in netfilter::maps(&rules) {
-            let Some(socket) = &mut self.netfilter else { break };
-            // A map that has gone meanwhile is notified, and not known here.
-            let dump = socket.dump("an ARP map", &netfilter::ask_elements(&map));
-            if let Ok(jumps) = dump.and_then(|dump| decoded("an ARP map", dump, netfilter::leads_elsewhere)) {
-                only_jumps.insert(map, !jumps.is_empty() && jumps.into_iter().all(|all| all));
+        Ok(rules)
+    }
+
+    /// The rules of nftables. What is dumped one after another is of one generation, or it could be what never was.
+    fn nft_arp_rules(&mut self) -> Result<ArpRules> {
+        for _ in 0..GENERATIONS {
+            let chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
+            let mut dumped = Dumped { chains, ..Dumped::default() };
+            if !dumped.is_any_bound() {
+                return Ok(ArpRules::default());
+            }
+            let before = self.generation()?;
+            dumped.chains = self.nftables("ARP chains", &netfilter::ask_chains(), netfilter::chain)?;
+            dumped.rules = self.nftables("ARP rules", &netfilter::ask_rules(), netfilter::rule)?;
+            let asked = dumped.sets_asked();
+            let sets = if asked.is_empty() {
+                Vec::new()
+            } else {
+                self.nftables("ARP sets", &netfilter::ask_sets(), netfilter::set)?
+            };
+            for set in sets.into_iter().filter(|set| asked.contains(&set.name)) {
+                let request = netfilter::ask_elements(&set.name);
+                match self.nftables("an ARP set", &request, netfilter::elements) {
+                    Ok(elements) => drop(dumped.sets.insert(set.name.clone(), set.with(elements))),
+                    // It has gone meanwhile.
+                    Err(error) if errno(&error) == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.generation()? == before {
+                return Ok(dumped.rules());
             }
         }
-        Ok(netfilter::judge(&chains, &rules, &only_jumps))
+        Ok(ArpRules::unread("the rules of nftables change faster than they can be read"))
+    }
+
+    fn generation(&mut self) -> Result<Option<u32>> {
+        let Some(netfilter) = &mut self.netfilter else { return Ok(None) };
+        let what = "the generation of nftables";
+        let answer = netfilter.get(what, &netfilter::ask_generation())?;
+        Ok(decoded(what, answer, netfilter::generation)?.first().copied())
     }
 
     /// Reads the hooks of the netdev family, and those of tc that are told nobody. Other filters of tc are looked for

@@ -10,13 +10,13 @@ use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, Rou
 use crate::netlink::{socket, wire::Message};
 use crate::prefix::Prefix;
 
-fn bytes(hex: &str) -> Vec<u8> {
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.bytes().filter(|b| !b.is_ascii_whitespace()).collect();
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.chunks(2).map(byte).collect()
 }
 
-fn message(kind: u16, payload: &[u8]) -> Message<'_> {
+pub(super) fn message(kind: u16, payload: &[u8]) -> Message<'_> {
     Message { kind, flags: 0, sequence: 0, port: 0, payload }
 }
 

@@ -177,7 +177,7 @@ fn blocked(snapshot: &Snapshot, link: &Link, custom_rules: bool) -> Option<Reaso
         ),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::CUSTOM_RULES, custom_rules),
-        (Reason::ARP_NETFILTER, snapshot.arp_netfilter || may_be_held_back(snapshot, link)),
+        (Reason::ARP_NETFILTER, snapshot.arp_netfilter.concern(link).is_some() || may_be_held_back(snapshot, link)),
         (
             Reason::INGRESS_HOOK,
             [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),

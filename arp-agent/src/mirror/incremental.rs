@@ -2,6 +2,7 @@
 //! all of them.
 
 use super::*;
+use crate::arp_rules::{ArpRules, tests::dropping_from};
 use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
 use arp_common::Reason;
 use proptest::collection::{btree_set, vec};
@@ -110,7 +111,11 @@ fn event() -> impl Strategy<Value = Event> {
         1 => vec((interface(), 0..2_u64), 0..4).prop_map(Event::ProxyDelays),
         1 => (interface(), option::of(0..2_u64)).prop_map(|(ifindex, delay)| Event::ProxyDelay(ifindex, delay)),
         1 => settings().prop_map(Event::AllSettings),
-        1 => any::<bool>().prop_map(Event::ArpNetfilter),
+        1 => prop_oneof![
+            Just(ArpRules::default()),
+            Just(ArpRules::unread("test")),
+            (0..3_u32).prop_map(|name| dropping_from(&format!("i{name}"))),
+        ].prop_map(Event::ArpNetfilter),
         2 => vec((0..3_u32, address()), 1..4).prop_map(|replies| {
             Event::DroppedReplies(replies.into_iter().map(|(name, addr)| (format!("i{name}"), addr)).collect())
         }),

@@ -2,6 +2,7 @@
 
 use super::objects::Objects;
 use super::{about, inside};
+use crate::arp_rules::ArpRules;
 use crate::event::{
     Address, Event, IfSet, Link, NDO_XMIT, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings,
 };
@@ -68,8 +69,8 @@ pub struct Snapshot {
     pub proxy_delays: BTreeMap<u32, u64>,
     /// `net.ipv4.conf.all`; `None` until read.
     pub all: Option<Settings>,
-    /// An ARP-family netfilter chain or arptables rule exists that may do anything.
-    pub arp_netfilter: bool,
+    /// What netfilter does to ARP frames.
+    pub arp_netfilter: ArpRules,
     /// The addresses about which netfilter drops replies, by the interface's name.
     pub held_back: BTreeMap<String, BTreeSet<Ipv4Addr>>,
     /// Interfaces with a foreign hook before ARP.
@@ -174,7 +175,7 @@ impl Snapshot {
                 put(&mut self.proxy_delays, ifindex, delay);
             }
             Event::AllSettings(settings) => dirty.set(&mut self.all, Some(settings)),
-            Event::ArpNetfilter(present) => dirty.set(&mut self.arp_netfilter, present),
+            Event::ArpNetfilter(rules) => dirty.set(&mut self.arp_netfilter, rules),
             Event::DroppedReplies(replies) => {
                 self.held_back_prefixes = replies.iter().map(|(_, addr)| Prefix::new(addr.octets(), 32)).collect();
                 let mut held_back: BTreeMap<String, BTreeSet<Ipv4Addr>> = BTreeMap::new();

@@ -2,6 +2,7 @@
 //! kernel's side of each case is in the lab; here it is the mirror's bookkeeping that is tried.
 
 use super::*;
+use crate::arp_rules::ArpRules;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
@@ -220,7 +221,7 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(cali(|link, _| link.master = Some(9))), pass(Reason::INTERFACE_HAS_MASTER));
     assert_eq!(blocked(cali(|link, _| link.hardware_type = 772)), pass(Reason::INTERFACE_NOT_ETHERNET));
     assert_eq!(blocked(cali(|link, _| link.kind = Some("vxlan".into()))), pass(Reason::INTERFACE_TUNNEL));
-    assert_eq!(blocked(Event::ArpNetfilter(true)), pass(Reason::ARP_NETFILTER));
+    assert_eq!(blocked(Event::ArpNetfilter(ArpRules::unread("test"))), pass(Reason::ARP_NETFILTER));
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
     assert_eq!(blocked(Event::ArpListeners(vec![CALI])), pass(Reason::ARP_LISTENER));
@@ -568,7 +569,7 @@ fn a_resync_after_any_history_leaves_the_same_tables() {
     for event in [
         add(local("10.50.0.0/16")),
         add(unicast("10.50.1.0/24", UPLINK)),
-        Event::ArpNetfilter(true),
+        Event::ArpNetfilter(ArpRules::unread("test")),
         Event::Proxies(vec![(0, POD)]),
         Event::LinkGone(UPLINK),
         neighbour(0x20),
@@ -597,11 +598,11 @@ fn the_routes_alone_can_be_dumped_again() {
 fn an_interface_that_nobody_attached_to_is_not_in_the_tables() {
     let mut world = TestNode::new();
     world.attached.clear();
-    world.tell(Event::ArpNetfilter(false));
+    world.tell(Event::ArpNetfilter(ArpRules::default()));
     assert_eq!(world.asks("8.8.8.8"), pass(Reason::INTERFACE_UNKNOWN));
     assert_eq!(world.mirror.neighbours(), 0);
     world.attached.insert(CALI);
-    world.tell(Event::ArpNetfilter(false));
+    world.tell(Event::ArpNetfilter(ArpRules::default()));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use arp_agent::{
+    arp_rules::ArpRules,
     event::{Event, IfSet, Link, Settings},
     kernel::Reader,
 };
@@ -172,21 +173,42 @@ fn proxies_and_proxy_delay() {
     });
 }
 
+/// The interfaces that ARP rules concern, of those that the lab has.
+fn concerned(events: &[Event]) -> Vec<&'static str> {
+    let [Event::ArpNetfilter(rules)] = events else { panic!("{events:?}") };
+    let link = |name: &str| Link { ifindex: index(name), name: name.to_owned(), ..Link::default() };
+    ["p0", "v0"].into_iter().filter(|name| rules.concern(&link(name)).is_some()).collect()
+}
+
 #[test]
 fn arp_chains_with_a_hook() {
     in_namespace(|| {
         let mut reader = lab();
         run("nft add table arp t");
         run("nft add chain arp t jumped_to");
+        run("nft add set arp t names { type ifname ; elements = { v0 } ; }");
+        run("nft add map arp t none { type ifname : verdict ; }");
         run("nft add table inet t");
         run("nft add chain inet t c { type filter hook input priority 0 ; }");
         assert_eq!(reader.unnotified_changes().unwrap(), []);
         run("nft add chain arp t c { type filter hook input priority 0 ; }");
-        assert_eq!(reader.unnotified_changes().unwrap(), [], "without a rule it does nothing");
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), [""; 0], "without a rule it does nothing");
+        run("nft add rule arp t c iifname p0 drop");
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), ["p0"]);
+        run("nft add rule arp t c iifname @names drop");
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), ["p0", "v0"]);
+        run("nft delete element arp t names { v0 }");
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), ["p0"]);
+        run("nft add rule arp t c oifname vmap @none");
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), ["p0"]);
+        run("nft add rule arp t c counter");
+        reader.unnotified_changes().unwrap();
+        assert_eq!(reader.unnotified_changes().unwrap(), [], "what was counted is no change");
         run("nft add rule arp t c drop");
-        assert_eq!(reader.unnotified_changes().unwrap(), [Event::ArpNetfilter(true)]);
+        assert_eq!(concerned(&reader.unnotified_changes().unwrap()), ["p0", "v0"]);
         run("nft delete table arp t");
-        assert_eq!(reader.netfilter().unwrap(), [Event::ArpNetfilter(false), Event::DroppedReplies(vec![])]);
+        let nothing = [Event::ArpNetfilter(ArpRules::default()), Event::DroppedReplies(vec![])];
+        assert_eq!(reader.netfilter().unwrap(), nothing);
     });
 }
 

@@ -111,7 +111,7 @@ fn k135_arptables_drops_what_comes_in() -> Result<()> {
     assert_eq!(after("-P INPUT ACCEPT")?, Answerer::FastPath);
     assert_eq!(after("-P OUTPUT DROP")?, nobody, "what goes out");
     assert_eq!(after("-P OUTPUT ACCEPT")?, Answerer::FastPath);
-    assert_eq!(after("-N own")?, Answerer::kernel("arp_netfilter"), "a chain of its own is not looked into");
+    assert_eq!(after("-N own")?, Answerer::FastPath, "nothing leads to a chain of its own");
     let build = || {
         let lab = topology::matrix()?;
         legacy(&lab, "-A INPUT -j DROP")?;
