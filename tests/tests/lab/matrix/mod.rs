@@ -4,6 +4,7 @@
 mod addresses;
 mod delays;
 mod devices;
+mod filters;
 mod first;
 mod flood;
 mod frame;
