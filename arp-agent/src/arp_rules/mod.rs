@@ -253,7 +253,8 @@ impl Rule {
             match step {
                 Step::If(Test { field, with: Values::Masked { value, mask }, inverted: false }) => {
                     let whole = mask.iter().all(|&byte| byte == 0xff);
-                    if *field == Field::OutName && whole && value.len() == 16 && value.ends_with(&[0]) {
+                    // nft compares all bytes of a name, arptables of nft those up to the first 0.
+                    if *field == Field::OutName && whole && value.ends_with(&[0]) {
                         let name = value.split(|&byte| byte == 0).next().unwrap_or_default();
                         interface = Some(String::from_utf8_lossy(name).into_owned());
                     }

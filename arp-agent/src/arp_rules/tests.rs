@@ -97,6 +97,8 @@ fn names() {
     assert!(!incoming(vec![vec![not(from("cali0")), DROP]]));
     assert!(incoming(vec![vec![not(from("cali1")), DROP]]));
     assert!(incoming(vec![vec![equals(Field::InName, b"cali"), DROP]]), "the beginning");
+    assert!(!incoming(vec![vec![equals(Field::InName, b"cali\0"), DROP]]), "the beginning and the end");
+    assert!(incoming(vec![vec![equals(Field::InName, b"cali0\0"), DROP]]));
     assert!(!incoming(vec![vec![equals(Field::InName, b"eth"), DROP]]));
     let set = |names: &[&str]| one_of(Field::InName, &names.iter().map(|n| padded(n.as_bytes())).collect::<Vec<_>>());
     assert!(incoming(vec![vec![set(&["eth0", "cali0"]), DROP]]));
@@ -298,7 +300,12 @@ fn replies_that_are_held_back() {
     let spa = || equals(Field::Packet { offset: 14, len: 4 }, &[10, 0, 0, 1]);
     let oper = || equals(Field::Packet { offset: 6, len: 2 }, &[0, 2]);
     let held_back = vec![("cali0".to_owned(), Ipv4Addr::new(10, 0, 0, 1))];
-    for rule in [vec![to("cali0"), oper(), spa(), DROP], vec![spa(), Step::Perhaps, to("cali0"), DROP]] {
+    let short = equals(Field::OutName, b"cali0\0");
+    for rule in [
+        vec![to("cali0"), oper(), spa(), DROP],
+        vec![spa(), Step::Perhaps, to("cali0"), DROP],
+        vec![short, spa(), DROP],
+    ] {
         let rules = rules(Hook::Output, true, [vec![rule]]);
         assert_eq!((concerns(&rules), rules.held_back()), (false, held_back.clone()));
     }

@@ -308,7 +308,7 @@ pub(super) fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::captured_arp::{CHAINS, ELEMENTS, RULES, SETS};
+    use super::super::captured_arp::{ARPTABLES_NFT_CHAIN, ARPTABLES_NFT_RULES, CHAINS, ELEMENTS, RULES, SETS};
     use super::super::tests::{bytes, message};
     use super::*;
     use crate::event::Link;
@@ -412,6 +412,18 @@ mod tests {
         assert_eq!(rules.concern(&eth0).unwrap().to_string(), "nft rule arp t in handle 8: it may drop frames");
         let rules = dumped(&[12]).rules();
         assert_eq!(rules.concern(&eth0).unwrap().to_string(), "nft rule arp t in handle 24: `meta` may do anything");
+    }
+
+    #[test]
+    fn arptables_by_nf_tables() {
+        let chains = || decoded(&[ARPTABLES_NFT_CHAIN], chain);
+        let rules = || decoded(&ARPTABLES_NFT_RULES, rule);
+        let drop = Dumped { chains: chains(), rules: rules(), ..Dumped::default() };
+        assert_eq!(concerned(&drop), ["eth1"]);
+        let mut accept = Dumped { chains: chains(), rules: rules(), ..Dumped::default() };
+        accept.rules.remove(0);
+        accept.chains[0].accepts = false;
+        assert_eq!(concerned(&accept).len(), INTERFACES.len(), "a request's htype may be 6");
     }
 
     #[test]
