@@ -14,7 +14,7 @@ use crate::plan::Plan;
 
 type Mutation = (&'static str, fn(&mut Plan));
 
-const MENU: [(usize, Mutation); 54] = [
+const MENU: [(usize, Mutation); 55] = [
     (24, ("sysctl", sysctl)),
     (2, ("sysctl default", sysctl_default)),
     (3, ("proxy_delay", proxy_delay)),
@@ -67,6 +67,7 @@ const MENU: [(usize, Mutation); 54] = [
     (1, ("stacked device", links::stacked)),
     (1, ("flush", links::flush)),
     (1, ("netfilter", netfilter::chain)),
+    (3, ("netfilter by interface", netfilter::rules)),
     (1, ("netfilter of Calico", netfilter::calico)),
     (6, ("sender", sender)),
 ];

@@ -7,17 +7,55 @@ use crate::plan::Plan;
 pub(super) fn chain(plan: &mut Plan) {
     let port = plan.port();
     let chain = match plan.rng.below(8) {
-        0 => "arp t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
-        1 => "arp t { chain c { type filter hook output priority 0; drop; } }".to_owned(),
-        2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; } }".to_owned(),
-        3 => "arp t { chain c { type filter hook input priority 0; arp daddr ip 10.5.0.0/16 drop; } }".to_owned(),
-        4 => "arp t { chain c { type filter hook input priority 0; meta mark set 7; } }".to_owned(),
-        5 => format!("netdev t {{ chain c {{ type filter hook ingress device v{port} priority 0; drop; }} }}"),
+        0 => "arp t { chain c { type filter hook input priority 0; drop; }; }".to_owned(),
+        1 => "arp t { chain c { type filter hook output priority 0; drop; }; }".to_owned(),
+        2 => "arp t { chain c { type filter hook input priority 0; arp operation reply drop; }; }".to_owned(),
+        3 => "arp t { chain c { type filter hook input priority 0; arp daddr ip 10.5.0.0/16 drop; }; }".to_owned(),
+        4 => "arp t { chain c { type filter hook input priority 0; meta mark set 7; }; }".to_owned(),
+        5 => format!("netdev t {{ chain c {{ type filter hook ingress device v{port} priority 0; drop; }}; }}"),
         // Harmless: it decides nothing.
-        6 => "arp t { chain c { type filter hook output priority 0; } }".to_owned(),
-        _ => "inet t { chain c { type filter hook input priority 0; drop; } }".to_owned(),
+        6 => "arp t { chain c { type filter hook output priority 0; }; }".to_owned(),
+        _ => "inet t { chain c { type filter hook input priority 0; drop; }; }".to_owned(),
     };
     table(plan, &chain);
+}
+
+/// Rules by interface, of several chains: what concerns one does not concern another.
+pub(super) fn rules(plan: &mut Plan) {
+    let (hook, name, index) = *plan.rng.pick(&[("input", "iifname", "iif"), ("output", "oifname", "oif")]);
+    let policy = if plan.rng.chance(20) { " policy drop;" } else { "" };
+    let other = some_rules(plan, name, index, 2, &["accept", "drop", "return", "counter"]);
+    let verdicts = ["accept", "drop", "return", "counter", "jump other", "goto other", "meta mark set 7"];
+    let rules = some_rules(plan, name, index, 4, &verdicts);
+    table(
+        plan,
+        &format!(
+            "arp t {{ chain other {{ {other} }}; chain c {{ type filter hook {hook} priority 0;{policy} {rules} }}; }}"
+        ),
+    );
+}
+
+fn some_rules(plan: &mut Plan, name: &str, index: &str, most: usize, verdicts: &[&str]) -> String {
+    let mut rules = String::new();
+    for _ in 0..plan.rng.between(1, most) {
+        let [one, another] = [plan.port(), plan.port()].map(|port| format!("v{port}"));
+        let verdict = *plan.rng.pick(verdicts);
+        let rule = match plan.rng.below(12) {
+            0 | 1 => format!("{name} {one} {verdict}"),
+            2 => format!("{name} != {one} {verdict}"),
+            3 => format!("{name} \"v*\" {verdict}"),
+            4 => format!("{name} \"x*\" {verdict}"),
+            5 => format!("{name} {{ {one}, {another} }} {verdict}"),
+            6 => format!("{name} != {{ {one}, {another}, x0 }} {verdict}"),
+            7 => format!("{index} {one} {verdict}"),
+            8 => format!("{index} != {one} {verdict}"),
+            9 => format!("{name} vmap {{ {one} : drop, x0 : accept }}"),
+            10 => format!("arp saddr ip {} {name} {one} {verdict}", plan.some_address()),
+            _ => format!("arp operation request {name} {one} {verdict}"),
+        };
+        rules += &format!("{rule}; ");
+    }
+    rules
 }
 
 /// Replies in which a workload's own address is claimed are dropped; now and then something is not as Felix writes it.
