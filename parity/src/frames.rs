@@ -1,5 +1,5 @@
-//! The frames of a scenario: most of them requests with good manners about something that is configured, the rest odd in
-//! one way, in many, or noise.
+//! The frames of a scenario. Most are well-formed requests about something that is configured; the others are odd in
+//! one way or in several, or noise.
 
 use std::net::Ipv4Addr;
 
@@ -9,8 +9,8 @@ use arp_common::{ArpFrame, Lladdr};
 use crate::mutations::UNROUTED;
 use crate::plan::{Plan, Sender};
 
-/// Senders that nothing is configured about leave neighbour entries behind, of which all namespaces of the machine have
-/// room for 1024 together: this many frames of a scenario may have one.
+/// How many frames of a scenario may have an unknown sender. Such a sender leaves a neighbour entry behind, and all
+/// namespaces of the machine together have room for 1,024.
 const STRANGERS: usize = 6;
 
 /// Frames for the scenario as planned so far.
@@ -27,7 +27,8 @@ pub(crate) fn draw(plan: &mut Plan, count: usize) -> Vec<Frame> {
     frames
 }
 
-/// Another host with the sender's address says so right before, in a way that may change the neighbour entry.
+/// A frame to be sent right before: another host uses the sender's address, in a way that may change the neighbour
+/// entry.
 fn flip(plan: &mut Plan, frame: &Frame) -> Option<Frame> {
     let mut arp = frame.arp()?;
     arp.arp.sha[4] ^= 0x20;
@@ -69,7 +70,7 @@ fn frame(plan: &mut Plan, strangers: &mut usize) -> Frame {
     Frame { port: sender.port, bytes }
 }
 
-/// Who asks, and by which port.
+/// The sender, and its port.
 fn asker(plan: &mut Plan, strangers: &mut usize) -> Sender {
     let mut sender = if plan.senders.is_empty() {
         Sender { port: plan.port(), ip: Ipv4Addr::new(10, 5, 0, 5), mac: Lladdr::new([2, 0, 0, 0x77, 0, 0]) }
@@ -96,7 +97,7 @@ fn asker(plan: &mut Plan, strangers: &mut usize) -> Sender {
     sender
 }
 
-/// Who is asked for.
+/// The target.
 fn target(plan: &mut Plan) -> Ipv4Addr {
     match plan.rng.below(100) {
         0..30 if !plan.targets.is_empty() => *plan.rng.pick(&plan.targets),
@@ -133,7 +134,7 @@ fn special(plan: &mut Plan) -> Ipv4Addr {
     *plan.rng.pick(&choices)
 }
 
-/// What stacks do: unicast, garbage in `tha`, another hardware type, an announcement.
+/// Changes the frame as real stacks do: unicast, garbage in `tha`, another hardware type, an announcement.
 fn polite(plan: &mut Plan, arp: &mut ArpFrame, port: u8) {
     match plan.rng.below(20) {
         0..10 => arp.dst = plan.macs[usize::from(port)].bytes(),

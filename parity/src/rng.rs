@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-/// A seeded source of choices: the same seed, the same choices.
+/// A seeded source of choices: the same seed gives the same choices.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(fastrand::Rng);
 

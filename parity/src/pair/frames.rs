@@ -1,10 +1,10 @@
-//! Frames as the two nodes get and send them.
+//! The frames that the two nodes receive and send.
 
 use anyhow::{Context, Result, bail, ensure};
 use arp_common::ArpFrame;
 use arp_common::maps::IfaceAddr;
 
-/// A frame and the port that it goes in by.
+/// A frame and the port by which it enters the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The number of the port: it leaves the peer's `p<port>`, and comes in by the node's `v<port>`.
@@ -39,8 +39,8 @@ impl Frame {
         bytes
     }
 
-    /// What a tap of that EtherType on the node sees of the frame: for all, it comes without an outer VLAN tag, which
-    /// becomes metadata; for ARP, after tags of VLAN 0 are off.
+    /// The frame as a tap of this EtherType on the node sees it. A tap for every EtherType sees it without the outer
+    /// VLAN tag, which has become metadata; a tap for ARP sees it without tags of VLAN 0.
     pub(super) fn at_the_tap(&self, ethertype: u16) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         while matches!(bytes.get(12..14), Some([0x81, 0x00] | [0x88, 0xa8])) && bytes.len() >= 18 {

@@ -2,9 +2,9 @@
 //! the fast path. The same steps are done to both, the same frames sent to both, and what they do is compared: the
 //! frames that come back, and the neighbour tables.
 //!
-//! What two kernels by themselves do differently is kept out: nothing here waits for a timer. The neighbours' timers
-//! are hours long; `locktime` is for ever, or never; `proxy_delay` is 0, or longer than any run (the answer counts
-//! as silence); the multipath hash has the same seed on both.
+//! Differences between two kernels alone are avoided: nothing here waits for a timer. The neighbours' timers are hours
+//! long; `locktime` is endless or 0; `proxy_delay` is 0, or longer than any run (then an answer counts as silence); the
+//! multipath hash has the same seed on both.
 
 mod frames;
 mod play;

@@ -1,4 +1,4 @@
-//! What is done to both nodes, as text: one step a line, `#` before a comment.
+//! The steps that are done to both nodes, as text: one step a line; `#` begins a comment.
 //!
 //! ```text
 //! ip addr add 10.0.0.1/24 dev v0      on the node
@@ -52,7 +52,7 @@ impl Step {
         }
     }
 
-    /// What it does to a route with a realm, and to which, if it does.
+    /// The command and the route, if the step changes a route with a realm.
     pub(super) fn realm(&self) -> Option<(&str, &str)> {
         match self {
             Step::Ip(command) if command.contains(" realm ") => command.strip_prefix("route ")?.split_once(' '),

@@ -34,9 +34,9 @@ const MARKER_WAIT: Duration = Duration::from_secs(5);
 const BRIDGE_TIMER: Duration = Duration::from_millis(50);
 /// How many frames go at once into the queue of a link, which holds 256.
 const LINK_BURST: usize = 64;
-/// Room for what a batch of frames leaves in a socket.
+/// Bytes in a socket's receive buffer: enough for all frames of a batch and their replies.
 const RECEIVE_BUFFER: usize = 32 << 20;
-/// What keeps timers from changing anything: files of `net/ipv4/neigh/<interface>`, and values.
+/// The settings under `net/ipv4/neigh/<interface>` that keep timers from changing anything.
 const STILL: [(&str, &str); 6] = [
     ("base_reachable_time_ms", "36000000"),
     ("delay_first_probe_time", "36000"),
@@ -57,10 +57,10 @@ pub(super) struct Side {
     peers_netlink: Netlink,
     hook: Hook,
     node_tap: Tap,
-    /// Where the markers arrive, if the node's tap does not see them.
+    /// The tap at which the markers arrive, if the node's tap does not see them.
     node_markers: Option<Tap>,
     peer_tap: Tap,
-    /// Another socket, for a tap does not see what was sent through it.
+    /// The socket that frames are sent through: a tap does not see what was sent through itself.
     sender: Tap,
     first_peer: u32,
     marker_link: (u32, u32),
@@ -76,9 +76,9 @@ pub(super) struct Tapped {
 /// What a node did with frames.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// What came in on the node and was not taken by XDP.
+    /// Frames that came in on the node, except those that XDP took.
     pub(super) passed: Vec<Tapped>,
-    /// What came back: the index of the last frame that had been sent by then, and the frame.
+    /// Frames that came back, each with the index of the last frame that had been sent by then.
     pub(super) replies: Vec<(usize, Tapped)>,
 }
 
@@ -150,7 +150,7 @@ impl Side {
         Ok(self.netlink.neighbours()?.settled())
     }
 
-    /// Starts doing steps of one kind, none of them a frame.
+    /// Starts steps of one kind, none of them a frame.
     pub(super) fn begin(&mut self, steps: &[Step]) -> Result<Doing> {
         let node = self.lab.node();
         let batch = |program: &str, arguments: &[&str], namespace: &Namespace| {
@@ -195,24 +195,24 @@ impl Side {
         }
     }
 
-    /// Waits until the kernel has acted on every carrier: until then it neither sends by the interface nor tells the
-    /// routes. It does so at once when a link comes up, and up to a second later when one goes down.
+    /// Waits until the kernel has acted on every change of carrier; until then it neither sends by the interface nor
+    /// updates its routes. It acts at once if a link comes up, and up to a second later if one goes down.
     pub(super) fn settle(&mut self) -> Result<()> {
         let mut settled = || Ok(self.netlink.carriers_are_settled()? && self.peers_netlink.carriers_are_settled()?);
         wait_until(Duration::from_secs(4), &mut settled, || "the kernel acts on a carrier".to_owned())
     }
 
-    /// Waits until the kernel has freed the routes that are gone, and those that it refused: a grace period of RCU later,
-    /// which may last longer than a batch of frames. Until then one with a realm counts, and while any counts the kernel
-    /// checks every sender in full (`free_fib_info`, net/ipv4/fib_semantics.c; `fib_validate_source`,
-    /// net/ipv4/fib_frontend.c). Whoever deletes an interface waits for all that is to be freed by then
+    /// Waits until the kernel has freed the routes that were removed or refused. It frees them after an RCU grace
+    /// period, which may last longer than a batch of frames. Until then a route with a realm still counts, and while
+    /// any counts the kernel validates every sender in full (`free_fib_info`, net/ipv4/fib_semantics.c;
+    /// `fib_validate_source`, net/ipv4/fib_frontend.c). Deleting an interface waits for everything that was to be freed
     /// (`netdev_run_todo`, net/core/dev.c).
     pub(super) fn free_routes(&self) -> Result<()> {
         self.peers.ip_each("link add f0 type veth peer name f1\nlink del f0")
     }
 
-    /// Sends frames, and gives what became of them. To be called on one core, so that the frames and their answers go
-    /// through its queue in order: when a marker that was sent after them is back, all is done.
+    /// Sends frames, and gives what came of them. To be called on one core: then frames and answers go through its
+    /// queue in order, and everything is done when a marker that was sent after them is back.
     pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
         let mut seen = Seen::default();
         if !self.hook.queues_by_link() {
@@ -230,7 +230,7 @@ impl Side {
         Ok(seen)
     }
 
-    /// Sends frames, the first of which has the number `first`, and a marker to and fro on each of `links`.
+    /// Sends frames, the first of which has the number `first`, then a marker there and back on each of `links`.
     fn send_some(&mut self, first: usize, frames: &[Frame], links: &[(u32, u32)], seen: &mut Seen) -> Result<()> {
         for frame in frames {
             self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
@@ -289,12 +289,12 @@ impl Drop for Side {
     }
 }
 
-/// A frame of the agent's self-test: for nobody, EtherType 0x88b5.
+/// Whether it is a frame of the agent's self-test: EtherType 0x88b5, for nobody.
 fn is_self_test(tapped: &Tapped) -> bool {
     tapped.bytes.get(12..14) == Some(&[0x88, 0xb5])
 }
 
-/// A request with which the node itself looks for somebody: when it does so is a matter of timers.
+/// Whether it is a request by which the node itself looks for a neighbour: timers decide when it does so.
 fn is_request_of_the_node(tapped: &Tapped) -> bool {
     let node = NODE_MAC(0).bytes();
     tapped.bytes.get(12..14) == Some(&[0x08, 0x06])
@@ -302,8 +302,8 @@ fn is_request_of_the_node(tapped: &Tapped) -> bool {
         && tapped.bytes.get(6..11) == Some(&node[..5])
 }
 
-/// The steps that keep an interface's timers from changing anything: for one that a scenario adds. Its settings are those
-/// of the machine's own namespace otherwise, where an answer by proxy is delayed by a random time.
+/// The steps that keep an interface's timers from changing anything, for an interface that a scenario adds. Otherwise
+/// it has the settings of the machine's own namespace, where a proxied answer is delayed by a random time.
 pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
     STILL
         .into_iter()
@@ -322,8 +322,8 @@ fn still() -> Result<()> {
     Ok(())
 }
 
-/// In driver mode replies are taken only by a peer with a queue of its own, which GRO gives it; and so that the kernel's
-/// own frames go through that queue too, in order with them, the node's ends do not segment.
+/// In driver mode a peer takes replies only if it has a queue of its own, which GRO gives it. Segmentation is switched
+/// off at the node's ends, so that the kernel's own frames go through that queue too, in order with the replies.
 fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
     for port in 0..PORTS {
         for (namespace, features) in [(peers, format!("p{port} gro on")), (node, format!("v{port} tso off"))] {
@@ -347,7 +347,7 @@ pub(super) enum Doing {
 }
 
 impl Doing {
-    /// Waits for the end, and gives the complaints.
+    /// Waits until the steps are done, and gives the errors.
     pub(super) fn finish(self) -> Result<String> {
         match self {
             Doing::Done(complaints) => Ok(complaints),
@@ -367,7 +367,7 @@ struct Tap {
 }
 
 impl Tap {
-    /// Of one EtherType; a socket that receives nothing with 0. A tap does not see what was sent through it.
+    /// A tap for one EtherType; 0: a socket that receives nothing. A tap does not see what was sent through itself.
     fn open(namespace: &Namespace, ethertype: u16) -> Result<Self> {
         let wire = Wire::open_for(namespace, None, ethertype)?;
         setsockopt(wire.socket(), sockopt::RcvBufForce, &RECEIVE_BUFFER).context("setting SO_RCVBUFFORCE")?;
