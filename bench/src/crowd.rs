@@ -75,7 +75,7 @@ pub(crate) fn address(number: u32) -> [u8; 4] {
     [10, 65, c, d]
 }
 
-/// A running `ip`, to which one command after the other is given: none of them waits for a program to start.
+/// A running `ip` that takes one command after the other: no command waits for a program to start.
 pub(crate) struct Ip {
     child: Child,
     commands: Option<ChildStdin>,

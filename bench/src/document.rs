@@ -1,11 +1,11 @@
-//! The figures of docs/performance.md: what stands between its markers comes from the JSON, and from nowhere else.
+//! Fills docs/performance.md: everything between its markers comes from the JSON.
 //!
 //! `<!-- bench NAME -->` opens a place that `<!-- end -->` closes. NAME is `machine`, `goals`, or a benchmark's name.
 //!
-//! A figure in a sentence stands between `<!-- figure BENCHMARK | MEASURE | CASE -->` and `<!-- /figure -->`: the value
-//! as the page's tables have it. `| ratio` at the end takes the ratio instead.
+//! `<!-- figure BENCHMARK | MEASURE | CASE -->` opens a figure in a sentence, `<!-- /figure -->` closes it. The figure
+//! is the value as in the page's tables; with `| ratio` at the end, it is the ratio.
 //!
-//! A plot that the document links to is drawn.
+//! Plots that the document links to are drawn anew.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -25,7 +25,7 @@ const CLOSE: &str = "<!-- end -->";
 const FIGURE: &str = "<!-- figure ";
 const FIGURE_END: &str = "<!-- /figure -->";
 
-/// Rewrites the file's places and figures, and draws its plots; what this run did not measure stays as it is.
+/// Fills the file's places and figures, and draws its plots. What this run did not measure stays as it is.
 pub(crate) fn rewrite(report: &Report, path: &Path) -> Result<()> {
     let text = filled(report, &fs::read_to_string(path)?)?;
     // Links are relative to the document.

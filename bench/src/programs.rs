@@ -26,7 +26,7 @@ pub(crate) const CHOICES: usize = 1 << 20;
 /// Live frames that are sent at once: what NAPI takes at once.
 const LIVE_BATCH: u32 = 64;
 
-/// Loaded programs and maps, gone when dropped.
+/// Loaded programs and maps; unloaded when dropped.
 pub(crate) struct Programs {
     ebpf: Ebpf,
     request: Array<MapData, [u32; 12]>,
@@ -36,7 +36,7 @@ pub(crate) struct Programs {
     routes: LpmTrie<MapData, [u8; 4], u32>,
 }
 
-/// Among which targets the requests choose.
+/// Which targets the requests have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Targets {
     /// Always the first.
@@ -52,7 +52,7 @@ pub(crate) enum Tc {
     Tcx,
 }
 
-/// What many runs of a program came to.
+/// The result of many runs of a program.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Runs {
     /// CPU time of one run, in ns.
@@ -99,7 +99,7 @@ impl Programs {
         Ok(program.try_into()?)
     }
 
-    /// Sets the request that is written, its target being one of `targets`, which are repeated as often as needed.
+    /// Sets the request that `feed` writes. Its target is one of `targets`, which are repeated as often as needed.
     pub(crate) fn set_request(&mut self, frame: &ArpFrame, targets: &[[u8; 4]]) -> Result<()> {
         ensure!(!targets.is_empty(), "a request needs a target");
         let targets: Vec<[u8; 4]> = targets.iter().copied().cycle().take(CHOICES).collect();
@@ -111,7 +111,7 @@ impl Programs {
         self.set_frame(frame)
     }
 
-    /// Sets the request that is written, always the same.
+    /// Sets the request that `feed` writes, always with the same target.
     pub(crate) fn set_frame(&mut self, frame: &ArpFrame) -> Result<()> {
         let mut words = [0; 12];
         for (word, bytes) in words.iter_mut().zip(frame.to_bytes().chunks(4)) {
@@ -124,7 +124,7 @@ impl Programs {
         self.request.set(0, words, 0).context("writing the request")
     }
 
-    /// Attaches one of these programs to an interface; it goes with `self`.
+    /// Attaches one of these programs to an interface; it is detached when `self` is dropped.
     pub(crate) fn attach(&mut self, name: &str, on: &Namespace, interface: &str, mode: XdpMode) -> Result<()> {
         let program = self.xdp(name)?;
         let attached = on.run(|| program.attach(interface, mode))?;
@@ -178,8 +178,8 @@ impl Programs {
         self.next.set(0, program, 0).context("placing a program behind `feed`")
     }
 
-    /// Runs the program that was placed on one request; what it returned. Placing it each time would have the kernel
-    /// rewrite code, and stop every core for that.
+    /// Runs the placed program on one request, and gives what it returned. (To place it anew each time would make the
+    /// kernel rewrite code, and stop every core for that.)
     pub(crate) fn run_placed(&mut self, ingress: u32) -> Result<u32> {
         Ok(run(self.xdp("feed")?, ingress, &[0; ArpFrame::LEN], 1)?.action)
     }
@@ -191,8 +191,8 @@ impl Programs {
     }
 }
 
-/// Runs a program `repeat` times on one frame (BPF_PROG_TEST_RUN): after the first run it is what the program made
-/// of it.
+/// Runs a program `repeat` times on one frame (BPF_PROG_TEST_RUN). From the second run on, the frame is what the
+/// program has made of it.
 pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Result<Runs> {
     let mut out = vec![0; frame.len()];
     let options = TestRunOptions {
@@ -210,7 +210,7 @@ pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Res
 }
 
 /// Runs a program on `frames` live frames of an interface in this thread's namespace: what it sends is really sent.
-/// How long that took.
+/// Gives how long that took.
 pub(crate) fn live(program: &Xdp, interface: &str, frames: u32) -> Result<Duration> {
     let ingress = if_nametoindex(interface).with_context(|| format!("asking for the index of {interface}"))?;
     let frame = [0; ArpFrame::LEN];
@@ -232,7 +232,7 @@ fn xdp_md(ingress: u32, length: usize) -> Vec<u8> {
     [0, length as u32, 0, ingress, 0, 0].iter().flat_map(|word: &u32| word.to_ne_bytes()).collect()
 }
 
-/// What this thread has had of its core so far.
+/// The CPU time of this thread so far.
 fn cpu_time() -> Result<Duration> {
     Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("reading the thread's CPU time")?.into())
 }

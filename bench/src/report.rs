@@ -13,7 +13,7 @@ use crate::samples::{At, Row};
 
 /// The version of the document.
 const SCHEMA: u32 = 2;
-/// How the note begins of a benchmark that was measured in an earlier run.
+/// The beginning of the note on a benchmark that was measured in an earlier run.
 const KEPT: &str = "Of an earlier run";
 
 /// All that a run measured, and where.
@@ -44,7 +44,7 @@ pub(crate) struct Ran {
     pub(crate) what: String,
     /// How long it took.
     pub(crate) seconds: f64,
-    /// Why it did not come to its end, if it did not.
+    /// Why it failed, if it did.
     pub(crate) failed: Option<String>,
     /// Under which conditions.
     pub(crate) notes: Vec<String>,
@@ -72,7 +72,7 @@ pub(crate) struct Ratio {
     pub(crate) value: Spread,
 }
 
-/// What the project set out to reach, and what it reached here.
+/// A goal of the project, and the value that was reached here.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Goal {
     /// P1 to P13 (docs/kernel-arp.md, §13).
@@ -143,7 +143,7 @@ impl Report {
         Ok(())
     }
 
-    /// An empty one of this machine.
+    /// An empty report of this machine.
     pub(crate) fn begin(quick: bool) -> Result<Self> {
         Ok(Report {
             schema: SCHEMA,
@@ -199,7 +199,7 @@ impl Report {
 }
 
 impl Measurement {
-    /// Of one row, with the case that it is compared with and the ratios to that.
+    /// The measurement of one row, with the case that it is compared with and the ratios to it.
     pub(crate) fn new(benchmark: &str, row: &Row, ratio: Option<(String, Spread)>) -> Self {
         Measurement {
             benchmark: benchmark.to_owned(),

@@ -9,7 +9,7 @@ use bench::Spread;
 use crate::report::{Bound, Goal, Measurement, Report};
 use bench::units::{self, grouped, number};
 
-/// All of a report.
+/// Prints a whole report.
 pub(crate) fn print(report: &Report) {
     println!("{}\n", crate::machine::line(report));
     for ran in &report.benchmarks {
@@ -19,7 +19,7 @@ pub(crate) fn print(report: &Report) {
     print_goals(report);
 }
 
-/// One benchmark's results, and its notes below.
+/// Prints one benchmark's results, and its notes below.
 pub(crate) fn print_benchmark(report: &Report, name: &str) {
     for (measure, results) in report.measures(name) {
         let mut table = Builder::default();
@@ -43,7 +43,7 @@ pub(crate) fn print_benchmark(report: &Report, name: &str) {
     }
 }
 
-/// What the columns of [`cells`] are: each table is of one measure.
+/// The head for the rows of [`cells`]: each table shows one measure.
 fn head(measure: &str, results: &[&Measurement]) -> [String; 5] {
     let to = results.iter().find_map(|result| result.ratio.as_ref()).map(|ratio| format!("ratio to {}", ratio.to));
     let rounds = results.iter().map(|result| result.value.samples);
@@ -86,7 +86,7 @@ pub(crate) fn print_goals(report: &Report) {
     }
 }
 
-/// What the columns of [`goal_rows`] are.
+/// The head for the rows of [`goal_rows`].
 pub(crate) const GOALS_HEAD: [&str; 7] =
     ["goal", "what", "decided by", "bound", "median (lowest–highest)", "beside it", "met"];
 

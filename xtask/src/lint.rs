@@ -142,7 +142,7 @@ fn dependencies() -> Result<Done> {
     clean(command.current_dir(workspace::root()).args(["check", "bans", "licenses", "sources"]))
 }
 
-/// The one in PATH, else the project's own, built where there is none.
+/// The cargo-deny in PATH, else the project's own, which is built if it is not there.
 fn cargo_deny() -> Result<PathBuf> {
     let ours = workspace::tools().join("bin/cargo-deny");
     if let Some(found) = process::find_program("cargo-deny").or_else(|| ours.is_file().then(|| ours.clone())) {

@@ -1,5 +1,5 @@
-//! docs/kernel-arp.md is what code, tests and documents refer to: sections (§5.3), rows (K043) and goals (P3). Each
-//! reference leads somewhere, and each row names the tests that there are.
+//! Code, tests and documents refer to docs/kernel-arp.md: to sections (§5.3), rows (K043) and goals (P3). The tests
+//! here check that each reference leads somewhere, and that rows and tests name each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,9 +12,9 @@ const PAGE: &str = "docs/kernel-arp.md";
 const ROWS: &str = "docs/kernel-arp/rows.md";
 /// This file, which names tests and references that do not exist.
 const HERE: &str = "xtask/src/rows.rs";
-/// In the place of a test's name.
+/// Stands in a row instead of a test's name.
 const NOT_YET: &str = "not yet a test";
-/// The rows' numbers, and those that no row ever had.
+/// The highest number of a row, and the numbers that no row ever had.
 const LAST: u32 = 335;
 const UNUSED: [u32; 23] =
     [153, 154, 155, 156, 157, 158, 159, 229, 248, 249, 262, 263, 264, 265, 266, 267, 268, 269, 296, 297, 298, 299, 319];

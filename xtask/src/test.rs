@@ -133,7 +133,7 @@ const UNIT: [&str; 6] = ["arp-common", "arp-agent", "bench", "lab", "parity", "x
 const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.
 const MATRIX: &str = "matrix::";
-/// Rows about devices that few kernels have all of: they are the other kernels' part.
+/// Rows about devices that this kernel may lack: `cargo xtask vm` runs them on other kernels.
 const ELSEWHERE: &str = "matrix::devices::";
 /// Faults that are tried for minutes.
 const LONG: &str = "::long_";
@@ -186,7 +186,7 @@ fn obstacle(metadata: &Value, (package, target): (&str, &str)) -> Option<String>
     })
 }
 
-/// What the tiers that need root share, made once, when the first of them comes.
+/// What the tiers that need root share; made once, for the first of them.
 #[derive(Default)]
 struct LabTools {
     clients: Option<Result<(), String>>,

@@ -1,4 +1,5 @@
-//! `cargo xtask run`, `parity` and `bench`: each builds a program of the workspace, and the agent, and becomes it.
+//! `cargo xtask run`, `parity` and `bench`: each builds the agent and a program of the workspace, and then becomes that
+//! program.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

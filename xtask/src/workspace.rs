@@ -1,4 +1,4 @@
-//! Where things are, and how cargo is called.
+//! The paths of the workspace, and calls of cargo.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};

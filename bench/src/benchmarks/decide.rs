@@ -1,9 +1,9 @@
 //! What a decision costs: the loaded program on whole frames, through BPF_PROG_TEST_RUN.
 //!
-//! A program that runs many times in one call gets the same packet again, and after the first run that is a reply. So
-//! `feed` runs first, writes a request, and goes on with the program by a tail call. What that costs is the difference
-//! between the empty program behind `feed` and the empty program alone, and is taken off again; the null program,
-//! which does not care what it swaps, shows by both ways whether that is right.
+//! A program that runs many times in one call gets the same packet each time; after the first run that packet is a
+//! reply. So `feed` runs first: it writes a request and tail-calls the program. The cost of `feed` is the difference
+//! between the empty program behind it and the empty program alone, and is subtracted. The null program needs no
+//! request: it is measured in both ways, which shows whether the subtraction is right.
 
 use anyhow::{Context as _, Result, ensure};
 use arp_agent::clock::monotonic_ns;
@@ -36,7 +36,7 @@ const TO_UPLINK: u16 = 1;
 /// enum xdp_action (include/uapi/linux/bpf.h).
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
-/// At how many routes the cost of memory is shown beside them.
+/// The number of routes for which the cost of memory alone is measured too.
 const WALL_ROUTES: u64 = 1_000_000;
 const MINUTE: u64 = 60_000_000_000;
 
@@ -51,7 +51,7 @@ const WALLS: [(&str, &str); 2] =
     [("parse only and one look into 64 MiB", "wall"), ("parse only and one look into 4 MiB", "dense_wall")];
 const SPARSE: &str = "fast path, each route in a /24 of its own";
 
-/// What runs behind `feed`.
+/// The cases, and the programs that run behind `feed`.
 const CASES: [(&str, &str); 5] = [("empty", "empty"), (NULL, "null"), (PARSE, "parse"), (LPM, "lpm"), (FULL, "")];
 
 pub(crate) const TABLES: &[Table] = &[Table {
@@ -69,16 +69,16 @@ pub(crate) const TABLES: &[Table] = &[Table {
     ],
 }];
 
-/// Where host routes are.
+/// How the targets of host routes are spread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// At random in 10.0.0.0/8: of a million, 16 share a /24, as pods of a large cluster do.
     Cluster,
-    /// At random in all unicast space: of a million, nearly each has a /24, and so a node of the FIB, for itself.
+    /// At random in all unicast space: of a million, nearly each has a /24, and so a node of the FIB, of its own.
     Sparse,
 }
 
-/// The mirror of a node with a number of routes, and requests for it.
+/// The tables of a node with a number of routes, and requests for it.
 struct DecisionTables {
     routes: u64,
     layout: Layout,
@@ -142,7 +142,7 @@ fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// Frames that are none of the fast path's business, without `feed`: nothing changes them.
+/// Frames that are not ARP, without `feed`: no program changes them.
 fn not_arp(node: &mut DecisionTables, round: usize, repeat: u32, findings: &mut Findings) -> Result<()> {
     let mut frame = [0; 60];
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -186,7 +186,7 @@ impl DecisionTables {
         Ok(DecisionTables { routes, layout, bpf, program, own })
     }
 
-    /// Every case once, with these targets.
+    /// Measures every case once, with these targets.
     fn measure(&mut self, round: usize, targets: Targets, repeat: u32, findings: &mut Findings) -> Result<()> {
         self.own.choose(targets)?;
         self.bpf.set_lease(monotonic_ns() + 10 * MINUTE)?;
@@ -228,7 +228,7 @@ impl DecisionTables {
         Ok(())
     }
 
-    /// The loaded program, which must answer every request by its own counter.
+    /// Runs the loaded program. It must answer every request, by its own counter.
     fn full(&mut self, repeat: u32) -> Result<Runs> {
         let before = self.bpf.counters(INGRESS)[ANSWERED];
         let runs = self.own.feed(&self.program, INGRESS, repeat)?;
@@ -242,7 +242,7 @@ impl DecisionTables {
     }
 }
 
-/// Hosts, each another one, always the same for the same number.
+/// Distinct hosts; the same number always gives the same hosts.
 fn hosts(count: u64, layout: Layout) -> Vec<[u8; 4]> {
     let mut random = fastrand::Rng::with_seed(count);
     // For a single route the targets are still many.

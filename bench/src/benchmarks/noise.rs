@@ -1,4 +1,4 @@
-//! The same thing against itself. No ratio of another benchmark that is nearer to 1 than these says anything.
+//! The same thing against itself. A ratio in another benchmark means nothing if it is nearer to 1 than these.
 
 use std::time::Instant;
 

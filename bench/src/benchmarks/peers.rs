@@ -1,8 +1,8 @@
-//! What people use instead: the same `reply` and `storm` against an ebtables rule on a bridge, Open vSwitch with an ARP
-//! responder flow (in userspace: the kernel's datapath is not everywhere), and a daemon.
+//! The alternatives that people use: `reply` and `storm` for an ebtables rule on a bridge, Open vSwitch with an ARP
+//! responder flow (in userspace: not every kernel has its datapath), and a daemon.
 //!
-//! Each is set up here, in a namespace of its own with one pod behind a veth, out of Debian's packages. What cannot run
-//! is skipped, loudly. Daemons are children, ended by their process id.
+//! Each is set up here from Debian's packages, in a namespace of its own with one pod behind a veth. What cannot run is
+//! skipped and reported. Daemons are children, ended by their process id.
 
 mod others;
 
@@ -22,7 +22,7 @@ use others::Peer;
 
 const SHARE: &str = "share of a storm's requests that got a reply";
 
-/// What is measured here too, for comparison.
+/// Our own responders, measured here too for comparison.
 const OURS: [Responder; 4] = [Responder::DelayedKernel, Responder::Kernel, Responder::Tcx, Responder::Skb];
 
 pub(crate) const TABLES: &[Table] = &[Table {
@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// A peer that answers: daemons look for the owner of an address first.
+/// Waits until a peer answers: daemons look for the owner of an address first.
 fn awake(peer: Peer) -> Result<Peer> {
     const TRIES: usize = 20;
     for attempt in 1..=TRIES {

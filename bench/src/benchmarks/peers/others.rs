@@ -1,4 +1,4 @@
-//! How each of the others is set up.
+//! Sets up the other responders.
 
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
@@ -26,14 +26,14 @@ const ANSWER: Lladdr = Lladdr::new([0xee; 6]);
 /// How long a daemon may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A responder of others, ready.
+/// One of the other responders, ready to measure.
 pub(super) struct Peer {
     pub(super) subject: Subject,
-    /// What it is, exactly.
+    /// Its name and version.
     pub(super) version: String,
-    /// Whether it does its work where the request was sent, so that its cost can be told from outside.
+    /// Whether it works on the core that the request was sent from, so that its cost can be measured from outside.
     pub(super) shares_the_core: bool,
-    /// Whether it takes more requests than one at a time.
+    /// Whether it can answer many requests at once.
     pub(super) storms: bool,
     /// How many requests a round may send one at a time.
     pub(super) patience: usize,
@@ -55,7 +55,7 @@ impl Peer {
         self.counter.as_ref().map(|counter| counter()).transpose()
     }
 
-    /// The same, once a counter that is brought up to date now and then has been.
+    /// The same, after waiting for counters that are updated only from time to time.
     pub(super) fn settled(&self) -> Result<Option<u64>> {
         if !self.daemons.is_empty() {
             thread::sleep(Duration::from_millis(1200));
@@ -63,7 +63,7 @@ impl Peer {
         self.answered()
     }
 
-    /// The last words of its daemons.
+    /// The last lines of its daemons' logs.
     pub(super) fn said(&self) -> String {
         let last = |daemon: &Daemon| {
             let log = fs::read_to_string(&daemon.log).unwrap_or_default();
@@ -73,7 +73,7 @@ impl Peer {
     }
 }
 
-/// A child; ended with its owner.
+/// A child process; ended when dropped.
 struct Daemon {
     name: String,
     child: Child,

@@ -1,4 +1,4 @@
-//! What is printed around the requests: the lab, the agent, and the table of the benchmark.
+//! Prints what surrounds the requests: the lab, the agent, and the table of the benchmark.
 
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
