@@ -1,9 +1,8 @@
-//! `cargo xtask setup`, and the same at the start of the other verbs: finds what the build and the lab need, installs
-//! what is missing when it can, and otherwise says in one message what to type. Fast when nothing is missing.
+//! `cargo xtask setup`; the other verbs run it first. It finds what the build and the lab need, installs what is
+//! missing if it can, and otherwise says in one message what to type. It is fast if nothing is missing.
 
 mod linker;
 mod packages;
-mod qemu;
 mod toolchain;
 
 use std::collections::BTreeSet;
@@ -15,7 +14,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::workspace;
-pub(crate) use qemu::{Qemu, qemu};
+pub(crate) use packages::{QEMU, unpack};
 use toolchain::Search;
 pub(crate) use toolchain::Toolchain;
 
@@ -48,7 +47,7 @@ pub(crate) fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure of what is needed; says nothing and takes no time when all is there.
+/// Makes sure that everything needed is there. If it is, this prints nothing and takes no time.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     let mut missing = BTreeSet::new();
     let mut search = None;
@@ -66,9 +65,6 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         }
         search = Some(found);
     }
-    if needs.contains(&Need::Vm) {
-        missing.extend(packages::missing(&packages::VM));
-    }
     if !missing.is_empty() {
         let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
         packages::install(&missing).map_err(|error| anyhow!("{}\n{error:#}", explain(search.as_ref(), &missing)))?;
@@ -78,11 +74,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Demo => &packages::DEMO,
             Need::Lab => &packages::TESTS,
             Need::Scenarios => &packages::SCENARIOS,
-            Need::Build | Need::Vm => &[],
+            Need::Vm => &packages::VM,
+            Need::Build => &[],
         })?;
-    }
-    if needs.contains(&Need::Vm) {
-        qemu::ensure()?;
     }
     if let Some(search) = search {
         finish_build_tools(search)?;
@@ -90,7 +84,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     Ok(())
 }
 
-/// The toolchain for the eBPF program, made with rustup if there is none; none means: only the distribution's is left.
+/// The toolchain for the eBPF program; if there is none, one is installed with rustup. `None`: only the distribution's
+/// is left.
 fn find_toolchain() -> Result<Search> {
     let mut search = toolchain::search(linker::refuses)?;
     if search.toolchain.is_none() {
@@ -100,7 +95,7 @@ fn find_toolchain() -> Result<Search> {
     Ok(search)
 }
 
-/// With the packages in place: the linker, and the note to the agent's build script.
+/// After the packages are installed: builds the linker, and tells the agent's build script which toolchain to use.
 fn finish_build_tools(search: Search) -> Result<()> {
     let toolchain = match search.toolchain {
         Some(toolchain) => toolchain,
@@ -148,7 +143,7 @@ pub(crate) fn install_distribution_clippy() -> Result<()> {
 /// no service starts. The folder.
 pub(crate) fn unpack_peers() -> Result<PathBuf> {
     let folder = workspace::tools().join("peers");
-    packages::unpack(&packages::PEERS, &folder)?;
+    unpack(&packages::PEERS, &folder)?;
     Ok(folder)
 }
 

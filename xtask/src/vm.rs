@@ -1,8 +1,7 @@
 //! `cargo xtask vm`: the tests that need root, on Debian's other kernels, each booted in qemu.
 //!
-//! The guest has no disk and no network: its only file system is an initramfs made here ([`image`]), out of this machine's
-//! own programs and the kernel's own modules. What the tests print comes out of a serial line, as does what became of
-//! them ([`guest`]).
+//! The guest has no disk and no network. Its only file system is an initramfs ([`image`]) with this machine's own
+//! programs and the kernel's own modules. Two serial lines carry what the tests print and their results ([`guest`]).
 
 mod cpio;
 mod guest;
@@ -178,9 +177,7 @@ fn run_kernel(
     image::write(&image, &kernel, &modules, programs, &plan)
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
-    let qemu = setup::qemu()?;
-    let machine =
-        qemu::Machine { qemu: &qemu, kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
+    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
     let (console, results) = (kernel.beside("console"), kernel.beside("results"));
     let output = machine.run(&console, &results, limit)?;
     // Made anew each time; the console stays only where it may say what went wrong.

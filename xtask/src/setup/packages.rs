@@ -1,4 +1,4 @@
-//! The distribution's packages. Only apt is spoken; elsewhere the message says what is wanted.
+//! The distribution's packages. They are installed with apt; without apt, a message says which are needed.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,20 +17,26 @@ const INSTALL: Duration = Duration::from_secs(15 * 60);
 pub(super) struct Client {
     pub(super) program: &'static str,
     package: &'static str,
-    /// What `-V` prints when it is the right one: several programs share the name.
-    mark: Option<&'static str>,
+    /// An argument, and what the right program prints then: several share the name, or it may lack its libraries.
+    mark: Option<[&'static str; 2]>,
 }
 
-/// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves.
-pub(super) const CLIENTS: [Client; 7] = [
-    Client { program: "ip", package: "iproute2", mark: Some("iproute2") },
-    Client { program: "tc", package: "iproute2", mark: Some("iproute2") },
+/// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves. `apt-get`
+/// is not among those that boot other kernels: a kernel comes from it, so it is there or nothing helps.
+pub(super) const CLIENTS: [Client; 11] = [
+    Client { program: "ip", package: "iproute2", mark: Some(["-V", "iproute2"]) },
+    Client { program: "tc", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "arping", package: "iputils-arping", mark: None },
     Client { program: "ping", package: "iputils-ping", mark: None },
     Client { program: "nft", package: "nftables", mark: None },
     Client { program: "ethtool", package: "ethtool", mark: None },
     Client { program: "arptables-legacy", package: "arptables", mark: None },
+    Client { program: "depmod", package: "kmod", mark: None },
+    Client { program: "modprobe", package: "kmod", mark: None },
+    Client { program: "ldd", package: "libc-bin", mark: None },
+    Client { program: QEMU, package: "qemu-system-x86", mark: Some(["-version", "QEMU"]) },
 ];
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
 /// What the demonstration runs.
 pub(super) const DEMO: [&str; 4] = ["ip", "arping", "ping", "ethtool"];
@@ -39,12 +45,8 @@ pub(super) const TESTS: [&str; 6] = ["ip", "tc", "ping", "nft", "ethtool", "arpt
 /// What random scenarios and measurements are made with.
 pub(super) const SCENARIOS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
 
-/// What boots other kernels, besides [qemu](mod@super::qemu). `apt-get` is not among them: a kernel comes from it, so
-/// it is there or nothing helps.
-pub(super) const VM: [Client; 2] = [
-    Client { program: "depmod", package: "kmod", mark: None },
-    Client { program: "ldd", package: "libc-bin", mark: None },
-];
+/// What boots other kernels.
+pub(super) const VM: [&str; 4] = ["depmod", "modprobe", "ldd", QEMU];
 
 /// Other responders, for `cargo xtask bench peers`, with those of their libraries that a small system may lack.
 pub(super) const PEERS: [&str; 11] = [
@@ -65,22 +67,18 @@ impl Client {
     fn is_here(&self) -> bool {
         let Some(program) = process::find_program(self.program) else { return false };
         let Some(mark) = self.mark else { return true };
-        process::output(Command::new(program).arg("-V")).is_ok_and(|version| version.contains(mark))
+        process::output(Command::new(program).arg(mark[0])).is_ok_and(|said| said.contains(mark[1]))
     }
 
-    /// What to say of another program of the same name.
+    /// What to say of a program that is here now, and is not the right one.
     fn is_another(&self) -> String {
         let found = process::find_program(self.program).map_or("none".to_owned(), |found| found.display().to_string());
         format!(
-            "the first `{}` in PATH is {found}, which is not that of the package {}: put the folder of that one first",
+            "the first `{}` in PATH is {found}, which does not answer as that of the package {} does: put the folder of \
+             that one first, or, if it is in .tools/clients, remove that folder and try again",
             self.program, self.package
         )
     }
-}
-
-/// The packages of those programs that this machine lacks.
-pub(super) fn missing(programs: &[Client]) -> impl Iterator<Item = String> + '_ {
-    programs.iter().filter(|client| !client.is_here()).map(|client| client.package.to_owned())
 }
 
 /// Those of the [`CLIENTS`] with these names that this machine lacks.
@@ -99,20 +97,18 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
     let packages: Vec<&str> = packages.into_iter().collect();
     let programs: Vec<&str> = missing.iter().map(|client| client.program).collect();
     let lacks = format!("this machine lacks {}.", programs.join(", "));
-    let Err(refused) = install(&packages) else {
-        let still = missing_clients(names);
-        // What the package has is there now, and something else of that name comes first in PATH.
-        return match still.first() {
-            None => Ok(()),
-            Some(client) => bail!("{}", client.is_another()),
-        };
-    };
-    if process::find_program("apt-get").is_none() || process::find_program("dpkg-deb").is_none() {
-        bail!("{lacks}\n{refused:#}");
+    if let Err(refused) = install(&packages) {
+        if process::find_program("apt-get").is_none() || process::find_program("dpkg-deb").is_none() {
+            bail!("{lacks}\n{refused:#}");
+        }
+        // One that cannot be installed does not keep the others away.
+        let refused: Vec<&str> = packages.into_iter().filter(|package| install(&[package]).is_err()).collect();
+        eprintln!("setup: unpacking {} into .tools/clients instead", refused.join(" "));
+        unpack_clients(&missing_clients(names))
+            .map_err(|error| anyhow!("{lacks}\nNor could they be unpacked into .tools/clients: {error:#}"))?;
     }
-    eprintln!("setup: {refused:#}\nsetup: unpacking {} into .tools/clients instead", packages.join(" "));
-    unpack_clients(&missing)
-        .map_err(|error| anyhow!("{lacks}\n{refused:#}\nNor could they be unpacked into .tools/clients: {error:#}"))
+    // What was installed may come second in PATH, what was unpacked may not start.
+    missing_clients(names).first().map_or(Ok(()), |client| bail!("{}", client.is_another()))
 }
 
 /// Unpacks the packages of programs into `.tools/clients`, each into a folder of its own, and makes a script for each
@@ -212,8 +208,9 @@ fn would_install(said: &str) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-/// Downloads packages and unpacks them into a folder, without installing them; does nothing where that was done.
-pub(super) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
+/// Downloads packages and unpacks them into a folder, without installing them; does nothing where that was done. The
+/// archives stay in the folder `archives` there.
+pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
     let (done, wanted) = (folder.join("unpacked"), packages.join(" "));
     if fs::read_to_string(&done).is_ok_and(|text| text == wanted) {
         return Ok(());
@@ -248,7 +245,8 @@ pub(super) fn refresh() {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.arg("-q").env("DEBIAN_FRONTEND", "noninteractive");
+    // Without a signed list that has a package's hash, apt must refuse rather than warn.
+    command.args(["-q", "-o", "APT::Get::AllowUnauthenticated=false"]).env("DEBIAN_FRONTEND", "noninteractive");
     command
 }
 
@@ -264,7 +262,7 @@ fn without_apt(packages: &[&str]) -> String {
     let mut text =
         "There is no apt-get here. By this machine's own package manager, install what Debian calls".to_owned();
     for package in packages {
-        let programs: Vec<_> = CLIENTS.iter().chain(&VM).filter(|c| c.package == *package).map(|c| c.program).collect();
+        let programs: Vec<_> = CLIENTS.iter().filter(|c| c.package == *package).map(|c| c.program).collect();
         match programs.as_slice() {
             [] => text.push_str(&format!("\n  {package}")),
             programs => text.push_str(&format!("\n  {package} (for {})", programs.join(" and "))),
@@ -291,12 +289,10 @@ mod tests {
 
     #[test]
     fn each_verb_asks_only_for_what_it_runs() {
-        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS] {
+        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
         assert!(!TESTS.contains(&"arping") && !SCENARIOS.contains(&"arping"));
-        let arping = CLIENTS.iter().find(|client| client.program == "arping").unwrap();
-        assert_eq!(arping.mark, None);
     }
 
     #[test]

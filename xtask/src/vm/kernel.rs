@@ -113,45 +113,16 @@ pub(super) fn fetch(version: &Version) -> Result<Kernel> {
         }
     };
     let folder = kernels.join(&package);
-    if !folder.is_dir() {
-        unpack(&package, &kernels, &folder)?;
-    }
+    setup::unpack(&[&package], &folder)?;
     let release = fs::read_dir(folder.join("lib/modules"))
         .ok()
         .and_then(|mut releases| releases.next()?.ok()?.file_name().into_string().ok())
         .with_context(|| format!("{package} has no /lib/modules/RELEASE"))?;
-    let version = fs::read_to_string(folder.join("version")).unwrap_or_default();
+    let archive = fs::read_dir(folder.join("archives")).ok().and_then(|mut files| files.next()?.ok());
+    let archive = archive.with_context(|| format!("{package} has left no archive"))?.path();
+    let version = process::output(Command::new("dpkg-deb").arg("-f").arg(archive).arg("Version"))?;
     let image = folder.join(format!("boot/vmlinuz-{release}"));
     Ok(Kernel { package: format!("{package} {}", version.trim()), image, release, folder })
-}
-
-/// Downloads and unpacks a package; what is half done is never mistaken for the whole.
-fn unpack(package: &str, kernels: &Path, folder: &Path) -> Result<()> {
-    let partial = kernels.join(format!("partial-{package}"));
-    if partial.exists() {
-        fs::remove_dir_all(&partial).with_context(|| format!("cannot remove {}", partial.display()))?;
-    }
-    fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-    eprintln!("vm: downloading {package} …");
-    // Without a signed list that has the package's hash, apt must refuse rather than warn.
-    let mut download = Command::new("apt-get");
-    download.current_dir(&partial).args(["-q", "-o", "APT::Get::AllowUnauthenticated=false", "download", package]);
-    process::output(&mut download)?;
-    let deb = fs::read_dir(&partial)
-        .ok()
-        .and_then(|mut files| files.next()?.ok())
-        .map(|file| file.path())
-        .with_context(|| format!("apt-get download {package} left no file"))?;
-    eprintln!(
-        "vm: {}: apt compared its hash with the archive's signed list; the kernel's own signature (Secure Boot) is not \
-         checked",
-        super::file_name(&deb)?
-    );
-    process::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&partial))?;
-    let version = process::output(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Version"))?;
-    fs::write(partial.join("version"), version).context("cannot note the package's version")?;
-    fs::remove_file(&deb).with_context(|| format!("cannot remove {}", deb.display()))?;
-    fs::rename(&partial, folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
 /// The names of the packages that apt knows and can fetch.

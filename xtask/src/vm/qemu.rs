@@ -12,13 +12,12 @@ use anyhow::{Context as _, Result};
 
 use super::guest;
 use crate::process;
-use crate::setup::Qemu;
+use crate::setup;
 
 /// The last lines of the kernel's console that are shown when a guest did not come to its end.
 const CONSOLE_LINES: usize = 40;
 
 pub(super) struct Machine<'a> {
-    pub(super) qemu: &'a Qemu,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) accel: &'a str,
@@ -41,7 +40,7 @@ impl Machine<'_> {
     fn command(&self, console: &Path, results: &Path) -> Result<Command> {
         // Ended by the kernel if this process dies, however it does.
         let mut command = process::program("setpriv")?;
-        command.args(["--pdeathsig", "KILL"]).args(self.qemu.command_line());
+        command.args(["--pdeathsig", "KILL"]).arg(process::find_program(setup::QEMU).unwrap_or(setup::QEMU.into()));
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-nic", "none", "-m", "2048", "-smp", &self.cpus.to_string()]);
         match self.accel {
@@ -143,15 +142,14 @@ mod tests {
 
     #[test]
     fn the_guest_has_no_network_and_the_three_lines() {
-        let qemu = &Qemu { program: "qemu-system-x86_64".into(), unpacked: None };
-        let machine = Machine { qemu, kernel: Path::new("/k"), initramfs: Path::new("/i"), accel: "tcg", cpus: 2 };
+        let machine = Machine { kernel: Path::new("/k"), initramfs: Path::new("/i"), accel: "tcg", cpus: 2 };
         let Ok(command) = machine.command(Path::new("/a,b/console"), Path::new("/results")) else {
             // A machine without setpriv has no guests either.
             return;
         };
         let described = process::describe(&command);
         for part in [
-            "--pdeathsig KILL qemu-system-x86_64",
+            "--pdeathsig KILL ",
             "-nic none",
             "-no-reboot",
             "-smp 2",
