@@ -64,13 +64,13 @@ const FORWARD: usize = 2;
 /// A table that is longer, such as one of 300 rules, is not read: it would be again and again.
 const MOST: usize = 1 << 16;
 
-/// The tables of legacy arptables. The kernel tells their names in a file that is there while the module is loaded. It is kept open
-/// from then on, because opening it costs several times what reading it does.
+/// The tables of legacy arptables. While the module is loaded, the kernel has a file with their names. The file is kept
+/// open: opening it costs several times as much as reading it.
 #[derive(Default)]
 pub(super) struct ArpTables {
     names: Option<File>,
     socket: Option<OwnedFd>,
-    /// It was told that the file may not be read.
+    /// The log already says that the file may not be read.
     told: bool,
 }
 
@@ -291,7 +291,7 @@ fn text(file: &File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes[..len]).into_owned())
 }
 
-/// Asks for an option of IPv4 whose answer is as long as `value`, which holds the question.
+/// Reads a socket option of IPv4. `value` holds the request, and is overwritten by the answer, which has its length.
 fn ask(socket: &impl AsFd, option: i32, value: &mut [u8]) -> io::Result<()> {
     let mut len = value.len() as libc::socklen_t;
     let socket = socket.as_fd().as_raw_fd();
