@@ -424,6 +424,7 @@ pub(super) fn sysctl_name(interface: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arp_rules::tests::dropping_from;
     use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
 
     fn question(target: &str) -> Question {
@@ -479,6 +480,8 @@ mod tests {
         assert!(found.len() == 1 && found[0].starts_with("ip rule"), "{found:?}");
         let found = would_answer_if([Event::ArpNetfilter(ArpRules::unread("test"))], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("arptables"), "{found:?}");
+        let found = would_answer_if([Event::ArpNetfilter(dropping_from("cali0"))], "8.8.8.8");
+        assert!(found.len() == 1 && found[0].contains("(nft rule arp t c0 handle 1: it may drop"), "{found:?}");
         let found =
             would_answer_if([Event::DroppedReplies(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("nft list ruleset arp"), "{found:?}");
@@ -522,6 +525,15 @@ mod tests {
         assert_eq!(found("ip neigh show 10.5.0.5 dev cali0"), Some("lladdr 02:00:00:00:00:02 STALE"));
         assert_eq!(found("ip route, to the target 8.8.8.8"), Some("default dev eth0"));
         assert_eq!(found("ip route, back to the sender 10.5.0.5"), Some("10.5.0.5 dev cali0"));
+        for (name, expected) in
+            [("cali0", "nft rule arp t c0 handle 1: it may drop frames"), ("eth9", "nothing that concerns cali0")]
+        {
+            let mut world = KernelView::new(dump(), CALI).unwrap();
+            world.tell(Event::ArpNetfilter(dropping_from(name))).unwrap();
+            let facts = world.facts(&question("8.8.8.8"));
+            let netfilter = facts.iter().find(|fact| fact.what == "ARP netfilter").unwrap();
+            assert_eq!(netfilter.found, expected, "{name}");
+        }
     }
 
     #[test]

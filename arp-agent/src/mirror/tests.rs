@@ -2,7 +2,7 @@
 //! kernel's side of each case is in the lab; here it is the mirror's bookkeeping that is tried.
 
 use super::*;
-use crate::arp_rules::ArpRules;
+use crate::arp_rules::{ArpRules, tests::dropping_from};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Address, Link, NDO_XMIT, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
@@ -222,6 +222,8 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(cali(|link, _| link.hardware_type = 772)), pass(Reason::INTERFACE_NOT_ETHERNET));
     assert_eq!(blocked(cali(|link, _| link.kind = Some("vxlan".into()))), pass(Reason::INTERFACE_TUNNEL));
     assert_eq!(blocked(Event::ArpNetfilter(ArpRules::unread("test"))), pass(Reason::ARP_NETFILTER));
+    assert_eq!(blocked(Event::ArpNetfilter(dropping_from("cali0"))), pass(Reason::ARP_NETFILTER));
+    assert_eq!(blocked(Event::ArpNetfilter(dropping_from("eth0"))), REPLY);
     assert_eq!(blocked(Event::IngressHooks(vec![CALI])), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(Event::IngressHooks(vec![UPLINK])), REPLY);
     assert_eq!(blocked(Event::ArpListeners(vec![CALI])), pass(Reason::ARP_LISTENER));
@@ -560,6 +562,21 @@ fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
     world.tell(held_back("cali0", other));
     assert_eq!(world.asks("8.8.8.8"), netfilter);
     world.tell(Event::DroppedReplies(Vec::new()));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn arp_rules_follow_the_name_of_an_interface() {
+    let mut world = TestNode::new();
+    let named = |name: &str| {
+        let name = name.to_owned();
+        cali(move |link, _| link.name = name)
+    };
+    world.tell(Event::ArpNetfilter(dropping_from("cali7")));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(named("cali7"));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::ARP_NETFILTER));
+    world.tell(named("cali8"));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
 }
 
