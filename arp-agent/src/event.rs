@@ -27,8 +27,18 @@ pub enum Event {
     Route(Route, Placement),
     /// A route was removed (RTM_DELROUTE).
     RouteGone(Route),
-    /// All routing rules: rules have no identity by which one could be added or removed alone.
+    /// All routing rules, in the order in which they are asked: rules have no identity by which one could be added or
+    /// removed alone.
     Rules(Vec<RoutingRule>),
+    /// Whether the kernel keeps table local apart from table main; `None` if it cannot be told.
+    LocalAndMain(Option<LocalAndMain>),
+    /// Whether a nexthop object is a resilient group (RTM_NEWNEXTHOP).
+    NexthopObject {
+        /// Its number.
+        id: u32,
+        /// Whether it is one.
+        resilient: bool,
+    },
     /// A neighbour entry is so (RTM_NEWNEIGH).
     Neighbour(NeighbourEntry),
     /// A neighbour entry is gone (RTM_DELNEIGH).
@@ -134,6 +144,10 @@ pub struct Link {
     pub carrier: bool,
     /// IFLA_MASTER.
     pub master: Option<u32>,
+    /// IFLA_VRF_TABLE of a VRF.
+    pub vrf_table: Option<u32>,
+    /// IFLA_GROUP.
+    pub group: u32,
     /// IFLA_LINK: a veth's other end, or the device below a stacked one; in this namespace if `link_netnsid` is `None`.
     pub link: Option<u32>,
     /// IFLA_LINK_NETNSID.
@@ -214,7 +228,7 @@ pub enum RouteKind {
 /// An IPv4 route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// RTA_TABLE: 255 local, 254 main, 253 default.
+    /// RTA_TABLE: 255 local, 254 main, 253 default, or any other.
     pub table: u32,
     /// Destination.
     pub prefix: Prefix,
@@ -224,19 +238,26 @@ pub struct Route {
     pub metric: u32,
     /// rtm_type.
     pub kind: RouteKind,
-    /// RTA_OIF of a single-path route.
+    /// RTA_OIF of a route with a single next hop.
     pub oif: Option<u32>,
     /// RTA_GATEWAY or RTA_VIA.
     pub gateway: Option<IpAddr>,
     /// RTA_NH_ID: a nexthop object.
     pub nexthop: Option<u32>,
-    /// The route has RTA_MULTIPATH.
-    pub multipath: bool,
+    /// RTA_MULTIPATH: the interfaces of all next hops, in the kernel's order; empty with a single one.
+    pub hops: Box<[u32]>,
     /// The route has RTA_ENCAP (light-weight tunnel).
     pub encap: bool,
     /// A hash of everything else that tells routes apart (protocol, scope, preferred source, realms, metrics, hops,
     /// encapsulation): so that, of two that look alike here, the right one is removed.
     pub rest: u64,
+}
+
+impl Route {
+    /// The interfaces of its next hops, in the kernel's order; empty if it has none, or if they are not told.
+    pub fn legs(&self) -> &[u32] {
+        if self.hops.is_empty() { self.oif.as_slice() } else { &self.hops }
+    }
 }
 
 /// Where a new route goes among those with the same table, prefix, tos and metric (the message's NLM_F_* flags).
@@ -250,13 +271,77 @@ pub enum Placement {
     First,
 }
 
-/// A routing rule, as far as it can be told from the three default ones.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A routing rule (include/uapi/linux/fib_rules.h), as it concerns an ARP request: a packet without mark, tos, protocol,
+/// ports, tunnel or outgoing interface, of the user who owns the network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RoutingRule {
     /// FRA_PRIORITY; 0 if missing.
     pub priority: u32,
-    /// Table that a bare lookup rule names; `None` for any rule with another action or with any selector.
-    pub plain_lookup: Option<u32>,
+    /// What it does.
+    pub action: RuleAction,
+    /// FIB_RULE_INVERT: it applies where the selectors do not match all together.
+    pub inverted: bool,
+    /// FRA_SRC.
+    pub from: Option<Prefix>,
+    /// FRA_DST.
+    pub to: Option<Prefix>,
+    /// FRA_IIFNAME.
+    pub iif: Option<String>,
+    /// FIB_RULE_IIF_DETACHED: no interface had that name when the kernel said so.
+    pub iif_detached: bool,
+    /// FRA_FWMARK and FRA_FWMASK, if the rule asks for a mark.
+    pub mark: Option<(u32, u32)>,
+    /// FRA_UID_RANGE: the first and the last user.
+    pub users: Option<(u32, u32)>,
+    /// FRA_L3MDEV: it applies to frames of ports of a VRF, and looks up the VRF's table.
+    pub l3mdev: bool,
+    /// Selectors that no ARP request matches, as `ip rule` prints them.
+    pub never: Vec<String>,
+    /// It has a selector that this version does not know.
+    pub unknown: bool,
+}
+
+/// What a routing rule does with a packet that it applies to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleAction {
+    /// FR_ACT_TO_TBL: looks up a table. With FRA_L3MDEV the table is the VRF's.
+    Lookup {
+        /// FRA_TABLE.
+        table: u32,
+        /// FRA_SUPPRESS_PREFIXLEN: a route whose prefix is not longer than this does not count.
+        suppress_prefixlen: Option<u8>,
+        /// FRA_SUPPRESS_IFGROUP: nor does one by an interface of this group.
+        suppress_ifgroup: Option<u32>,
+    },
+    /// FR_ACT_GOTO: goes on at the first rule of this priority.
+    Goto(u32),
+    /// FR_ACT_NOP: nothing.
+    Nop,
+    /// FR_ACT_UNREACHABLE, _BLACKHOLE, _PROHIBIT, and what the kernel does not know either: the packet goes nowhere. The
+    /// number is that of the action.
+    Refuse(u8),
+}
+
+impl Default for RuleAction {
+    fn default() -> Self {
+        RuleAction::lookup(0)
+    }
+}
+
+impl RuleAction {
+    /// Looks up a table; all of it counts.
+    pub const fn lookup(table: u32) -> Self {
+        RuleAction::Lookup { table, suppress_prefixlen: None, suppress_ifgroup: None }
+    }
+}
+
+/// How the kernel keeps the tables local and main (`fib_unmerge`, net/ipv4/fib_trie.c, 6.18).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalAndMain {
+    /// In one trie: the longer prefix wins. So they are until a rule is added or deleted for the first time.
+    Merged,
+    /// Apart: a rule leads to each.
+    Split,
 }
 
 /// A neighbour entry that is not a proxy entry.

@@ -38,10 +38,10 @@ pub trait Tables {
     fn proxies_are_confirmed(&self) -> bool;
     /// Whether `arp_ignore` 1 lets the interface answer for the address.
     fn owned(&self, key: IfaceAddr) -> bool;
-    /// The interface in a slot.
+    /// What is in a slot of what routes leave by.
     fn oif(&self, slot: u16) -> Option<Oif>;
-    /// An entry of the FIB's root.
-    fn fib_root(&self, index: u16) -> Entry;
+    /// An entry of a view's root; [`Entry::OPAQUE`] if there is no such view.
+    fn fib_root(&self, view: u16, index: u8) -> Entry;
     /// An entry of a FIB node; [`Entry::OPAQUE`] if there is no such node.
     fn fib_node(&self, node: u32, index: u8) -> Entry;
 }
@@ -78,7 +78,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         return Verdict::Pass(Reason::INTERFACE_UNKNOWN);
     };
     if iface.blocked != 0 {
-        return Verdict::Pass(Reason::from_raw(iface.blocked));
+        return Verdict::Pass(Reason::from_raw(u32::from(iface.blocked)));
     }
 
     let mac = iface.lladdr();
@@ -93,7 +93,8 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
 
     // A probe asks the local table alone: no sender, no neighbour, no proxying.
     if spa == [0; 4] {
-        return if !matches!(fib::lookup(tables, tpa).kind(), Kind::Local) {
+        let route = fib::lookup(tables, iface.probe_view, tpa);
+        return if !matches!(route.kind(), Kind::Local) || route.is_elsewhere() {
             Verdict::Pass(Reason::PROBE_NOT_LOCAL)
         } else if may_answer_local(&iface, ingress, tpa, tables) {
             Verdict::Reply(mac)
@@ -108,9 +109,6 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
     if spa == tpa {
         return Verdict::Pass(Reason::ANNOUNCEMENT);
     }
-    if !is_reached_by(ingress, spa, tables) {
-        return Verdict::Pass(Reason::SENDER_ROUTE);
-    }
     let Some(neighbour) = tables.neighbour(IfaceAddr { ifindex: ingress, addr: spa }) else {
         return Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN);
     };
@@ -123,13 +121,19 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         }
     }
 
-    let route = fib::lookup(tables, tpa);
+    let route = fib::lookup(tables, neighbour.view(), tpa);
+    if !neighbour.is_accepted(route.differs()) {
+        return Verdict::Pass(Reason::SENDER_ROUTE);
+    }
     match route.kind() {
         Kind::None => return Verdict::Pass(Reason::NO_ROUTE),
         Kind::Unanswerable => return Verdict::Pass(Reason::UNANSWERABLE_ROUTE),
         Kind::Opaque => return Verdict::Pass(Reason::OPAQUE_ROUTE),
+        Kind::OpaqueRule => return Verdict::Pass(Reason::OPAQUE_RULE),
         Kind::Local => {
-            return if may_answer_local(&iface, ingress, tpa, tables) {
+            return if route.is_elsewhere() && iface.has(Iface::ARP_FILTER) {
+                Verdict::Pass(Reason::ARP_FILTER)
+            } else if may_answer_local(&iface, ingress, tpa, tables) {
                 Verdict::Reply(mac)
             } else {
                 Verdict::Pass(Reason::ARP_IGNORE)
@@ -145,12 +149,16 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         Some(oif) if oif.ifindex != 0 => oif,
         _ => return Verdict::Pass(Reason::OPAQUE_ROUTE),
     };
+    // Whether the request goes back to where it came from is a matter of the next hop that the kernel takes.
+    if oif.is_several() && iface.has(Iface::NEXT_HOP) {
+        return Verdict::Pass(Reason::OPAQUE_ROUTE);
+    }
     let mut by_static_proxy = false;
     if oif.ifindex == ingress {
         if !iface.has(Iface::PVLAN) {
             return Verdict::Pass(Reason::PVLAN_OFF);
         }
-    } else if !(iface.has(Iface::PROXY_ARP) && medium_allows(iface.medium_id, oif.medium_id)) {
+    } else if !(iface.has(Iface::PROXY_ARP) && medium_allows(iface.medium_id, oif)) {
         if !(iface.has(Iface::HAS_PROXIES) && is_static_proxy(ingress, tpa, tables)) {
             let off = if iface.has(Iface::PROXY_ARP) { Reason::MEDIUM_ID } else { Reason::PROXY_ARP_OFF };
             return Verdict::Pass(off);
@@ -172,20 +180,6 @@ fn is_special(addr: [u8; 4]) -> bool {
     addr[0] & 0xf0 == 0xe0 || addr[0] == 127 || addr == [0xff; 4]
 }
 
-/// Whether source validation is sure to accept `spa`, whatever `rp_filter`, `accept_local` and `arp_filter` say: its
-/// best route is a single path out of the ingress interface, and not 0.0.0.0/0.
-#[inline(always)]
-fn is_reached_by(ingress: u32, spa: [u8; 4], tables: &impl Tables) -> bool {
-    let route = fib::lookup(tables, spa);
-    if !matches!(route.kind(), Kind::Unicast) || route.is_default_route() {
-        return false;
-    }
-    match tables.oif(route.slot()) {
-        Some(oif) => oif.ifindex == ingress,
-        None => false,
-    }
-}
-
 /// Whether `arp_ignore` (net/ipv4/arp.c) surely lets the interface answer for a local target.
 #[inline(always)]
 fn may_answer_local(iface: &Iface, ingress: u32, tpa: [u8; 4], tables: &impl Tables) -> bool {
@@ -200,13 +194,13 @@ fn is_static_proxy(ingress: u32, tpa: [u8; 4], tables: &impl Tables) -> bool {
 }
 
 /// `arp_fwd_proxy` (net/ipv4/arp.c): an ingress id of 0 allows all, -1 nothing; else the ids must differ, and the
-/// outgoing one must not be -1.
+/// outgoing one must not be -1. Of several interfaces with different ids nobody knows which one it is.
 #[inline(always)]
-const fn medium_allows(ingress: i32, out: i32) -> bool {
+const fn medium_allows(ingress: i32, out: Oif) -> bool {
     match ingress {
         0 => true,
         -1 => false,
-        _ => out != ingress && out != -1,
+        _ => out.medium_id != ingress && out.medium_id != -1 && out.ifindex != Oif::MIXED,
     }
 }
 

@@ -1,20 +1,24 @@
-//! The routing lookup: a 16-8-8 multibit trie in flat arrays, read by the program, by `explain` and by tests.
+//! The routing lookup: 8-8-8-8 multibit tries in flat arrays, read by the program, by `explain` and by tests.
 //!
-//! An [`Entry`] is a node's index or a leaf. The root has one entry for each value of an address's upper 16 bits;
-//! a node has 256, for the next 8. So a lookup reads at most three entries. The agent expands prefixes into entries
-//! when it writes (arp-agent `dataplane::trie`); the longest prefix has already won when the program reads.
+//! There is a trie for each view: what the routing rules leave of all tables for some senders (docs/adr/0011-views.md).
+//! An [`Entry`] is a node's index or a leaf. A view's root has 256 entries, one for each value of an address's first 8
+//! bits; a node has as many, for the next 8. So a lookup reads at most four entries. The agent expands prefixes into
+//! entries when it writes (arp-agent `dataplane::trie`); the longest prefix has already won when the program reads.
 
 use crate::decide::Tables;
 
-/// Entries of the root.
-pub const ROOT_ENTRIES: u32 = 1 << 16;
+/// Most views, and so roots (256 KiB).
+pub const MAX_VIEWS: u16 = 256;
+/// The view of everything that finds no view of its own any more: all of it is [`Kind::OpaqueRule`].
+pub const LAST_VIEW: u16 = MAX_VIEWS - 1;
 /// Nodes in one chunk of the pool (1 MiB).
 pub const CHUNK_NODES: u32 = 1024;
 /// Most chunks: 2,097,152 nodes, 2 GiB: room for a million routes to hosts, each in a /24 of its own.
 pub const MAX_CHUNKS: u32 = 2048;
 
-/// One word of the trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`Kind`], bit 27
-/// says that the prefix is 0.0.0.0/0, and bits 0–15 are the oif's slot.
+/// One word of a trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`Kind`], bit 27 is
+/// [`Entry::differs`], and bits 0–15 are the slot of what a unicast route leaves by, or 1 for a local route of another
+/// table than local that is not an address in a VRF.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entry(u32);
@@ -24,39 +28,45 @@ pub struct Entry(u32);
 pub enum Kind {
     /// No route.
     None,
-    /// A local address.
+    /// A local route.
     Local,
-    /// A unicast route with a single path, by [`Entry::slot`].
+    /// A unicast route, by [`Entry::slot`].
     Unicast,
     /// A route whose type is never answered: broadcast, multicast, anycast, unreachable, blackhole, prohibit.
     Unanswerable,
     /// A route that the mirror does not follow: pass.
     Opaque,
+    /// A routing rule that may match or not, or do what is not known: pass.
+    OpaqueRule,
 }
 
 impl Entry {
     const NODE: u32 = 1 << 31;
     const KIND_SHIFT: u32 = 28;
-    const DEFAULT: u32 = 1 << 27;
+    const DIFFERS: u32 = 1 << 27;
 
     /// Addresses without a route: the word 0, which new maps hold everywhere.
     pub const NONE: Entry = Entry(0);
-    /// A local address.
+    /// A local route of table local.
     pub const LOCAL: Entry = Entry(1 << Self::KIND_SHIFT);
+    /// A local route of another table, and no address in a VRF.
+    pub const LOCAL_ELSEWHERE: Entry = Entry(1 << Self::KIND_SHIFT | 1);
     /// A route of a type that is never answered.
     pub const UNANSWERABLE: Entry = Entry(3 << Self::KIND_SHIFT);
     /// A route that the mirror does not follow.
     pub const OPAQUE: Entry = Entry(4 << Self::KIND_SHIFT);
+    /// A rule that the mirror does not follow.
+    pub const OPAQUE_RULE: Entry = Entry(5 << Self::KIND_SHIFT);
 
-    /// A unicast route by the interface in `slot`.
+    /// A unicast route by what is in `slot`.
     pub const fn unicast(slot: u16) -> Self {
         Entry(2 << Self::KIND_SHIFT | slot as u32)
     }
 
-    /// The same leaf, marked as that of 0.0.0.0/0.
+    /// The same leaf, marked as one whose targets the way back to a sender may depend on.
     #[must_use]
-    pub const fn of_default_route(self) -> Self {
-        Entry(self.0 | Self::DEFAULT)
+    pub const fn with_difference(self) -> Self {
+        Entry(self.0 | Self::DIFFERS)
     }
 
     /// The node at `index`, below 2^31.
@@ -90,17 +100,27 @@ impl Entry {
             1 => Kind::Local,
             2 => Kind::Unicast,
             3 => Kind::Unanswerable,
+            5 => Kind::OpaqueRule,
             _ => Kind::Opaque,
         }
     }
 
-    /// Whether the leaf belongs to 0.0.0.0/0.
+    /// Whether the way back from these targets to a sender may be another than from most: a rule asks for one of them in
+    /// `from`, or for the device that the route leaves by in `iif` (source validation looks the sender up as if it were
+    /// the target; `__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
     #[inline(always)]
-    pub const fn is_default_route(self) -> bool {
-        self.0 & Self::DEFAULT != 0
+    pub const fn differs(self) -> bool {
+        self.0 & Self::DIFFERS != 0
     }
 
-    /// The slot of a unicast leaf's interface in `OIFS`.
+    /// Whether a local leaf comes from another table than local, and is no address in a VRF: probes and `arp_filter` do not
+    /// look there.
+    #[inline(always)]
+    pub const fn is_elsewhere(self) -> bool {
+        self.slot() != 0
+    }
+
+    /// The slot of a unicast leaf in `OIFS`.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the slot is the lower half")]
     pub const fn slot(self) -> u16 {
@@ -108,10 +128,12 @@ impl Entry {
     }
 }
 
-/// The leaf of the longest prefix that covers `addr` (wire order).
+/// The leaf of the longest prefix of `view` that covers `addr` (wire order).
 #[inline(always)]
-pub fn lookup(tables: &impl Tables, addr: [u8; 4]) -> Entry {
-    let entry = tables.fib_root(u16::from_be_bytes([addr[0], addr[1]]));
+pub fn lookup(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
+    let entry = tables.fib_root(view, addr[0]);
+    let Some(node) = entry.node_index() else { return entry };
+    let entry = tables.fib_node(node, addr[1]);
     let Some(node) = entry.node_index() else { return entry };
     let entry = tables.fib_node(node, addr[2]);
     let Some(node) = entry.node_index() else { return entry };
@@ -131,16 +153,17 @@ mod tests {
         assert_eq!(Entry::unicast(0xabcd).raw(), 0x2000_abcd);
         assert_eq!(Entry::UNANSWERABLE.raw(), 0x3000_0000);
         assert_eq!(Entry::OPAQUE.raw(), 0x4000_0000);
-        assert_eq!(Entry::unicast(0xabcd).of_default_route().raw(), 0x2800_abcd);
+        assert_eq!(Entry::LOCAL_ELSEWHERE.raw(), 0x1000_0001);
+        assert_eq!(Entry::OPAQUE_RULE.raw(), 0x5000_0000);
+        assert_eq!(Entry::unicast(0xabcd).with_difference().raw(), 0x2800_abcd);
         assert_eq!(Entry::node(7).raw(), 0x8000_0007);
-        assert_eq!(ROOT_ENTRIES, 0x1_0000, "one for each value of 16 bits");
     }
 
     #[test]
     fn a_leaf_is_no_node() {
-        for leaf in [Entry::NONE, Entry::LOCAL, Entry::unicast(0xffff), Entry::UNANSWERABLE, Entry::OPAQUE] {
+        for leaf in [Entry::NONE, Entry::LOCAL, Entry::unicast(0xffff), Entry::UNANSWERABLE, Entry::OPAQUE_RULE] {
             assert_eq!(leaf.node_index(), None, "{leaf:?}");
-            assert_eq!(leaf.of_default_route().node_index(), None, "{leaf:?}");
+            assert_eq!(leaf.with_difference().node_index(), None, "{leaf:?}");
         }
         for index in [0, 7, 0x7fff_ffff] {
             assert_eq!(Entry::node(index).node_index(), Some(index));
@@ -148,17 +171,19 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_says_its_kind_whether_it_is_the_default_route_s_or_not() {
-        let kinds = [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque];
+    fn a_leaf_says_its_kind_whether_its_targets_differ_or_not() {
+        let kinds =
+            [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque, Kind::OpaqueRule, Kind::Opaque];
         for (number, kind) in (0..).zip(kinds) {
             let leaf = Entry::from_raw(number << 28 | 5);
-            assert_eq!((leaf.kind(), leaf.slot(), leaf.is_default_route()), (kind, 5, false));
-            let marked = leaf.of_default_route();
-            assert_eq!((marked.kind(), marked.slot(), marked.is_default_route()), (kind, 5, true));
-            assert_eq!(marked.of_default_route(), marked, "marked twice is marked");
+            assert_eq!((leaf.kind(), leaf.slot(), leaf.differs()), (kind, 5, false));
+            let marked = leaf.with_difference();
+            assert_eq!((marked.kind(), marked.slot(), marked.differs()), (kind, 5, true));
+            assert_eq!(marked.with_difference(), marked, "marked twice is marked");
         }
-        for unknown in 5..16 {
+        for unknown in 6..16 {
             assert_eq!(Entry::from_raw(unknown << 28).kind(), Kind::Opaque, "kind {unknown}");
         }
+        assert!(Entry::LOCAL_ELSEWHERE.is_elsewhere() && !Entry::LOCAL.is_elsewhere());
     }
 }

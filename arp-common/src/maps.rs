@@ -21,9 +21,9 @@ pub mod names {
     pub const PROXIES: &str = "PROXIES";
     /// `HashMap<IfaceAddr, u32>`: targets that `arp_ignore` 1 lets the interface answer for.
     pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
-    /// `Array<Oif>`, mmapable: the interfaces that routes leave by, by slot.
+    /// `Array<Oif>`, mmapable: what routes leave by, by slot.
     pub const OIFS: &str = "OIFS";
-    /// `Array<FibNode>` of 256 elements, mmapable: FIB entries by the address's upper 16 bits.
+    /// `Array<FibNode>`, mmapable: the root of each view, by its number.
     pub const FIB_ROOT: &str = "FIB_ROOT";
     /// `ArrayOfMaps` of mmapable `Array<FibNode>`: the FIB's nodes, in chunks that the agent adds when needed.
     pub const FIB_NODES: &str = "FIB_NODES";
@@ -87,7 +87,7 @@ pub const DOUBTED: u32 = 1_024;
 pub const STRANGERS: u32 = 4_096;
 /// Most entries of each hash map keyed by interface and address.
 pub const MAX_IFACE_ADDRS: u32 = 131_072;
-/// Slots for interfaces that routes leave by; a route that finds none is stored opaque.
+/// Slots for what routes leave by; a route that finds none is stored opaque.
 pub const MAX_OIFS: u32 = 16_384;
 
 /// What the program asks before anything else.
@@ -148,7 +148,9 @@ pub struct Iface {
     /// The constants of this type, or-ed.
     pub flags: u16,
     /// 0, or the [`Reason`](crate::Reason) why no frame of this interface is answered.
-    pub blocked: u32,
+    pub blocked: u16,
+    /// The view that probes ask: that of table local alone.
+    pub probe_view: u16,
     /// `medium_id`.
     pub medium_id: i32,
 }
@@ -170,6 +172,12 @@ impl Iface {
     pub const HAS_PROXIES: u16 = 1 << 6;
     /// tc: replies may be put right into the pod end's input (`bpf_redirect_peer`).
     pub const TO_PEER: u16 = 1 << 7;
+    /// `arp_filter` is effective: local targets must be in table local.
+    pub const ARP_FILTER: u16 = 1 << 8;
+    /// Some route with several next hops has this interface among them: which one the kernel takes decides.
+    pub const NEXT_HOP: u16 = 1 << 9;
+    /// A routing rule asks for marks.
+    pub const MARKS_MATTER: u16 = 1 << 10;
 
     /// [`Iface::mac`] in a word.
     #[inline(always)]
@@ -197,13 +205,14 @@ pub struct IfaceAddr {
     pub addr: [u8; 4],
 }
 
-/// A valid neighbour entry.
+/// A valid neighbour entry, with what was decided about the sender.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Neighbour {
     /// Its link-layer address.
     pub lladdr: [u8; 6],
-    /// The constants of this type, or-ed.
+    /// The constants of this type, or-ed; from bit [`Neighbour::VIEW_SHIFT`] on the number of the view in which its
+    /// targets are looked up.
     pub flags: u16,
 }
 
@@ -213,6 +222,25 @@ impl Neighbour {
     /// A frame that went up to the kernel may have changed it, and the agent has not heard yet whether it did. Not
     /// part of what the agent writes: it is its bucket that is in doubt.
     pub const DOUBTED: u16 = 1 << 1;
+    /// Source validation accepts the sender, whatever the target.
+    pub const ALWAYS: u16 = 1 << 2;
+    /// Source validation accepts the sender for targets whose leaf does not say that it
+    /// [differs](crate::fib::Entry::differs).
+    pub const PLAIN: u16 = 1 << 3;
+    /// Where the view's number begins.
+    pub const VIEW_SHIFT: u32 = 4;
+
+    /// The view in which the sender's targets are looked up.
+    #[inline(always)]
+    pub const fn view(&self) -> u16 {
+        self.flags >> Self::VIEW_SHIFT
+    }
+
+    /// Whether source validation is sure to accept the sender, for targets that differ or do not.
+    #[inline(always)]
+    pub const fn is_accepted(&self, target_differs: bool) -> bool {
+        self.flags & Self::ALWAYS != 0 || self.flags & Self::PLAIN != 0 && !target_differs
+    }
 
     /// Whether no frame changes it.
     #[inline(always)]
@@ -298,14 +326,27 @@ const _: () = {
     assert!(offset_of!(NeighbourBucket, settled) == (PLACES + NEIGHBOUR_PLACES) * 8);
 };
 
-/// An interface that routes leave by.
+/// What routes leave by: one interface, or several of which the kernel takes one.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Oif {
-    /// Its index; 0 while routes by it are not followed (opaque).
+    /// The interface's index; 0 while routes by it are not followed (opaque); [`Oif::SEVERAL`], [`Oif::MIXED`].
     pub ifindex: u32,
-    /// Its `medium_id`.
+    /// Its `medium_id`, or that of all of them.
     pub medium_id: i32,
+}
+
+impl Oif {
+    /// Several interfaces with the same `medium_id`.
+    pub const SEVERAL: u32 = u32::MAX;
+    /// Several interfaces with different ones.
+    pub const MIXED: u32 = u32::MAX - 1;
+
+    /// Whether it stands for several interfaces.
+    #[inline(always)]
+    pub const fn is_several(&self) -> bool {
+        self.ifindex >= Self::MIXED
+    }
 }
 
 /// 256 FIB entries, indexed by the next 8 bits of the address.

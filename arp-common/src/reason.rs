@@ -50,12 +50,12 @@ reasons! {
     9 SPECIAL_SENDER "special_sender" "spa is 255.255.255.255, loopback or multicast"
     10 ANNOUNCEMENT "announcement" "spa equals tpa: the kernel may learn from it"
     11 PROBE_NOT_LOCAL "probe_not_local" "spa is 0.0.0.0 (a probe) and tpa is not a local address"
-    12 SENDER_ROUTE "sender_route" "the best route back to spa is the default route, or not a single path out of the ingress interface"
+    12 SENDER_ROUTE "sender_route" "source validation is not sure to accept spa: the way back to it is not known to leave by the ingress interface"
     13 NEIGHBOUR_UNKNOWN "neighbour_unknown" "the kernel has no valid neighbour entry for spa: it learns the sender from a request that it answers"
     14 NEIGHBOUR_DIFFERS "neighbour_differs" "the neighbour entry for spa holds another link-layer address than sha"
     15 NO_ROUTE "no_route" "there is no route to tpa"
     16 UNANSWERABLE_ROUTE "unanswerable_route" "the route to tpa is of a type that is never answered (broadcast, unreachable, blackhole, prohibit …)"
-    17 OPAQUE_ROUTE "opaque_route" "the route to tpa (multipath, encapsulation, throw …) is one that the mirror does not follow"
+    17 OPAQUE_ROUTE "opaque_route" "the route to tpa (next hops that differ, shared nexthop objects, interfaces in change …) is one that the mirror does not follow"
     18 ARP_IGNORE "arp_ignore" "tpa is local, but arp_ignore forbids the answer, or may forbid it"
     19 FORWARDING_OFF "forwarding_off" "forwarding is off on the ingress interface"
     20 PROXY_ARP_OFF "proxy_arp_off" "the route to tpa leaves by another interface, and proxy_arp is off"
@@ -69,7 +69,7 @@ reasons! {
     28 INTERFACE_HAS_MASTER "interface_has_master" "the interface is a port of another device (bridge, bond, team, VRF, OVS …)"
     29 INTERFACE_HAS_UPPER "interface_has_upper" "another device (VLAN, macvlan, ipvlan …) is stacked on the interface"
     30 INTERFACE_TUNNEL "interface_tunnel" "the interface is a tunnel"
-    31 CUSTOM_RULES "custom_rules" "the routing rules are not the three default ones"
+    31 OPAQUE_RULE "opaque_rule" "what a routing rule does here is not known, or the rules are too different for too many senders"
     32 ARP_NETFILTER "arp_netfilter" "an ARP rule of netfilter (nft, arptables) could drop or change the frame or the reply"
     33 INGRESS_HOOK "ingress_hook" "another program or chain (tc, tcx, netdev ingress) could see the frame first"
     34 INTERFACE_UNREAD "interface_unread" "the kernel's settings of the interface have not been read yet"
@@ -81,6 +81,8 @@ reasons! {
     40 INTERFACE_FLAPPING "interface_flapping" "the interface changes too often to be followed: its carrier, its pod end's features or its neighbours"
     41 ARP_LISTENER "arp_listener" "a socket for ARP is open on the node (an ARP daemon): it must see the frame"
     42 PROXY_UNCONFIRMED "proxy_unconfirmed" "only a static proxy entry allows the answer, and the agent has not read it again in this moment"
+    43 FRAME_MARKED "frame_marked" "the frame carries a mark, and a routing rule asks for marks (seen by tc only)"
+    44 ARP_FILTER "arp_filter" "tpa is local in another table than local, where arp_filter does not look"
 }
 
 impl Reason {

@@ -3,7 +3,7 @@
 use arp_common::Reason;
 use arp_common::buckets::choices;
 use arp_common::decide::Tables;
-use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, MAX_VIEWS};
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket,
     IfaceEntry, MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif,
@@ -42,9 +42,8 @@ static PROXIES: HashMap<IfaceAddr, u32, { MAX_IFACE_ADDRS as usize }, NO_PREALLO
 static OWN_ADDRESSES: HashMap<IfaceAddr, u32, { MAX_IFACE_ADDRS as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
 static OIFS: Array<Oif, { MAX_OIFS as usize }, MMAPABLE> = Array::new();
-// Elements of an array are padded to 8 bytes: entries lie in blocks of 256, so that none is lost.
 #[btf_map]
-static FIB_ROOT: Array<FibNode, 256, MMAPABLE> = Array::new();
+static FIB_ROOT: Array<FibNode, { MAX_VIEWS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static FIB_NODES: ArrayOfMaps<Array<FibNode, { CHUNK_NODES as usize }, MMAPABLE>, { MAX_CHUNKS as usize }> =
     ArrayOfMaps::new();
@@ -140,9 +139,9 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn fib_root(&self, index: u16) -> Entry {
-        match FIB_ROOT.get(u32::from(index >> 8)) {
-            Some(block) => entry(block, index as u8),
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        match FIB_ROOT.get(u32::from(view)) {
+            Some(root) => entry(root, index),
             None => Entry::OPAQUE,
         }
     }

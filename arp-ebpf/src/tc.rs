@@ -54,7 +54,11 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         Class::Arp => {}
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    let decided = Decided::new(decide(&frame, ingress, &maps));
+    let mut decided = Decided::new(decide(&frame, ingress, &maps));
+    // SAFETY: as above.
+    if unsafe { (*skb).mark } != 0 && decided.reason == 0 && maps.has(Iface::MARKS_MATTER) {
+        decided.reason = Reason::FRAME_MARKED.raw();
+    }
     log(&ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
         0 => {

@@ -193,7 +193,7 @@ mod tests {
             oif: Some(2),
             gateway: None,
             nexthop: None,
-            multipath: false,
+            hops: Box::default(),
             encap: false,
             rest: 0,
         };

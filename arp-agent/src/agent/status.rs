@@ -92,7 +92,7 @@ impl Agent {
 
     /// What an interface does, the reason if all of its frames pass, and why it does not answer, for people.
     fn state(&self, ifindex: u32, attachment: &Attachment) -> (&'static str, Option<Reason>, Option<String>) {
-        let blocked = self.mirror.iface(ifindex).map(|iface| iface.blocked).filter(|&reason| reason != 0);
+        let blocked = self.mirror.iface(ifindex).map(|iface| u32::from(iface.blocked)).filter(|&reason| reason != 0);
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
             (Attachment::Waiting(_), _) => ("detached", None, Some("waiting to be attached".to_owned())),

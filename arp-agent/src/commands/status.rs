@@ -183,12 +183,16 @@ mod tests {
 
     #[test]
     fn the_first_line_says_how_many_answer_and_what_the_others_do() {
-        let (answering, rules) = (("answering", None), ("passing", Some("custom_rules")));
+        let (answering, rules) = (("answering", None), ("passing", Some("arp_netfilter")));
         let detached = ("detached", None);
         let cases = [
             (with(&[answering, answering]), "answering on 2 of 2 interfaces", Exit::Ok),
-            (with(&[answering, rules, answering]), "answering on 2 of 3 interfaces: 1 passes (custom_rules)", Exit::Ok),
-            (with(&[rules, rules]), "answering on 0 of 2 interfaces: 2 pass (custom_rules)", Exit::NoneAnswers),
+            (
+                with(&[answering, rules, answering]),
+                "answering on 2 of 3 interfaces: 1 passes (arp_netfilter)",
+                Exit::Ok,
+            ),
+            (with(&[rules, rules]), "answering on 0 of 2 interfaces: 2 pass (arp_netfilter)", Exit::NoneAnswers),
             (with(&[detached]), "answering on 0 of 1 interface: 1 is detached", Exit::NoneAnswers),
             (with(&[]), "answering on 0 of 0 interfaces", Exit::Ok),
             (

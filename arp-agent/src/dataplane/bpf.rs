@@ -313,9 +313,10 @@ impl Bpf {
                 put(&mut self.own_addresses, key, present.then_some([0; 4]), &mut self.refused)?;
             }
             Change::Oif(slot, oif) => self.oifs.long(usize::from(slot)).store(transmute!(oif), Ordering::Relaxed),
-            Change::Insert(prefix, leaf) => self.trie.insert(&mut self.fib, prefix, leaf)?,
-            Change::Remove { prefix, cover, cover_len } => {
-                self.trie.remove(&mut self.fib, prefix, cover, cover_len)?;
+            Change::Insert(view, prefix, leaf) => self.trie.insert(&mut self.fib, view, prefix, leaf)?,
+            Change::Forget(view) => self.trie.forget(&mut self.fib, view),
+            Change::Remove { view, prefix, cover, cover_len } => {
+                self.trie.remove(&mut self.fib, view, prefix, cover, cover_len)?;
             }
         }
         Ok(())
@@ -443,8 +444,8 @@ impl Tables for Bpf {
         Some(transmute!(self.oifs.long(usize::from(slot)).load(Ordering::Relaxed)))
     }
 
-    fn fib_root(&self, index: u16) -> Entry {
-        self.fib.root(u32::from(index))
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        self.fib.root(view, u32::from(index))
     }
 
     fn fib_node(&self, node: u32, index: u8) -> Entry {

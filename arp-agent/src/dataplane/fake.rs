@@ -4,7 +4,7 @@ use super::Dataplane;
 use super::trie::{Entries, Trie};
 use crate::mirror::Change;
 use arp_common::Tables;
-use arp_common::fib::{CHUNK_NODES, Entry, ROOT_ENTRIES};
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_VIEWS};
 use arp_common::maps::{FibNode, Iface, IfaceAddr, Neighbour, Oif};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,23 +25,23 @@ pub struct Fake {
 /// FIB entries in vectors.
 #[derive(Debug)]
 pub struct Fib {
-    root: Vec<Entry>,
+    roots: Vec<FibNode>,
     nodes: Vec<FibNode>,
 }
 
 impl Default for Fib {
     fn default() -> Self {
-        Fib { root: vec![Entry::NONE; ROOT_ENTRIES as usize], nodes: Vec::new() }
+        Fib { roots: vec![[Entry::NONE.raw(); 256]; MAX_VIEWS.into()], nodes: Vec::new() }
     }
 }
 
 impl Entries for Fib {
-    fn root(&self, index: u32) -> Entry {
-        self.root[index as usize]
+    fn root(&self, view: u16, index: u32) -> Entry {
+        self.roots.get(usize::from(view)).map_or(Entry::OPAQUE, |root| Entry::from_raw(root[index as usize]))
     }
 
-    fn set_root(&mut self, index: u32, entry: Entry) {
-        self.root[index as usize] = entry;
+    fn set_root(&mut self, view: u16, index: u32, entry: Entry) {
+        self.roots[usize::from(view)][index as usize] = entry.raw();
     }
 
     fn node(&self, node: u32, index: u32) -> Entry {
@@ -72,10 +72,11 @@ impl Dataplane for Fake {
                 Change::OwnAddress(key, true) => drop(self.own_addresses.insert(key)),
                 Change::OwnAddress(key, false) => drop(self.own_addresses.remove(&key)),
                 Change::Oif(slot, oif) => drop(self.oifs.insert(slot, oif)),
-                Change::Insert(prefix, leaf) => self.trie.insert(&mut self.fib, prefix, leaf)?,
-                Change::Remove { prefix, cover, cover_len } => {
-                    self.trie.remove(&mut self.fib, prefix, cover, cover_len)?;
+                Change::Insert(view, prefix, leaf) => self.trie.insert(&mut self.fib, view, prefix, leaf)?,
+                Change::Remove { view, prefix, cover, cover_len } => {
+                    self.trie.remove(&mut self.fib, view, prefix, cover, cover_len)?;
                 }
+                Change::Forget(view) => self.trie.forget(&mut self.fib, view),
             }
         }
         self.sequence += 1;
@@ -129,8 +130,8 @@ impl Tables for Fake {
         self.oifs.get(&slot).copied()
     }
 
-    fn fib_root(&self, index: u16) -> Entry {
-        self.fib.root(u32::from(index))
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        self.fib.root(view, u32::from(index))
     }
 
     fn fib_node(&self, node: u32, index: u8) -> Entry {

@@ -3,7 +3,7 @@
 use super::trie::Entries;
 use crate::descriptors;
 use anyhow::Context as _;
-use arp_common::fib::{CHUNK_NODES, Entry};
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_VIEWS};
 use arp_common::maps::FibNode;
 use aya::maps::{ArrayOfMaps, MapData};
 use aya_obj::generated::BPF_F_MMAPABLE;
@@ -103,10 +103,10 @@ impl Chunks {
     }
 }
 
-/// The FIB's entries: the root, and the nodes.
+/// The FIB's entries: the roots of views, and the nodes.
 #[derive(Debug)]
 pub(super) struct MappedFib {
-    root: Words,
+    roots: Words,
     nodes: Chunks,
 }
 
@@ -115,19 +115,22 @@ impl MappedFib {
     ///
     /// # Errors
     /// The kernel refuses a mapping.
-    pub(super) fn new(root: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
+    pub(super) fn new(roots: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
         let nodes = Chunks::new("FIB nodes", outer, CHUNK_NODES, size_of::<FibNode>());
-        Ok(MappedFib { root: Words::new(root, size_of::<FibNode>())?, nodes })
+        Ok(MappedFib { roots: Words::new(roots, size_of::<FibNode>())?, nodes })
     }
 }
 
 impl Entries for MappedFib {
-    fn root(&self, index: u32) -> Entry {
-        Entry::from_raw(self.root.word(index as usize).load(Ordering::Relaxed))
+    fn root(&self, view: u16, index: u32) -> Entry {
+        if view >= MAX_VIEWS {
+            return Entry::OPAQUE;
+        }
+        Entry::from_raw(self.roots.word(usize::from(view) * 256 + index as usize).load(Ordering::Relaxed))
     }
 
-    fn set_root(&mut self, index: u32, entry: Entry) {
-        self.root.word(index as usize).store(entry.raw(), Ordering::Relaxed);
+    fn set_root(&mut self, view: u16, index: u32, entry: Entry) {
+        self.roots.word(usize::from(view) * 256 + index as usize).store(entry.raw(), Ordering::Relaxed);
     }
 
     fn node(&self, node: u32, index: u32) -> Entry {

@@ -1,16 +1,16 @@
-//! Writes prefixes into the FIB's entries: each prefix is expanded over the entries that it covers, so that the
+//! Writes prefixes into the entries of views: each prefix is expanded over the entries that it covers, so that the
 //! reader ([`arp_common::fib::lookup`]) finds the longest one without searching.
 
 use crate::prefix::Prefix;
 use anyhow::bail;
-use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, ROOT_ENTRIES};
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, MAX_VIEWS};
 
 /// The memory that holds the entries: the mapped BPF arrays, or plain vectors in tests.
 pub trait Entries {
-    /// An entry of the root.
-    fn root(&self, index: u32) -> Entry;
+    /// An entry of a view's root.
+    fn root(&self, view: u16, index: u32) -> Entry;
     /// Sets it.
-    fn set_root(&mut self, index: u32, entry: Entry);
+    fn set_root(&mut self, view: u16, index: u32, entry: Entry);
     /// An entry of a node.
     fn node(&self, node: u32, index: u32) -> Entry;
     /// Sets it.
@@ -19,14 +19,13 @@ pub trait Entries {
     fn grow(&mut self) -> anyhow::Result<()>;
 }
 
-/// Addresses per root entry, and per entry of a first-level node, in bits.
-const ROOT_BITS: u32 = 16;
-const NODE_BITS: u32 = 8;
+/// Bits of an address that a root's or a node's entries stand for.
+const BITS: u32 = 8;
 
 /// What the entries do not say: the length of the prefix that each leaf came from.
 #[derive(Debug)]
 pub struct Trie {
-    root: Vec<u8>,
+    roots: Vec<[u8; 256]>,
     nodes: Vec<[u8; 256]>,
     free: Vec<u32>,
     used: u32,
@@ -34,14 +33,14 @@ pub struct Trie {
 
 impl Default for Trie {
     fn default() -> Self {
-        Trie { root: vec![0; ROOT_ENTRIES as usize], nodes: Vec::new(), free: Vec::new(), used: 0 }
+        Trie { roots: vec![[0; 256]; MAX_VIEWS.into()], nodes: Vec::new(), free: Vec::new(), used: 0 }
     }
 }
 
-/// One place in the trie: the root, or a node.
+/// One place in the tries: the root of a view, or a node.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    Root,
+    Root(u16),
     Node(u32),
 }
 
@@ -60,26 +59,47 @@ impl Trie {
         self.used - self.free.len() as u32
     }
 
-    /// Writes a prefix's leaf.
+    /// Writes a prefix's leaf in a view.
     ///
     /// # Errors
     /// No more nodes: the pool is at its end, or memory is. The prefix is then stored in part.
-    pub fn insert(&mut self, memory: &mut impl Entries, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
-        self.write(memory, Place::Root, 0, prefix, NodeWrite::Insert, leaf, prefix.len)
+    pub fn insert(&mut self, memory: &mut impl Entries, view: u16, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
+        self.write(memory, Place::Root(view), 0, prefix, NodeWrite::Insert, leaf, prefix.len)
     }
 
-    /// Takes a prefix away: its addresses fall to `cover`, the leaf of a prefix of `cover_len` bits.
+    /// Takes all prefixes of a view away.
+    pub fn forget(&mut self, memory: &mut impl Entries, view: u16) {
+        for index in 0..256 {
+            if let Some(node) = memory.root(view, index).node_index() {
+                self.free_below(memory, node);
+            }
+            memory.set_root(view, index, Entry::NONE);
+        }
+        self.roots[usize::from(view)] = [0; 256];
+    }
+
+    fn free_below(&mut self, memory: &impl Entries, node: u32) {
+        for index in 0..256 {
+            if let Some(child) = memory.node(node, index).node_index() {
+                self.free_below(memory, child);
+            }
+        }
+        self.free.push(node);
+    }
+
+    /// Takes a prefix away from a view: its addresses fall to `cover`, the leaf of a prefix of `cover_len` bits.
     ///
     /// # Errors
     /// As [`Trie::insert`].
     pub fn remove(
         &mut self,
         memory: &mut impl Entries,
+        view: u16,
         prefix: Prefix,
         cover: Entry,
         cover_len: u8,
     ) -> anyhow::Result<()> {
-        self.write(memory, Place::Root, 0, prefix, NodeWrite::Remove { own: prefix.len }, cover, cover_len)
+        self.write(memory, Place::Root(view), 0, prefix, NodeWrite::Remove { own: prefix.len }, cover, cover_len)
     }
 
     /// Writes below `place`, whose entries stand for what follows the first `depth` bits of an address.
@@ -94,11 +114,10 @@ impl Trie {
         leaf: Entry,
         leaf_len: u8,
     ) -> anyhow::Result<()> {
-        let bits = if place == Place::Root { ROOT_BITS } else { NODE_BITS };
-        let end = depth + bits;
+        let end = depth + BITS;
         let len = u32::from(prefix.len);
         // The prefix's first entry here, and how many it covers.
-        let first = if len <= depth { 0 } else { (prefix.addr << depth) >> (32 - bits) };
+        let first = if len <= depth { 0 } else { (prefix.addr << depth) >> (32 - BITS) };
         let count = if len >= end { 1 } else { 1 << (end - len.max(depth)) };
 
         if len > end {
@@ -179,7 +198,7 @@ impl Trie {
 
     fn len_at(&mut self, place: Place, index: u32) -> &mut u8 {
         match place {
-            Place::Root => &mut self.root[index as usize],
+            Place::Root(view) => &mut self.roots[usize::from(view)][index as usize],
             Place::Node(node) => &mut self.nodes[node as usize][index as usize],
         }
     }
@@ -187,14 +206,14 @@ impl Trie {
 
 fn entry(memory: &impl Entries, place: Place, index: u32) -> Entry {
     match place {
-        Place::Root => memory.root(index),
+        Place::Root(view) => memory.root(view, index),
         Place::Node(node) => memory.node(node, index),
     }
 }
 
 fn set(memory: &mut impl Entries, place: Place, index: u32, entry: Entry) {
     match place {
-        Place::Root => memory.set_root(index, entry),
+        Place::Root(view) => memory.set_root(view, index, entry),
         Place::Node(node) => memory.set_node(node, index, entry),
     }
 }

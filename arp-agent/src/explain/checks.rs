@@ -1,6 +1,7 @@
 //! What `decide` asks, one check after another, in words.
 
-use arp_common::fib::{self, Kind};
+use arp_common::fib::{self, Entry, Kind};
+use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Reason, Tables, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -36,20 +37,19 @@ const PROBE: [Asked; 2] = [
 const SENDER: [Asked; 5] = [
     (Reason::SPECIAL_SENDER, "the sender is an ordinary address"),
     (Reason::ANNOUNCEMENT, "the sender does not ask for itself"),
-    (
-        Reason::SENDER_ROUTE,
-        "the best route back to the sender is a single path by this interface, and not the default route",
-    ),
     (Reason::NEIGHBOUR_UNKNOWN, "the kernel has a valid neighbour entry for the sender"),
     (Reason::NEIGHBOUR_DIFFERS, "that entry holds the sender's link-layer address, or never changes"),
+    (Reason::SENDER_ROUTE, "source validation (rp_filter, arp_filter) is sure to accept the sender"),
 ];
-const ROUTE: [Asked; 3] = [
+const ROUTE: [Asked; 4] = [
+    (Reason::OPAQUE_RULE, "it is known what the routing rules do"),
     (Reason::NO_ROUTE, "there is a route to the target"),
     (Reason::UNANSWERABLE_ROUTE, "it is of a type that is answered"),
     (Reason::OPAQUE_ROUTE, "it is one that the mirror follows"),
 ];
 const LOCAL: Asked =
     (Reason::ARP_IGNORE, "the target is the node's own, and arp_ignore lets the interface answer for it");
+const TABLE: Asked = (Reason::ARP_FILTER, "the target is in table local, or arp_filter is off");
 const FORWARDING: Asked = (Reason::FORWARDING_OFF, "the interface forwards");
 const BACK: Asked = (Reason::PVLAN_OFF, "the route leads back to the interface, and proxy_arp_pvlan is on");
 const ELSEWHERE: [Asked; 2] = [
@@ -68,17 +68,18 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
         Verdict::Pass(reason) => Some(reason),
     };
     let blocked = tables.iface(ingress).map_or(0, |iface| iface.blocked);
-    let in_the_way = if blocked == 0 { Reason::INTERFACE_UNREAD } else { Reason::from_raw(blocked) };
+    let in_the_way = if blocked == 0 { Reason::INTERFACE_UNREAD } else { Reason::from_raw(blocked.into()) };
     asked.push((in_the_way, "nothing about the interface or the node prevents an answer"));
     asked.extend(DESTINATION);
-    let route = fib::lookup(tables, frame.arp.tpa);
+    let sender = tables.neighbour(IfaceAddr { ifindex: ingress, addr: frame.arp.spa });
+    let route = sender.map_or(Entry::NONE, |sender| fib::lookup(tables, sender.view(), frame.arp.tpa));
     if frame.arp.spa == [0; 4] {
         asked.extend(PROBE);
     } else {
         asked.extend(SENDER);
         asked.extend(ROUTE);
         match route.kind() {
-            Kind::Local => asked.push(LOCAL),
+            Kind::Local => asked.extend([TABLE, LOCAL]),
             _ if tables.oif(route.slot()).is_some_and(|oif| oif.ifindex == ingress) => {
                 asked.extend([FORWARDING, BACK, DELAY])
             }

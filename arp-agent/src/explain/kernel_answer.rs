@@ -9,8 +9,9 @@ use super::kernel_view::{KernelView, interface, sysctl_name};
 use super::{Answer, KernelAnswer, Question};
 use crate::arp_rules::ArpRules;
 use crate::event::Event;
-use arp_common::fib::{self, Kind};
-use arp_common::{Reason, Verdict, decide, settings};
+use arp_common::fib::{self, Kind, LAST_VIEW};
+use arp_common::{Reason, Tables as _, Verdict, decide, settings};
+use std::net::Ipv4Addr;
 
 /// What an answer takes besides what the tables say.
 enum Assumption {
@@ -97,8 +98,8 @@ impl KernelView {
                 }
                 Assumption::SourceAccepted => {
                     let why = format!(
-                        "its source validation does (rp_filter, accept_local and arp_filter of {}): the best route back to \
-                         {} is the default route, or not a single path by this interface",
+                        "its source validation does (rp_filter, accept_local and arp_filter of {}): the way back to {} does \
+                         not surely leave by this interface",
                         question.interface, question.sender
                     );
                     return undecided(Reason::SENDER_ROUTE, &why);
@@ -127,7 +128,7 @@ impl KernelView {
         let Question { interface: name, ifindex, target, sender, .. } = question;
         let sysctl = |key: &str| format!("net.ipv4.conf.{}.{key}", sysctl_name(name));
         let snapshot = self.snapshot();
-        let route = || self.route_to(*target).unwrap_or_else(|| "unknown".to_owned());
+        let route = || self.route_to(*ifindex, *sender, *target).unwrap_or_else(|| "unknown".to_owned());
         Some(match reason {
             Reason::NO_ROUTE => format!("it has no route to {target}"),
             Reason::UNANSWERABLE_ROUTE => format!("its route to {target} is `{}`", route()),
@@ -150,9 +151,7 @@ impl KernelView {
                 format!("{} and that of the interface behind which {target} is forbid it", sysctl(settings::MEDIUM_ID))
             }
             // Only the table local counts for a probe; what the mirror does not follow may be in there.
-            Reason::PROBE_NOT_LOCAL if fib::lookup(self.tables(), target.octets()).kind() == Kind::Opaque => {
-                return None;
-            }
+            Reason::PROBE_NOT_LOCAL if self.probe_is_opaque(*ifindex, *target) => return None,
             Reason::PROBE_NOT_LOCAL => format!("it answers probes for its own addresses only, and {target} is none"),
             Reason::ARP_IGNORE => {
                 let own = snapshot.links.get(ifindex)?.settings?.arp_ignore;
@@ -169,6 +168,11 @@ impl KernelView {
             Reason::INTERFACE_NOARP => format!("{} does no ARP (NOARP)", interface(snapshot, *ifindex)),
             _ => return None,
         })
+    }
+
+    fn probe_is_opaque(&self, ifindex: u32, target: Ipv4Addr) -> bool {
+        let view = self.tables().iface(ifindex).map_or(LAST_VIEW, |iface| iface.probe_view);
+        matches!(fib::lookup(self.tables(), view, target.octets()).kind(), Kind::Opaque | Kind::OpaqueRule)
     }
 
     /// What has to be told so that no ARP chain is in the way, and what takes it back.
@@ -276,11 +280,14 @@ mod tests {
 
     #[test]
     fn what_is_not_mirrored_is_left_open() {
-        let rule = RoutingRule { priority: 7, plain_lookup: None };
+        let rule = RoutingRule { priority: 7, unknown: true, ..RoutingRule::default() };
         let open = answer([gone(), Event::Rules(vec![rule])], &question("8.8.8.8"));
-        assert_eq!((open.answer, open.reason.as_deref()), (Answer::Undecided, Some("custom_rules")));
+        assert_eq!((open.answer, open.reason.as_deref()), (Answer::Undecided, Some("opaque_rule")));
         let stranger = Question { sender: "9.9.9.9".parse().unwrap(), ..question("8.8.8.8") };
-        let open = answer([], &stranger);
+        let answers = answer([], &stranger);
+        assert_eq!(answers.answer, Answer::Answers, "rp_filter is 0: {}", answers.why);
+        let strict = || cali(|_, settings| settings.rp_filter = 1);
+        let open = answer([strict()], &stranger);
         assert_eq!((open.answer, open.reason.as_deref()), (Answer::Undecided, Some("sender_route")));
         let off = cali(|_, settings| settings.proxy_arp = 0);
         assert_eq!(answer([off], &stranger).answer, Answer::Silent, "whatever rp_filter is");

@@ -5,10 +5,10 @@ use super::{Explanation, Fact, Question, TablesFrom, explain};
 use crate::arp_rules::ArpRules;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
-use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings};
 use crate::mirror::Mirror;
-use crate::mirror::desired::are_default;
 use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::walk::End;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use arp_common::maps::IfaceAddr;
@@ -68,11 +68,19 @@ impl KernelView {
             format!("ip neigh show {} dev {name}", question.sender),
             entry.unwrap_or_else(|| "none".into()),
         ));
-        for (what, addr) in [("back to the sender", question.sender), ("to the target", question.target)] {
-            let route = self.route_to(addr).unwrap_or_else(|| "none".into());
-            let by_rules =
-                if are_default(&snapshot.rules) { "" } else { " (by the default rules; yours may choose another)" };
-            facts.push(Fact::new(format!("ip route, {what} {addr}"), route + by_rules));
+        let Question { ifindex, sender, target, .. } = *question;
+        for (what, addr, end) in [
+            ("back to the sender", sender, self.walk_back(ifindex, sender, target)),
+            ("to the target", target, snapshot.walk(ifindex, sender, target)),
+        ] {
+            let (rule, route) = match end {
+                End::Route(rule, route) => (describe_rule(rule), describe_route(snapshot, route)),
+                End::Refused(rule, route) => (describe_rule(rule), refusing(snapshot, route)),
+                End::Unknown(rule) => (format!("{} (not followed)", describe_rule(rule)), "not known".to_owned()),
+                End::NoRoute => ("none of them".to_owned(), "none".to_owned()),
+            };
+            facts.push(Fact::new(format!("ip rule, {what} {addr}"), rule));
+            facts.push(Fact::new(format!("ip route, {what} {addr}"), route));
         }
         let proxied = snapshot
             .proxies
@@ -82,7 +90,7 @@ impl KernelView {
             format!("ip neigh show proxy {}", question.target),
             if proxied { "there" } else { "none" },
         ));
-        facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.len())));
+        facts.push(Fact::new("ip rule", format!("{} rules", snapshot.rules.list().len())));
         facts.push(Fact::new(
             "ARP netfilter",
             match (self.arp_rule_in_the_way(question.ifindex), snapshot.held_back.get(name)) {
@@ -147,9 +155,24 @@ impl KernelView {
         concern.map(|concern| concern.to_string())
     }
 
-    /// The route to an address, nearly as `ip route` prints it.
-    pub(super) fn route_to(&self, addr: Ipv4Addr) -> Option<String> {
-        best_route(self.snapshot(), addr).map(|route| describe_route(self.snapshot(), route))
+    /// The route to a target, nearly as `ip route` prints it; or the rule that refuses it.
+    pub(super) fn route_to(&self, ifindex: u32, sender: Ipv4Addr, target: Ipv4Addr) -> Option<String> {
+        match self.snapshot().walk(ifindex, sender, target) {
+            End::Route(_, route) => Some(describe_route(self.snapshot(), route)),
+            End::Refused(_, route) => Some(refusing(self.snapshot(), route)),
+            End::Unknown(_) | End::NoRoute => None,
+        }
+    }
+
+    /// Source validation's walk: from the target to the sender, as a packet that came in by the device that the route to the
+    /// target leaves by.
+    fn walk_back(&self, ifindex: u32, sender: Ipv4Addr, target: Ipv4Addr) -> End<'_> {
+        let snapshot = self.snapshot();
+        let by = match snapshot.walk(ifindex, sender, target) {
+            End::Route(_, route) if route.kind == RouteKind::Unicast => route.legs().first().copied(),
+            _ => None,
+        };
+        snapshot.walk(by.unwrap_or(LO), target, sender)
     }
 
     /// What has to be told for the kernel to have learnt the sender, and what takes it back.
@@ -172,6 +195,10 @@ impl KernelView {
     pub(super) fn tell(&mut self, event: Event) -> anyhow::Result<()> {
         let step = self.mirror.apply(&self.attached, [event]);
         self.tables.apply(&step.changes)
+    }
+
+    fn walk_to(&self, question: &Question) -> End<'_> {
+        self.snapshot().walk(question.ifindex, question.sender, question.target)
     }
 
     /// Changes worth trying: in words, as an event, and the event that takes it back.
@@ -222,8 +249,8 @@ impl KernelView {
         ));
         candidates.push((
             "ip rule had only its three default rules".to_owned(),
-            Event::Rules(DEFAULT_RULES.to_vec()),
-            Event::Rules(snapshot.rules.clone()),
+            Event::Rules(default_rules()),
+            Event::Rules(snapshot.rules.list().cloned().collect()),
         ));
         if let Some(rule) = self.arp_rule_in_the_way(link.ifindex) {
             candidates.push((
@@ -247,8 +274,11 @@ impl KernelView {
         ));
         let (route, gone) = self.routed_back(question);
         // One that is there already would be taken away with the one that is tried.
-        let is_there =
-            snapshot.main.at(Prefix::new(question.sender.octets(), 32)).iter().any(|route| route.metric == 0);
+        let is_there = snapshot
+            .routes
+            .at(TABLE_MAIN, Prefix::new(question.sender.octets(), 32))
+            .iter()
+            .any(|route| route.metric == 0);
         if !is_there {
             candidates.push((
                 format!(
@@ -261,7 +291,7 @@ impl KernelView {
         }
         let others = snapshot.links.values().filter(|other| other.ifindex != link.ifindex && other.name != "lo");
         let other = others.into_iter().find(|other| other.flags & IFF_UP != 0 && other.settings.is_some());
-        if let Some(other) = other.filter(|_| best_route(snapshot, question.target).is_none()) {
+        if let Some(other) = other.filter(|_| matches!(self.walk_to(question), End::NoRoute)) {
             let target = question.target;
             let route = || host_route(target, other.ifindex);
             candidates.push((
@@ -277,12 +307,16 @@ impl KernelView {
     }
 }
 
+/// `LOOPBACK_IFINDEX`: the device of packets that the node sends itself.
+const LO: u32 = 1;
+
 /// What every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
-const DEFAULT_RULES: [RoutingRule; 3] = [
-    RoutingRule { priority: 0, plain_lookup: Some(TABLE_LOCAL) },
-    RoutingRule { priority: 32766, plain_lookup: Some(TABLE_MAIN) },
-    RoutingRule { priority: 32767, plain_lookup: Some(TABLE_DEFAULT) },
-];
+fn default_rules() -> Vec<RoutingRule> {
+    let rules = [(0, TABLE_LOCAL), (32766, TABLE_MAIN), (32767, TABLE_DEFAULT)];
+    let rule =
+        |(priority, table)| RoutingRule { priority, action: RuleAction::lookup(table), ..RoutingRule::default() };
+    rules.map(rule).into()
+}
 
 fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
     Route {
@@ -294,7 +328,7 @@ fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
         oif: Some(oif),
         gateway: None,
         nexthop: None,
-        multipath: false,
+        hops: Box::default(),
         encap: false,
         rest: 0,
     }
@@ -357,15 +391,6 @@ fn describe_neighbour(entry: &NeighbourEntry) -> String {
     }
 }
 
-/// The route that the kernel takes by the default rules: the longest prefix of the first table that has one, of the
-/// tables local, main and default.
-fn best_route(snapshot: &Snapshot, addr: Ipv4Addr) -> Option<&Route> {
-    let host = Prefix::new(addr.octets(), 32);
-    [&snapshot.local, &snapshot.main, &snapshot.default].into_iter().find_map(|table| {
-        (0..=32u8).rev().find_map(|len| table.at(host.shortened(len)).iter().find(|route| route.tos == 0))
-    })
-}
-
 /// As `ip route` prints it, nearly.
 fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
     let kind = match route.kind {
@@ -395,21 +420,80 @@ fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
     word("via", route.gateway.map(|gateway| gateway.to_string()));
     word("dev", route.oif.map(|oif| interface(snapshot, oif)));
     word("metric", Some(route.metric).filter(|&metric| metric != 0).map(|metric| metric.to_string()));
-    let table = match route.table {
-        TABLE_LOCAL => " table local",
-        TABLE_DEFAULT => " table default",
-        _ => "",
+    if route.table != TABLE_MAIN {
+        text += &format!(" table {}", table_name(route.table));
+    }
+    // `ip route` would print each gateway, and the encapsulation; they are not kept.
+    for &hop in &route.hops {
+        text += &format!(" nexthop dev {}", interface(snapshot, hop));
+    }
+    // With net.ipv4.nexthop_compat_mode 0 the kernel tells the object's number alone.
+    if route.nexthop.is_some() && route.legs().is_empty() {
+        text += " (a nexthop object)";
+    }
+    if route.encap {
+        text += " (encapsulated)";
+    }
+    text
+}
+
+/// What refuses: a route, or the rule itself.
+fn refusing(snapshot: &Snapshot, route: Option<&Route>) -> String {
+    route.map_or_else(|| "none: the rule refuses".to_owned(), |route| describe_route(snapshot, route))
+}
+
+fn table_name(table: u32) -> String {
+    match table {
+        TABLE_LOCAL => "local".to_owned(),
+        TABLE_MAIN => "main".to_owned(),
+        TABLE_DEFAULT => "default".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// As `ip rule` prints it, nearly.
+fn describe_rule(rule: &RoutingRule) -> String {
+    let prefix = |prefix: Prefix| match prefix.len {
+        32 => Ipv4Addr::from(prefix.addr).to_string(),
+        len => format!("{}/{len}", Ipv4Addr::from(prefix.addr)),
     };
-    // `ip route` would print each hop, and the encapsulation; they are not kept.
-    let more = match (route.multipath, route.nexthop) {
-        (true, Some(_)) => " (a nexthop group)",
-        (true, None) => " (multipath)",
-        // With net.ipv4.nexthop_compat_mode 0 the kernel tells the object's number alone.
-        (false, Some(_)) if route.oif.is_none() => " (a nexthop object)",
-        (false, _) => "",
+    let not = if rule.inverted { "not " } else { "" };
+    let mut text = format!("{}: {not}from {}", rule.priority, rule.from.map_or_else(|| "all".to_owned(), prefix));
+    let mut word = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text += &format!(" {name} {value}");
+        }
     };
-    let encap = if route.encap { " (encapsulated)" } else { "" };
-    text + table + more + encap
+    word("to", rule.to.map(prefix));
+    word("iif", rule.iif.clone());
+    word("fwmark", rule.mark.map(|(mark, mask)| format!("{mark:#x}/{mask:#x}")));
+    word("uidrange", rule.users.map(|(first, last)| format!("{first}-{last}")));
+    for selector in &rule.never {
+        word("", Some(selector.clone()).map(|selector| selector.trim().to_owned()));
+    }
+    if rule.unknown {
+        word("and", Some("what this version does not know".to_owned()));
+    }
+    match &rule.action {
+        RuleAction::Lookup { .. } if rule.l3mdev => word("lookup", Some("[l3mdev-table]".to_owned())),
+        RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup } => {
+            word("lookup", Some(table_name(*table)));
+            word("suppress_prefixlength", suppress_prefixlen.map(|len| len.to_string()));
+            word("suppress_ifgroup", suppress_ifgroup.map(|group| group.to_string()));
+        }
+        RuleAction::Goto(to) => word("goto", Some(to.to_string())),
+        RuleAction::Nop => word("nop", Some(String::new())),
+        RuleAction::Refuse(action) => {
+            let name = match *action {
+                6 => "blackhole".to_owned(),
+                7 => "unreachable".to_owned(),
+                8 => "prohibit".to_owned(),
+                other => format!("action {other}"),
+            };
+            word(&name, Some(String::new()));
+        }
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 pub(super) fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
@@ -424,7 +508,6 @@ pub(super) fn sysctl_name(interface: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arp_rules::tests::dropping_from;
     use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
 
     fn question(target: &str) -> Question {
@@ -475,13 +558,11 @@ mod tests {
 
     #[test]
     fn what_is_in_the_way_is_named() {
-        let rule = RoutingRule { priority: 7, plain_lookup: None };
+        let rule = RoutingRule { priority: 7, unknown: true, ..RoutingRule::default() };
         let found = would_answer_if([Event::Rules(vec![rule])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].starts_with("ip rule"), "{found:?}");
         let found = would_answer_if([Event::ArpNetfilter(ArpRules::unread("test"))], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("arptables"), "{found:?}");
-        let found = would_answer_if([Event::ArpNetfilter(dropping_from("cali0"))], "8.8.8.8");
-        assert!(found.len() == 1 && found[0].contains("(nft rule arp t c0 handle 1: it may drop"), "{found:?}");
         let found =
             would_answer_if([Event::DroppedReplies(vec![("cali0".into(), Ipv4Addr::new(9, 9, 9, 9))])], "8.8.8.8");
         assert!(found.len() == 1 && found[0].contains("nft list ruleset arp"), "{found:?}");
@@ -525,15 +606,6 @@ mod tests {
         assert_eq!(found("ip neigh show 10.5.0.5 dev cali0"), Some("lladdr 02:00:00:00:00:02 STALE"));
         assert_eq!(found("ip route, to the target 8.8.8.8"), Some("default dev eth0"));
         assert_eq!(found("ip route, back to the sender 10.5.0.5"), Some("10.5.0.5 dev cali0"));
-        for (name, expected) in
-            [("cali0", "nft rule arp t c0 handle 1: it may drop frames"), ("eth9", "nothing that concerns cali0")]
-        {
-            let mut world = KernelView::new(dump(), CALI).unwrap();
-            world.tell(Event::ArpNetfilter(dropping_from(name))).unwrap();
-            let facts = world.facts(&question("8.8.8.8"));
-            let netfilter = facts.iter().find(|fact| fact.what == "ARP netfilter").unwrap();
-            assert_eq!(netfilter.found, expected, "{name}");
-        }
     }
 
     #[test]
@@ -553,19 +625,13 @@ mod tests {
             (of(RouteKind::Multicast), "unanswerable_route", "multicast 8.8.8.0/24"),
             (of(RouteKind::Anycast), "unanswerable_route", "anycast 8.8.8.0/24"),
             (broadcast, "unanswerable_route", "broadcast 8.8.8.8 dev cali0 table local"),
-            (Route { metric: 7, ..of(RouteKind::Throw) }, "opaque_route", "throw 8.8.8.0/24 metric 7"),
-            (Route { multipath: true, ..unicast() }, "opaque_route", "8.8.8.0/24 (multipath)"),
             (
-                Route { multipath: true, nexthop: Some(4), ..unicast() },
+                Route { hops: [CALI, 99].into(), nexthop: Some(4), ..unicast() },
                 "opaque_route",
-                "8.8.8.0/24 nhid 4 (a nexthop group)",
+                "8.8.8.0/24 nhid 4 nexthop dev cali0 nexthop dev if99",
             ),
             (Route { nexthop: Some(4), ..unicast() }, "opaque_route", "8.8.8.0/24 nhid 4 (a nexthop object)"),
-            (
-                Route { encap: true, oif: Some(CALI), ..unicast() },
-                "opaque_route",
-                "8.8.8.0/24 dev cali0 (encapsulated)",
-            ),
+            (Route { encap: true, oif: Some(CALI), ..unicast() }, "pvlan_off", "8.8.8.0/24 dev cali0 (encapsulated)"),
         ];
         for (route, reason, printed) in cases {
             let mut world = KernelView::new(dump(), CALI).unwrap();

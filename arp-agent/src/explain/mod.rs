@@ -190,7 +190,12 @@ impl<T: Tables> Tables for Recorder<'_, T> {
                 (false, true) => ", in doubt: a frame may have changed it a moment ago",
                 (false, false) => "",
             };
-            format!("{}{more}", Lladdr::new(neighbour.lladdr))
+            let accepted = match (neighbour.is_accepted(true), neighbour.is_accepted(false)) {
+                (true, _) => "accepted as a sender",
+                (false, true) => "accepted as a sender, but not for every target",
+                (false, false) => "not surely accepted as a sender",
+            };
+            format!("{}{more}, {accepted}, view {}", Lladdr::new(neighbour.lladdr), neighbour.view())
         });
         self.note(format!("neighbour {}", describe_key(key)), found.unwrap_or_else(|| "no valid entry".into()));
         neighbour
@@ -218,15 +223,17 @@ impl<T: Tables> Tables for Recorder<'_, T> {
         let oif = self.tables.oif(slot);
         let found = match oif {
             Some(Oif { ifindex: 0, .. }) | None => "not followed (no carrier, or down)".into(),
+            Some(Oif { ifindex: Oif::MIXED, .. }) => "several interfaces, with different medium_id".into(),
+            Some(Oif { ifindex: Oif::SEVERAL, medium_id }) => format!("several interfaces, medium_id {medium_id}"),
             Some(Oif { ifindex, medium_id }) => format!("interface {ifindex}, medium_id {medium_id}"),
         };
-        self.note(format!("interface in slot {slot}"), found);
+        self.note(format!("next hops in slot {slot}"), found);
         oif
     }
 
-    fn fib_root(&self, index: u16) -> Entry {
-        let entry = self.tables.fib_root(index);
-        self.note(format!("FIB root {}.{}", index >> 8, index & 0xff), describe_entry(entry));
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        let entry = self.tables.fib_root(view, index);
+        self.note(format!("view {view} entry {index}"), describe_entry(entry));
         entry
     }
 
@@ -247,13 +254,17 @@ fn describe_iface(iface: Iface) -> String {
         (Iface::LOCAL_OWN, "arp_ignore 1"),
         (Iface::HAS_PROXIES, "static proxy entries"),
         (Iface::TO_PEER, "tc replies right to the pod end"),
+        (Iface::ARP_FILTER, "arp_filter"),
+        (Iface::NEXT_HOP, "one of several next hops of some route"),
+        (Iface::MARKS_MATTER, "a routing rule asks for marks"),
     ];
     let set: Vec<&str> = flags.into_iter().filter(|&(flag, _)| iface.has(flag)).map(|(_, name)| name).collect();
     let blocked = match iface.blocked {
         0 => String::new(),
-        reason => format!("; blocked: {}", Reason::from_raw(reason).why()),
+        reason => format!("; blocked: {}", Reason::from_raw(reason.into()).why()),
     };
-    format!("{}, medium_id {}, on: {}{blocked}", Lladdr::new(iface.mac), iface.medium_id, set.join(", "))
+    let Iface { mac, medium_id, probe_view, .. } = iface;
+    format!("{}, medium_id {medium_id}, view of probes {probe_view}, on: {}{blocked}", Lladdr::new(mac), set.join(", "))
 }
 
 fn describe_key(key: IfaceAddr) -> String {
@@ -269,10 +280,12 @@ fn describe_entry(entry: Entry) -> String {
     }
     let kind = match entry.kind() {
         Kind::None => "no route".into(),
+        Kind::Local if entry.is_elsewhere() => "local, not in table local".into(),
         Kind::Local => "local".into(),
         Kind::Unicast => format!("unicast by slot {}", entry.slot()),
         Kind::Unanswerable => "a type that is never answered".into(),
         Kind::Opaque => "not followed".into(),
+        Kind::OpaqueRule => "a rule is not followed".into(),
     };
-    if entry.is_default_route() { format!("{kind} (0.0.0.0/0)") } else { kind }
+    if entry.differs() { format!("{kind} (the way back to the sender may differ)") } else { kind }
 }

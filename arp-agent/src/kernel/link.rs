@@ -20,6 +20,8 @@ const IFLA_INET_CONF: u16 = raw::IFLA_INET_CONF as u16;
 const IFLA_XDP_ATTACHED: u16 = raw::IFLA_XDP_ATTACHED as u16;
 const IFLA_XDP_PROG_ID: u16 = raw::IFLA_XDP_PROG_ID as u16;
 const IFLA_XDP_HW_PROG_ID: u16 = raw::IFLA_XDP_HW_PROG_ID as u16;
+/// Of a VRF, in IFLA_INFO_DATA (include/uapi/linux/if_link.h).
+const IFLA_VRF_TABLE: u16 = 1;
 const XDP_ATTACHED_MULTI: u8 = raw::XDP_ATTACHED_MULTI as u8;
 
 /// Half the dump would be IPv6's counters. (Those of the link itself come all the same.)
@@ -46,9 +48,13 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
             libc::IFLA_LINK => link.link = Some(wire::u32_of(value).context("IFLA_LINK")?),
             // 0 is how the kernel says that there is none, where it says it.
             libc::IFLA_MASTER => link.master = Some(wire::u32_of(value).context("IFLA_MASTER")?).filter(|m| *m != 0),
+            libc::IFLA_GROUP => link.group = wire::u32_of(value).context("IFLA_GROUP")?,
             libc::IFLA_WIRELESS => return Ok(None),
             libc::IFLA_LINKINFO => {
                 link.kind = wire::attribute(value, libc::IFLA_INFO_KIND).context("IFLA_LINKINFO")?.map(wire::text);
+                if link.kind.as_deref() == Some("vrf") {
+                    link.vrf_table = vrf_table(value).context("IFLA_VRF_TABLE")?;
+                }
             }
             libc::IFLA_AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
             libc::IFLA_CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
@@ -64,6 +70,11 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
         }
     }
     Ok(Some(link))
+}
+
+fn vrf_table(info: &[u8]) -> Result<Option<u32>> {
+    let Some(data) = wire::attribute(info, libc::IFLA_INFO_DATA)? else { return Ok(None) };
+    wire::attribute(data, IFLA_VRF_TABLE)?.map(wire::u32_of).transpose()
 }
 
 /// The interface that an RTM_DELLINK says is gone; `None` if it only left a bridge.

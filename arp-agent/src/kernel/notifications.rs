@@ -23,7 +23,7 @@ use super::{
     features::{self, Features},
     ingress, link, neighbour, route,
 };
-use crate::event::{Event, IfSet};
+use crate::event::{Event, IfSet, LocalAndMain};
 use crate::netlink::{
     socket::RECEIVE_LEN,
     wire::{self, Message},
@@ -208,7 +208,8 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         libc::RTM_DELROUTE => route::route(message)?.map(Event::RouteGone),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => {
             batch.reread.rules = true;
-            None
+            // With any rule, added or deleted, the kernel takes the two tables apart, for good.
+            Some(Event::LocalAndMain(Some(LocalAndMain::Split)))
         }
         libc::RTM_NEWNEIGH => neighbour::neighbour(message)?.map(Event::Neighbour),
         libc::RTM_DELNEIGH => {
@@ -223,7 +224,7 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         }
         RTM_NEWNEXTHOP | RTM_DELNEXTHOP => {
             batch.reread.routes = true;
-            None
+            if message.kind == RTM_NEWNEXTHOP { route::nexthop(message)? } else { None }
         }
         libc::RTM_NEWQDISC | libc::RTM_DELQDISC => {
             // With it go the filters below it, which is not told.

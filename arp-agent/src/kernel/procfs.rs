@@ -74,6 +74,27 @@ pub(super) fn proxy_delay(interface: &str) -> Result<Option<u64>> {
     }
 }
 
+/// How many routes the kernel counts in table local and in table main, in the calling thread's network namespace; `None` if it
+/// does not tell. While it keeps both in one trie, each number is that of both.
+pub(super) fn local_and_main() -> Result<Option<[u64; 2]>> {
+    let path = "/proc/thread-self/net/fib_triestat";
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(counted_routes(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {path}")),
+    }
+}
+
+/// Of a table's lines that with its routes, as `fib_triestat_seq_show` (net/ipv4/fib_trie.c, 6.18) writes them.
+fn counted_routes(text: &str) -> Option<[u64; 2]> {
+    let of = |table: &str| {
+        let after = text.lines().skip_while(|line| *line != table);
+        let count = after.skip(1).take_while(|line| line.starts_with(char::is_whitespace));
+        count.filter_map(|line| line.trim().strip_prefix("Prefixes:")).next()?.trim().parse().ok()
+    };
+    Some([of("Local:")?, of("Main:")?])
+}
+
 /// The packet sockets of a network namespace: a file that is kept open, and stays that of the namespace in which it was opened.
 pub(super) struct PacketSockets {
     /// `None` if the kernel has no packet sockets.
@@ -154,6 +175,30 @@ sk               RefCnt Type Proto  Iface R Rmem   User   Inode
 0000000000000000 3      3    0800   10    1 0      0      64556 
 0000000000000000 3      3    0000   0     0 0      0      64557 
 ";
+
+    /// As 6.18 writes it, shortened: both tables in one trie, then another table.
+    const TRIES: &str = "\
+Basic info: size of leaf: 48 bytes, size of tnode: 40 bytes.
+Main:
+	Aver depth:     2.42
+	Leaves:         7
+	Prefixes:       8
+Null ptrs: 11
+Total size: 2  kB
+Local:
+	Aver depth:     2.42
+	Leaves:         7
+	Prefixes:       9
+Id 100:
+	Prefixes:       1
+";
+
+    #[test]
+    fn routes_are_counted_by_table() {
+        assert_eq!(counted_routes(TRIES), Some([9, 8]));
+        assert_eq!(counted_routes(&TRIES.replace("Local:", "Id 7:")), None);
+        assert_eq!(counted_routes(""), None);
+    }
 
     #[test]
     fn sockets_for_arp_are_found_among_others() {

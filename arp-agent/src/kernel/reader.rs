@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, mem, net::Ipv4Addr};
 
 use anyhow::{Context, Result};
+use linux_raw_sys::netlink as raw;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
@@ -16,12 +17,13 @@ use super::{
     route,
 };
 use crate::arp_rules::ArpRules;
-use crate::event::{Event, IfSet, Link, NeighbourEntry, Placement, Route, Settings};
+use crate::event::{Event, IfSet, Link, LocalAndMain, NeighbourEntry, Placement, Route, Settings};
 use crate::netlink::{
     socket::{NetlinkSocket, errno},
     wire::{self, Message, NetlinkRequest},
 };
 
+const RTM_GETNEXTHOP: u16 = raw::RTM_GETNEXTHOP as u16;
 const AF_INET: u8 = libc::AF_INET as u8;
 
 /// About how many links of a dump take as long as the settings of one link, file by file.
@@ -94,7 +96,10 @@ impl Reader {
         let request = NetlinkRequest::new(libc::RTM_GETADDR, &header);
         events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
         events.push(self.rules()?);
-        events.extend(self.routes()?.into_iter().map(|route| Event::Route(route, Placement::Last)));
+        events.extend(self.nexthop_objects()?);
+        let routes = self.routes()?;
+        events.push(Event::LocalAndMain(local_and_main(procfs::local_and_main()?, &routes)));
+        events.extend(routes.into_iter().map(|route| Event::Route(route, Placement::Last)));
         let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
         if let Some(features) = &mut self.features {
@@ -257,21 +262,21 @@ impl Reader {
         }
     }
 
-    /// The IPv4 routes of the tables local, main and default, in the kernel's order, as they are when nobody who was changing
-    /// the network configuration when this was called is still at it.
+    /// The IPv4 routes of all tables, in the kernel's order, as they are when nobody who was changing the network
+    /// configuration when this was called is still at it.
     pub fn routes(&mut self) -> Result<Vec<Route>> {
         self.wait_for_writers()?;
-        let mut routes = Vec::new();
-        for table in route::TABLES {
-            let header = with_family::<{ route::HEADER_LEN }>();
-            let request = NetlinkRequest::new(libc::RTM_GETROUTE, &header).with(libc::RTA_TABLE, table);
-            match self.dumped(&format!("IPv4 routes of table {table}"), &request, route::route) {
-                // A table exists from its first route on.
-                Err(error) if errno(&error) == Some(libc::ENOENT) => {}
-                more => routes.extend(more?),
-            }
+        let request = NetlinkRequest::new(libc::RTM_GETROUTE, &with_family::<{ route::HEADER_LEN }>());
+        self.dumped("IPv4 routes", &request, route::route)
+    }
+
+    /// Which nexthop objects are resilient groups; of kernels without such objects (before 5.3) none.
+    fn nexthop_objects(&mut self) -> Result<Vec<Event>> {
+        let request = NetlinkRequest::new(RTM_GETNEXTHOP, &[0; route::NEXTHOP_HEADER_LEN]);
+        match self.dumped("nexthop objects", &request, route::nexthop) {
+            Err(error) if errno(&error) == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+            objects => objects,
         }
-        Ok(routes)
     }
 
     /// The IPv4 routing rules.
@@ -511,6 +516,18 @@ impl Reader {
         decode: impl FnMut(&Message<'_>) -> Result<Option<T>>,
     ) -> Result<Vec<T>> {
         decoded(what, self.route.dump(what, request)?, decode)
+    }
+}
+
+/// How the kernel keeps the two tables, from the routes that it counts in each of them and those that it has just told. A
+/// table without routes of its own makes no difference.
+fn local_and_main(counted: Option<[u64; 2]>, routes: &[Route]) -> Option<LocalAndMain> {
+    let told = |table: i32| routes.iter().filter(|route| i64::from(route.table) == i64::from(table)).count() as u64;
+    let (local, main) = (told(libc::RT_TABLE_LOCAL.into()), told(libc::RT_TABLE_MAIN.into()));
+    match counted? {
+        counted if counted == [local + main; 2] => Some(LocalAndMain::Merged),
+        counted if counted == [local, main] => Some(LocalAndMain::Split),
+        _ => None,
     }
 }
 

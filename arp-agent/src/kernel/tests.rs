@@ -6,7 +6,7 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE}
 use proptest::{collection::vec, prelude::*};
 
 use super::{Batch, captured::*, ingress, link, neighbour, notifications, route};
-use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings};
+use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings};
 use crate::netlink::{socket, wire::Message};
 use crate::prefix::Prefix;
 
@@ -24,6 +24,8 @@ pub(super) fn message(kind: u16, payload: &[u8]) -> Message<'_> {
 fn a_veth() {
     let link = link::link(&message(16, &bytes(VETH))).unwrap().unwrap();
     let expected = Link {
+        group: 0,
+        vrf_table: None,
         ifindex: 3,
         name: "v0".into(),
         altnames: vec!["pod".into()],
@@ -84,41 +86,86 @@ fn programs_in_one_mode_and_in_several() {
     assert_eq!(program("0500020004000000 0800050063000000 0800060064000000"), (Some(99), true));
 }
 
-#[test]
-fn default_rules_are_plain_lookups() {
-    let rule = |hex| route::rule(&message(32, &bytes(hex))).unwrap().unwrap();
-    assert_eq!(rule(RULES[0]), RoutingRule { priority: 0, plain_lookup: Some(255) });
-    assert_eq!(rule(RULES[1]), RoutingRule { priority: 32766, plain_lookup: Some(254) });
-    assert_eq!(rule(RULES[2]), RoutingRule { priority: 32767, plain_lookup: Some(253) });
-    assert_eq!(rule(RULES[3]), RoutingRule { priority: 9, plain_lookup: None });
+fn lookup(priority: u32, table: u32) -> RoutingRule {
+    RoutingRule { priority, action: RuleAction::lookup(table), ..RoutingRule::default() }
 }
 
 #[test]
-fn a_rule_with_any_selector_is_not_a_plain_lookup() {
-    let plain = |payload: &[u8]| {
-        let rule = route::rule(&message(32, payload)).unwrap().unwrap();
-        assert_eq!(rule.priority, 32766);
-        rule.plain_lookup
+fn rules() {
+    let rule = |hex| route::rule(&message(32, &bytes(hex))).unwrap().unwrap();
+    assert_eq!(rule(RULES[0]), lookup(0, 255));
+    assert_eq!(rule(RULES[1]), lookup(32766, 254));
+    assert_eq!(rule(RULES[2]), lookup(32767, 253));
+    let from = Some(Prefix::new([10, 0, 0, 0], 8));
+    assert_eq!(rule(RULES[3]), RoutingRule { from, iif: Some("v0".into()), ..lookup(9, 77) });
+}
+
+/// The rule of table main with more attributes (type, value), and with other bytes in its header.
+fn main_rule(header: &[(usize, u8)], attributes: &[(u8, &[u8])]) -> RoutingRule {
+    let mut payload = bytes(RULES[1]);
+    header.iter().for_each(|&(at, value)| payload[at] = value);
+    for (kind, value) in attributes {
+        payload.extend([value.len() as u8 + 4, 0, *kind, 0]);
+        payload.extend(*value);
+        payload.resize(payload.len().next_multiple_of(4), 0);
+    }
+    route::rule(&message(32, &payload)).unwrap().unwrap()
+}
+
+#[test]
+fn what_a_rule_selects_is_decoded() {
+    let main = || lookup(32766, 254);
+    let to = Some(Prefix::new([10, 20, 0, 0], 16));
+    assert_eq!(main_rule(&[(1, 16)], &[(1, &[10, 20, 0, 0])]), RoutingRule { to, ..main() });
+    assert_eq!(main_rule(&[(8, 2)], &[]), RoutingRule { inverted: true, ..main() });
+    assert_eq!(main_rule(&[(8, 9)], &[]), RoutingRule { iif_detached: true, ..main() }, "and PERMANENT");
+    let mark = |mark, mask| RoutingRule { mark: Some((mark, mask)), ..main() };
+    assert_eq!(main_rule(&[], &[(10, &[7, 0, 0, 0]), (16, &[15, 0, 0, 0])]), mark(7, 15));
+    assert_eq!(main_rule(&[], &[(10, &[7, 0, 0, 0])]), mark(7, u32::MAX));
+    assert_eq!(main_rule(&[], &[(10, &[0; 4]), (16, &[1, 0, 0, 0])]), mark(0, 1));
+    assert_eq!(main_rule(&[], &[(10, &[0; 4]), (16, &[0; 4])]), main());
+    let users = Some((1000, 2000));
+    assert_eq!(main_rule(&[], &[(20, &[232, 3, 0, 0, 208, 7, 0, 0])]), RoutingRule { users, ..main() });
+    assert!(main_rule(&[], &[(19, &[1])]).l3mdev);
+    let action =
+        |suppress_prefixlen, suppress_ifgroup| RuleAction::Lookup { table: 254, suppress_prefixlen, suppress_ifgroup };
+    assert_eq!(main_rule(&[], &[(14, &[8, 0, 0, 0])]).action, action(Some(8), None));
+    assert_eq!(main_rule(&[], &[(13, &[3, 0, 0, 0])]).action, action(None, Some(3)));
+    assert_eq!(main_rule(&[(7, 2)], &[(4, &[100, 0, 0, 0])]).action, RuleAction::Goto(100));
+    assert_eq!(main_rule(&[(7, 3)], &[]).action, RuleAction::Nop);
+    for refusing in [0, 4, 5, 6, 7, 8, 9, 200] {
+        assert_eq!(main_rule(&[(7, refusing)], &[]).action, RuleAction::Refuse(refusing));
+    }
+}
+
+#[test]
+fn what_no_request_meets_is_known_as_such() {
+    let never = |header: &[(usize, u8)], attributes: &[(u8, &[u8])]| {
+        let rule = main_rule(header, attributes);
+        assert!(!rule.unknown, "{rule:?}");
+        rule.never
     };
-    // The header: destination, source, tos, reserved, action, FIB_RULE_INVERT, IIF_DETACHED.
-    for (at, value) in [(1, 8), (2, 8), (3, 16), (5, 1), (6, 1), (7, 2), (7, 7), (8, 2), (8, 8)] {
-        let mut payload = bytes(RULES[1]);
-        assert_eq!(plain(&payload), Some(254));
-        payload[at] = value;
-        assert_eq!(plain(&payload), None, "byte {at} = {value}");
+    assert_eq!(never(&[(3, 16)], &[]), ["tos 0x10"]);
+    assert_eq!(never(&[], &[(17, b"u0\0")]), ["oif u0"]);
+    assert_eq!(never(&[], &[(22, &[6])]), ["ipproto 6"]);
+    assert_eq!(never(&[], &[(22, &[0])]), [""; 0]);
+    // Ports since 6.15, with their masks.
+    assert_eq!(never(&[], &[(23, &[7, 0, 7, 0]), (28, &[255, 255])]), ["sport 7"]);
+    assert_eq!(never(&[], &[(24, &[7, 0, 9, 0]), (29, &[255, 255])]), ["dport 7-9"]);
+    assert_eq!(never(&[], &[(12, &[0, 0, 0, 0, 0, 0, 0, 5])]), ["tun_id 5"]);
+    assert_eq!(never(&[], &[(25, &[10])]), ["dscp 10"]);
+    assert_eq!(never(&[], &[(25, &[16]), (30, &[15])]), [""; 0], "the bits that count are 0");
+    assert_eq!(never(&[], &[(11, &[7, 0, 0, 0])]), [""; 0], "realms select nothing");
+}
+
+#[test]
+fn what_is_not_known_of_a_rule_is_said() {
+    for (at, value) in [(5, 1), (6, 1), (8, 32), (11, 1)] {
+        assert!(main_rule(&[(at, value)], &[]).unknown, "byte {at} = {value}");
     }
-    // FRA_DST to beyond those of 6.18, but for padding, priority, table, protocol and the suppressors.
-    for kind in (1..40).filter(|kind| ![6, 13, 14, 15, 18, 21].contains(kind)) {
-        let mut payload = bytes(RULES[1]);
-        payload.extend([8, 0, kind, 0, 0, 0, 0, 0]);
-        assert_eq!(plain(&payload), None, "attribute {kind}");
-    }
-    for suppressor in [13, 14] {
-        let mut payload = bytes(RULES[1]);
-        payload.extend([8, 0, suppressor, 0, 255, 255, 255, 255]);
-        assert_eq!(plain(&payload), Some(254));
-        payload.extend([8, 0, suppressor, 0, 0, 0, 0, 0]);
-        assert_eq!(plain(&payload), None, "attribute {suppressor} = 0");
+    // Those that include/uapi/linux/fib_rules.h of 6.18 does not have, or does not use for IPv4.
+    for kind in [5, 7, 8, 9, 26, 27, 31, 32, 40] {
+        assert!(main_rule(&[], &[(kind, &[0; 4])]).unknown, "attribute {kind}");
     }
 }
 
@@ -134,13 +181,13 @@ fn routes() {
         oif: Some(3),
         gateway: Some("fe80::7".parse().unwrap()),
         nexthop: None,
-        multipath: false,
+        hops: Box::default(),
         encap: false,
         rest: 0,
     };
     assert_eq!(decode(ROUTE_VIA).map(|route| Route { rest: 0, ..route }), Some(expected));
     let multipath = decode(ROUTE_MULTIPATH).unwrap();
-    assert_eq!((multipath.multipath, multipath.oif, multipath.prefix.len), (true, None, 24));
+    assert_eq!((multipath.legs(), multipath.oif, multipath.prefix.len), (&[3, 3][..], None, 24));
 
     let changed = |at: usize, value: u8| {
         let mut payload = bytes(ROUTE_VIA);
@@ -163,8 +210,8 @@ fn routes() {
     assert_ne!(route::route(&message(24, &hops)).unwrap().unwrap(), multipath, "its weight does not");
     assert_eq!(changed(0, 10).unwrap(), None, "IPv6");
     assert_eq!(changed(9, 2).unwrap(), None, "RTM_F_CLONED");
-    assert_eq!(changed(16, 100).unwrap(), None, "RTA_TABLE 100");
-    assert_eq!(changed(17, 1).unwrap(), None, "RTA_TABLE 510, whose low byte is main's");
+    assert_eq!(changed(16, 100).unwrap().unwrap().table, 100);
+    assert_eq!(changed(17, 1).unwrap().unwrap().table, 510, "RTA_TABLE, whose low byte is main's");
     assert!(changed(1, 33).is_err(), "33 bits");
     assert_eq!(changed(1, 8).unwrap().unwrap().prefix.addr, 10 << 24, "host bits");
     assert_eq!(changed(1, 0).unwrap().unwrap().prefix.addr, 0);

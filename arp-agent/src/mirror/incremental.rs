@@ -3,11 +3,17 @@
 
 use super::*;
 use crate::arp_rules::{ArpRules, tests::dropping_from};
-use crate::event::{Address, Link, NeighbourEntry, Placement, RouteKind, RoutingRule, Settings};
-use arp_common::Reason;
+use crate::dataplane::Dataplane as _;
+use crate::dataplane::fake::Fake;
+use crate::event::{
+    Address, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
+};
+use arp_common::fib::Kind;
+use arp_common::{ArpFrame, Reason, Verdict, decide};
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use slots::Legs;
 use std::net::Ipv4Addr;
 
 /// Few interfaces and addresses, so that events meet.
@@ -20,28 +26,37 @@ fn address() -> impl Strategy<Value = Ipv4Addr> {
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    (0..2, 0..2, 0..2, 0..2, 0..3).prop_map(
-        |(proxy_arp, proxy_arp_pvlan, arp_ignore, ignore_routes_with_linkdown, medium_id)| Settings {
-            forwarding: 1,
-            proxy_arp,
-            proxy_arp_pvlan,
-            arp_ignore,
-            ignore_routes_with_linkdown,
-            medium_id,
-            ..Settings::default()
+    let validation = (0..3, prop_oneof![3 => Just(0), 1 => Just(1)]);
+    (0..2, 0..2, 0..2, 0..2, 0..3, validation).prop_map(
+        |(proxy_arp, proxy_arp_pvlan, arp_ignore, ignore_routes_with_linkdown, medium_id, (rp_filter, arp_filter))| {
+            Settings {
+                rp_filter,
+                arp_filter,
+                forwarding: 1,
+                proxy_arp,
+                proxy_arp_pvlan,
+                arp_ignore,
+                ignore_routes_with_linkdown,
+                medium_id,
+                ..Settings::default()
+            }
         },
     )
 }
 
 fn link() -> impl Strategy<Value = Event> {
-    let kind = prop_oneof![Just(None), Just(Some("veth")), Just(Some("macvlan"))];
-    let below = (option::weighted(0.2, interface()), option::of(0..2));
-    (interface(), 0..3_u32, kind, below, prop::bool::weighted(0.8), option::weighted(0.9, settings())).prop_map(
-        |(ifindex, name, kind, (link, link_netnsid), carrier, settings)| {
+    let kind = prop_oneof![Just(None), Just(Some("veth")), Just(Some("macvlan")), Just(Some("vrf"))];
+    let below = (option::weighted(0.2, interface()), option::of(0..2), option::weighted(0.2, interface()));
+    let own = (0..3_u32, 0..2_u32);
+    (interface(), own, kind, below, prop::bool::weighted(0.8), option::weighted(0.9, settings())).prop_map(
+        |(ifindex, (name, group), kind, (link, link_netnsid, master), carrier, settings)| {
             Event::Link(Link {
                 ifindex,
                 name: format!("i{name}"),
                 kind: kind.map(Into::into),
+                vrf_table: (kind == Some("vrf")).then_some(100),
+                group,
+                master,
                 link,
                 link_netnsid,
                 carrier,
@@ -55,21 +70,74 @@ fn link() -> impl Strategy<Value = Event> {
     )
 }
 
-/// The default ones, if main is looked up by one.
-fn rules(main: Option<u32>) -> Event {
-    let rule = |priority, plain_lookup| RoutingRule { priority, plain_lookup };
-    Event::Rules(vec![rule(0, Some(255)), rule(32766, main), rule(32767, Some(253))])
+fn lookup(priority: u32, table: u32) -> RoutingRule {
+    RoutingRule { priority, action: RuleAction::lookup(table), ..RoutingRule::default() }
+}
+
+fn prefix() -> impl Strategy<Value = Prefix> {
+    (address(), prop_oneof![Just(32), Just(31), Just(24)]).prop_map(|(addr, len)| Prefix::new(addr.octets(), len))
+}
+
+/// A rule of any kind that requests can meet.
+fn rule() -> impl Strategy<Value = RoutingRule> {
+    let suppress = (option::weighted(0.2, 0..33_u8), option::weighted(0.2, 0..2_u32));
+    let action = prop_oneof![
+        4 => (prop_oneof![Just(100), Just(254), Just(253), Just(255)], suppress).prop_map(
+            |(table, (suppress_prefixlen, suppress_ifgroup))| RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup }
+        ),
+        1 => (0..4_u32).prop_map(|to| RuleAction::Goto(10 * to)),
+        1 => Just(RuleAction::Refuse(7)),
+    ];
+    let selectors = (
+        option::weighted(0.3, prefix()),
+        option::weighted(0.4, prefix()),
+        option::weighted(0.2, (0..3_u32).prop_map(|name| format!("i{name}"))),
+        option::weighted(0.1, (0..2_u32, 0..2_u32)),
+    );
+    let flags = (prop::bool::weighted(0.2), prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>());
+    (0..4_u32, action, selectors, flags).prop_map(
+        |(priority, action, (from, to, iif, mark), (inverted, unknown, l3mdev, iif_detached))| RoutingRule {
+            priority: 10 * priority,
+            action,
+            inverted,
+            from,
+            to,
+            iif,
+            iif_detached,
+            mark,
+            l3mdev,
+            unknown,
+            ..RoutingRule::default()
+        },
+    )
+}
+
+/// The default ones, and mostly some more.
+fn rules() -> impl Strategy<Value = Event> {
+    (vec(rule(), 0..4), any::<bool>()).prop_map(|(mut rules, main)| {
+        rules.sort_by_key(|rule| rule.priority);
+        rules.insert(0, lookup(0, 255));
+        rules.extend(main.then(|| lookup(32766, 254)));
+        rules.push(lookup(32767, 253));
+        Event::Rules(rules)
+    })
 }
 
 fn route() -> impl Strategy<Value = Route> {
-    let place =
-        (prop_oneof![3 => Just(254), 3 => Just(255), 1 => Just(253)], address(), prop_oneof![Just(32), Just(24)]);
-    let kind = prop_oneof![6 => Just(None), 1 => Just(Some(RouteKind::Broadcast)), 1 => Just(Some(RouteKind::Local))];
+    let table = prop_oneof![3 => Just(254), 3 => Just(255), 1 => Just(253), 3 => Just(100)];
+    let place = (table, address(), prop_oneof![Just(32), Just(31), Just(24), Just(0)]);
+    let kind = prop_oneof![
+        6 => Just(None),
+        1 => Just(Some(RouteKind::Broadcast)),
+        1 => Just(Some(RouteKind::Local)),
+        1 => Just(Some(RouteKind::Throw)),
+        1 => Just(Some(RouteKind::Unreachable)),
+    ];
     // Objects of one next hop, of several, and such as are told by their number alone.
-    let object =
-        option::weighted(0.5, (1..3_u32, prop_oneof![4 => Just("one"), 1 => Just("several"), 1 => Just("untold")]));
-    (place, kind, interface(), object).prop_map(|((table, addr, len), kind, oif, object)| {
-        let hops = object.map_or("one", |(_, hops)| hops);
+    let object = option::weighted(0.3, 1..3_u32);
+    let hops = prop_oneof![4 => Just("one"), 2 => Just("several"), 1 => Just("untold")];
+    (place, kind, interface(), object, hops).prop_map(|((table, addr, len), kind, oif, object, hops)| {
+        let hops = if hops == "untold" && object.is_none() { "one" } else { hops };
         let natural = if table == 255 { RouteKind::Local } else { RouteKind::Unicast };
         Route {
             table,
@@ -79,8 +147,8 @@ fn route() -> impl Strategy<Value = Route> {
             kind: kind.unwrap_or(natural),
             oif: (hops == "one").then_some(oif),
             gateway: None,
-            nexthop: object.map(|(id, _)| id),
-            multipath: hops == "several",
+            nexthop: object,
+            hops: if hops == "several" { [oif, oif % 5 + 1].into() } else { Box::default() },
             encap: false,
             rest: 0,
         }
@@ -102,8 +170,11 @@ fn event() -> impl Strategy<Value = Event> {
         1 => owned().prop_map(Event::AddressGone),
         5 => (route(), placement()).prop_map(|(route, placement)| Event::Route(route, placement)),
         2 => route().prop_map(Event::RouteGone),
-        1 => prop_oneof![3 => Just(Some(254)), 1 => Just(None)].prop_map(rules),
-        1 => (interface(), address()).prop_map(|(ifindex, addr)| {
+        2 => rules(),
+        1 => prop_oneof![Just(None), Just(Some(LocalAndMain::Merged)), Just(Some(LocalAndMain::Split))]
+            .prop_map(Event::LocalAndMain),
+        1 => (1..3_u32, any::<bool>()).prop_map(|(id, resilient)| Event::NexthopObject { id, resilient }),
+        4 => (interface(), address()).prop_map(|(ifindex, addr)| {
             Event::Neighbour(NeighbourEntry { ifindex, addr, state: 2, lladdr: Some([2; 6]) })
         }),
         1 => (interface(), address()).prop_map(|(ifindex, addr)| Event::NeighbourGone { ifindex, addr }),
@@ -142,26 +213,72 @@ fn step() -> impl Strategy<Value = (Vec<Event>, BTreeSet<u32>)> {
     (vec(event(), 1..4), prop_oneof![3 => Just(BTreeSet::from([1, 2, 3])), 1 => btree_set(interface(), 0..6)])
 }
 
+/// The leaves of a view, with what their slots stand for.
+type Leaves = BTreeMap<Prefix, (Entry, Option<Legs>)>;
+
+/// What a mirror holds, whatever the numbers of its views and slots.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    interface_tables: InterfaceTables,
+    probes: BTreeMap<u32, Leaves>,
+    neighbours: BTreeMap<IfaceAddr, (Neighbour, Leaves)>,
+    oifs: BTreeMap<Legs, Oif>,
+}
+
+fn picture(mirror: &Mirror) -> Picture {
+    let all = mirror.views.leaves();
+    let leaves = |view: u16| -> Leaves {
+        let of_view = all.iter().filter(|((number, _), _)| *number == view);
+        let leaf = |(&(_, prefix), &entry): (&(u16, Prefix), &Entry)| {
+            let legs = (entry.kind() == Kind::Unicast).then(|| mirror.slots.legs(entry.slot()).unwrap().clone());
+            let entry = if legs.is_some() { Entry::from_raw(entry.raw() >> 16 << 16) } else { entry };
+            (prefix, (entry, legs))
+        };
+        of_view.map(leaf).collect()
+    };
+    let mut interface_tables = mirror.interface_tables.clone();
+    interface_tables.ifaces.values_mut().for_each(|iface| iface.probe_view = 0);
+    let neighbours = mirror.neighbours.iter().map(|(&key, neighbour)| {
+        let own = Neighbour { flags: neighbour.flags & 0xf, ..*neighbour };
+        (key, (own, leaves(neighbour.view())))
+    });
+    Picture {
+        interface_tables,
+        probes: mirror.probe_views.iter().map(|(&ifindex, &view)| (ifindex, leaves(view))).collect(),
+        neighbours: neighbours.collect(),
+        oifs: mirror.oifs.iter().map(|(&slot, &oif)| (mirror.slots.legs(slot).unwrap().clone(), oif)).collect(),
+    }
+}
+
+/// What the tables say of every sender's every target.
+fn verdicts(tables: &Fake, attached: &BTreeSet<u32>) -> Vec<Verdict> {
+    let addresses = || (0..5).map(|host| [10, 0, 0, host]).chain([[9, 9, 9, 9], [0; 4]]);
+    let asked = attached.iter().flat_map(|&ifindex| addresses().map(move |sender| (ifindex, sender)));
+    let asked = asked.flat_map(|(ifindex, sender)| addresses().map(move |target| (ifindex, sender, target)));
+    asked
+        .map(|(ifindex, sender, target)| decide(&(&ArpFrame::request([2; 6], sender, target)).into(), ifindex, tables))
+        .collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
     fn what_is_computed_in_steps_is_what_is_computed_at_once(steps in vec(step(), 1..40)) {
         let mut mirror = Mirror::default();
-        mirror.apply(&BTreeSet::new(), [rules(Some(254)), Event::AllSettings(Settings::default())]);
+        let mut tables = Fake::default();
+        tables.set_lease(1).unwrap();
+        let default = Event::Rules(vec![lookup(0, 255), lookup(32766, 254), lookup(32767, 253)]);
+        let first = mirror.apply(&BTreeSet::new(), [default, Event::AllSettings(Settings::default())]);
+        tables.apply(&first.changes).unwrap();
         for (events, attached) in steps {
             let told = format!("{events:?}");
-            mirror.apply(&attached, events);
-            let Mirror { snapshot, slots, .. } = &mut mirror;
-            let interface_tables = desired::interface_tables(snapshot, &attached, slots, 0..6);
-            let keys = snapshot.neighbours.keys().filter(|key| attached.contains(&key.ifindex));
-            let neighbours: BTreeMap<_, _> =
-                keys.filter_map(|key| Some((*key, desired::neighbour(snapshot, key)?))).collect();
-            let prefixes: BTreeSet<Prefix> = snapshot.prefixes().collect();
-            let fib: BTreeMap<_, _> =
-                prefixes.into_iter().filter_map(|prefix| Some((prefix, desired::leaf(snapshot, slots, prefix)?))).collect();
-            prop_assert_eq!(&mirror.interface_tables, &interface_tables, "after {}", told);
-            prop_assert_eq!(&mirror.neighbours, &neighbours, "after {}", told);
-            prop_assert_eq!(&mirror.fib, &fib, "after {}", told);
+            tables.apply(&mirror.apply(&attached, events).changes).unwrap();
+            let mut fresh = Mirror { snapshot: mirror.snapshot.clone(), ..Mirror::default() };
+            let mut fresh_tables = Fake::default();
+            fresh_tables.set_lease(1).unwrap();
+            fresh_tables.apply(&fresh.changes(&attached, Dirty { everything: true, ..Dirty::default() })).unwrap();
+            prop_assert_eq!(picture(&mirror), picture(&fresh), "after {}", told);
+            prop_assert_eq!(verdicts(&tables, &attached), verdicts(&fresh_tables, &attached), "after {}", told);
         }
     }
 }

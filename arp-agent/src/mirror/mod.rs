@@ -1,20 +1,27 @@
 //! From what the kernel says to what the maps must hold. Pure: no sockets, no maps, no clock.
 //!
-//! Events are folded into a [`snapshot`]; [`desired`] says what the maps must hold for it; the difference to what
-//! they hold (`current`) comes out as [`Change`]s, for the dataplane to apply as one batch.
+//! Events are folded into a [`snapshot`]; [`desired`], `senders` and `views` say what the maps must hold for it; the
+//! difference to what they hold comes out as [`Change`]s, for the dataplane to apply as one batch.
 
 pub mod desired;
 pub mod objects;
+pub mod routes;
+pub mod rules;
+mod senders;
+pub mod slots;
 pub mod snapshot;
+mod views;
+pub mod walk;
 
 use crate::event::{Event, IfSet, Route};
 use crate::prefix::Prefix;
 use arp_common::fib::Entry;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
-use desired::Slots;
+use slots::Slots;
 use snapshot::{Dirty, Snapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, RangeInclusive};
+use views::{Views, Ways};
 
 /// One step for the maps. A batch of them is atomic to every frame: the dataplane brackets it by the sequence.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,12 +34,14 @@ pub enum Change {
     Proxy(IfaceAddr, bool),
     /// Whether there is such an own address.
     OwnAddress(IfaceAddr, bool),
-    /// The interface in a slot.
+    /// What is in a slot of what routes leave by.
     Oif(u16, Oif),
-    /// A prefix's leaf.
-    Insert(Prefix, Entry),
-    /// A prefix is gone: its addresses fall to the next shorter one.
+    /// A prefix's leaf in a view.
+    Insert(u16, Prefix, Entry),
+    /// A prefix is gone from a view: its addresses fall to the next shorter one.
     Remove {
+        /// The view.
+        view: u16,
         /// The prefix that is gone.
         prefix: Prefix,
         /// The leaf of the longest prefix that covers it; [`Entry::NONE`] if none does.
@@ -40,6 +49,8 @@ pub enum Change {
         /// That prefix's length; 0 if none does.
         cover_len: u8,
     },
+    /// A view is gone, with all its leaves.
+    Forget(u16),
 }
 
 /// What came of events.
@@ -60,8 +71,6 @@ pub struct InterfaceTables {
     pub proxies: BTreeSet<IfaceAddr>,
     /// `OWN_ADDRESSES`.
     pub own_addresses: BTreeSet<IfaceAddr>,
-    /// `OIFS`, the slots in use.
-    pub oifs: BTreeMap<u16, Oif>,
 }
 
 /// The mirror: what the kernel said, and what the maps hold of it.
@@ -70,9 +79,19 @@ pub struct Mirror {
     snapshot: Snapshot,
     attached: BTreeSet<u32>,
     slots: Slots,
+    views: Views,
     interface_tables: InterfaceTables,
+    /// `OIFS`, the slots in use.
+    oifs: BTreeMap<u16, Oif>,
+    /// The view of probes on each attached interface.
+    probe_views: BTreeMap<u32, u16>,
     neighbours: BTreeMap<IfaceAddr, Neighbour>,
-    fib: BTreeMap<Prefix, Entry>,
+    /// The interfaces of `neighbours`, by address.
+    asked_from: BTreeMap<[u8; 4], BTreeSet<u32>>,
+    /// Those of `neighbours` about which it matters what state other interfaces are in.
+    dependent: BTreeSet<IfaceAddr>,
+    /// The interfaces from whose targets the way back to a sender may be another.
+    differing: BTreeSet<u32>,
 }
 
 impl Mirror {
@@ -81,9 +100,14 @@ impl Mirror {
         &self.snapshot
     }
 
-    /// How many prefixes the FIB holds.
+    /// How many prefixes the views hold.
     pub fn prefixes(&self) -> usize {
-        self.fib.len()
+        self.views.prefixes()
+    }
+
+    /// How many views there are.
+    pub fn views(&self) -> usize {
+        self.views.len()
     }
 
     /// How many neighbour entries the maps hold.
@@ -128,117 +152,180 @@ impl Mirror {
         if !came_or_went.is_empty() {
             self.attached.clone_from(attached);
         }
-        let mut changes = Vec::new();
-        self.neighbour_changes(&came_or_went, &dirty, &mut changes);
-
-        let mut fib_changes = Vec::new();
-        if dirty.everything || dirty.all_routes {
-            // Only when every leaf is computed anew: one that still names a slot must not see it given away.
-            self.slots.forget_missing(&self.snapshot);
+        came_or_went.iter().for_each(|&ifindex| dirty.interfaces.add(ifindex));
+        let differing = self.differing_interfaces();
+        dirty.rules |= differing != self.differing;
+        self.differing = differing;
+        if dirty.everything || dirty.all_routes || dirty.rules {
             dirty.interfaces = IfSet::All;
         }
-        self.fib_changes(&dirty, &mut fib_changes);
-        // After the leaves: they may have taken new slots.
-        for ifindex in came_or_went.into_iter().chain(self.slots.news()) {
-            dirty.interfaces.add(ifindex);
-        }
-        let gone: Vec<u32> = match &dirty.interfaces {
-            IfSet::These(these) => these.iter().copied().filter(|ifindex| !self.knows_link(*ifindex)).collect(),
-            IfSet::None => Vec::new(),
-            IfSet::All => self.slots.interfaces().filter(|&ifindex| !self.knows_link(ifindex)).collect(),
-        };
+
+        let mut changes = Vec::new();
+        self.sender_changes(&mut dirty, &mut changes);
+        let mut fib_changes = Vec::new();
+        self.views.changes(&self.snapshot, &self.differing, &mut self.slots, &dirty, &mut fib_changes);
+        // After the leaves: they may have taken slots, or given them back.
+        self.oif_changes(&dirty.interfaces, &mut changes);
+        self.slots.regrouped().into_iter().for_each(|ifindex| dirty.interfaces.add(ifindex));
         self.interface_changes(dirty.interfaces, &mut changes);
-        // What is gone has index 0 in its slot by now, as a slot has that stands for none.
-        for slot in gone.into_iter().filter_map(|ifindex| self.slots.forget(&self.snapshot, ifindex)) {
-            self.interface_tables.oifs.remove(&slot);
-        }
         changes.append(&mut fib_changes);
         changes
     }
 
-    fn knows_link(&self, ifindex: u32) -> bool {
-        self.snapshot.links.contains_key(&ifindex)
+    /// The interfaces that rules name in `iif`, and the ports of VRFs where a rule asks for them.
+    fn differing_interfaces(&self) -> BTreeSet<u32> {
+        let Snapshot { rules, links, .. } = &self.snapshot;
+        let mut differing = rules.named(links);
+        if rules.l3mdev() {
+            let ports = links.values().filter(|link| senders::vrf(&self.snapshot, link).is_some());
+            differing.extend(ports.map(|link| link.ifindex));
+        }
+        differing
     }
 
     fn interface_changes(&mut self, which: IfSet, changes: &mut Vec<Change>) {
         let (current, interfaces) = match which {
             IfSet::None => return,
-            IfSet::These(these) => (self.interface_tables.split_off(&these, &self.slots), these),
+            IfSet::These(these) => (self.interface_tables.split_off(&these), these),
             IfSet::All => {
-                let all = self.attached.iter().copied().chain(self.slots.interfaces()).chain([0]);
+                let all = self.attached.iter().copied().chain([0]);
                 (std::mem::take(&mut self.interface_tables), all.collect())
             }
         };
-        let wanted = desired::interface_tables(&self.snapshot, &self.attached, &self.slots, interfaces);
+        let wanted =
+            desired::interface_tables(&self.snapshot, &self.attached, &self.slots, &self.probe_views, interfaces);
         small_changes(&current, &wanted, changes);
         self.interface_tables.append(wanted);
     }
 
-    fn neighbour_changes(&mut self, came_or_went: &[u32], dirty: &Dirty, changes: &mut Vec<Change>) {
-        let known = self.snapshot.neighbours.keys().chain(self.neighbours.keys());
-        let keys: BTreeSet<IfaceAddr> = if dirty.everything {
-            known.copied().collect()
-        } else {
-            let of = |&ifindex: &u32| {
-                let entries = self.snapshot.neighbours.range(about(ifindex)).map(|(&key, _)| key);
-                entries.chain(self.neighbours.range(about(ifindex)).map(|(&key, _)| key))
-            };
-            dirty.neighbours.iter().copied().chain(came_or_went.iter().flat_map(of)).collect()
-        };
-        for key in keys {
-            let is_attached = self.attached.contains(&key.ifindex);
-            let wanted = is_attached.then(|| desired::neighbour(&self.snapshot, &key)).flatten();
-            if self.neighbours.get(&key).copied() == wanted {
-                continue;
-            }
-            match wanted {
-                Some(neighbour) => self.neighbours.insert(key, neighbour),
-                None => self.neighbours.remove(&key),
-            };
-            changes.push(Change::Neighbour(key, wanted));
+    fn oif_changes(&mut self, interfaces: &IfSet, changes: &mut Vec<Change>) {
+        let mut slots = self.slots.touched();
+        match interfaces {
+            IfSet::None => {}
+            IfSet::These(these) => slots.extend(these.iter().flat_map(|&ifindex| self.slots.of_interface(ifindex))),
+            IfSet::All => slots.extend(self.slots.all()),
         }
-    }
-
-    fn fib_changes(&mut self, dirty: &Dirty, changes: &mut Vec<Change>) {
-        let prefixes: BTreeSet<Prefix> = if dirty.everything {
-            self.snapshot.prefixes().chain(self.fib.keys().copied()).collect()
-        } else {
-            self.snapshot.affected(dirty)
-        };
-        // Each cover is looked up in the FIB as it is at that step: the dataplane follows step by step.
-        for prefix in prefixes.into_iter().rev() {
-            let wanted = desired::leaf(&self.snapshot, &mut self.slots, prefix);
-            if self.fib.get(&prefix).copied() == wanted {
-                continue;
-            }
-            match wanted {
-                Some(entry) => {
-                    self.fib.insert(prefix, entry);
-                    changes.push(Change::Insert(prefix, entry));
-                }
-                None => {
-                    self.fib.remove(&prefix);
-                    let (cover, cover_len) = self.cover(prefix);
-                    changes.push(Change::Remove { prefix, cover, cover_len });
-                }
+        for slot in slots {
+            let wanted = self.slots.legs(slot).map(|legs| desired::oif(&self.snapshot, legs));
+            if self.oifs.get(&slot) != wanted.as_ref() {
+                match wanted {
+                    Some(oif) => self.oifs.insert(slot, oif),
+                    None => self.oifs.remove(&slot),
+                };
+                changes.push(Change::Oif(slot, wanted.unwrap_or_default()));
             }
         }
     }
 
-    /// The leaf of the longest prefix shorter than `prefix` that covers it, and its length.
-    fn cover(&self, prefix: Prefix) -> (Entry, u8) {
-        for len in (0..prefix.len).rev() {
-            if let Some(&entry) = self.fib.get(&prefix.shortened(len)) {
-                return (entry, len);
+    /// Decides anew about the senders that what was touched concerns, and about probes.
+    fn sender_changes(&mut self, dirty: &mut Dirty, changes: &mut Vec<Change>) {
+        let common = senders::common_ways(&self.snapshot);
+        let snapshot = &self.snapshot;
+        let is_all = dirty.everything || dirty.rules || dirty.all_routes;
+        // First all are given back, so that a view that nobody has any more can become another.
+        let mut wanted = Vec::new();
+        for key in self.senders_touched(dirty) {
+            let link = snapshot.links.get(&key.ifindex).filter(|_| self.attached.contains(&key.ifindex));
+            let decided = link.and_then(|link| {
+                let mut neighbour = desired::neighbour(snapshot, &key)?;
+                let sender = u32::from_be_bytes(key.addr);
+                let acceptance = senders::acceptance(snapshot, link, sender);
+                neighbour.flags |= acceptance.flags;
+                let ways = common.clone().unwrap_or_else(|| senders::ways(snapshot, link, sender));
+                Some((neighbour, ways, acceptance.depends))
+            });
+            let before = self.neighbours.get(&key).copied();
+            before.into_iter().for_each(|before| self.views.release(before.view()));
+            wanted.push((key, before, decided));
+        }
+        let probed: BTreeSet<u32> = match &dirty.interfaces {
+            _ if is_all => self.probe_views.keys().chain(&self.attached).copied().collect(),
+            IfSet::None => BTreeSet::new(),
+            IfSet::These(these) => these.clone(),
+            IfSet::All => self.probe_views.keys().chain(&self.attached).copied().collect(),
+        };
+        let mut probes = Vec::new();
+        for ifindex in probed {
+            self.probe_views.get(&ifindex).into_iter().for_each(|&before| self.views.release(before));
+            let link = snapshot.links.get(&ifindex).filter(|_| self.attached.contains(&ifindex));
+            probes.push((ifindex, link.map(|link| senders::probe_ways(snapshot, link))));
+        }
+        // Those that there are stay what they are.
+        let is_new = |ways: Option<&Ways>| ways.is_some_and(|ways| !self.views.has(ways));
+        wanted.sort_by_key(|(_, _, decided)| is_new(decided.as_ref().map(|(_, ways, _)| ways)));
+        probes.sort_by_key(|(_, ways)| is_new(ways.as_ref()));
+        for (ifindex, ways) in probes {
+            let view = ways.map(|ways| self.views.take(&ways));
+            if self.probe_views.get(&ifindex).copied() != view {
+                dirty.interfaces.add(ifindex);
+            }
+            match view {
+                Some(view) => self.probe_views.insert(ifindex, view),
+                None => self.probe_views.remove(&ifindex),
+            };
+        }
+        for (key, before, decided) in wanted {
+            let now = decided.map(|(mut neighbour, ways, depends)| {
+                neighbour.flags |= self.views.take(&ways) << Neighbour::VIEW_SHIFT;
+                (neighbour, depends)
+            });
+            if now.is_some_and(|(_, depends)| depends) {
+                self.dependent.insert(key);
+            } else {
+                self.dependent.remove(&key);
+            }
+            let now = now.map(|(neighbour, _)| neighbour);
+            if now != before {
+                self.remember(key, now);
+                changes.push(Change::Neighbour(key, now));
             }
         }
-        (Entry::NONE, 0)
+    }
+
+    fn remember(&mut self, key: IfaceAddr, neighbour: Option<Neighbour>) {
+        if let Some(neighbour) = neighbour {
+            self.neighbours.insert(key, neighbour);
+            self.asked_from.entry(key.addr).or_default().insert(key.ifindex);
+            return;
+        }
+        self.neighbours.remove(&key);
+        if let Some(interfaces) = self.asked_from.get_mut(&key.addr) {
+            interfaces.remove(&key.ifindex);
+            if interfaces.is_empty() {
+                self.asked_from.remove(&key.addr);
+            }
+        }
+    }
+
+    /// The senders about whom something else may have to be decided.
+    fn senders_touched(&self, dirty: &Dirty) -> BTreeSet<IfaceAddr> {
+        let known = || self.snapshot.neighbours.keys().chain(self.neighbours.keys()).copied();
+        // There may be room for those that had found none.
+        let crowded = self.views.are_too_many();
+        if dirty.everything || dirty.rules || dirty.all_routes || crowded || dirty.interfaces == IfSet::All {
+            return known().collect();
+        }
+        let mut touched = dirty.neighbours.clone();
+        if let IfSet::These(these) = &dirty.interfaces {
+            for &ifindex in these {
+                touched.extend(self.snapshot.neighbours.range(about(ifindex)).map(|(&key, _)| key));
+                touched.extend(self.neighbours.range(about(ifindex)).map(|(&key, _)| key));
+            }
+            touched.extend(&self.dependent);
+        }
+        let hosts = dirty.own.iter().map(|&addr| Prefix::new(addr, 32));
+        for prefix in dirty.routes.iter().map(|&(_, prefix)| prefix).chain(hosts) {
+            let (first, last) = (prefix.addr.to_be_bytes(), prefix.last().to_be_bytes());
+            let senders = self.asked_from.range(first..=last);
+            touched.extend(senders.flat_map(|(&addr, of)| of.iter().map(move |&ifindex| IfaceAddr { ifindex, addr })));
+        }
+        touched
     }
 }
 
 impl InterfaceTables {
     /// What is about these interfaces; it is no longer in here then.
-    fn split_off(&mut self, interfaces: &BTreeSet<u32>, slots: &Slots) -> InterfaceTables {
+    fn split_off(&mut self, interfaces: &BTreeSet<u32>) -> InterfaceTables {
         let mut split = InterfaceTables::default();
         for &ifindex in interfaces {
             split.ifaces.extend(self.ifaces.remove_entry(&ifindex));
@@ -247,7 +334,6 @@ impl InterfaceTables {
             {
                 to.extend(from.extract_if(about(ifindex), |_| true));
             }
-            split.oifs.extend(slots.of(ifindex).and_then(|slot| self.oifs.remove_entry(&slot)));
         }
         split
     }
@@ -257,7 +343,6 @@ impl InterfaceTables {
         self.ifaces.append(&mut other.ifaces);
         self.proxies.append(&mut other.proxies);
         self.own_addresses.append(&mut other.own_addresses);
-        self.oifs.append(&mut other.oifs);
     }
 }
 
@@ -276,12 +361,6 @@ fn small_changes(current: &InterfaceTables, wanted: &InterfaceTables, changes: &
     }
     for &key in current.own_addresses.difference(&wanted.own_addresses) {
         changes.push(Change::OwnAddress(key, false));
-    }
-    for &slot in current.oifs.keys().filter(|slot| !wanted.oifs.contains_key(slot)) {
-        changes.push(Change::Oif(slot, Oif::default()));
-    }
-    for (&slot, &oif) in wanted.oifs.iter().filter(|(slot, oif)| current.oifs.get(slot) != Some(oif)) {
-        changes.push(Change::Oif(slot, oif));
     }
     for &key in wanted.proxies.difference(&current.proxies) {
         changes.push(Change::Proxy(key, true));

@@ -16,7 +16,7 @@ const TYPES: usize = 3;
 type Hop = (u32, Option<IpAddr>);
 
 /// Who uses which nexthop objects.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Objects {
     /// How many routes of each type have an object with that one next hop.
     by_hop: HashMap<Hop, [usize; TYPES]>,
@@ -79,5 +79,5 @@ fn used(route: &Route) -> Option<usize> {
 
 /// The one next hop of the route, if it is told.
 fn hop(route: &Route) -> Option<Hop> {
-    Some((route.oif?, route.gateway)).filter(|_| !route.multipath)
+    Some((route.oif?, route.gateway)).filter(|_| route.hops.is_empty())
 }

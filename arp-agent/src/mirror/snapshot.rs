@@ -1,16 +1,15 @@
 //! What the kernel said, folded: the state that it would describe now.
 
-use super::objects::Objects;
-use super::{about, inside};
+use super::about;
+use super::routes::Routes;
+use super::rules::Rules;
 use crate::arp_rules::ArpRules;
-use crate::event::{
-    Address, Event, IfSet, Link, NDO_XMIT, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, Settings,
-};
+use crate::event::{Address, Event, IfSet, Link, LocalAndMain, NDO_XMIT, NeighbourEntry, Placement, Route, Settings};
 use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
 use nix::libc;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 /// `RT_TABLE_LOCAL`.
@@ -26,11 +25,6 @@ pub const IFF_UP: u32 = libc::IFF_UP as u32;
 /// Kinds whose IFLA_LINK is their other end, not a device below them.
 const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];
 
-// What the kernel removes without a message (routes by an interface that goes down or loses its last address; what
-// hangs on a nexthop object) is not imitated here: it has exceptions that change from version to version. Routes by an
-// interface that may have lost some are not trusted until they are dumped again (`doubted`). An interface that is gone
-// has no routes: each next hop holds its device (`fib_nh_common.nhc_dev_tracker`, include/net/ip_fib.h).
-
 /// What must be computed anew.
 #[derive(Debug, Default)]
 pub struct Dirty {
@@ -40,27 +34,31 @@ pub struct Dirty {
     pub interfaces: IfSet,
     /// Neighbour entries.
     pub neighbours: BTreeSet<IfaceAddr>,
-    /// Prefixes in which a route or an address changed.
-    pub prefixes: BTreeSet<Prefix>,
-    /// Those of them in which a route of table local changed.
-    pub local_prefixes: BTreeSet<Prefix>,
-    /// Which nexthop objects are shared: the prefixes of all routes that have one.
+    /// Tables and prefixes in which a route changed.
+    pub routes: BTreeSet<(u32, Prefix)>,
+    /// Addresses of the node that came or went.
+    pub own: BTreeSet<[u8; 4]>,
+    /// Which nexthop objects are shared, or are resilient groups: all routes that have one.
     pub objects: bool,
-    /// The routes were dumped again: every leaf.
+    /// The rules, or what they name: every view, and what is decided about every sender.
+    pub rules: bool,
+    /// The routes were dumped again: the same, but which views there are.
     pub all_routes: bool,
     /// The routes are in doubt: they must be dumped again.
     pub routes_in_doubt: bool,
 }
 
 /// The kernel's state, as far as the mirror follows it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// By ifindex.
     pub links: BTreeMap<u32, Link>,
     /// Addresses of all interfaces.
     pub addresses: BTreeSet<Address>,
-    /// Routing rules; there may be several alike.
-    pub rules: Vec<RoutingRule>,
+    /// The routing rules.
+    pub rules: Rules,
+    /// How the kernel keeps the tables local and main; `None` while it is not known.
+    pub local_and_main: Option<LocalAndMain>,
     /// Neighbour entries of all interfaces, whatever their state.
     pub neighbours: BTreeMap<IfaceAddr, NeighbourEntry>,
     /// Static proxy entries; ifindex 0 stands for any.
@@ -93,47 +91,16 @@ pub struct Snapshot {
     pub flapping_neighbours: BTreeSet<IfaceAddr>,
     /// Interfaces that were notified, and have not been read since.
     pub stale: BTreeSet<u32>,
-    /// Table local.
-    pub local: RouteTable,
-    /// Table main.
-    pub main: RouteTable,
-    /// Table default.
-    pub default: RouteTable,
-    /// Which types of routes use which nexthop objects.
-    pub objects: Objects,
+    /// The routes of all tables.
+    pub routes: Routes,
+    /// The nexthop objects that are resilient groups.
+    pub resilient: BTreeSet<u32>,
     /// All of `held_back`: a route to one of them decides whether its interface answers.
-    held_back_prefixes: HashSet<Prefix>,
+    held_back_prefixes: BTreeSet<Prefix>,
     /// How often each address is configured.
     own: HashMap<u32, usize>,
-    /// How many routes have several next hops, or some that are not told.
-    complex: usize,
-    /// How many of those are of nexthop objects.
-    complex_objects: usize,
-    /// How many routes of nexthop objects are of type local: no interface's slot stands for them.
-    local_objects: usize,
-    /// What leaves by each interface, but for those.
-    by_oif: HashMap<u32, ByOif>,
     /// How many devices of this namespace are stacked on each interface.
     stacked: HashMap<u32, usize>,
-}
-
-/// The routes with one next hop that leave by an interface.
-#[derive(Debug, Default)]
-struct ByOif {
-    /// How many of each prefix.
-    prefixes: BTreeMap<Prefix, usize>,
-    /// How many are of type local.
-    local: usize,
-    /// How many have a nexthop object.
-    objects: usize,
-}
-
-/// A routing table.
-#[derive(Debug, Default)]
-pub struct RouteTable {
-    routes: BTreeMap<Prefix, Vec<Route>>,
-    /// How many prefixes there are of each length below 32.
-    lengths: [u32; 32],
 }
 
 impl Snapshot {
@@ -154,7 +121,21 @@ impl Snapshot {
             }
             Event::Route(route, placement) => self.route(route, placement, dirty),
             Event::RouteGone(route) => self.route_gone(&route, dirty),
-            Event::Rules(rules) => dirty.set(&mut self.rules, rules),
+            Event::Rules(rules) => {
+                let rules = Rules::new(rules, &self.links);
+                if rules != self.rules {
+                    dirty.rules = true;
+                    self.rules = rules;
+                }
+                if !self.rules.are_default() {
+                    self.keep_local_and_main(Some(LocalAndMain::Split), dirty);
+                }
+            }
+            Event::LocalAndMain(state) => self.keep_local_and_main(state, dirty),
+            Event::NexthopObject { id, resilient } => {
+                let news = if resilient { self.resilient.insert(id) } else { self.resilient.remove(&id) };
+                dirty.objects |= news;
+            }
             Event::Neighbour(entry) => {
                 let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };
                 dirty.neighbours.insert(key);
@@ -245,39 +226,15 @@ impl Snapshot {
         self.xdp_features.get(&ifindex).is_some_and(|features| features & NDO_XMIT != 0)
     }
 
-    /// Every prefix about which there may be something to say.
-    pub fn prefixes(&self) -> impl Iterator<Item = Prefix> {
-        let tables = [&self.local, &self.main, &self.default];
-        let routed = tables.into_iter().flat_map(|table| table.routes.keys().copied());
-        routed.chain(self.addresses.iter().map(host_prefix))
-    }
-
-    /// The prefixes whose leaf may change with what was touched: themselves; routes of main inside a prefix of local,
-    /// which is asked first once a rule has ever been added; routes of table default inside any; routes of nexthop
-    /// objects, if it has changed which of them are shared.
-    pub fn affected(&self, dirty: &Dirty) -> BTreeSet<Prefix> {
-        let mut affected = dirty.prefixes.clone();
-        if dirty.objects {
-            for table in [&self.local, &self.main, &self.default] {
-                let by_object =
-                    |(_, routes): &(&Prefix, &Vec<Route>)| routes.iter().any(|route| route.nexthop.is_some());
-                affected.extend(table.routes.iter().filter(by_object).map(|(&prefix, _)| prefix));
-            }
-        }
-        for &prefix in &dirty.local_prefixes {
-            affected.extend(inside(&self.main.routes, prefix));
-        }
-        if !self.default.routes.is_empty() {
-            for &prefix in &dirty.prefixes {
-                affected.extend(inside(&self.default.routes, prefix));
-            }
-        }
-        affected
-    }
-
     /// Whether another device of this namespace is stacked on the interface.
     pub fn is_below(&self, ifindex: u32) -> bool {
         self.stacked.contains_key(&ifindex)
+    }
+
+    /// Whether the interface has an address.
+    pub fn is_numbered(&self, ifindex: u32) -> bool {
+        let first = Address { ifindex, local: Ipv4Addr::UNSPECIFIED, peer: Ipv4Addr::UNSPECIFIED, prefix_len: 0 };
+        self.addresses.range(first..).next().is_some_and(|address| address.ifindex == ifindex)
     }
 
     /// Whether some interface has the address.
@@ -285,25 +242,14 @@ impl Snapshot {
         self.own.contains_key(&addr)
     }
 
-    /// Whether routes with one next hop leave by the interface.
-    pub fn has_routes_by(&self, ifindex: u32) -> bool {
-        self.by_oif.contains_key(&ifindex)
-    }
-
     /// Puts a new dump of the routes in the place of what was known.
     pub fn replace_routes(&mut self, routes: Vec<Route>, dirty: &mut Dirty) {
         dirty.all_routes = true;
-        dirty.prefixes.extend(self.prefixes());
-        dirty.local_prefixes.extend(self.local.routes.keys().copied());
-        self.local = RouteTable::default();
-        self.main = RouteTable::default();
-        self.default = RouteTable::default();
-        self.complex = 0;
-        self.complex_objects = 0;
-        self.local_objects = 0;
+        self.routes = Routes::default();
         self.doubted.clear();
-        self.objects = Objects::default();
-        self.by_oif.clear();
+        if !self.held_back_prefixes.is_empty() {
+            dirty.interfaces = IfSet::All;
+        }
         for route in routes {
             self.route(route, Placement::Last, dirty);
         }
@@ -316,6 +262,10 @@ impl Snapshot {
         }
         let below = below(&link);
         dirty.interfaces.add(link.ifindex);
+        if known.and_then(|known| known.vrf_table) != link.vrf_table {
+            dirty.rules = true;
+        }
+        dirty.rules |= self.rules.link_changes(known, Some(&link));
         let before = self.links.insert(link.ifindex, link);
         self.restack(before.as_ref().and_then(self::below), below, dirty);
     }
@@ -338,6 +288,8 @@ impl Snapshot {
     fn link_gone(&mut self, ifindex: u32, dirty: &mut Dirty) {
         dirty.interfaces.add(ifindex);
         let before = self.links.remove(&ifindex);
+        dirty.rules |= self.rules.link_changes(before.as_ref(), None);
+        dirty.rules |= before.as_ref().is_some_and(|before| before.vrf_table.is_some());
         self.restack(before.as_ref().and_then(below), None, dirty);
         self.routes_gone_with(ifindex, dirty);
         self.stale.remove(&ifindex);
@@ -360,34 +312,34 @@ impl Snapshot {
     /// The kernel may have removed routes by an interface. Where that would change an answer at once, because no slot
     /// stands for them, all routes are in doubt.
     fn doubt(&mut self, ifindex: u32, carrier: bool, dirty: &mut Dirty) {
-        let by_oif = self.by_oif.get(&ifindex);
-        let (local, may_lack) = if carrier {
-            (self.local_objects > 0, by_oif.is_some_and(|by| by.objects > 0) || self.complex_objects > 0)
-        } else {
-            (self.local_objects > 0 || by_oif.is_some_and(|by| by.local > 0), by_oif.is_some() || self.complex > 0)
-        };
-        dirty.routes_in_doubt |= local;
-        if may_lack && self.doubted.insert(ifindex) {
+        let doubtful = self.routes.doubtful(ifindex, carrier);
+        dirty.routes_in_doubt |= doubtful.local;
+        if doubtful.by_it && self.doubted.insert(ifindex) {
             dirty.interfaces.add(ifindex);
         }
     }
 
-    /// An interface is gone, and with it each route that has it among its next hops. Which routes have lost a next hop
-    /// because a group of nexthop objects did is not known here: they are opaque, and in doubt.
+    /// An interface is gone, and with it each route that has no other next hop. What becomes of the others is not known
+    /// here: while its link is missing they are opaque, and in doubt.
     fn routes_gone_with(&mut self, ifindex: u32, dirty: &mut Dirty) {
-        let prefixes = self.by_oif.get(&ifindex).map(|by| by.prefixes.keys().copied().collect::<Vec<_>>());
-        for prefix in prefixes.unwrap_or_default() {
-            let tables = [&self.local, &self.main, &self.default];
-            let by_it = |route: &&Route| route.oif == Some(ifindex) && !route.multipath;
-            let gone: Vec<Route> =
-                tables.into_iter().flat_map(|table| table.at(prefix).iter().filter(by_it)).cloned().collect();
-            for route in gone {
-                self.route_gone(&route, dirty);
-            }
+        for route in self.routes.only_by(ifindex) {
+            self.route_gone(&route, dirty);
         }
         self.doubted.remove(&ifindex);
-        if self.complex > 0 {
+        if self.routes.may_be_among_several(ifindex) {
             self.doubted.insert(ifindex);
+        }
+    }
+
+    /// A state that is known is never unknown again, and tables that are apart stay so.
+    fn keep_local_and_main(&mut self, state: Option<LocalAndMain>, dirty: &mut Dirty) {
+        let now = match (self.local_and_main, state) {
+            (Some(LocalAndMain::Split), _) => Some(LocalAndMain::Split),
+            (known, now) => now.or(known),
+        };
+        if now != self.local_and_main {
+            self.local_and_main = now;
+            dirty.rules = true;
         }
     }
 
@@ -400,96 +352,52 @@ impl Snapshot {
         count(&mut self.own, local, -1);
     }
 
-    /// Whether a reply is held back may change with the route to its address.
+    /// Whether a reply is held back may change with a route to its address.
     fn may_hold_back(&self, prefix: Prefix, dirty: &mut Dirty) {
-        if self.held_back_prefixes.contains(&prefix) {
+        let last = Prefix { addr: prefix.last(), len: 32 };
+        if self.held_back_prefixes.range(prefix..=last).next().is_some() {
             dirty.interfaces = IfSet::All;
         }
     }
 
     fn route(&mut self, route: Route, placement: Placement, dirty: &mut Dirty) {
-        self.may_hold_back(route.prefix, dirty);
-        let Some(table) = self.table_mut(route.table) else { return };
-        dirty.route(&route);
-        match table.insert(route.clone(), placement) {
-            Inserted::Known => {}
-            Inserted::New => self.account(&route, 1, dirty),
-            Inserted::InPlaceOf(replaced) => {
-                self.account(&route, 1, dirty);
-                self.account(&replaced, -1, dirty);
-            }
+        if route.tos != 0 {
+            return;
         }
+        self.may_hold_back(route.prefix, dirty);
+        dirty.routes.insert((route.table, route.prefix));
+        let objects = self.routes.insert(route, placement);
+        self.objects_changed(objects, dirty);
     }
 
     fn route_gone(&mut self, route: &Route, dirty: &mut Dirty) {
+        if route.tos != 0 {
+            return;
+        }
         self.may_hold_back(route.prefix, dirty);
-        let Some(table) = self.table_mut(route.table) else { return };
-        if table.remove(route) {
-            dirty.route(route);
-            self.account(route, -1, dirty);
-        } else if table.at(route.prefix).iter().any(|known| same_place(known, route)) {
+        match self.routes.remove(route) {
+            Some(objects) => {
+                dirty.routes.insert((route.table, route.prefix));
+                self.objects_changed(objects, dirty);
+            }
             // Not the route that we know there: one of the two is wrong.
-            dirty.routes_in_doubt = true;
+            None => dirty.routes_in_doubt |= self.routes.has_another_in_place_of(route),
         }
     }
 
-    fn account(&mut self, route: &Route, by: isize, dirty: &mut Dirty) {
-        if self.objects.account(route, by) {
-            dirty.objects = true;
-            if !self.held_back_prefixes.is_empty() {
-                // Whether a reply is held back may depend on a route of such an object.
-                dirty.interfaces = IfSet::All;
-            }
-        }
-        let more = |count: &mut usize, is_counted: bool| {
-            if is_counted {
-                *count = count.saturating_add_signed(by);
-            }
-        };
-        let (is_local, has_object) = (route.kind == RouteKind::Local, route.nexthop.is_some());
-        more(&mut self.local_objects, is_local && has_object);
-        match route.oif.filter(|_| !route.multipath) {
-            Some(oif) => {
-                let entry = self.by_oif.entry(oif).or_default();
-                more(&mut entry.local, is_local);
-                more(&mut entry.objects, has_object);
-                let prefix = entry.prefixes.entry(route.prefix).or_default();
-                more(prefix, true);
-                if *prefix == 0 {
-                    entry.prefixes.remove(&route.prefix);
-                }
-                if entry.prefixes.is_empty() {
-                    self.by_oif.remove(&oif);
-                }
-            }
-            None => {
-                more(&mut self.complex, route.multipath || has_object);
-                more(&mut self.complex_objects, has_object);
-            }
-        }
-    }
-
-    fn table_mut(&mut self, table: u32) -> Option<&mut RouteTable> {
-        match table {
-            TABLE_LOCAL => Some(&mut self.local),
-            TABLE_MAIN => Some(&mut self.main),
-            TABLE_DEFAULT => Some(&mut self.default),
-            _ => None,
+    fn objects_changed(&self, changed: bool, dirty: &mut Dirty) {
+        dirty.objects |= changed;
+        if changed && !self.held_back_prefixes.is_empty() {
+            // Whether a reply is held back may depend on a route of such an object.
+            dirty.interfaces = IfSet::All;
         }
     }
 }
 
 impl Dirty {
-    fn route(&mut self, route: &Route) {
-        self.prefixes.insert(route.prefix);
-        if route.table == TABLE_LOCAL && route.prefix.len < 32 {
-            self.local_prefixes.insert(route.prefix);
-        }
-    }
-
     fn address(&mut self, address: &Address) {
         self.interfaces.add(address.ifindex);
-        self.prefixes.insert(host_prefix(address));
+        self.own.insert(address.local.octets());
     }
 
     /// Sets what every interface depends on; they are touched if it is news.
@@ -521,77 +429,4 @@ fn put<T>(known: &mut BTreeMap<u32, T>, ifindex: u32, now: Option<T>) {
         Some(now) => known.insert(ifindex, now),
         None => known.remove(&ifindex),
     };
-}
-
-fn host_prefix(address: &Address) -> Prefix {
-    Prefix::new(address.local.octets(), 32)
-}
-
-enum Inserted {
-    /// It was there already.
-    Known,
-    New,
-    InPlaceOf(Route),
-}
-
-impl RouteTable {
-    /// The routes of a prefix: by metric, and within a metric in the kernel's order.
-    pub fn at(&self, prefix: Prefix) -> &[Route] {
-        self.routes.get(&prefix).map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether a prefix shorter than `prefix`, and not loopback, covers it and holds a route that ARP can match.
-    pub fn covers(&self, prefix: Prefix) -> bool {
-        (0..prefix.len).any(|len| {
-            self.lengths[usize::from(len)] > 0 && self.at(prefix.shortened(len)).iter().any(|route| route.tos == 0)
-        })
-    }
-
-    fn insert(&mut self, route: Route, placement: Placement) -> Inserted {
-        let routes = self.routes.entry(route.prefix).or_default();
-        if routes.is_empty()
-            && let Some(count) = self.lengths.get_mut(usize::from(route.prefix.len))
-        {
-            *count += 1;
-        }
-        // The kernel refuses doubles: the same route told again is a replay of what a dump had already shown.
-        if routes.contains(&route) {
-            return Inserted::Known;
-        }
-        let first = routes.partition_point(|known| place(known) < place(&route));
-        match placement {
-            Placement::Replace if routes.get(first).is_some_and(|known| same_place(known, &route)) => {
-                return Inserted::InPlaceOf(std::mem::replace(&mut routes[first], route));
-            }
-            Placement::Replace | Placement::First => routes.insert(first, route),
-            Placement::Last => {
-                let end = routes.partition_point(|known| place(known) <= place(&route));
-                routes.insert(end, route);
-            }
-        }
-        Inserted::New
-    }
-
-    /// Whether the route was there.
-    fn remove(&mut self, route: &Route) -> bool {
-        let Some(routes) = self.routes.get_mut(&route.prefix) else { return false };
-        let Some(at) = routes.iter().position(|known| known == route) else { return false };
-        routes.remove(at);
-        if routes.is_empty() {
-            self.routes.remove(&route.prefix);
-            if let Some(count) = self.lengths.get_mut(usize::from(route.prefix.len)) {
-                *count -= 1;
-            }
-        }
-        true
-    }
-}
-
-/// The kernel's order within a prefix (`fib_insert_alias`, net/ipv4/fib_trie.c): higher tos, then lower metric, first.
-fn place(route: &Route) -> (std::cmp::Reverse<u8>, u32) {
-    (std::cmp::Reverse(route.tos), route.metric)
-}
-
-fn same_place(one: &Route, other: &Route) -> bool {
-    place(one) == place(other)
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::Ipv4Addr};
 
 use arp_agent::{
-    event::{Event, IfSet, Placement, Route, RouteKind, Settings},
+    event::{Event, IfSet, LocalAndMain, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings},
     kernel::{Reader, namespace_names},
     prefix::Prefix,
 };
@@ -51,7 +51,7 @@ fn unicast(to: &str, oif: &str) -> Route {
         oif: Some(index(oif)),
         gateway: None,
         nexthop: None,
-        multipath: false,
+        hops: Box::default(),
         encap: false,
         rest: 0,
     }
@@ -204,7 +204,7 @@ fn routes_of_every_type() {
             kind("10.10.0.0/24", RouteKind::Broadcast, v0),
             kind("10.11.0.0/24", RouteKind::Multicast, v0),
             kind("10.12.0.0/24", RouteKind::Anycast, v0),
-            Route { multipath: true, oif: None, ..unicast("10.13.0.0/24", "v0") },
+            Route { hops: [index("v0"), index("u0")].into(), oif: None, ..unicast("10.13.0.0/24", "v0") },
             Route { encap: true, ..unicast("10.14.0.0/24", "u0") },
             Route { gateway, nexthop: Some(5), ..unicast("10.15.0.0/24", "u0") },
             unicast("10.9.0.0/24", "u0"),
@@ -250,13 +250,17 @@ fn addresses_rules_and_neighbours() {
         let rules: Vec<_> = events
             .iter()
             .filter_map(|event| match event {
-                Event::Rules(rules) => Some(rules.iter().map(|rule| (rule.priority, rule.plain_lookup))),
+                Event::Rules(rules) => Some(rules.clone()),
                 _ => None,
             })
             .flatten()
             .collect();
-        let expected = [(0, Some(255)), (100, None), (101, Some(77)), (32766, Some(254)), (32767, Some(253))];
-        assert_eq!(rules, expected);
+        let lookup =
+            |priority, table| RoutingRule { priority, action: RuleAction::lookup(table), ..RoutingRule::default() };
+        let from = Some(Prefix::new([10, 0, 0, 0], 8));
+        let second = RoutingRule { from, ..lookup(100, 254) };
+        assert_eq!(rules, [lookup(0, 255), second, lookup(101, 77), lookup(32766, 254), lookup(32767, 253)]);
+        assert!(events.contains(&Event::LocalAndMain(Some(LocalAndMain::Split))), "{events:#?}");
 
         let neighbour = |event: &&Event| matches!(event, Event::Neighbour(n) if n.addr == Ipv4Addr::new(10, 9, 0, 9));
         let Some(Event::Neighbour(entry)) = events.iter().find(neighbour) else { panic!("{events:#?}") };

@@ -19,6 +19,11 @@ const NEXT_POD: [u8; 4] = [10, 5, 0, 6];
 const TO_CALI: u16 = 0;
 const TO_UPLINK: u16 = 1;
 
+/// The view of the pod, and that of table local.
+const VIEW: u16 = 3;
+const LOCAL_VIEW: u16 = 2;
+const ACCEPTED: u16 = Neighbour::ALWAYS | VIEW << Neighbour::VIEW_SHIFT;
+
 struct TestTables {
     sequence: core::cell::RefCell<Vec<u64>>,
     lease: bool,
@@ -29,8 +34,8 @@ struct TestTables {
     proxies: BTreeSet<IfaceAddr>,
     owned: BTreeSet<IfaceAddr>,
     oifs: [Oif; 2],
-    /// Hosts; everything else is behind the uplink by the default route.
-    hosts: BTreeMap<[u8; 4], Entry>,
+    /// Hosts, by view; everything else is behind the uplink by the default route.
+    hosts: BTreeMap<(u16, [u8; 4]), Entry>,
     default: Entry,
 }
 
@@ -62,18 +67,18 @@ impl Tables for TestTables {
     fn oif(&self, slot: u16) -> Option<Oif> {
         self.oifs.get(usize::from(slot)).copied()
     }
-    // Every address has nodes of its own: the index of the second holds the address's first three bytes.
-    fn fib_root(&self, index: u16) -> Entry {
-        Entry::node(u32::from(index))
+    // Every address has nodes of its own: a node's index holds how many bytes of the address were read, the view, and the
+    // last two of those bytes. The first of the three is left out: no two hosts differ in it alone.
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        Entry::node(1 << 24 | u32::from(view) << 16 | u32::from(index))
     }
     fn fib_node(&self, node: u32, index: u8) -> Entry {
-        const SECOND: u32 = 1 << 24;
-        if node & SECOND == 0 {
-            return Entry::node(SECOND | node << 8 | u32::from(index));
+        let [read, view, a, b] = node.to_be_bytes();
+        if read < 3 {
+            return Entry::node(u32::from_be_bytes([read + 1, view, b, index]));
         }
-        let [_, a, b, c] = node.to_be_bytes();
-        let addr = [a, b, c, index];
-        self.hosts.get(&addr).copied().unwrap_or(self.default)
+        let host = |&&(of, [_, x, y, z]): &&(u16, [u8; 4])| (of, [x, y, z]) == (view.into(), [a, b, index]);
+        self.hosts.keys().find(host).map_or(self.default, |key| self.hosts[key])
     }
 }
 
@@ -84,17 +89,18 @@ fn world() -> TestTables {
         lease: true,
         settings_read: true,
         proxies_confirmed: true,
-        iface: Some(Iface { mac: CALI_MAC, flags, blocked: 0, medium_id: 0 }),
-        neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, flags: 0 })]),
+        iface: Some(Iface { mac: CALI_MAC, flags, probe_view: LOCAL_VIEW, ..Iface::default() }),
+        neighbours: BTreeMap::from([(at(CALI, POD), Neighbour { lladdr: POD_MAC, flags: ACCEPTED })]),
         proxies: BTreeSet::new(),
         owned: BTreeSet::new(),
         oifs: [Oif { ifindex: CALI, medium_id: 0 }, Oif { ifindex: UPLINK, medium_id: 0 }],
         hosts: BTreeMap::from([
-            (POD, Entry::unicast(TO_CALI)),
-            (NEXT_POD, Entry::unicast(TO_CALI)),
-            (LOCAL, Entry::LOCAL),
+            ((VIEW, POD), Entry::unicast(TO_CALI)),
+            ((VIEW, NEXT_POD), Entry::unicast(TO_CALI)),
+            ((VIEW, LOCAL), Entry::LOCAL),
+            ((LOCAL_VIEW, LOCAL), Entry::LOCAL),
         ]),
-        default: Entry::unicast(TO_UPLINK).of_default_route(),
+        default: Entry::unicast(TO_UPLINK),
     }
 }
 
@@ -152,8 +158,10 @@ fn the_agent_must_be_alive_and_at_rest() {
 #[test]
 fn the_interface_must_be_known_and_not_blocked() {
     assert_eq!(when(GATEWAY, |world| world.iface = None), Verdict::Pass(Reason::INTERFACE_UNKNOWN));
-    let blocked = |world: &mut TestTables| world.iface.as_mut().unwrap().blocked = Reason::CUSTOM_RULES.raw();
-    assert_eq!(when(GATEWAY, blocked), Verdict::Pass(Reason::CUSTOM_RULES));
+    let blocked = |world: &mut TestTables| {
+        world.iface.as_mut().unwrap().blocked = u16::try_from(Reason::ARP_NETFILTER.raw()).unwrap()
+    };
+    assert_eq!(when(GATEWAY, blocked), Verdict::Pass(Reason::ARP_NETFILTER));
 }
 
 #[test]
@@ -202,21 +210,90 @@ fn an_announcement_is_never_consumed() {
 }
 
 #[test]
-fn the_sender_must_be_reached_by_the_ingress_interface() {
-    let spa = |addr| move |frame: &mut ArpFrame| frame.arp.spa = addr;
-    assert_eq!(of(GATEWAY, spa([10, 9, 0, 9])), Verdict::Pass(Reason::SENDER_ROUTE), "behind the uplink");
-    assert_eq!(of(GATEWAY, spa(LOCAL)), Verdict::Pass(Reason::SENDER_ROUTE), "our own address");
-    let opaque = |world: &mut TestTables| _ = world.hosts.insert(POD, Entry::OPAQUE);
-    assert_eq!(when(GATEWAY, opaque), Verdict::Pass(Reason::SENDER_ROUTE));
-    let by_default = |world: &mut TestTables| _ = world.hosts.insert(POD, Entry::unicast(TO_CALI).of_default_route());
-    assert_eq!(when(GATEWAY, by_default), Verdict::Pass(Reason::SENDER_ROUTE));
+fn a_probe_asks_the_view_of_its_interface() {
+    let elsewhere = when(LOCAL, |world| _ = world.hosts.remove(&(LOCAL_VIEW, LOCAL)));
+    assert_eq!(elsewhere, REPLY, "no probe");
+    let mut without = world();
+    without.hosts.remove(&(LOCAL_VIEW, LOCAL));
+    let mut probe = ask(LOCAL);
+    probe.arp.spa = [0; 4];
+    assert_eq!(verdict(&without, &probe), Verdict::Pass(Reason::PROBE_NOT_LOCAL));
+    without.hosts.insert((LOCAL_VIEW, LOCAL), Entry::LOCAL_ELSEWHERE);
+    assert_eq!(verdict(&without, &probe), Verdict::Pass(Reason::PROBE_NOT_LOCAL));
+}
+
+#[test]
+fn source_validation_must_be_sure_to_accept_the_sender() {
+    let flagged = |flags: u16, tpa, differs: bool| {
+        when(tpa, |world| {
+            world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = VIEW << Neighbour::VIEW_SHIFT | flags;
+            if differs {
+                world.default = world.default.with_difference();
+            }
+        })
+    };
+    let (always, plain) = (Neighbour::ALWAYS, Neighbour::PLAIN);
+    for (flags, differs, expected) in [
+        (0, false, Verdict::Pass(Reason::SENDER_ROUTE)),
+        (0, true, Verdict::Pass(Reason::SENDER_ROUTE)),
+        (plain, false, REPLY),
+        (plain, true, Verdict::Pass(Reason::SENDER_ROUTE)),
+        (always, false, REPLY),
+        (always, true, REPLY),
+        (Neighbour::FIXED, false, Verdict::Pass(Reason::SENDER_ROUTE)),
+    ] {
+        assert_eq!(flagged(flags, GATEWAY, differs), expected, "flags {flags}, differs {differs}");
+    }
+}
+
+#[test]
+fn the_sender_s_view_decides() {
+    let other = when(LOCAL, |world| {
+        world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = Neighbour::ALWAYS | 5 << Neighbour::VIEW_SHIFT;
+        world.hosts.insert((5, LOCAL), Entry::OPAQUE_RULE);
+    });
+    assert_eq!(other, Verdict::Pass(Reason::OPAQUE_RULE));
+}
+
+#[test]
+fn a_local_route_outside_table_local_is_none_for_arp_filter() {
+    let elsewhere = |world: &mut TestTables| _ = world.hosts.insert((VIEW, LOCAL), Entry::LOCAL_ELSEWHERE);
+    assert_eq!(when(LOCAL, elsewhere), REPLY);
+    let filtered = when(LOCAL, |world| {
+        elsewhere(world);
+        with(world, Iface::ARP_FILTER);
+    });
+    assert_eq!(filtered, Verdict::Pass(Reason::ARP_FILTER));
+    assert_eq!(when(LOCAL, |world| with(world, Iface::ARP_FILTER)), REPLY, "table local");
+}
+
+#[test]
+fn several_next_hops_are_answered_where_it_does_not_matter_which() {
+    let several = |ifindex, ingress_medium: i32, out: i32| {
+        move |world: &mut TestTables| {
+            world.oifs[usize::from(TO_UPLINK)] = Oif { ifindex, medium_id: out };
+            world.iface.as_mut().unwrap().medium_id = ingress_medium;
+        }
+    };
+    assert_eq!(when(GATEWAY, several(Oif::SEVERAL, 0, 0)), REPLY);
+    assert_eq!(when(GATEWAY, several(Oif::SEVERAL, 1, 2)), REPLY);
+    assert_eq!(when(GATEWAY, several(Oif::SEVERAL, 1, 1)), Verdict::Pass(Reason::MEDIUM_ID));
+    assert_eq!(when(GATEWAY, several(Oif::MIXED, 0, 0)), REPLY);
+    assert_eq!(when(GATEWAY, several(Oif::MIXED, 1, 0)), Verdict::Pass(Reason::MEDIUM_ID));
+    let among = when(GATEWAY, |world| {
+        several(Oif::SEVERAL, 0, 0)(world);
+        with(world, Iface::NEXT_HOP);
+    });
+    assert_eq!(among, Verdict::Pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(when(GATEWAY, |world| with(world, Iface::NEXT_HOP)), REPLY, "a route with one next hop");
 }
 
 #[test]
 fn the_neighbour_entry_must_stay_as_it_is() {
     assert_eq!(when(GATEWAY, |world| world.neighbours.clear()), Verdict::Pass(Reason::NEIGHBOUR_UNKNOWN));
     assert_eq!(of(GATEWAY, |frame| frame.arp.sha = [9; 6]), Verdict::Pass(Reason::NEIGHBOUR_DIFFERS));
-    let flagged = |flags| move |world: &mut TestTables| world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = flags;
+    let flagged =
+        |flags| move |world: &mut TestTables| world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags |= flags;
     assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED)), Verdict::Pass(Reason::NEIGHBOUR_DOUBTED));
     assert_eq!(when(GATEWAY, flagged(Neighbour::DOUBTED | Neighbour::FIXED)), REPLY, "no frame changes it");
     let mut permanent = world();
@@ -228,7 +305,7 @@ fn the_neighbour_entry_must_stay_as_it_is() {
 
 #[test]
 fn routes_that_are_not_answered() {
-    let target = |entry| move |world: &mut TestTables| _ = world.hosts.insert(GATEWAY, entry);
+    let target = |entry| move |world: &mut TestTables| _ = world.hosts.insert((VIEW, GATEWAY), entry);
     assert_eq!(when(GATEWAY, target(Entry::NONE)), Verdict::Pass(Reason::NO_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::UNANSWERABLE)), Verdict::Pass(Reason::UNANSWERABLE_ROUTE));
     assert_eq!(when(GATEWAY, target(Entry::OPAQUE)), Verdict::Pass(Reason::OPAQUE_ROUTE));

@@ -30,6 +30,7 @@ const INGRESS: u32 = 1;
 const MAC: [u8; 6] = [0xee; 6];
 const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const POD: [u8; 4] = [192, 168, 7, 7];
+const VIEW: u16 = 0;
 /// Slots of the two interfaces that routes leave by.
 const TO_POD: u16 = 0;
 const TO_UPLINK: u16 = 1;
@@ -162,20 +163,20 @@ impl DecisionTables {
         let targets = hosts(routes, layout);
         let mut bpf = Bpf::load(false)?;
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-        let neighbour = Neighbour { lladdr: POD_MAC, flags: 0 };
+        let neighbour = Neighbour { lladdr: POD_MAC, flags: Neighbour::ALWAYS };
         let mut changes = vec![
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
             Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),
-            Change::Insert(Prefix::new(POD, 32), Entry::unicast(TO_POD)),
+            Change::Insert(VIEW, Prefix::new(POD, 32), Entry::unicast(TO_POD)),
             Change::Neighbour(IfaceAddr { ifindex: INGRESS, addr: POD }, Some(neighbour)),
-            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
+            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, ..Iface::default() })),
         ];
         // A node of the FIB for each /24 of 10.0.0.0/8: what a million routes there need.
         let mut own = if routes == WALL_ROUTES { Programs::load_with_blocks(65_536)? } else { Programs::load()? };
         // One route is the default route, which random targets all fall to.
         let to_hosts = if routes == 1 { Vec::new() } else { targets.clone() };
-        changes.push(Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()));
-        changes.extend(to_hosts.iter().map(|&to| Change::Insert(Prefix::new(to, 32), Entry::unicast(TO_UPLINK))));
+        changes.push(Change::Insert(VIEW, Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK)));
+        changes.extend(to_hosts.iter().map(|&to| Change::Insert(VIEW, Prefix::new(to, 32), Entry::unicast(TO_UPLINK))));
         bpf.apply(&changes)?;
         if layout == Layout::Cluster {
             own.add_route([0; 4], 0)?;

@@ -70,17 +70,18 @@ fn status_and_log_say_that_no_interface_answers() -> Result<()> {
     assert_eq!(first_line(&agent)?, (Some(0), "answering on 2 of 2 interfaces".to_owned()));
     agent.wait_for_line(&["INFO", "cali1: answering by"])?;
 
-    lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
+    lab.node().exec("nft add table arp t")?;
+    lab.node().exec("nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }")?;
     agent.in_sync()?;
-    let line = "answering on 0 of 2 interfaces: 2 pass (custom_rules)".to_owned();
+    let line = "answering on 0 of 2 interfaces: 2 pass (arp_netfilter)".to_owned();
     assert_eq!(first_line(&agent)?, (Some(STATUS_NONE_ANSWERS), line));
     let status = agent.status()?;
-    assert_eq!(status.interface("cali0")["reason_id"], "custom_rules", "{}", status.0);
+    assert_eq!(status.interface("cali0")["reason_id"], "arp_netfilter", "{}", status.0);
     for name in ["cali0: passing", "cali1: passing"] {
-        agent.wait_for_line(&["INFO", name, "(custom_rules)"])?;
+        agent.wait_for_line(&["INFO", name, "(arp_netfilter)"])?;
     }
 
-    lab.node().ip("rule del from 10.99.0.0/16 lookup 100")?;
+    lab.node().exec("nft delete table arp t")?;
     agent.in_sync()?;
     assert_eq!(first_line(&agent)?.0, Some(0));
     let told = |log: &str, what: &str| log.lines().filter(|line| line.contains(what)).count();
@@ -114,7 +115,8 @@ fn many_interfaces_are_one_line_in_the_log() -> Result<()> {
     let lab = topology::calico(8)?;
     let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
     agent.wait_for_line(&["cali0, cali1, cali2 and 5 more interfaces: answering"])?;
-    lab.node().ip("rule add from 10.99.0.0/16 lookup 100")?;
-    agent.wait_for_line(&["and 5 more interfaces: passing", "(custom_rules)"])?;
+    lab.node().exec("nft add table arp t")?;
+    lab.node().exec("nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }")?;
+    agent.wait_for_line(&["and 5 more interfaces: passing", "(arp_netfilter)"])?;
     Ok(())
 }

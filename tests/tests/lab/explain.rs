@@ -82,10 +82,9 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     lab.node().ip("route add blackhole 10.244.235.201/32")?;
     lab.node().ip("route add throw 10.244.235.202/32")?;
     agent.in_sync()?;
-    for (target, reason, route) in [
-        ("10.244.235.201", "unanswerable_route", "blackhole 10.244.235.201"),
-        ("10.244.235.202", "opaque_route", "throw 10.244.235.202"),
-    ] {
+    for (target, reason, route) in
+        [("10.244.235.201", "unanswerable_route", "blackhole 10.244.235.201"), ("10.244.235.202", "no_route", "none")]
+    {
         let explained = json(&explain(&agent, target, &["--kernel", "--json"])?)?;
         assert_eq!(counted(&explained).as_deref(), Some(reason), "{explained}");
         let facts = explained["kernel_state"].as_array().into_iter().flatten();
@@ -182,8 +181,8 @@ const SITUATIONS: [Situation; 22] = [
     (&["/net/ipv4/neigh/cali0/proxy_delay=10"], &["/net/ipv4/neigh/cali0/proxy_delay=0"],
      GATEWAY, "answers_after_delay", Some("proxy_delay")),
     (&["rule add from 10.99.0.0/16 lookup 100"], &["rule del from 10.99.0.0/16 lookup 100"],
-     GATEWAY, "undecided", Some("custom_rules")),
-    (&[HOPS], &[DEFAULT], GATEWAY, "undecided", Some("opaque_route")),
+     GATEWAY, "answers", None),
+    (&[HOPS], &[DEFAULT], GATEWAY, "answers", None),
 ];
 
 /// What the live kernel does with the first request of the pod, whose entry (if it is valid) holds another address.

@@ -100,7 +100,7 @@ fn whatever_the_reason() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
     let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-    let iface = |blocked| Some(Iface { mac: [0xee; 6], flags, blocked, medium_id: 0 });
+    let iface = |blocked| Some(Iface { mac: [0xee; 6], flags, blocked, ..Iface::default() });
     let frame = other(|_| {});
     for how in HOOKS {
         // The lease has run out.
@@ -117,7 +117,7 @@ fn whatever_the_reason() -> anyhow::Result<()> {
         ensure!(!is_trusted(&mut tables, how)?, "a setting written ({how:?})");
         tables.bpf.trust_again();
         // The interface is blocked, or not in the tables.
-        for blocked in [iface(Reason::CUSTOM_RULES.raw()), None] {
+        for blocked in [iface(u16::try_from(Reason::ARP_NETFILTER.raw()).unwrap_or_default()), None] {
             tables.apply(&[Change::Iface(INGRESS, blocked)])?;
             tables.bpf.run_on(how, INGRESS, &frame)?;
             tables.apply(&[Change::Iface(INGRESS, iface(0))])?;
@@ -133,8 +133,9 @@ fn whatever_the_reason() -> anyhow::Result<()> {
 fn a_second_sender_of_an_address_is_doubted() -> anyhow::Result<()> {
     needs_root!();
     let mut tables = ProgramTables::new()?;
-    let known =
-        |there: bool| Change::Neighbour(neighbour(POD), there.then_some(Neighbour { lladdr: POD_MAC, flags: 0 }));
+    let known = |there: bool| {
+        Change::Neighbour(neighbour(POD), there.then_some(Neighbour { lladdr: POD_MAC, flags: Neighbour::ALWAYS }))
+    };
     let own = ArpFrame::request(POD_MAC, POD, LOCAL).to_bytes();
     for how in HOOKS {
         for (others, trusted) in [(0, true), (1, false), (2, false)] {
@@ -153,7 +154,10 @@ fn a_second_sender_of_an_address_is_doubted() -> anyhow::Result<()> {
         tables.bpf.trust_again();
     }
     // What is fixed stays.
-    tables.apply(&[Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: Neighbour::FIXED }))])?;
+    tables.apply(&[Change::Neighbour(
+        neighbour(POD),
+        Some(Neighbour { lladdr: POD_MAC, flags: Neighbour::ALWAYS | Neighbour::FIXED }),
+    )])?;
     let how = HookKind::XdpSkb;
     tables.bpf.run_on(how, INGRESS, &other(|_| {}))?;
     ensure!(is_trusted(&mut tables, how)?, "a fixed entry");

@@ -1,7 +1,7 @@
 //! The program in the kernel against the same decision in userspace, over tables in plain memory: two compilers, two
 //! memories, one verdict. (That the decision itself is right is for the lab, where the kernel is the oracle.)
 
-use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};
+use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, OTHER_VIEW, POD, POD_MAC, ProgramTables, VIEW, neighbour};
 use arp_agent::dataplane::HookKind;
 use arp_agent::dataplane::programs::actions;
 use arp_agent::mirror::Change;
@@ -54,9 +54,16 @@ fn random_frames_are_decided_alike() -> anyhow::Result<()> {
     println!("{} answered; {seen} reasons to pass seen", expected[ANSWERED]);
     // The frames must not all fall at the first hurdle.
     assert!(expected[ANSWERED] > FRAMES as u64 / 50, "only {} of {FRAMES} answered", expected[ANSWERED]);
-    for reason in
-        [Reason::PVLAN_OFF, Reason::MEDIUM_ID, Reason::PROXY_DELAY, Reason::ARP_IGNORE, Reason::NEIGHBOUR_DIFFERS]
-    {
+    for reason in [
+        Reason::PVLAN_OFF,
+        Reason::MEDIUM_ID,
+        Reason::PROXY_DELAY,
+        Reason::ARP_IGNORE,
+        Reason::NEIGHBOUR_DIFFERS,
+        Reason::SENDER_ROUTE,
+        Reason::OPAQUE_RULE,
+        Reason::ARP_FILTER,
+    ] {
         assert!(expected[reason.counter()] > 0, "no frame passed for {}", reason.name());
     }
     Ok(())
@@ -84,10 +91,14 @@ fn change(rng: &mut Rng) -> Vec<Change> {
     let iface = Iface {
         mac: MAC,
         flags: rng.u16(..) | if rng.bool() { Iface::FORWARDING | Iface::PROXY_ARP } else { 0 },
-        blocked: if rng.u8(..) < 8 { Reason::CUSTOM_RULES.raw() } else { 0 },
+        blocked: if rng.u8(..) < 8 { u16::try_from(Reason::ARP_NETFILTER.raw()).unwrap_or_default() } else { 0 },
+        probe_view: *pick(rng, &[VIEW, VIEW, OTHER_VIEW]),
         medium_id: *pick(rng, &[0, 0, 0, 1, 2, -1]),
     };
-    let flags = if rng.bool() { Neighbour::FIXED } else { 0 };
+    let accepted =
+        *pick(rng, &[0, Neighbour::ALWAYS, Neighbour::ALWAYS, Neighbour::ALWAYS, Neighbour::PLAIN, Neighbour::PLAIN]);
+    let view = *pick(rng, &[VIEW, VIEW, VIEW, OTHER_VIEW]) << Neighbour::VIEW_SHIFT;
+    let flags = view | accepted | if rng.bool() { Neighbour::FIXED } else { 0 };
     let entry =
         |addr, there: bool| Change::Neighbour(neighbour(addr), there.then_some(Neighbour { lladdr: POD_MAC, flags }));
     vec![
@@ -96,7 +107,13 @@ fn change(rng: &mut Rng) -> Vec<Change> {
         entry(NEXT_POD, rng.bool()),
         Change::Proxy(neighbour([169, 254, 1, 1]), rng.bool()),
         Change::OwnAddress(neighbour(LOCAL), rng.bool()),
-        Change::Oif(1, Oif { ifindex: if rng.u8(..) < 8 { 0 } else { 9 }, medium_id: *pick(rng, &[0, 1, 2, -1]) }),
+        Change::Oif(
+            1,
+            Oif {
+                ifindex: *pick(rng, &[9, 9, 9, 9, Oif::SEVERAL, Oif::MIXED, 0]),
+                medium_id: *pick(rng, &[0, 1, 2, -1]),
+            },
+        ),
     ]
 }
 

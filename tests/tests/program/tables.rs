@@ -22,6 +22,10 @@ pub(crate) const LOCAL: [u8; 4] = [10, 77, 0, 1];
 const TO_POD: u16 = 0;
 const TO_UPLINK: u16 = 1;
 
+/// The view of senders and of probes; a second one has but a local address and a route that differs.
+pub(crate) const VIEW: u16 = 0;
+pub(crate) const OTHER_VIEW: u16 = 200;
+
 /// The tables of a node with a default route by the uplink, in the program's maps and in plain memory.
 pub(crate) struct ProgramTables {
     pub(crate) bpf: Bpf,
@@ -37,14 +41,17 @@ impl ProgramTables {
         tables.apply(&[
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
             Change::Oif(TO_UPLINK, Oif { ifindex: 9, medium_id: 0 }),
-            Change::Insert(Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).of_default_route()),
-            Change::Insert(Prefix::new(POD, 32), Entry::unicast(TO_POD)),
-            Change::Insert(Prefix::new(NEXT_POD, 32), Entry::unicast(TO_POD)),
-            Change::Insert(Prefix::new(LOCAL, 32), Entry::LOCAL),
-            Change::Insert(Prefix::new([10, 66, 0, 0], 16), Entry::OPAQUE),
-            Change::Insert(Prefix::new([10, 67, 4, 0], 22), Entry::UNANSWERABLE),
-            Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: 0 })),
-            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, blocked: 0, medium_id: 0 })),
+            Change::Insert(VIEW, Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK)),
+            Change::Insert(VIEW, Prefix::new(POD, 32), Entry::unicast(TO_POD)),
+            Change::Insert(VIEW, Prefix::new(NEXT_POD, 32), Entry::unicast(TO_POD)),
+            Change::Insert(VIEW, Prefix::new(LOCAL, 32), Entry::LOCAL),
+            Change::Insert(VIEW, Prefix::new([10, 66, 0, 0], 16), Entry::OPAQUE),
+            Change::Insert(VIEW, Prefix::new([10, 67, 4, 0], 22), Entry::UNANSWERABLE),
+            Change::Insert(OTHER_VIEW, Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK).with_difference()),
+            Change::Insert(OTHER_VIEW, Prefix::new([10, 66, 0, 0], 16), Entry::OPAQUE_RULE),
+            Change::Insert(OTHER_VIEW, Prefix::new(LOCAL, 32), Entry::LOCAL_ELSEWHERE),
+            Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags: Neighbour::ALWAYS })),
+            Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, ..Iface::default() })),
         ])?;
         tables.set_lease(true)?;
         Ok(tables)

@@ -44,13 +44,15 @@ impl arp_common::Tables for OnlyFib<'_> {
     fn oif(&self, _: u16) -> Option<Oif> {
         None
     }
-    fn fib_root(&self, index: u16) -> Entry {
-        self.0.root(u32::from(index))
+    fn fib_root(&self, view: u16, index: u8) -> Entry {
+        self.0.root(view, u32::from(index))
     }
     fn fib_node(&self, node: u32, index: u8) -> Entry {
         self.0.node(node, u32::from(index))
     }
 }
+
+const VIEW: u16 = 3;
 
 /// A trie beside the prefixes that it must show.
 #[derive(Default)]
@@ -63,7 +65,7 @@ struct Pair {
 impl Pair {
     fn insert(&mut self, prefix: Prefix, entry: Entry) {
         self.prefixes.insert(prefix, entry);
-        self.trie.insert(&mut self.memory, prefix, entry).unwrap();
+        self.trie.insert(&mut self.memory, VIEW, prefix, entry).unwrap();
     }
 
     fn remove(&mut self, prefix: Prefix) {
@@ -72,11 +74,11 @@ impl Pair {
         let cover =
             shorter.map(|len| (len, prefix.shortened(len))).find(|(_, cover)| self.prefixes.contains_key(cover));
         let (entry, len) = cover.map_or((Entry::NONE, 0), |(len, cover)| (self.prefixes[&cover], len));
-        self.trie.remove(&mut self.memory, prefix, entry, len).unwrap();
+        self.trie.remove(&mut self.memory, VIEW, prefix, entry, len).unwrap();
     }
 
     fn check(&self, addr: u32) {
-        let found = fib::lookup(&OnlyFib(&self.memory), addr.to_be_bytes());
+        let found = fib::lookup(&OnlyFib(&self.memory), VIEW, addr.to_be_bytes());
         assert_eq!(found, naive(&self.prefixes, addr), "at {}", std::net::Ipv4Addr::from(addr));
     }
 
@@ -117,24 +119,45 @@ fn nodes_are_used_again() {
         for host in 0..5000u32 {
             pair.insert(Prefix { addr: host << 8, len: 32 }, Entry::unicast(round));
         }
-        assert_eq!(pair.trie.nodes(), 5000 + 5000_u32.div_ceil(256), "a node a /24, and one a /16 above them");
+        let above = 5000_u32.div_ceil(256) + 1;
+        assert_eq!(pair.trie.nodes(), 5000 + above, "a node a /24, and one a /16 and a /8 above them");
         for host in 0..5000u32 {
             pair.remove(Prefix { addr: host << 8, len: 32 });
         }
         assert_eq!(pair.trie.nodes(), 0);
     }
-    assert!(pair.trie.used <= 5020, "freed nodes were not used again: {}", pair.trie.used);
+    assert!(pair.trie.used <= 5021, "freed nodes were not used again: {}", pair.trie.used);
+}
+
+#[test]
+fn a_view_that_is_forgotten_leaves_the_others_and_gives_back_its_nodes() {
+    let (mut trie, mut memory) = (Trie::default(), Fib::default());
+    for view in [VIEW, VIEW + 1] {
+        for host in ["10.1.2.3/32", "10.1.2.0/24", "10.9.0.0/16", "0.0.0.0/0"] {
+            trie.insert(&mut memory, view, prefix(host), Entry::unicast(view)).unwrap();
+        }
+    }
+    let nodes = trie.nodes();
+    trie.forget(&mut memory, VIEW);
+    assert_eq!(trie.nodes(), nodes / 2);
+    for addr in [[10, 1, 2, 3], [10, 1, 2, 4], [10, 9, 9, 9], [8, 8, 8, 8]] {
+        assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW, addr), Entry::NONE);
+        assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW + 1, addr), Entry::unicast(VIEW + 1));
+    }
+    // A shorter prefix written now covers everything: no length is left behind.
+    trie.insert(&mut memory, VIEW, prefix("0.0.0.0/0"), Entry::LOCAL).unwrap();
+    assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW, [10, 1, 2, 3]), Entry::LOCAL);
 }
 
 #[test]
 fn a_pool_at_its_end_is_an_error_that_says_so() {
     struct Full(Fib);
     impl Entries for Full {
-        fn root(&self, index: u32) -> Entry {
-            self.0.root(index)
+        fn root(&self, view: u16, index: u32) -> Entry {
+            self.0.root(view, index)
         }
-        fn set_root(&mut self, index: u32, entry: Entry) {
-            self.0.set_root(index, entry);
+        fn set_root(&mut self, view: u16, index: u32, entry: Entry) {
+            self.0.set_root(view, index, entry);
         }
         fn node(&self, node: u32, index: u32) -> Entry {
             self.0.node(node, index)
@@ -146,7 +169,8 @@ fn a_pool_at_its_end_is_an_error_that_says_so() {
             bail!("no memory")
         }
     }
-    let error = Trie::default().insert(&mut Full(Fib::default()), prefix("10.0.0.1/32"), Entry::LOCAL).unwrap_err();
+    let error =
+        Trie::default().insert(&mut Full(Fib::default()), VIEW, prefix("10.0.0.1/32"), Entry::LOCAL).unwrap_err();
     assert!(error.to_string().contains("no memory"));
 }
 

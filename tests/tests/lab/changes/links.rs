@@ -54,7 +54,7 @@ fn the_link_works_again_after_it_was_down() -> Result<()> {
     let mut parity = matrix_with_agent()?;
     parity.node_ip("link set v0 down")?;
     parity.node_ip("link set v0 up")?;
-    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::kernel("sender_route"), "its routes are gone");
+    assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::kernel("neighbour_unknown"), "its entry is gone");
     parity.node_ip("route add 10.5.0.5/32 dev v0 scope link")?;
     assert_eq!(who_has(&mut parity, LOCAL_TARGET)?, Answerer::FastPath, "the kernel has learnt the pod meanwhile");
     Ok(())

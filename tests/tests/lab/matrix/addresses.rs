@@ -35,7 +35,7 @@ rows! {
     k041_a_loopback_sender_with_route_localnet: [
         when(&["v0.route_localnet=1"], From(LOOPBACK_SENDER, L), Kernel("special_sender")),
     ];
-    k042_a_sender_of_net_zero: [ask(From([0, 1, 2, 3], X), Kernel("sender_route"))];
+    k042_a_sender_of_net_zero: [ask(From([0, 1, 2, 3], X), Kernel("neighbour_unknown"))];
     k043_a_probe_for_a_local_address: [ask(Probe(L), Fast)];
     k044_a_probe_for_a_proxied_address: [ask(Probe(X), Silent("probe_not_local"))];
     k045_a_probe_for_a_static_proxy: [
@@ -55,14 +55,14 @@ rows! {
     ];
     k051_an_announcement_of_a_local_address: [ask(From(L, L), Silent("announcement"))];
     k052_own_addresses_as_senders: [
-        ask(From(OWN, X), Silent("sender_route")),
-        ask(From(OWN, L), Silent("sender_route")),
-        ask(From(L, X), Silent("sender_route")),
+        ask(From(OWN, X), Silent("neighbour_unknown")),
+        ask(From(OWN, L), Silent("neighbour_unknown")),
+        ask(From(L, X), Silent("neighbour_unknown")),
     ];
     k053_own_addresses_as_senders_with_accept_local: [
-        when(&["v0.accept_local=1"], From(OWN, X), Kernel("sender_route")),
+        when(&["v0.accept_local=1"], From(OWN, X), Kernel("neighbour_unknown")),
         ask(From(OWN, L), Kernel("sender_route")),
         when(&["v0.accept_local=0", "all.accept_local=1"], From(OWN, X), Kernel("sender_route")),
-        ask(From(L, X), Kernel("sender_route")),
+        ask(From(L, X), Kernel("neighbour_unknown")),
     ];
 }

@@ -240,7 +240,7 @@ rows! {
                 "rule add fwmark 7 lookup 100",
             ],
             For([10, 30, 0, 1]),
-            Silent("custom_rules"),
+            Silent("no_route"),
         ),
         when(
             &[
@@ -249,7 +249,7 @@ rows! {
                 "nft add rule arp t c meta mark set 7",
             ],
             For([10, 30, 0, 1]),
-            Kernel("custom_rules"),
+            Kernel("arp_netfilter"),
         ),
         // Without the rule the chain alone is reason enough.
         when(&["rule del fwmark 7 lookup 100"], For(L), Kernel("arp_netfilter")),
@@ -282,13 +282,13 @@ fn k122_a_mark_set_by_a_tc_program() -> Result<()> {
             &["route del default", "route add default via 10.9.0.254 table 100", "rule add fwmark 7 lookup 100"],
         )
     })?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::nobody("custom_rules"));
+    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::nobody("no_route"));
     let mut programs = Vec::new();
     parity.change(|lab| {
         programs.push(TcProgram::attach(lab.node(), "v0", Ingress, Does::Mark(7))?);
         Ok(())
     })?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel("custom_rules"));
+    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel("ingress_hook"));
     Ok(())
 }
 

@@ -33,8 +33,8 @@ rows! {
             Probe(TWICE),
             Silent("probe_not_local"),
         ),
-        ask(For(TWICE), Kernel("opaque_route")),
-        when(&["v0.proxy_arp=0"], For(TWICE), Silent("opaque_route")),
+        ask(For(TWICE), Fast),
+        when(&["v0.proxy_arp=0"], For(TWICE), Silent("proxy_arp_off")),
     ];
     k060_the_same_once_there_was_a_rule: [
         when(
@@ -44,11 +44,10 @@ rows! {
                 "rule add to 1.2.3.4 lookup 99",
             ],
             Probe(TWICE),
-            Kernel("custom_rules"),
+            Fast,
         ),
-        when(&["rule del to 1.2.3.4 lookup 99"], Probe(TWICE), Kernel("probe_not_local")),
-        when(&["v0.proxy_arp=0"], For(TWICE), Kernel("opaque_route")),
-        // OtherFilters the longer prefix there is no doubt.
+        when(&["rule del to 1.2.3.4 lookup 99"], Probe(TWICE), Fast),
+        when(&["v0.proxy_arp=0"], For(TWICE), Fast),
         ask(Probe([10, 50, 2, 1]), Fast),
     ];
     k061_arp_ignore_1_an_address_of_the_interface: [
@@ -113,15 +112,15 @@ rows! {
     ];
     k073_arp_filter_a_sender_that_is_routed_back: [when(&["v0.arp_filter=1"], For(L), Fast)];
     k074_arp_filter_other_senders: [
-        when(&["v0.arp_filter=1"], From(BY_UPLINK, L), Silent("sender_route")),
-        ask(From(UPLINK_IP, L), Silent("sender_route")),
-        when(&["route del default"], From(FAR, L), Silent("sender_route")),
+        when(&["v0.arp_filter=1"], From(BY_UPLINK, L), Silent("neighbour_unknown")),
+        ask(From(UPLINK_IP, L), Silent("neighbour_unknown")),
+        when(&["route del default"], From(FAR, L), Silent("neighbour_unknown")),
     ];
     k075_arp_filter_for_all: [
-        when(&["all.arp_filter=1"], From(BY_UPLINK, L), Silent("sender_route")),
-        ask(From(UPLINK_IP, L), Silent("sender_route")),
+        when(&["all.arp_filter=1"], From(BY_UPLINK, L), Silent("neighbour_unknown")),
+        ask(From(UPLINK_IP, L), Silent("neighbour_unknown")),
         ask(For(L), Fast),
-        when(&["route del default"], From(FAR, L), Silent("sender_route")),
+        when(&["route del default"], From(FAR, L), Silent("neighbour_unknown")),
     ];
     k076_a_local_target_needs_no_forwarding: [when(&["v0.forwarding=0"], For(L), Fast)];
 }

@@ -26,8 +26,8 @@ rows! {
         when(&["route replace prohibit 10.30.0.0/16"], For(T), NEVER),
     ];
     k103_throw_and_a_default_route_in_the_next_table: [
-        when(&["route add throw 10.30.0.0/16"], For(T), Silent("opaque_route")),
-        when(&["route add default via 10.9.0.254 table default"], For(T), Kernel("opaque_route")),
+        when(&["route add throw 10.30.0.0/16"], For(T), Silent("no_route")),
+        when(&["route add default via 10.9.0.254 table default"], For(T), Fast),
     ];
     k104_broadcast_multicast_and_anycast_in_main: [
         when(&["route add broadcast 10.30.0.1 dev u0"], For(T), NEVER),
@@ -47,7 +47,7 @@ rows! {
         ),
     ];
     k107_an_encapsulating_route: [
-        when(&["route add 10.30.0.0/16 encap ip id 1 dst 10.9.0.7 dev u0"], For(T), Kernel("opaque_route")),
+        when(&["route add 10.30.0.0/16 encap ip id 1 dst 10.9.0.7 dev u0"], For(T), Fast),
     ];
     k108_only_the_lower_metric_goes_back: [
         when(
@@ -87,7 +87,7 @@ rows! {
         when(
             &[SEED, "route add 10.30.0.0/16 nexthop via 10.9.0.254 nexthop via 10.9.0.253"],
             For(T),
-            Kernel("opaque_route"),
+            Fast,
         ),
     ];
     k116_multipath_back_and_forth_with_pvlan: [

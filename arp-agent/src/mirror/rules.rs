@@ -1,0 +1,494 @@
+//! The routing rules, and what is left of them for the frames of one sender on one interface.
+//!
+//! An ARP request is looked up twice: its target, as a packet that came in by the ingress interface; and its sender, as a
+//! packet that came in by the device that the route to the target leaves by (`ip_route_input_slow` and
+//! `__fib_validate_source`, net/ipv4, 6.18). Both walk the rules with mark 0, tos 0 and no protocol, so most selectors are
+//! decided once and for all; of those of the first lookup only `to` is left when ingress and sender are known.
+
+use crate::event::{Link, RoutingRule, RuleAction};
+use crate::prefix::Prefix;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+/// The tables local and main while the kernel keeps them in one trie. No table has this number.
+pub const TABLE_LOCAL_AND_MAIN: u32 = 0;
+/// What the kernel's user who owns a network namespace is, seen from inside.
+const OWNER: u32 = 0;
+
+/// Whether something holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Holds {
+    No,
+    Yes,
+    /// It may or may not.
+    Perhaps,
+}
+
+use Holds::{No, Perhaps, Yes};
+
+impl Holds {
+    fn of(holds: bool) -> Self {
+        if holds { Yes } else { No }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (No, _) | (_, No) => No,
+            (Yes, Yes) => Yes,
+            _ => Perhaps,
+        }
+    }
+
+    fn inverted_if(self, inverted: bool) -> Self {
+        match self {
+            Yes if inverted => No,
+            No if inverted => Yes,
+            as_it_is => as_it_is,
+        }
+    }
+}
+
+/// Prefixes none of which lies in another. Equal are only those that are the same.
+#[derive(Clone, Debug)]
+pub(super) struct PrefixSet {
+    /// Sorted.
+    prefixes: Rc<[Prefix]>,
+}
+
+impl PrefixSet {
+    fn new(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
+        let mut maximal: Vec<Prefix> = Vec::new();
+        // Those outside come right before those inside.
+        for prefix in prefixes.into_iter().collect::<BTreeSet<_>>() {
+            if !maximal.last().is_some_and(|last| last.len <= prefix.len && last.contains(prefix.addr)) {
+                maximal.push(prefix);
+            }
+        }
+        PrefixSet { prefixes: maximal.into() }
+    }
+
+    /// Whether `prefix` lies in one of them.
+    pub(super) fn covers(&self, prefix: Prefix) -> bool {
+        let after = self.prefixes.partition_point(|known| *known <= prefix);
+        let before = after.checked_sub(1).map(|at| self.prefixes[at]);
+        before.is_some_and(|known| known.len <= prefix.len && known.contains(prefix.addr))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Prefix> {
+        self.prefixes.iter().copied()
+    }
+
+    fn address(&self) -> *const Prefix {
+        self.prefixes.as_ptr()
+    }
+}
+
+impl PartialEq for PrefixSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for PrefixSet {}
+
+impl PartialOrd for PrefixSet {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PrefixSet {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // Sets of one place in the rules are shared, not copied: it need not be looked into them.
+        self.address().cmp(&other.address())
+    }
+}
+
+/// When a step applies to a target.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Condition {
+    /// Whatever the target.
+    Any(Holds),
+    /// One way for a target in the prefix, the other for one outside.
+    In(Prefix, Holds, Holds),
+    /// For targets in one of them.
+    InOneOf(PrefixSet),
+}
+
+impl Condition {
+    /// Whether it applies to the addresses that are in `prefix`, and in none of the longer ones that a condition names.
+    pub(super) fn at(&self, prefix: Prefix) -> Holds {
+        match self {
+            Condition::Any(holds) => *holds,
+            Condition::In(named, inside, outside) => {
+                if named.len <= prefix.len && named.contains(prefix.addr) {
+                    *inside
+                } else {
+                    *outside
+                }
+            }
+            Condition::InOneOf(set) => Holds::of(set.covers(prefix)),
+        }
+    }
+}
+
+/// What a step does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Action {
+    /// Looks up a table.
+    Lookup(Lookup),
+    /// Goes on at another step, always a later one.
+    Goto(usize),
+    /// Ends without a route.
+    Refuse,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// A lookup in a table, and which of its routes do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lookup {
+    /// Its number, or [`TABLE_LOCAL_AND_MAIN`].
+    pub(super) table: u32,
+    pub(super) suppress_prefixlen: Option<u8>,
+    pub(super) suppress_ifgroup: Option<u32>,
+}
+
+impl Lookup {
+    pub(super) const fn all_of(table: u32) -> Self {
+        Lookup { table, suppress_prefixlen: None, suppress_ifgroup: None }
+    }
+}
+
+/// One of the steps in which the kernel looks for a route.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Step {
+    pub(super) condition: Condition,
+    pub(super) action: Action,
+}
+
+/// Where frames come in, as rules see it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ingress<'a> {
+    pub(super) name: &'a str,
+    /// The VRF that the interface is a port of: its name, and its table.
+    pub(super) vrf: Option<(&'a str, u32)>,
+    /// Whether there is any VRF.
+    pub(super) vrfs: bool,
+    /// Whether a frame may carry a mark.
+    pub(super) may_be_marked: bool,
+}
+
+/// The routing rules, in the order in which they are asked.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+    /// Those that a goto leads to.
+    targets: BTreeSet<usize>,
+    /// Runs of rules that differ in `to` alone, by the first of them: how many, and the step that they come to.
+    runs: BTreeMap<usize, (usize, Step)>,
+    /// What the `from` selectors name of rules that may apply.
+    from: Option<PrefixSet>,
+    /// Whether the steps are the same for all senders and interfaces.
+    are_common: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Rule {
+    rule: RoutingRule,
+    /// Whether an interface was once known by the name in `iif` since the kernel told the rule. One that was not, and
+    /// that the kernel takes for attached, is an alternative name: what has it is not followed.
+    known: bool,
+    /// Of a goto, which rule it leads to.
+    target: Option<usize>,
+}
+
+impl PartialEq for Rules {
+    /// Whether they are the same rules; not what is known of interfaces besides.
+    fn eq(&self, other: &Self) -> bool {
+        self.list().eq(other.list())
+    }
+}
+
+impl Rules {
+    /// The rules as the kernel told them.
+    pub(super) fn new(list: Vec<RoutingRule>, links: &BTreeMap<u32, Link>) -> Self {
+        let is_known = |rule: &RoutingRule| links.values().any(|link| Some(&link.name) == rule.iif.as_ref());
+        let targets: Vec<Option<usize>> = list
+            .iter()
+            .enumerate()
+            .map(|(at, rule)| match rule.action {
+                RuleAction::Goto(to) => {
+                    list.iter().skip(at + 1).position(|rule| rule.priority == to).map(|n| at + 1 + n)
+                }
+                _ => None,
+            })
+            .collect();
+        let rules: Vec<Rule> = list
+            .into_iter()
+            .zip(targets)
+            .map(|(rule, target)| Rule { known: rule.iif.is_some() && is_known(&rule), rule, target })
+            .collect();
+        let live = rules.iter().map(|rule| &rule.rule).filter(|rule| rule.never.is_empty() || rule.inverted);
+        let from: Vec<Prefix> = live.clone().filter_map(|rule| rule.from).collect();
+        let depends =
+            |rule: &RoutingRule| rule.from.is_some() || rule.iif.is_some() || rule.l3mdev || rule.mark.is_some();
+        let are_common = !live.clone().any(depends);
+        let mut rules = Rules {
+            targets: rules.iter().filter_map(|rule| rule.target).collect(),
+            rules,
+            runs: BTreeMap::new(),
+            from: Some(from).filter(|from| !from.is_empty()).map(PrefixSet::new),
+            are_common,
+        };
+        rules.find_runs();
+        rules
+    }
+
+    /// Joins rules that follow each other and do the same for targets of one prefix each.
+    fn find_runs(&mut self) {
+        let joins = |at: usize| {
+            let rule = &self.rules.get(at)?.rule;
+            let alone = RoutingRule {
+                to: rule.to,
+                action: rule.action.clone(),
+                priority: rule.priority,
+                ..RoutingRule::default()
+            };
+            let RuleAction::Lookup { .. } = rule.action else { return None };
+            (*rule == alone).then_some((rule.to?, &rule.action))
+        };
+        let mut at = 0;
+        let mut runs = BTreeMap::new();
+        while at < self.rules.len() {
+            let first = at;
+            let mut prefixes = Vec::new();
+            while let Some((prefix, action)) = joins(at) {
+                if at > first && (self.targets.contains(&at) || *action != self.rules[first].rule.action) {
+                    break;
+                }
+                prefixes.push(prefix);
+                at += 1;
+            }
+            if let (2.., RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup }) =
+                (at - first, &self.rules[first].rule.action)
+            {
+                let (suppress_prefixlen, suppress_ifgroup) = (*suppress_prefixlen, *suppress_ifgroup);
+                let action = Action::Lookup(Lookup { table: *table, suppress_prefixlen, suppress_ifgroup });
+                let condition = Condition::InOneOf(PrefixSet::new(prefixes));
+                runs.insert(first, (at - first, Step { condition, action }));
+            }
+            at = at.max(first + 1);
+        }
+        self.runs = runs;
+    }
+
+    /// The rules as they were told.
+    pub fn list(&self) -> impl ExactSizeIterator<Item = &RoutingRule> {
+        self.rules.iter().map(|rule| &rule.rule)
+    }
+
+    /// The three rules that every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
+    pub fn are_default(&self) -> bool {
+        let defaults = [(0, 255), (32766, 254), (32767, 253)];
+        let default =
+            |(priority, table)| RoutingRule { priority, action: RuleAction::lookup(table), ..RoutingRule::default() };
+        self.list().eq(defaults.map(default).iter())
+    }
+
+    /// Whether a rule asks for marks.
+    pub(super) fn ask_for_marks(&self) -> bool {
+        self.list().any(|rule| rule.mark.is_some() && (rule.never.is_empty() || rule.inverted))
+    }
+
+    /// Whether the steps are the same for all senders and interfaces.
+    pub(super) fn are_common(&self) -> bool {
+        self.are_common
+    }
+
+    /// A link is now so, or gone. Says whether other interfaces' frames may be looked up otherwise because of that.
+    pub(super) fn link_changes(&mut self, before: Option<&Link>, now: Option<&Link>) -> bool {
+        let (old, new) = (before.map(|link| link.name.as_str()), now.map(|link| link.name.as_str()));
+        let mut change = false;
+        for rule in &mut self.rules {
+            if let Some(iif) = rule.rule.iif.as_deref() {
+                change |= old != new && [old, new].contains(&Some(iif));
+                rule.known |= Some(iif) == new;
+            }
+            if let RuleAction::Lookup { suppress_ifgroup: Some(group), .. } = rule.rule.action {
+                // Of an interface that is not known, neither is this.
+                let is_in = |link: Option<&Link>| link.map(|link| link.group == group);
+                change |= is_in(before) != is_in(now);
+            }
+            if rule.rule.l3mdev {
+                let vrf = |link: Option<&Link>| link.map(|link| (link.master, link.vrf_table));
+                change |= vrf(before) != vrf(now);
+            }
+        }
+        change
+    }
+
+    /// The interfaces that the way back to a sender may depend on: those that rules name in `iif`.
+    pub(super) fn named(&self, links: &BTreeMap<u32, Link>) -> BTreeSet<u32> {
+        let names: BTreeSet<&str> = self.list().filter_map(|rule| rule.iif.as_deref()).collect();
+        if names.is_empty() {
+            return BTreeSet::new();
+        }
+        links.values().filter(|link| names.contains(link.name.as_str())).map(|link| link.ifindex).collect()
+    }
+
+    /// The prefixes that `from` selectors name: from targets there, the way back to a sender may be another.
+    pub(super) fn from(&self) -> Option<&PrefixSet> {
+        self.from.as_ref()
+    }
+
+    /// Whether any rule looks up the tables of VRFs.
+    pub(super) fn l3mdev(&self) -> bool {
+        self.list().any(|rule| rule.l3mdev)
+    }
+
+    /// What is left of the rules for the targets of a sender on an interface.
+    pub(super) fn steps(&self, ingress: &Ingress<'_>, sender: u32) -> Vec<Step> {
+        let mut steps = Vec::new();
+        // Where each rule that a goto leads to begins among the steps; gotos are told it at the end.
+        let mut begins: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut gotos = Vec::new();
+        let mut at = 0;
+        while let Some(rule) = self.rules.get(at) {
+            if self.targets.contains(&at) {
+                begins.insert(at, steps.len());
+            }
+            if let Some((count, step)) = self.runs.get(&at) {
+                steps.push(step.clone());
+                at += count;
+                continue;
+            }
+            at += 1;
+            let Some(action) = rule.action(ingress) else { continue };
+            let condition = rule.forward(ingress, sender);
+            if matches!(condition, Condition::Any(No) | Condition::In(_, No, No)) {
+                continue;
+            }
+            if let Some(target) = rule.target {
+                gotos.push((steps.len(), target));
+            }
+            steps.push(Step { condition, action });
+        }
+        for (goto, target) in gotos {
+            steps[goto].action = Action::Goto(begins.get(&target).copied().unwrap_or(steps.len()));
+        }
+        steps
+    }
+
+    /// A rule, when it applies to the targets of a sender on the interface, and what it does; `None` after the last.
+    pub(super) fn step(
+        &self,
+        at: usize,
+        ingress: &Ingress<'_>,
+        sender: u32,
+    ) -> Option<(&RoutingRule, Condition, Option<Action>)> {
+        let rule = self.rules.get(at)?;
+        Some((&rule.rule, rule.forward(ingress, sender), rule.action(ingress)))
+    }
+
+    /// The steps in which a sender is looked up. `others`: whether what depends on the target and on the device that its
+    /// route leaves by may hold; else it does not.
+    pub(super) fn steps_back(&self, ingress: &Ingress<'_>, sender: u32, others: bool) -> Vec<(Holds, Action)> {
+        let step = |rule: &Rule| (rule.back(ingress, sender, others), rule.action(ingress).unwrap_or(Action::Unknown));
+        let mut steps: Vec<(Holds, Action)> = self.rules.iter().map(step).collect();
+        for (step, rule) in steps.iter_mut().zip(&self.rules) {
+            match (&rule.rule.action, rule.target) {
+                (RuleAction::Goto(_), Some(target)) => step.1 = Action::Goto(target),
+                (RuleAction::Goto(_) | RuleAction::Nop, _) => step.0 = No,
+                _ => {}
+            }
+        }
+        steps
+    }
+}
+
+impl Rule {
+    /// What it does; `None` for nothing.
+    fn action(&self, ingress: &Ingress<'_>) -> Option<Action> {
+        Some(match self.rule.action {
+            RuleAction::Lookup { suppress_prefixlen, suppress_ifgroup, table } => {
+                let table = match (self.rule.l3mdev, ingress.vrf) {
+                    (false, _) => table,
+                    (true, Some((_, table))) => table,
+                    // Inverted it applies, and looks up what nobody meant.
+                    (true, None) => return Some(Action::Unknown),
+                };
+                Action::Lookup(Lookup { table, suppress_prefixlen, suppress_ifgroup })
+            }
+            RuleAction::Goto(_) => Action::Goto(self.target?),
+            RuleAction::Nop => return None,
+            RuleAction::Refuse(_) => Action::Refuse,
+        })
+    }
+
+    /// Everything but `from`, `to`, `iif` and `l3mdev`.
+    fn constant(&self, ingress: &Ingress<'_>) -> Holds {
+        let rule = &self.rule;
+        let marked = match rule.mark {
+            None => Yes,
+            Some(_) if ingress.may_be_marked => Perhaps,
+            Some((mark, mask)) => Holds::of(mark & mask == 0),
+        };
+        let users = Holds::of(rule.users.is_none_or(|(first, last)| (first..=last).contains(&OWNER)));
+        let known = if rule.unknown { Perhaps } else { Yes };
+        Holds::of(rule.never.is_empty()).and(marked).and(users).and(known)
+    }
+
+    /// Whether an interface has the name in `iif`, if the rule asks for any.
+    fn attached(&self) -> Holds {
+        if self.known {
+            Yes
+        } else {
+            // Attached, but to nothing that has this name.
+            if self.rule.iif_detached { No } else { Perhaps }
+        }
+    }
+
+    fn forward(&self, ingress: &Ingress<'_>, sender: u32) -> Condition {
+        let rule = &self.rule;
+        let iif = match &rule.iif {
+            None => Yes,
+            Some(iif) if iif == ingress.name => Yes,
+            // Since 6.15 a VRF's name stands for its ports, too.
+            Some(iif) if ingress.vrf.is_some_and(|(vrf, _)| iif == vrf) => Perhaps,
+            Some(_) if self.known => No,
+            Some(_) => self.attached(),
+        };
+        let from = Holds::of(rule.from.is_none_or(|from| from.contains(sender)));
+        let l3mdev = Holds::of(!rule.l3mdev || ingress.vrf.is_some());
+        let others = self.constant(ingress).and(iif).and(from).and(l3mdev);
+        let inside = others.inverted_if(rule.inverted);
+        match rule.to {
+            None => Condition::Any(inside),
+            Some(to) => Condition::In(to, inside, No.inverted_if(rule.inverted)),
+        }
+    }
+
+    fn back(&self, ingress: &Ingress<'_>, sender: u32, others: bool) -> Holds {
+        let rule = &self.rule;
+        let other = |asked: bool| match (asked, others) {
+            (false, _) => Yes,
+            (true, true) => Perhaps,
+            (true, false) => No,
+        };
+        let iif = match &rule.iif {
+            None => Yes,
+            Some(_) if self.known => other(true),
+            Some(_) => self.attached(),
+        };
+        let to = Holds::of(rule.to.is_none_or(|to| to.contains(sender)));
+        // Of a sender that is in no VRF, the VRF of the device that the target is behind.
+        let l3mdev = match (rule.l3mdev, ingress.vrf) {
+            (false, _) | (true, Some(_)) => Yes,
+            (true, None) if ingress.vrfs => other(true),
+            (true, None) => No,
+        };
+        let holds = self.constant(ingress).and(other(rule.from.is_some())).and(iif).and(to).and(l3mdev);
+        holds.inverted_if(rule.inverted)
+    }
+}

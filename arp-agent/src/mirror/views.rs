@@ -1,0 +1,409 @@
+//! Views: what the routing rules leave of all tables for the frames of some senders (docs/adr/0011-views.md).
+//!
+//! For a sender on an interface the rules come down to a short list of [`Step`]s ([`Rules::steps`](super::rules::Rules)).
+//! Senders with equal lists share a view: a leaf for each prefix that any of its tables or conditions knows. An address in
+//! such a prefix, and in no longer one, is treated like all others there, so that the longest prefix of a view says what the
+//! walk over its steps would.
+
+use super::Change;
+use super::routes::RouteTable;
+use super::rules::{Action, Condition, Holds, Lookup, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
+use super::slots::{Legs, Slots};
+use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
+use crate::event::{Route, RouteKind};
+use crate::prefix::Prefix;
+use arp_common::fib::{Entry, LAST_VIEW};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::rc::Rc;
+
+/// The steps that the kernel may take; it takes one of these lists, nobody knows which. What they do not agree on is opaque.
+pub(super) type Ways = Rc<[Vec<Step>]>;
+
+/// `LOOPBACK_IFINDEX` (include/net/net_namespace.h): what a local target's route leaves by, for source validation.
+const LO: u32 = 1;
+
+/// What becomes of the targets of a prefix.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Outcome {
+    NoRoute,
+    Local { elsewhere: bool },
+    Unicast(Legs),
+    Unanswerable,
+    Opaque,
+    OpaqueRule,
+}
+
+/// What a lookup in a table comes to.
+pub(super) enum Found<'a> {
+    /// Nothing that counts: the rules go on.
+    Nothing,
+    /// A route of a type that is a destination.
+    Route(&'a Route),
+    /// The end: a route that says so.
+    Refused(&'a Route),
+    /// Nobody knows whether it counts.
+    Unknown,
+}
+
+/// Looks up in a table the addresses that are in `prefix`, and in no longer one of the table's prefixes (`fib_table_lookup`,
+/// net/ipv4/fib_trie.c, and `fib4_rule_suppress`, net/ipv4/fib_rules.c, 6.18).
+pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefix) -> Found<'a> {
+    let best = |table| snapshot.routes.table(table).and_then(|table| table.best(prefix));
+    let found = if lookup.table == TABLE_LOCAL_AND_MAIN {
+        // Of equally long ones that of table local.
+        let (local, main) = (best(TABLE_LOCAL), best(TABLE_MAIN));
+        let local_is_longer = local.map(|route| route.prefix.len) >= main.map(|route| route.prefix.len);
+        if local_is_longer { local } else { main }
+    } else {
+        best(lookup.table)
+    };
+    let Some(route) = found else { return Found::Nothing };
+    match route.kind {
+        RouteKind::Throw => return Found::Nothing,
+        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => return Found::Refused(route),
+        RouteKind::Other => return Found::Unknown,
+        _ => {}
+    }
+    if lookup.suppress_prefixlen.is_some_and(|len| route.prefix.len <= len) {
+        return Found::Nothing;
+    }
+    let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
+    // If the kernel skips the route, because its interface is going down, it looks at the next one instead.
+    let is_alone = (0..route.prefix.len)
+        .all(|len| snapshot.routes.at(route.table, route.prefix.shortened(len)).is_empty())
+        && snapshot.routes.at(route.table, route.prefix).len() == 1;
+    match route.legs().first().map(|first| snapshot.links.get(first)) {
+        Some(Some(link)) if link.group != group => Found::Route(route),
+        Some(Some(_)) if is_alone => Found::Nothing,
+        None if route.nexthop.is_none() => Found::Route(route),
+        _ => Found::Unknown,
+    }
+}
+
+/// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
+pub(super) fn outcome(snapshot: &Snapshot, steps: &[Step], prefix: Prefix) -> Outcome {
+    if steps.iter().any(|step| step.condition.at(prefix) == Holds::Perhaps) {
+        return outcome_backwards(snapshot, steps, prefix);
+    }
+    let mut at = 0;
+    while let Some(step) = steps.get(at) {
+        at += 1;
+        if step.condition.at(prefix) == Holds::Yes {
+            match act(snapshot, step, prefix) {
+                Act::GoOn => {}
+                Act::Goto(step) => at = step,
+                Act::End(outcome) => return outcome,
+            }
+        }
+    }
+    Outcome::NoRoute
+}
+
+/// The same where a step may or may not apply: each step's outcome out of those behind it.
+fn outcome_backwards(snapshot: &Snapshot, steps: &[Step], prefix: Prefix) -> Outcome {
+    let mut outcomes = vec![Outcome::NoRoute; steps.len() + 1];
+    for (at, step) in steps.iter().enumerate().rev() {
+        let otherwise = outcomes[at + 1].clone();
+        let applied = || match act(snapshot, step, prefix) {
+            Act::GoOn => otherwise.clone(),
+            Act::Goto(step) => outcomes[step].clone(),
+            Act::End(outcome) => outcome,
+        };
+        outcomes[at] = match step.condition.at(prefix) {
+            Holds::No => otherwise,
+            Holds::Yes => applied(),
+            Holds::Perhaps if applied() == otherwise => otherwise,
+            Holds::Perhaps => Outcome::OpaqueRule,
+        };
+    }
+    outcomes.swap_remove(0)
+}
+
+enum Act {
+    GoOn,
+    Goto(usize),
+    End(Outcome),
+}
+
+fn act(snapshot: &Snapshot, step: &Step, prefix: Prefix) -> Act {
+    let lookup = match &step.action {
+        Action::Lookup(lookup) => lookup,
+        Action::Goto(step) => return Act::Goto(*step),
+        Action::Refuse => return Act::End(Outcome::Unanswerable),
+        Action::Unknown => return Act::End(Outcome::OpaqueRule),
+    };
+    match look_up(snapshot, lookup, prefix) {
+        Found::Nothing => Act::GoOn,
+        Found::Refused(_) => Act::End(Outcome::Unanswerable),
+        Found::Unknown => Act::End(Outcome::Opaque),
+        Found::Route(route) => Act::End(destination(snapshot, route)),
+    }
+}
+
+fn destination(snapshot: &Snapshot, route: &Route) -> Outcome {
+    let opaque = snapshot.routes.objects.may_be_shared(route)
+        || route.nexthop.is_some_and(|id| snapshot.resilient.contains(&id));
+    match route.kind {
+        RouteKind::Local | RouteKind::Unicast if opaque => Outcome::Opaque,
+        RouteKind::Local => Outcome::Local { elsewhere: route.table != TABLE_LOCAL && !is_in_vrf(snapshot, route) },
+        RouteKind::Unicast => Legs::of(route).map_or(Outcome::Opaque, Outcome::Unicast),
+        _ => Outcome::Unanswerable,
+    }
+}
+
+/// Whether a local route is that of an address in a VRF.
+fn is_in_vrf(snapshot: &Snapshot, route: &Route) -> bool {
+    let is_address = route.prefix.len == 32 && snapshot.is_configured(route.prefix.addr);
+    is_address && snapshot.links.values().any(|link| link.vrf_table == Some(route.table))
+}
+
+/// All views in use.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    by_ways: BTreeMap<Ways, u16>,
+    views: BTreeMap<u16, View>,
+}
+
+#[derive(Debug)]
+struct View {
+    /// `None` for the last one, of everything that found no other.
+    ways: Option<Ways>,
+    /// How many neighbours and interfaces have it.
+    users: usize,
+    /// What follows is that of other ways, or nothing.
+    stale: bool,
+    /// The tables that the ways look up.
+    tables: BTreeSet<u32>,
+    /// Those of them in which a route also depends on shorter prefixes.
+    dependent: BTreeSet<u32>,
+    /// The prefixes that there are leaves for whatever routes there are.
+    named: BTreeSet<Prefix>,
+    leaves: BTreeMap<Prefix, Entry>,
+}
+
+impl Views {
+    /// The view of these ways, for one user more.
+    pub(super) fn take(&mut self, ways: &Ways) -> u16 {
+        let number = match self.by_ways.get(ways) {
+            Some(&number) => number,
+            None => self.find_room(ways),
+        };
+        if let Some(view) = self.views.get_mut(&number) {
+            view.users += 1;
+        }
+        number
+    }
+
+    /// One user less.
+    pub(super) fn release(&mut self, number: u16) {
+        if let Some(view) = self.views.get_mut(&number) {
+            view.users -= 1;
+        }
+    }
+
+    /// A view that nobody has any more, a new one, or the last.
+    fn find_room(&mut self, ways: &Ways) -> u16 {
+        let unused = self.views.iter().find(|(number, view)| view.users == 0 && **number != LAST_VIEW);
+        let free = || (0..LAST_VIEW).find(|number| !self.views.contains_key(number));
+        let number = unused.map(|(&number, _)| number).or_else(free);
+        let Some(number) = number else {
+            self.views.entry(LAST_VIEW).or_insert_with(View::new);
+            return LAST_VIEW;
+        };
+        let view = self.views.entry(number).or_insert_with(View::new);
+        view.stale = true;
+        if let Some(before) = view.ways.replace(ways.clone()) {
+            self.by_ways.remove(&before);
+        }
+        self.by_ways.insert(ways.clone(), number);
+        number
+    }
+
+    /// Whether there is a view of these ways.
+    pub(super) fn has(&self, ways: &Ways) -> bool {
+        self.by_ways.contains_key(ways)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.views.len()
+    }
+
+    /// Whether some senders have found no room for a view of their own.
+    pub(super) fn are_too_many(&self) -> bool {
+        self.views.contains_key(&LAST_VIEW)
+    }
+
+    /// Prefixes of all views.
+    pub(super) fn prefixes(&self) -> usize {
+        self.views.values().map(|view| view.leaves.len()).sum()
+    }
+
+    /// The leaves of a view.
+    #[cfg(test)]
+    pub(super) fn leaves(&self) -> BTreeMap<(u16, Prefix), Entry> {
+        let leaves = self.views.iter().flat_map(|(&number, view)| view.leaves.iter().map(move |leaf| (number, leaf)));
+        leaves.map(|(number, (&prefix, &entry))| ((number, prefix), entry)).collect()
+    }
+
+    /// What the views must hold after what was touched.
+    pub(super) fn changes(
+        &mut self,
+        snapshot: &Snapshot,
+        differing: &BTreeSet<u32>,
+        slots: &mut Slots,
+        dirty: &Dirty,
+        changes: &mut Vec<Change>,
+    ) {
+        let unused: Vec<u16> =
+            self.views.iter().filter(|(_, view)| view.users == 0).map(|(&number, _)| number).collect();
+        for number in unused {
+            let Some(view) = self.views.remove(&number) else { continue };
+            view.ways.iter().for_each(|ways| _ = self.by_ways.remove(ways));
+            view.leaves.values().for_each(|&leaf| release(slots, leaf));
+            changes.push(Change::Forget(number));
+        }
+        for (&number, view) in &mut self.views {
+            if view.stale || dirty.everything || dirty.rules {
+                view.learn_ways(snapshot);
+            }
+            let all = std::mem::take(&mut view.stale) || dirty.everything || dirty.all_routes || dirty.rules;
+            let prefixes = if all { view.prefixes(snapshot) } else { view.affected(snapshot, dirty) };
+            // Each cover is looked up among the leaves as they are at that step: the dataplane follows step by step.
+            for prefix in prefixes.into_iter().rev() {
+                let wanted = view.leaf(snapshot, differing, slots, prefix);
+                let before = view.leaves.get(&prefix).copied();
+                // Both have been counted: what stays is counted once.
+                before.into_iter().for_each(|leaf| release(slots, leaf));
+                if before == wanted {
+                    continue;
+                }
+                match wanted {
+                    Some(entry) => {
+                        view.leaves.insert(prefix, entry);
+                        changes.push(Change::Insert(number, prefix, entry));
+                    }
+                    None => {
+                        view.leaves.remove(&prefix);
+                        let (cover, cover_len) = view.cover(prefix);
+                        changes.push(Change::Remove { view: number, prefix, cover, cover_len });
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn release(slots: &mut Slots, leaf: Entry) {
+    if matches!(leaf.kind(), arp_common::fib::Kind::Unicast) {
+        slots.release(leaf.slot());
+    }
+}
+
+/// All addresses: each view has a leaf for them.
+const ALL: Prefix = Prefix { addr: 0, len: 0 };
+
+impl View {
+    fn new() -> Self {
+        View {
+            ways: None,
+            users: 0,
+            stale: true,
+            tables: BTreeSet::new(),
+            dependent: BTreeSet::new(),
+            named: BTreeSet::new(),
+            leaves: BTreeMap::new(),
+        }
+    }
+
+    /// Finds out which tables and prefixes the ways name.
+    fn learn_ways(&mut self, snapshot: &Snapshot) {
+        self.tables.clear();
+        self.dependent.clear();
+        self.named = BTreeSet::from([ALL]);
+        let Some(ways) = &self.ways else { return };
+        self.named.extend(snapshot.rules.from().into_iter().flat_map(PrefixSet::iter));
+        for step in ways.iter().flatten() {
+            match &step.condition {
+                Condition::Any(_) => {}
+                Condition::In(prefix, ..) => drop(self.named.insert(*prefix)),
+                Condition::InOneOf(set) => self.named.extend(set.iter()),
+            }
+            let Action::Lookup(lookup) = step.action else { continue };
+            let pair = [TABLE_LOCAL, TABLE_MAIN];
+            let tables =
+                if lookup.table == TABLE_LOCAL_AND_MAIN { &pair[..] } else { std::slice::from_ref(&lookup.table) };
+            self.tables.extend(tables);
+            if lookup.suppress_ifgroup.is_some() {
+                self.dependent.extend(tables);
+            }
+        }
+    }
+
+    /// Everything that it has or must have a leaf for.
+    fn prefixes(&self, snapshot: &Snapshot) -> BTreeSet<Prefix> {
+        let tables = self.tables.iter().filter_map(|&table| snapshot.routes.table(table));
+        let routed = tables.flat_map(RouteTable::prefixes);
+        self.named.iter().copied().chain(self.leaves.keys().copied()).chain(routed).collect()
+    }
+
+    /// The prefixes whose leaf may change with what was touched. A table that has a route for exactly a prefix decides by
+    /// it, whatever changes around; where it has none, what changed in a shorter one counts.
+    fn affected(&self, snapshot: &Snapshot, dirty: &Dirty) -> BTreeSet<Prefix> {
+        let mut affected = BTreeSet::new();
+        let of_objects = dirty.objects.then(|| snapshot.routes.of_objects()).into_iter().flatten();
+        let touched: BTreeSet<_> = dirty.routes.iter().copied().chain(of_objects).collect();
+        for (changed, prefix) in touched.into_iter().filter(|(table, _)| self.tables.contains(table)) {
+            affected.insert(prefix);
+            if prefix.len == 32 {
+                continue;
+            }
+            let others = self.tables.iter().filter(|&table| *table != changed || self.dependent.contains(table));
+            for other in others.filter_map(|&table| snapshot.routes.table(table)) {
+                affected.extend(other.inside(prefix));
+            }
+            let last = Prefix { addr: prefix.last(), len: 32 };
+            affected.extend(self.named.range((Bound::Included(prefix), Bound::Included(last))));
+        }
+        // A local route of a VRF's table may be that of an address.
+        affected.extend(dirty.own.iter().map(|&addr| Prefix::new(addr, 32)));
+        affected
+    }
+
+    /// The leaf of exactly `prefix`, or `None` if shorter ones decide there.
+    fn leaf(&self, snapshot: &Snapshot, differing: &BTreeSet<u32>, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
+        let Some(ways) = &self.ways else { return (prefix == ALL).then_some(Entry::OPAQUE_RULE) };
+        let is_routed = || self.tables.iter().any(|&table| !snapshot.routes.at(table, prefix).is_empty());
+        if !self.named.contains(&prefix) && !is_routed() {
+            return None;
+        }
+        let mut outcomes = ways.iter().map(|steps| outcome(snapshot, steps, prefix));
+        let first = outcomes.next().unwrap_or(Outcome::Opaque);
+        let outcome = if outcomes.all(|other| other == first) { first } else { Outcome::Opaque };
+        let by = |ifindex| differing.contains(ifindex);
+        let (leaf, by_named) = match outcome {
+            Outcome::NoRoute => (Entry::NONE, false),
+            Outcome::Unanswerable => (Entry::UNANSWERABLE, false),
+            Outcome::Opaque => (Entry::OPAQUE, false),
+            Outcome::OpaqueRule => (Entry::OPAQUE_RULE, false),
+            Outcome::Local { elsewhere: false } => (Entry::LOCAL, by(&LO)),
+            Outcome::Local { elsewhere: true } => (Entry::LOCAL_ELSEWHERE, by(&LO)),
+            Outcome::Unicast(legs) => {
+                (slots.take(&legs).map_or(Entry::OPAQUE, Entry::unicast), legs.interfaces().iter().any(by))
+            }
+        };
+        let differs = by_named || snapshot.rules.from().is_some_and(|from| from.covers(prefix));
+        Some(if differs { leaf.with_difference() } else { leaf })
+    }
+
+    /// The leaf of the longest prefix shorter than `prefix` that covers it, and its length.
+    fn cover(&self, prefix: Prefix) -> (Entry, u8) {
+        for len in (0..prefix.len).rev() {
+            if let Some(&entry) = self.leaves.get(&prefix.shortened(len)) {
+                return (entry, len);
+            }
+        }
+        (Entry::NONE, 0)
+    }
+}
