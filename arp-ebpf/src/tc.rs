@@ -11,7 +11,8 @@ use arp_common::maps::Iface;
 use arp_common::{ArpFrame, PackedArp, Reason, decide};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
+    bpf_redirect, bpf_redirect_peer, bpf_set_hash_invalid, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
+    bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -20,8 +21,9 @@ use aya_ebpf::programs::TcContext;
 pub(crate) const TC_ACT_UNSPEC: i32 = -1;
 /// An ARP frame behind as many tags as are looked behind.
 const BEHIND_TAGS: usize = ArpFrame::LEN + 4 * 4;
-/// Delivered to us, in `skb->pkt_type`.
+/// Delivered to us, in `skb->pkt_type`; the two kinds of group addresses follow.
 const PACKET_HOST: u32 = 0;
+const PACKET_MULTICAST: u32 = 2;
 
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
 #[classifier]
@@ -59,6 +61,9 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     if unsafe { (*skb).mark } != 0 && decided.reason == 0 && maps.has(Iface::MARKS_MATTER) {
         decided.reason = Reason::FRAME_MARKED.raw();
     }
+    if decided.reason == 0 && !is_taken_by_arp(skb, &frame) {
+        decided.reason = Reason::OTHER_DESTINATION.raw();
+    }
     log(&ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
         0 => {
@@ -71,6 +76,38 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
             maps.hand_up(&frame);
             pass(&maps, Reason::from_raw(reason))
         }
+    }
+}
+
+/// Whether the kernel's ARP takes the frame for what its destination says. It goes by what was noted of the frame when it
+/// came in (`arp_rcv`, net/ipv4/arp.c), and another program before this one may have changed either.
+#[inline(always)]
+fn is_taken_by_arp(skb: *mut __sk_buff, frame: &PackedArp) -> bool {
+    // SAFETY: the context is the one that the kernel called us with.
+    let noted = unsafe { (*skb).pkt_type };
+    noted == PACKET_HOST || noted <= PACKET_MULTICAST && frame.dst().is_group()
+}
+
+/// Makes the frame's socket buffer as that of a reply that the kernel has just made (`arp_create`, net/ipv4/arp.c): what
+/// programs and queueing disciplines on the way out look at. Of what a program can read, only `ingress_ifindex`,
+/// `napi_id` and `hwtstamp` remain as they were.
+#[inline(always)]
+fn make_fresh(skb: *mut __sk_buff) {
+    // SAFETY: the context is the one that the kernel called us with, and each field is one that a tc program may write.
+    // One by one: the verifier knows no stores over several fields.
+    unsafe {
+        (&raw mut (*skb).mark).write_volatile(0);
+        (&raw mut (*skb).priority).write_volatile(0);
+        (&raw mut (*skb).queue_mapping).write_volatile(0);
+        (&raw mut (*skb).tc_index).write_volatile(0);
+        (&raw mut (*skb).tc_classid).write_volatile(0);
+        (&raw mut (*skb).cb[0]).write_volatile(0);
+        (&raw mut (*skb).cb[1]).write_volatile(0);
+        (&raw mut (*skb).cb[2]).write_volatile(0);
+        (&raw mut (*skb).cb[3]).write_volatile(0);
+        (&raw mut (*skb).cb[4]).write_volatile(0);
+        bpf_set_hash_invalid(skb);
+        bpf_skb_change_type(skb, PACKET_HOST);
     }
 }
 
@@ -110,6 +147,7 @@ fn send(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, to_peer: bool) -> i
             bpf_skb_change_type(skb, PACKET_HOST);
             bpf_redirect_peer(maps.ingress(), 0) as i32
         } else {
+            make_fresh(skb);
             bpf_redirect(maps.ingress(), 0) as i32
         }
     }
