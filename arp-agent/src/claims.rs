@@ -12,7 +12,7 @@ use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::checks::Check;
 use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Question, TablesFrom};
-use crate::hooks::policy::candidates;
+use crate::hooks::policy::{Surroundings, candidates};
 use arp_common::Reason;
 use clap::{Arg, CommandFactory as _, ValueEnum};
 use serde_json::Value;
@@ -240,6 +240,7 @@ pub(crate) fn status() -> Status {
             state: "passing".into(),
             reason_id: Some(String::new()),
             reason: Some(String::new()),
+            others: vec![String::new()],
             answered: 0,
             passed: BTreeMap::new(),
             peer: Some(Peer { ifindex: 2, netnsid: Some(0), netns: Some(String::new()) }),
@@ -336,7 +337,8 @@ fn no_document_names_a_reason_that_is_none() {
 fn tried(hook_config: HookConfig, kind: Option<&str>) -> Vec<String> {
     let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
     let name = |how: HookKind| format!("{} {}", how.hook(), how.mode());
-    candidates(hook_config, &link, true).into_iter().map(|candidate| name(candidate.how)).collect()
+    let around = Surroundings { knows_tcx: true, ..Surroundings::default() };
+    candidates(hook_config, &link, around).into_iter().map(|candidate| name(candidate.how)).collect()
 }
 
 fn help_of<T: ValueEnum>(value: &T) -> String {

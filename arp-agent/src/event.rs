@@ -116,13 +116,32 @@ pub enum Event {
     },
     /// Somebody else set or removed a tc filter on an interface, or may have: until it is asked, it counts as hooked.
     FiltersTouched(u32),
-    /// Whether an interface has a foreign tcx program (BPF_PROG_QUERY), or a foreign filter beside ours.
-    Tcx {
+    /// What foreign tc programs an interface has: tcx ones (BPF_PROG_QUERY), and filters.
+    ForeignTc {
         /// The interface.
         ifindex: u32,
-        /// Whether it has.
-        present: bool,
+        /// Where they stand.
+        found: ForeignTc,
     },
+    /// Whether what an interface sends may wait or be dropped in a queueing discipline of its own.
+    RootQdisc {
+        /// The interface.
+        ifindex: u32,
+        /// Whether it may.
+        queues: bool,
+    },
+}
+
+/// Where the tc programs of others stand, as seen from ours (docs/kernel-arp.md §15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignTc {
+    /// There are none that may see ARP.
+    #[default]
+    None,
+    /// They see a frame before ours does, or what leaves: an answer goes past all of them, as the kernel's does.
+    Around,
+    /// One may see a frame after ours: it would miss what is answered.
+    After,
 }
 
 /// A link, as RTM_NEWLINK says it.
@@ -161,6 +180,8 @@ pub struct Link {
     pub carrier_changes: u32,
     /// The link has programs in more than one mode (XDP_ATTACHED_MULTI).
     pub xdp_multiple: bool,
+    /// IFLA_QDISC is not `noqueue`: what the link sends may wait, or be dropped.
+    pub queues: bool,
     /// `net.ipv4.conf.<name>.*` (IFLA_INET_CONF); `None` if the device has no IPv4 settings.
     pub settings: Option<Settings>,
 }

@@ -71,7 +71,7 @@ reasons! {
     30 INTERFACE_TUNNEL "interface_tunnel" "the interface is a tunnel"
     31 OPAQUE_RULE "opaque_rule" "what a routing rule does here is not known, or the rules are too different for too many senders"
     32 ARP_NETFILTER "arp_netfilter" "an ARP rule of netfilter (nft, arptables) could drop or change the frame or the reply"
-    33 INGRESS_HOOK "ingress_hook" "another program or chain (tc, tcx, netdev ingress) could see the frame first"
+    33 INGRESS_HOOK "ingress_hook" "a program or chain of others (tc, tcx, netdev) comes after the fast path's own, or may"
     34 INTERFACE_UNREAD "interface_unread" "the kernel's settings of the interface have not been read yet"
     35 VLAN_TAG "vlan_tag" "the frame carries a VLAN tag (seen by tc only)"
     36 SELF_TEST_PENDING "self_test_pending" "the self-test has not shown yet that a reply by this hook arrives"

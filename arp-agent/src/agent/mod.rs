@@ -25,6 +25,7 @@ use crate::event::{Event, IfSet};
 use crate::hooks::attachments::Attachments;
 use crate::hooks::foreign_tc::ForeignPrograms;
 use crate::hooks::link_counters::LinkCounters;
+use crate::hooks::moves::Moves;
 use crate::hooks::self_test::SelfTests;
 use crate::hooks::sysctl::SysctlHook;
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
@@ -61,6 +62,7 @@ pub struct Agent {
     sysctl_hook: SysctlHook,
     attachments: Attachments,
     tcx: ForeignPrograms,
+    moves: Moves,
     self_tests: SelfTests,
     link_counters: LinkCounters,
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
@@ -119,6 +121,7 @@ impl Agent {
             sysctl_hook,
             attachments,
             tcx: ForeignPrograms::default(),
+            moves: Moves::default(),
             self_tests: SelfTests::default(),
             link_counters: LinkCounters::new()?,
             again: BTreeSet::new(),
@@ -410,9 +413,11 @@ impl Agent {
                     links.insert(*ifindex);
                     self.attachments.forget(*ifindex);
                     self.tcx.forget_one(*ifindex);
+                    self.moves.forget(*ifindex);
                     self.self_tests.forget(*ifindex);
                     self.reader.forget(*ifindex);
                 }
+                Event::RootQdisc { ifindex, queues } => self.reader.note_queue(*ifindex, *queues),
                 // Asked next (`fold_batch`).
                 Event::FiltersTouched(ifindex) => self.tcx.forget_one(*ifindex),
                 _ => {}

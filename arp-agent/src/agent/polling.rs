@@ -5,11 +5,13 @@ use crate::clock::monotonic_ns;
 use crate::dataplane::HookKind;
 use crate::event::{Event, IfSet, Link};
 use crate::hooks::clsact::OtherFilters;
+use crate::hooks::foreign_tc::{Asked, Places};
+use crate::hooks::owners::Programs;
 use crate::hooks::sysctl_writes::StaleSettings;
 use crate::kernel::has_settings;
 use crate::mirror::Change;
 use arp_common::{Reason, Tables as _};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Where writes of settings are hooked, all is looked at so rarely that it takes at most this part of the time, and at
@@ -189,22 +191,22 @@ impl Agent {
         let name =
             |ifindex: u32| links.get(&ifindex).map_or_else(|| format!("interface {ifindex}"), |link| link.name.clone());
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
-        let is_by_tcx = |ifindex: &u32| attachments.how(*ifindex) == Some(HookKind::Tcx);
-        let by_tcx: BTreeSet<u32> = interfaces.iter().copied().filter(is_by_tcx).collect();
-        let (news, gone) = self.tcx.ask(
+        let hows: BTreeMap<u32, HookKind> =
+            interfaces.iter().filter_map(|&ifindex| Some((ifindex, attachments.how(ifindex)?))).collect();
+        let Asked { news, gone, behind } = self.tcx.ask(
             interfaces,
-            &by_tcx,
+            |ifindex| hows.get(&ifindex).copied(),
             || bpf.tc_id(),
             |ifindex| match attachments.beside(ifindex) {
-                Ok(None | Some(OtherFilters::Nothing)) => false,
-                Ok(Some(OtherFilters::Others)) => true,
+                Ok(None) => Places::default(),
+                Ok(Some(OtherFilters::Found(places))) => places,
                 Ok(Some(OtherFilters::Gone)) => {
                     lost.push(ifindex);
-                    true
+                    Places::UNKNOWN
                 }
                 Err(error) => {
                     log::warn!("{}: its tc filters could not be read: {error:#}", name(ifindex));
-                    true
+                    Places::UNKNOWN
                 }
             },
         );
@@ -215,7 +217,32 @@ impl Agent {
             self.tcx.forget_one(ifindex);
             self.again.insert(ifindex);
         }
+        for (ifindex, filters) in behind {
+            self.step_behind(ifindex, filters);
+        }
         news
+    }
+
+    /// Something of others may see frames after our program on an interface: puts it where it is the last one, if its
+    /// hook can be chosen. Until it is there, and has been asked again, every frame passes.
+    fn step_behind(&mut self, ifindex: u32, filters: Places) {
+        let Some(link) = self.mirror.snapshot().links.get(&ifindex) else { return };
+        let is_better_elsewhere = self.attachments.is_better_elsewhere(link, filters);
+        let is_by_tcx = self.attachments.how(ifindex) == Some(HookKind::Tcx);
+        // Two agents would overtake each other for ever; and the last one answers.
+        let can_be_moved =
+            is_by_tcx && !filters.after && !Programs::default().only_agents_follow(ifindex, self.bpf.tc_id());
+        if !(is_better_elsewhere || can_be_moved) || !self.moves.may_move(ifindex, Instant::now()) {
+            return;
+        }
+        log::debug!("{}: a tc program of others comes after ours, which is moved behind it", link.name);
+        if is_better_elsewhere {
+            self.attachments.let_go(ifindex);
+            self.again.insert(ifindex);
+        } else if let Err(error) = self.attachments.move_to_end(&mut self.bpf, ifindex) {
+            log::warn!("{}: cannot be moved behind other programs: {error:#}", link.name);
+        }
+        self.tcx.forget_one(ifindex);
     }
 
     /// Whether this little look asks for devices elsewhere too: that costs as much as the rest of it, so one in a few does.

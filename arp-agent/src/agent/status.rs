@@ -8,7 +8,7 @@ use crate::event::Link;
 use crate::explain::agreement::agree;
 use crate::explain::{Explanation, Question, TablesFrom, explain};
 use crate::hooks::attachments::{Attached, Attachment};
-use crate::hooks::clsact::filtered_by_agents_only;
+use crate::hooks::clsact::filters_of_others;
 use crate::hooks::owners::Programs;
 use crate::kernel::namespace_names;
 use arp_common::maps::Counters;
@@ -128,6 +128,13 @@ impl Agent {
         interfaces.collect()
     }
 
+    /// The tc programs of others on an interface, for people.
+    fn others(&self, ifindex: u32, around: &Around) -> Vec<String> {
+        let mut others = around.programs.tcx_besides(ifindex, around.own_tc);
+        others.extend(filters_of_others(ifindex, self.attachments.name()).unwrap_or_default());
+        others
+    }
+
     fn interface_status(
         &self,
         link: &Link,
@@ -135,14 +142,12 @@ impl Agent {
         around: &Around,
     ) -> anyhow::Result<InterfaceStatus> {
         let (state, blocked, mut reason) = self.state(link.ifindex, attachment);
-        if let Some(reason) = reason.as_mut().filter(|_| blocked == Some(Reason::INGRESS_HOOK)) {
-            let mut others = around.programs.tcx_besides(link.ifindex, around.own_tc);
-            if others.is_empty() && filtered_by_agents_only(link.ifindex).unwrap_or(false) {
-                others.push("another arp-agent's tc filter".to_owned());
-            }
-            if !others.is_empty() {
-                *reason += &format!(": {}", others.join(", "));
-            }
+        let has_others = self.mirror.snapshot().foreign_tc.contains_key(&link.ifindex);
+        let others = if has_others { self.others(link.ifindex, around) } else { Vec::new() };
+        if let Some(reason) = reason.as_mut().filter(|_| blocked == Some(Reason::INGRESS_HOOK))
+            && !others.is_empty()
+        {
+            *reason += &format!(": {}", others.join(", "));
         }
         if let Some(reason) = reason.as_mut().filter(|_| blocked == Some(Reason::ARP_NETFILTER)) {
             // If there is none, a rule only drops some replies.
@@ -171,6 +176,7 @@ impl Agent {
             state: state.into(),
             reason_id: blocked.map(|reason| reason.name().to_owned()),
             reason,
+            others,
             answered: counters[ANSWERED],
             passed: passed(&counters),
             peer,

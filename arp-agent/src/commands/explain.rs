@@ -9,7 +9,7 @@ use crate::event::{Event, NeighbourEntry};
 use crate::explain::checks::Check;
 use crate::explain::kernel_view::KernelView;
 use crate::explain::{Explanation, Fact, Question, TablesFrom};
-use crate::hooks::clsact::has_foreign_filters;
+use crate::hooks::clsact::filters_of_others;
 use crate::hooks::owners::Programs;
 use crate::kernel::Reader;
 use anyhow::{anyhow, bail};
@@ -24,23 +24,19 @@ use tabled::settings::Style;
 /// # Errors
 /// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
 pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
-    let mut dump = Reader::new()?.everything()?;
+    let dump = Reader::new()?.everything()?;
     let question = question(arguments, &dump)?;
-    // An agent's own filter is no foreign hook.
-    if has_foreign_filters(question.ifindex)? {
-        dump.iter_mut().for_each(|event| {
-            if let Event::IngressHooks(hooked) = event {
-                hooked.push(question.ifindex);
-            }
-        });
-    }
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
     let run_dir = &arguments.run_dir.path;
     let xdp = dump.iter().find_map(|event| match event {
         Event::Link(link) if link.ifindex == question.ifindex => link.xdp_program,
         _ => None,
     });
-    let other = Programs::default().foreign(question.ifindex, xdp);
+    let mut other = Programs::default().foreign(question.ifindex, xdp);
+    if other.is_none() {
+        // An agent's own filter is no foreign one.
+        other = filters_of_others(question.ifindex, "")?.into_iter().find(|name| !name.contains("arp-agent"));
+    }
     let mut world = KernelView::new(dump, question.ifindex)?;
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,

@@ -117,6 +117,9 @@ pub struct InterfaceStatus {
     pub reason_id: Option<String>,
     /// Why it does not answer, for people; `null` if it does.
     pub reason: Option<String>,
+    /// The tc programs of others on it that may see ARP, as far as the kernel tells their names.
+    #[serde(default)]
+    pub others: Vec<String>,
     /// Requests answered.
     pub answered: u64,
     /// ARP frames passed, by reason.

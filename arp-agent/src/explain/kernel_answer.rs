@@ -25,7 +25,7 @@ enum Assumption {
 
 impl KernelView {
     /// What this node's kernel does. `agents`: why the running agent passes the frame, which may know of more than this
-    /// state has. `other`: a program that sees the frame before the kernel does, if one was found.
+    /// state has. `other`: a program that sees the frame before the kernel does, or the reply, if one was found.
     ///
     /// # Errors
     /// The FIB has more routes than fit.
@@ -198,7 +198,7 @@ fn undecided(reason: Reason, why: &str) -> KernelAnswer {
 /// Claims nothing where something sees the frame first that the kernel's state does not show.
 fn restrained(answer: KernelAnswer, agents: Option<Reason>, other: Option<&str>) -> KernelAnswer {
     if let Some(other) = other {
-        return undecided(Reason::INGRESS_HOOK, &format!("{other} sees the frame first"));
+        return undecided(Reason::INGRESS_HOOK, &format!("{other} sees the frame first, or the reply"));
     }
     match agents.map(Reason::name) {
         // These say nothing of the kernel, or what its state says better.

@@ -7,6 +7,7 @@ use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings};
 use crate::mirror::Mirror;
+use crate::mirror::desired::is_hooked;
 use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::mirror::walk::End;
 use crate::prefix::Prefix;
@@ -99,10 +100,14 @@ impl KernelView {
                 (None, None) => format!("nothing that concerns {name}"),
             },
         ));
-        let hooked = [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&question.ifindex));
+        let hooked = is_hooked(snapshot, question.ifindex);
         facts.push(Fact::new(
             format!("tc qdisc show dev {name}, nft list hooks"),
-            if hooked { "something that could see the frame first" } else { "nothing that could see the frame first" },
+            if hooked {
+                "something that may come after the fast path"
+            } else {
+                "nothing that may come after the fast path"
+            },
         ));
         facts
     }
@@ -268,7 +273,7 @@ impl KernelView {
         ));
         let others = snapshot.ingress_hooks.iter().copied().filter(|&ifindex| ifindex != link.ifindex).collect();
         candidates.push((
-            format!("nothing were hooked in on {name} before ARP (tc qdisc show dev {name}, nft list hooks)"),
+            format!("nothing were hooked in on {name} after the fast path (tc qdisc show dev {name}, nft list hooks)"),
             Event::IngressHooks(others),
             Event::IngressHooks(snapshot.ingress_hooks.iter().copied().collect()),
         ));

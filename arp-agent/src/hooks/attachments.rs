@@ -2,11 +2,12 @@
 
 use super::bpf_syscalls::{HookLink, knows_tcx, tcx_programs};
 use super::clsact::{Filter, Filters, LeftFilter, OtherFilters};
+use super::foreign_tc::{Places, tcx_around};
 use super::owners::Programs;
 use super::pins::{LeftLink, Pins};
-use super::policy::{Candidate, candidates};
+use super::policy::{Candidate, Surroundings, candidates};
 use super::worker::{Done, Worker};
-use crate::config::HookConfig;
+use crate::config::{Hook, HookConfig, TcAttach};
 use crate::dataplane::{HookKind, bpf::Bpf, programs::Entry};
 use crate::descriptors;
 use crate::event::Link;
@@ -14,7 +15,7 @@ use anyhow::Context as _;
 use aya_obj::generated::bpf_attach_type::BPF_TCX_INGRESS;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use nix::libc;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
@@ -67,8 +68,8 @@ pub struct Attached {
 #[derive(Debug)]
 pub struct Waiting {
     number: u64,
-    /// Which of the choices it is.
-    index: usize,
+    /// The one that is tried, and those to try next.
+    candidates: VecDeque<Candidate>,
     /// Why those before it could not be had.
     refused: Vec<String>,
 }
@@ -124,6 +125,11 @@ impl Attachments {
     /// The kernel tells whether a veth's other end takes frames of XDP: driver mode can be had on veths.
     pub fn watch_peers(&mut self) {
         self.watches_peers = true;
+    }
+
+    /// The agent's name, which its filters bear.
+    pub fn name(&self) -> &str {
+        self.filters.name()
     }
 
     /// The port that notifications about our own filters name.
@@ -232,6 +238,77 @@ impl Attachments {
         self.filters.beside(ifindex, filter).map(Some)
     }
 
+    /// Puts our tcx program behind those that have come after it. Until that is done, nothing is attached. Says whether
+    /// it is under way.
+    ///
+    /// # Errors
+    /// The program cannot be had.
+    pub fn move_to_end(&mut self, bpf: &mut Bpf, ifindex: u32) -> anyhow::Result<bool> {
+        if self.how(ifindex) != Some(HookKind::Tcx) {
+            return Ok(false);
+        }
+        let entry = bpf.entry(HookKind::Tcx)?;
+        let Some(Attachment::Attached(Attached { candidate, handle: Handle::Link { link, pin, .. }, .. })) =
+            self.by_ifindex.remove(&ifindex)
+        else {
+            return Ok(false);
+        };
+        self.attached.remove(&ifindex);
+        if let Some(Err(error)) = pin.as_deref().map(unpin) {
+            log::warn!("interface {ifindex}: cannot remove the pin of its BPF link: {error}");
+        }
+        let number = self.worker.attach(ifindex, entry, self.serving, Some(link));
+        let waiting = Waiting { number, candidates: [candidate].into(), refused: Vec::new() };
+        self.by_ifindex.insert(ifindex, Attachment::Waiting(waiting));
+        Ok(true)
+    }
+
+    /// Whether another hook than the one that it has suits an interface by now, with these filters of others.
+    pub fn is_better_elsewhere(&self, link: &Link, filters: Places) -> bool {
+        let Some(Attachment::Attached(Attached { candidate, .. })) = self.by_ifindex.get(&link.ifindex) else {
+            return false;
+        };
+        let around = Surroundings { knows_tcx: self.knows_tcx, programs: true, filters: filters.after };
+        let best = candidates(self.hook_config, link, around).into_iter().next();
+        best.is_some_and(|best| best.how != candidate.how && !best.how.is_xdp())
+    }
+
+    /// Lets go of an interface, and waits until nothing of ours is on it.
+    pub fn let_go(&mut self, ifindex: u32) {
+        self.attached.remove(&ifindex);
+        if let Some(Attachment::Attached(Attached { name, handle, .. })) = self.by_ifindex.remove(&ifindex) {
+            let done = match handle {
+                Handle::Link { link, pin, .. } => {
+                    drop(link);
+                    pin.as_deref().map_or(Ok(()), unpin).map_err(Into::into)
+                }
+                Handle::Filter(filter) => self.filters.remove(&filter),
+            };
+            if let Err(error) = done {
+                log::warn!("{name}: cannot detach: {error:#}");
+            }
+        }
+    }
+
+    /// What decides which hook suits an interface, as it is now.
+    fn surroundings(&mut self, link: &Link) -> Surroundings {
+        let is_left_open = self.hook_config.hook != Hook::Xdp && self.hook_config.tc_attach == TcAttach::Auto;
+        let mut around = Surroundings { knows_tcx: self.knows_tcx, ..Surroundings::default() };
+        if !is_left_open {
+            return around;
+        }
+        // What cannot be read is asked again once the program is there (`ForeignPrograms::ask`).
+        if let Ok(OtherFilters::Found(filters)) = self.filters.beside(link.ifindex, None) {
+            around.filters = filters.after;
+            around.programs = filters.after || filters.egress;
+        }
+        if link.kind.is_none() && self.knows_tcx {
+            let programs = tcx_around(link.ifindex);
+            around.programs |= programs.after || programs.egress;
+        }
+        around
+    }
+
     /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one from which
     /// somebody removed what was attached, so that it is attached to again.
     pub fn forget(&mut self, ifindex: u32) {
@@ -262,7 +339,8 @@ impl Attachments {
             {
                 continue;
             }
-            let attachment = self.attach(bpf, link, takes_xdp(ifindex), 0, Vec::new());
+            let candidates = candidates(self.hook_config, link, self.surroundings(link)).into();
+            let attachment = self.attach(bpf, link, takes_xdp(ifindex), candidates, Vec::new());
             self.settle(link, attachment);
         }
     }
@@ -284,11 +362,11 @@ impl Attachments {
             }
             return;
         };
-        let Some(Attachment::Waiting(Waiting { index, mut refused, .. })) = self.by_ifindex.remove(&ifindex) else {
+        let Some(Attachment::Waiting(Waiting { mut candidates, mut refused, .. })) = self.by_ifindex.remove(&ifindex)
+        else {
             return;
         };
-        let candidate = candidates(self.hook_config, dumped, self.knows_tcx).into_iter().nth(index);
-        let attachment = match (link, candidate) {
+        let attachment = match (link, candidates.pop_front()) {
             (Ok(link), Some(candidate)) => {
                 let handle = self.keep(link, ifindex, candidate.how, &entry);
                 let (name, instead) = (dumped.name.clone(), refused.join("; "));
@@ -296,7 +374,7 @@ impl Attachments {
             }
             (link, _) => {
                 refused.extend(link.err().map(|error| format!("attaching the tc program (tcx) failed: {error}")));
-                self.attach(bpf, dumped, takes_xdp(ifindex), index + 1, refused)
+                self.attach(bpf, dumped, takes_xdp(ifindex), candidates, refused)
             }
         };
         self.settle(dumped, attachment);
@@ -341,26 +419,28 @@ impl Attachments {
         self.by_ifindex.insert(ifindex, attachment);
     }
 
-    /// Tries the hooks from the one with this index on.
+    /// Tries these hooks, one after the other.
     fn attach(
         &mut self,
         bpf: &mut Bpf,
         link: &Link,
         takes_xdp: bool,
-        first: usize,
+        mut candidates: VecDeque<Candidate>,
         mut refused: Vec<String>,
     ) -> Attachment {
         if link.hardware_type != libc::ARPHRD_ETHER {
             return Attachment::Refused(format!("{}: not an Ethernet device", link.name));
         }
-        for (index, candidate) in candidates(self.hook_config, link, self.knows_tcx).into_iter().enumerate().skip(first)
-        {
+        while let Some(candidate) = candidates.pop_front() {
             match self.try_one(bpf, link, candidate.how, takes_xdp) {
                 Ok(Tried::Attached(handle)) => {
                     let (name, instead) = (link.name.clone(), refused.join("; "));
                     return Attachment::Attached(Attached { candidate, name, instead, handle });
                 }
-                Ok(Tried::Waiting(number)) => return Attachment::Waiting(Waiting { number, index, refused }),
+                Ok(Tried::Waiting(number)) => {
+                    candidates.push_front(candidate);
+                    return Attachment::Waiting(Waiting { number, candidates, refused });
+                }
                 Err(error) => {
                     let why = format!("{error:#}");
                     if !refused.contains(&why) {
@@ -422,7 +502,7 @@ impl Attachments {
             return Ok(Tried::Attached(handle));
         }
         if how == HookKind::Tcx {
-            return Ok(Tried::Waiting(self.worker.attach(ifindex, entry, self.serving)));
+            return Ok(Tried::Waiting(self.worker.attach(ifindex, entry, self.serving, None)));
         }
         let attached = HookLink::attach(entry.program.as_fd(), ifindex, how).with_context(failed)?;
         Ok(Tried::Attached(self.keep(attached, ifindex, how, &entry)))

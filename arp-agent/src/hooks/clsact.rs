@@ -23,6 +23,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket, sockopt};
 use nix::unistd::geteuid;
 
+use super::foreign_tc::Places;
 use crate::clock::monotonic_ns;
 use crate::kernel::ingress::{self, TC_LEN};
 use crate::netlink::{
@@ -50,6 +51,13 @@ const RTM_NEWCHAIN: u16 = raw::RTM_NEWCHAIN as u16;
 const RTM_GETCHAIN: u16 = raw::RTM_GETCHAIN as u16;
 
 const ETH_P_ARP: u16 = libc::ETH_P_ARP as u16;
+const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
+/// Our filter's priority and protocol, where nobody else has that priority. The last one: every other filter sees a frame
+/// first, whenever it comes (`tcf_chain_tp_insert`, net/sched/cls_api.c). For ARP only: other frames do not even run
+/// the program.
+const LAST: u32 = 0xffff << 16 | ETH_P_ARP.to_be() as u32;
+/// The same with priority 0: the kernel takes one before all others.
+const ANYWHERE: u32 = ETH_P_ARP.to_be() as u32;
 /// Our filter's handle among those of its priority.
 const HANDLE: u32 = 1;
 
@@ -98,10 +106,8 @@ pub struct Filters {
 /// What is beside a filter of ours, or on an interface that our program is on by another hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherFilters {
-    /// No other filter.
-    Nothing,
-    /// There are other filters.
-    Others,
+    /// Where there are other filters that may see ARP.
+    Found(Places),
     /// Somebody removed ours.
     Gone,
 }
@@ -112,6 +118,8 @@ struct DumpedFilter {
     info: u32,
     /// 0 stands for all filters of this priority.
     handle: u32,
+    /// The chain that it is in. A frame starts in chain 0, and gets to another one only from there.
+    chain: u32,
     name: Option<String>,
 }
 
@@ -120,6 +128,17 @@ impl DumpedFilter {
     fn owner(&self) -> Option<&str> {
         let owner = self.name.as_deref()?.strip_prefix(PREFIX)?;
         Some(owner.strip_suffix(MADE_QDISC).unwrap_or(owner))
+    }
+
+    /// Whether it is asked about ARP frames at all.
+    fn may_see_arp(&self) -> bool {
+        [ETH_P_ARP, ETH_P_ALL].contains(&u16::from_be(self.info as u16))
+    }
+
+    /// Whether it may see a frame after a filter of ours in chain 0 with this priority and protocol. Of several filters
+    /// with one priority, the place in the list is not told.
+    fn may_come_after(&self, ours: u32) -> bool {
+        self.chain == 0 && self.info >> 16 >= ours >> 16
     }
 }
 
@@ -152,7 +171,7 @@ impl Filters {
     pub fn set(&mut self, ifindex: u32, program: i32, left: Option<&LeftFilter>) -> Result<Filter> {
         if let Some(left) = left {
             let (info, handle) = (left.dumped.info, left.dumped.handle);
-            if handle == HANDLE && self.add_filter(ifindex, program, info, 0).is_ok() {
+            if (info, handle) == (LAST, HANDLE) && self.add_filter(ifindex, program, info, 0).is_ok() {
                 if left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
                     self.mark(ifindex);
                 }
@@ -160,9 +179,11 @@ impl Filters {
             }
         }
         let made = self.add_qdisc(ifindex)?;
-        // Priority 0: the kernel takes one. For ARP only: other frames do not even run the program.
-        let info = u32::from(ETH_P_ARP.to_be());
-        let set = self.add_filter(ifindex, program, info, NLM_F_CREATE | NLM_F_EXCL);
+        let mut set = self.add_filter(ifindex, program, LAST, NLM_F_CREATE | NLM_F_EXCL);
+        if set.as_ref().is_err_and(|error| matches!(errno(error), Some(libc::EEXIST | libc::EINVAL))) {
+            // Somebody has that priority: then ours is not the last, and only passes.
+            set = self.add_filter(ifindex, program, ANYWHERE, NLM_F_CREATE | NLM_F_EXCL);
+        }
         if made {
             if set.is_ok() {
                 self.mark(ifindex);
@@ -181,7 +202,7 @@ impl Filters {
     /// The kernel refuses. That it is gone already, perhaps with its interface, is no error.
     pub fn remove(&mut self, filter: &Filter) -> Result<()> {
         let name = format!("{PREFIX}{}", self.name);
-        let dumped = DumpedFilter { info: filter.info, handle: HANDLE, name: Some(name) };
+        let dumped = DumpedFilter { info: filter.info, handle: HANDLE, chain: 0, name: Some(name) };
         self.remove_shown(filter.ifindex, &dumped).map(drop)
     }
 
@@ -217,8 +238,8 @@ impl Filters {
         left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) || self.is_marked(left.ifindex)
     }
 
-    /// What an interface has besides our filter, if there is one, in either direction. What dead agents left passes
-    /// every frame, and does not count.
+    /// What an interface has besides our filter, if there is one: without it, our program is on the interface by a hook
+    /// that comes before all filters. What dead agents left passes every frame, and does not count.
     ///
     /// # Errors
     /// The kernel does not answer.
@@ -231,8 +252,10 @@ impl Filters {
         {
             return Ok(OtherFilters::Gone);
         }
-        let others = has_others(&incoming, is_own) || has_others(&self.dumped(ifindex, EGRESS)?, |_| false);
-        Ok(if others { OtherFilters::Others } else { OtherFilters::Nothing })
+        let comes_after = |dumped: &&DumpedFilter| filter.is_none_or(|filter| dumped.may_come_after(filter.info));
+        let (after, before): (Vec<_>, Vec<_>) = others(&incoming, is_own).partition(comes_after);
+        let egress = others(&self.dumped(ifindex, EGRESS)?, |_| false).next().is_some();
+        Ok(OtherFilters::Found(Places { before: !before.is_empty(), after: !after.is_empty(), egress }))
     }
 
     /// Looks for what agents have, and have left, on all interfaces.
@@ -339,35 +362,41 @@ impl Filters {
     }
 }
 
-/// Whether there are filters on an interface, in either direction, that are no agent's.
+/// The filters of others than the agent `own` that may see ARP on an interface, in either direction, for people.
 ///
 /// # Errors
 /// The kernel does not answer.
-pub fn has_foreign_filters(ifindex: u32) -> Result<bool> {
+pub fn filters_of_others(ifindex: u32, own: &str) -> Result<Vec<String>> {
     let mut socket = NetlinkSocket::new(NETLINK_ROUTE)?;
-    let is_agents = |dumped: &DumpedFilter| dumped.owner().is_some();
-    Ok(has_others(&shown_by(&mut socket, ifindex, INGRESS)?, is_agents)
-        || has_others(&shown_by(&mut socket, ifindex, EGRESS)?, |_| false))
+    let is_own = |dumped: &DumpedFilter| dumped.owner() == Some(own);
+    let mut names: Vec<String> = Vec::new();
+    for parent in [INGRESS, EGRESS] {
+        let dumped = shown_by(&mut socket, ifindex, parent)?;
+        for other in others(&dumped, is_own).filter(|other| other.handle != 0) {
+            let name = match (other.owner(), &other.name) {
+                (Some(_), _) => "another arp-agent's tc filter".to_owned(),
+                (None, Some(name)) => format!("tc filter `{name}`"),
+                (None, None) => "a tc filter".to_owned(),
+            };
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    Ok(names)
 }
 
-/// Whether an interface has filters, and all of them are agents': then its queueing discipline is hooked by nobody else.
-///
-/// # Errors
-/// The kernel does not answer.
-pub fn filtered_by_agents_only(ifindex: u32) -> Result<bool> {
-    let any = !shown_by(&mut NetlinkSocket::new(NETLINK_ROUTE)?, ifindex, INGRESS)?.is_empty();
-    Ok(any && !has_foreign_filters(ifindex)?)
-}
-
-/// Whether there are filters that are neither `ours` nor what a dead agent left.
-fn has_others(dumped: &[DumpedFilter], ours: impl Fn(&DumpedFilter) -> bool) -> bool {
-    let is_ours = |dumped: &DumpedFilter| {
+/// The filters that may see ARP and are neither `ours` nor what a dead agent left.
+fn others(dumped: &[DumpedFilter], ours: impl Fn(&DumpedFilter) -> bool) -> impl Iterator<Item = &DumpedFilter> {
+    let is_ours = move |dumped: &DumpedFilter| {
         ours(dumped) || dumped.owner().is_some_and(|owner| is_alive(owner).is_ok_and(|is_alive| !is_alive))
     };
-    let known: Vec<u32> = dumped.iter().filter(|dumped| is_ours(dumped)).map(|dumped| dumped.info).collect();
-    let others =
-        |dumped: &DumpedFilter| if dumped.handle == 0 { !known.contains(&dumped.info) } else { !is_ours(dumped) };
-    dumped.iter().any(others)
+    let place = |dumped: &DumpedFilter| (dumped.chain, dumped.info);
+    let known: Vec<(u32, u32)> = dumped.iter().filter(|dumped| is_ours(dumped)).map(place).collect();
+    let is_other = move |dumped: &&DumpedFilter| {
+        dumped.may_see_arp() && if dumped.handle == 0 { !known.contains(&place(dumped)) } else { !is_ours(dumped) }
+    };
+    dumped.iter().filter(is_other)
 }
 
 fn shown_by(socket: &mut NetlinkSocket, ifindex: u32, parent: u32) -> Result<Vec<DumpedFilter>> {
@@ -390,7 +419,8 @@ fn dumped(message: &Message<'_>) -> Result<Option<DumpedFilter>> {
         Some(options) => wire::attribute(options, BPF_NAME)?.map(wire::text),
         None => None,
     };
-    Ok(Some(DumpedFilter { handle: wire::u32_at(header, 8), info: wire::u32_at(header, 16), name }))
+    let chain = wire::attribute(rest, libc::TCA_CHAIN)?.map(wire::u32_of).transpose()?.unwrap_or_default();
+    Ok(Some(DumpedFilter { handle: wire::u32_at(header, 8), info: wire::u32_at(header, 16), chain, name }))
 }
 
 /// `struct tcmsg`.
@@ -444,8 +474,31 @@ mod tests {
         assert!(!is_alive(&name).unwrap());
     }
 
-    fn filter(handle: u32, info: u32, name: Option<&str>) -> DumpedFilter {
-        DumpedFilter { handle, info, name: name.map(str::to_owned) }
+    /// Of this priority, for ARP.
+    fn filter(handle: u32, priority: u32, name: Option<&str>) -> DumpedFilter {
+        let info = priority << 16 | u32::from(ETH_P_ARP.to_be());
+        DumpedFilter { handle, info, chain: 0, name: name.map(str::to_owned) }
+    }
+
+    #[test]
+    fn what_has_our_priority_or_a_later_one_may_come_after_ours() {
+        let ours = filter(1, 9, None).info;
+        assert!(!filter(1, 8, None).may_come_after(ours));
+        assert!(filter(2, 9, None).may_come_after(ours), "its place in the list is not told");
+        assert!(filter(1, 10, None).may_come_after(ours));
+        assert!(
+            !DumpedFilter { chain: 3, ..filter(1, 10, None) }.may_come_after(ours),
+            "whoever gets there is past ours"
+        );
+        assert_eq!(filter(1, 0xffff, None).info, LAST);
+    }
+
+    #[test]
+    fn a_filter_for_another_protocol_sees_no_arp() {
+        let of = |protocol: u16| DumpedFilter { info: 7 << 16 | u32::from(protocol.to_be()), ..filter(1, 7, None) };
+        assert!(of(ETH_P_ALL).may_see_arp() && of(ETH_P_ARP).may_see_arp());
+        assert!(!of(libc::ETH_P_IP as u16).may_see_arp());
+        assert!(others(&[of(libc::ETH_P_IP as u16)], |_| false).next().is_none());
     }
 
     #[test]
@@ -453,7 +506,7 @@ mod tests {
         let dead = Some("arp-agent:1-0-0");
         let ours = Some("arp-agent:own");
         let is_own = |dumped: &DumpedFilter| dumped.name.as_deref() == ours;
-        let others = |dumped: &[DumpedFilter]| has_others(dumped, is_own);
+        let others = |dumped: &[DumpedFilter]| others(dumped, is_own).next().is_some();
         assert!(!others(&[filter(0, 7, None), filter(1, 7, ours)]));
         assert!(!others(&[filter(0, 7, None), filter(1, 7, dead), filter(0, 8, None), filter(1, 8, ours)]));
         assert!(others(&[filter(0, 7, None), filter(1, 7, ours), filter(2, 7, Some("else"))]));

@@ -1,9 +1,11 @@
-//! Foreign tc programs: tcx ones, and filters beside ours. On ingress they see a frame before ARP does, or not at all
-//! once it is answered; on egress they see the kernel's reply. Neither attaching nor detaching a tcx program is notified,
-//! so interfaces are asked in turns; and all of them once a BPF link has been made, by whomever, which is how most attach.
+//! Foreign tc programs: tcx ones, and filters beside ours. Those that see a frame before ours, or what leaves, are no
+//! obstacle (docs/kernel-arp.md §15); one that would see it afterwards is. Neither attaching nor detaching a tcx program
+//! is notified, so interfaces are asked in turns; and all of them once a BPF link has been made, by whomever, which is
+//! how most attach.
 
 use super::bpf_syscalls::{link_after, tcx_programs};
-use crate::event::Event;
+use crate::dataplane::HookKind;
+use crate::event::{Event, ForeignTc};
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
@@ -20,20 +22,60 @@ pub struct ForeignPrograms {
     last_asked: u32,
     /// The newest BPF link that was seen.
     newest_link: u32,
-    found: BTreeMap<u32, ForeignTc>,
+    found: BTreeMap<u32, Found>,
+}
+
+/// Where programs of others stand that may see ARP, as seen from ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// On ingress, before ours: it sees what they let through, as they leave it.
+    pub before: bool,
+    /// On ingress, after ours, or not known to be before it.
+    pub after: bool,
+    /// On egress.
+    pub egress: bool,
+}
+
+impl Places {
+    /// There may be some in every place: an answer of the kernel's that is not understood.
+    pub const UNKNOWN: Places = Places { before: true, after: true, egress: true };
+
+    /// The places of both.
+    pub fn or(self, other: Places) -> Places {
+        Places {
+            before: self.before || other.before,
+            after: self.after || other.after,
+            egress: self.egress || other.egress,
+        }
+    }
+
+    /// What that means where ours is attached so. A reply by XDP goes past what is on egress.
+    pub fn judge(self, how: HookKind) -> ForeignTc {
+        match self {
+            Places { after: true, .. } => ForeignTc::After,
+            Places { egress: true, .. } if how.is_xdp() => ForeignTc::After,
+            Places { before: false, egress: false, .. } => ForeignTc::None,
+            _ => ForeignTc::Around,
+        }
+    }
 }
 
 /// What was found on an interface.
 #[derive(Clone, Copy, Debug)]
-struct ForeignTc {
-    program: bool,
-    filter: bool,
+struct Found {
+    filters: Places,
+    judged: ForeignTc,
 }
 
-impl ForeignTc {
-    fn any(self) -> bool {
-        self.program || self.filter
-    }
+/// What came of asking.
+#[derive(Debug, Default)]
+pub struct Asked {
+    /// What is news.
+    pub news: Vec<Event>,
+    /// The interfaces from which our own program has gone.
+    pub gone: Vec<u32>,
+    /// The interfaces on which something may see a frame after ours, and where the filters of others stand there.
+    pub behind: Vec<(u32, Places)>,
 }
 
 impl ForeignPrograms {
@@ -85,49 +127,114 @@ impl ForeignPrograms {
         next
     }
 
-    /// Asks interfaces. Says what is news. `own` gives our own program's identifier; `beside` says whether there are
-    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten. Says
-    /// also from which of `by_tcx`, those that our own program was attached to by tcx, it has gone.
+    /// Asks interfaces. `how` says how our own program is attached, `own` its identifier; `beside` says where there are
+    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten.
     pub fn ask(
         &mut self,
         interfaces: Vec<u32>,
-        by_tcx: &BTreeSet<u32>,
+        how: impl Fn(u32) -> Option<HookKind>,
         mut own: impl FnMut() -> Option<u32>,
-        mut beside: impl FnMut(u32) -> bool,
-    ) -> (Vec<Event>, Vec<u32>) {
-        let (mut news, mut gone) = (Vec::new(), Vec::new());
+        mut beside: impl FnMut(u32) -> Places,
+    ) -> Asked {
+        let mut asked = Asked::default();
         for ifindex in interfaces {
+            let Some(how) = how(ifindex) else { continue };
             let before = self.found.get(&ifindex).copied();
             let incoming = tcx_programs(ifindex, BPF_TCX_INGRESS);
-            if by_tcx.contains(&ifindex)
-                && let (Ok(programs), Some(own)) = (&incoming, own())
+            let outgoing = tcx_programs(ifindex, BPF_TCX_EGRESS);
+            let is_any =
+                [&incoming, &outgoing].iter().any(|programs| programs.as_ref().is_ok_and(|ids| !ids.is_empty()));
+            let own = if is_any || how == HookKind::Tcx { own() } else { None };
+            if how == HookKind::Tcx
+                && let (Ok(programs), Some(own)) = (&incoming, own)
                 && !programs.contains(&own)
             {
-                gone.push(ifindex);
+                asked.gone.push(ifindex);
             }
-            let found = ForeignTc {
-                program: has_foreign(incoming, &mut own)
-                    || has_foreign(tcx_programs(ifindex, BPF_TCX_EGRESS), &mut own),
-                filter: before.map_or_else(|| beside(ifindex), |before| before.filter),
-            };
-            if before.map(ForeignTc::any) != Some(found.any()) {
-                news.push(Event::Tcx { ifindex, present: found.any() });
+            let programs = places(incoming, outgoing, how, own);
+            let filters = before.map_or_else(|| beside(ifindex), |before| before.filters);
+            let judged = programs.or(filters).judge(how);
+            if judged == ForeignTc::After {
+                asked.behind.push((ifindex, filters));
             }
-            self.found.insert(ifindex, found);
+            if before.map(|before| before.judged) != Some(judged) {
+                asked.news.push(Event::ForeignTc { ifindex, found: judged });
+            }
+            self.found.insert(ifindex, Found { filters, judged });
         }
-        (news, gone)
+        asked
     }
 }
 
-/// Whether there may be a program that is not our own: an answer that is not understood counts as one.
-fn has_foreign(programs: io::Result<Vec<u32>>, mut own: impl FnMut() -> Option<u32>) -> bool {
+/// Where the tcx programs of others stand that these answers name, in the order in which they run.
+fn places(incoming: io::Result<Vec<u32>>, outgoing: io::Result<Vec<u32>>, how: HookKind, own: Option<u32>) -> Places {
+    let (Some(incoming), Some(outgoing)) = (understood(incoming), understood(outgoing)) else {
+        return Places::UNKNOWN;
+    };
+    let is_other = |id: &u32| Some(*id) != own;
+    let egress = outgoing.iter().any(is_other);
+    let place = match how {
+        HookKind::Tcx => incoming.iter().position(|id| !is_other(id)).unwrap_or(0),
+        // Filters come after all programs of tcx.
+        HookKind::Clsact => incoming.len(),
+        HookKind::XdpSkb | HookKind::XdpDriver | HookKind::XdpVeth => 0,
+    };
+    let (before, after) = incoming.split_at(place);
+    // Ours is still there by tcx, too, if it has just changed to a filter.
+    let is_early = how != HookKind::Tcx && before.iter().any(|id| !is_other(id));
+    Places { before: before.iter().any(is_other), after: is_early || after.iter().any(is_other), egress }
+}
+
+fn understood(programs: io::Result<Vec<u32>>) -> Option<Vec<u32>> {
     match programs {
-        Ok(programs) if programs.is_empty() => false,
-        Ok(programs) => {
-            let own = own();
-            programs.into_iter().any(|id| Some(id) != own)
-        }
         // Before 6.6 there is no tcx, and the question is refused.
-        Err(error) => error.kind() != ErrorKind::InvalidInput,
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Some(Vec::new()),
+        programs => programs.ok(),
+    }
+}
+
+/// Where tcx programs stand that are not this one, whatever ours is attached to.
+pub fn tcx_around(ifindex: u32) -> Places {
+    places(tcx_programs(ifindex, BPF_TCX_INGRESS), tcx_programs(ifindex, BPF_TCX_EGRESS), HookKind::Tcx, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placed(incoming: &[u32], outgoing: &[u32], how: HookKind) -> ForeignTc {
+        places(Ok(incoming.to_vec()), Ok(outgoing.to_vec()), how, Some(7)).judge(how)
+    }
+
+    #[test]
+    fn the_last_of_tcx_and_every_filter_see_what_others_let_through() {
+        use HookKind::{Clsact, Tcx};
+        assert_eq!(placed(&[7], &[], Tcx), ForeignTc::None);
+        assert_eq!(placed(&[1, 2, 7], &[], Tcx), ForeignTc::Around);
+        assert_eq!(placed(&[1, 7, 2], &[], Tcx), ForeignTc::After);
+        assert_eq!(placed(&[1, 2], &[], Tcx), ForeignTc::After, "ours is not there yet, or any more");
+        assert_eq!(placed(&[7], &[3], Tcx), ForeignTc::Around);
+        assert_eq!(placed(&[], &[], Clsact), ForeignTc::None);
+        assert_eq!(placed(&[1, 2], &[3], Clsact), ForeignTc::Around);
+        assert_eq!(placed(&[7], &[], Clsact), ForeignTc::After, "ours is in the other place, too");
+        let filter = Places { after: true, ..Places::default() };
+        assert_eq!(filter.or(Places { before: true, ..Places::default() }).judge(Tcx), ForeignTc::After);
+    }
+
+    #[test]
+    fn by_xdp_everything_comes_after_ours() {
+        for how in [HookKind::XdpSkb, HookKind::XdpDriver, HookKind::XdpVeth] {
+            assert_eq!(placed(&[], &[], how), ForeignTc::None);
+            assert_eq!(placed(&[1], &[], how), ForeignTc::After);
+            assert_eq!(placed(&[], &[1], how), ForeignTc::After);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_understood_counts_as_a_program_everywhere() {
+        let refused = |kind| Err(io::Error::from(kind));
+        let judged = |kind, how| places(refused(kind), Ok(Vec::new()), how, Some(7)).judge(how);
+        assert_eq!(judged(ErrorKind::InvalidInput, HookKind::Clsact), ForeignTc::None, "there is no tcx");
+        assert_eq!(judged(ErrorKind::PermissionDenied, HookKind::Clsact), ForeignTc::After);
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod cgroup;
 pub mod clsact;
 pub mod foreign_tc;
 pub mod link_counters;
+pub mod moves;
 pub mod owners;
 pub mod pins;
 pub mod policy;

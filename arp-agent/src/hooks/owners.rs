@@ -34,6 +34,13 @@ impl Programs {
         }
     }
 
+    /// Whether the tcx programs after `own` on an interface's ingress are all of agents.
+    pub fn only_agents_follow(&self, ifindex: u32, own: Option<u32>) -> bool {
+        let incoming = tcx_programs(ifindex, BPF_TCX_INGRESS).unwrap_or_default();
+        let mut following = incoming.into_iter().skip_while(|id| Some(*id) != own).skip(1);
+        following.all(|id| self.is_of_an_arp_agent(id))
+    }
+
     /// The tcx programs of an interface besides `own`, for people.
     pub fn tcx_besides(&self, ifindex: u32, own: Option<u32>) -> Vec<String> {
         tcx(ifindex).filter(|id| Some(*id) != own).map(|id| self.describe(id)).collect()

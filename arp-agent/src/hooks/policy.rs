@@ -13,37 +13,51 @@ pub struct Candidate {
     pub why: &'static str,
 }
 
+/// What else decides which hook suits an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// The kernel has tcx.
+    pub knows_tcx: bool,
+    /// Others have tc programs on it, which would miss what XDP answers.
+    pub programs: bool,
+    /// Others have tc filters on its ingress, which come after all programs of tcx.
+    pub filters: bool,
+}
+
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
-/// name has no next one, unless that was asked for by name, too. `knows_tcx`: the kernel has it.
-pub fn candidates(hook_config: HookConfig, link: &Link, knows_tcx: bool) -> Vec<Candidate> {
+/// name has no next one, unless that was asked for by name, too.
+pub fn candidates(hook_config: HookConfig, link: &Link, around: Surroundings) -> Vec<Candidate> {
     match (hook_config.hook, hook_config.xdp_mode, hook_config.tc_attach) {
         (Hook::Xdp, mode, _) => xdp(mode, link),
-        (Hook::Tc, _, attach) => tc(attach, "requested", knows_tcx),
-        (Hook::Auto, XdpMode::Auto, TcAttach::Auto) => auto(link, knows_tcx),
-        (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "requested", knows_tcx),
+        (Hook::Tc, _, attach) => tc(attach, "requested", around),
+        (Hook::Auto, XdpMode::Auto, TcAttach::Auto) => auto(link, around),
+        (Hook::Auto, XdpMode::Auto, attach) => tc(attach, "requested", around),
         (Hook::Auto, mode, TcAttach::Auto) => xdp(mode, link),
         (Hook::Auto, mode, attach) => {
             let mut candidates = xdp(mode, link);
-            candidates.extend(tc(attach, "XDP is not available", knows_tcx));
+            candidates.extend(tc(attach, "XDP is not available", around));
             candidates
         }
     }
 }
 
 /// What costs everything else on the interface least: docs/adr/0006-hooks.md.
-fn auto(link: &Link, knows_tcx: bool) -> Vec<Candidate> {
-    let mut candidates = Vec::new();
+fn auto(link: &Link, around: Surroundings) -> Vec<Candidate> {
+    let driver = Candidate { how: HookKind::XdpDriver, why: "the device's driver runs XDP" };
     let why = match link.kind.as_deref() {
         Some("veth") => "the default on a veth: XDP on socket buffers would cost its other traffic more",
         Some(_) => "the default on a virtual device",
-        None => {
-            candidates.push(Candidate { how: HookKind::XdpDriver, why: "the device's driver runs XDP" });
-            "the device's driver does not run XDP, or its slot is taken"
-        }
+        None if around.programs => "others have tc programs here, which would not see what XDP answers",
+        None => "the device's driver does not run XDP, or its slot is taken",
     };
-    candidates.extend(tc(TcAttach::Auto, why, knows_tcx));
-    candidates.push(Candidate { how: HookKind::XdpSkb, why: "tc is not available" });
-    candidates
+    let tc = tc(TcAttach::Auto, why, around);
+    let skb = Candidate { how: HookKind::XdpSkb, why: "tc is not available" };
+    let (first, last) = match link.kind {
+        None if around.programs => (None, Some(driver)),
+        None => (Some(driver), None),
+        Some(_) => (None, None),
+    };
+    first.into_iter().chain(tc).chain(last).chain([skb]).collect()
 }
 
 fn xdp(mode: XdpMode, link: &Link) -> Vec<Candidate> {
@@ -64,15 +78,20 @@ fn xdp(mode: XdpMode, link: &Link) -> Vec<Candidate> {
 }
 
 /// clsact takes the one place of its kind on an interface, and adding it cuts the interface's traffic for a moment: only
-/// where there is no tcx.
-fn tc(attach: TcAttach, why: &'static str, knows_tcx: bool) -> Vec<Candidate> {
-    let how = match attach {
-        TcAttach::Tcx => HookKind::Tcx,
-        TcAttach::Clsact => HookKind::Clsact,
-        TcAttach::Auto if knows_tcx => HookKind::Tcx,
-        TcAttach::Auto => HookKind::Clsact,
-    };
-    vec![Candidate { how, why }]
+/// where there is no tcx, or where others have done it already, and their filters come after tcx.
+fn tc(attach: TcAttach, why: &'static str, around: Surroundings) -> Vec<Candidate> {
+    let (tcx, clsact) = (Candidate { how: HookKind::Tcx, why }, Candidate { how: HookKind::Clsact, why });
+    match attach {
+        TcAttach::Tcx => vec![tcx],
+        TcAttach::Clsact => vec![clsact],
+        TcAttach::Auto if around.knows_tcx && around.filters => {
+            let last =
+                Candidate { how: HookKind::Clsact, why: "others have tc filters here, which would come after tcx" };
+            vec![last, tcx]
+        }
+        TcAttach::Auto if around.knows_tcx => vec![tcx],
+        TcAttach::Auto => vec![clsact],
+    }
 }
 
 #[cfg(test)]
@@ -80,11 +99,27 @@ mod tests {
     use super::*;
 
     fn hows(hook: Hook, xdp_mode: XdpMode, tc_attach: TcAttach, kind: Option<&str>, knows_tcx: bool) -> Vec<HookKind> {
+        let around = Surroundings { knows_tcx, ..Surroundings::default() };
+        hows_around(HookConfig { hook, xdp_mode, tc_attach }, kind, around)
+    }
+
+    fn hows_around(hook_config: HookConfig, kind: Option<&str>, around: Surroundings) -> Vec<HookKind> {
         let link = Link { kind: kind.map(str::to_owned), ..Link::default() };
-        candidates(HookConfig { hook, xdp_mode, tc_attach }, &link, knows_tcx)
-            .into_iter()
-            .map(|candidate| candidate.how)
-            .collect()
+        candidates(hook_config, &link, around).into_iter().map(|candidate| candidate.how).collect()
+    }
+
+    #[test]
+    fn what_others_have_on_tc_is_let_see_frames_first() {
+        let auto = HookConfig { hook: Hook::Auto, xdp_mode: XdpMode::Auto, tc_attach: TcAttach::Auto };
+        let programs = Surroundings { knows_tcx: true, programs: true, filters: false };
+        let filters = Surroundings { filters: true, ..programs };
+        assert_eq!(hows_around(auto, Some("veth"), programs), [HookKind::Tcx, HookKind::XdpSkb]);
+        assert_eq!(hows_around(auto, None, programs), [HookKind::Tcx, HookKind::XdpDriver, HookKind::XdpSkb]);
+        assert_eq!(hows_around(auto, Some("veth"), filters), [HookKind::Clsact, HookKind::Tcx, HookKind::XdpSkb]);
+        let tc = HookConfig { hook: Hook::Tc, ..auto };
+        assert_eq!(hows_around(tc, None, filters), [HookKind::Clsact, HookKind::Tcx]);
+        let named = HookConfig { hook: Hook::Tc, tc_attach: TcAttach::Tcx, ..auto };
+        assert_eq!(hows_around(named, None, filters), [HookKind::Tcx], "what was asked for by name");
     }
 
     #[test]

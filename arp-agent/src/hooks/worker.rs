@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// What is to be done.
 enum Job {
-    Attach { ifindex: u32, number: u64, entry: Entry },
+    Attach { ifindex: u32, number: u64, entry: Entry, before: Option<HookLink> },
     LetGo(HookLink),
 }
 
@@ -59,11 +59,12 @@ impl Worker {
         Ok(Worker { queue, done, number: 0 })
     }
 
-    /// Has a program attached to an interface by tcx: before all that waits if it is `urgent`. Gives a number by which
-    /// the outcome is known.
-    pub(crate) fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool) -> u64 {
+    /// Has a program attached to an interface by tcx: before all that waits if it is `urgent`, and after `before`, the
+    /// link by which it is attached already, has let go: the kernel takes no program twice. Gives a number by which the
+    /// outcome is known.
+    pub(crate) fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool, before: Option<HookLink>) -> u64 {
         self.number += 1;
-        self.push(Job::Attach { ifindex, number: self.number, entry }, urgent);
+        self.push(Job::Attach { ifindex, number: self.number, entry, before }, urgent);
         self.number
     }
 
@@ -115,7 +116,8 @@ fn work(queue: &Queue, tell: &UnboundedSender<Done>) {
             }
         };
         match job {
-            Job::Attach { ifindex, number, entry } => {
+            Job::Attach { ifindex, number, entry, before } => {
+                drop(before);
                 let link = match descriptors::too_few() {
                     None => HookLink::attach(entry.program.as_fd(), ifindex, HookKind::Tcx),
                     Some(too_few) => Err(io::Error::other(too_few)),

@@ -1,7 +1,7 @@
 //! Decoding of what else may see or hold back a frame: netfilter chains and queueing disciplines.
 
 use anyhow::{Context, Result};
-use aya_obj::generated::TC_H_INGRESS;
+use aya_obj::generated::{TC_H_INGRESS, TC_H_ROOT};
 use linux_raw_sys::netlink as raw;
 use nix::libc;
 
@@ -107,6 +107,21 @@ pub(crate) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
     let named = matches!(kind.as_deref(), Some("ingress" | "clsact"));
     // The parent of both.
     Ok((named || parent == TC_H_INGRESS).then_some(ifindex))
+}
+
+/// Whether what is sent may wait, or be dropped, in a root queueing discipline of this name.
+pub(super) fn queues(name: &[u8]) -> bool {
+    wire::text(name) != "noqueue"
+}
+
+/// The interface whose root queueing discipline a notification is about, and whether it queues from now on. Which one
+/// comes in the place of one that goes is not told: until the link is read again it counts as one that does.
+pub(super) fn root_qdisc(message: &Message<'_>) -> Result<Option<(u32, bool)>> {
+    let (header, rest) = message.split::<TC_LEN>()?;
+    let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
+    let comes = message.kind == libc::RTM_NEWQDISC;
+    let kind = wire::attribute(rest, libc::TCA_KIND)?.filter(|_| comes);
+    Ok((parent == TC_H_ROOT).then(|| (ifindex, kind.is_none_or(queues))))
 }
 
 /// The interface, if its queueing discipline for what comes in shares its filters with other interfaces: that one is

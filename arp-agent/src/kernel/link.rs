@@ -5,6 +5,7 @@ use linux_raw_sys::net;
 use linux_raw_sys::netlink as raw;
 use nix::libc;
 
+use super::ingress;
 use crate::event::{Link, Settings};
 use crate::netlink::wire::{self, Message};
 
@@ -64,6 +65,7 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
             libc::IFLA_LINK_NETNSID => {
                 link.link_netnsid = Some(wire::i32_of(value).context("IFLA_LINK_NETNSID")?);
             }
+            libc::IFLA_QDISC => link.queues = ingress::queues(value),
             libc::IFLA_XDP => (link.xdp_program, link.xdp_multiple) = xdp(value).context("IFLA_XDP")?,
             libc::IFLA_PROP_LIST => link.altnames = altnames(value).context("IFLA_PROP_LIST")?,
             _ => {}

@@ -230,6 +230,8 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
             // With it go the filters below it, which is not told.
             let dirty = ingress::ingress_qdisc(message)?;
             batch.reread.ingress_hooks |= dirty.is_some();
+            let root = ingress::root_qdisc(message)?;
+            batch.events.extend(root.map(|(ifindex, queues)| Event::RootQdisc { ifindex, queues }));
             dirty.map(Event::FiltersTouched)
         }
         // Below a foreign qdisc they do not matter, which counts whether it has any or not; beside our filter they do.

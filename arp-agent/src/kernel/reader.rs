@@ -216,6 +216,13 @@ impl Reader {
         }
     }
 
+    /// Remembers what was notified of a root queueing discipline, so that a dump that says otherwise is news.
+    pub fn note_queue(&mut self, ifindex: u32, queues: bool) {
+        if let Some(link) = self.last.links.get_mut(&ifindex) {
+            link.queues = queues;
+        }
+    }
+
     /// Links, their settings and proxy delays. Of single links only settings and delays are read, which change silently; the rest
     /// is as it was read or noted last. Of all of them, also those that have gone since they were last read here, and the settings
     /// of `all`. Those asked for that are gone are left out: that is notified.

@@ -39,6 +39,7 @@ fn a_veth() {
         kind: Some("veth".into()),
         xdp_program: None,
         xdp_multiple: false,
+        queues: false,
         carrier_changes: 2,
         settings: Some(Settings {
             forwarding: 1,
@@ -287,6 +288,13 @@ fn chains_and_qdiscs() {
     }
     assert_eq!(ingress::ingress_qdisc(&message(36, &bytes(CLSACT))).unwrap(), Some(3));
     assert_eq!(ingress::ingress_qdisc(&message(36, &bytes(NOQUEUE))).unwrap(), None);
+    assert_eq!(ingress::root_qdisc(&message(36, &bytes(CLSACT))).unwrap(), None);
+    let noqueue = bytes(NOQUEUE);
+    let (comes, goes) = (message(36, &noqueue), message(37, &noqueue));
+    let ifindex = ingress::root_qdisc(&comes).unwrap().unwrap().0;
+    assert_eq!(ingress::root_qdisc(&comes).unwrap(), Some((ifindex, false)));
+    assert_eq!(ingress::root_qdisc(&goes).unwrap(), Some((ifindex, true)), "what comes in its place is not told");
+    assert!(ingress::queues(b"tbf\0") && !ingress::queues(b"noqueue\0"));
 }
 
 /// Everything that reads what the kernel sent.
@@ -299,6 +307,7 @@ fn decode_all(payload: &[u8]) {
         let _ = neighbour::proxy(&message);
         let _ = neighbour::proxy_delay(&message);
         let _ = ingress::ingress_qdisc(&message);
+        let _ = ingress::root_qdisc(&message);
         let _ = ingress::base_chain(&message, 5);
     }
     let _ = socket::collect(payload, 0);

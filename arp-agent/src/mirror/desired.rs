@@ -5,7 +5,7 @@ use super::slots::{Legs, Slots};
 use super::snapshot::{IFF_UP, Snapshot};
 use super::views::{self, Outcome};
 use super::{InterfaceTables, about, senders};
-use crate::event::{Address, Link, NDO_XMIT, Settings};
+use crate::event::{Address, ForeignTc, Link, NDO_XMIT, Settings};
 use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::fib::LAST_VIEW;
@@ -89,9 +89,12 @@ fn number(reason: Reason) -> u16 {
 
 /// Whether a tc program may put replies right into the other end's input: there must be one, in another network
 /// namespace, or the kernel drops them (`skb_do_redirect`, net/core/filter.c). An XDP program there would not see them:
-/// while there may be one, or the kernel does not tell, replies go the long way.
+/// while there may be one, or the kernel does not tell, replies go the long way. So they do past the tc programs of
+/// others, and through a queueing discipline: either may hold a reply back, or change it.
 fn may_reply_to_peer(snapshot: &Snapshot, link: &Link) -> bool {
     link.kind.as_deref() == Some("veth")
+        && !link.queues
+        && !snapshot.foreign_tc.contains_key(&link.ifindex)
         && link.link_netnsid.is_some()
         && snapshot.xdp_features.get(&link.ifindex).is_some_and(|features| features & NDO_XMIT == 0)
 }
@@ -115,16 +118,18 @@ fn blocked(snapshot: &Snapshot, link: &Link) -> Option<Reason> {
         ),
         (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::ARP_NETFILTER, snapshot.arp_netfilter.concern(link).is_some() || may_be_held_back(snapshot, link)),
-        (
-            Reason::INGRESS_HOOK,
-            [&snapshot.ingress_hooks, &snapshot.tcx].iter().any(|hooked| hooked.contains(&link.ifindex)),
-        ),
+        (Reason::INGRESS_HOOK, is_hooked(snapshot, link.ifindex)),
         (Reason::ARP_LISTENER, [0, link.ifindex].iter().any(|ifindex| snapshot.arp_listeners.contains(ifindex))),
     ];
     let reason = reasons.into_iter().find(|&(_, holds)| holds).map(|(reason, _)| reason);
     let stale = snapshot.stale.contains(&link.ifindex).then_some(Reason::INTERFACE_UNREAD);
     let flapping = snapshot.flapping.contains(&link.ifindex).then_some(Reason::INTERFACE_FLAPPING);
     reason.or(flapping).or_else(|| snapshot.blocked.get(&link.ifindex).copied()).or(stale)
+}
+
+/// Whether a program or chain of others may see the interface's frames after ours.
+pub(crate) fn is_hooked(snapshot: &Snapshot, ifindex: u32) -> bool {
+    snapshot.ingress_hooks.contains(&ifindex) || snapshot.foreign_tc.get(&ifindex) == Some(&ForeignTc::After)
 }
 
 /// Whether netfilter may drop a reply that the kernel would send on the interface. Nobody replies for an address that

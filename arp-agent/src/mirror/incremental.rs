@@ -6,7 +6,7 @@ use crate::arp_rules::{ArpRules, tests::dropping_from};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{
-    Address, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
+    Address, ForeignTc, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
 };
 use arp_common::fib::Kind;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
@@ -204,7 +204,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (interface(), address(), any::<bool>())
             .prop_map(|(ifindex, addr, flapping)| Event::NeighbourFlapping { ifindex, addr, flapping }),
         1 => interface().prop_map(Event::FiltersTouched),
-        1 => (interface(), any::<bool>()).prop_map(|(ifindex, present)| Event::Tcx { ifindex, present }),
+        1 => (interface(), prop_oneof![Just(ForeignTc::None), Just(ForeignTc::Around), Just(ForeignTc::After)])
+            .prop_map(|(ifindex, found)| Event::ForeignTc { ifindex, found }),
+        1 => (interface(), any::<bool>()).prop_map(|(ifindex, queues)| Event::RootQdisc { ifindex, queues }),
     ]
 }
 

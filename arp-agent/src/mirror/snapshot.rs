@@ -4,7 +4,9 @@ use super::about;
 use super::routes::Routes;
 use super::rules::Rules;
 use crate::arp_rules::ArpRules;
-use crate::event::{Address, Event, IfSet, Link, LocalAndMain, NDO_XMIT, NeighbourEntry, Placement, Route, Settings};
+use crate::event::{
+    Address, Event, ForeignTc, IfSet, Link, LocalAndMain, NDO_XMIT, NeighbourEntry, Placement, Route, Settings,
+};
 use crate::prefix::Prefix;
 use arp_common::Reason;
 use arp_common::maps::IfaceAddr;
@@ -77,8 +79,8 @@ pub struct Snapshot {
     pub arp_listeners: BTreeSet<u32>,
     /// Interfaces on which a device of another network namespace is stacked.
     pub uppers_elsewhere: BTreeSet<u32>,
-    /// Interfaces with a foreign tcx program, or with a foreign filter beside ours.
-    pub tcx: BTreeSet<u32>,
+    /// Where the foreign tcx programs and tc filters of interfaces stand; without those that have none.
+    pub foreign_tc: BTreeMap<u32, ForeignTc>,
     /// What devices offer to XDP, as far as the kernel tells.
     pub xdp_features: BTreeMap<u32, u64>,
     /// Interfaces that must not answer by the hook that they have.
@@ -208,15 +210,17 @@ impl Snapshot {
             }
             Event::FiltersTouched(ifindex) => {
                 dirty.interfaces.add(ifindex);
-                self.tcx.insert(ifindex);
+                self.foreign_tc.insert(ifindex, ForeignTc::After);
             }
-            Event::Tcx { ifindex, present } => {
+            Event::ForeignTc { ifindex, found } => {
                 dirty.interfaces.add(ifindex);
-                if present {
-                    self.tcx.insert(ifindex)
-                } else {
-                    self.tcx.remove(&ifindex)
-                };
+                put(&mut self.foreign_tc, ifindex, Some(found).filter(|&found| found != ForeignTc::None));
+            }
+            Event::RootQdisc { ifindex, queues } => {
+                dirty.interfaces.add(ifindex);
+                if let Some(link) = self.links.get_mut(&ifindex) {
+                    link.queues = queues;
+                }
             }
         }
     }
@@ -293,7 +297,7 @@ impl Snapshot {
         self.restack(before.as_ref().and_then(below), None, dirty);
         self.routes_gone_with(ifindex, dirty);
         self.stale.remove(&ifindex);
-        self.tcx.remove(&ifindex);
+        self.foreign_tc.remove(&ifindex);
         self.uppers_elsewhere.remove(&ifindex);
         self.blocked.remove(&ifindex);
         self.xdp_features.remove(&ifindex);

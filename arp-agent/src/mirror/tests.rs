@@ -6,7 +6,8 @@ use crate::arp_rules::ArpRules;
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::fake::Fake;
 use crate::event::{
-    Address, Link, LocalAndMain, NDO_XMIT, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
+    Address, ForeignTc, Link, LocalAndMain, NDO_XMIT, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction,
+    Settings,
 };
 use arp_common::fib::MAX_VIEWS;
 use arp_common::maps::{Iface, MAX_OIFS};
@@ -241,8 +242,11 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpListeners(vec![UPLINK])), REPLY);
     assert_eq!(blocked(Event::UppersElsewhere(vec![CALI])), pass(Reason::INTERFACE_HAS_UPPER));
     assert_eq!(blocked(Event::UppersElsewhere(vec![UPLINK])), REPLY);
-    assert_eq!(blocked(Event::Tcx { ifindex: CALI, present: true }), pass(Reason::INGRESS_HOOK));
-    assert_eq!(blocked(Event::Tcx { ifindex: UPLINK, present: true }), REPLY);
+    let foreign = |ifindex, found| Event::ForeignTc { ifindex, found };
+    assert_eq!(blocked(foreign(CALI, ForeignTc::After)), pass(Reason::INGRESS_HOOK));
+    assert_eq!(blocked(foreign(CALI, ForeignTc::Around)), REPLY);
+    assert_eq!(blocked(foreign(UPLINK, ForeignTc::After)), REPLY);
+    assert_eq!(blocked(Event::FiltersTouched(CALI)), pass(Reason::INGRESS_HOOK), "until it is asked");
     let upper = |kind: &str, netnsid| {
         link(20, "upper", |link, _| {
             (link.kind, link.link, link.link_netnsid) = (Some(kind.into()), Some(CALI), netnsid);
@@ -850,7 +854,7 @@ fn an_interface_is_held_until_its_way_out_is_proved() {
     let held = |reason| Event::Blocked { ifindex: CALI, reason };
     assert_eq!(after([held(Some(Reason::SELF_TEST_PENDING))], "8.8.8.8"), pass(Reason::SELF_TEST_PENDING));
     assert_eq!(after([held(Some(Reason::PEER_DROPS_XDP)), held(None)], "8.8.8.8"), REPLY);
-    let hooked = Event::Tcx { ifindex: CALI, present: true };
+    let hooked = Event::ForeignTc { ifindex: CALI, found: ForeignTc::After };
     assert_eq!(
         after([held(Some(Reason::PEER_DROPS_XDP)), hooked], "8.8.8.8"),
         pass(Reason::INGRESS_HOOK),
@@ -877,6 +881,12 @@ fn replies_go_right_to_the_peer_where_the_kernel_takes_them_and_no_program_misse
     assert!(!to_peer(&[pod()]), "the kernel does not tell");
     assert!(!to_peer(&[pod(), features(Some(3 | NDO_XMIT))]), "the other end may have a program");
     assert!(!to_peer(&[pod(), features(Some(3)), features(None)]));
+    let foreign = |found| Event::ForeignTc { ifindex: CALI, found };
+    assert!(!to_peer(&[pod(), features(Some(3)), foreign(ForeignTc::Around)]), "it would miss the reply");
+    assert!(to_peer(&[pod(), features(Some(3)), foreign(ForeignTc::Around), foreign(ForeignTc::None)]));
+    let queue = |queues| Event::RootQdisc { ifindex: CALI, queues };
+    assert!(!to_peer(&[pod(), features(Some(3)), queue(true)]), "the reply would not wait in it");
+    assert!(to_peer(&[pod(), features(Some(3)), queue(true), queue(false)]));
     let nic = cali(|link, _| (link.kind, link.link_netnsid) = (None, Some(0)));
     assert!(!to_peer(&[nic, features(Some(3))]));
 }
