@@ -35,7 +35,7 @@ pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Class, Neighbour, Neighbours};
 pub use packet::Wire;
-pub use side_by_side::{Answerer, Counted, Outcome, SideBySide, UNCOUNTED};
+pub use side_by_side::{Answerer, Counted, LOST, Outcome, SideBySide, UNCOUNTED};
 pub use skip::{kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched, wait_until};
 pub use stop::{INTERRUPTED, Stop};

@@ -23,6 +23,9 @@ pub struct SideBySide {
 /// In place of a reason: the program did not count the frame, because it is not ARP to it.
 pub const UNCOUNTED: &str = "uncounted";
 
+/// In place of a reason: the fast path answered, and something on the way out took the reply.
+pub const LOST: &str = "answered, and lost on the way out";
+
 /// Who answered a request, by the fast path's own counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answerer {
@@ -202,6 +205,7 @@ impl Counted {
         let passed: Vec<(String, u64)> = self.passed.into_iter().collect();
         Ok(match (self.answered, passed.as_slice()) {
             (1, []) if replied => Answerer::FastPath,
+            (1, []) => Answerer::nobody(LOST),
             (0, []) if replied => Answerer::kernel(UNCOUNTED),
             (0, []) => Answerer::nobody(UNCOUNTED),
             (0, [(reason, 1)]) if replied => Answerer::Kernel(reason.clone()),

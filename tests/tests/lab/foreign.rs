@@ -1,99 +1,30 @@
-//! Somebody else's doings on the node: tiny tc programs, written out instruction by instruction, and what no command can ask
-//! the kernel for.
+//! Somebody else's doings on the node: tiny tc programs, and what no command can ask the kernel for.
+
+pub(crate) mod does;
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
-use aya::programs::tc::{self, SchedClassifierLinkId, TcAttachType};
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType};
 use aya::programs::{SchedClassifier, loaded_links};
+pub(crate) use does::Does;
 use lab::{Namespace, kernel_is_since};
-use object::write::{Object, Symbol, SymbolSection};
-use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
-/// One instruction: `struct bpf_insn`.
-const fn insn(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> [u8; 8] {
-    let ([o0, o1], [i0, i1, i2, i3]) = (offset.to_le_bytes(), immediate.to_le_bytes());
-    [code, src << 4 | dst, o0, o1, i0, i1, i2, i3]
-}
-
-const fn set(register: u8, value: i32) -> [u8; 8] {
-    insn(0xb7, register, 0, 0, value)
-}
-
-const EXIT: [u8; 8] = insn(0x95, 0, 0, 0, 0);
-
-/// TC_ACT_UNSPEC, which tcx calls TCX_NEXT: on to the next program.
-const NEXT: i32 = -1;
-/// TC_ACT_OK.
-const OK: i32 = 0;
-/// TC_ACT_SHOT.
-const SHOT: i32 = 2;
-
-/// What a foreign program does with a frame.
+/// Where a foreign program is put.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Does {
-    /// Nothing.
-    Nothing,
-    /// It drops ARP.
-    DropArp,
-    /// It sets the mark.
-    Mark(i32),
-    /// It puts an 802.1Q tag of this id beside the frame.
-    Tag(i32),
+pub(crate) enum Place {
+    /// Before all others of tcx.
+    First,
+    /// After all others of tcx, as it is put if nobody says where.
+    Last,
+    /// A filter of this priority.
+    Filter(u16),
 }
 
-impl Does {
-    fn instructions(self) -> Vec<[u8; 8]> {
-        // Fields of struct __sk_buff.
-        const MARK: i16 = 8;
-        const PROTOCOL: i16 = 16;
-        const SKB_VLAN_PUSH: i32 = 18;
-        match self {
-            Does::Nothing => vec![set(0, NEXT), EXIT],
-            Does::DropArp => vec![
-                insn(0x61, 2, 1, PROTOCOL, 0), // r2 = skb->protocol
-                set(0, NEXT),
-                insn(0x55, 2, 0, 1, i32::from(0x0806_u16.to_be())), // skip one unless it is ARP
-                set(0, SHOT),
-                EXIT,
-            ],
-            Does::Mark(mark) => vec![set(2, mark), insn(0x63, 1, 2, MARK, 0), set(0, NEXT), EXIT],
-            Does::Tag(id) => vec![
-                set(2, i32::from(0x8100_u16.to_be())),
-                set(3, id),
-                insn(0x85, 0, 0, 0, SKB_VLAN_PUSH),
-                set(0, OK),
-                EXIT,
-            ],
-        }
-    }
-
-    /// An object file with the one program `foreign`.
-    fn object(self) -> Result<Vec<u8>> {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-        let code = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
-        let code_bytes = self.instructions().concat();
-        object.append_section_data(code, &code_bytes, 8);
-        object.add_symbol(Symbol {
-            name: b"foreign".to_vec(),
-            value: 0,
-            size: code_bytes.len() as u64,
-            kind: SymbolKind::Text,
-            scope: SymbolScope::Linkage,
-            weak: false,
-            section: SymbolSection::Section(code),
-            flags: SymbolFlags::None,
-        });
-        let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-        object.append_section_data(license, b"GPL\0", 1);
-        Ok(object.write()?)
-    }
-}
-
-/// A foreign program on an interface; gone when dropped. Where the kernel has tcx it is attached by it, else as a filter of
-/// clsact.
+/// A foreign program on an interface; gone when dropped.
 pub(crate) struct TcProgram {
     object: Ebpf,
     link: Option<SchedClassifierLinkId>,
@@ -101,17 +32,34 @@ pub(crate) struct TcProgram {
 }
 
 impl TcProgram {
+    /// After all others; where the kernel has no tcx, as a filter.
     pub(crate) fn attach(namespace: &Namespace, interface: &str, direction: TcAttachType, does: Does) -> Result<Self> {
+        let place = if kernel_is_since(6, 6) { Place::Last } else { Place::Filter(0) };
+        Self::attach_at(namespace, interface, direction, place, does)
+    }
+
+    pub(crate) fn attach_at(
+        namespace: &Namespace,
+        interface: &str,
+        direction: TcAttachType,
+        place: Place,
+        does: Does,
+    ) -> Result<Self> {
         let attached = namespace.run(|| -> Result<_> {
             let mut object = Ebpf::load(&does.object()?)?;
             let program: &mut SchedClassifier =
                 object.program_mut("foreign").context("the object has no program")?.try_into()?;
             program.load()?;
-            if !kernel_is_since(6, 6) {
-                // Ours may be there already; if there is none, attaching says so.
-                let _ = tc::qdisc_add_clsact(interface);
-            }
-            let link = program.attach(interface, direction)?;
+            let options = match place {
+                Place::First => TcAttachOptions::TcxOrder(LinkOrder::first()),
+                Place::Last => TcAttachOptions::TcxOrder(LinkOrder::last()),
+                Place::Filter(priority) => {
+                    // There may be one already; if there is none, attaching says so.
+                    let _ = tc::qdisc_add_clsact(interface);
+                    TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() })
+                }
+            };
+            let link = program.attach_with_options(interface, direction, options)?;
             Ok((object, link))
         })?;
         let (object, link) = attached.with_context(|| format!("attaching a foreign program that does {does:?}"))?;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
 use lab::stream::{Stream, until_fast};
-use lab::{AgentOptions, Answerer, Hook, Host, Lab, SideBySide, needs_root, topology};
+use lab::{AgentOptions, Answerer, Hook, Host, LOST, Lab, SideBySide, needs_root, topology};
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Silent};
 use super::devices::{answers, missing_device, pass_for};
-use super::{L, base, rows, run, run_all, when};
+use super::others;
+use super::{L, X, base, rows, run, run_all, when};
 use crate::foreign::{Does, TcProgram};
 
 /// Makes `there` before an agent starts, takes it away, makes it again, takes it away. While it is there, requests for L pass for
@@ -220,6 +221,9 @@ fn k139_a_tcx_program_drops_what_comes_in() -> Result<()> {
 #[test]
 fn k139_a_tcx_program_drops_what_goes_out() -> Result<()> {
     needs_root!();
+    if takes_it_from_tc() {
+        return others::check(others::AUTO, &[others::on_egress(Does::DropArp)], &Answerer::nobody(LOST));
+    }
     let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Egress, Does::DropArp);
     comes_and_goes("ingress_hook", 0, attach, |_, program| detach(program))
 }
@@ -227,6 +231,9 @@ fn k139_a_tcx_program_drops_what_goes_out() -> Result<()> {
 #[test]
 fn k139_a_tcx_program_that_does_nothing() -> Result<()> {
     needs_root!();
+    if takes_it_from_tc() {
+        return others::check(others::AUTO, &[others::first_in(Does::Nothing)], &Answerer::FastPath);
+    }
     let attach = |lab: &Lab| TcProgram::attach(lab.node(), "v0", Ingress, Does::Nothing);
     comes_and_goes("ingress_hook", 1, attach, |_, program| detach(program))
 }
@@ -279,16 +286,26 @@ fn k122_a_mark_set_by_a_tc_program() -> Result<()> {
     parity.change(|lab| {
         run_all(
             lab,
-            &["route del default", "route add default via 10.9.0.254 table 100", "rule add fwmark 7 lookup 100"],
+            &[
+                "route del default",
+                "route add default via 10.9.0.254 table 100",
+                "route add unreachable 10.9.0.9 table 100",
+                "rule add fwmark 7 lookup 100",
+            ],
         )
     })?;
     assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::nobody("no_route"));
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(X))?.by, Answerer::FastPath);
     let mut programs = Vec::new();
     parity.change(|lab| {
-        programs.push(TcProgram::attach(lab.node(), "v0", Ingress, Does::Mark(7))?);
+        programs.push(others::first_in(Does::Mark(7)).attach(lab)?);
         Ok(())
     })?;
-    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel("ingress_hook"));
+    // tc sees the mark; by XDP the program comes later.
+    let (unrouted, routed) =
+        if takes_it_from_tc() { ("no_route", "frame_marked") } else { ("ingress_hook", "ingress_hook") };
+    assert_eq!(parity.ask("p0", |p0| p0.who_has([10, 30, 0, 1]))?.by, Answerer::kernel(unrouted));
+    assert_eq!(parity.ask("p0", |p0| p0.who_has(X))?.by, Answerer::nobody(routed));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod flood;
 mod frame;
 mod hooks;
 mod local;
+mod others;
 mod proxying;
 mod routes;
 mod rules;
