@@ -86,7 +86,7 @@ pub(super) fn local_and_main() -> Result<Option<[u64; 2]>> {
 }
 
 /// Of a table's lines that with its routes, as `fib_triestat_seq_show` (net/ipv4/fib_trie.c, 6.18) writes them.
-fn counted_routes(text: &str) -> Option<[u64; 2]> {
+pub(super) fn counted_routes(text: &str) -> Option<[u64; 2]> {
     let of = |table: &str| {
         let after = text.lines().skip_while(|line| *line != table);
         let count = after.skip(1).take_while(|line| line.starts_with(char::is_whitespace));

@@ -528,7 +528,7 @@ impl Reader {
 
 /// How the kernel keeps the two tables, from the routes that it counts in each of them and those that it has just told. A
 /// table without routes of its own makes no difference.
-fn local_and_main(counted: Option<[u64; 2]>, routes: &[Route]) -> Option<LocalAndMain> {
+pub(super) fn local_and_main(counted: Option<[u64; 2]>, routes: &[Route]) -> Option<LocalAndMain> {
     let told = |table: i32| routes.iter().filter(|route| i64::from(route.table) == i64::from(table)).count() as u64;
     let (local, main) = (told(libc::RT_TABLE_LOCAL.into()), told(libc::RT_TABLE_MAIN.into()));
     match counted? {

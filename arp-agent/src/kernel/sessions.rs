@@ -9,7 +9,7 @@ use anyhow::Result;
 use arp_common::settings::CONF;
 use arp_common::{ArpFrame, Lladdr, Verdict, decide};
 
-use super::{Batch, link, neighbour, notifications, route};
+use super::{Batch, link, neighbour, notifications, procfs, reader, route};
 use crate::dataplane::{Dataplane as _, fake::Fake};
 use crate::event::{Event, IfSet, Link, Placement, Route, Settings};
 use crate::mirror::Mirror;
@@ -196,7 +196,10 @@ impl Session {
         let mut events = self.links();
         events.extend(self.decoded("addresses", neighbour::address).into_iter().map(Event::Address));
         events.push(self.rules());
-        events.extend(self.routes().into_iter().map(|route| Event::Route(route, Placement::Last)));
+        events.extend(self.decoded("nexthops", route::nexthop));
+        let (counted, routes) = (procfs::counted_routes(&self.dumps["triestat"].join("\n")), self.routes());
+        events.push(Event::LocalAndMain(reader::local_and_main(counted, &routes)));
+        events.extend(routes.into_iter().map(|route| Event::Route(route, Placement::Last)));
         events.extend(self.decoded("neighbours", neighbour::neighbour).into_iter().map(Event::Neighbour));
         events.push(self.proxies());
         events
