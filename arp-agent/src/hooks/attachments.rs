@@ -20,7 +20,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
-/// The interfaces that are wanted, and what became of each.
+/// The interfaces that match, and the state of each.
 pub struct Attachments {
     patterns: Vec<String>,
     wanted: GlobSet,
@@ -42,14 +42,14 @@ pub struct Attachments {
     serving: bool,
 }
 
-/// What became of an interface that is wanted.
+/// The state of an interface that matches.
 #[derive(Debug)]
 pub enum Attachment {
     /// The program runs on it.
     Attached(Attached),
     /// The program is being attached, or will be when its turn comes. Until then the kernel answers alone.
     Waiting(Waiting),
-    /// It does not; why, for people.
+    /// The program cannot be attached; why, for people.
     Refused(String),
 }
 
@@ -59,39 +59,39 @@ pub struct Attached {
     /// By which hook, and why by that one.
     pub candidate: Candidate,
     name: String,
-    /// Why those before it could not be had; empty if it was the first.
+    /// Why the hooks before it were not possible; empty if it was the first choice.
     pub instead: String,
     handle: Handle,
 }
 
-/// What is being attached.
+/// An attachment in progress.
 #[derive(Debug)]
 pub struct Waiting {
     number: u64,
     /// The one that is tried, and those to try next.
     candidates: VecDeque<Candidate>,
-    /// Why those before it could not be had.
+    /// Why the hooks before it were not possible.
     refused: Vec<String>,
 }
 
-/// What lets go of it.
+/// What must be closed or removed to detach the program.
 #[derive(Debug)]
 enum Handle {
     Link { link: HookLink, program: u32, pin: Option<PathBuf> },
     Filter(Filter),
 }
 
-/// What came of trying a hook.
+/// The outcome of trying a hook.
 enum Tried {
     Attached(Handle),
     Waiting(u64),
 }
 
 impl Attachments {
-    /// None yet. Links are pinned under `bpffs`, if that is one.
+    /// Attached to nothing yet. Links are pinned under `bpffs` if that is a bpffs.
     ///
     /// # Errors
-    /// A pattern is not a glob, or there is no netlink socket or thread to be had.
+    /// A pattern is not a glob, or no netlink socket or thread can be created.
     pub fn new(patterns: &[String], hook_config: HookConfig, bpffs: &Path) -> anyhow::Result<Self> {
         let mut wanted = GlobSetBuilder::new();
         for pattern in patterns {
@@ -122,7 +122,7 @@ impl Attachments {
         })
     }
 
-    /// The kernel tells whether a veth's other end takes frames of XDP: driver mode can be had on veths.
+    /// Notes that the kernel says whether a veth's other end takes XDP frames: so driver mode is possible on veths.
     pub fn watch_peers(&mut self) {
         self.watches_peers = true;
     }
@@ -132,7 +132,7 @@ impl Attachments {
         self.filters.name()
     }
 
-    /// The port that notifications about our own filters name.
+    /// The port in the notifications that our own filters cause.
     ///
     /// # Errors
     /// The socket has none.
@@ -140,7 +140,8 @@ impl Attachments {
         self.filters.port()
     }
 
-    /// Looks for what dead agents left: [`Attachments::reconcile`] takes it over, [`Attachments::clear_left`] removes it.
+    /// Finds what dead agents left: [`Attachments::reconcile`] takes it over, [`Attachments::clear_left`] removes the
+    /// rest.
     pub fn look_for_left(&mut self) {
         match self.filters.find() {
             Ok(found) => self.left_filters = found.left,
@@ -170,14 +171,14 @@ impl Attachments {
         self.first_round.as_ref().is_none_or(|first| !first.is_empty())
     }
 
-    /// From now on what comes new is attached before what waits.
+    /// From now on new interfaces are attached before those that wait.
     pub fn serve(&mut self) {
         self.serving = true;
         self.first_round.get_or_insert_default();
     }
 
-    /// The next interface that was attached, or not, behind the agent's back: [`Attachments::complete`] takes it. May be
-    /// dropped while it waits.
+    /// Waits until the worker has attached, or failed to attach, the next interface; pass the result to
+    /// [`Attachments::complete`]. May be dropped while it waits.
     pub(crate) async fn done(&mut self) -> Done {
         self.worker.done().await
     }
@@ -193,7 +194,7 @@ impl Attachments {
         matches
     }
 
-    /// What became of each interface that is wanted.
+    /// The state of each interface that matches.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Attachment)> {
         self.by_ifindex.iter().map(|(&ifindex, attachment)| (ifindex, attachment))
     }
@@ -215,7 +216,7 @@ impl Attachments {
         })
     }
 
-    /// How the program sits on an interface.
+    /// How the program is attached to an interface.
     pub fn how(&self, ifindex: u32) -> Option<HookKind> {
         match self.by_ifindex.get(&ifindex) {
             Some(Attachment::Attached(attached)) => Some(attached.candidate.how),
@@ -223,7 +224,7 @@ impl Attachments {
         }
     }
 
-    /// What other tc filters an interface has, if our program is on it.
+    /// Which other tc filters an interface has, if our program is attached to it.
     ///
     /// # Errors
     /// The kernel does not answer.
@@ -309,8 +310,8 @@ impl Attachments {
         around
     }
 
-    /// Lets go of an interface that vanished, so that another of the same index is attached to; or of one from which
-    /// somebody removed what was attached, so that it is attached to again.
+    /// Forgets an interface that vanished, so that another with its index is attached to; or one from which somebody
+    /// removed our program, so that it is attached to again.
     pub fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
         if let Some(first) = &mut self.first_round {
@@ -321,8 +322,8 @@ impl Attachments {
         }
     }
 
-    /// Of these interfaces, attaches to those that are wanted and lets go of those that no longer are. `takes_xdp`: a
-    /// veth's other end takes frames of XDP in driver mode.
+    /// Of these interfaces, attaches to those that match and detaches from those that no longer do. `takes_xdp`: a
+    /// veth's other end takes XDP frames in driver mode.
     pub fn reconcile(
         &mut self,
         bpf: &mut Bpf,
@@ -345,7 +346,7 @@ impl Attachments {
         }
     }
 
-    /// Takes what [`Attachments::done`] gave.
+    /// Takes the result of [`Attachments::done`].
     pub(crate) fn complete(
         &mut self,
         bpf: &mut Bpf,
@@ -380,14 +381,14 @@ impl Attachments {
         self.settle(dumped, attachment);
     }
 
-    /// The interfaces that are wanted, and cannot be had.
+    /// The interfaces that match, and that the program cannot be attached to.
     pub fn refused(&self) -> impl Iterator<Item = u32> {
         let any = self.by_ifindex.len() > self.attached.len();
         let all = any.then(|| self.by_ifindex.iter()).into_iter().flatten();
         all.filter(|(_, attachment)| matches!(attachment, Attachment::Refused(_))).map(|(&ifindex, _)| ifindex)
     }
 
-    /// Remembers what became of an interface, and says it if that is news.
+    /// Sets the state of an interface, and logs it if it has changed.
     fn settle(&mut self, link: &Link, attachment: Attachment) {
         let ifindex = link.ifindex;
         let news = match (&attachment, self.by_ifindex.get(&ifindex)) {
@@ -508,7 +509,7 @@ impl Attachments {
         Ok(Tried::Attached(self.keep(attached, ifindex, how, &entry)))
     }
 
-    /// Takes over the link that a dead agent left for a hook. Those that are in its way go.
+    /// Takes over the link that a dead agent left for a hook. Links that are in its way are removed.
     fn adopt(&mut self, link: &Link, how: HookKind, entry: &Entry) -> Option<Handle> {
         let ifindex = link.ifindex;
         let left = self.take_left_links(ifindex, |left| left.is_xdp() == how.is_xdp());
@@ -533,7 +534,7 @@ impl Attachments {
         }
     }
 
-    /// Pins a link, where that spares something: XDP in a veth's driver would go on costing the pod its offloads.
+    /// Pins a link, except XDP in a veth's driver: without an agent it would still cost the pod its offloads.
     fn keep(&self, link: HookLink, ifindex: u32, how: HookKind, entry: &Entry) -> Handle {
         let pins = self.pins.as_ref().filter(|_| how != HookKind::XdpVeth);
         let pin = pins.and_then(|pins| {
@@ -589,14 +590,15 @@ impl Attachments {
         }
     }
 
-    /// Detaches by closing; the slot of XDP must be free at once.
+    /// Detaches by closing the link: the worker closes tcx, which waits; XDP is closed here, so that its slot is free
+    /// at once.
     fn close(&self, how: HookKind, link: HookLink) {
         if how == HookKind::Tcx { self.worker.detach_from(link) } else { drop(link) }
     }
 }
 
-/// What takes a grace period or the driver's own time to attach stays pinned, as a stub that passes every frame, for the
-/// next agent to take over. Everything else goes; only a queueing discipline stays.
+/// Links that are slow to attach (a grace period, or the driver's own time) stay pinned as a stub that passes every
+/// frame, for the next agent to take over. Everything else is removed; only a queueing discipline stays.
 impl Drop for Attachments {
     fn drop(&mut self) {
         for (ifindex, attachment) in std::mem::take(&mut self.by_ifindex) {

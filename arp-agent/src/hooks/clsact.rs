@@ -31,9 +31,9 @@ use crate::netlink::{
     wire::{self, Message, NetlinkRequest, append_attribute},
 };
 
-/// What the names of our filters begin with; the agent's own name follows.
+/// The beginning of our filters' names; the agent's own name follows.
 const PREFIX: &str = "arp-agent:";
-/// What the name of a filter ended with, up to version 0.1, whose agent also made the queueing discipline.
+/// Up to version 0.1: the end of a filter's name whose agent had also made the queueing discipline.
 const MADE_QDISC: &str = "+qdisc";
 /// The number of the chain that marks a queueing discipline as made here: `ARP`. It has 28 bits at most.
 const MARK: u32 = 0x0041_5250;
@@ -61,11 +61,11 @@ const ANYWHERE: u32 = ETH_P_ARP.to_be() as u32;
 /// Our filter's handle among those of its priority.
 const HANDLE: u32 = 1;
 
-/// A filter that was set here. Removing it is the owner's affair: [`Filters::remove`].
+/// A filter that this agent has set. Dropping it removes nothing: [`Filters::remove`] does.
 #[derive(Debug)]
 pub struct Filter {
     ifindex: u32,
-    /// Priority in the upper half, protocol in the lower: as the kernel names it.
+    /// Priority in the upper half, protocol in the lower, as in `tcm_info`.
     info: u32,
 }
 
@@ -83,7 +83,7 @@ impl LeftFilter {
     }
 }
 
-/// What was found of agents on the machine's queueing disciplines.
+/// What agents have on the queueing disciplines of this network namespace.
 #[derive(Debug, Default)]
 pub struct FoundFilters {
     /// Filters whose agents no longer live.
@@ -98,12 +98,12 @@ pub struct FoundFilters {
 pub struct Filters {
     socket: NetlinkSocket,
     name: String,
-    /// Listens on [`Filters::name`] in the abstract namespace, which is the network namespace's: while it does, the agent
+    /// Listens on [`Filters::name`] in the network namespace's abstract socket namespace: as long as it does, the agent
     /// lives.
     alive: UnixListener,
 }
 
-/// What is beside a filter of ours, or on an interface that our program is on by another hook.
+/// Which filters an interface has besides ours; also where our program is attached by another hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherFilters {
     /// Where there are other filters that may see ARP.
@@ -116,7 +116,7 @@ pub enum OtherFilters {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DumpedFilter {
     info: u32,
-    /// 0 stands for all filters of this priority.
+    /// The filter's handle; 0 stands for all filters of this priority.
     handle: u32,
     /// The chain that it is in. A frame starts in chain 0, and gets to another one only from there.
     chain: u32,
@@ -158,7 +158,7 @@ impl Filters {
         &self.name
     }
 
-    /// The port that notifications about our own doing name.
+    /// The port in the notifications that this socket's requests cause.
     pub fn port(&self) -> Result<u32> {
         self.socket.port()
     }
@@ -321,7 +321,8 @@ impl Filters {
         Ok(dumped(&message)?.context("the kernel answers with another filter")?.info)
     }
 
-    /// Says whether it was there, by its name. Without it nothing is removed: what is in its place is somebody else's.
+    /// Removes the filter if it still has that name, and says whether it had. A filter of another name in its place is
+    /// somebody else's.
     fn remove_shown(&mut self, ifindex: u32, dumped: &DumpedFilter) -> Result<bool> {
         if !self.dumped(ifindex, INGRESS)?.contains(dumped) {
             return Ok(false);
@@ -453,7 +454,7 @@ pub fn is_alive(name: &str) -> io::Result<bool> {
     Ok(listens == 0 || named == Some(listens))
 }
 
-/// Removed by somebody else, or gone with the interface.
+/// Success if the filter was gone already: somebody else removed it, or it went with the interface.
 fn gone_is_fine(removed: Result<()>) -> Result<()> {
     match removed {
         Err(error) if matches!(errno(&error), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => Ok(()),

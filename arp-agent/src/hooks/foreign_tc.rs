@@ -10,13 +10,13 @@ use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 
-/// How many interfaces are asked in one turn, besides new ones: each takes two system calls, four times a second.
+/// How many interfaces are queried in one turn, besides new ones: each takes two system calls, four times a second.
 const A_TURN: usize = 8;
-/// As many where a new link would have been seen and all are asked from time to time: what is left is what attaches
-/// without one.
+/// The same where new BPF links are seen and all interfaces are queried from time to time: only programs attached
+/// without a link remain to be found.
 const A_SHORT_TURN: usize = 1;
 
-/// Whose turn it is, and what was found last.
+/// Which interfaces are next, and what was found on each.
 #[derive(Debug, Default)]
 pub struct ForeignPrograms {
     last_asked: u32,
@@ -79,19 +79,18 @@ pub struct Asked {
 }
 
 impl ForeignPrograms {
-    /// Forgets what was found: the next answers are all news.
+    /// Forgets what was found: the next results all count as changes.
     pub fn forget(&mut self) {
         self.found.clear();
     }
 
-    /// Forgets what was found about an interface that vanished (another may get its index), or where it may be
-    /// otherwise by now.
+    /// Forgets what was found on an interface that vanished (another may get its index), or that may have changed.
     pub fn forget_one(&mut self, ifindex: u32) {
         self.found.remove(&ifindex);
     }
 
-    /// How many interfaces to ask this time: all of them if a BPF link has been made since the last time.
-    /// `all_are_asked`: from time to time they are, whatever was made.
+    /// How many interfaces to query this time: all of them if a BPF link was created since the last time.
+    /// `all_are_asked`: all are queried from time to time anyway.
     pub fn turn(&mut self, all_are_asked: bool) -> usize {
         let before = self.newest_link;
         while let Some(next) = link_after(self.newest_link) {
@@ -106,7 +105,7 @@ impl ForeignPrograms {
         }
     }
 
-    /// Of these interfaces, those that are attached to and were never asked. What is not attached to is forgotten.
+    /// Of these interfaces, the attached ones that were never queried. Those that are not attached are forgotten.
     pub fn new_among(&mut self, interfaces: &BTreeSet<u32>, attached: &BTreeSet<u32>) -> Vec<u32> {
         let mut new = Vec::new();
         for ifindex in interfaces {
@@ -119,7 +118,7 @@ impl ForeignPrograms {
         new
     }
 
-    /// Of those that were asked before, the next `turn`.
+    /// The next `turn` of the interfaces that were queried before.
     pub fn next(&mut self, turn: usize) -> Vec<u32> {
         let (before, after) = (self.found.range(..=self.last_asked), self.found.range(self.last_asked + 1..));
         let next: Vec<u32> = after.chain(before).map(|(&ifindex, _)| ifindex).take(turn).collect();

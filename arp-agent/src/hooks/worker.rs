@@ -1,5 +1,5 @@
-//! A thread for what waits under the RTNL lock: attaching a program by tcx, and letting go of one, take a grace period
-//! each. The agent goes on meanwhile, and between two of them whoever else waits for the lock gets it.
+//! A thread for jobs that wait under the RTNL lock: attaching or detaching a program by tcx takes a grace period each.
+//! The agent goes on meanwhile. Between two jobs the thread pauses, so that others who wait for the lock get it.
 
 use super::bpf_syscalls::HookLink;
 use crate::dataplane::{HookKind, programs::Entry};
@@ -15,13 +15,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 /// How long others have the lock to themselves between two jobs: as long as a change of a route or a link takes.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What is to be done.
+/// A job for the thread.
 enum Job {
     Attach { ifindex: u32, number: u64, entry: Entry, before: Option<HookLink> },
     LetGo(HookLink),
 }
 
-/// What was done.
+/// The result of a job.
 pub(crate) struct Done {
     /// The interface.
     pub ifindex: u32,
@@ -50,7 +50,7 @@ impl Worker {
     /// Starts it in the calling thread's network namespace.
     ///
     /// # Errors
-    /// There is no thread to be had.
+    /// No thread can be created.
     pub(crate) fn start() -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (tell, done) = unbounded_channel();
@@ -68,12 +68,12 @@ impl Worker {
         self.number
     }
 
-    /// Has a link let go of what it ties.
+    /// Queues a link to be closed, which detaches its program.
     pub(crate) fn detach_from(&self, link: HookLink) {
         self.push(Job::LetGo(link), false);
     }
 
-    /// The next program that was attached, or was not. May be dropped while it waits.
+    /// Waits for the next result, success or failure. May be dropped while it waits.
     pub(crate) async fn done(&mut self) -> Done {
         match self.done.recv().await {
             Some(done) => done,
@@ -92,7 +92,7 @@ impl Worker {
     }
 }
 
-/// What waits is not done any more: links go with their descriptors.
+/// Jobs that wait are not done: their links go with their descriptors.
 impl Drop for Worker {
     fn drop(&mut self) {
         let mut jobs = self.queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);

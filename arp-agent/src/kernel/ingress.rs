@@ -1,4 +1,4 @@
-//! Decoding of what else may see or hold back a frame: netfilter chains and queueing disciplines.
+//! Decoding of netfilter chains and queueing disciplines, which may see or hold back a frame.
 
 use anyhow::{Context, Result};
 use aya_obj::generated::{TC_H_INGRESS, TC_H_ROOT};
@@ -39,7 +39,8 @@ pub(super) const fn nftables(message: i32) -> u16 {
     (libc::NFNL_SUBSYS_NFTABLES << 8 | message) as u16
 }
 
-/// Tables, chains, rules, sets and their elements: all that decides what becomes of a frame. NFT_MSG_NEWGEN comes next.
+/// Whether a message is about a table, chain, rule, set or element, all of which decide on frames. (NFT_MSG_NEWGEN
+/// comes next.)
 pub(super) fn is_ruleset(kind: u16) -> bool {
     (NEW_TABLE..NEW_GENERATION).contains(&kind)
 }
@@ -67,8 +68,7 @@ impl Bound {
     }
 }
 
-/// Whether a chain of the family asked for has a hook, and the devices that it names. `None` is a chain that
-/// only others jump to.
+/// The devices that a base chain of this family names. `None` for a chain without a hook, which only others jump to.
 pub(super) fn base_chain(message: &Message<'_>, family: u8) -> Result<Option<Vec<Bound>>> {
     let (header, rest) = message.split::<NFGEN_LEN>()?;
     if header[0] != family {
@@ -99,7 +99,7 @@ fn device(kind: u16, value: &[u8]) -> Bound {
     if kind == DEVICE_PREFIX || !value.contains(&0) { Bound::ToPrefix(name) } else { Bound::To(name) }
 }
 
-/// The interface, if the queueing discipline is one that runs programs on what comes in.
+/// The interface, if the queueing discipline runs programs on incoming frames.
 pub(crate) fn ingress_qdisc(message: &Message<'_>) -> Result<Option<u32>> {
     let (header, rest) = message.split::<TC_LEN>()?;
     let (ifindex, parent) = (wire::u32_at(header, 4), wire::u32_at(header, 12));
@@ -124,8 +124,8 @@ pub(super) fn root_qdisc(message: &Message<'_>) -> Result<Option<(u32, bool)>> {
     Ok((parent == TC_H_ROOT).then(|| (ifindex, kind.is_none_or(queues))))
 }
 
-/// The interface, if its queueing discipline for what comes in shares its filters with other interfaces: that one is
-/// added is not notified for any of them (`tfilter_notify`, net/sched/cls_api.c), so it counts as if there were some.
+/// The interface, if its ingress queueing discipline shares its filters with other interfaces. A filter added there is
+/// notified for none of them (`tfilter_notify`, net/sched/cls_api.c), so the interface counts as if it had some.
 pub(super) fn shared_block(message: &Message<'_>) -> Result<Option<u32>> {
     let (_, rest) = message.split::<TC_LEN>()?;
     let mut is_shared = false;
