@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use aya::Ebpf;
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcAttachType};
-use aya::programs::{SchedClassifier, loaded_links};
+use aya::programs::{SchedClassifier, Xdp, XdpMode, loaded_links};
 pub(crate) use does::Does;
 use lab::{Namespace, kernel_is_since};
 
@@ -76,6 +76,18 @@ impl Drop for TcProgram {
             Ok(link.map_or(Ok(()), |link| program.detach(link))?)
         });
     }
+}
+
+/// Has an XDP program drop the ARP frames of an interface, on socket buffers, until what is given is dropped.
+pub(crate) fn drop_arp_by_xdp(namespace: &Namespace, interface: &str) -> Result<Ebpf> {
+    let attached = namespace.run(|| -> Result<_> {
+        let mut object = Ebpf::load(&does::xdp_object()?)?;
+        let program: &mut Xdp = object.program_mut("foreign").context("the object has no program")?.try_into()?;
+        program.load()?;
+        program.attach(interface, XdpMode::Skb)?;
+        Ok(object)
+    })?;
+    attached.context("attaching a foreign XDP program")
 }
 
 /// Takes the BPF link by which a program is on an interface away from it; its owner is not told.

@@ -142,24 +142,49 @@ impl Does {
 
     /// An object file with the one program `foreign`.
     pub(super) fn object(self) -> Result<Vec<u8>> {
-        let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
-        let code = object.add_section(Vec::new(), b"classifier".to_vec(), SectionKind::Text);
-        let code_bytes = self.instructions().concat();
-        object.append_section_data(code, &code_bytes, 8);
-        object.add_symbol(Symbol {
-            name: b"foreign".to_vec(),
-            value: 0,
-            size: code_bytes.len() as u64,
-            kind: SymbolKind::Text,
-            scope: SymbolScope::Linkage,
-            weak: false,
-            section: SymbolSection::Section(code),
-            flags: SymbolFlags::None,
-        });
-        let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
-        object.append_section_data(license, b"GPL\0", 1);
-        Ok(object.write()?)
+        object(b"classifier", &self.instructions())
     }
+}
+
+/// The same by XDP: it drops ARP.
+pub(super) fn xdp_object() -> Result<Vec<u8>> {
+    const DROP: i32 = 1;
+    const PASS: i32 = 2;
+    const ETHERNET_HEADER: i32 = 14;
+    let instructions = [
+        set(0, PASS),
+        insn(0x61, 2, 1, 0, 0), // r2 = xdp->data
+        insn(0x61, 3, 1, 4, 0), // r3 = xdp->data_end
+        copy(4, 2),
+        insn(0x07, 4, 0, 0, ETHERNET_HEADER),
+        insn(0x2d, 4, 3, 3, 0),  // to the end if it is longer than the frame
+        insn(0x69, 2, 2, 12, 0), // r2 = the EtherType
+        insn(0x55, 2, 0, 1, i32::from(0x0806_u16.to_be())), // skip one unless it is ARP
+        set(0, DROP),
+        EXIT,
+    ];
+    object(b"xdp", &instructions)
+}
+
+/// An object file with the one program `foreign`.
+fn object(section: &[u8], instructions: &[Insn]) -> Result<Vec<u8>> {
+    let mut object = Object::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let code = object.add_section(Vec::new(), section.to_vec(), SectionKind::Text);
+    let code_bytes = instructions.concat();
+    object.append_section_data(code, &code_bytes, 8);
+    object.add_symbol(Symbol {
+        name: b"foreign".to_vec(),
+        value: 0,
+        size: code_bytes.len() as u64,
+        kind: SymbolKind::Text,
+        scope: SymbolScope::Linkage,
+        weak: false,
+        section: SymbolSection::Section(code),
+        flags: SymbolFlags::None,
+    });
+    let license = object.add_section(Vec::new(), b"license".to_vec(), SectionKind::Data);
+    object.append_section_data(license, b"GPL\0", 1);
+    Ok(object.write()?)
 }
 
 /// Register 2 into a field of 4 bytes.
