@@ -5,6 +5,7 @@ mod mirror;
 mod noise;
 mod peers;
 mod reply;
+mod rules;
 mod scale;
 mod spoof;
 mod storm;
@@ -66,6 +67,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: mirror::run,
         tables: mirror::TABLES,
     },
+    Benchmark { name: "rules", what: "what routing rules cost the agent", run: rules::run, tables: rules::TABLES },
     Benchmark {
         name: "window",
         what: "how long the old state is answered after a change in the kernel",
