@@ -394,37 +394,6 @@ fn views_beyond_the_last_are_opaque_until_there_is_room() {
 }
 
 #[test]
-fn neighbours_count_while_they_are_valid() {
-    for (state, valid) in
-        [(0x01, false), (0x02, true), (0x04, true), (0x08, true), (0x10, true), (0x20, false), (0, false)]
-    {
-        let expected = if valid { REPLY } else { pass(Reason::NEIGHBOUR_UNKNOWN) };
-        assert_eq!(after([neighbour(state)], "8.8.8.8"), expected, "state {state:#x}");
-    }
-    let gone = Event::NeighbourGone { ifindex: CALI, addr: POD };
-    assert_eq!(after([gone], "8.8.8.8"), pass(Reason::NEIGHBOUR_UNKNOWN));
-    assert_eq!(
-        after([Event::LinkGone(CALI), cali(|_, _| {}), add(unicast("10.5.0.5/32", CALI))], "8.8.8.8"),
-        pass(Reason::NEIGHBOUR_UNKNOWN),
-        "it went with the link"
-    );
-}
-
-#[test]
-fn a_permanent_entry_is_answered_whatever_sha() {
-    let entry = NeighbourEntry { ifindex: CALI, addr: POD, state: 0x80, lladdr: Some([5; 6]) };
-    assert_eq!(after([Event::Neighbour(entry)], "8.8.8.8"), REPLY);
-}
-
-#[test]
-fn an_entry_that_may_change_is_answered_only_to_the_address_that_it_holds() {
-    for state in [0x02, 0x04, 0x08, 0x10] {
-        let entry = NeighbourEntry { ifindex: CALI, addr: POD, state, lladdr: Some([5; 6]) };
-        assert_eq!(after([Event::Neighbour(entry)], "8.8.8.8"), pass(Reason::NEIGHBOUR_DIFFERS), "state {state:#x}");
-    }
-}
-
-#[test]
 fn an_entry_without_an_address_counts_only_if_it_never_changes() {
     let without = |state| Event::Neighbour(NeighbourEntry { ifindex: CALI, addr: POD, state, lladdr: None });
     assert_eq!(after([without(0x40)], "8.8.8.8"), REPLY, "NOARP");
@@ -470,25 +439,6 @@ fn route_types() {
     assert_eq!(to(Route { nexthop: Some(1), oif: None, ..unicast("8.8.8.0/24", 0) }), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(Route { tos: 0x10, ..unicast("8.8.8.0/24", CALI) }), REPLY, "a route with a tos is not seen");
     assert_eq!(to(Route { table: 100, ..unicast("8.8.8.0/24", CALI) }), REPLY, "nor one of another table");
-}
-
-#[test]
-fn the_lowest_metric_decides() {
-    let metric = |metric, oif| Route { metric, ..unicast("8.8.8.0/24", oif) };
-    assert_eq!(after([add(metric(10, CALI)), add(metric(20, UPLINK))], "8.8.8.8"), pass(Reason::PVLAN_OFF));
-    assert_eq!(after([add(metric(20, UPLINK)), add(metric(10, CALI))], "8.8.8.8"), pass(Reason::PVLAN_OFF));
-    let removed = [add(metric(10, CALI)), add(metric(20, UPLINK)), Event::RouteGone(metric(10, CALI))];
-    assert_eq!(after(removed, "8.8.8.8"), REPLY);
-}
-
-#[test]
-fn among_routes_of_one_metric_the_first_decides() {
-    let by = |oif| unicast("8.8.8.0/24", oif);
-    let placed = |oif, placement| Event::Route(by(oif), placement);
-    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Last)], "8.8.8.8"), REPLY);
-    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::First)], "8.8.8.8"), pass(Reason::PVLAN_OFF));
-    assert_eq!(after([add(by(CALI)), placed(UPLINK, Placement::Replace)], "8.8.8.8"), REPLY);
-    assert_eq!(after([add(by(UPLINK)), placed(CALI, Placement::Replace)], "8.8.8.8"), pass(Reason::PVLAN_OFF));
 }
 
 #[test]
@@ -578,26 +528,6 @@ fn of_routes_that_differ_in_what_does_not_decide_the_right_one_is_removed() {
     world.tell(add(by(1, UPLINK))).tell(add(by(2, UPLINK))).tell(Event::RouteGone(by(1, UPLINK)));
     world.tell(Event::RouteGone(unicast("0.0.0.0/0", UPLINK)));
     assert_eq!(world.asks("8.8.8.8"), REPLY, "the other one is still there");
-}
-
-#[test]
-fn a_carrier_that_is_lost_matters_where_linkdown_is_ignored() {
-    let lost = |ignore: i32| {
-        uplink(move |link, settings| {
-            link.carrier = false;
-            settings.ignore_routes_with_linkdown = ignore;
-        })
-    };
-    assert_eq!(after([lost(0)], "8.8.8.8"), REPLY);
-    assert_eq!(after([lost(1)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
-    let all = Event::AllSettings(Settings { ignore_routes_with_linkdown: 1, ..Settings::default() });
-    assert_eq!(after([lost(0), all], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
-    assert_eq!(after([lost(1), uplink(|_, _| {})], "8.8.8.8"), REPLY);
-    let not_running = uplink(|link, settings| {
-        link.flags &= !0x40;
-        settings.ignore_routes_with_linkdown = 1;
-    });
-    assert_eq!(after([not_running], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE), "either may be told first");
 }
 
 #[test]
@@ -707,16 +637,6 @@ fn a_resync_after_any_history_leaves_the_same_tables() {
     assert_eq!(world.asks("10.50.1.1"), REPLY);
     assert_eq!(world.mirror.interface_tables.proxies.len(), 0);
     assert_eq!(world.mirror.resync(&world.attached, dump()), [], "a second one changes nothing");
-}
-
-#[test]
-fn the_routes_alone_can_be_dumped_again() {
-    let mut world = TestNode::new();
-    let changes =
-        world.mirror.replace_routes(&world.attached, vec![unicast("10.5.0.5/32", CALI), local("10.77.0.1/32")]);
-    world.tables.apply(&changes).unwrap();
-    assert_eq!(world.asks("8.8.8.8"), pass(Reason::NO_ROUTE));
-    assert_eq!(world.asks("10.77.0.1"), REPLY);
 }
 
 #[test]
