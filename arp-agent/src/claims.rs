@@ -249,6 +249,7 @@ pub(crate) fn status() -> Status {
         passed: BTreeMap::new(),
         routes: 0,
         neighbours: 0,
+        views: 0,
         fib_nodes: 0,
         refused_entries: 0,
         resyncs: 0,

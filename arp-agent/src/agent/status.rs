@@ -76,6 +76,7 @@ impl Agent {
             passed: passed(&total),
             routes: self.mirror.prefixes(),
             neighbours: self.mirror.neighbours(),
+            views: self.mirror.views(),
             fib_nodes: self.bpf.fib_nodes(),
             refused_entries: self.bpf.refused(),
             resyncs: self.resyncs,

@@ -65,10 +65,13 @@ pub struct Status {
     pub answered: u64,
     /// ARP frames passed since the start, by reason.
     pub passed: BTreeMap<String, u64>,
-    /// Prefixes mirrored.
+    /// Prefixes in all views.
     pub routes: usize,
     /// Neighbour entries mirrored.
     pub neighbours: usize,
+    /// Different ways in which senders' targets are looked up, as the routing rules have it.
+    #[serde(default)]
+    pub views: usize,
     /// Nodes of the FIB in use, 1 KiB each.
     pub fib_nodes: u32,
     /// Entries for which a map had no room; their frames pass.

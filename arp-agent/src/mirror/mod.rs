@@ -153,6 +153,11 @@ impl Mirror {
             self.attached.clone_from(attached);
         }
         came_or_went.iter().for_each(|&ifindex| dirty.interfaces.add(ifindex));
+        if self.snapshot.rules.ask_for_marks() {
+            let mut links = attached.iter().filter_map(|ifindex| self.snapshot.links.get(ifindex));
+            let may_be_marked = links.any(|link| senders::ingress(&self.snapshot, link).may_be_marked);
+            dirty.rules |= self.snapshot.rules.set_marks(may_be_marked);
+        }
         let differing = self.differing_interfaces();
         dirty.rules |= differing != self.differing;
         self.differing = differing;

@@ -187,6 +187,8 @@ pub struct Rules {
     targets: BTreeSet<usize>,
     /// Runs of rules that differ in `to` alone, by the first of them: how many, and the step that they come to.
     runs: BTreeMap<usize, (usize, Step)>,
+    /// Whether frames of some attached interface may carry a mark.
+    frames_may_be_marked: bool,
     /// What the `from` selectors name of rules that may apply.
     from: Option<PrefixSet>,
     /// Whether the steps are the same for all senders and interfaces.
@@ -229,20 +231,37 @@ impl Rules {
             .zip(targets)
             .map(|(rule, target)| Rule { known: rule.iif.is_some() && is_known(&rule), rule, target })
             .collect();
-        let live = rules.iter().map(|rule| &rule.rule).filter(|rule| rule.never.is_empty() || rule.inverted);
-        let from: Vec<Prefix> = live.clone().filter_map(|rule| rule.from).collect();
-        let depends =
-            |rule: &RoutingRule| rule.from.is_some() || rule.iif.is_some() || rule.l3mdev || rule.mark.is_some();
-        let are_common = !live.clone().any(depends);
         let mut rules = Rules {
             targets: rules.iter().filter_map(|rule| rule.target).collect(),
             rules,
             runs: BTreeMap::new(),
-            from: Some(from).filter(|from| !from.is_empty()).map(PrefixSet::new),
-            are_common,
+            frames_may_be_marked: true,
+            from: None,
+            are_common: false,
         };
+        rules.learn_what_counts();
         rules.find_runs();
         rules
+    }
+
+    /// Finds out what the rules depend on that may apply.
+    fn learn_what_counts(&mut self) {
+        let depends =
+            |rule: &RoutingRule| rule.from.is_some() || rule.iif.is_some() || rule.l3mdev || rule.mark.is_some();
+        self.are_common = !self.rules.iter().any(|rule| rule.may_apply(true) && depends(&rule.rule));
+        let live = self.rules.iter().filter(|rule| rule.may_apply(self.frames_may_be_marked));
+        let from: Vec<Prefix> = live.filter_map(|rule| rule.rule.from).collect();
+        self.from = Some(from).filter(|from| !from.is_empty()).map(PrefixSet::new);
+    }
+
+    /// Sets whether frames of some attached interface may carry a mark. Says whether anything depends on it.
+    pub(super) fn set_marks(&mut self, frames_may_be_marked: bool) -> bool {
+        let changes = self.frames_may_be_marked != frames_may_be_marked && self.ask_for_marks();
+        self.frames_may_be_marked = frames_may_be_marked;
+        if changes {
+            self.learn_what_counts();
+        }
+        changes
     }
 
     /// Joins rules that follow each other and do the same for targets of one prefix each.
@@ -298,7 +317,7 @@ impl Rules {
 
     /// Whether a rule asks for marks.
     pub(super) fn ask_for_marks(&self) -> bool {
-        self.list().any(|rule| rule.mark.is_some() && (rule.never.is_empty() || rule.inverted))
+        self.rules.iter().any(|rule| rule.rule.mark.is_some() && rule.may_apply(true))
     }
 
     /// Whether the steps are the same for all senders and interfaces.
@@ -309,10 +328,10 @@ impl Rules {
     /// A link is now so, or gone. Says whether other interfaces' frames may be looked up otherwise because of that.
     pub(super) fn link_changes(&mut self, before: Option<&Link>, now: Option<&Link>) -> bool {
         let (old, new) = (before.map(|link| link.name.as_str()), now.map(|link| link.name.as_str()));
-        let mut change = false;
+        let (mut change, mut named) = (false, false);
         for rule in &mut self.rules {
             if let Some(iif) = rule.rule.iif.as_deref() {
-                change |= old != new && [old, new].contains(&Some(iif));
+                named |= old != new && [old, new].contains(&Some(iif));
                 rule.known |= Some(iif) == new;
             }
             if let RuleAction::Lookup { suppress_ifgroup: Some(group), .. } = rule.rule.action {
@@ -325,12 +344,16 @@ impl Rules {
                 change |= vrf(before) != vrf(now);
             }
         }
-        change
+        if named {
+            self.learn_what_counts();
+        }
+        change || named
     }
 
     /// The interfaces that the way back to a sender may depend on: those that rules name in `iif`.
     pub(super) fn named(&self, links: &BTreeMap<u32, Link>) -> BTreeSet<u32> {
-        let names: BTreeSet<&str> = self.list().filter_map(|rule| rule.iif.as_deref()).collect();
+        let live = self.rules.iter().filter(|rule| rule.may_apply(self.frames_may_be_marked));
+        let names: BTreeSet<&str> = live.filter_map(|rule| rule.rule.iif.as_deref()).collect();
         if names.is_empty() {
             return BTreeSet::new();
         }
@@ -408,6 +431,15 @@ impl Rules {
 }
 
 impl Rule {
+    /// Whether its selectors may all hold for some frame. Where they cannot, nothing depends on any of them.
+    fn may_apply(&self, frames_may_be_marked: bool) -> bool {
+        let rule = &self.rule;
+        let marked = rule.mark.is_none_or(|(mark, mask)| frames_may_be_marked || mark & mask == 0);
+        let owner = rule.users.is_none_or(|(first, last)| (first..=last).contains(&OWNER));
+        let attached = rule.iif.is_none() || self.attached() != No;
+        rule.never.is_empty() && marked && owner && attached
+    }
+
     /// What it does; `None` for nothing.
     fn action(&self, ingress: &Ingress<'_>) -> Option<Action> {
         Some(match self.rule.action {
