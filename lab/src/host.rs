@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use arp_common::ArpFrame;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 
 use crate::namespace::Namespace;
@@ -51,6 +52,10 @@ impl Host {
 
     pub(crate) fn set_ip(&mut self, ip: [u8; 4]) {
         self.ip = ip;
+    }
+
+    pub(crate) fn set_node_end(&mut self, name: &str) {
+        name.clone_into(&mut self.node_end);
     }
 
     /// What the lab calls the host.
@@ -142,6 +147,12 @@ impl Host {
         await_marker(&wires.host, &marker, deadline, |frame| received.push(frame))
             .with_context(|| self.lost("back from the node"))?;
         Ok(received)
+    }
+
+    /// Marks all that [`ask`](Self::ask) and its like send from now on (SO_MARK), as a socket of the host's may.
+    pub fn mark(&self, mark: u32) -> Result<()> {
+        let wires = self.wires();
+        setsockopt(self.open(&wires)?.host.socket(), sockopt::Mark, &mark).context("setting SO_MARK")
     }
 
     /// Closes the sockets on both ends of the link: each takes a copy of every frame, which would cost whoever measures.

@@ -175,6 +175,17 @@ impl Lab {
         self.set_carrier(name, "up", &["UP"])
     }
 
+    /// Gives the node's interface that leads to a host another name. It is down meanwhile: its routes and neighbour entries
+    /// go.
+    pub fn rename_node_end(&mut self, name: &str, to: &str) -> Result<()> {
+        let from = self.host(name).node_end();
+        self.node.ip_each(&format!("link set {from} down\n link set {from} name {to}\n link set {to} up"))?;
+        if let Some(host) = self.hosts.get_mut(name) {
+            host.set_node_end(to);
+        }
+        Ok(())
+    }
+
     fn set_carrier(&self, name: &str, link: &str, operstates: &[&str]) -> Result<()> {
         let host = self.host(name);
         host.namespace().ip(&format!("link set eth0 {link}"))?;

@@ -19,6 +19,10 @@ const RECEIVE_LEN: usize = 1 << 16;
 /// `struct nlmsghdr`, `struct nlattr` (include/uapi/linux/netlink.h).
 const HEADER_LEN: usize = 16;
 const ATTRIBUTE_LEN: usize = 4;
+/// Attributes of rules (include/uapi/linux/fib_rules.h).
+const FRA_DST: u16 = 1;
+const FRA_PRIORITY: u16 = 6;
+const FIB_RULE_INVERT: u32 = 2;
 
 /// A change that the kernel can be asked for.
 #[derive(Clone, Debug)]
@@ -26,6 +30,21 @@ pub struct Change {
     kind: u16,
     flags: libc::c_int,
     body: Vec<u8>,
+}
+
+/// A routing rule for [`Change::add_rule`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rule<'a> {
+    /// Its place among the rules.
+    pub priority: u32,
+    /// The one address that it is for (`to`); without it, it is for all.
+    pub to: Option<[u8; 4]>,
+    /// Whether it is for all but what it selects (`not`).
+    pub inverted: bool,
+    /// What it does (`FR_ACT_*`, or a number that means nothing).
+    pub action: u8,
+    /// Further attributes: type (`FRA_*`) and value.
+    pub attributes: &'a [(u16, &'a [u8])],
 }
 
 /// A socket of rtnetlink in a namespace.
@@ -231,6 +250,18 @@ impl Change {
     /// A static proxy entry gone.
     pub fn delete_proxy(addr: [u8; 4], ifindex: u32) -> Self {
         Change::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
+    }
+
+    /// A routing rule, also one that `ip` has no words for.
+    pub fn add_rule(rule: &Rule<'_>) -> Self {
+        // `struct fib_rule_hdr` (include/uapi/linux/fib_rules.h).
+        let dst_len = if rule.to.is_some() { 32 } else { 0 };
+        let mut body = vec![libc::AF_INET as u8, dst_len, 0, 0, 0, 0, 0, rule.action];
+        body.extend(if rule.inverted { FIB_RULE_INVERT } else { 0 }.to_ne_bytes());
+        body.extend(attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes()));
+        body.extend(rule.to.map(|to| attribute(FRA_DST, &to)).unwrap_or_default());
+        body.extend(rule.attributes.iter().flat_map(|(kind, value)| attribute(*kind, value)));
+        Change::new(libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
     }
 
     /// A link up, or down.

@@ -160,6 +160,30 @@ impl SideBySide {
         Ok(Outcome { replies, by })
     }
 
+    /// Sends several frames of a host, one after another, in both labs: how many of them were answered, and by how much the
+    /// counters moved. The errors are those of [`ask`](Self::ask), but for the counters.
+    pub fn ask_all(&mut self, host: &str, frames: impl Fn(&Host) -> Vec<Vec<u8>>) -> Result<(usize, Counted)> {
+        let (alone, fast) = (self.alone.host(host), self.fast.host(host));
+        let before = self.agent.status()?;
+        let mut replied = 0;
+        for frame in frames(fast) {
+            let (expected, replies) = (alone.ask(&frame)?, fast.ask(&frame)?);
+            ensure!(
+                replies == expected,
+                "the same frame, two answers\n frame {}\n kernel alone {}\n with the fast path {}",
+                hex(&frame),
+                all_hex(&expected),
+                all_hex(&replies),
+            );
+            replied += usize::from(!replies.is_empty());
+        }
+        let mut counted = Counted::between(&before, &self.agent.status()?, fast.node_end());
+        // The host's own stack may have replied to the node meanwhile.
+        counted.passed.remove("not_request");
+        self.compare_neighbours()?;
+        Ok((replied, counted))
+    }
+
     /// An error if the nodes' neighbour tables differ.
     pub fn compare_neighbours(&self) -> Result<()> {
         let alone = Neighbours::of(self.alone.node())?.settled().usable();

@@ -21,6 +21,8 @@ pub const UPLINK_MAC: Lladdr = Lladdr::new([0x02, 0, 0, 0, 0x09, 0x01]);
 pub const CALICO_GATEWAY: [u8; 4] = [169, 254, 1, 1];
 /// The node's address on the uplink.
 pub const UPLINK_IP: [u8; 4] = [10, 9, 0, 1];
+/// The node's address on the second uplink, `u1`, of [`matrix_with_uplinks`]: U1 of the matrix.
+pub const SECOND_UPLINK_IP: [u8; 4] = [10, 8, 0, 1];
 /// The router that the node's default route names: the host `external`.
 pub const ROUTER_IP: [u8; 4] = [10, 9, 0, 254];
 /// A host somewhere behind that router (in the lab, the router itself).
@@ -152,6 +154,38 @@ pub fn matrix() -> Result<Lab> {
     ))?;
     let pod = with_ip(&mut lab, "p0", [10, 5, 0, 5])?;
     pod.namespace().ip("addr add 10.5.0.5/32 dev eth0")?;
+    Ok(lab)
+}
+
+/// The base of the matrix's rows about rules, tables and several next hops: [`matrix`], and
+/// - the pod `p1`, 10.5.0.7, behind `w0`, whose neighbour entry is valid and whose `proxy_arp` is off;
+/// - two more links to the host `external`: `u1`, 10.8.0.1/24, with a gateway 10.8.0.254, and `u2` without an address.
+///
+/// The gateways' neighbour entries are permanent, so that no request of the node's own is under way.
+pub fn matrix_with_uplinks() -> Result<Lab> {
+    let mut lab = matrix()?;
+    let mac = Lladdr::new([0x02, 0, 0, 0, 0x05, 7]);
+    lab.attach("p1", mac, "w0", Lladdr::new([0x02, 0, 0, 0, 0x01, 1]))?;
+    with_ip(&mut lab, "p1", [10, 5, 0, 7])?.namespace().ip("addr add 10.5.0.7/32 dev eth0")?;
+    let external = lab.host("external");
+    for (name, peer) in [("u1", "eth1"), ("u2", "eth2")] {
+        let peer_of = external.namespace();
+        lab.node().ip(&format!("link add {name} type veth peer name {peer} netns {}", peer_of.name()))?;
+        peer_of.ip(&format!("link set {peer} up"))?;
+    }
+    lab.node().sysctl("net.ipv4.neigh.w0.proxy_delay", 0)?;
+    lab.node().ip_each(&format!(
+        "link set u1 up
+         link set u2 up
+         addr add {}/24 dev u1
+         route add 10.5.0.7/32 dev w0 scope link
+         neigh add 10.5.0.7 lladdr {mac} dev w0 nud stale
+         neigh add {} lladdr {} dev u0 nud permanent
+         neigh add 10.8.0.254 lladdr 02:00:00:00:08:fe dev u1 nud permanent",
+        Ipv4Addr::from(SECOND_UPLINK_IP),
+        Ipv4Addr::from(ROUTER_IP),
+        external.mac(),
+    ))?;
     Ok(lab)
 }
 
