@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use arp_common::{ArpFrame, Lladdr};
 use lab::topology::{self, ROUTED_TARGET};
-use lab::{Answerer, Host, Lab, Namespace, SideBySide, UNCOUNTED, Wire, needs_root, reply_bytes, stretched};
+use lab::{Answerer, Host, Lab, Namespace, SideBySide, UNCOUNTED, Wire, reply_bytes, stretched};
 
 use super::Ask::{For, Probe, Raw};
 use super::Expect::{Fast, Kernel, Silent};
@@ -19,13 +19,14 @@ use super::{L, X, ask, base, check, run_all, when};
 /// Ends the test, recorded as skipped, where it needs root and has it not, or a kind of device that there is not.
 macro_rules! needs_devices {
     ($($kind:literal),+) => {
-        needs_root!();
-        if let Some(missing) = missing_device(&[$($kind),+])? {
+        lab::needs_root!();
+        if let Some(missing) = $crate::matrix::devices::missing_device(&[$($kind),+])? {
             lab::skip(&missing);
             return Ok(());
         }
     };
 }
+pub(super) use needs_devices;
 
 /// Which of these kinds of devices the kernel cannot make: tried out in a namespace.
 pub(super) fn missing_device(kinds: &[&str]) -> Result<Option<String>> {
