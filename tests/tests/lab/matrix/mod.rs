@@ -9,6 +9,7 @@ mod first;
 mod flood;
 mod frame;
 mod hooks;
+mod known_senders;
 mod local;
 mod local_table;
 mod multipath;
