@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -26,6 +29,25 @@ const DIRECTORY: &str = "/var/run/netns";
 // NETNSA_*, include/uapi/linux/net_namespace.h: no crate has them.
 const NSID: u16 = 1;
 const FD: u16 = 3;
+
+/// Whether the calling thread's network namespace is owned by its own user namespace: only then is 0 in a rule's
+/// `uidrange` the user that the kernel takes for an ARP request (`sock_net_uid`, include/net/sock.h, 6.18).
+pub(super) fn is_owned_by_own_users() -> bool {
+    /// `_IO(NSIO, 1)`: include/uapi/linux/nsfs.h.
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    let owner = || -> io::Result<bool> {
+        let namespace = fs::File::open("/proc/thread-self/ns/net")?;
+        // SAFETY: it takes no argument, and gives a new descriptor or -1.
+        let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) };
+        if owner < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the kernel has just made it, and nobody else has it.
+        let owner = fs::File::from(unsafe { OwnedFd::from_raw_fd(owner) });
+        Ok(owner.metadata()?.ino() == fs::metadata("/proc/thread-self/ns/user")?.ino())
+    };
+    owner().unwrap_or(false)
+}
 
 /// The names under `/var/run/netns` of the namespaces that have an identifier in this one (as in
 /// [`Link::link_netnsid`](crate::event::Link::link_netnsid)). The kernel gives a namespace one when a link dump first

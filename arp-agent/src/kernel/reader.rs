@@ -11,7 +11,9 @@ use super::{
     arptables::ArpTables,
     features::Features,
     ingress::{self, Bound},
-    link, neighbour,
+    link,
+    namespaces::is_owned_by_own_users,
+    neighbour,
     netfilter::{self, Dumped},
     procfs::{self, AllSettings, PacketSockets},
     route,
@@ -289,7 +291,11 @@ impl Reader {
     /// The IPv4 routing rules.
     pub fn rules(&mut self) -> Result<Event> {
         let request = NetlinkRequest::new(libc::RTM_GETRULE, &with_family::<{ route::RULE_HEADER_LEN }>());
-        Ok(Event::Rules(self.dumped("IPv4 rules", &request, route::rule)?))
+        let mut rules = self.dumped("IPv4 rules", &request, route::rule)?;
+        if rules.iter().any(|rule| rule.users.is_some()) && !is_owned_by_own_users() {
+            rules.iter_mut().for_each(|rule| rule.unknown |= rule.users.is_some());
+        }
+        Ok(Event::Rules(rules))
     }
 
     /// What netfilter does to ARP.
