@@ -185,14 +185,23 @@ pub struct Rules {
     rules: Vec<Rule>,
     /// Those that a goto leads to.
     targets: BTreeSet<usize>,
-    /// Runs of rules that differ in `to` alone, by the first of them: how many, and the step that they come to.
-    runs: BTreeMap<usize, (usize, Step)>,
+    /// Runs of rules that are much alike, by the first of them.
+    runs: BTreeMap<usize, Run>,
     /// Whether frames of some attached interface may carry a mark.
     frames_may_be_marked: bool,
     /// What the `from` selectors name of rules that may apply.
     from: Option<PrefixSet>,
     /// Whether the steps are the same for all senders and interfaces.
     are_common: bool,
+}
+
+/// Rules that follow each other and differ in one selector.
+#[derive(Clone, Debug)]
+enum Run {
+    /// In `to`; all do the same. They come to one step.
+    To { count: usize, step: Step },
+    /// In `from`, and in what they look up.
+    From { count: usize, lookups: Vec<Lookup> },
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -264,42 +273,40 @@ impl Rules {
         changes
     }
 
-    /// Joins rules that follow each other and do the same for targets of one prefix each.
+    /// Joins rules that follow each other and that differ in `to`, or in `from`, alone: of these there may be thousands.
     fn find_runs(&mut self) {
-        let joins = |at: usize| {
-            let rule = &self.rules.get(at)?.rule;
-            let alone = RoutingRule {
-                to: rule.to,
-                action: rule.action.clone(),
-                priority: rule.priority,
-                ..RoutingRule::default()
-            };
-            let RuleAction::Lookup { .. } = rule.action else { return None };
-            (*rule == alone).then_some((rule.to?, &rule.action))
-        };
         let mut at = 0;
-        let mut runs = BTreeMap::new();
         while at < self.rules.len() {
-            let first = at;
-            let mut prefixes = Vec::new();
-            while let Some((prefix, action)) = joins(at) {
-                if at > first && (self.targets.contains(&at) || *action != self.rules[first].rule.action) {
-                    break;
-                }
-                prefixes.push(prefix);
-                at += 1;
-            }
-            if let (2.., RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup }) =
-                (at - first, &self.rules[first].rule.action)
-            {
-                let (suppress_prefixlen, suppress_ifgroup) = (*suppress_prefixlen, *suppress_ifgroup);
-                let action = Action::Lookup(Lookup { table: *table, suppress_prefixlen, suppress_ifgroup });
+            let action = self.rules[at].rule.action.clone();
+            let to = self.run(at, |rule| rule.to.is_some() && rule.action == action);
+            let from = self.run(at, |rule| rule.from.is_some());
+            let count = to.max(from).max(1);
+            let rules = &self.rules[at..at + count];
+            let run = if let (2.., Some(lookup)) = (to, action.lookup_of()) {
+                let prefixes = rules.iter().filter_map(|rule| rule.rule.to);
                 let condition = Condition::InOneOf(PrefixSet::new(prefixes));
-                runs.insert(first, (at - first, Step { condition, action }));
-            }
-            at = at.max(first + 1);
+                Some(Run::To { count, step: Step { condition, action: Action::Lookup(lookup) } })
+            } else if from > 1 {
+                let lookups: BTreeSet<Lookup> = rules.iter().filter_map(|rule| rule.rule.action.lookup_of()).collect();
+                Some(Run::From { count, lookups: lookups.into_iter().collect() })
+            } else {
+                None
+            };
+            self.runs.extend(run.map(|run| (at, run)));
+            at += count;
         }
-        self.runs = runs;
+    }
+
+    /// How many rules from `at` on look up a table and select by nothing else than what `selects` asks for. No goto leads
+    /// to any but the first.
+    fn run(&self, at: usize, selects: impl Fn(&RoutingRule) -> bool) -> usize {
+        let is_alone = |rule: &RoutingRule| {
+            let RoutingRule { priority, action, from, to, .. } = rule.clone();
+            let alone = RoutingRule { priority, action, from, to, ..RoutingRule::default() };
+            alone == *rule && from.is_none() != to.is_none() && rule.action.lookup_of().is_some() && selects(rule)
+        };
+        let rules = self.rules[at..].iter().enumerate();
+        rules.take_while(|(n, rule)| is_alone(&rule.rule) && (*n == 0 || !self.targets.contains(&(at + n)))).count()
     }
 
     /// The rules as they were told.
@@ -381,7 +388,7 @@ impl Rules {
             if self.targets.contains(&at) {
                 begins.insert(at, steps.len());
             }
-            if let Some((count, step)) = self.runs.get(&at) {
+            if let Some(Run::To { count, step }) = self.runs.get(&at) {
                 steps.push(step.clone());
                 at += count;
                 continue;
@@ -417,16 +424,49 @@ impl Rules {
     /// The steps in which a sender is looked up. `others`: whether what depends on the target and on the device that its
     /// route leaves by may hold; else it does not.
     pub(super) fn steps_back(&self, ingress: &Ingress<'_>, sender: u32, others: bool) -> Vec<(Holds, Action)> {
-        let step = |rule: &Rule| (rule.back(ingress, sender, others), rule.action(ingress).unwrap_or(Action::Unknown));
-        let mut steps: Vec<(Holds, Action)> = self.rules.iter().map(step).collect();
-        for (step, rule) in steps.iter_mut().zip(&self.rules) {
-            match (&rule.rule.action, rule.target) {
-                (RuleAction::Goto(_), Some(target)) => step.1 = Action::Goto(target),
-                (RuleAction::Goto(_) | RuleAction::Nop, _) => step.0 = No,
-                _ => {}
+        let mut steps = Vec::new();
+        let mut begins: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut gotos = Vec::new();
+        let mut at = 0;
+        while let Some(rule) = self.rules.get(at) {
+            if self.targets.contains(&at) {
+                begins.insert(at, steps.len());
             }
+            match self.runs.get(&at) {
+                Some(Run::To { count, step }) => {
+                    steps.push((step.condition.at(Prefix { addr: sender, len: 32 }), step.action));
+                    at += count;
+                    continue;
+                }
+                Some(Run::From { count, lookups }) => {
+                    // Any of them may apply, or none.
+                    let may_apply = lookups.iter().filter(|_| others);
+                    steps.extend(may_apply.map(|&lookup| (Perhaps, Action::Lookup(lookup))));
+                    at += count;
+                    continue;
+                }
+                None => at += 1,
+            }
+            let Some(action) = rule.action(ingress) else { continue };
+            gotos.extend(rule.target.map(|target| (steps.len(), target)));
+            steps.push((rule.back(ingress, sender, others), action));
+        }
+        for (goto, target) in gotos {
+            steps[goto].1 = Action::Goto(begins.get(&target).copied().unwrap_or(steps.len()));
         }
         steps
+    }
+}
+
+impl RuleAction {
+    /// The lookup, if it is one.
+    fn lookup_of(&self) -> Option<Lookup> {
+        match *self {
+            RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup } => {
+                Some(Lookup { table, suppress_prefixlen, suppress_ifgroup })
+            }
+            RuleAction::Goto(_) | RuleAction::Nop | RuleAction::Refuse(_) => None,
+        }
     }
 }
 
