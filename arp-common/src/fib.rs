@@ -1,6 +1,6 @@
 //! The routing lookup: 8-8-8-8 multibit tries in flat arrays, read by the program, by `explain` and by tests.
 //!
-//! There is a trie for each view: what the routing rules leave of all tables for some senders (docs/adr/0011-views.md).
+//! There is a trie for each view: what the routing rules leave of all tables for some senders (docs/adr/0012-views.md).
 //! An [`Entry`] is a node's index or a leaf. A view's root has 256 entries, one for each value of an address's first 8
 //! bits; a node has as many, for the next 8. So a lookup reads at most four entries. The agent expands prefixes into
 //! entries when it writes (arp-agent `dataplane::trie`); the longest prefix has already won when the program reads.

@@ -1,4 +1,4 @@
-//! Views: what the routing rules leave of all tables for the frames of some senders (docs/adr/0011-views.md).
+//! Views: what the routing rules leave of all tables for the frames of some senders (docs/adr/0012-views.md).
 //!
 //! For a sender on an interface the rules come down to a short list of [`Step`]s ([`Rules::steps`](super::rules::Rules)).
 //! Senders with equal lists share a view: a leaf for each prefix that any of its tables or conditions knows. An address in
