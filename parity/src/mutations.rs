@@ -2,8 +2,13 @@
 
 mod links;
 mod netfilter;
+mod nexthops;
+mod products;
 mod routes;
 mod rules;
+mod tables;
+mod validation;
+mod vrf;
 
 use std::net::Ipv4Addr;
 
@@ -14,7 +19,7 @@ use crate::plan::Plan;
 
 type Mutation = (&'static str, fn(&mut Plan));
 
-const MENU: [(usize, Mutation); 55] = [
+const MENU: &[(usize, Mutation)] = &[
     (24, ("sysctl", sysctl)),
     (2, ("sysctl default", sysctl_default)),
     (3, ("proxy_delay", proxy_delay)),
@@ -32,10 +37,10 @@ const MENU: [(usize, Mutation); 55] = [
     (3, ("route throw", routes::route_throw)),
     (4, ("route metrics", routes::route_metrics)),
     (3, ("route tos", routes::route_tos)),
-    (4, ("route multipath", routes::route_multipath)),
-    (4, ("nexthop object", routes::nexthop_object)),
-    (2, ("nexthop group", routes::nexthop_group)),
-    (2, ("nexthop replaced", routes::nexthop_replaced)),
+    (4, ("route multipath", nexthops::route_multipath)),
+    (4, ("nexthop object", nexthops::nexthop_object)),
+    (2, ("nexthop group", nexthops::nexthop_group)),
+    (2, ("nexthop replaced", nexthops::nexthop_replaced)),
     (4, ("route local", routes::route_local)),
     (3, ("route overlap of local and main", routes::route_overlap)),
     (3, ("route in table default", routes::route_in_default)),
@@ -47,8 +52,14 @@ const MENU: [(usize, Mutation); 55] = [
     (1, ("route encap", routes::route_encap)),
     (2, ("route with a preferred source", routes::route_with_source)),
     (1, ("route with a realm", routes::route_with_realm)),
-    (1, ("multipath hash policy", routes::hash_policy)),
-    (1, ("rule", rules::rule)),
+    (1, ("multipath hash policy", nexthops::hash_policy)),
+    (1, ("multipath by neighbours", nexthops::use_neighbours)),
+    (3, ("two uplinks", nexthops::two_uplinks)),
+    (1, ("resilient group", nexthops::resilient_group)),
+    (2, ("shared nexthop object", nexthops::shared_object)),
+    (5, ("source validation", validation::settings)),
+    (3, ("sender elsewhere", validation::sender_elsewhere)),
+    (2, ("sender by the default route", validation::sender_by_the_default_route)),
     (10, ("neighbour", neighbour)),
     (3, ("neighbour removed", neighbour_removed)),
     (7, ("proxy", proxy)),
@@ -64,6 +75,7 @@ const MENU: [(usize, Mutation); 55] = [
     (1, ("port mtu", links::port_mtu)),
     (2, ("device added", links::device_added)),
     (1, ("device removed", links::device_removed)),
+    (1, ("device without IPv4", links::device_without_ipv4)),
     (1, ("stacked device", links::stacked)),
     (1, ("flush", links::flush)),
     (1, ("netfilter", netfilter::chain)),
@@ -72,9 +84,39 @@ const MENU: [(usize, Mutation); 55] = [
     (6, ("sender", sender)),
 ];
 
+/// What has to do with routing rules.
+const RULES: &[(usize, Mutation)] = &[
+    (30, ("rule", rules::rule)),
+    (4, ("rule set", products::rule_set)),
+    (4, ("rule removed", rules::removed)),
+    (3, ("rule removed and added", rules::again)),
+    (2, ("first rule removed", rules::without_one_of_the_first)),
+    (3, ("first rule moved", rules::first_moved)),
+    (14, ("route in a table", tables::route)),
+    (1, ("table flushed", tables::flushed)),
+    (4, ("port group", links::port_group)),
+    (2, ("device added", links::device_added)),
+    (2, ("device renamed", links::device_renamed)),
+    (4, ("source validation", validation::settings)),
+    (4, ("sender elsewhere", validation::sender_elsewhere)),
+];
+
+/// Where the kernel has VRFs.
+const VRF: &[(usize, Mutation)] = &[(3, ("VRF", vrf::device)), (2, ("port of a VRF", vrf::port))];
+
 /// Adds one thing.
 pub(crate) fn draw(plan: &mut Plan) {
-    let (name, mutation) = *plan.rng.weighted(&MENU);
+    pick(plan, MENU);
+}
+
+/// Adds one thing that has to do with routing rules; with VRFs, where there are any.
+pub(crate) fn draw_rules(plan: &mut Plan, vrfs: bool) {
+    let menu = if vrfs && plan.rng.chance(15) { VRF } else { RULES };
+    pick(plan, menu);
+}
+
+fn pick(plan: &mut Plan, menu: &[(usize, Mutation)]) {
+    let (name, mutation) = *plan.rng.weighted(menu);
     plan.feature(name);
     mutation(plan);
 }

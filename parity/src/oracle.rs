@@ -1,19 +1,30 @@
 //! The decision procedure of docs/kernel-arp.md (§10), reckoned here a second time: from what `ip` and procfs show of
-//! the kernel alone, without the agent's code, its maps, or `decide`. Coverage is measured against it.
+//! the kernel alone, without the agent's code, its maps, or `decide`. Each request is walked through the rules and the
+//! tables by itself; nothing is compiled beforehand. Coverage is measured against it.
 //!
-//! What it calls an answer is what §10 must be able to answer:
+//! What it calls an answer is what the kernel surely answers (a silence there is an error) and what §10 must be able to
+//! answer:
 //! * `arp_ignore` 1 for an own address in a subnet of the ingress device counts as an answer (K061), 2 and 3 as passes;
-//! * the route decides if it is one that §10 follows: type, single path, and no local prefix around a longer main one;
-//! * an own address whose local route somebody removed is a pass, as a sender and as a target (counted apart);
-//! * a route by an interface that the kernel may skip (`ignore_routes_with_linkdown`) is a pass.
+//! * of a sender two things are known: that it is accepted whatever the target, and that it is where no rule names the
+//!   target or the way that it leaves by (oracle/senders.rs);
+//! * with `arp_filter` a sender must be routed by the ingress interface alone, and not by 0.0.0.0/0;
+//! * routes with several next hops are passes on an interface that is one of some route's next hops;
+//! * routes that share a nexthop object across types, or use a resilient group, are passes;
+//! * rules with a selector that is not known are passes where they matter.
 
+mod lookup;
+mod senders;
+
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use arp_common::Lladdr;
 use lab::Neighbours;
 
 use crate::pair::Frame;
-use crate::state::{KeyedRoutes, Link, Route, State};
+use crate::state::{Kind, LOCAL, Link, MAIN, State};
+use lookup::{End, Flow, Known};
+use senders::effective;
 
 /// What §10 says, and why not.
 pub(crate) type Expectation = Result<(), &'static str>;
@@ -26,8 +37,8 @@ pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, fram
     ensure(arp.oper == [0, 1], "not a request")?;
     let link = state.links.get(&ingress).ok_or("no interface")?;
     ensure(link.up && !link.noarp, "interface down or NOARP")?;
-    ensure(!link.has_master && !link.has_upper, "stacked interface")?;
-    ensure(state.default_rules, "custom rules")?;
+    let vrf = state.vrf(ingress);
+    ensure((link.master.is_none() || vrf.is_some()) && !link.has_upper, "stacked interface")?;
     let to_us = Lladdr::new(dst).to_string() == link.mac;
     ensure(to_us || dst[0] & 1 == 1, "other destination")?;
     let (spa, tpa) = (Ipv4Addr::from(arp.spa), Ipv4Addr::from(arp.tpa));
@@ -35,20 +46,13 @@ pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, fram
         !tpa.is_multicast() && !tpa.is_loopback() && !tpa.is_unspecified() && !tpa.is_broadcast(),
         "special target",
     )?;
-    let class = best(state, tpa);
     if spa.is_unspecified() {
-        return match class {
-            Class::Local => local(state, link, tpa),
-            _ => Err("probe, not local"),
-        };
+        let table = vrf.and_then(|vrf| vrf.vrf_table);
+        ensure(is_local_in(state, table, tpa), "probe, not local")?;
+        return local(state, link, tpa);
     }
     ensure(!spa.is_multicast() && !spa.is_loopback() && !spa.is_broadcast(), "special sender")?;
     ensure(spa != tpa, "announcement")?;
-    match best(state, spa) {
-        Class::Unicast(route) if route.dev.as_deref() == Some(&link.name) && route.len > 0 => {}
-        _ => return Err("sender's route"),
-    }
-    ensure(!state.is_own(spa), "sender is an own address")?;
     let entry = neighbours.entries.get(&(ingress, spa)).ok_or("no neighbour")?;
     match entry.class() {
         lab::Class::Fixed => {}
@@ -56,18 +60,33 @@ pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, fram
         lab::Class::Valid => return Err("neighbour differs"),
         lab::Class::Invalid => return Err("neighbour invalid"),
     }
+    let flow = Flow {
+        to: tpa,
+        from: Known::Is(spa),
+        iif: Known::Is(ingress),
+        vrf: Known::Is(vrf.and_then(|vrf| vrf.vrf_table)),
+    };
+    let class = class(state, &flow)?;
+    let legs = match &class {
+        Class::Unicast(legs) => legs.clone(),
+        _ => BTreeSet::new(),
+    };
+    ensure(senders::is_accepted(state, ingress, spa, tpa, &legs), "sender's route")?;
     match class {
-        Class::Local => local(state, link, tpa),
-        Class::Unicast(route) => forwarded(state, neighbours, ingress, link, tpa, route, to_us),
+        Class::Local => {
+            // The filter looks for the address itself in table local.
+            let known = effective(state, link, "arp_filter") == 0 || state.is_own(tpa) || is_local_in(state, None, tpa);
+            ensure(known, "arp_filter, local in another table")?;
+            local(state, link, tpa)
+        }
+        Class::Unicast(legs) => forwarded(state, neighbours, ingress, link, tpa, &legs, to_us),
         Class::Nothing => Err("no route"),
-        Class::Unanswerable => Err("route of an unanswerable type"),
-        Class::Unfollowed => Err("route that is not followed"),
-        Class::UnroutedOwn => Err("own address without its local route"),
+        Class::Unanswerable => Err("route or rule that refuses"),
     }
 }
 
 fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Expectation {
-    match state.setting("all", "arp_ignore").max(state.setting(&link.name, "arp_ignore")) {
+    match effective(state, link, "arp_ignore") {
         1 => {
             let own = link.addresses.iter().any(|&(own, _, _)| own == tpa);
             let inside = link.addresses.iter().any(|&(_, subnet, len)| contains(subnet, len, tpa));
@@ -85,71 +104,79 @@ fn forwarded(
     ingress: u32,
     link: &Link,
     tpa: Ipv4Addr,
-    route: &Route,
+    legs: &BTreeSet<u32>,
     to_us: bool,
 ) -> Expectation {
     let effective = |key| state.setting("all", key) != 0 || state.setting(&link.name, key) != 0;
     ensure(state.setting(&link.name, "forwarding") != 0, "forwarding off")?;
-    let dev = route.dev.as_deref().unwrap_or_default();
-    if dev == link.name {
+    ensure(legs.len() == 1 || !is_next_hop(state, ingress), "several next hops, ingress is one somewhere")?;
+    if legs.contains(&ingress) {
         ensure(effective("proxy_arp_pvlan"), "same interface, pvlan off")?;
     } else if ![ingress, 0].iter().any(|&ifindex| neighbours.proxies.contains(&(ifindex, tpa))) {
         ensure(effective("proxy_arp"), "proxy_arp off")?;
-        let (from, to) = (state.setting(&link.name, "medium_id"), state.setting(dev, "medium_id"));
-        ensure(from == 0 || (from != -1 && to != from && to != -1), "medium_id")?;
+        let medium = |ifindex| state.links.get(ifindex).map_or(-1, |leg: &Link| state.setting(&leg.name, "medium_id"));
+        let (from, to) = (state.setting(&link.name, "medium_id"), legs.iter().map(medium).collect::<BTreeSet<i64>>());
+        ensure(from == 0 || to.len() == 1, "several medium_ids")?;
+        ensure(from == 0 || (from != -1 && !to.contains(&from) && !to.contains(&-1)), "medium_id")?;
     }
     ensure(to_us || state.setting(&link.name, "proxy_delay") == 0, "proxy_delay")
 }
 
-/// What the routes say of an address.
-enum Class<'a> {
+/// Whether any route leads to the interface and to others.
+fn is_next_hop(state: &State, ifindex: u32) -> bool {
+    let mut several = state.routes.iter().map(crate::state::Route::interfaces).filter(|legs| legs.len() > 1);
+    several.any(|legs| legs.contains(&ifindex))
+}
+
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
     Local,
-    Unicast(&'a Route),
+    /// By one of these interfaces.
+    Unicast(BTreeSet<u32>),
     Unanswerable,
-    Unfollowed,
-    /// An own address whose local route somebody removed.
-    UnroutedOwn,
     Nothing,
 }
 
-/// The longest prefix of local and main together; local first among equals; table default if they have nothing.
-fn best(state: &State, addr: Ipv4Addr) -> Class<'_> {
-    let covering = |table: KeyedRoutes| {
-        let routes = state.routes.iter().filter(move |route| route.table == table && !route.tos);
-        // `ip` lists the routes of a prefix in the kernel's order.
-        routes.filter(move |route| contains(route.prefix, route.len, addr))
-    };
-    let first =
-        |table: KeyedRoutes| covering(table).reduce(|best, route| if route.len > best.len { route } else { best });
-    let (local, main) = (first(KeyedRoutes::Local), first(KeyedRoutes::Main));
-    let route = match (local, main) {
-        // Whether the two tables are one depends on what was done to the namespace before.
-        (Some(local), Some(main)) if main.len > local.len => return Class::Unfollowed,
-        (Some(local), _) => local,
-        (None, Some(main)) => main,
-        (None, None) => match first(KeyedRoutes::Default) {
-            Some(route) => route,
-            None => return Class::Nothing,
-        },
-    };
-    if state.is_own(addr) && (route.table, route.len) != (KeyedRoutes::Local, 32) {
-        return Class::UnroutedOwn;
-    }
-    let skipped = route.dev.as_deref().is_some_and(|dev| may_be_skipped(state, dev));
-    match (route.table, route.kind.as_str()) {
-        (KeyedRoutes::Local, "local") => Class::Local,
-        (_, "throw" | "local") => Class::Unfollowed,
-        (KeyedRoutes::Local, "unicast") => Class::Unfollowed,
-        (_, "unicast") if route.odd || skipped => Class::Unfollowed,
-        (_, "unicast") => Class::Unicast(route),
-        _ => Class::Unanswerable,
-    }
+/// Where the lookup leads, if that is certain.
+fn class(state: &State, flow: &Flow) -> Result<Class, &'static str> {
+    let classes = lookup::ends(state, flow).into_iter().map(|end| class_of(state, end));
+    let mut classes: Vec<Class> = classes.collect::<Result<_, _>>()?;
+    classes.sort();
+    classes.dedup();
+    let class = classes.pop().ok_or("no end")?;
+    ensure(classes.is_empty(), "rule that is not known")?;
+    Ok(class)
 }
 
-/// Whether the kernel passes over routes by the interface, which has no carrier.
-fn may_be_skipped(state: &State, dev: &str) -> bool {
-    let ignored = |scope: &str| state.setting(scope, "ignore_routes_with_linkdown") != 0;
-    state.link_named(dev).is_none_or(|link| !link.up || (!link.carrier && (ignored("all") || ignored(dev))))
+fn class_of(state: &State, end: End) -> Result<Class, &'static str> {
+    let at = match end {
+        End::Nothing => return Ok(Class::Nothing),
+        End::Refusal => return Ok(Class::Unanswerable),
+        End::Unknown => return Err("rule that is not known"),
+        End::Route(at) => at,
+    };
+    let route = &state.routes[at];
+    ensure(!route.object.is_some_and(|object| state.opaque_objects.contains(&object)), "nexthop object")?;
+    Ok(match route.kind {
+        Kind::Local => Class::Local,
+        Kind::Unicast => {
+            let legs = route.interfaces();
+            ensure(legs.iter().all(|&leg| state.does_ipv4(leg)), "next hop without IPv4 settings")?;
+            Class::Unicast(legs)
+        }
+        _ => Class::Unanswerable,
+    })
+}
+
+/// Whether table local, or the table of a VRF, alone says that the address is the node's.
+fn is_local_in(state: &State, vrf: Option<u32>, addr: Ipv4Addr) -> bool {
+    let tables: &[u32] = if state.merged { &[LOCAL, MAIN] } else { &[LOCAL] };
+    let end = match vrf {
+        Some(table) => lookup::search(state, &[table], addr),
+        None => lookup::search(state, tables, addr),
+    };
+    matches!(end, Some(End::Route(at)) if state.routes[at].kind == Kind::Local)
 }
 
 fn contains(subnet: Ipv4Addr, len: u8, addr: Ipv4Addr) -> bool {

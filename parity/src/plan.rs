@@ -37,6 +37,10 @@ pub(crate) struct Plan {
     pub(crate) macs: Vec<Lladdr>,
     /// The arguments of routes added so far.
     pub(crate) routes: Vec<String>,
+    /// The arguments of routing rules added so far.
+    pub(crate) rules: Vec<String>,
+    /// The rules that every namespace begins with are there again at the end.
+    pub(crate) restores_rules: bool,
     /// What undoes the scenario, in order of need.
     undo: Vec<Step>,
     next_host: u8,
@@ -56,6 +60,8 @@ impl Plan {
             targets: Vec::new(),
             macs: (0..PORTS).map(NODE_MAC).collect(),
             routes: Vec::new(),
+            rules: Vec::new(),
+            restores_rules: false,
             undo: Vec::new(),
             next_host: 1,
         }
@@ -85,7 +91,7 @@ impl Plan {
     /// Files before commands, except those of devices that are not there before: for plans whose order does not matter.
     pub(crate) fn sort_steps(&mut self) {
         self.steps.sort_by_key(|step| match step {
-            Step::Sysctl(path, _) if ["/br0/", "/x0/"].iter().any(|added| path.contains(added)) => 2,
+            Step::Sysctl(path, _) if ["/br0/", "/x0/", "/red/", "/blue/"].iter().any(|added| path.contains(added)) => 2,
             Step::Sysctl(..) => 0,
             _ => 1,
         });
@@ -99,6 +105,11 @@ impl Plan {
     pub(crate) fn ip_undone(&mut self, command: impl Into<String>, undo: impl Into<String>) {
         self.ip(command);
         self.undo.push(Step::Ip(undo.into()));
+    }
+
+    /// A step at the end of the scenario, after those that undo what comes later.
+    pub(crate) fn undone_by(&mut self, undo: Step) {
+        self.undo.push(undo);
     }
 
     pub(crate) fn step(&mut self, step: Step, undo: Option<Step>) {

@@ -10,9 +10,9 @@ use arp_common::Lladdr;
 use lab::packet::hex;
 use serde_json::{Value, json};
 
-use crate::oracle;
+use crate::check::Finding;
+use crate::oracle::Expectation;
 use crate::scenario::Scenario;
-use crate::state::State;
 
 /// How many frames that should have been answered are shown.
 const SHOWN: usize = 8;
@@ -38,8 +38,8 @@ pub(crate) struct Report {
     reasons: BTreeMap<&'static str, u64>,
     /// Of `expected`, those that the fast path passed, and why, as `explain` says right after.
     missed: BTreeMap<String, u64>,
-    /// §10 would answer, and the kernel alone was silent: a mistake in §10 or in the oracle.
-    contradictions: u64,
+    /// Scenarios in which §10 would answer, and the kernel alone was silent: a mistake in §10 or in the oracle.
+    pub(crate) contradictions: u64,
     /// Frames that arrived nowhere.
     lost: u64,
     pub(crate) steps: u64,
@@ -67,15 +67,9 @@ impl Report {
         }
     }
 
-    /// Counts a batch; with an oracle's state if there is a fast path, and nothing that it does not know of.
-    pub(crate) fn batch(
-        &mut self,
-        batch: &Batch<'_>,
-        state: Option<&State>,
-        ifindex_of: impl Fn(u8) -> u32,
-        scenario: u64,
-    ) {
-        for seen in batch.seen {
+    /// Counts a batch, with what the oracle says of each frame; `first` is the index of `v0`.
+    pub(crate) fn batch(&mut self, batch: &Batch<'_>, verdicts: &[Option<Expectation>], first: u32, scenario: u64) {
+        for (seen, verdict) in batch.seen.iter().zip(verdicts) {
             self.frames += 1;
             self.answered += u64::from(seen.answered);
             let Some(taken) = seen.taken else {
@@ -83,26 +77,30 @@ impl Report {
                 continue;
             };
             self.taken += u64::from(taken);
-            let Some(state) = state else { continue };
-            let ingress = ifindex_of(seen.frame.port);
-            let verdict = oracle::verdict(state, batch.neighbours, ingress, seen.frame);
             match (verdict, seen.answered, taken) {
-                (Ok(()), true, taken) => {
+                (Some(Ok(())), true, taken) => {
                     self.expected += 1;
                     self.expected_and_taken += u64::from(taken);
-                    if !taken {
-                        *self.missed.entry(agents_reason(batch, ingress, seen.frame)).or_default() += 1;
+                    if !taken && batch.agent.is_some() {
+                        let reason = agents_reason(batch, first + u32::from(seen.frame.port), seen.frame);
+                        *self.missed.entry(reason).or_default() += 1;
                         self.sample("passed, although §10 answers", scenario, seen.frame);
                     }
                 }
-                (Ok(()), false, _) => {
-                    self.contradictions += 1;
-                    self.sample("silence, although §10 answers", scenario, seen.frame);
-                }
-                (Err(why), true, true) => *self.beyond.entry(why).or_default() += 1,
-                (Err(why), true, false) => *self.reasons.entry(why).or_default() += 1,
-                (Err(_), false, _) => {}
+                (Some(Ok(())), false, _) => self.sample("silence, although §10 answers", scenario, seen.frame),
+                (Some(Err(why)), true, true) => *self.beyond.entry(why).or_default() += 1,
+                (Some(Err(why)), true, false) => *self.reasons.entry(why).or_default() += 1,
+                (Some(Err(_)), false, _) | (None, ..) => {}
             }
+        }
+    }
+
+    /// Counts a finding; one that does not count was not seen again.
+    pub(crate) fn finding(&mut self, finding: &Finding, counts: bool) {
+        match finding {
+            _ if !counts => self.collected += 1,
+            Finding::Difference(_) => self.divergences += 1,
+            Finding::Silence(_) => self.contradictions += 1,
         }
     }
 
@@ -167,7 +165,6 @@ impl Report {
                 self.expected_and_taken,
                 100.0 * self.coverage()
             ));
-            line(format!("silence of the kernel where §10 would answer: {}", self.contradictions));
             line(table("answered by the kernel, passed by the fast path; why §10 passes", &self.reasons));
             line(table(
                 "passed by the fast path, although §10 answers; what `explain` says after it, else what was counted",
@@ -175,7 +172,11 @@ impl Report {
             ));
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
+        } else {
+            line(format!("§10 would answer {} of these", self.expected));
+            line(table("answered by the kernel; why §10 passes", &self.reasons));
         }
+        line(format!("scenarios with silence of the kernel where §10 would answer: {}", self.contradictions));
         let spent: Vec<String> =
             self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();
         line(format!("the workers' time: {}", spent.join(", ")));
@@ -187,9 +188,10 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "parity: scenarios={scenarios} frames={frames} answered={} divergences={} coverage={:.5}",
+            "parity: scenarios={scenarios} frames={frames} answered={} divergences={} silences={} coverage={:.5}",
             self.answered,
             self.divergences,
+            self.contradictions,
             self.coverage()
         );
         text

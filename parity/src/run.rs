@@ -5,19 +5,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
-use crate::pair::{Divergence, Pair, Script, Step};
+use crate::check::{self, Finding};
+use crate::pair::{Pair, Script, Step};
 use anyhow::{Context as _, Result};
-use lab::{Stop, allowed_cores};
+use lab::{Lab, Stop, allowed_cores};
 
 use crate::Args;
 use crate::report::Report;
-use crate::scenario::Scenario;
+use crate::scenario::{GENERATION, Scenario};
 use crate::shrink;
-use crate::state::State;
-
-/// Scenarios that the same pair, and the same agent, go through. What a scenario leaves behind in a namespace for good (that
-/// there has been a rule, or a local route of somebody's) is there for the later ones.
-const GENERATION: u64 = 20;
 
 /// How many divergences are shrunk; more are only counted and shown.
 const SHRUNK: u64 = 6;
@@ -28,6 +24,8 @@ struct Shared<'a> {
     /// Ends the run at the next batch.
     stop: &'a Stop,
     seed: u64,
+    /// The kernel has VRFs.
+    vrfs: bool,
     start: Instant,
     next: AtomicU64,
     shrunk: AtomicU64,
@@ -36,12 +34,12 @@ struct Shared<'a> {
 
 /// A scenario on its way through a pair.
 struct Played {
-    /// All that was done, up to the divergence.
+    /// All that was done, up to the finding.
     steps: Vec<Step>,
-    divergence: Option<Divergence>,
+    finding: Option<Finding>,
 }
 
-/// Runs until the time is over; true if nothing diverged.
+/// Runs until the time is over; true if nothing was wrong.
 pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
     if let Some(missing) = lab::missing_privilege() {
         anyhow::bail!("the lab cannot be built: {missing}");
@@ -54,7 +52,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
         None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64 % 1_000_000_007),
     };
     if args.print {
-        for (configuration, frames) in Scenario::draw(seed, args.first, args.frames).phases {
+        for (configuration, frames) in Scenario::draw(seed, args.first, args.frames, has_vrfs()?).phases {
             let frames = frames.into_iter().map(Step::Frame);
             print!("{}", Script(configuration.into_iter().chain(frames).collect()));
         }
@@ -65,6 +63,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
         args,
         stop,
         seed,
+        vrfs: has_vrfs()?,
         start: Instant::now(),
         next: AtomicU64::new(args.first / GENERATION),
         shrunk: AtomicU64::new(0),
@@ -86,7 +85,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
     let report = shared.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     print!("{}", report.summary(seed, shared.start.elapsed(), !args.kernel_vs_kernel));
     ended.into_iter().collect::<Result<Vec<()>>>()?;
-    Ok(report.divergences == 0)
+    Ok(report.divergences == 0 && report.contradictions == 0)
 }
 
 impl Shared<'_> {
@@ -121,26 +120,22 @@ impl Shared<'_> {
             if self.is_over() {
                 break;
             }
-            let scenario = Scenario::draw(self.seed, number, self.args.frames);
+            let scenario = Scenario::draw(self.seed, number, self.args.frames, self.vrfs);
             self.report().scenario(&scenario);
-            let played = self
-                .play(&mut pair, &scenario, hook.is_some())
-                .with_context(|| format!("scenario {number} of seed {}", self.seed))?;
-            match played.divergence {
+            let played =
+                self.play(&mut pair, &scenario).with_context(|| format!("scenario {number} of seed {}", self.seed))?;
+            match played.finding {
                 None => {
                     self.report().steps += scenario.undo.len() as u64;
                     pair.apply(&scenario.undo)?;
                     history.extend(played.steps.into_iter().filter(|step| step.frame().is_none()));
                     history.extend(scenario.undo);
                 }
-                Some(divergence) => {
+                Some(finding) => {
                     self.report().agent(&pair);
                     drop(pair);
-                    if self.found(&scenario, &history, played.steps, &divergence, core)? {
-                        self.report().divergences += 1;
-                    } else {
-                        self.report().collected += 1;
-                    }
+                    let counts = self.found(&scenario, &history, played.steps, &finding, core)?;
+                    self.report().finding(&finding, counts);
                     pair = Pair::new(hook, core)?;
                     history.clear();
                 }
@@ -150,8 +145,8 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// Takes a scenario through a pair, up to the first divergence.
-    fn play(&self, pair: &mut Pair, scenario: &Scenario, oracle: bool) -> Result<Played> {
+    /// Takes a scenario through a pair, up to the first finding.
+    fn play(&self, pair: &mut Pair, scenario: &Scenario) -> Result<Played> {
         let mut steps: Vec<Step> = Vec::new();
         let mut filtered = false;
         for (configuration, frames) in &scenario.phases {
@@ -162,43 +157,42 @@ impl Shared<'_> {
                 report.refused_steps += refused as u64;
             }
             steps.extend(configuration.iter().cloned());
-            filtered |= configuration.iter().any(|step| matches!(step, Step::Nft(_)));
             let start = Instant::now();
-            let state = if oracle && !filtered { Some(State::read(pair.node())?) } else { None };
+            let state = check::state(pair, configuration, &mut filtered)?;
             *self.report().spent.entry("oracle's reading").or_default() += start.elapsed();
             let first = pair.ifindex(0);
-            let divergence = pair.exchange(frames, |batch| {
+            let finding = check::exchange(pair, frames, state.as_ref(), |batch, verdicts| {
                 steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
-                self.report().batch(batch, state.as_ref(), |port| first + u32::from(port), scenario.number);
+                self.report().batch(batch, verdicts, first, scenario.number);
             })?;
-            if let Some(divergence) = divergence {
-                steps.extend(divergence.frames.iter().cloned().map(Step::Frame));
-                return Ok(Played { steps, divergence: Some(divergence) });
+            if let Some(finding) = finding {
+                steps.extend(finding.frames().iter().cloned().map(Step::Frame));
+                return Ok(Played { steps, finding: Some(finding) });
             }
         }
-        Ok(Played { steps, divergence: None })
+        Ok(Played { steps, finding: None })
     }
 
-    /// Shows a divergence, and writes the smallest script that shows it. False if the neighbour table was cleared
+    /// Shows a finding, and writes the smallest script that shows it. False if the neighbour table was cleared
     /// meanwhile and it does not show again: two kernels alone would have differed.
     fn found(
         &self,
         scenario: &Scenario,
         history: &[Step],
         steps: Vec<Step>,
-        divergence: &Divergence,
+        finding: &Finding,
         core: usize,
     ) -> Result<bool> {
         let title = format!("seed {} scenario {} ({} frames)", self.seed, scenario.number, scenario.frames());
-        eprintln!("DIVERGENCE: {title}: {divergence}");
+        eprintln!("{}: {title}: {finding}", finding.title());
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
             return Ok(true);
         }
         let shrunk = shrink::shrink(history, steps, self.args.hook()?, core, self.stop)?;
         let mut text = format!("# {title}\n");
-        match &shrunk.divergence {
-            Some(divergence) => {
-                divergence.what.lines().for_each(|line| text += &format!("# {line}\n"));
+        match &shrunk.finding {
+            Some(finding) => {
+                finding.to_string().lines().for_each(|line| text += &format!("# {line}\n"));
             }
             None => text += &format!("# seen once and not again, in {} trials\n", shrunk.trials),
         }
@@ -206,16 +200,21 @@ impl Shared<'_> {
         fs::create_dir_all(&self.args.out).with_context(|| format!("making {}", self.args.out.display()))?;
         let path = self.args.out.join(format!("seed-{}-scenario-{}.txt", self.seed, scenario.number));
         fs::write(&path, &text).with_context(|| format!("writing {}", path.display()))?;
-        if shrunk.divergence.is_some() {
+        if shrunk.finding.is_some() {
             eprintln!("smallest script that shows it, after {} trials ({}):\n{text}", shrunk.trials, path.display());
         } else {
             eprintln!("it did not show again in {} trials; all that led to it: {}", shrunk.trials, path.display());
-            if divergence.collected {
+            if finding.collected() {
                 eprintln!("the kernel cleared the neighbour table of all namespaces meanwhile: not counted");
             }
         }
-        Ok(shrunk.divergence.is_some() || !divergence.collected)
+        Ok(shrunk.finding.is_some() || !finding.collected())
     }
+}
+
+/// Whether the kernel has VRFs: some are built without.
+fn has_vrfs() -> Result<bool> {
+    Ok(Lab::new()?.node().ip("link add red type vrf table 100").is_ok())
 }
 
 fn replay(args: &Args) -> Result<bool> {
@@ -224,9 +223,9 @@ fn replay(args: &Args) -> Result<bool> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let Script(steps) = text.parse().with_context(|| format!("{}", path.display()))?;
         let mut pair = Pair::new(args.hook()?, 0)?;
-        match pair.play(&steps)? {
-            Some(divergence) => {
-                println!("{}: {divergence}", path.display());
+        match check::play(&mut pair, &steps)? {
+            Some(finding) => {
+                println!("{}: {finding}", path.display());
                 same = false;
             }
             None => println!("{}: the same", path.display()),

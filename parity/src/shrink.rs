@@ -1,21 +1,22 @@
-//! From a scenario that diverges to the smallest script that does.
+//! From a scenario that shows something wrong to the smallest script that does.
 
 use std::time::{Duration, Instant};
 
-use crate::pair::{Divergence, Pair, Step};
+use crate::check::{self, Finding};
+use crate::pair::{Pair, Step};
 use anyhow::Result;
 use lab::{Hook, Stop};
 
 /// For how long a script is made smaller.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How often a script that did not diverge again is tried before it is given up.
+/// How often a script that did not show it again is tried before it is given up.
 const TRIALS: usize = 3;
 
 /// What came of it.
 pub(crate) struct Shrunk {
     pub(crate) steps: Vec<Step>,
     /// `None` if it was not seen again.
-    pub(crate) divergence: Option<Divergence>,
+    pub(crate) finding: Option<Finding>,
     pub(crate) trials: usize,
 }
 
@@ -27,7 +28,8 @@ struct Trials<'a> {
     start: Instant,
 }
 
-/// Looks for the smallest part of `steps` that diverges on a fresh pair; if none does, of `history` and `steps`.
+/// Looks for the smallest part of `steps` that shows something wrong on a fresh pair; if none does, of `history` and
+/// `steps`.
 pub(crate) fn shrink(
     history: &[Step],
     steps: Vec<Step>,
@@ -39,26 +41,26 @@ pub(crate) fn shrink(
     let with_history: Vec<Step> = history.iter().cloned().chain(steps.iter().cloned()).collect();
     for _ in 0..TRIALS {
         for candidate in [&steps, &with_history] {
-            if let Some(divergence) = trials.diverges(candidate)? {
-                return trials.minimise(candidate.clone(), divergence);
+            if let Some(finding) = trials.shows(candidate)? {
+                return trials.minimise(candidate.clone(), finding);
             }
         }
     }
-    Ok(Shrunk { steps: with_history, divergence: None, trials: trials.count })
+    Ok(Shrunk { steps: with_history, finding: None, trials: trials.count })
 }
 
 impl Trials<'_> {
-    fn diverges(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
+    fn shows(&mut self, steps: &[Step]) -> Result<Option<Finding>> {
         self.count += 1;
-        Pair::new(self.hook, self.core)?.play(steps)
+        check::play(&mut Pair::new(self.hook, self.core)?, steps)
     }
 
     fn is_over(&self) -> bool {
         self.stop.is_asked() || self.start.elapsed() > PATIENCE
     }
 
-    /// Leaves out halves, quarters, … single steps, as long as what is left still diverges.
-    fn minimise(mut self, mut steps: Vec<Step>, mut divergence: Divergence) -> Result<Shrunk> {
+    /// Leaves out halves, quarters, … single steps, as long as what is left still shows it.
+    fn minimise(mut self, mut steps: Vec<Step>, mut finding: Finding) -> Result<Shrunk> {
         let mut size = steps.len().div_ceil(2);
         loop {
             let mut at = 0;
@@ -67,15 +69,15 @@ impl Trials<'_> {
                 let end = (at + size).min(steps.len());
                 let mut candidate = steps.clone();
                 candidate.drain(at..end);
-                match self.diverges(&candidate)? {
+                match self.shows(&candidate)? {
                     Some(found) => {
-                        (steps, divergence, smaller) = (candidate, found, true);
+                        (steps, finding, smaller) = (candidate, found, true);
                     }
                     None => at = end,
                 }
             }
             if self.is_over() || (size == 1 && !smaller) {
-                return Ok(Shrunk { steps, divergence: Some(divergence), trials: self.count });
+                return Ok(Shrunk { steps, finding: Some(finding), trials: self.count });
             }
             if size > 1 {
                 size = size.div_ceil(2);

@@ -1,7 +1,10 @@
 //! The state of the node with the kernel alone, as `ip` and procfs show it: what the oracle reasons about. Read anew,
 //! with other tools than the agent's, so that a mistake in the agent's reading is not repeated here.
 
-use std::collections::BTreeMap;
+mod routes;
+mod rules;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -11,12 +14,27 @@ use anyhow::{Context, Result};
 use lab::Namespace;
 use serde_json::Value;
 
+pub(crate) use routes::{Kind, Leg, Route};
+pub(crate) use rules::{Action, Rule};
+
+/// The numbers of the tables with names.
+pub(crate) const LOCAL: u32 = 255;
+pub(crate) const MAIN: u32 = 254;
+pub(crate) const DEFAULT: u32 = 253;
+
 /// The node.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) links: BTreeMap<u32, Link>,
+    /// The routes of all tables; those of one prefix are in the kernel's order.
     pub(crate) routes: Vec<Route>,
+    /// The nexthop objects whose routes have no certain answer.
+    pub(crate) opaque_objects: BTreeSet<u64>,
+    pub(crate) rules: Vec<Rule>,
+    /// There are only the rules that every namespace begins with.
     pub(crate) default_rules: bool,
+    /// The tables local and main are still one, because there has never been another rule.
+    pub(crate) merged: bool,
     /// Settings by scope (`all` or a name) and key.
     settings: BTreeMap<(String, &'static str), i64>,
 }
@@ -27,39 +45,30 @@ pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) mac: String,
     pub(crate) up: bool,
-    pub(crate) carrier: bool,
     pub(crate) noarp: bool,
-    pub(crate) has_master: bool,
     pub(crate) has_upper: bool,
+    /// The group, for rules that suppress it.
+    pub(crate) group: u32,
+    /// The name of the device that it is a port of.
+    pub(crate) master: Option<String>,
+    /// The table, if it is a VRF.
+    pub(crate) vrf_table: Option<u32>,
     /// Addresses: the address itself, its subnet's address, and the length of its prefix.
     pub(crate) addresses: Vec<(Ipv4Addr, Ipv4Addr, u8)>,
     /// The name of the device below.
     below: Option<String>,
 }
 
-/// A route of the tables local, main and default.
-#[derive(Debug)]
-pub(crate) struct Route {
-    pub(crate) table: KeyedRoutes,
-    pub(crate) prefix: Ipv4Addr,
-    pub(crate) len: u8,
-    pub(crate) tos: bool,
-    pub(crate) kind: String,
-    /// The interface of a single path.
-    pub(crate) dev: Option<String>,
-    /// Multipath, a group, an encapsulation: not followed by §10.
-    pub(crate) odd: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum KeyedRoutes {
-    Local,
-    Main,
-    Default,
-}
-
-const SETTINGS: [&str; 6] =
-    ["proxy_arp", "proxy_arp_pvlan", "forwarding", "arp_ignore", "medium_id", "ignore_routes_with_linkdown"];
+const SETTINGS: [&str; 8] = [
+    "proxy_arp",
+    "proxy_arp_pvlan",
+    "forwarding",
+    "arp_ignore",
+    "arp_filter",
+    "rp_filter",
+    "medium_id",
+    "ignore_routes_with_linkdown",
+];
 
 /// What `ip` prints of the one encapsulation that scenarios have.
 const ENCAP: &str = r#""id":7,"src":"0.0.0.0","dst":"10.9.0.254","ttl":0,"tos":0,"#;
@@ -68,15 +77,23 @@ impl State {
     pub(crate) fn read(node: &Namespace) -> Result<Self> {
         node.run(|| {
             let mut state = State::default();
-            let [links, addresses, routes, rules] = show(["link", "addr", "route show table all", "rule"])?;
+            let commands = ["link", "addr", "route show table all", "rule"];
+            let [links, addresses, routes, rules] = show(&["-4", "-d"], commands)?;
             links.iter().for_each(|link| state.link(link));
             let below: Vec<String> = state.links.values().filter_map(|link| link.below.clone()).collect();
             for link in state.links.values_mut() {
                 link.has_upper = below.contains(&link.name);
             }
             addresses.iter().for_each(|row| state.addresses(row));
-            state.routes = routes.iter().filter_map(route).collect();
-            state.default_rules = are_default(&rules);
+            state.routes = routes.iter().filter_map(|row| Route::of(row, |name| state.ifindex(name))).collect();
+            if state.routes.iter().any(|route| route.object.is_some()) {
+                // Without a family, or groups are not shown.
+                let [objects] = show(&[], ["nexthop"])?;
+                state.opaque_objects = routes::opaque_objects(&objects, &state.routes);
+            }
+            state.rules = rules.iter().map(Rule::of).collect();
+            state.default_rules = rules::are_default(&state.rules);
+            state.merged = state.default_rules && main_is_local()?;
             state.settings();
             Ok(state)
         })?
@@ -87,8 +104,25 @@ impl State {
         self.settings.get(&(scope.to_owned(), key)).copied().unwrap_or_default()
     }
 
-    pub(crate) fn link_named(&self, name: &str) -> Option<&Link> {
-        self.links.values().find(|link| link.name == name)
+    /// Whether the interface has IPv4 settings: one whose MTU is too small for IPv4 has none.
+    pub(crate) fn does_ipv4(&self, ifindex: u32) -> bool {
+        let link = self.links.get(&ifindex);
+        link.is_some_and(|link| self.settings.contains_key(&(link.name.clone(), "forwarding")))
+    }
+
+    /// The index of an interface; 0 if there is none of that name.
+    pub(crate) fn ifindex(&self, name: &str) -> u32 {
+        self.links.iter().find(|(_, link)| link.name == name).map_or(0, |(&ifindex, _)| ifindex)
+    }
+
+    /// The VRF that an interface is, or is a port of.
+    pub(crate) fn vrf(&self, ifindex: u32) -> Option<&Link> {
+        let link = self.links.get(&ifindex)?;
+        if link.vrf_table.is_some() {
+            return Some(link);
+        }
+        let master = self.links.values().find(|master| Some(&master.name) == link.master.as_ref())?;
+        master.vrf_table.map(|_| master)
     }
 
     /// Whether any interface has the address.
@@ -98,15 +132,17 @@ impl State {
 
     fn link(&mut self, row: &Value) {
         let Some(ifindex) = row["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()) else { return };
-        let has = |flag: &str| row["flags"].as_array().into_iter().flatten().any(|found| found == flag);
+        let info = &row["linkinfo"];
+        let vrf_table = (info["info_kind"] == "vrf").then(|| info["info_data"]["table"].as_u64().unwrap_or_default());
         let link = Link {
             name: text(row, "ifname"),
             mac: text(row, "address"),
-            up: has("UP"),
-            carrier: has("LOWER_UP"),
-            noarp: has("NOARP"),
-            has_master: !row["master"].is_null(),
+            up: has_flag(row, "UP"),
+            noarp: has_flag(row, "NOARP"),
             has_upper: false,
+            group: group(row["group"].as_str().unwrap_or_default()),
+            master: row["master"].as_str().map(str::to_owned),
+            vrf_table: vrf_table.and_then(|table| table.try_into().ok()),
             addresses: Vec::new(),
             below: row["link"].as_str().map(str::to_owned),
         };
@@ -142,10 +178,21 @@ impl State {
     }
 }
 
+/// Whether the kernel shows the same routes in the tables main and local: then they are one, or it makes no difference.
+/// The agent compares figures of the two instead.
+fn main_is_local() -> Result<bool> {
+    let text = fs::read_to_string("/proc/thread-self/net/fib_trie").context("reading fib_trie")?;
+    let (_, main) = text.split_once("Main:\n").unwrap_or_default();
+    let (main, local) = main.split_once("Local:\n").unwrap_or_default();
+    // Another table may follow.
+    let end = |text: &str| text.find("Id ").map_or(text.len(), |end| end);
+    Ok(!main.is_empty() && main[..end(main)] == local[..end(local)])
+}
+
 /// What several `ip` commands print, from one process.
-fn show<const N: usize>(commands: [&str; N]) -> Result<[Vec<Value>; N]> {
+fn show<const N: usize>(options: &[&str], commands: [&str; N]) -> Result<[Vec<Value>; N]> {
     let mut command = Command::new("ip");
-    command.args(["-4", "-j", "-force", "-batch", "-"]);
+    command.args(options).args(["-j", "-force", "-batch", "-"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().context("starting ip")?;
     if let Some(mut pipe) = child.stdin.take() {
@@ -164,34 +211,13 @@ fn show<const N: usize>(commands: [&str; N]) -> Result<[Vec<Value>; N]> {
     Ok(rows)
 }
 
-fn route(row: &Value) -> Option<Route> {
-    let table = match row["table"].as_str() {
-        None | Some("main" | "254") => KeyedRoutes::Main,
-        Some("local" | "255") => KeyedRoutes::Local,
-        Some("default" | "253") => KeyedRoutes::Default,
-        Some(_) => return None,
-    };
-    let destination = text(row, "dst");
-    let (prefix, len) = match destination.split_once('/') {
-        _ if destination == "default" => (Ipv4Addr::UNSPECIFIED, 0),
-        Some((prefix, len)) => (prefix.parse().ok()?, len.parse().ok()?),
-        None => (destination.parse().ok()?, 32),
-    };
-    let kind = row["type"].as_str().unwrap_or("unicast").to_owned();
-    let dev = row["dev"].as_str().map(str::to_owned);
-    let odd = !row["nexthops"].is_null() || !row["encap"].is_null() || (kind == "unicast" && dev.is_none());
-    Some(Route { table, prefix, len, tos: !row["tos"].is_null(), kind, dev, odd })
+/// A group of interfaces by what `ip` calls it.
+fn group(name: &str) -> u32 {
+    if name == "default" { 0 } else { name.parse().unwrap_or(u32::MAX) }
 }
 
-fn are_default(rules: &[Value]) -> bool {
-    let expected = [(0, "local"), (32766, "main"), (32767, "default")];
-    rules.len() == expected.len()
-        && expected.iter().all(|(priority, table)| {
-            rules.iter().any(|rule| {
-                let keys = rule.as_object().map_or(0, |rule| rule.len());
-                rule["priority"] == *priority && rule["table"] == *table && rule["src"] == "all" && keys == 3
-            })
-        })
+fn has_flag(row: &Value, flag: &str) -> bool {
+    row["flags"].as_array().into_iter().flatten().any(|found| found == flag)
 }
 
 fn text(row: &Value, key: &str) -> String {

@@ -100,6 +100,36 @@ pub(super) fn device_removed(plan: &mut Plan) {
     plan.ip("link del x0");
 }
 
+/// The name goes with it; rules and commands that name it then mean another device, or none.
+pub(super) fn device_renamed(plan: &mut Plan) {
+    let (one, other) = *plan.rng.pick(&[("x0", "x9"), ("x9", "x0")]);
+    plan.ip_undone(format!("link set {one} name {other}"), "link del x9");
+}
+
+/// The group is what rules may suppress.
+pub(super) fn port_group(plan: &mut Plan) {
+    let port = plan.port();
+    plan.ip_undone(format!("link set v{port} group 5"), format!("link set v{port} group default"));
+}
+
+/// Too small for IPv4: the device loses its settings, and keeps its routes.
+pub(super) fn device_without_ipv4(plan: &mut Plan) {
+    plan.ip_undone("link add i0 type ifb", "link del i0");
+    plan.ip("link set i0 up");
+    for _ in 0..plan.rng.between(1, 2) {
+        let prefix = plan.some_prefix();
+        plan.route_to(prefix, "", "dev i0");
+    }
+    if plan.rng.chance(30) {
+        let (prefix, port) = (plan.some_prefix(), plan.port());
+        plan.route_to(prefix, "", &format!("nexthop dev i0 nexthop dev v{port}"));
+    }
+    plan.ip("link set i0 mtu 60");
+    if plan.rng.chance(20) {
+        plan.ip("link set i0 mtu 1500");
+    }
+}
+
 /// Many changes at once.
 pub(super) fn flush(plan: &mut Plan) {
     let (what, port) = (*plan.rng.pick(&["addr", "neigh", "route"]), plan.port());

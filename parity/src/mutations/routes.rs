@@ -1,4 +1,4 @@
-//! Routes and nexthop objects.
+//! Routes in the tables that every namespace has.
 
 use crate::plan::Plan;
 
@@ -44,54 +44,6 @@ pub(super) fn route_metrics(plan: &mut Plan) {
 pub(super) fn route_tos(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
     plan.route_to(prefix, "", &format!("dev v{port} tos 0x10"));
-}
-
-pub(super) fn route_multipath(plan: &mut Plan) {
-    let (prefix, paths) = (plan.some_prefix(), plan.rng.between(2, 4));
-    let one = plan.port();
-    // All by the same interface now and then, where every choice has the same verdict.
-    let same = plan.rng.chance(30);
-    let mut nexthops = String::new();
-    for _ in 0..paths {
-        let port = if same { one } else { plan.port() };
-        let weight = plan.rng.between(1, 3);
-        let gateway = if plan.rng.chance(40) { format!("via {} onlink ", plan.some_address()) } else { String::new() };
-        nexthops += &format!("nexthop {gateway}dev v{port} weight {weight} ");
-    }
-    plan.route_to(prefix, "", &nexthops);
-}
-
-fn object(plan: &mut Plan) -> usize {
-    let (id, port) = (plan.rng.between(1, 6), plan.port());
-    let what = match plan.rng.below(100) {
-        0..15 => "blackhole".to_owned(),
-        15..35 => format!("via {} dev v{port} onlink", plan.some_address()),
-        _ => format!("dev v{port}"),
-    };
-    plan.ip_undone(format!("nexthop add id {id} {what}"), format!("nexthop del id {id}"));
-    id
-}
-
-pub(super) fn nexthop_object(plan: &mut Plan) {
-    let (id, prefix) = (object(plan), plan.some_prefix());
-    plan.route_to(prefix, "", &format!("nhid {id}"));
-}
-
-pub(super) fn nexthop_group(plan: &mut Plan) {
-    let (one, other, prefix) = (object(plan), object(plan), plan.some_prefix());
-    let weight = *plan.rng.pick(&["", ",3"]);
-    let group = if one == other { one.to_string() } else { format!("{one}/{other}{weight}") };
-    let id = plan.rng.between(11, 14);
-    plan.ip_undone(format!("nexthop add id {id} group {group}"), format!("nexthop del id {id}"));
-    plan.route_to(prefix, "", &format!("nhid {id}"));
-}
-
-pub(super) fn nexthop_replaced(plan: &mut Plan) {
-    let (id, port) = (plan.rng.between(1, 6), plan.port());
-    match plan.rng.below(3) {
-        0 => plan.ip(format!("nexthop del id {id}")),
-        _ => plan.ip_undone(format!("nexthop replace id {id} dev v{port}"), format!("nexthop del id {id}")),
-    }
 }
 
 pub(super) fn route_local(plan: &mut Plan) {
@@ -170,9 +122,4 @@ pub(super) fn route_with_source(plan: &mut Plan) {
 pub(super) fn route_with_realm(plan: &mut Plan) {
     let (prefix, port) = (plan.some_prefix(), plan.port());
     plan.route_to(prefix, "", &format!("dev v{port} realm 5"));
-}
-
-pub(super) fn hash_policy(plan: &mut Plan) {
-    let policy = plan.rng.between(0, 3);
-    plan.sysctl("fib_multipath_hash_policy", policy, 0);
 }

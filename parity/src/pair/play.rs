@@ -50,6 +50,8 @@ pub struct Batch<'a> {
     pub agent: Option<&'a Agent>,
     /// What it said of itself right before, in sync: `status` as JSON.
     pub before: &'a Value,
+    /// The kernel cleared the neighbour table meanwhile.
+    pub collected: bool,
 }
 
 /// A frame, and what became of it.
@@ -266,7 +268,7 @@ impl Pair {
                 .collect();
             *self.spent.entry("frames").or_default() += start.elapsed();
             *self.spent.entry("batches").or_default() += Duration::from_secs(1);
-            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before });
+            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before, collected });
         }
         Ok(None)
     }

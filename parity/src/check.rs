@@ -1,0 +1,100 @@
+//! Frames sent to a pair, and what is wrong with what came of them: a difference between the two nodes, or silence where
+//! the oracle is sure of an answer.
+
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::oracle::{self, Expectation};
+use crate::pair::{Batch, Divergence, Frame, Pair, Step};
+use crate::state::State;
+
+/// Something that must not be.
+#[derive(Clone, Debug)]
+pub(crate) enum Finding {
+    /// The two nodes differ.
+    Difference(Divergence),
+    /// The kernel alone does not answer these frames, and the oracle says that it does: the oracle is wrong, or §10 is.
+    Silence(Vec<Frame>),
+}
+
+impl Finding {
+    /// What it is called.
+    pub(crate) fn title(&self) -> &'static str {
+        match self {
+            Finding::Difference(_) => "DIVERGENCE",
+            Finding::Silence(_) => "SILENCE",
+        }
+    }
+
+    /// The frames after which it showed.
+    pub(crate) fn frames(&self) -> &[Frame] {
+        match self {
+            Finding::Difference(divergence) => &divergence.frames,
+            Finding::Silence(frames) => frames,
+        }
+    }
+
+    /// Whether the kernel cleared the neighbour table of the whole machine meanwhile.
+    pub(crate) fn collected(&self) -> bool {
+        matches!(self, Finding::Difference(Divergence { collected: true, .. }))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Difference(divergence) => divergence.fmt(f),
+            Finding::Silence(frames) => write!(f, "the kernel is silent where §10 answers: {} frames", frames.len()),
+        }
+    }
+}
+
+/// What the oracle knows after a configuration; nothing once there was a filter, which it does not know.
+pub(crate) fn state(pair: &Pair, steps: &[Step], filtered: &mut bool) -> Result<Option<State>> {
+    *filtered |= steps.iter().any(|step| matches!(step, Step::Nft(_)));
+    if *filtered { Ok(None) } else { State::read(pair.node()).map(Some) }
+}
+
+/// Sends frames, and hands each batch over with what the oracle says of its frames.
+pub(crate) fn exchange(
+    pair: &mut Pair,
+    frames: &[Frame],
+    state: Option<&State>,
+    mut each: impl FnMut(&Batch<'_>, &[Option<Expectation>]),
+) -> Result<Option<Finding>> {
+    let first = pair.ifindex(0);
+    let mut silent = Vec::new();
+    let divergence = pair.exchange(frames, |batch| {
+        let verdict = |frame: &Frame| {
+            state.map(|state| oracle::verdict(state, batch.neighbours, first + u32::from(frame.port), frame))
+        };
+        let verdicts: Vec<_> = batch.seen.iter().map(|seen| verdict(seen.frame)).collect();
+        let of_frames = batch.seen.iter().zip(&verdicts);
+        // A full neighbour table silences every node of the machine.
+        let arrived = of_frames.filter(|(seen, _)| seen.taken.is_some() && !seen.answered && !batch.collected);
+        silent.extend(arrived.filter(|(_, verdict)| **verdict == Some(Ok(()))).map(|(seen, _)| seen.frame.clone()));
+        each(batch, &verdicts);
+    })?;
+    Ok(match divergence {
+        Some(divergence) => Some(Finding::Difference(divergence)),
+        None if silent.is_empty() => None,
+        None => Some(Finding::Silence(silent)),
+    })
+}
+
+/// Does steps and sends frames in their order, up to the first finding.
+pub(crate) fn play(pair: &mut Pair, steps: &[Step]) -> Result<Option<Finding>> {
+    let mut filtered = false;
+    let mut known = state(pair, &[], &mut filtered)?;
+    for part in steps.chunk_by(|one, other| one.frame().is_some() == other.frame().is_some()) {
+        let frames: Vec<Frame> = part.iter().filter_map(Step::frame).cloned().collect();
+        if frames.is_empty() {
+            pair.apply(part)?;
+            known = state(pair, part, &mut filtered)?;
+        } else if let Some(finding) = exchange(pair, &frames, known.as_ref(), |_, _| {})? {
+            return Ok(Some(finding));
+        }
+    }
+    Ok(None)
+}
