@@ -187,3 +187,6 @@ fn contains(subnet: Ipv4Addr, len: u8, addr: Ipv4Addr) -> bool {
 fn ensure(holds: bool, otherwise: &'static str) -> Expectation {
     if holds { Ok(()) } else { Err(otherwise) }
 }
+
+#[cfg(test)]
+mod tests;

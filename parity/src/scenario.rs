@@ -24,14 +24,14 @@ pub(crate) struct Scenario {
 /// there has been a rule, or a local route of somebody's) is there for the later ones.
 pub(crate) const GENERATION: u64 = 20;
 
-/// One generation in so many is without routing rules.
+/// One generation in so many is without routing rules; not the first, which may be the only one.
 const WITHOUT_RULES: u64 = 4;
 
 impl Scenario {
     /// Scenario `number` of the run with `seed`, with about `frames` frames; with VRFs, if the kernel has them.
     pub(crate) fn draw(seed: u64, number: u64, frames: usize, vrfs: bool) -> Scenario {
         let mut plan = Plan::new(Rng::of_scenario(seed, number));
-        let rules = !(number / GENERATION).is_multiple_of(WITHOUT_RULES);
+        let rules = number / GENERATION % WITHOUT_RULES != 1;
         shapes::draw(&mut plan);
         let many = *plan.rng.weighted(&[(2, 0), (4, 3), (4, 8), (2, 20)]);
         for _ in 0..plan.rng.between(0, many) {

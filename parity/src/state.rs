@@ -56,7 +56,7 @@ pub(crate) struct Link {
     /// Addresses: the address itself, its subnet's address, and the length of its prefix.
     pub(crate) addresses: Vec<(Ipv4Addr, Ipv4Addr, u8)>,
     /// The name of the device below.
-    below: Option<String>,
+    pub(crate) below: Option<String>,
 }
 
 const SETTINGS: [&str; 8] = [
@@ -102,6 +102,11 @@ impl State {
     /// A setting of `all` or of an interface.
     pub(crate) fn setting(&self, scope: &str, key: &'static str) -> i64 {
         self.settings.get(&(scope.to_owned(), key)).copied().unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set(&mut self, scope: &str, key: &'static str, value: i64) {
+        self.settings.insert((scope.to_owned(), key), value);
     }
 
     /// Whether the interface has IPv4 settings: one whose MTU is too small for IPv4 has none.
