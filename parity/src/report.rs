@@ -48,7 +48,7 @@ pub(crate) struct Report {
     /// Differences that did not show again, in a batch during which the kernel cleared the neighbour table.
     pub(crate) collected: u64,
     features: BTreeMap<&'static str, (u64, u64)>,
-    /// Frames that §10 would answer and the fast path passed, or that it would answer and the kernel did not.
+    /// Frames about which §10 and the fast path, or §10 and the kernel, do not agree.
     samples: BTreeMap<&'static str, Vec<String>>,
     /// What the program counted, over all agents.
     counters: BTreeMap<String, u64>,
@@ -88,7 +88,10 @@ impl Report {
                     }
                 }
                 (Some(Ok(())), false, _) => self.sample("silence, although §10 answers", scenario, seen.frame),
-                (Some(Err(why)), true, true) => *self.beyond.entry(why).or_default() += 1,
+                (Some(Err(why)), true, true) => {
+                    *self.beyond.entry(why).or_default() += 1;
+                    self.sample("answered, although §10 does not ask for it", scenario, seen.frame);
+                }
                 (Some(Err(why)), true, false) => *self.reasons.entry(why).or_default() += 1,
                 (Some(Err(_)), false, _) | (None, ..) => {}
             }
