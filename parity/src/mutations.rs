@@ -82,6 +82,7 @@ const MENU: &[(usize, Mutation)] = &[
     (3, ("netfilter by interface", netfilter::rules)),
     (1, ("netfilter of Calico", netfilter::calico)),
     (6, ("sender", sender)),
+    (1, ("agent restarted", agent_restarted)),
 ];
 
 /// What has to do with routing rules.
@@ -99,6 +100,7 @@ const RULES: &[(usize, Mutation)] = &[
     (2, ("device renamed", links::device_renamed)),
     (4, ("source validation", validation::settings)),
     (4, ("sender elsewhere", validation::sender_elsewhere)),
+    (1, ("agent restarted", agent_restarted)),
 ];
 
 /// Where the kernel has VRFs.
@@ -297,6 +299,11 @@ fn sender(plan: &mut Plan) {
     if plan.rng.chance(60) {
         plan.known(sender);
     }
+}
+
+/// The new one finds by itself what the other one was told.
+fn agent_restarted(plan: &mut Plan) {
+    plan.step(Step::Restart, None);
 }
 
 /// An address for which nothing is configured.

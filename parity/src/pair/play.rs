@@ -90,10 +90,7 @@ impl Pair {
         let kind = hook.unwrap_or_default();
         let (alone, beside) = (Side::new(kind)?, Side::new(kind)?);
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the two nodes' interfaces are numbered differently");
-        // The tap for ARP must not make it pass everything.
-        let options =
-            AgentOptions::new(&["v*"]).default_reread().args(&["--lease", "10000", "--arp-listeners", "ignore"]);
-        let agent = hook.map(|hook| options.args(hook.arguments()).start(beside.node())).transpose()?;
+        let agent = hook.map(|hook| start_agent(hook, &beside)).transpose()?;
         let spent = BTreeMap::from([("building nodes", start.elapsed())]);
         Ok(Pair { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
     }
@@ -140,6 +137,15 @@ impl Pair {
             refused += one.lines().filter(complaint).count();
         }
         self.spend("steps", start);
+        if steps.contains(&Step::Restart)
+            && let Some(mut agent) = self.agent.take()
+        {
+            let start = Instant::now();
+            agent.stop()?;
+            drop(agent);
+            self.agent = Some(start_agent(self.hook, &self.beside)?);
+            self.spend("restarts", start);
+        }
         let mut realms = !self.realms.is_empty();
         for (verb, route) in steps.iter().filter_map(Step::realm) {
             realms = true;
@@ -319,6 +325,12 @@ impl Pair {
             None => false,
         }
     }
+}
+
+fn start_agent(hook: Hook, beside: &Side) -> Result<Agent> {
+    // The tap for ARP must not make it pass everything.
+    let options = AgentOptions::new(&["v*"]).default_reread().args(&["--lease", "10000", "--arp-listeners", "ignore"]);
+    options.args(hook.arguments()).start(beside.node())
 }
 
 /// How often the kernel has cleared the neighbour table, or found it full: the last columns but one of each core's line.

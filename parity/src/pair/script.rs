@@ -7,6 +7,7 @@
 //! nft add table arp filter
 //! proxy add 10.0.0.7                  a static proxy entry for all interfaces, which `ip` cannot make; or `proxy del`
 //! settle                              wait for a bridge's timers (every step waits for carriers)
+//! restart                             the agent ends, and another one finds what there is
 //! frame v0 ffffffffffff02…            in hexadecimal; `*N` at the end for N zero bytes
 //! ```
 
@@ -39,6 +40,8 @@ pub enum Step {
     },
     /// Wait until a bridge forwards. (That the kernel has acted on carriers is waited for after every step.)
     Settle,
+    /// The agent, if there is one, ends, and another one starts.
+    Restart,
     /// A frame to the node.
     Frame(Frame),
 }
@@ -70,6 +73,7 @@ impl fmt::Display for Step {
             Step::Nft(command) => write!(f, "nft {command}"),
             Step::AnyProxy { add, ip } => write!(f, "proxy {} {ip}", if *add { "add" } else { "del" }),
             Step::Settle => f.write_str("settle"),
+            Step::Restart => f.write_str("restart"),
             Step::Frame(Frame { port, bytes }) => {
                 let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
                 write!(f, "frame v{port} {}", hex(&bytes[..end]))?;
@@ -95,6 +99,7 @@ impl FromStr for Step {
                 _ => bail!("a proxy entry is added or deleted: {rest:?}"),
             },
             "settle" => Step::Settle,
+            "restart" => Step::Restart,
             "sysctl" => {
                 let (path, value) = rest.split_once(' ').context("a sysctl without a value")?;
                 Step::Sysctl(path.to_owned(), value.trim().to_owned())
@@ -136,11 +141,11 @@ mod tests {
 
     #[test]
     fn a_script_survives_being_written_and_read() {
-        let text = "ip route add 10.0.0.0/8 dev v1\npeer link set p0 down\nsettle\nnft add table arp x\n\
+        let text = "ip route add 10.0.0.0/8 dev v1\npeer link set p0 down\nsettle\nrestart\nnft add table arp x\n\
                     proxy add 10.0.0.7\nproxy del 10.0.0.7\nsysctl net/ipv4/conf/v0/proxy_arp 1\nframe v3 ffff0001*40\nframe v0 *3\n";
         let script: Script = text.parse().unwrap();
-        assert_eq!(script.0.len(), 9);
-        assert_eq!(script.0[7].frame().unwrap().bytes.len(), 44);
+        assert_eq!(script.0.len(), 10);
+        assert_eq!(script.0[8].frame().unwrap().bytes.len(), 44);
         assert_eq!(script.to_string(), text);
         assert!("frame v0 abc".parse::<Script>().is_err());
         assert!("proxy for 10.0.0.1".parse::<Script>().is_err());

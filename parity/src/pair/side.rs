@@ -191,7 +191,7 @@ impl Side {
                 thread::sleep(BRIDGE_TIMER);
                 Ok(Doing::Done(String::new()))
             }
-            None => Ok(Doing::Done(String::new())),
+            Some(Step::Restart) | None => Ok(Doing::Done(String::new())),
         }
     }
 
@@ -336,7 +336,7 @@ fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
 fn command_line(step: &Step) -> String {
     match step {
         Step::Ip(command) | Step::Peer(command) | Step::Nft(command) => format!("{command}\n"),
-        Step::Sysctl(..) | Step::AnyProxy { .. } | Step::Settle | Step::Frame(_) => String::new(),
+        Step::Sysctl(..) | Step::AnyProxy { .. } | Step::Settle | Step::Restart | Step::Frame(_) => String::new(),
     }
 }
 
