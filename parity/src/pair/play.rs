@@ -33,6 +33,8 @@ pub struct Pair {
     hook: Hook,
     /// Ports whose way out the agent could not test in good time.
     given_up: BTreeSet<u32>,
+    /// How often the kernel had cleared the neighbour table when the two nodes' tables were last read.
+    collections: Vec<String>,
     /// The routes with a realm that may be there.
     realms: Vec<String>,
     spent: BTreeMap<&'static str, Duration>,
@@ -50,7 +52,7 @@ pub struct Batch<'a> {
     pub agent: Option<&'a Agent>,
     /// What it said of itself right before, in sync: `status` as JSON.
     pub before: &'a Value,
-    /// The kernel cleared the neighbour table meanwhile.
+    /// The kernel cleared the neighbour table meanwhile, or since the batch before.
     pub collected: bool,
 }
 
@@ -92,7 +94,17 @@ impl Pair {
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the two nodes' interfaces are numbered differently");
         let agent = hook.map(|hook| start_agent(hook, &beside)).transpose()?;
         let spent = BTreeMap::from([("building nodes", start.elapsed())]);
-        Ok(Pair { agent, alone, beside, core, hook: kind, given_up: BTreeSet::new(), realms: Vec::new(), spent })
+        Ok(Pair {
+            agent,
+            alone,
+            beside,
+            core,
+            hook: kind,
+            given_up: BTreeSet::new(),
+            collections: garbage_collections(),
+            realms: Vec::new(),
+            spent,
+        })
     }
 
     /// The node with the kernel alone.
@@ -221,11 +233,9 @@ impl Pair {
             let tags_are_seen = !status.to_string().contains("\"clsact\"");
             let frames = frames.iter().filter(|frame| tags_are_seen || !frame.is_tagged());
             let frames: &[Frame] = &frames.cloned().collect::<Vec<_>>();
-            let collections = garbage_collections();
             let _core = OnCore::enter(self.core)?;
             let [alone, beside] = [self.alone.send(frames)?, self.beside.send(frames)?];
-            let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
-            let collected = collections != garbage_collections();
+            let (tables, collected) = self.tables()?;
             let sent: Vec<&Frame> = frames.iter().collect();
             let what = match taken(&sent, self.hook, |port| self.alone.ifindex(port), &alone, &beside) {
                 Ok(_) => difference(&alone, &beside, &tables),
@@ -247,7 +257,6 @@ impl Pair {
             let before = self.sync()?;
             self.spend("sync", start);
             let start = Instant::now();
-            let collections = garbage_collections();
             let table = self.alone.neighbours()?;
             let (mut now, later) = self.schedule(&waiting, &table);
             // While the agent applies what one frame has changed, the program passes the others.
@@ -256,8 +265,7 @@ impl Pair {
             let _core = OnCore::enter(self.core)?;
             let now_frames: Vec<Frame> = now.iter().map(|&frame| frame.clone()).collect();
             let [alone, beside] = [self.alone.send(&now_frames)?, self.beside.send(&now_frames)?];
-            let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
-            let collected = collections != garbage_collections();
+            let (tables, collected) = self.tables()?;
             let taken = match taken(&now, self.hook, |port| self.alone.ifindex(port), &alone, &beside) {
                 Ok(taken) => taken,
                 Err(what) => return Ok(Some(Divergence { what, frames: now_frames, collected })),
@@ -277,6 +285,16 @@ impl Pair {
             each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before, collected });
         }
         Ok(None)
+    }
+
+    /// The neighbour tables, and whether the kernel has cleared the machine's since they were last read: it may have taken an
+    /// entry from one of them only, also between two batches.
+    fn tables(&mut self) -> Result<([Neighbours; 2], bool)> {
+        let before = garbage_collections();
+        let tables = [self.alone.neighbours()?, self.beside.neighbours()?];
+        let collected = self.collections != garbage_collections();
+        self.collections = before;
+        Ok((tables, collected))
     }
 
     /// Does steps and sends frames in their order, up to the first divergence.
