@@ -63,10 +63,10 @@ pub(super) fn use_neighbours(plan: &mut Plan) {
 /// A default route by two interfaces, one of which goes now and then.
 pub(super) fn two_uplinks(plan: &mut Plan) {
     let (one, other) = (plan.ports - 1, plan.port());
-    let table = *plan.rng.pick(&["", "", "table 100"]);
+    let table = *plan.rng.pick(&["", "", "table 100 "]);
     let gateway = if plan.rng.chance(50) { "via 10.9.0.254 onlink " } else { "" };
     let verb = if table.is_empty() { "replace" } else { "add" };
-    plan.route(verb, format!("default nexthop {gateway}dev v{one} nexthop dev v{other} weight 2 {table}"));
+    plan.route(verb, format!("default {table}nexthop {gateway}dev v{one} nexthop dev v{other} weight 2"));
     if plan.rng.chance(25) {
         plan.ip_undone(format!("link set v{other} down"), format!("link set v{other} up"));
     }

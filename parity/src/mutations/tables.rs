@@ -29,7 +29,8 @@ pub(super) fn route_in(plan: &mut Plan, table: &str) {
         _ => ("table tos", "unreachable", "tos 0x10".to_owned()),
     };
     plan.feature(name);
-    plan.route_to(prefix, kind, &format!("{rest} table {table}"));
+    // Next hops come last.
+    plan.route_to(prefix, kind, &format!("table {table} {rest}"));
 }
 
 /// All routes of a table at once.

@@ -31,7 +31,7 @@ pub(super) fn sender_elsewhere(plan: &mut Plan) {
         4 => ("", format!("nexthop dev v{} nexthop dev v{port}", sender.port)),
         _ => ("", format!("dev v{port}")),
     };
-    plan.route_to((sender.ip, len), kind, &format!("{rest} table {table}"));
+    plan.route_to((sender.ip, len), kind, &format!("table {table} {rest}"));
 }
 
 /// Hosts that are known only by a default route out of the port that they ask by.

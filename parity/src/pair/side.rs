@@ -353,7 +353,10 @@ impl Doing {
             Doing::Done(complaints) => Ok(complaints),
             Doing::Child(child) => {
                 let output = child.wait_with_output().context("waiting for a step of configuration")?;
-                Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+                let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+                // What `ip` cannot parse ends it, and the steps behind are lost.
+                ensure!(output.status.code() != Some(255), "`ip` does not understand a step: {complaints}");
+                Ok(complaints)
             }
         }
     }
