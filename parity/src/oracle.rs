@@ -10,6 +10,7 @@
 //! * with `arp_filter` a sender must be routed by the ingress interface alone, and not by 0.0.0.0/0;
 //! * routes with several next hops are passes on an interface that is one of some route's next hops;
 //! * routes that share a nexthop object across types, or use a resilient group, are passes;
+//! * a route that `suppress_ifgroup` suppresses is a pass, if its table has another one for the address;
 //! * rules with a selector that is not known are passes where they matter.
 
 mod lookup;

@@ -8,8 +8,9 @@ use lab::{agent_binary, needs_root};
 
 /// For how long scenarios are begun.
 const SECONDS: &str = "30";
-/// The least share that the fast path is to answer of what the decision procedure answers.
-const COVERAGE: f64 = 0.995;
+/// The least share that the fast path is to answer of what the decision procedure answers: in a run so short, one scenario
+/// with a rule that the agent is careful about counts.
+const COVERAGE: f64 = 0.98;
 /// The least number of scenarios, even on a busy machine, for the share to mean anything.
 const SCENARIOS: u64 = 10;
 

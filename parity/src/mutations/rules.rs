@@ -79,12 +79,13 @@ pub(super) fn add(plan: &mut Plan, rule: &str) {
 }
 
 /// At the end of the scenario there are the first rules alone, whatever happened to them. (`flush` leaves those of
-/// priority 0.)
+/// priority 0, and the kernel takes a second one like its own.)
 fn restored(plan: &mut Plan) {
     if !std::mem::replace(&mut plan.restores_rules, true) {
         for (table, priority) in FIRST {
             plan.undone_by(Step::Ip(format!("rule add lookup {table} priority {priority}")));
         }
+        plan.undone_by(Step::Ip("rule del lookup local priority 0".to_owned()));
         plan.undone_by(Step::Ip("rule flush".to_owned()));
     }
 }

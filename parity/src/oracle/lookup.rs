@@ -138,8 +138,16 @@ fn in_table(state: &State, rule: &Rule, flow: &Flow) -> Option<End> {
             let link = route.legs.first().and_then(|leg| state.links.get(&leg.ifindex));
             link.is_some_and(|link| link.group == group)
         };
-        if suppressed_len.is_some_and(|len| route.len <= len) || suppressed_group.is_some_and(by_group) {
+        if suppressed_len.is_some_and(|len| route.len <= len) {
             return None;
+        }
+        if suppressed_group.is_some_and(by_group) {
+            // While its interface is going down the kernel may look at another route instead, which is not suppressed.
+            let others = state.routes.iter().filter(|other| other.table == table && !other.tos);
+            let is_alone =
+                others.filter(|other| other.len <= route.len && contains(other.prefix, other.len, flow.to)).count()
+                    == 1;
+            return if is_alone { None } else { Some(End::Unknown) };
         }
     }
     Some(end)
