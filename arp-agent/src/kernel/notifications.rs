@@ -207,9 +207,12 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         libc::RTM_NEWROUTE => route::route(message)?.map(|r| Event::Route(r, route::placement(message.flags))),
         libc::RTM_DELROUTE => route::route(message)?.map(Event::RouteGone),
         libc::RTM_NEWRULE | libc::RTM_DELRULE => {
-            batch.reread.rules = true;
+            let (header, _) = message.split::<{ route::RULE_HEADER_LEN }>()?;
+            // Rules of multicast routing come by the same group.
+            let is_ipv4 = i32::from(header[0]) == libc::AF_INET;
+            batch.reread.rules |= is_ipv4;
             // With any rule, added or deleted, the kernel takes the two tables apart, for good.
-            Some(Event::LocalAndMain(Some(LocalAndMain::Split)))
+            is_ipv4.then_some(Event::LocalAndMain(Some(LocalAndMain::Split)))
         }
         libc::RTM_NEWNEIGH => neighbour::neighbour(message)?.map(Event::Neighbour),
         libc::RTM_DELNEIGH => {

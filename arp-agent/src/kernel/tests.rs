@@ -6,7 +6,9 @@ use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE}
 use proptest::{collection::vec, prelude::*};
 
 use super::{Batch, captured::*, ingress, link, neighbour, notifications, route};
-use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings};
+use crate::event::{
+    Event, Link, LocalAndMain, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings,
+};
 use crate::netlink::{socket, wire::Message};
 use crate::prefix::Prefix;
 
@@ -245,6 +247,19 @@ fn placement_follows_the_flags() {
     assert_eq!(placement(NLM_F_CREATE), Placement::First);
     assert_eq!(placement(NLM_F_CREATE | NLM_F_APPEND), Placement::Last);
     assert_eq!(placement(NLM_F_REPLACE), Placement::Replace);
+}
+
+#[test]
+fn a_rule_takes_the_tables_apart_and_one_of_multicast_routing_does_not() {
+    let told = |family| {
+        let mut payload = bytes(RULES[3]);
+        payload[0] = family;
+        let mut batch = Batch::default();
+        notifications::decode(&message(32, &payload), &mut batch).unwrap();
+        (batch.reread.rules, batch.events)
+    };
+    assert_eq!(told(2), (true, vec![Event::LocalAndMain(Some(LocalAndMain::Split))]));
+    assert_eq!(told(128), (false, vec![]), "RTNL_FAMILY_IPMR");
 }
 
 #[test]
