@@ -92,6 +92,10 @@ pub struct Mirror {
     dependent: BTreeSet<IfaceAddr>,
     /// The interfaces from whose targets the way back to a sender may be another.
     differing: BTreeSet<u32>,
+    /// The interfaces whose routes are followed, if rules ask for groups of interfaces.
+    followed: BTreeSet<u32>,
+    /// Whether probes are looked up in another way than senders' requests.
+    probes_differ: bool,
 }
 
 impl Mirror {
@@ -158,6 +162,9 @@ impl Mirror {
             let may_be_marked = links.any(|link| senders::ingress(&self.snapshot, link).may_be_marked);
             dirty.rules |= self.snapshot.rules.set_marks(may_be_marked);
         }
+        let followed = self.followed_interfaces();
+        dirty.rules |= followed != self.followed;
+        self.followed = followed;
         let differing = self.differing_interfaces();
         dirty.rules |= differing != self.differing;
         self.differing = differing;
@@ -175,6 +182,15 @@ impl Mirror {
         self.interface_changes(dirty.interfaces, &mut changes);
         changes.append(&mut fib_changes);
         changes
+    }
+
+    /// Where rules pass over routes by interfaces of a group: those whose routes the kernel does not skip before.
+    fn followed_interfaces(&self) -> BTreeSet<u32> {
+        if !self.snapshot.rules.ask_for_groups() {
+            return BTreeSet::new();
+        }
+        let links = self.snapshot.links.keys().copied();
+        links.filter(|&ifindex| desired::is_trusted(&self.snapshot, ifindex)).collect()
     }
 
     /// The interfaces that rules name in `iif`, and the ports of VRFs where a rule asks for them.
@@ -226,7 +242,9 @@ impl Mirror {
     fn sender_changes(&mut self, dirty: &mut Dirty, changes: &mut Vec<Change>) {
         let common = senders::common_ways(&self.snapshot);
         let snapshot = &self.snapshot;
-        let is_all = dirty.everything || dirty.rules || dirty.all_routes;
+        let probes_differ = snapshot.routes.probes_differ();
+        let is_all = dirty.everything || dirty.rules || dirty.all_routes || probes_differ != self.probes_differ;
+        self.probes_differ = probes_differ;
         // First all are given back, so that a view that nobody has any more can become another.
         let mut wanted = Vec::new();
         for key in self.senders_touched(dirty) {

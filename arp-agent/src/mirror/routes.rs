@@ -7,6 +7,7 @@
 
 use super::inside;
 use super::objects::Objects;
+use super::snapshot::TABLE_LOCAL;
 use crate::event::{Placement, Route, RouteKind};
 use crate::prefix::Prefix;
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,8 @@ pub struct Routes {
     untold: usize,
     /// How many routes of nexthop objects are of type local: no interface's slot stands for them.
     local_objects: usize,
+    /// How many routes of type local are not in table local.
+    local_elsewhere: usize,
     by_interface: HashMap<u32, ByInterface>,
 }
 
@@ -120,6 +123,11 @@ impl Routes {
         Doubtful { local, by_it: by_it.is_some() || self.untold > 0 }
     }
 
+    /// Whether a local route may be answered for otherwise than a probe for its address.
+    pub(super) fn probes_differ(&self) -> bool {
+        self.local_objects > 0 || self.local_elsewhere > 0
+    }
+
     /// The places of all routes that have a nexthop object.
     pub(super) fn of_objects(&self) -> impl Iterator<Item = (u32, Prefix)> {
         let places = self.tables.iter().flat_map(|(&id, table)| table.routes.iter().map(move |at| (id, at)));
@@ -135,6 +143,7 @@ impl Routes {
         };
         let (is_local, has_object) = (route.kind == RouteKind::Local, route.nexthop.is_some());
         more(&mut self.local_objects, is_local && has_object);
+        more(&mut self.local_elsewhere, is_local && route.table != TABLE_LOCAL);
         more(&mut self.untold, has_object && route.legs().is_empty());
         for &ifindex in route.legs() {
             let entry = self.by_interface.entry(ifindex).or_default();

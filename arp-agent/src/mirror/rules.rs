@@ -152,11 +152,13 @@ pub(super) struct Lookup {
     pub(super) table: u32,
     pub(super) suppress_prefixlen: Option<u8>,
     pub(super) suppress_ifgroup: Option<u32>,
+    /// Only the route's type counts, as for a probe.
+    pub(super) type_alone: bool,
 }
 
 impl Lookup {
     pub(super) const fn all_of(table: u32) -> Self {
-        Lookup { table, suppress_prefixlen: None, suppress_ifgroup: None }
+        Lookup { table, suppress_prefixlen: None, suppress_ifgroup: None, type_alone: false }
     }
 }
 
@@ -322,6 +324,13 @@ impl Rules {
         self.list().eq(defaults.map(default).iter())
     }
 
+    /// Whether a rule asks for groups of interfaces.
+    pub(super) fn ask_for_groups(&self) -> bool {
+        let group =
+            |rule: &RoutingRule| rule.action.lookup_of().is_some_and(|lookup| lookup.suppress_ifgroup.is_some());
+        self.list().any(group)
+    }
+
     /// Whether a rule asks for marks.
     pub(super) fn ask_for_marks(&self) -> bool {
         self.rules.iter().any(|rule| rule.rule.mark.is_some() && rule.may_apply(true))
@@ -463,7 +472,7 @@ impl RuleAction {
     fn lookup_of(&self) -> Option<Lookup> {
         match *self {
             RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup } => {
-                Some(Lookup { table, suppress_prefixlen, suppress_ifgroup })
+                Some(Lookup { suppress_prefixlen, suppress_ifgroup, ..Lookup::all_of(table) })
             }
             RuleAction::Goto(_) | RuleAction::Nop | RuleAction::Refuse(_) => None,
         }
@@ -490,7 +499,7 @@ impl Rule {
                     // Inverted it applies, and looks up what nobody meant.
                     (true, None) => return Some(Action::Unknown),
                 };
-                Action::Lookup(Lookup { table, suppress_prefixlen, suppress_ifgroup })
+                Action::Lookup(Lookup { suppress_prefixlen, suppress_ifgroup, ..Lookup::all_of(table) })
             }
             RuleAction::Goto(_) => Action::Goto(self.target?),
             RuleAction::Nop => return None,

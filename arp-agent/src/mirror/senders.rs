@@ -2,7 +2,7 @@
 //! sure to accept it (`__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
 
 use super::desired;
-use super::rules::{Action, Holds, Ingress, Lookup, Step, TABLE_LOCAL_AND_MAIN};
+use super::rules::{Action, Condition, Holds, Ingress, Lookup, Step, TABLE_LOCAL_AND_MAIN};
 use super::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use super::views::{Found, Ways, look_up};
 use crate::event::{Link, LocalAndMain, Route, RouteKind};
@@ -65,13 +65,23 @@ pub(super) fn common_ways(snapshot: &Snapshot) -> Option<Ways> {
 }
 
 /// In which ways probes on the interface are looked up (`inet_addr_type_dev_table`, net/ipv4/fib_frontend.c, 6.18): in table
-/// local alone, whatever the rules say, or in the table of the VRF. While the rules are the default ones, what is local there
-/// is local in the view of senders, too.
+/// local alone, whatever the rules say, or in the table of the VRF; only the type of the route counts. While the rules are the
+/// default ones, what is local there is mostly local in the view of senders, too, and nothing else is.
 pub(super) fn probe_ways(snapshot: &Snapshot, link: &Link) -> Ways {
-    match vrf(snapshot, link) {
-        Some((_, table)) => [vec![lookup(table)]].into(),
-        None if snapshot.rules.are_default() => default_ways(snapshot),
-        None => [vec![lookup(TABLE_LOCAL)]].into(),
+    let in_table = |table| {
+        let lookup = Lookup { type_alone: true, ..Lookup::all_of(table) };
+        vec![Step { condition: Condition::Any(Holds::Yes), action: Action::Lookup(lookup) }]
+    };
+    if let Some((_, table)) = vrf(snapshot, link) {
+        return [in_table(table)].into();
+    }
+    if snapshot.rules.are_default() && !snapshot.routes.probes_differ() {
+        return default_ways(snapshot);
+    }
+    match snapshot.local_and_main {
+        Some(LocalAndMain::Split) => [in_table(TABLE_LOCAL)].into(),
+        Some(LocalAndMain::Merged) => [in_table(TABLE_LOCAL_AND_MAIN)].into(),
+        None => [in_table(TABLE_LOCAL), in_table(TABLE_LOCAL_AND_MAIN)].into(),
     }
 }
 
@@ -86,7 +96,7 @@ fn default_ways(snapshot: &Snapshot) -> Ways {
 }
 
 fn lookup(table: u32) -> Step {
-    Step { condition: super::rules::Condition::Any(Holds::Yes), action: Action::Lookup(Lookup::all_of(table)) }
+    Step { condition: Condition::Any(Holds::Yes), action: Action::Lookup(Lookup::all_of(table)) }
 }
 
 /// Whether source validation is sure to accept the sender on the interface.

@@ -5,11 +5,11 @@
 //! such a prefix, and in no longer one, is treated like all others there, so that the longest prefix of a view says what the
 //! walk over its steps would.
 
-use super::Change;
 use super::routes::RouteTable;
 use super::rules::{Action, Condition, Holds, Lookup, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
 use super::slots::{Legs, Slots};
 use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
+use super::{Change, desired};
 use crate::event::{Route, RouteKind};
 use crate::prefix::Prefix;
 use arp_common::fib::{Entry, LAST_VIEW};
@@ -70,12 +70,10 @@ pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefi
     }
     let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
     // If the kernel skips the route, because its interface is going down, it looks at the next one instead.
-    let is_alone = (0..route.prefix.len)
-        .all(|len| snapshot.routes.at(route.table, route.prefix.shortened(len)).is_empty())
-        && snapshot.routes.at(route.table, route.prefix).len() == 1;
+    let is_followed = || route.legs().iter().all(|&ifindex| desired::is_trusted(snapshot, ifindex));
     match route.legs().first().map(|first| snapshot.links.get(first)) {
         Some(Some(link)) if link.group != group => Found::Route(route),
-        Some(Some(_)) if is_alone => Found::Nothing,
+        Some(Some(_)) if is_followed() => Found::Nothing,
         None if route.nexthop.is_none() => Found::Route(route),
         _ => Found::Unknown,
     }
@@ -137,6 +135,9 @@ fn act(snapshot: &Snapshot, step: &Step, prefix: Prefix) -> Act {
         Found::Nothing => Act::GoOn,
         Found::Refused(_) => Act::End(Outcome::Unanswerable),
         Found::Unknown => Act::End(Outcome::Opaque),
+        Found::Route(route) if lookup.type_alone && route.kind == RouteKind::Local => {
+            Act::End(Outcome::Local { elsewhere: false })
+        }
         Found::Route(route) => Act::End(destination(snapshot, route)),
     }
 }
@@ -175,8 +176,6 @@ struct View {
     stale: bool,
     /// The tables that the ways look up.
     tables: BTreeSet<u32>,
-    /// Those of them in which a route also depends on shorter prefixes.
-    dependent: BTreeSet<u32>,
     /// The prefixes that there are leaves for whatever routes there are.
     named: BTreeSet<Prefix>,
     leaves: BTreeMap<Prefix, Entry>,
@@ -311,7 +310,6 @@ impl View {
             users: 0,
             stale: true,
             tables: BTreeSet::new(),
-            dependent: BTreeSet::new(),
             named: BTreeSet::new(),
             leaves: BTreeMap::new(),
         }
@@ -320,7 +318,6 @@ impl View {
     /// Finds out which tables and prefixes the ways name.
     fn learn_ways(&mut self, snapshot: &Snapshot) {
         self.tables.clear();
-        self.dependent.clear();
         self.named = BTreeSet::from([ALL]);
         let Some(ways) = &self.ways else { return };
         self.named.extend(snapshot.rules.from().into_iter().flat_map(PrefixSet::iter));
@@ -335,9 +332,6 @@ impl View {
             let tables =
                 if lookup.table == TABLE_LOCAL_AND_MAIN { &pair[..] } else { std::slice::from_ref(&lookup.table) };
             self.tables.extend(tables);
-            if lookup.suppress_ifgroup.is_some() {
-                self.dependent.extend(tables);
-            }
         }
     }
 
@@ -359,7 +353,7 @@ impl View {
             if prefix.len == 32 {
                 continue;
             }
-            let others = self.tables.iter().filter(|&table| *table != changed || self.dependent.contains(table));
+            let others = self.tables.iter().filter(|&table| *table != changed);
             for other in others.filter_map(|&table| snapshot.routes.table(table)) {
                 affected.extend(other.inside(prefix));
             }
