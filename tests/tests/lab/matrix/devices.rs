@@ -187,7 +187,9 @@ fn k030_a_vrf_device_as_master() -> Result<()> {
     const OF_VRF: [u8; 4] = [10, 70, 0, 1];
     check(&[
         // The rule for local addresses still comes before the VRF's.
-        when(MASTER, For(L), Fast),
+        // The entries of the interface go when it becomes a port, and when it leaves.
+        when(MASTER, For(L), Kernel("neighbour_unknown")),
+        ask(For(L), Fast),
         // A probe looks into the VRF's table alone.
         ask(Probe(L), Silent("probe_not_local")),
         when(&["addr add 10.70.0.1/32 dev vrf0"], Probe(OF_VRF), Fast),
@@ -195,7 +197,7 @@ fn k030_a_vrf_device_as_master() -> Result<()> {
         // What the VRF has no route for, table main may have.
         ask(For(X), Fast),
         // The rule of the first VRF stays when the VRF goes.
-        when(&["link set v0 nomaster", "link del vrf0"], For(L), Fast),
+        when(&["link set v0 nomaster", "link del vrf0"], For(L), Kernel("neighbour_unknown")),
         when(&["rule del pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"], For(L), Fast),
     ])
 }
@@ -295,10 +297,6 @@ come_and_go! {
     k029_an_ipvlan_on_the_interface: "ipvlan", "interface_has_upper", 2,
         &["link add link v0 name above0 type ipvlan mode l2", "link set above0 up"],
         &["link del above0"];
-    k030_a_vrf_device_over_the_interface: "vrf", "interface_has_master", 1,
-        &["link add vrf0 type vrf table 100", "link set vrf0 up", "link set v0 master vrf0"],
-        // The rule of a namespace's first VRF stays when the VRF goes, and no later VRF brings another.
-        &["link set v0 nomaster", "link del vrf0", "rule flush pref 1000", "route replace 10.5.0.5/32 dev v0 scope link"];
     k030_a_bond_over_the_interface: "bond", "interface_has_master", 1,
         &["link add bond0 type bond", "link set v0 down", "link set v0 master bond0", "link set bond0 up"],
         &[RELEASED[0], RELEASED[1], RELEASED[2], RELEASED[3], "link del bond0"];

@@ -131,7 +131,13 @@ vrf_rows! {
     ];
     k292_a_port_leaves_the_vrf: [
         each(
-            &[UNREACHABLE[0], UNREACHABLE[1], "link set v0 nomaster", "route add 10.5.0.5 dev v0"],
+            &[
+                UNREACHABLE[0],
+                UNREACHABLE[1],
+                "link set v0 nomaster",
+                "route add 10.5.0.5 dev v0",
+                "neigh replace 10.5.0.5 lladdr 02:00:00:00:05:05 dev v0 nud stale",
+            ],
             &[(For(Z), Fast), (For(U1), Fast)],
         ),
     ];
