@@ -149,7 +149,7 @@ pub struct Iface {
     pub flags: u16,
     /// 0, or the [`Reason`](crate::Reason) why no frame of this interface is answered.
     pub blocked: u16,
-    /// The view that probes ask: that of table local alone.
+    /// The view that probes ask: that of table local alone, or one that says the same of what is local.
     pub probe_view: u16,
     /// `medium_id`.
     pub medium_id: i32,

@@ -99,8 +99,11 @@ impl Reader {
         events.extend(self.dumped("IPv4 addresses", &request, neighbour::address)?.into_iter().map(Event::Address));
         events.push(self.rules()?);
         events.extend(self.nexthop_objects()?);
+        let before = procfs::local_and_main()?;
         let routes = self.routes()?;
-        events.push(Event::LocalAndMain(local_and_main(procfs::local_and_main()?, &routes)));
+        // Only if nothing has come or gone meanwhile do the figures belong together.
+        let counted = procfs::local_and_main()?.filter(|after| before == Some(*after));
+        events.push(Event::LocalAndMain(local_and_main(counted, &routes)));
         events.extend(routes.into_iter().map(|route| Event::Route(route, Placement::Last)));
         let request = NetlinkRequest::new(libc::RTM_GETNEIGH, &with_family::<{ neighbour::HEADER_LEN }>());
         events.extend(self.dumped("neighbours", &request, neighbour::neighbour)?.into_iter().map(Event::Neighbour));
@@ -293,7 +296,7 @@ impl Reader {
         let request = NetlinkRequest::new(libc::RTM_GETRULE, &with_family::<{ route::RULE_HEADER_LEN }>());
         let mut rules = self.dumped("IPv4 rules", &request, route::rule)?;
         if rules.iter().any(|rule| rule.users.is_some()) && !is_owned_by_own_users() {
-            rules.iter_mut().for_each(|rule| rule.unknown |= rule.users.is_some());
+            rules.iter_mut().for_each(|rule| rule.unknown |= rule.users.take().is_some());
         }
         Ok(Event::Rules(rules))
     }

@@ -201,6 +201,7 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<RoutingRule>> {
         let (kind, value) = attribute?;
         // All ones is "no".
         let suppressed = |value| wire::u32_of(value).map(|value| Some(value).filter(|value| *value != u32::MAX));
+        let is_len = |len: &u32| i32::try_from(*len).is_ok();
         let prefix = |value, len| Ok::<_, anyhow::Error>(Some(Prefix::new(wire::bytes(value)?, len)));
         match kind {
             FRA_PRIORITY => rule.priority = wire::u32_of(value).context("FRA_PRIORITY")?,
@@ -218,8 +219,8 @@ pub(super) fn rule(message: &Message<'_>) -> Result<Option<RoutingRule>> {
             }
             FRA_SUPPRESS_PREFIXLEN => {
                 let len = suppressed(value).context("FRA_SUPPRESS_PREFIXLEN")?;
-                // Nothing is longer than 32 bits.
-                suppress_prefixlen = len.map(|len| u8::try_from(len).unwrap_or(u8::MAX));
+                // Nothing is longer than 32 bits, and nothing as short as a negative number.
+                suppress_prefixlen = len.filter(is_len).map(|len| u8::try_from(len).unwrap_or(u8::MAX));
             }
             FRA_SUPPRESS_IFGROUP => suppress_ifgroup = suppressed(value).context("FRA_SUPPRESS_IFGROUP")?,
             FRA_L3MDEV => rule.l3mdev = value.first().is_some_and(|l3mdev| *l3mdev != 0),

@@ -139,8 +139,13 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
     let pvlan = [link.settings, snapshot.all].iter().any(|s| s.is_none_or(|settings| settings.proxy_arp_pvlan != 0));
     // Where the targets of one sender are routed otherwise than those of another, nobody looks.
     let Some(ways) = senders::common_ways(snapshot) else { return true };
+    let probes = senders::probe_ways(snapshot, link);
     let is_never_given = |&addr: &Ipv4Addr| {
         let prefix = Prefix::new(addr.octets(), 32);
+        let answers_probe = |steps: &Vec<_>| matches!(views::outcome(snapshot, steps, prefix), Outcome::Local { .. });
+        if probes.iter().any(answers_probe) {
+            return false;
+        }
         ways.iter().all(|steps| match views::outcome(snapshot, steps, prefix) {
             Outcome::Unicast(Legs::One(oif)) => oif == link.ifindex && !pvlan,
             Outcome::NoRoute | Outcome::Unanswerable => true,

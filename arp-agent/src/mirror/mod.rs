@@ -13,9 +13,9 @@ pub mod snapshot;
 mod views;
 pub mod walk;
 
-use crate::event::{Event, IfSet, Route};
+use crate::event::{Event, IfSet, Link, Route};
 use crate::prefix::Prefix;
-use arp_common::fib::Entry;
+use arp_common::fib::{Entry, LAST_VIEW};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use slots::Slots;
 use snapshot::{Dirty, Snapshot};
@@ -92,8 +92,6 @@ pub struct Mirror {
     dependent: BTreeSet<IfaceAddr>,
     /// The interfaces from whose targets the way back to a sender may be another.
     differing: BTreeSet<u32>,
-    /// The interfaces whose routes are followed, if rules ask for groups of interfaces.
-    followed: BTreeSet<u32>,
     /// Whether probes are looked up in another way than senders' requests.
     probes_differ: bool,
 }
@@ -162,9 +160,6 @@ impl Mirror {
             let may_be_marked = links.any(|link| senders::ingress(&self.snapshot, link).may_be_marked);
             dirty.rules |= self.snapshot.rules.set_marks(may_be_marked);
         }
-        let followed = self.followed_interfaces();
-        dirty.rules |= followed != self.followed;
-        self.followed = followed;
         let differing = self.differing_interfaces();
         dirty.rules |= differing != self.differing;
         self.differing = differing;
@@ -184,24 +179,23 @@ impl Mirror {
         changes
     }
 
-    /// Where rules pass over routes by interfaces of a group: those whose routes the kernel does not skip before.
-    fn followed_interfaces(&self) -> BTreeSet<u32> {
-        if !self.snapshot.rules.ask_for_groups() {
-            return BTreeSet::new();
-        }
-        let links = self.snapshot.links.keys().copied();
-        links.filter(|&ifindex| desired::is_trusted(&self.snapshot, ifindex)).collect()
-    }
-
-    /// The interfaces that rules name in `iif`, and the ports of VRFs where a rule asks for them.
+    /// The interfaces that rules name in `iif`, with their ports if they are VRFs; and VRFs and their ports where a rule asks
+    /// for them.
     fn differing_interfaces(&self) -> BTreeSet<u32> {
         let Snapshot { rules, links, .. } = &self.snapshot;
-        let mut differing = rules.named(links);
-        if rules.l3mdev() {
-            let ports = links.values().filter(|link| senders::vrf(&self.snapshot, link).is_some());
-            differing.extend(ports.map(|link| link.ifindex));
+        let named = rules.named(links);
+        let l3mdev = rules.l3mdev();
+        let differs = |link: &Link| {
+            let is_vrf = |link: &Link| link.vrf_table.is_some();
+            let master = link.master.and_then(|master| links.get(&master)).filter(|master| is_vrf(master));
+            named.contains(&link.ifindex)
+                || master.is_some_and(|master| l3mdev || named.contains(&master.ifindex))
+                || l3mdev && is_vrf(link)
+        };
+        if named.is_empty() && !l3mdev {
+            return BTreeSet::new();
         }
-        differing
+        links.values().filter(|link| differs(link)).map(|link| link.ifindex).collect()
     }
 
     fn interface_changes(&mut self, which: IfSet, changes: &mut Vec<Change>) {
@@ -278,7 +272,7 @@ impl Mirror {
         wanted.sort_by_key(|(_, _, decided)| is_new(decided.as_ref().map(|(_, ways, _)| ways)));
         probes.sort_by_key(|(_, ways)| is_new(ways.as_ref()));
         for (ifindex, ways) in probes {
-            let view = ways.map(|ways| self.views.take(&ways));
+            let view = ways.map(|ways| self.views.take(&self.snapshot, &ways));
             if self.probe_views.get(&ifindex).copied() != view {
                 dirty.interfaces.add(ifindex);
             }
@@ -289,7 +283,7 @@ impl Mirror {
         }
         for (key, before, decided) in wanted {
             let now = decided.map(|(mut neighbour, ways, depends)| {
-                neighbour.flags |= self.views.take(&ways) << Neighbour::VIEW_SHIFT;
+                neighbour.flags |= self.views.take(&self.snapshot, &ways) << Neighbour::VIEW_SHIFT;
                 (neighbour, depends)
             });
             if now.is_some_and(|(_, depends)| depends) {
@@ -323,12 +317,15 @@ impl Mirror {
     /// The senders about whom something else may have to be decided.
     fn senders_touched(&self, dirty: &Dirty) -> BTreeSet<IfaceAddr> {
         let known = || self.snapshot.neighbours.keys().chain(self.neighbours.keys()).copied();
-        // There may be room for those that had found none.
-        let crowded = self.views.are_too_many();
-        if dirty.everything || dirty.rules || dirty.all_routes || crowded || dirty.interfaces == IfSet::All {
+        if dirty.everything || dirty.rules || dirty.all_routes || dirty.interfaces == IfSet::All {
             return known().collect();
         }
         let mut touched = dirty.neighbours.clone();
+        if self.views.are_too_many() {
+            // There may be room for those that had found none.
+            let without = self.neighbours.iter().filter(|(_, neighbour)| neighbour.view() == LAST_VIEW);
+            touched.extend(without.map(|(&key, _)| key));
+        }
         if let IfSet::These(these) = &dirty.interfaces {
             for &ifindex in these {
                 touched.extend(self.snapshot.neighbours.range(about(ifindex)).map(|(&key, _)| key));

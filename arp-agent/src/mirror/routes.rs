@@ -187,6 +187,11 @@ impl RouteTable {
         lengths.map(|len| self.at(prefix.shortened(len))).find_map(<[Route]>::first)
     }
 
+    /// How many prefixes it has.
+    pub(super) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
     /// Its prefixes.
     pub(super) fn prefixes(&self) -> impl Iterator<Item = Prefix> {
         self.routes.keys().copied()

@@ -99,7 +99,7 @@ impl PartialOrd for PrefixSet {
 
 impl Ord for PrefixSet {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        // Sets of one place in the rules are shared, not copied: it need not be looked into them.
+        // Sets of one place in the rules are shared, not copied: so addresses are compared, not contents.
         self.address().cmp(&other.address())
     }
 }
@@ -280,14 +280,16 @@ impl Rules {
         let mut at = 0;
         while at < self.rules.len() {
             let action = self.rules[at].rule.action.clone();
-            let to = self.run(at, |rule| rule.to.is_some() && rule.action == action);
-            let from = self.run(at, |rule| rule.from.is_some());
+            let joins = action.lookup_of().is_some() || matches!(action, RuleAction::Refuse(_));
+            let to = self.run(at, |rule| joins && rule.to.is_some() && rule.action == action);
+            let from = self.run(at, |rule| rule.from.is_some() && rule.action.lookup_of().is_some());
             let count = to.max(from).max(1);
             let rules = &self.rules[at..at + count];
-            let run = if let (2.., Some(lookup)) = (to, action.lookup_of()) {
+            let run = if to > 1 {
                 let prefixes = rules.iter().filter_map(|rule| rule.rule.to);
                 let condition = Condition::InOneOf(PrefixSet::new(prefixes));
-                Some(Run::To { count, step: Step { condition, action: Action::Lookup(lookup) } })
+                let action = action.lookup_of().map_or(Action::Refuse, Action::Lookup);
+                Some(Run::To { count, step: Step { condition, action } })
             } else if from > 1 {
                 let lookups: BTreeSet<Lookup> = rules.iter().filter_map(|rule| rule.rule.action.lookup_of()).collect();
                 Some(Run::From { count, lookups: lookups.into_iter().collect() })
@@ -299,13 +301,13 @@ impl Rules {
         }
     }
 
-    /// How many rules from `at` on look up a table and select by nothing else than what `selects` asks for. No goto leads
-    /// to any but the first.
+    /// How many rules from `at` on select by `from` or `to` alone, and are such as `selects` asks for. No goto leads to any
+    /// but the first.
     fn run(&self, at: usize, selects: impl Fn(&RoutingRule) -> bool) -> usize {
         let is_alone = |rule: &RoutingRule| {
             let RoutingRule { priority, action, from, to, .. } = rule.clone();
             let alone = RoutingRule { priority, action, from, to, ..RoutingRule::default() };
-            alone == *rule && from.is_none() != to.is_none() && rule.action.lookup_of().is_some() && selects(rule)
+            alone == *rule && from.is_none() != to.is_none() && selects(rule)
         };
         let rules = self.rules[at..].iter().enumerate();
         rules.take_while(|(n, rule)| is_alone(&rule.rule) && (*n == 0 || !self.targets.contains(&(at + n)))).count()
@@ -324,11 +326,9 @@ impl Rules {
         self.list().eq(defaults.map(default).iter())
     }
 
-    /// Whether a rule asks for groups of interfaces.
-    pub(super) fn ask_for_groups(&self) -> bool {
-        let group =
-            |rule: &RoutingRule| rule.action.lookup_of().is_some_and(|lookup| lookup.suppress_ifgroup.is_some());
-        self.list().any(group)
+    /// Whether a rule asks for the outgoing interface.
+    pub(super) fn ask_for_oif(&self) -> bool {
+        self.list().any(|rule| rule.never.iter().any(|selector| selector.starts_with("oif ")))
     }
 
     /// Whether a rule asks for marks.
@@ -348,7 +348,8 @@ impl Rules {
         for rule in &mut self.rules {
             if let Some(iif) = rule.rule.iif.as_deref() {
                 named |= old != new && [old, new].contains(&Some(iif));
-                rule.known |= Some(iif) == new;
+                // One that the kernel took for attached when no interface had the name goes by another name of it.
+                rule.known |= Some(iif) == new && rule.rule.iif_detached;
             }
             if let RuleAction::Lookup { suppress_ifgroup: Some(group), .. } = rule.rule.action {
                 // Of an interface that is not known, neither is this.
@@ -520,13 +521,15 @@ impl Rule {
         Holds::of(rule.never.is_empty()).and(marked).and(users).and(known)
     }
 
-    /// Whether an interface has the name in `iif`, if the rule asks for any.
+    /// Whether an interface has the name in `iif`, if the rule asks for any. What the kernel takes for attached, though
+    /// nothing has that name, nobody knows.
     fn attached(&self) -> Holds {
         if self.known {
             Yes
+        } else if self.rule.iif_detached {
+            No
         } else {
-            // Attached, but to nothing that has this name.
-            if self.rule.iif_detached { No } else { Perhaps }
+            Perhaps
         }
     }
 
@@ -559,6 +562,8 @@ impl Rule {
         };
         let iif = match &rule.iif {
             None => Yes,
+            // Since 6.15 a VRF's name stands for what comes in by its ports.
+            Some(iif) if ingress.vrf.is_some_and(|(vrf, _)| iif == vrf) => Perhaps,
             Some(_) if self.known => other(true),
             Some(_) => self.attached(),
         };

@@ -66,7 +66,7 @@ pub(super) fn common_ways(snapshot: &Snapshot) -> Option<Ways> {
 
 /// In which ways probes on the interface are looked up (`inet_addr_type_dev_table`, net/ipv4/fib_frontend.c, 6.18): in table
 /// local alone, whatever the rules say, or in the table of the VRF; only the type of the route counts. While the rules are the
-/// default ones, what is local there is mostly local in the view of senders, too, and nothing else is.
+/// default ones, and all local routes are in table local, the view of senders says the same, and is used.
 pub(super) fn probe_ways(snapshot: &Snapshot, link: &Link) -> Ways {
     let in_table = |table| {
         let lookup = Lookup { type_alone: true, ..Lookup::all_of(table) };
@@ -106,6 +106,10 @@ pub(super) fn acceptance(snapshot: &Snapshot, link: &Link, sender: u32) -> Accep
     let is_default = snapshot.rules.are_default();
     // While there was never a rule, the kernel may only look whether the sender has an address of the node's.
     if is_default && snapshot.is_configured(sender) {
+        return Acceptance { flags: 0, depends: false };
+    }
+    // What arp_filter looks up leaves by the VRF, which since 6.15 is what rules may name in `oif`.
+    if judge.strict && link.master.is_some() && snapshot.rules.ask_for_oif() {
         return Acceptance { flags: 0, depends: false };
     }
     let accepts = |judge: &mut Judge<'_>, others| {

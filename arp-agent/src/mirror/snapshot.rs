@@ -44,7 +44,7 @@ pub struct Dirty {
     pub objects: bool,
     /// The rules, or what they name: every view, and what is decided about every sender.
     pub rules: bool,
-    /// The routes were dumped again: the same, but which views there are.
+    /// The routes were dumped again: everything that `rules` stands for.
     pub all_routes: bool,
     /// The routes are in doubt: they must be dumped again.
     pub routes_in_doubt: bool,

@@ -369,6 +369,62 @@ fn a_sender_may_be_accepted_for_some_targets_only() {
 }
 
 #[test]
+fn a_route_that_is_passed_over_may_hide_one_that_refuses() {
+    let suppressing = || RoutingRule {
+        action: RuleAction::Lookup { table: 254, suppress_prefixlen: Some(0), suppress_ifgroup: None },
+        ..lookup(99, 254)
+    };
+    let mut world = TestNode::new();
+    world.tell(add(Route { table: 100, ..unicast("0.0.0.0/0", UPLINK) }));
+    world.tell(with_rules([suppressing(), lookup(100, 100)]));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    // While the kernel skips the default route, because its interface is going down, it finds this one.
+    let hidden = Route { metric: 9, ..route(254, "0.0.0.0/0", RouteKind::Unreachable, None) };
+    world.tell(add(hidden.clone()));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
+    world.tell(Event::RouteGone(hidden));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+}
+
+#[test]
+fn the_way_back_from_behind_a_vrf_may_be_another() {
+    let vrf = || link(40, "red", |link, _| (link.kind, link.vrf_table) = (Some("vrf".into()), Some(10)));
+    let l3mdev = || RoutingRule { l3mdev: true, ..lookup(1000, 0) };
+    let mut world = TestNode::new();
+    world.tell(cali(|_, settings| settings.rp_filter = 1)).tell(vrf()).tell(with_rules([l3mdev()]));
+    world.tell(add(unicast("10.31.0.0/16", 40)));
+    assert_eq!(world.asks("10.31.0.1"), pass(Reason::SENDER_ROUTE), "routed by the VRF itself");
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(uplink(|link, _| link.master = Some(40)));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::SENDER_ROUTE), "routed by a port of it");
+    // Without the rule for VRFs, one that names the VRF counts.
+    world.tell(add(route(100, "10.5.0.5/32", RouteKind::Unreachable, None)));
+    world.tell(with_rules([]));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(with_rules([RoutingRule { iif: Some("red".into()), ..lookup(900, 100) }]));
+    assert_eq!(world.asks("8.8.8.8"), pass(Reason::SENDER_ROUTE));
+    assert_eq!(world.asks("10.77.0.1"), REPLY, "local");
+    // Of a port of it the VRF's name may stand for every way back.
+    world.tell(cali(|link, settings| (link.master, settings.rp_filter) = (Some(40), 1)));
+    assert_eq!(world.asks("10.77.0.1"), pass(Reason::SENDER_ROUTE));
+}
+
+#[test]
+fn an_alternative_name_stays_unknown() {
+    let named = |detached| RoutingRule { iif: Some("other".into()), iif_detached: detached, ..lookup(100, 100) };
+    let refusing = || add(route(100, "0.0.0.0/0", RouteKind::Unreachable, None));
+    let with = |detached| {
+        let mut world = TestNode::new();
+        world.tell(refusing()).tell(with_rules([named(detached)]));
+        let before = world.asks("8.8.8.8");
+        world.tell(link(50, "other", |_, _| {}));
+        (before, world.asks("8.8.8.8"))
+    };
+    assert_eq!(with(true), (REPLY, REPLY), "an interface of that name came, and it is not the pod's");
+    assert_eq!(with(false), (pass(Reason::OPAQUE_RULE), pass(Reason::OPAQUE_RULE)));
+}
+
+#[test]
 fn views_beyond_the_last_are_opaque_until_there_is_room() {
     let addr = |number: u32| Ipv4Addr::from(0x0a06_0000 + number);
     let from =

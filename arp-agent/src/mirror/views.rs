@@ -5,11 +5,11 @@
 //! such a prefix, and in no longer one, is treated like all others there, so that the longest prefix of a view says what the
 //! walk over its steps would.
 
+use super::Change;
 use super::routes::RouteTable;
 use super::rules::{Action, Condition, Holds, Lookup, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
 use super::slots::{Legs, Slots};
 use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
-use super::{Change, desired};
 use crate::event::{Route, RouteKind};
 use crate::prefix::Prefix;
 use arp_common::fib::{Entry, LAST_VIEW};
@@ -61,22 +61,28 @@ pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefi
     let Some(route) = found else { return Found::Nothing };
     match route.kind {
         RouteKind::Throw => return Found::Nothing,
-        RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit => return Found::Refused(route),
+        _ if refuses(route) => return Found::Refused(route),
         RouteKind::Other => return Found::Unknown,
         _ => {}
     }
+    // If the kernel skips the route, because its interface goes down, it looks at these instead.
+    let shorter = (0..route.prefix.len).flat_map(|len| snapshot.routes.at(route.table, route.prefix.shortened(len)));
+    let mut others = snapshot.routes.at(route.table, route.prefix).iter().skip(1).chain(shorter);
     if lookup.suppress_prefixlen.is_some_and(|len| route.prefix.len <= len) {
-        return Found::Nothing;
+        // They are not longer; but a route that refuses counts, whatever its prefix.
+        return if others.any(refuses) { Found::Unknown } else { Found::Nothing };
     }
     let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
-    // If the kernel skips the route, because its interface is going down, it looks at the next one instead.
-    let is_followed = || route.legs().iter().all(|&ifindex| desired::is_trusted(snapshot, ifindex));
     match route.legs().first().map(|first| snapshot.links.get(first)) {
         Some(Some(link)) if link.group != group => Found::Route(route),
-        Some(Some(_)) if is_followed() => Found::Nothing,
+        Some(Some(_)) if others.next().is_none() => Found::Nothing,
         None if route.nexthop.is_none() => Found::Route(route),
         _ => Found::Unknown,
     }
+}
+
+fn refuses(route: &Route) -> bool {
+    matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit)
 }
 
 /// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
@@ -159,6 +165,19 @@ fn is_in_vrf(snapshot: &Snapshot, route: &Route) -> bool {
     is_address && snapshot.links.values().any(|link| link.vrf_table == Some(route.table))
 }
 
+/// About how many prefixes a view of these ways has.
+fn size(snapshot: &Snapshot, ways: &Ways) -> usize {
+    let prefixes = |step: &Step| match step.action {
+        Action::Lookup(lookup) => snapshot.routes.table(lookup.table).map_or(0, RouteTable::len),
+        Action::Goto(_) | Action::Refuse | Action::Unknown => 0,
+    };
+    ways.iter().flatten().map(prefixes).sum()
+}
+
+/// How many prefixes all views may have together, while there are several: most need a node of the FIB each, and there are
+/// two million.
+const MAX_PREFIXES: usize = 1_000_000;
+
 /// All views in use.
 #[derive(Debug, Default)]
 pub(super) struct Views {
@@ -172,10 +191,14 @@ struct View {
     ways: Option<Ways>,
     /// How many neighbours and interfaces have it.
     users: usize,
+    /// About how many prefixes it had when it was made.
+    size: usize,
     /// What follows is that of other ways, or nothing.
     stale: bool,
     /// The tables that the ways look up.
     tables: BTreeSet<u32>,
+    /// In which of them a route may also depend on shorter prefixes, and up to which length.
+    dependent: BTreeMap<u32, u8>,
     /// The prefixes that there are leaves for whatever routes there are.
     named: BTreeSet<Prefix>,
     leaves: BTreeMap<Prefix, Entry>,
@@ -183,10 +206,10 @@ struct View {
 
 impl Views {
     /// The view of these ways, for one user more.
-    pub(super) fn take(&mut self, ways: &Ways) -> u16 {
+    pub(super) fn take(&mut self, snapshot: &Snapshot, ways: &Ways) -> u16 {
         let number = match self.by_ways.get(ways) {
             Some(&number) => number,
-            None => self.find_room(ways),
+            None => self.find_room(ways, size(snapshot, ways)),
         };
         if let Some(view) = self.views.get_mut(&number) {
             view.users += 1;
@@ -202,16 +225,19 @@ impl Views {
     }
 
     /// A view that nobody has any more, a new one, or the last.
-    fn find_room(&mut self, ways: &Ways) -> u16 {
+    fn find_room(&mut self, ways: &Ways, size: usize) -> u16 {
+        let used: usize = self.views.values().filter(|view| view.users > 0).map(|view| view.size).sum();
+        let is_room = used == 0 || used + size <= MAX_PREFIXES;
         let unused = self.views.iter().find(|(number, view)| view.users == 0 && **number != LAST_VIEW);
         let free = || (0..LAST_VIEW).find(|number| !self.views.contains_key(number));
-        let number = unused.map(|(&number, _)| number).or_else(free);
+        let number = unused.map(|(&number, _)| number).or_else(free).filter(|_| is_room);
         let Some(number) = number else {
             self.views.entry(LAST_VIEW).or_insert_with(View::new);
             return LAST_VIEW;
         };
         let view = self.views.entry(number).or_insert_with(View::new);
         view.stale = true;
+        view.size = size;
         if let Some(before) = view.ways.replace(ways.clone()) {
             self.by_ways.remove(&before);
         }
@@ -263,12 +289,14 @@ impl Views {
             view.leaves.values().for_each(|&leaf| release(slots, leaf));
             changes.push(Change::Forget(number));
         }
+        let of_objects = dirty.objects.then(|| snapshot.routes.of_objects()).into_iter().flatten();
+        let touched: BTreeSet<(u32, Prefix)> = dirty.routes.iter().copied().chain(of_objects).collect();
         for (&number, view) in &mut self.views {
             if view.stale || dirty.everything || dirty.rules {
                 view.learn_ways(snapshot);
             }
             let all = std::mem::take(&mut view.stale) || dirty.everything || dirty.all_routes || dirty.rules;
-            let prefixes = if all { view.prefixes(snapshot) } else { view.affected(snapshot, dirty) };
+            let prefixes = if all { view.prefixes(snapshot) } else { view.affected(snapshot, &touched, dirty) };
             // Each cover is looked up among the leaves as they are at that step: the dataplane follows step by step.
             for prefix in prefixes.into_iter().rev() {
                 let wanted = view.leaf(snapshot, differing, slots, prefix);
@@ -310,7 +338,9 @@ impl View {
             users: 0,
             stale: true,
             tables: BTreeSet::new(),
+            dependent: BTreeMap::new(),
             named: BTreeSet::new(),
+            size: 0,
             leaves: BTreeMap::new(),
         }
     }
@@ -318,6 +348,7 @@ impl View {
     /// Finds out which tables and prefixes the ways name.
     fn learn_ways(&mut self, snapshot: &Snapshot) {
         self.tables.clear();
+        self.dependent.clear();
         self.named = BTreeSet::from([ALL]);
         let Some(ways) = &self.ways else { return };
         self.named.extend(snapshot.rules.from().into_iter().flat_map(PrefixSet::iter));
@@ -332,6 +363,12 @@ impl View {
             let tables =
                 if lookup.table == TABLE_LOCAL_AND_MAIN { &pair[..] } else { std::slice::from_ref(&lookup.table) };
             self.tables.extend(tables);
+            if let Some(len) = lookup.suppress_ifgroup.map_or(lookup.suppress_prefixlen, |_| Some(32)) {
+                for &table in tables {
+                    let known = self.dependent.entry(table).or_default();
+                    *known = len.max(*known);
+                }
+            }
         }
     }
 
@@ -344,18 +381,17 @@ impl View {
 
     /// The prefixes whose leaf may change with what was touched. A table that has a route for exactly a prefix decides by
     /// it, whatever changes around; where it has none, what changed in a shorter one counts.
-    fn affected(&self, snapshot: &Snapshot, dirty: &Dirty) -> BTreeSet<Prefix> {
+    fn affected(&self, snapshot: &Snapshot, touched: &BTreeSet<(u32, Prefix)>, dirty: &Dirty) -> BTreeSet<Prefix> {
         let mut affected = BTreeSet::new();
-        let of_objects = dirty.objects.then(|| snapshot.routes.of_objects()).into_iter().flatten();
-        let touched: BTreeSet<_> = dirty.routes.iter().copied().chain(of_objects).collect();
-        for (changed, prefix) in touched.into_iter().filter(|(table, _)| self.tables.contains(table)) {
+        for &(changed, prefix) in touched.iter().filter(|(table, _)| self.tables.contains(table)) {
             affected.insert(prefix);
             if prefix.len == 32 {
                 continue;
             }
-            let others = self.tables.iter().filter(|&table| *table != changed);
-            for other in others.filter_map(|&table| snapshot.routes.table(table)) {
-                affected.extend(other.inside(prefix));
+            for (other, table) in self.tables.iter().filter_map(|&id| Some((id, snapshot.routes.table(id)?))) {
+                let up_to = if other == changed { self.dependent.get(&other).copied() } else { Some(32) };
+                let Some(up_to) = up_to else { continue };
+                affected.extend(table.inside(prefix).filter(|inner| inner.len <= up_to));
             }
             let last = Prefix { addr: prefix.last(), len: 32 };
             affected.extend(self.named.range((Bound::Included(prefix), Bound::Included(last))));
