@@ -1,15 +1,18 @@
 //! Tables that the program and plain memory both get: a Calico-like node whose one interface stands for the pod's
 //! veth. BPF_PROG_TEST_RUN takes any interface of the namespace as ingress; a new namespace has only `lo`.
 
+use anyhow::ensure;
 use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane;
 use arp_agent::dataplane::bpf::Bpf;
 use arp_agent::dataplane::fake::Fake;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
+use arp_common::Lladdr;
 use arp_common::fib::Entry;
 use arp_common::maps::{Counters, Iface, IfaceAddr, Neighbour, Oif};
 use nix::sched::{CloneFlags, unshare};
+use std::process::Command;
 
 /// `lo`, which is the first interface of every namespace.
 pub(crate) const INGRESS: u32 = 1;
@@ -36,6 +39,10 @@ impl ProgramTables {
     pub(crate) fn new() -> anyhow::Result<Self> {
         // This thread's own, gone with it.
         unshare(CloneFlags::CLONE_NEWNET)?;
+        // As if frames to the interface came in on it: what they are for is noted before a tc program sees them.
+        let mac = Lladdr::new(MAC);
+        let set = Command::new("ip").args(["link", "set", "lo", "address", &mac.to_string()]).status()?;
+        ensure!(set.success(), "lo does not take the address {mac}");
         let mut tables = ProgramTables { bpf: Bpf::load(false)?, fake: Fake::default() };
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
         tables.apply(&[
