@@ -201,6 +201,7 @@ fn routes_of_every_type() {
             kind("10.6.0.0/24", RouteKind::Prohibit, None),
             Route { table: 253, ..kind("10.7.0.0/24", RouteKind::Throw, None) },
             Route { table: 255, ..kind("10.8.0.0/24", RouteKind::Local, Some(index("lo"))) },
+            Route { table: 100, ..unicast("10.16.0.0/24", "v0") },
             kind("10.10.0.0/24", RouteKind::Broadcast, v0),
             kind("10.11.0.0/24", RouteKind::Multicast, v0),
             kind("10.12.0.0/24", RouteKind::Anycast, v0),
@@ -281,12 +282,13 @@ fn everything_comes_in_order_of_dependence() {
                 Event::AllSettings(_) => "all",
                 Event::Address(_) => "address",
                 Event::Rules(_) => "rules",
+                Event::LocalAndMain(_) => "local and main",
                 Event::Route(_, Placement::Last) => "route",
                 Event::Neighbour(_) => "neighbour",
                 Event::Proxies(_) | Event::ArpListeners(_) => "proxies",
                 Event::ProxyDelays(_) => "delays",
                 Event::ArpNetfilter(_) | Event::DroppedReplies(_) => "netfilter",
-                Event::IngressHooks(_) | Event::UppersElsewhere(_) => "hooks",
+                Event::IngressHooks(_) | Event::UppersElsewhere(_) | Event::RootQdisc { .. } => "hooks",
                 Event::XdpFeatures { .. } => "features",
                 other => panic!("{other:?}"),
             })
@@ -294,8 +296,19 @@ fn everything_comes_in_order_of_dependence() {
         // Linux 6.3 has them.
         kinds.retain(|kind| *kind != "features");
         kinds.dedup();
-        let expected =
-            ["link", "delays", "all", "address", "rules", "route", "neighbour", "proxies", "netfilter", "hooks"];
-        assert_eq!(kinds, expected);
+        let expected = [
+            "link",
+            "delays",
+            "all",
+            "address",
+            "rules",
+            "local and main",
+            "route",
+            "neighbour",
+            "proxies",
+            "netfilter",
+        ];
+        assert_eq!(kinds[..expected.len()], expected);
+        assert!(kinds[expected.len()..].iter().all(|kind| *kind == "hooks"), "{kinds:?}");
     });
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use arp_agent::{
-    event::{Event, IfSet, Placement, Route},
+    event::{Event, IfSet, LocalAndMain, Placement, Route},
     kernel::{Batch, Deaf, Notifications, Reader, Reread},
 };
 
@@ -117,10 +117,11 @@ fn addresses_rules_and_neighbours() {
         assert!(batch.events.iter().any(|e| matches!(e, Event::AddressGone(_))));
         assert!(batch.events.iter().any(|e| matches!(e, Event::RouteGone(_))));
 
+        let split = [Event::LocalAndMain(Some(LocalAndMain::Split))];
         let batch = after(notifications, "ip rule add fwmark 1 lookup main priority 9");
-        assert!(batch.events.is_empty() && batch.reread.rules, "{batch:#?}");
+        assert!(batch.events == split && batch.reread.rules, "{batch:#?}");
         let batch = after(notifications, "ip rule del priority 9");
-        assert!(batch.events.is_empty() && batch.reread.rules, "{batch:#?}");
+        assert!(batch.events == split && batch.reread.rules, "{batch:#?}");
 
         let batch = after(notifications, "ip neighbour add 10.9.0.7 lladdr 02:00:00:00:00:07 dev u0");
         assert!(matches!(&batch.events[..], [Event::Neighbour(n)] if n.lladdr == Some([2, 0, 0, 0, 0, 7])));

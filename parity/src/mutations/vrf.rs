@@ -46,6 +46,9 @@ pub(super) fn port(plan: &mut Plan) {
         0 => plan.ip(format!("link set v{port} nomaster")),
         _ => {
             let master = *plan.rng.pick(&["red", "blue"]);
+            let table = if master == "red" { "100" } else { "101" };
+            // It may be there already, and is refused then; a port of one that is not would end all steps behind it.
+            plan.ip(format!("link add {master} type vrf table {table}"));
             enslaved(plan, port, master);
         }
     }

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use aya::programs::TcAttachType;
 use lab::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use lab::{AgentOptions, Answerer, Hook, Lab, SideBySide, kernel_is_since, needs_root};
-use serde_json::Value;
+use lab::{Agent, AgentOptions, Answerer, Hook, Lab, SideBySide, kernel_is_since, needs_root};
+use serde_json::{Value, json};
 
 use crate::foreign::{Does, TcProgram};
 
@@ -50,11 +50,12 @@ fn a_foreign_tcx_program_is_seen_at_the_next_poll() -> Result<()> {
     let mut agent = AgentOptions::new(&["cali*"]).default_reread().start(lab.node())?;
     for pod in [3, 17, 30, 44] {
         let interface = format!("cali{pod}");
-        assert!(is_answering(agent.status()?.interface(&interface)), "{interface}, before");
+        let others = |agent: &Agent| Ok::<_, anyhow::Error>(agent.status()?.interface(&interface)["others"].clone());
+        assert_eq!(others(&agent)?, json!([]), "{interface}, before");
         let _program = TcProgram::attach(lab.node(), &interface, TcAttachType::Egress, Does::Nothing)?;
         agent.in_sync()?;
-        let status = agent.status()?;
-        assert!(!is_answering(status.interface(&interface)), "{}", status.interface(&interface));
+        assert_eq!(others(&agent)?.as_array().map(Vec::len), Some(1), "{interface}");
+        assert!(is_answering(agent.status()?.interface(&interface)), "{interface}: its replies go through the program");
     }
     Ok(())
 }
