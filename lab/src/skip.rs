@@ -22,6 +22,8 @@ pub fn missing_privilege() -> Option<String> {
 pub fn skip(reason: &str) {
     let thread = thread::current();
     let test = thread.name().unwrap_or("unnamed test");
+    // One line a test: what a command says may have several.
+    let reason = reason.lines().collect::<Vec<_>>().join(" ");
     eprintln!("skipped: {test}: {reason}");
     match env::var_os("ARP_TEST_SKIPS") {
         Some(path) => {

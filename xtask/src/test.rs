@@ -102,11 +102,11 @@ impl Tier {
     }
 
     /// Which tests of its target belong elsewhere.
-    fn skipped(self) -> Option<&'static str> {
+    fn skipped(self) -> &'static [&'static str] {
         match self {
-            Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(ELSEWHERE),
-            Tier::Faults => Some(LONG),
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::FaultsLong | Tier::Parity => None,
+            Tier::Lab | Tier::LabSkb | Tier::LabDriver => &ELSEWHERE,
+            Tier::Faults => &[LONG],
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::FaultsLong | Tier::Parity => &[],
         }
     }
 
@@ -133,8 +133,8 @@ const UNIT: [&str; 6] = ["arp-common", "arp-agent", "bench", "lab", "parity", "x
 const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.
 const MATRIX: &str = "matrix::";
-/// Rows about devices that this kernel may lack: `cargo xtask vm` runs them on other kernels.
-const ELSEWHERE: &str = "matrix::devices::";
+/// Rows about devices and actions of tc that this kernel may lack: `cargo xtask vm` runs them on other kernels.
+const ELSEWHERE: [&str; 3] = ["matrix::devices::", "matrix::vrf::", "::k370_"];
 /// Faults that are tried for minutes.
 const LONG: &str = "::long_";
 /// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
@@ -225,11 +225,12 @@ fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_direc
         command.env(HOOK, hook);
     }
     if tier.target() == Tier::Lab.target() {
-        println!("without {ELSEWHERE}: `cargo xtask vm` boots kernels that have VLAN, VRF, bonding and dummy devices");
+        let elsewhere = ELSEWHERE.join(", ");
+        println!(
+            "without {elsewhere}: `cargo xtask vm` boots kernels that have VLAN, VRF, bonding and dummy devices, and policing"
+        );
     }
-    if let Some(elsewhere) = tier.skipped() {
-        command.args(["--skip", elsewhere]);
-    }
+    command.args(tier.skipped().iter().flat_map(|elsewhere| ["--skip", elsewhere]));
     command.env(SKIPS, &skips).stdout(Stdio::piped());
     if let Some(agent) = agent {
         // Each test of these tiers has namespaces and an agent of its own: more at a time than there are CPUs only

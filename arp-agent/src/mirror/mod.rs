@@ -256,10 +256,9 @@ impl Mirror {
             wanted.push((key, before, decided));
         }
         let probed: BTreeSet<u32> = match &dirty.interfaces {
-            _ if is_all => self.probe_views.keys().chain(&self.attached).copied().collect(),
-            IfSet::None => BTreeSet::new(),
-            IfSet::These(these) => these.clone(),
-            IfSet::All => self.probe_views.keys().chain(&self.attached).copied().collect(),
+            IfSet::None if !is_all => BTreeSet::new(),
+            IfSet::These(these) if !is_all => these.clone(),
+            _ => self.probe_views.keys().chain(&self.attached).copied().collect(),
         };
         let mut probes = Vec::new();
         for ifindex in probed {

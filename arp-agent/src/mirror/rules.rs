@@ -390,14 +390,10 @@ impl Rules {
     /// What is left of the rules for the targets of a sender on an interface.
     pub(super) fn steps(&self, ingress: &Ingress<'_>, sender: u32) -> Vec<Step> {
         let mut steps = Vec::new();
-        // Where each rule that a goto leads to begins among the steps; gotos are told it at the end.
-        let mut begins: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut gotos = Vec::new();
+        let mut gotos = Gotos::default();
         let mut at = 0;
         while let Some(rule) = self.rules.get(at) {
-            if self.targets.contains(&at) {
-                begins.insert(at, steps.len());
-            }
+            gotos.rule_begins(self, at, steps.len());
             if let Some(Run::To { count, step }) = self.runs.get(&at) {
                 steps.push(step.clone());
                 at += count;
@@ -409,13 +405,11 @@ impl Rules {
             if matches!(condition, Condition::Any(No) | Condition::In(_, No, No)) {
                 continue;
             }
-            if let Some(target) = rule.target {
-                gotos.push((steps.len(), target));
-            }
+            gotos.step(rule, steps.len());
             steps.push(Step { condition, action });
         }
-        for (goto, target) in gotos {
-            steps[goto].action = Action::Goto(begins.get(&target).copied().unwrap_or(steps.len()));
+        for (goto, action) in gotos.actions(steps.len()) {
+            steps[goto].action = action;
         }
         steps
     }
@@ -435,13 +429,10 @@ impl Rules {
     /// route leaves by may hold; else it does not.
     pub(super) fn steps_back(&self, ingress: &Ingress<'_>, sender: u32, others: bool) -> Vec<(Holds, Action)> {
         let mut steps = Vec::new();
-        let mut begins: BTreeMap<usize, usize> = BTreeMap::new();
-        let mut gotos = Vec::new();
+        let mut gotos = Gotos::default();
         let mut at = 0;
         while let Some(rule) = self.rules.get(at) {
-            if self.targets.contains(&at) {
-                begins.insert(at, steps.len());
-            }
+            gotos.rule_begins(self, at, steps.len());
             match self.runs.get(&at) {
                 Some(Run::To { count, step }) => {
                     steps.push((step.condition.at(Prefix { addr: sender, len: 32 }), step.action));
@@ -458,13 +449,40 @@ impl Rules {
                 None => at += 1,
             }
             let Some(action) = rule.action(ingress) else { continue };
-            gotos.extend(rule.target.map(|target| (steps.len(), target)));
+            gotos.step(rule, steps.len());
             steps.push((rule.back(ingress, sender, others), action));
         }
-        for (goto, target) in gotos {
-            steps[goto].1 = Action::Goto(begins.get(&target).copied().unwrap_or(steps.len()));
+        for (goto, action) in gotos.actions(steps.len()) {
+            steps[goto].1 = action;
         }
         steps
+    }
+}
+
+/// Gotos lead to rules, and of several rules there may be one step, or none: where they lead is known at the end.
+#[derive(Default)]
+struct Gotos {
+    /// Where each rule that a goto leads to begins among the steps.
+    begins: BTreeMap<usize, usize>,
+    /// The steps that are gotos, and the rules that they lead to.
+    gotos: Vec<(usize, usize)>,
+}
+
+impl Gotos {
+    fn rule_begins(&mut self, rules: &Rules, rule: usize, step: usize) {
+        if rules.targets.contains(&rule) {
+            self.begins.insert(rule, step);
+        }
+    }
+
+    fn step(&mut self, rule: &Rule, step: usize) {
+        self.gotos.extend(rule.target.map(|target| (step, target)));
+    }
+
+    /// What the steps that are gotos do, of `steps` in all.
+    fn actions(self, steps: usize) -> impl Iterator<Item = (usize, Action)> {
+        let Gotos { begins, gotos } = self;
+        gotos.into_iter().map(move |(goto, target)| (goto, Action::Goto(begins.get(&target).copied().unwrap_or(steps))))
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) fn acceptance(snapshot: &Snapshot, link: &Link, sender: u32) -> Accep
     if is_default && snapshot.is_configured(sender) {
         return Acceptance { flags: 0, depends: false };
     }
-    // What arp_filter looks up leaves by the VRF, which since 6.15 is what rules may name in `oif`.
+    // arp_filter looks for a way out by the VRF, and since 6.15 a rule can ask for that in `oif`.
     if judge.strict && link.master.is_some() && snapshot.rules.ask_for_oif() {
         return Acceptance { flags: 0, depends: false };
     }
