@@ -8,25 +8,26 @@ use lab::{agent_binary, needs_root};
 
 /// For how long scenarios are begun.
 const SECONDS: &str = "30";
-/// The least share that the fast path is to answer of what the decision procedure answers: in a run so short, one scenario
-/// with a rule that the agent is careful about counts.
-const COVERAGE: f64 = 0.995;
+/// The least share that the fast path is to answer of what the decision procedure answers, of scenarios that are always the
+/// same, and of new ones. A run as short as this has a hundred scenarios, or forty on a busy machine: one in which the agent is
+/// careful about a rule or a next hop counts.
+const COVERAGE: [f64; 2] = [0.995, 0.97];
 /// The least number of scenarios, even on a busy machine, for the share to mean anything.
 const SCENARIOS: u64 = 10;
 
 #[test]
 fn fixed_scenarios_show_no_difference() -> Result<()> {
     needs_root!();
-    parity(&["--seed", "1"])
+    parity(&["--seed", "1"], COVERAGE[0])
 }
 
 #[test]
 fn new_scenarios_show_no_difference() -> Result<()> {
     needs_root!();
-    parity(&[])
+    parity(&[], COVERAGE[1])
 }
 
-fn parity(arguments: &[&str]) -> Result<()> {
+fn parity(arguments: &[&str], coverage: f64) -> Result<()> {
     let out = concat!(env!("CARGO_TARGET_TMPDIR"), "/parity");
     let output = Command::new(env!("CARGO_BIN_EXE_parity"))
         .args(["--seconds", SECONDS, "--out", out])
@@ -45,6 +46,6 @@ fn parity(arguments: &[&str]) -> Result<()> {
         word.with_context(|| format!("no {key} in {last:?}"))?.parse().with_context(|| format!("{key} in {last:?}"))
     };
     ensure!(value("scenarios=")? >= SCENARIOS as f64, "too few scenarios: {last}");
-    ensure!(value("coverage=")? >= COVERAGE, "the fast path passes what it is to answer: {last}; {repeat}");
+    ensure!(value("coverage=")? >= coverage, "the fast path passes what it is to answer: {last}; {repeat}");
     Ok(())
 }

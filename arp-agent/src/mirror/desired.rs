@@ -188,9 +188,11 @@ pub(super) fn oif(snapshot: &Snapshot, legs: &Legs) -> Oif {
     Oif { ifindex, medium_id }
 }
 
-/// Whether routes by the interface are surely those that the mirror has, and the kernel skips none of them.
-pub(super) fn is_trusted(snapshot: &Snapshot, ifindex: u32) -> bool {
-    followed(snapshot, ifindex).is_some() && is_usable(snapshot, ifindex)
+/// Whether the kernel follows a route with these next hops, and surely the one that the mirror has. It skips the route only
+/// where all of them are dead.
+pub(super) fn is_followed_by(snapshot: &Snapshot, legs: &[u32]) -> bool {
+    legs.iter().all(|&ifindex| followed(snapshot, ifindex).is_some())
+        && legs.iter().any(|&ifindex| is_usable(snapshot, ifindex))
 }
 
 /// The IPv4 settings of an interface that is followed, and that has not lost routes.

@@ -191,15 +191,15 @@ impl<'a> Judge<'a> {
         if route.kind != RouteKind::Unicast {
             return false;
         }
-        let is_trusted = |&ifindex: &u32| desired::is_trusted(self.snapshot, ifindex);
         let legs = route.legs();
         if legs.contains(&self.ingress) {
             let is_alone = legs.iter().all(|&leg| leg == self.ingress);
-            return is_trusted(&self.ingress) && (!self.strict || is_alone && route.prefix.len > 0);
+            return desired::is_followed_by(self.snapshot, &[self.ingress])
+                && (!self.strict || is_alone && route.prefix.len > 0);
         }
         // A route that the kernel skips, because its interface has gone down, is followed by nobody knows what.
         self.depends = true;
-        let is_sure = !legs.is_empty() && legs.iter().all(is_trusted);
+        let is_sure = desired::is_followed_by(self.snapshot, legs);
         is_sure && !self.strict && (self.rp_filter == 0 || self.rp_filter == 2 && self.numbered)
     }
 }

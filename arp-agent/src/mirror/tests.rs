@@ -343,7 +343,14 @@ fn a_sender_that_is_routed_elsewhere_is_accepted_as_rp_filter_says() {
     assert_eq!(asks(1, vec![]), pass(Reason::SENDER_ROUTE));
     assert_eq!(asks(2, vec![]), pass(Reason::SENDER_ROUTE), "no address");
     assert_eq!(asks(2, vec![numbered()]), REPLY);
-    assert_eq!(asks(2, vec![numbered(), uplink(|link, _| link.flags = 0x1002)]), pass(Reason::SENDER_ROUTE));
+    let is_down = || uplink(|link, _| link.flags = 0x1002);
+    assert_eq!(asks(2, vec![numbered(), is_down()]), pass(Reason::SENDER_ROUTE));
+    // By several next hops, one of which is dead.
+    let several = |hops: &[u32]| add(Route { hops: hops.into(), oif: None, ..unicast("10.5.0.0/25", 0) });
+    let second = |flags: u32| link(9, "u1", move |link, _| link.flags = flags);
+    assert_eq!(asks(0, vec![second(0x1002), several(&[UPLINK, 9])]), REPLY);
+    assert_eq!(asks(0, vec![second(0x1002), several(&[UPLINK, 9]), is_down()]), pass(Reason::SENDER_ROUTE));
+    assert_eq!(asks(0, vec![several(&[UPLINK, 9])]), pass(Reason::SENDER_ROUTE), "one of them is not there");
     let filtered = cali(|_, settings| settings.arp_filter = 1);
     assert_eq!(after(elsewhere().into_iter().chain([filtered]), "8.8.8.8"), pass(Reason::SENDER_ROUTE));
     // By the default route out of the interface.

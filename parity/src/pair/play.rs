@@ -281,7 +281,6 @@ impl Pair {
                 .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
                 .collect();
             *self.spent.entry("frames").or_default() += start.elapsed();
-            *self.spent.entry("batches").or_default() += Duration::from_secs(1);
             each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before, collected });
         }
         Ok(None)
