@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -215,7 +216,7 @@ fn fields(value: &Value, path: &str, maps: &[&str], into: &mut BTreeSet<String>)
 
 fn assert_fields_are_documented(sample: &Value, heading: &str) {
     let mut is = BTreeSet::new();
-    fields(sample, "", &["patterns", "passed"], &mut is);
+    fields(sample, "", &["patterns", "passed", "passed_per_second"], &mut is);
     let text = section(&document("docs/operations.md"), heading);
     let claimed =
         table(&text).into_iter().flat_map(|row| quoted(row[0]).into_iter().map(str::to_owned).collect::<Vec<_>>());
@@ -226,10 +227,12 @@ fn assert_fields_are_documented(sample: &Value, heading: &str) {
 pub(crate) fn status() -> Status {
     Status {
         version: crate::DOCUMENT_VERSION,
+        running: true,
         ready: true,
         not_ready_because: Some(String::new()),
         pid: 1,
         agent_version: String::new(),
+        up_seconds: 0,
         patterns: BTreeMap::new(),
         interfaces: vec![InterfaceStatus {
             name: "cali0".into(),
@@ -244,6 +247,7 @@ pub(crate) fn status() -> Status {
             answered: 0,
             passed: BTreeMap::new(),
             peer: Some(Peer { ifindex: 2, netnsid: Some(0), netns: Some(String::new()) }),
+            hosts: vec![Ipv4Addr::LOCALHOST],
         }],
         answered: 0,
         passed: BTreeMap::new(),
@@ -271,7 +275,9 @@ fn every_field_of_status_is_documented() {
 
 #[test]
 fn every_field_of_stats_is_documented() {
-    let document = serde_json::to_value(stats::document(&status(), Some("cali0")).unwrap()).unwrap();
+    let mut document = stats::document(&status(), Some("cali0")).unwrap();
+    document.rate(&document.clone(), Duration::from_secs(1));
+    let document = serde_json::to_value(document).unwrap();
     assert_fields_are_documented(&document, "### Fields of `stats --json`");
 }
 

@@ -29,13 +29,14 @@ pub fn gives(matches: &ArgMatches, name: &str) -> bool {
 pub enum Command {
     /// Attach to interfaces and answer ARP requests, until SIGTERM or SIGINT.
     Run(Run),
-    /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 not
-    /// running, 3 running but not ready, 4 ready but no matching interface answers.
+    /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 failed,
+    /// 3 running but not ready, 4 not running, 5 ready but no matching interface answers.
     Status(Status),
     /// Explain whether the fast path answers a request on an interface, what this node's kernel does with it, and why.
     /// Exit code 0 if the fast path replies, 3 if it passes.
     Explain(Explain),
-    /// Show the counters: requests answered, and frames passed by reason.
+    /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
+    /// running.
     Stats(Stats),
     /// Uninstall: remove everything that dead agents have left on interfaces. Exit code 0 if nothing is left, 3 if an
     /// agent still runs.
@@ -97,9 +98,17 @@ pub struct Stats {
     /// Only this interface.
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
+    /// Print again every so many seconds, with the rates since the last time.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub watch: Option<u64>,
+    /// End after so many times.
+    #[arg(long, value_name = "N", requires = "watch")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
     #[command(flatten)]
     pub run_dir: RunDir,
-    /// Print one JSON document.
+    /// Print one JSON document; with --watch one a line each time.
     #[arg(long)]
     pub json: bool,
 }

@@ -23,9 +23,9 @@ use crate::slack::{stretched, wait_until};
 /// Exit code of `status` while the agent runs and is not ready.
 pub const STATUS_NOT_READY: i32 = 3;
 /// Exit code of `status` while the agent is ready, but none of the interfaces that match answers.
-pub const STATUS_NONE_ANSWERS: i32 = 4;
-/// Exit code of `status` while no agent runs.
-pub const STATUS_NOT_RUNNING: i32 = 1;
+pub const STATUS_NONE_ANSWERS: i32 = 5;
+/// Exit code of `status` and `stats` while no agent runs.
+pub const STATUS_NOT_RUNNING: i32 = 4;
 
 /// How often the tests' agents re-read what the kernel does not notify.
 const REREAD: Duration = Duration::from_millis(50);

@@ -85,6 +85,7 @@ pub struct Agent {
     proxies: ProxyReadings,
     resyncs: u64,
     overruns: u64,
+    started: Instant,
 }
 
 impl Agent {
@@ -134,6 +135,7 @@ impl Agent {
             proxies: ProxyReadings::new(Instant::now()),
             resyncs: 0,
             overruns: 0,
+            started: Instant::now(),
         };
         agent.resync("start")?;
         agent.attachments.clear_left();

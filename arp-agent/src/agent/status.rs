@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::clock::monotonic_ns;
-use crate::control::{InterfaceStatus, Peer, Request, Response, Status};
+use crate::control::{HOSTS_SHOWN, InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::agreement::agree;
@@ -66,10 +66,12 @@ impl Agent {
         let ready = self.in_sync.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
+            running: true,
             ready,
             not_ready_because: self.in_sync.as_ref().err().map(|why| format!("every frame passes: {why}")).or(starting),
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            up_seconds: self.started.elapsed().as_secs(),
             patterns: self.attachments.matches(links),
             interfaces: interfaces.collect::<anyhow::Result<_>>()?,
             answered: total[ANSWERED],
@@ -168,6 +170,8 @@ impl Agent {
             netnsid: link.link_netnsid,
             netns: link.link_netnsid.and_then(|id| around.namespaces.get(&id).cloned()),
         });
+        let hosts = peer.iter().flat_map(|_| self.mirror.snapshot().routes.hosts_by(link.ifindex));
+        let hosts = hosts.take(HOSTS_SHOWN).collect();
         Ok(InterfaceStatus {
             name: link.name.clone(),
             ifindex: link.ifindex,
@@ -181,6 +185,7 @@ impl Agent {
             answered: counters[ANSWERED],
             passed: passed(&counters),
             peer,
+            hosts,
         })
     }
 }

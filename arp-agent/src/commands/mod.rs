@@ -13,10 +13,11 @@ pub mod status;
 pub enum Exit {
     /// Success. `status`: the agent is ready, and answers on an interface, or none matches yet.
     Ok = 0,
-    /// `status`: no agent is running.
-    NotRunning = 1,
-    /// `status`: the agent runs, but is not ready. `explain`: the frame is passed. `detach`: an agent still runs.
+    /// `status`: the agent runs, but is not ready. `status`, `stats`: it does not respond. `explain`: the frame is passed.
+    /// `detach`: an agent still runs.
     No = 3,
+    /// `status`, `stats`: no agent runs.
+    NotRunning = 4,
     /// `status`: the agent is ready, but answers on none of the interfaces that match.
-    NoneAnswers = 4,
+    NoneAnswers = 5,
 }

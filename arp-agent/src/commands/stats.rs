@@ -1,35 +1,51 @@
-//! `arp-agent stats`: requests answered, and frames passed by reason.
+//! `arp-agent stats`: requests answered, and frames passed by reason; once, or again and again with rates.
 
 use super::Exit;
 use super::status::{self, Fetched};
 use crate::cli;
 use crate::control::Status;
-use crate::control::client::silent;
 use anyhow::bail;
 use arp_common::Reason;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
-/// Prints the counters of one interface, or of all together.
+/// Prints the counters of one interface, or of all together; with `--watch` again after each pause, until the agent ends.
 ///
 /// # Errors
-/// No agent runs, or it is not attached to that interface.
+/// The agent does not serve that interface, or what listens in the run directory is no agent of this version.
 pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
-    let status = match status::fetch(run_dir)? {
-        Fetched::Status(status) => status,
-        Fetched::NotRunning => bail!(status::not_running(run_dir)),
-        Fetched::Silent => bail!(silent(run_dir)),
-    };
-    let document = document(&status, arguments.interface.as_deref())?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&document)?);
-    } else {
-        println!("{}", render(&document));
+    let mut last: Option<(Instant, u32, Stats)> = None;
+    let mut turns = 0;
+    loop {
+        let at = Instant::now();
+        let status = match status::fetch(run_dir)? {
+            Fetched::Status(status) => status,
+            absent => return status::without(&absent, run_dir, arguments.json),
+        };
+        let mut document = document(&status, arguments.interface.as_deref())?;
+        if let Some((before_at, pid, before)) = &last
+            && *pid == status.pid
+        {
+            document.rate(before, at - *before_at);
+        }
+        match (arguments.json, arguments.watch) {
+            (true, Some(_)) => println!("{}", serde_json::to_string(&document)?),
+            (true, None) => println!("{}", serde_json::to_string_pretty(&document)?),
+            // A blank line between two turns, so that the output of a pipe can be read, too.
+            (false, _) => println!("{}{}", if turns > 0 { "\n" } else { "" }, render(&document)),
+        }
+        turns += 1;
+        match arguments.watch {
+            Some(pause) if arguments.count.is_none_or(|count| turns < count) => sleep(Duration::from_secs(pause)),
+            _ => return Ok(Exit::Ok),
+        }
+        last = Some((at, status.pid, document));
     }
-    Ok(Exit::Ok)
 }
 
 /// What `stats --json` prints.
@@ -44,8 +60,15 @@ pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stat
             None => bail!("{name}: the agent is not attached to such an interface (`arp-agent status` lists them)"),
         },
     };
-    let interface = interface.map(str::to_owned);
-    Ok(Stats { version: status.version, interface, answered, passed: passed.clone() })
+    Ok(Stats {
+        version: status.version,
+        running: status.running,
+        interface: interface.map(str::to_owned),
+        answered,
+        passed: passed.clone(),
+        answered_per_second: None,
+        passed_per_second: None,
+    })
 }
 
 /// What `stats --json` prints.
@@ -53,21 +76,98 @@ pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stat
 pub struct Stats {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
+    /// True; false if no agent runs.
+    pub running: bool,
     /// The interface; `null` for all of them together.
     pub interface: Option<String>,
     /// Requests answered.
     pub answered: u64,
     /// ARP frames passed, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// Requests answered a second since the last turn of `--watch`; `null` in the first one.
+    pub answered_per_second: Option<f64>,
+    /// ARP frames passed a second since then, by reason.
+    pub passed_per_second: Option<BTreeMap<String, f64>>,
+}
+
+impl Stats {
+    /// Fills in the rates since an earlier document. The counters of an interface that came again begin anew: then there
+    /// are none.
+    pub fn rate(&mut self, before: &Stats, passed: Duration) {
+        let rate = |now: u64, before: u64| {
+            let difference = now.checked_sub(before)? as f64;
+            Some((difference / passed.as_secs_f64() * 10.0).round() / 10.0)
+        };
+        let of_reasons = self.passed.iter().map(|(reason, &count)| {
+            let before = before.passed.get(reason).copied().unwrap_or_default();
+            Some((reason.clone(), rate(count, before)?))
+        });
+        self.passed_per_second = of_reasons.collect();
+        self.answered_per_second = rate(self.answered, before.answered).filter(|_| self.passed_per_second.is_some());
+        if self.answered_per_second.is_none() {
+            self.passed_per_second = None;
+        }
+    }
 }
 
 fn render(stats: &Stats) -> String {
     let mut table = Builder::default();
-    table.push_record(["answered", &stats.answered.to_string(), ""]);
-    for (reason, count) in &stats.passed {
-        let why = Reason::from_name(reason).map_or("", Reason::why);
-        table.push_record([&format!("passed: {reason}"), &count.to_string(), why]);
+    let rated = |rate: Option<f64>| rate.map_or_else(String::new, |rate| format!("{rate:.1}/s"));
+    let rates = stats.answered_per_second.is_some();
+    let mut push = |name: String, count: u64, rate: Option<f64>, why: &str| {
+        let mut row = vec![name, count.to_string()];
+        row.extend(rates.then(|| rated(rate)));
+        row.push(why.to_owned());
+        table.push_record(row);
+    };
+    push("answered".to_owned(), stats.answered, stats.answered_per_second, "");
+    for (reason, &count) in &stats.passed {
+        let rate = stats.passed_per_second.as_ref().and_then(|rates| rates.get(reason).copied());
+        push(format!("passed: {reason}"), count, rate, Reason::from_name(reason).map_or("", Reason::why));
     }
     let table = table.build().with(Style::blank()).to_string();
     table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(answered: u64, unknown: u64) -> Stats {
+        Stats {
+            version: 1,
+            running: true,
+            interface: None,
+            answered,
+            passed: [("neighbour_unknown".to_owned(), unknown)].into(),
+            answered_per_second: None,
+            passed_per_second: None,
+        }
+    }
+
+    #[test]
+    fn rates_are_differences_by_time() {
+        let mut now = counted(100, 7);
+        now.rate(&counted(50, 7), Duration::from_secs(2));
+        assert_eq!(now.answered_per_second, Some(25.0));
+        assert_eq!(now.passed_per_second, Some([("neighbour_unknown".to_owned(), 0.0)].into()));
+        let table = render(&now);
+        assert!(table.lines().next().is_some_and(|line| line.contains("100") && line.contains("25.0/s")), "{table}");
+    }
+
+    #[test]
+    fn counters_that_began_anew_have_no_rate() {
+        for before in [counted(101, 7), counted(100, 8)] {
+            let mut now = counted(100, 7);
+            now.rate(&before, Duration::from_secs(1));
+            assert_eq!(now, counted(100, 7));
+        }
+    }
+
+    #[test]
+    fn a_reason_that_was_not_there_before_began_at_0() {
+        let mut now = counted(0, 3);
+        now.rate(&Stats { passed: BTreeMap::new(), ..counted(0, 0) }, Duration::from_secs(1));
+        assert_eq!(now.passed_per_second, Some([("neighbour_unknown".to_owned(), 3.0)].into()));
+    }
 }

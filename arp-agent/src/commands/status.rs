@@ -5,6 +5,7 @@ use crate::cli;
 use crate::control::client::{Answer, ask, silent};
 use crate::control::{InterfaceStatus, Request, Response, Status};
 use anyhow::bail;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tabled::builder::Builder;
@@ -18,14 +19,7 @@ pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let status = match fetch(run_dir)? {
         Fetched::Status(status) => status,
-        Fetched::NotRunning => {
-            eprintln!("{}", not_running(run_dir));
-            return Ok(Exit::NotRunning);
-        }
-        Fetched::Silent => {
-            eprintln!("{}", silent(run_dir));
-            return Ok(Exit::No);
-        }
+        absent => return without(&absent, run_dir, arguments.json),
     };
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&status)?);
@@ -59,6 +53,37 @@ pub fn fetch(run_dir: &Path) -> anyhow::Result<Fetched> {
     }
 }
 
+/// Says that there is no agent, or that it does not respond; with `json`, as a document on stdout, too.
+///
+/// # Errors
+/// There is a status.
+pub(super) fn without(fetched: &Fetched, run_dir: &Path, json: bool) -> anyhow::Result<Exit> {
+    let (why, document, exit) = match fetched {
+        Fetched::NotRunning => (not_running(run_dir), absent(None), Exit::NotRunning),
+        Fetched::Silent => {
+            let why = silent(run_dir);
+            let document = absent(Some(&why));
+            (why, document, Exit::No)
+        }
+        Fetched::Status(_) => bail!("there is a status"),
+    };
+    eprintln!("{why}");
+    if json {
+        println!("{document}");
+    }
+    Ok(exit)
+}
+
+/// What `--json` prints in place of a status. `silent`: what to tell people of an agent that runs and does not respond.
+pub fn absent(silent: Option<&str>) -> Value {
+    match silent {
+        None => json!({ "version": crate::DOCUMENT_VERSION, "running": false }),
+        Some(why) => json!({
+            "version": crate::DOCUMENT_VERSION, "running": true, "ready": false, "not_ready_because": why
+        }),
+    }
+}
+
 /// What to tell people when no agent runs.
 pub fn not_running(run_dir: &Path) -> String {
     format!("no agent runs with run directory {} (--run-dir names another)", run_dir.display())
@@ -77,8 +102,27 @@ fn is_answering(interface: &InterfaceStatus) -> bool {
     interface.state == "answering"
 }
 
-/// One line: on how many interfaces requests are answered, and the state of the others.
-fn summary(status: &Status) -> String {
+/// The first line: who runs since when, and what comes of it.
+fn headline(status: &Status) -> String {
+    let version = if status.agent_version.is_empty() { "(version not known)" } else { &status.agent_version };
+    format!("arp-agent {version}, up {}, pid {}: {}", duration(status.up_seconds), status.pid, summary(status))
+}
+
+/// In the two largest units that are not 0.
+fn duration(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60 % 60, seconds / 3600 % 24, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) if minutes == 0 => format!("{hours} h"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ if hours == 0 => format!("{days} d"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// On how many interfaces requests are answered, and the state of the others.
+pub fn summary(status: &Status) -> String {
     match &status.not_ready_because {
         None if status.ready => {}
         None => return "not ready, every frame passes: the lease has run out".to_owned(),
@@ -109,10 +153,8 @@ fn summary(status: &Status) -> String {
 
 fn render(status: &Status) -> String {
     let mut text = format!(
-        "{}\narp-agent {}, process {}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
-        summary(status),
-        status.agent_version,
-        status.pid,
+        "{}\nanswered {}, passed {}; routes {}, neighbours {} mirrored; resyncs {}, overruns {}\n",
+        headline(status),
         status.answered,
         status.passed.values().sum::<u64>(),
         status.routes,
@@ -145,14 +187,6 @@ fn render(status: &Status) -> String {
 }
 
 fn row(interface: &InterfaceStatus) -> [String; 6] {
-    let peer = interface.peer.as_ref().map(|peer| {
-        let namespace = match (&peer.netns, peer.netnsid) {
-            (Some(name), _) => format!(" in {name}"),
-            (None, Some(id)) => format!(" in namespace id {id}"),
-            (None, None) => String::new(),
-        };
-        format!("ifindex {}{namespace}", peer.ifindex)
-    });
     let id = interface.reason_id.as_deref().map(|id| format!(" ({id})")).unwrap_or_default();
     let reason = interface.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
     let state = format!("{}{id}{reason}", interface.state);
@@ -162,17 +196,31 @@ fn row(interface: &InterfaceStatus) -> [String; 6] {
         state,
         interface.answered.to_string(),
         interface.passed.values().sum::<u64>().to_string(),
-        peer.unwrap_or_default(),
+        pod_end(interface),
     ]
+}
+
+/// Who is behind a veth: its addresses, as routes tell, and its namespace; where neither is known, the other end's index.
+fn pod_end(interface: &InterfaceStatus) -> String {
+    let Some(peer) = &interface.peer else { return String::new() };
+    let hosts: Vec<String> = interface.hosts.iter().map(ToString::to_string).collect();
+    let who = if hosts.is_empty() { format!("ifindex {}", peer.ifindex) } else { hosts.join(", ") };
+    match (&peer.netns, peer.netnsid) {
+        (Some(name), _) => format!("{who} in {name}"),
+        (None, Some(id)) if hosts.is_empty() => format!("{who} in namespace id {id}"),
+        _ => who,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::claims;
+    use crate::control::Peer;
+    use std::net::Ipv4Addr;
 
     fn with(states: &[(&str, Option<&str>)]) -> Status {
-        let status = claims::status();
+        let status = Status { agent_version: "9.8.7".into(), up_seconds: 3 * 3600, ..claims::status() };
         let interface = |&(state, reason): &(&str, Option<&str>)| InterfaceStatus {
             state: state.to_owned(),
             reason_id: reason.map(str::to_owned),
@@ -202,8 +250,50 @@ mod tests {
             ),
         ];
         for (status, line, code) in cases {
-            assert_eq!(render(&status).lines().next(), Some(line));
+            let first = format!("arp-agent 9.8.7, up 3 h, pid 1: {line}");
+            assert_eq!(render(&status).lines().next(), Some(first.as_str()));
             assert_eq!(exit(&status), code, "{line}");
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        let cases = [(0, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (3600, "1 h"), (3720, "1 h 2 min")];
+        for (seconds, said) in cases.into_iter().chain([(86_400, "1 d"), (2 * 86_400 + 3 * 3600 + 59, "2 d 3 h")]) {
+            assert_eq!(duration(seconds), said);
+        }
+    }
+
+    #[test]
+    fn the_pod_end_is_named_by_what_people_know() {
+        let of = |hosts: &[Ipv4Addr], netns: Option<&str>, netnsid| {
+            let peer = Peer { ifindex: 2, netnsid, netns: netns.map(str::to_owned) };
+            pod_end(&InterfaceStatus { peer: Some(peer), hosts: hosts.to_vec(), ..InterfaceStatus::default() })
+        };
+        let pod = [Ipv4Addr::new(10, 0, 0, 5)];
+        assert_eq!(of(&pod, Some("p0"), Some(0)), "10.0.0.5 in p0");
+        assert_eq!(of(&pod, None, Some(0)), "10.0.0.5");
+        assert_eq!(of(&[], Some("p0"), Some(0)), "ifindex 2 in p0");
+        assert_eq!(of(&[], None, Some(0)), "ifindex 2 in namespace id 0");
+        assert_eq!(of(&[], None, None), "ifindex 2");
+        assert_eq!(pod_end(&InterfaceStatus::default()), "");
+    }
+
+    /// Whatever an agent of another version does not send, and whatever more it sends.
+    #[test]
+    fn the_status_of_another_version_can_be_read() {
+        let sent = serde_json::to_value(claims::status()).unwrap();
+        for field in sent.as_object().unwrap().keys() {
+            let mut less = sent.clone();
+            less.as_object_mut().unwrap().remove(field);
+            let read: Status = serde_json::from_value(less).unwrap_or_else(|error| panic!("without {field}: {error}"));
+            assert!(read.running && !render(&read).is_empty());
+        }
+        for field in sent["interfaces"][0].as_object().unwrap().keys() {
+            let mut less = sent.clone();
+            less["interfaces"][0].as_object_mut().unwrap().remove(field);
+            less["interfaces"][0]["new"] = json!(1);
+            serde_json::from_value::<Status>(less).unwrap_or_else(|error| panic!("without {field}: {error}"));
         }
     }
 }

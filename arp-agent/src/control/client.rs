@@ -1,5 +1,6 @@
 //! The client's end of the control socket.
 
+use super::access::GROUP;
 use super::{PATIENCE, Request, Response, socket_path};
 use anyhow::Context as _;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -30,7 +31,11 @@ pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
         }
         Err(error) => {
             return Err(error).with_context(|| {
-                format!("{}: cannot be connected to (run as the agent's user, or give its --run-dir)", path.display())
+                format!(
+                    "{}: cannot be connected to (run it as root or as a member of the group {GROUP}, or give the agent's \
+                     --run-dir)",
+                    path.display()
+                )
             });
         }
     };

@@ -1,5 +1,6 @@
 //! The control socket: one JSON line asks, one JSON document answers. `status`, `stats` and `explain` are its clients.
 
+pub mod access;
 pub mod client;
 pub mod run_dir;
 pub mod server;
@@ -7,6 +8,7 @@ pub mod server;
 use crate::explain::{Explanation, Question};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,11 +45,16 @@ pub enum Response {
     Error(String),
 }
 
-/// What `status --json` prints; `stats` takes its figures from it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What `status --json` prints; `stats` takes its figures from it. What an agent of another version leaves out is
+/// empty, so that its status can be read during an upgrade.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
+    /// True; false in what `status --json` prints if no agent runs.
+    #[serde(default = "yes")]
+    pub running: bool,
     /// Whether the maps are in sync with the kernel: only then are frames answered.
     pub ready: bool,
     /// Why the agent is not ready; `null` if it is.
@@ -55,8 +62,9 @@ pub struct Status {
     /// Process identifier of the agent.
     pub pid: u32,
     /// The agent's version.
-    #[serde(default)]
     pub agent_version: String,
+    /// For how many seconds it has run, without those in which the machine was suspended.
+    pub up_seconds: u64,
     /// The patterns of `--interface` and how many interfaces match each.
     pub patterns: BTreeMap<String, usize>,
     /// The interfaces that match.
@@ -70,7 +78,6 @@ pub struct Status {
     /// Neighbour entries mirrored.
     pub neighbours: usize,
     /// Different ways in which senders' targets are looked up, as the routing rules have it.
-    #[serde(default)]
     pub views: usize,
     /// Nodes of the FIB in use, 1 KiB each.
     pub fib_nodes: u32,
@@ -100,7 +107,8 @@ pub struct Status {
 }
 
 /// An interface that matches.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -116,12 +124,10 @@ pub struct InterfaceStatus {
     /// `detached`: the program is not on the interface, `reason` says why.
     pub state: String,
     /// The name of the reason for which its frames pass, while it is `passing`; else `null`.
-    #[serde(default)]
     pub reason_id: Option<String>,
     /// Why it does not answer, for people; `null` if it does.
     pub reason: Option<String>,
     /// The tc programs of others on it that may see ARP, as far as the kernel tells their names.
-    #[serde(default)]
     pub others: Vec<String>,
     /// Requests answered.
     pub answered: u64,
@@ -129,10 +135,21 @@ pub struct InterfaceStatus {
     pub passed: BTreeMap<String, u64>,
     /// A veth's pod end.
     pub peer: Option<Peer>,
+    /// The hosts that table main has a route of their own to, by this veth, such as a pod's address; at most
+    /// [`HOSTS_SHOWN`].
+    pub hosts: Vec<Ipv4Addr>,
+}
+
+/// How many hosts are named of an interface.
+pub const HOSTS_SHOWN: usize = 4;
+
+fn yes() -> bool {
+    true
 }
 
 /// The other end of a veth.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Peer {
     /// Its index, in its own namespace.
     pub ifindex: u32,

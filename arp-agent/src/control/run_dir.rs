@@ -1,5 +1,6 @@
 //! The run directory: each agent has its own, and only the agent's user may write there.
 
+use super::access::restrict;
 use super::socket_path;
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
@@ -17,13 +18,14 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Locks the directory, and makes it first if there is none. Only this user can open what is made here: whoever can
-    /// open the lock file could hold the lock, and so keep the next agent from starting.
+    /// Locks the directory, and makes it first if there is none; then the group of [`super::access`] may enter it. Only
+    /// this user can open the lock: whoever can open it could hold it, and so keep the next agent from starting.
     ///
     /// # Errors
     /// The directory cannot be made or written, other users may write in it, or another agent has locked it.
     pub fn take(path: &Path) -> anyhow::Result<Self> {
         let dumped = path.display();
+        let is_new = !path.exists();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.with_context(|| format!("run directory {dumped}: cannot be made (choose another with --run-dir)"))?;
         let directory = path.metadata().with_context(|| format!("run directory {dumped}: cannot be looked at"))?;
@@ -43,6 +45,9 @@ impl RunDir {
             bail!(
                 "run directory {dumped}: other users may write in it (mode {mode:04o}); `chmod 0700 {dumped}` mends it"
             );
+        }
+        if is_new {
+            restrict(path, 0o700, 0o710)?;
         }
         let lock = lock(path)?;
         // What an agent left that was killed.

@@ -1,12 +1,10 @@
 //! The agent's end of the control socket: accepts clients, and hands their requests to the agent.
 
-use super::run_dir::own_user;
+use super::access::{Access, restrict};
 use super::{PATIENCE, Request, Response};
 use crate::descriptors;
 use anyhow::Context as _;
 use std::collections::VecDeque;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -19,15 +17,14 @@ use tokio::time::timeout;
 /// The queue of requests to the agent, each with the channel on which its answer goes back.
 pub type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 
-/// Listens on a path, for this user alone.
+/// Listens on a path, for this user and the group of [`super::access`].
 ///
 /// # Errors
 /// The socket cannot be made there.
 pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let listener =
         UnixListener::bind(socket).with_context(|| format!("{}: cannot listen on this socket", socket.display()))?;
-    std::fs::set_permissions(socket, Permissions::from_mode(0o600))
-        .with_context(|| format!("{}: its mode cannot be changed to 0600", socket.display()))?;
+    restrict(socket, 0o600, 0o660)?;
     Ok(listener)
 }
 
@@ -77,33 +74,24 @@ async fn converse(stream: UnixStream, requests: Requests) {
     }
 }
 
-/// Whether the other end of a connection is root or this agent's own user.
-fn is_trusted(stream: &UnixStream) -> std::io::Result<bool> {
-    const ROOT: u32 = 0;
-    Ok([ROOT, own_user()].contains(&stream.peer_cred()?.uid()))
-}
-
 async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
     /// Longer than any request.
     const LONGEST: u64 = 4096;
-    let is_trusted = is_trusted(&stream).context("asking who a client is failed")?;
+    let access = Access::of(&stream).context("asking who a client is failed")?;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST));
     // Read in any case: who is hung up on while writing hears no reason.
     limited.read_line(&mut line).await?;
-    if !is_trusted {
-        let refusal = Response::Error(
-            "permission denied: only root and the agent's own user may use the control socket".to_owned(),
-        );
-        return respond(&mut write, &refusal).await;
-    }
     let response = match serde_json::from_str(&line) {
-        Ok(request) => {
-            let (reply, response) = oneshot::channel();
-            requests.send((request, reply)).await.context("the agent is ending")?;
-            response.await?
-        }
+        Ok(request) => match access.refusal(&request) {
+            Some(refusal) => Response::Error(refusal),
+            None => {
+                let (reply, response) = oneshot::channel();
+                requests.send((request, reply)).await.context("the agent is ending")?;
+                response.await?
+            }
+        },
         Err(error) => Response::Error(format!("not a request of this version: {error}")),
     };
     respond(&mut write, &response).await

@@ -7,10 +7,11 @@
 
 use super::inside;
 use super::objects::Objects;
-use super::snapshot::TABLE_LOCAL;
+use super::snapshot::{TABLE_LOCAL, TABLE_MAIN};
 use crate::event::{Placement, Route, RouteKind};
 use crate::prefix::Prefix;
 use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 
 /// All routing tables.
 #[derive(Clone, Debug, Default)]
@@ -105,6 +106,19 @@ impl Routes {
         let places = self.by_interface.get(&ifindex).into_iter().flat_map(|by| by.prefixes.keys());
         let routes = places.flat_map(|&(table, prefix)| self.at(table, prefix));
         routes.filter(|route| route.legs() == [ifindex]).cloned().collect()
+    }
+
+    /// The hosts that table main has a route of their own to, whose only next hop is by an interface.
+    pub fn hosts_by(&self, ifindex: u32) -> impl Iterator<Item = Ipv4Addr> {
+        let places = self.by_interface.get(&ifindex).into_iter().flat_map(|by| by.prefixes.keys());
+        let hosts =
+            places.filter(|&&(table, prefix)| table == TABLE_MAIN && prefix.len == 32).map(|&(_, prefix)| prefix);
+        let is_unicast = move |prefix: &Prefix| {
+            self.at(TABLE_MAIN, *prefix)
+                .iter()
+                .any(|route| route.kind == RouteKind::Unicast && route.legs() == [ifindex])
+        };
+        hosts.filter(is_unicast).map(|prefix| Ipv4Addr::from(prefix.addr))
     }
 
     /// Whether a route may have the interface among several next hops, told or not.

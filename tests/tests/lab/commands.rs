@@ -1,14 +1,17 @@
 //! Exit codes of the commands: a contract.
 
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::topology;
+use lab::topology::{self, CALICO_GATEWAY};
 use lab::{
-    Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, needs_root, stretched, wait_until,
+    Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, agent_binary, needs_root,
+    stretched, wait_until,
 };
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 #[test]
 fn status_tells_ready_stalled_and_no_agent_apart() -> Result<()> {
@@ -22,12 +25,23 @@ fn status_tells_ready_stalled_and_no_agent_apart() -> Result<()> {
     let stalled = agent.command(&["status"])?;
     assert!(asked.elapsed() < stretched(Duration::from_secs(8)), "status of a stalled agent is bounded");
     assert_eq!(stalled.status.code(), Some(STATUS_NOT_READY), "{stalled:?}");
+    let stalled = agent.command(&["status", "--json"])?;
+    let document: Value = serde_json::from_slice(&stalled.stdout)?;
+    assert_eq!((&document["running"], &document["ready"]), (&json!(true), &json!(false)), "{document}");
+    assert_eq!(agent.command(&["stats"])?.status.code(), Some(STATUS_NOT_READY));
     agent.signal(Signal::SIGCONT)?;
     agent.in_sync()?;
 
     assert_eq!(agent.stop()?.code(), Some(0));
+    for verb in ["status", "stats"] {
+        let none = agent.command(&[verb, "--json"])?;
+        assert_eq!(none.status.code(), Some(STATUS_NOT_RUNNING), "{none:?}");
+        let document: Value = serde_json::from_slice(&none.stdout)?;
+        assert_eq!(document, json!({ "version": 1, "running": false }));
+    }
     let none = agent.command(&["status"])?;
     assert_eq!(none.status.code(), Some(STATUS_NOT_RUNNING), "{none:?}");
+    assert!(none.stdout.is_empty(), "{none:?}");
     let stderr = String::from_utf8_lossy(&none.stderr).into_owned();
     assert!(stderr.contains(&*agent.run_dir().to_string_lossy()), "it names the run directory: {stderr}");
     Ok(())
@@ -65,7 +79,9 @@ fn status_and_log_say_that_no_interface_answers() -> Result<()> {
     let first_line = |agent: &Agent| -> Result<(Option<i32>, String)> {
         let output = agent.command(&["status"])?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok((output.status.code(), text.lines().next().unwrap_or_default().to_owned()))
+        let (who, what) = text.lines().next().and_then(|line| line.split_once(": ")).unwrap_or_default();
+        assert!(who.starts_with("arp-agent ") && who.ends_with(&format!("pid {}", agent.pid())), "{text}");
+        Ok((output.status.code(), what.to_owned()))
     };
     assert_eq!(first_line(&agent)?, (Some(0), "answering on 2 of 2 interfaces".to_owned()));
     agent.wait_for_line(&["INFO", "cali1: answering by"])?;
@@ -88,6 +104,73 @@ fn status_and_log_say_that_no_interface_answers() -> Result<()> {
     let again = || Ok(told(&agent.log(), "cali0: answering") == 2);
     wait_until(Duration::from_secs(5), again, || format!("cali0 is told to answer again: {}", agent.log()))?;
     assert_eq!(told(&agent.log(), "cali0: passing"), 1, "{}", agent.log());
+    Ok(())
+}
+
+/// The run directory is a file: nothing is known of any agent, which is not the same as that none runs.
+#[test]
+fn a_failure_is_told_apart_from_no_agent() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let file = tempfile::NamedTempFile::new()?;
+    for verb in ["status", "stats"] {
+        let mut command = Command::new(agent_binary()?);
+        command.args([verb, "--json", "--run-dir"]).arg(file.path());
+        let output = lab.node().run(|| command.output())??;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(output.stdout.is_empty(), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("cannot be connected to"), "{output:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn status_names_the_pods_address_and_how_long_it_runs() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    thread::sleep(Duration::from_secs(1));
+    let routes = lab.node().ip_json("route show dev cali0")?;
+    let routed = routes[0]["dst"].as_str().unwrap_or_default().to_owned();
+    let status = agent.status()?;
+    assert_eq!(status.interface("cali0")["hosts"], json!([routed]), "{}", status.0);
+    assert!(status.0["up_seconds"].as_u64().is_some_and(|seconds| (1..60).contains(&seconds)), "{}", status.0);
+    let table = agent.command(&["status"])?;
+    let table = String::from_utf8_lossy(&table.stdout).into_owned();
+    let row = table.lines().find(|line| line.contains("cali0")).unwrap_or_default();
+    assert!(row.contains(&format!("{routed} in {}", lab.host("p0").namespace().name())), "{table}");
+    lab.node().ip(&format!("route del {routed} dev cali0"))?;
+    agent.in_sync()?;
+    assert_eq!(agent.status()?.interface("cali0")["hosts"], json!([]));
+    Ok(())
+}
+
+#[test]
+fn stats_watch_counts_what_comes_between_two_turns() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let p0 = lab.host("p0");
+    p0.ask(&p0.who_has(CALICO_GATEWAY))?;
+    agent.in_sync()?;
+    let watched = thread::scope(|scope| {
+        let watch = scope.spawn(|| agent.command(&["stats", "--watch", "1", "--count", "2", "--json"]));
+        thread::sleep(Duration::from_millis(400));
+        let asked: Result<Vec<_>> = (0..10).map(|_| p0.ask(&p0.who_has(CALICO_GATEWAY))).collect();
+        asked.map(|_| watch.join().expect("a thread that does not panic"))
+    })??;
+    assert_eq!(watched.status.code(), Some(0), "{watched:?}");
+    let text = String::from_utf8_lossy(&watched.stdout).into_owned();
+    let turns: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    assert_eq!(turns.len(), 2, "{text}");
+    assert_eq!(turns[0]["answered_per_second"], Value::Null, "{text}");
+    let rate = turns[1]["answered_per_second"].as_f64().unwrap_or_default();
+    let counted = turns[1]["answered"].as_u64().unwrap_or_default() - turns[0]["answered"].as_u64().unwrap_or_default();
+    // The pause takes at least a second.
+    assert!(counted == 10 && (1.0..=10.0).contains(&rate), "{text}");
+    agent.stop()?;
+    let gone = agent.command(&["stats", "--watch", "--json"])?;
+    assert_eq!(gone.status.code(), Some(STATUS_NOT_RUNNING), "it ends with the agent: {gone:?}");
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use std::{thread, vec};
 
@@ -234,7 +234,62 @@ fn the_control_socket_answers_only_its_own_user() -> Result<()> {
     fs::set_permissions(&told, Permissions::from_mode(0o666))?;
     assert!(!as_nobody(&format!("{ask} > {} 2>&1", told.display()))?);
     let told = fs::read_to_string(&told)?;
-    assert!(told.contains("only root and the agent's own user"), "{told}");
+    assert!(told.contains("permission denied: only root, the agent's own user and"), "{told}");
+    assert!(agent.status()?.ready());
+    Ok(())
+}
+
+/// A group of the lab's, in a file that stands in for the machine's own while an agent runs.
+const GROUP: u32 = 4242;
+
+#[test]
+fn members_of_the_group_may_read_and_no_more() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let (dir, binary) = public_agent()?;
+    let run_dir = dir.path().join("run");
+    let groups = dir.path().join("group");
+    fs::write(&groups, format!("root:x:0:\narp-agent:x:{GROUP}:\n"))?;
+    let line = format!("exec unshare -m sh -c 'mount --bind {} /etc/group && exec \"$@\"' sh \"$@\"", groups.display());
+    let agent = AgentOptions::new(&["cali*"]).after(&line).run_dir(&run_dir).start(lab.node())?;
+    let owner = |path: &Path| -> Result<(u32, u32)> {
+        let metadata = fs::metadata(path)?;
+        Ok((metadata.gid(), metadata.mode() & 0o777))
+    };
+    assert_eq!(owner(&run_dir)?, (GROUP, 0o710));
+    assert_eq!(owner(&run_dir.join("control.sock"))?, (GROUP, 0o660));
+    assert_eq!(owner(&run_dir.join("lock"))?.1, 0o600, "who can open the lock can hold it");
+
+    let ask = |groups: &str, arguments: &[&str]| -> Result<Output> {
+        let mut command = Command::new("setpriv");
+        command.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), groups.to_owned()]);
+        command.args(["--inh-caps=-all", "--bounding-set=-all"]).arg(&binary).args(arguments);
+        command.arg("--run-dir").arg(&run_dir);
+        lab.node().run(|| command.output())?.context("starting setpriv")
+    };
+    // As one of many groups, more than the agent asks for at first.
+    let many: Vec<String> = (5000..5100).chain([GROUP]).map(|gid| gid.to_string()).collect();
+    for member in [format!("--groups={GROUP}"), format!("--groups={}", many.join(","))] {
+        for verb in ["status", "stats"] {
+            let output = ask(&member, &[verb])?;
+            assert_eq!(output.status.code(), Some(0), "{output:?}");
+        }
+    }
+    let stranger = ask("--clear-groups", &["status", "--json"])?;
+    assert_eq!(stranger.status.code(), Some(1), "{stranger:?}");
+    assert!(String::from_utf8_lossy(&stranger.stderr).contains("member of the group arp-agent"), "{stranger:?}");
+    assert!(stranger.stdout.is_empty(), "{stranger:?}");
+
+    // To run the program makes it count. Where only root may read the kernel's ARP tables, the question does not get so far.
+    if !lab.node().run(|| fs::exists("/proc/thread-self/net/arp_tables_names"))?? {
+        let question = ["explain", "--interface", "cali0", "--target", "169.254.1.1", "--sender", "10.244.235.132"];
+        let member = format!("--groups={GROUP}");
+        let explained = ask(&member, &question)?;
+        assert_eq!(explained.status.code(), Some(3), "{explained:?}");
+        let refused = ask(&member, &[&question[..], &["--kernel"]].concat())?;
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("permission denied"), "{refused:?}");
+    }
     assert!(agent.status()?.ready());
     Ok(())
 }
