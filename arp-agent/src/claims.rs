@@ -13,6 +13,8 @@ use crate::event::Link;
 use crate::explain::checks::Check;
 use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Question, TablesFrom};
 use crate::hooks::policy::{Surroundings, candidates};
+use crate::preflight::interfaces::{Foreseen, Limit};
+use crate::preflight::{Preflight, machine};
 use arp_common::Reason;
 use clap::{Arg, CommandFactory as _, ValueEnum};
 use serde_json::Value;
@@ -279,6 +281,32 @@ fn every_field_of_stats_is_documented() {
     document.rate(&document.clone(), Duration::from_secs(1));
     let document = serde_json::to_value(document).unwrap();
     assert_fields_are_documented(&document, "### Fields of `stats --json`");
+}
+
+#[test]
+fn every_field_of_preflight_is_documented() {
+    let limit = Limit { reason_id: String::new(), reason: String::new(), passes: true };
+    let interface = Foreseen {
+        name: "cali0".into(),
+        ifindex: 7,
+        state: "answering".into(),
+        hook: "tc".into(),
+        mode: "tcx".into(),
+        reason_id: Some(String::new()),
+        reason: Some(String::new()),
+        others: vec![String::new()],
+        limits: vec![limit],
+    };
+    let preflight = Preflight {
+        version: crate::DOCUMENT_VERSION,
+        agent_version: String::new(),
+        kernel: String::new(),
+        can_run: true,
+        checks: vec![machine::Check { check: String::new(), ok: true, needed: true, found: String::new() }],
+        patterns: BTreeMap::new(),
+        interfaces: vec![interface],
+    };
+    assert_fields_are_documented(&serde_json::to_value(preflight).unwrap(), "### Fields of `preflight --json`");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The command line, as types.
 #![expect(missing_docs, reason = "`--help` prints doc comments: where it needs none, there is none")]
 
-use crate::config::{BPFFS, Options, RUN_DIR};
+use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
 use arp_common::Lladdr;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand};
@@ -29,6 +29,9 @@ pub fn gives(matches: &ArgMatches, name: &str) -> bool {
 pub enum Command {
     /// Attach to interfaces and answer ARP requests, until SIGTERM or SIGINT.
     Run(Run),
+    /// Say what an agent would answer here and why not, before anything is installed. Attaches nothing. Exit code 0 if it
+    /// would answer all that the kernel answers at once, 3 if some frames would pass, 1 if it cannot run.
+    Preflight(Preflight),
     /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 failed,
     /// 3 running but not ready, 4 not running, 5 ready but no matching interface answers.
     Status(Status),
@@ -51,6 +54,28 @@ pub struct Run {
     /// TOML file whose keys are the names of these options; the command line overrides it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Preflight {
+    /// Interfaces to look at: names or patterns such as `cali*`.
+    #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required = true)]
+    pub interfaces: Vec<String>,
+    /// Which hook to use.
+    #[arg(long, value_enum, default_value_t)]
+    pub hook: Hook,
+    /// Where XDP runs: on socket buffers, or in the driver.
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp_mode: XdpMode,
+    /// Whether tc programs are attached by tcx or by clsact.
+    #[arg(long, value_enum, default_value_t)]
+    pub tc_attach: TcAttach,
+    /// The bpffs where the agent would pin its BPF links.
+    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    pub bpffs: PathBuf,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

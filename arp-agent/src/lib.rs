@@ -23,6 +23,7 @@ pub mod kernel;
 pub mod mirror;
 mod netlink;
 pub mod prefix;
+pub mod preflight;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     env_logger::Builder::new().filter_module("arp_", level).filter_level(log::LevelFilter::Warn).init();
     let done = match &cli.command {
         Command::Run(arguments) => commands::run::run(arguments, |name| cli::gives(&matches, name), cli.verbose),
+        Command::Preflight(arguments) => commands::preflight::preflight(arguments),
         Command::Status(arguments) => commands::status::status(arguments),
         Command::Explain(arguments) => commands::explain::explain(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),

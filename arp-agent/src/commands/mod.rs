@@ -3,18 +3,21 @@
 
 pub mod detach;
 pub mod explain;
+pub mod preflight;
 pub mod run;
 pub mod stats;
 pub mod status;
 
-/// A command's exit code, besides 1 for failures and 2 for bad usage.
+/// A command's exit code, besides 1 for errors and 2 for bad usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// Success. `status`: the agent is ready, and answers on an interface, or none matches yet.
     Ok = 0,
+    /// `preflight`: the agent cannot run here.
+    Failed = 1,
     /// `status`: the agent runs, but is not ready. `status`, `stats`: it does not respond. `explain`: the frame is passed.
-    /// `detach`: an agent still runs.
+    /// `preflight`: not everything would be answered. `detach`: an agent still runs.
     No = 3,
     /// `status`, `stats`: no agent runs.
     NotRunning = 4,

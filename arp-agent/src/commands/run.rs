@@ -155,7 +155,7 @@ fn need_capabilities() -> anyhow::Result<()> {
 }
 
 /// The names of the needed capabilities that this process lacks.
-fn missing_capabilities(held: &HashSet<Capability>) -> Vec<String> {
+pub(crate) fn missing_capabilities(held: &HashSet<Capability>) -> Vec<String> {
     // It includes those that were made out of it (`bpf_capable`, `perfmon_capable`, include/linux/capability.h).
     let has_all_of_bpf = held.contains(&Capability::CAP_SYS_ADMIN);
     let is_missing = |capability: &Capability| {

@@ -121,7 +121,7 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
 }
 
 /// Whether the kernel has tcx (Linux 6.6). Queries `lo`, which every network namespace has.
-pub(super) fn knows_tcx() -> bool {
+pub(crate) fn knows_tcx() -> bool {
     const LOOPBACK: u32 = 1;
     match tcx_programs(LOOPBACK, BPF_TCX_INGRESS) {
         Ok(_) => true,

@@ -21,7 +21,8 @@ impl Programs {
         names.get(&id).map(String::as_str)
     }
 
-    fn is_of_an_arp_agent(&self, id: u32) -> bool {
+    /// Whether a program is an `arp-agent`'s, as far as the kernel tells.
+    pub fn is_of_an_arp_agent(&self, id: u32) -> bool {
         self.name(id).is_some_and(is_of_an_arp_agent)
     }
 

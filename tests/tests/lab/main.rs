@@ -15,6 +15,7 @@ mod lan;
 mod lease;
 mod listeners;
 mod matrix;
+mod preflight;
 mod private_vlan;
 mod privileges;
 mod refusals;
