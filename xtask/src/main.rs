@@ -1,6 +1,7 @@
 //! The project's own commands, `cargo xtask VERB`. This file parses and dispatches.
 
 mod build;
+mod docs;
 mod lint;
 mod machine;
 mod process;
@@ -42,6 +43,8 @@ enum Verb {
     Parity(tool::Args),
     /// Measure: cost of a decision, latency, storms, what others pay …; against the kernel and against everyone else
     Bench(tool::Args),
+    /// Write the documents that are made of the code
+    Docs,
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Verb::Vm(args) => vm::run(&args),
         Verb::Parity(args) => tool::run(Tool::Parity, &args),
         Verb::Bench(args) => tool::run(Tool::Bench, &args),
+        Verb::Docs => docs::run(),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {

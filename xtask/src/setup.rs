@@ -78,6 +78,9 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Build => &[],
         })?;
     }
+    if needs.contains(&Need::Lab) {
+        packages::unpack_tools();
+    }
     if let Some(search) = search {
         finish_build_tools(search)?;
     }

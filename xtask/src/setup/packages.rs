@@ -38,6 +38,10 @@ pub(super) const CLIENTS: [Client; 11] = [
 ];
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 
+/// Programs that some tests run, and that are only unpacked, because installing their packages would start services:
+/// the program, its package, and where it is in there.
+const UNPACKED: [[&str; 3]; 1] = [["promtool", "prometheus", "usr/bin/promtool"]];
+
 /// What the demonstration runs.
 pub(super) const DEMO: [&str; 4] = ["ip", "arping", "ping", "ethtool"];
 /// What the lab's tests run.
@@ -109,6 +113,26 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
     }
     // What was installed may come second in PATH, what was unpacked may not start.
     missing_clients(names).first().map_or(Ok(()), |client| bail!("{}", client.is_another()))
+}
+
+/// Makes sure of the [`UNPACKED`] programs. Without one of them the tests that run it are skipped, and say so.
+pub(super) fn unpack_tools() {
+    for [program, package, path] in UNPACKED {
+        if process::find_program(program).is_none()
+            && let Err(error) = unpack_tool(program, package, path)
+        {
+            eprintln!("setup: there is no {program}: {error:#}");
+        }
+    }
+}
+
+fn unpack_tool(program: &str, package: &str, path: &str) -> Result<()> {
+    let (folder, bin) = (process::clients().join(package), process::clients().join("bin"));
+    unpack(&[package], &folder)?;
+    fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
+    fs::copy(folder.join(path), bin.join(program)).with_context(|| format!("there is no {path} in {package}"))?;
+    // The rest of it is large, and nobody needs it.
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
 /// Unpacks the packages of programs into `.tools/clients`, each into a folder of its own, and makes a script for each
