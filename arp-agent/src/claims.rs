@@ -4,6 +4,7 @@
 //! documents say as little as possible that the code can change.
 
 use crate::cli::Cli;
+use crate::commands::check_config::{self, CheckedConfig};
 use crate::commands::run::CAPABILITIES;
 use crate::commands::stats;
 use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
@@ -16,7 +17,7 @@ use crate::hooks::policy::{Surroundings, candidates};
 use crate::preflight::interfaces::{Foreseen, Limit};
 use crate::preflight::{Preflight, machine};
 use arp_common::Reason;
-use clap::{Arg, CommandFactory as _, ValueEnum};
+use clap::{CommandFactory as _, ValueEnum};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -79,6 +80,16 @@ fn assert_same(claimed: &BTreeSet<String>, is: &BTreeSet<String>, whose: &str) {
     let missing: Vec<&String> = is.difference(claimed).collect();
     let stale: Vec<&String> = claimed.difference(is).collect();
     assert!(missing.is_empty() && stale.is_empty(), "{whose}: it lacks {missing:?}, and wrongly names {stale:?}");
+}
+
+/// A file that the code makes is committed as the code makes it. With `ARP_WRITE_DOCS` set it is written instead.
+pub(crate) fn assert_generated(name: &str, text: &str) {
+    let path = root().join(name);
+    if std::env::var_os("ARP_WRITE_DOCS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+    }
+    assert!(fs::read_to_string(&path).is_ok_and(|is| is == text), "{name} is not up to date: run `cargo xtask docs`");
 }
 
 #[test]
@@ -276,6 +287,13 @@ fn every_field_of_status_is_documented() {
 }
 
 #[test]
+fn every_field_of_check_config_is_documented() {
+    let settings = crate::config::sources::tests::of_line(&["--interface=cali*"]);
+    let document = CheckedConfig { file: Some(PathBuf::new()), ..check_config::document(settings) };
+    assert_fields_are_documented(&serde_json::to_value(document).unwrap(), "### Fields of `check-config --json`");
+}
+
+#[test]
 fn every_field_of_stats_is_documented() {
     let mut document = stats::document(&status(), Some("cali0")).unwrap();
     document.rate(&document.clone(), Duration::from_secs(1));
@@ -412,32 +430,6 @@ fn help_and_documents_name_the_hooks_that_auto_tries() {
     }
 }
 
-#[test]
-fn the_sample_configuration_has_every_option_with_its_default() {
-    let text = document("docs/operations.md");
-    let sample = text.split("```").find(|block| block.trim_start().starts_with("interface = ")).unwrap_or_default();
-    let sample: toml::Table = toml::from_str(sample).unwrap_or_else(|error| panic!("docs/operations.md: {error}"));
-    let command = Cli::command();
-    let run = command.find_subcommand("run").unwrap();
-    let options = run.get_arguments().filter_map(|argument| argument.get_long().map(|long| (long, argument)));
-    let default =
-        |argument: &Arg| argument.get_default_values().first().and_then(|value| value.to_str()).map(str::to_owned);
-    let options: BTreeMap<&str, String> = options
-        .filter(|(long, _)| *long != "config")
-        .map(|(long, argument)| (long, default(argument).unwrap_or_default()))
-        .collect();
-    assert_same(
-        &set(sample.keys().cloned()),
-        &set(options.keys().copied()),
-        "docs/operations.md, the configuration file",
-    );
-    for (name, value) in sample.iter().filter(|(name, _)| *name != "interface") {
-        let number = || value.as_integer().map(|number| number.to_string());
-        let value = value.as_str().map(str::to_owned).or_else(number).unwrap_or_default();
-        assert_eq!(value, options[name.as_str()], "docs/operations.md: the default of {name}");
-    }
-}
-
 /// Each option that the user's documents name is one of `arp-agent`'s, or stands in a line about another program.
 #[test]
 fn options_in_documents_exist() {
@@ -449,7 +441,7 @@ fn options_in_documents_exist() {
     }
     // Options of other programs, by the word that their lines contain.
     let others = ["cargo", "ethtool", "setpriv", "bpftool", "systemctl", "unshare"];
-    for name in ["README.md", "docs/operations.md"] {
+    for name in ["README.md", "docs/operations.md", "docs/configuration.md"] {
         for line in document(name).lines().filter(|line| !others.iter().any(|other| line.contains(other))) {
             for (at, _) in line.match_indices("--").filter(|&(at, _)| !line[..at].ends_with(['-', '|'])) {
                 let option: String = line[at..].chars().take_while(|&c| c.is_ascii_lowercase() || c == '-').collect();
@@ -467,7 +459,7 @@ fn commands_in_documents_exist() {
     let mut claimed = BTreeSet::new();
     for name in ["README.md", "docs/operations.md"] {
         let text = document(name);
-        let after = |rest: &str| rest.chars().take_while(char::is_ascii_lowercase).collect::<String>();
+        let after = |rest: &str| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect::<String>();
         let commands = text.split("arp-agent ").skip(1).map(after).filter(|verb| !verb.is_empty());
         let starts = ["`arp-agent ", "    arp-agent ", "/arp-agent "];
         let in_code = |verb: &String| starts.iter().any(|start| text.contains(&format!("{start}{verb}")));
@@ -486,13 +478,12 @@ fn documents_and_errors_name_the_capabilities_that_are_asked_for() {
     let readme = section(&document("README.md"), "## Requirements");
     let requirements = readme.split("Tested").next().unwrap_or_default();
     assert_same(&named(requirements), &is, "README.md, Requirements");
-    let needs = section(&document("docs/operations.md"), "## What it needs");
+    let (needs, unit) =
+        (section(&document("docs/operations.md"), "## What it needs"), document("packaging/arp-agent.service"));
     let sentence = needs.split(" in the network namespace").next().unwrap_or_default();
     assert_same(&named(sentence), &is, "docs/operations.md, What it needs");
-    for setting in ["AmbientCapabilities=", "CapabilityBoundingSet="] {
-        let line = needs.lines().find(|line| line.starts_with(setting)).unwrap_or_default();
-        assert_same(&named(line), &is, &format!("docs/operations.md, the unit's {setting}"));
-    }
+    let line = unit.lines().find(|line| line.starts_with("CapabilityBoundingSet=")).unwrap_or_default();
+    assert_same(&named(line), &is, "packaging/arp-agent.service");
     let source = include_str!("commands/run.rs");
     let line = source.lines().find(|line| line.contains("AmbientCapabilities=")).unwrap_or_default();
     assert_same(&named(line), &is, "the error of arp-agent run");

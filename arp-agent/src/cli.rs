@@ -3,8 +3,7 @@
 
 use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
 use arp_common::Lladdr;
-use clap::parser::ValueSource;
-use clap::{ArgGroup, ArgMatches, Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
@@ -19,12 +18,6 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Whether a command line of `run` gives the option of this name itself.
-pub fn gives(matches: &ArgMatches, name: &str) -> bool {
-    let of_run = matches.subcommand_matches("run");
-    of_run.is_some_and(|run| run.value_source(&name.replace('-', "_")) == Some(ValueSource::CommandLine))
-}
-
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Attach to interfaces and answer ARP requests, until SIGTERM or SIGINT.
@@ -32,6 +25,12 @@ pub enum Command {
     /// Say what an agent would answer here and why not, before anything is installed. Attaches nothing. Exit code 0 if it
     /// would answer all that the kernel answers at once, 3 if some frames would pass, 1 if it cannot run.
     Preflight(Preflight),
+    /// Print the settings that `run` would use, and where each comes from, or what is wrong with them. Needs no root.
+    /// Exit code 0 if they are right, 1 if not.
+    CheckConfig(CheckConfig),
+    /// Let the running agent read its configuration again. If it is wrong, the old one stays in force. Exit code 0 if the
+    /// new one is in force, 1 if not, 4 if no agent runs.
+    Reload(Reload),
     /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 failed,
     /// 3 running but not ready, 4 not running, 5 ready but no matching interface answers.
     Status(Status),
@@ -41,18 +40,22 @@ pub enum Command {
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
     Stats(Stats),
+    /// Print the agent's metrics in Prometheus' text format, for node_exporter's textfile collector. If no agent answers,
+    /// `arp_agent_up` is 0; exit code 0 all the same.
+    Metrics(Metrics),
     /// Uninstall: remove everything that dead agents have left on interfaces. Exit code 0 if nothing is left, 3 if an
     /// agent still runs.
     Detach(Detach),
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("source").args(["interface", "config"]).required(true).multiple(true))]
+#[command(after_help = "Each option but --config may also be a key of the file, and an environment variable \
+    (ARP_AGENT_LEASE for --lease). The command line overrides the environment, the environment the file.")]
 pub struct Run {
     #[command(flatten)]
     pub options: Options,
-    /// TOML file whose keys are the names of these options; the command line overrides it.
-    #[arg(long, value_name = "FILE")]
+    /// Configuration file; by default /etc/arp-agent/arp-agent.toml, if it is there.
+    #[arg(long, value_name = "FILE", env = "ARP_AGENT_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,
 }
 
@@ -79,9 +82,30 @@ pub struct Preflight {
 }
 
 #[derive(Debug, Args)]
+pub struct CheckConfig {
+    #[command(flatten)]
+    pub run: Run,
+    /// Print one JSON document.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Metrics {
+    #[command(flatten)]
+    pub run_dir: RunDir,
+}
+
+#[derive(Debug, Args)]
+pub struct Reload {
+    #[command(flatten)]
+    pub run_dir: RunDir,
+}
+
+#[derive(Debug, Args)]
 pub struct RunDir {
     /// Directory of the control socket: one for each agent.
-    #[arg(long = "run-dir", value_name = "DIR", default_value = RUN_DIR)]
+    #[arg(long = "run-dir", value_name = "DIR", default_value = RUN_DIR, env = "ARP_AGENT_RUN_DIR", hide_env_values = true)]
     pub path: PathBuf,
 }
 
@@ -147,7 +171,7 @@ pub struct Detach {
     #[arg(long)]
     pub dry_run: bool,
     /// The bpffs that the agent was started with.
-    #[arg(long, value_name = "DIR", default_value = BPFFS)]
+    #[arg(long, value_name = "DIR", default_value = BPFFS, env = "ARP_AGENT_BPFFS", hide_env_values = true)]
     pub bpffs: PathBuf,
     #[command(flatten)]
     pub run_dir: RunDir,

@@ -1,14 +1,18 @@
-//! The options of `arp-agent run`: each one once, with its meaning, its range and its default. The command line and the
-//! configuration file are made of them, and the agent is started with them.
+//! The settings of `arp-agent run`: each one once, with its meaning, its range and its default. The command line, the
+//! environment, the configuration file ([`sources`]) and the documents are made of them, and the agent is started with
+//! them.
 
-use anyhow::Context as _;
+#[cfg(test)]
+mod document;
+pub mod file;
+pub mod reload;
+pub mod sources;
+
 use clap::{Parser, ValueEnum};
-use serde::{Deserialize, Serialize};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
-use toml::Table;
 
 /// Where the control socket lies unless `--run-dir` says otherwise.
 pub const RUN_DIR: &str = "/run/arp-agent";
@@ -17,11 +21,11 @@ pub const RUN_DIR: &str = "/run/arp-agent";
 pub const BPFFS: &str = "/sys/fs/bpf";
 
 /// What an agent is started with. In the configuration file, the options' names are keys.
-#[derive(Clone, Debug, Parser, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Clone, Debug, Parser)]
 pub struct Options {
-    /// Interfaces to attach to: names or patterns such as `cali*`. Interfaces that appear later count, too.
-    #[arg(long, value_name = "GLOB", num_args = 1..)]
+    /// Interfaces to attach to: names or patterns such as `cali*`, separated by spaces. Interfaces that appear later
+    /// count, too.
+    #[arg(long, value_name = "GLOB", num_args = 1.., value_delimiter = ' ')]
     pub interface: Vec<String>,
     /// Which hook to use.
     #[arg(long, value_enum, default_value_t)]
@@ -35,22 +39,34 @@ pub struct Options {
     /// Directory of the control socket; each agent needs its own.
     #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     pub run_dir: PathBuf,
-    /// Interval between polls for kernel changes that send no notification, in ms. With the sysctl hook, full polls are
+    /// Interval between polls for kernel changes that send no notification. With the sysctl hook, full polls are
     /// rarer: at least one a minute. Until the next poll the agent may answer as before the change.
-    #[arg(long, value_name = "MS", default_value = "250")]
-    pub reread_interval: Milliseconds<10, 60_000>,
+    #[arg(long, value_name = "TIME", default_value = "250ms")]
+    pub reread_interval: Interval<10, 60_000>,
     /// Whether an eBPF program on the root of the cgroup tree reports writes of sysctls before they take effect.
     #[arg(long, value_enum, default_value_t)]
     pub sysctl_hook: SysctlHook,
     /// What to do while a program on the node has a packet socket for ARP (an ARP daemon).
     #[arg(long, value_enum, default_value_t)]
     pub arp_listeners: ArpListeners,
-    /// How long the eBPF program goes on answering without a heartbeat from the agent, in ms.
-    #[arg(long, value_name = "MS", default_value = "1000")]
-    pub lease: Milliseconds<50, 60_000>,
+    /// How long the eBPF program goes on answering without a heartbeat from the agent.
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub lease: Interval<50, 60_000>,
     /// The bpffs where the agent pins its BPF links, so that a restart keeps them; `off` pins none.
     #[arg(long, value_name = "DIR", default_value = BPFFS)]
     pub bpffs: PathBuf,
+    /// Addresses with ports, separated by spaces, where /metrics, /livez and /readyz are served over HTTP.
+    #[arg(long, value_name = "ADDRESS:PORT", num_args = 1.., value_delimiter = ' ', value_parser = address)]
+    pub listen_address: Vec<SocketAddr>,
+    /// Whether the metrics have the counts of each interface, too.
+    #[arg(long, value_enum, default_value_t)]
+    pub metrics_interfaces: MetricsInterfaces,
+    /// Which log lines are written; `-v` is the same as `debug`.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_level: LogLevel,
+    /// How log lines are written to standard error.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
 }
 
 impl Default for Options {
@@ -60,64 +76,61 @@ impl Default for Options {
 }
 
 impl Options {
-    /// These options, and those of a configuration file for what the command line did not give (`is_given`, by name).
-    ///
-    /// # Errors
-    /// The file cannot be read, or has what is no option or no value of it.
-    pub fn with_file(&self, path: &Path, is_given: impl Fn(&str) -> bool) -> anyhow::Result<Self> {
-        let context = || format!("configuration file {}", path.display());
-        let text = fs::read_to_string(path).with_context(|| format!("{}: cannot be read", context()))?;
-        // Read as options first: such errors name the line.
-        toml::from_str::<Options>(&text).with_context(context)?;
-        let file: Table = toml::from_str(&text).with_context(context)?;
-        let mut merged = Table::try_from(self).with_context(context)?;
-        merged.extend(file.into_iter().filter(|(name, _)| !is_given(name)));
-        merged.try_into().with_context(context)
-    }
-
     /// Which hooks may be had.
     pub fn hook_config(&self) -> HookConfig {
         HookConfig { hook: self.hook, xdp_mode: self.xdp_mode, tc_attach: self.tc_attach }
     }
 }
 
-/// So many milliseconds, within bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct Milliseconds<const MIN: u64, const MAX: u64>(u64);
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "is no address with a port, such as 127.0.0.1:9798 or [::1]:9798".to_owned())
+}
 
-impl<const MIN: u64, const MAX: u64> Milliseconds<MIN, MAX> {
+/// A time between so many milliseconds and so many. As text `250ms`, `1s`, or a bare number of milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval<const MIN: u64, const MAX: u64> {
+    ms: u64,
+}
+
+impl<const MIN: u64, const MAX: u64> Interval<MIN, MAX> {
     /// As a duration.
     pub fn duration(self) -> Duration {
-        Duration::from_millis(self.0)
+        Duration::from_millis(self.ms)
+    }
+
+    /// In milliseconds.
+    pub fn as_ms(self) -> u64 {
+        self.ms
     }
 }
 
-impl<const MIN: u64, const MAX: u64> TryFrom<u64> for Milliseconds<MIN, MAX> {
-    type Error = String;
-
-    fn try_from(ms: u64) -> Result<Self, String> {
-        if (MIN..=MAX).contains(&ms) { Ok(Self(ms)) } else { Err(format!("{ms} is not in {MIN}..={MAX} ms")) }
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> From<Milliseconds<MIN, MAX>> for u64 {
-    fn from(ms: Milliseconds<MIN, MAX>) -> u64 {
-        ms.0
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> FromStr for Milliseconds<MIN, MAX> {
+impl<const MIN: u64, const MAX: u64> FromStr for Interval<MIN, MAX> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        text.parse::<u64>().map_err(|error| error.to_string())?.try_into()
+        let text = text.trim();
+        let unit = text.trim_start_matches(|c: char| c.is_ascii_digit());
+        let number = &text[..text.len() - unit.len()];
+        let factor = match unit.trim_start() {
+            "" | "ms" => 1,
+            "s" => 1000,
+            _ => return Err("is no time: write a number of ms, or one with its unit, such as 250ms or 1s".to_owned()),
+        };
+        // A number too large for 64 bits is out of every range.
+        let ms = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        match ms.filter(|ms| (MIN..=MAX).contains(ms)) {
+            Some(ms) => Ok(Interval { ms }),
+            None => Err(format!("must be between {} and {}", in_words(MIN), in_words(MAX))),
+        }
     }
 }
 
+fn in_words(ms: u64) -> String {
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+}
+
 /// Which hook to use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Hook {
     /// The first that works: on a veth or another virtual device tc tcx, xdp skb; on a NIC xdp driver, tc tcx,
     /// xdp skb. Before Linux 6.6, tc clsact takes the place of tc tcx.
@@ -130,8 +143,7 @@ pub enum Hook {
 }
 
 /// How XDP runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum XdpMode {
     /// The first that works: on a virtual device skb; on a NIC driver, skb.
     #[default]
@@ -144,8 +156,7 @@ pub enum XdpMode {
 }
 
 /// How tc programs are attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum TcAttach {
     /// tcx where the kernel has it (Linux 6.6), else clsact.
     #[default]
@@ -157,8 +168,7 @@ pub enum TcAttach {
 }
 
 /// Whether writes of sysctls are noticed before they take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum SysctlHook {
     /// Yes, where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
     #[default]
@@ -168,14 +178,51 @@ pub enum SysctlHook {
 }
 
 /// What an open packet socket for ARP does to its interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ArpListeners {
     /// Frames pass on the socket's interface, so that the socket sees them; on all if it is bound to none.
     #[default]
     Pass,
     /// Answer anyway: the socket does not see the requests that the fast path answers.
     Ignore,
+}
+
+/// Whether metrics have the counts of each interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MetricsInterfaces {
+    /// No: only sums, which take the same room however many pods there are.
+    #[default]
+    Off,
+    /// Yes: each pod makes time series of its own.
+    On,
+}
+
+/// Which log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogLevel {
+    /// Only what makes the agent end.
+    Error,
+    /// Also what needs somebody's attention.
+    Warn,
+    /// Also starts, ends, and changes of an interface's state.
+    #[default]
+    Info,
+    /// Also each change of the maps.
+    Debug,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `journal` under systemd, else `text`.
+    #[default]
+    Auto,
+    /// Time, level and message.
+    Text,
+    /// The level as the journal reads it (`<6>`), and the message; the journal adds the time.
+    Journal,
+    /// One JSON object a line: `time`, `level`, `target`, `message`.
+    Json,
 }
 
 /// Which hooks may be had: the options about it together.
@@ -208,50 +255,15 @@ impl HookConfig {
 mod tests {
     use super::*;
 
-    /// The options of a file with this text, and of a command line that gives these of them.
-    fn read(name: &str, text: &str, command_line: &[&str], given: &[&str]) -> anyhow::Result<Options> {
-        let path = std::env::temp_dir().join(format!("arp-agent-config-{}-{name}", std::process::id()));
-        fs::write(&path, text)?;
-        let options = Options::parse_from([&["run"], command_line].concat());
-        let read = options.with_file(&path, |name| given.contains(&name));
-        fs::remove_file(&path)?;
-        read
-    }
-
     #[test]
-    fn a_configuration_file_names_the_options() {
-        let text = "interface = [\"cali*\"]\nreread-interval = 50\nhook = \"tc\"\nxdp-mode = \"skb\"\n\
-                    tc-attach = \"tcx\"\nrun-dir = \"/run/x\"";
-        let options = read("names", text, &[], &[]).unwrap();
-        assert_eq!(options.interface, ["cali*"]);
-        assert_eq!(options.reread_interval.duration(), Duration::from_millis(50));
-        assert_eq!((options.hook, options.xdp_mode), (Hook::Tc, XdpMode::Skb));
-        assert_eq!(options.tc_attach, TcAttach::Tcx);
-        assert_eq!(options.run_dir, Path::new("/run/x"));
-        assert_eq!(options.lease.duration(), Duration::from_millis(1000), "the default");
-    }
-
-    #[test]
-    fn the_command_line_wins_over_the_configuration_file() {
-        let text = "interface = [\"cali*\"]\nlease = 100\nhook = \"tc\"";
-        let line = ["--interface", "eth0", "--lease", "1000"];
-        let options = read("wins", text, &line, &["interface", "lease"]).unwrap();
-        assert_eq!(options.interface, ["eth0"]);
-        assert_eq!(options.lease.duration(), Duration::from_millis(1000), "given, though it is the default");
-        assert_eq!(options.hook, Hook::Tc);
-    }
-
-    #[test]
-    fn mistakes_in_a_configuration_file_are_named() {
-        for (text, named) in [
-            ("interfaces = []", "interfaces"),
-            ("hook = \"netkit\"", "netkit"),
-            ("lease = 1", "lease = 1"),
-            ("lease = 1", "50..=60000"),
-            ("lease = \"x\"", "lease"),
-        ] {
-            let error = format!("{:#}", read("mistakes", text, &[], &[]).unwrap_err());
-            assert!(error.contains(named), "{error}");
+    fn times_have_units_and_bounds() {
+        let ms = |text: &str| text.parse::<Interval<50, 60_000>>().map(Interval::as_ms);
+        assert_eq!(["250", "250ms", "250 ms", "1s", "60s"].map(ms), [250, 250, 250, 1000, 60_000].map(Ok));
+        for text in ["49", "61s", "99999999999999999999", "99999999999999999999s", ""] {
+            assert_eq!(ms(text), Err("must be between 50 ms and 60 s".to_owned()), "{text}");
+        }
+        for text in ["1m", "-5", "x", "1.5s"] {
+            assert!(ms(text).is_err_and(|why| why.starts_with("is no time")), "{text}");
         }
     }
 }

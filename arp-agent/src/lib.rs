@@ -20,6 +20,8 @@ pub mod event;
 pub mod explain;
 pub mod hooks;
 pub mod kernel;
+pub mod logging;
+pub mod metrics;
 pub mod mirror;
 mod netlink;
 pub mod prefix;

@@ -1,22 +1,27 @@
 //! Parse, dispatch, exit code.
 
-use arp_agent::cli::{self, Cli, Command};
-use arp_agent::commands;
+use arp_agent::cli::{Cli, Command};
+use arp_agent::config::sources::Sources;
+use arp_agent::{commands, logging};
 use clap::{CommandFactory as _, FromArgMatches as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let level = match cli.verbose {
-        0 => log::LevelFilter::Info,
-        1 => log::LevelFilter::Debug,
-        _ => log::LevelFilter::Trace,
+    logging::start(cli.verbose);
+    let sources = |config| {
+        let (_, of_command) = matches.subcommand().expect("clap demands a command");
+        Sources::of(of_command, config, cli.verbose)
     };
-    env_logger::Builder::new().filter_module("arp_", level).filter_level(log::LevelFilter::Warn).init();
     let done = match &cli.command {
-        Command::Run(arguments) => commands::run::run(arguments, |name| cli::gives(&matches, name), cli.verbose),
+        Command::Run(arguments) => commands::run::run(sources(arguments.config.as_deref()), cli.verbose >= 2),
         Command::Preflight(arguments) => commands::preflight::preflight(arguments),
+        Command::CheckConfig(arguments) => {
+            commands::check_config::check_config(&sources(arguments.run.config.as_deref()), arguments.json)
+        }
+        Command::Metrics(arguments) => commands::metrics::metrics(arguments),
+        Command::Reload(arguments) => commands::reload::reload(arguments),
         Command::Status(arguments) => commands::status::status(arguments),
         Command::Explain(arguments) => commands::explain::explain(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),

@@ -72,7 +72,7 @@ pub struct AgentOptions {
 }
 
 impl AgentOptions {
-    /// An agent for the interfaces that match one of the patterns.
+    /// An agent for the interfaces that match one of the patterns; without any, its other sources name them.
     pub fn new(interfaces: &[&str]) -> Self {
         let interfaces = interfaces.iter().map(|&pattern| pattern.to_owned()).collect();
         AgentOptions {
@@ -179,7 +179,10 @@ impl AgentOptions {
             }
             None => Command::new(&binary),
         };
-        command.arg("run").arg("--interface").args(&self.interfaces);
+        command.arg("run");
+        if !self.interfaces.is_empty() {
+            command.arg("--interface").args(&self.interfaces);
+        }
         command.arg("--run-dir").arg(&run_dir);
         command.arg("--bpffs").arg(self.bpffs.as_deref().unwrap_or(Path::new("off")));
         if let Some(reread) = self.reread {

@@ -13,6 +13,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// second (its wheel turns in between), and at rest that costs more than all that is done then.
 pub(super) struct Heartbeat {
     timer: AsyncFd<OwnedFd>,
+    period: Duration,
     beats_per_look: u64,
     beats: u64,
 }
@@ -32,14 +33,19 @@ impl Heartbeat {
     pub(super) fn start(lease: Duration, reread_interval: Duration) -> anyhow::Result<Self> {
         let beats_per_look = beats_per_look(lease, reread_interval);
         let period = reread_interval / beats_per_look;
-        let period = Timespec { tv_sec: period.as_secs().cast_signed(), tv_nsec: period.subsec_nanos().into() };
+        let spec = Timespec { tv_sec: period.as_secs().cast_signed(), tv_nsec: period.subsec_nanos().into() };
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).context("creating a timer failed")?;
-        let both = Itimerspec { it_interval: period, it_value: period };
+        let both = Itimerspec { it_interval: spec, it_value: spec };
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &both).context("setting a timer failed")?;
         // SAFETY: the timer owns its descriptor, and neither replaces nor closes it while it lives.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        Ok(Heartbeat { timer, beats_per_look: beats_per_look.into(), beats: 0 })
+        Ok(Heartbeat { timer, period, beats_per_look: beats_per_look.into(), beats: 0 })
+    }
+
+    /// The time between two beats.
+    pub(super) fn period(&self) -> Duration {
+        self.period
     }
 
     /// The next beat; after a stall one stands for all that were missed. May be dropped while it waits.

@@ -17,13 +17,22 @@ pub(super) struct Lease {
     checked: u64,
     /// When changes without a notification were looked for last.
     looked: u64,
+    /// Since when it has not been valid, if it was withdrawn.
+    withdrawn: Option<u64>,
+    /// For how long it was not valid, all in all.
+    without: u64,
 }
 
 impl Lease {
     /// Withdrawn. Changes without a notification were looked for at `now`.
     pub(super) fn new(length: Duration, reread_interval: Duration, now: u64) -> Self {
         let [length, reread_interval] = [length, reread_interval].map(|time| time.as_nanos() as u64);
-        Lease { length, reread_interval, until: 0, checked: now, looked: now }
+        Lease { length, reread_interval, until: 0, checked: now, looked: now, withdrawn: Some(now), without: 0 }
+    }
+
+    /// The settings have changed. A lease that was given keeps its end.
+    pub(super) fn set(&mut self, length: Duration, reread_interval: Duration) {
+        [self.length, self.reread_interval] = [length, reread_interval].map(|time| time.as_nanos() as u64);
     }
 
     /// A check begins: whether notifications are left, and whether the agent was stopped, is asked after `now`.
@@ -33,12 +42,28 @@ impl Lease {
 
     /// The check has found nothing left to apply. Gives until when the lease lasts now.
     pub(super) fn renew(&mut self) -> u64 {
+        self.without += self.lapse(self.checked);
+        self.withdrawn = None;
         self.until = self.checked + self.length;
         self.until
     }
 
-    /// The lease ends.
-    pub(super) fn withdraw(&mut self) {
+    /// How long it has not been valid at `now`, if it is not.
+    fn lapse(&self, now: u64) -> u64 {
+        now.saturating_sub(self.withdrawn.unwrap_or(self.until))
+    }
+
+    /// For how long frames could not be answered since the start, until `now`.
+    pub(super) fn time_without(&self, now: u64) -> Duration {
+        Duration::from_nanos(self.without + if self.is_valid(now) { 0 } else { self.lapse(now) })
+    }
+
+    /// The lease ends at `now`.
+    pub(super) fn withdraw(&mut self, now: u64) {
+        if self.withdrawn.is_none() {
+            // It may have run out before.
+            self.withdrawn = Some(now.min(self.until));
+        }
         self.until = 0;
     }
 
@@ -138,8 +163,30 @@ mod tests {
         // Stopped between the check and the renewal, for however long: there is no later time to date it by.
         assert_eq!(lease.renew(), 10 + LENGTH);
         assert!(lease.is_valid(9 + LENGTH) && !lease.is_valid(10 + LENGTH));
-        lease.withdraw();
+        lease.withdraw(11);
         assert!(!lease.is_valid(11));
+    }
+
+    #[test]
+    fn time_without_a_lease_is_summed() {
+        let mut lease = lease();
+        let without = |lease: &Lease, now| lease.time_without(now).as_nanos();
+        assert_eq!(without(&lease, 40), 40, "from the start");
+        lease.check(50);
+        lease.renew();
+        assert_eq!(without(&lease, 50 + LENGTH - 1), 50);
+        assert_eq!(without(&lease, 50 + LENGTH + 7), 57, "it has run out");
+        lease.check(50 + LENGTH + 10);
+        lease.renew();
+        let renewed = 50 + LENGTH + 10;
+        assert_eq!(without(&lease, renewed), 60);
+        lease.withdraw(renewed + 100);
+        lease.withdraw(renewed + 200);
+        assert_eq!(without(&lease, renewed + 300), 260, "since the first withdrawal");
+        lease.check(renewed + 300);
+        lease.renew();
+        lease.withdraw(renewed + 300 + LENGTH + 5);
+        assert_eq!(without(&lease, renewed + 300 + LENGTH + 6), 266, "it had run out before it was withdrawn");
     }
 
     #[test]

@@ -6,16 +6,20 @@
 
 mod damping;
 mod doubts;
+mod figures;
 mod flapping;
 mod heartbeat;
 mod lease;
 mod polling;
 mod proxies;
+mod reloading;
 mod self_tests;
 mod states;
 mod status;
+mod supervisor;
 
 use crate::clock::monotonic_ns;
+use crate::config::sources::{Settings, Sources};
 use crate::config::{ArpListeners, Options, SysctlHook as HookWanted};
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
@@ -29,6 +33,7 @@ use crate::hooks::moves::Moves;
 use crate::hooks::self_test::SelfTests;
 use crate::hooks::sysctl::SysctlHook;
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
+use crate::metrics::http::Pulse;
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use anyhow::Context as _;
@@ -41,6 +46,7 @@ use proxies::ProxyReadings;
 use states::States;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use supervisor::Supervisor;
 use tokio::time::sleep_until;
 
 /// How many batches of notifications are applied before other work has its turn.
@@ -49,12 +55,19 @@ const BATCHES_AT_ONCE: usize = 64;
 /// How often the routes are dumped in a row before they are left for later.
 const DUMPS_AT_ONCE: usize = 8;
 
+/// How often the loop turns at least. In sync the heartbeat turns it more often, unless the settings say otherwise.
+const AWAKE: Duration = Duration::from_secs(1);
+
 /// How often what dead agents left is looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// The agent.
 pub struct Agent {
-    options: Options,
+    settings: Settings,
+    /// What the settings are read from again.
+    sources: Sources,
+    /// The program logs each decision.
+    trace: bool,
     notifications: Notifications,
     reader: Reader,
     mirror: Mirror,
@@ -84,8 +97,14 @@ pub struct Agent {
     /// When static proxy entries are read next, and the pause before that.
     proxies: ProxyReadings,
     resyncs: u64,
+    /// How long they took together.
+    resync_time: Duration,
     overruns: u64,
     started: Instant,
+    /// The last reload was refused.
+    config_stale: bool,
+    pulse: Pulse,
+    supervisor: Supervisor,
 }
 
 impl Agent {
@@ -93,7 +112,8 @@ impl Agent {
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(options: Options, trace: bool) -> anyhow::Result<Self> {
+    pub fn start(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<Self> {
+        let options = &settings.options;
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
         let mut bpf = Bpf::load(trace)?;
         attachments.look_for_left();
@@ -114,7 +134,9 @@ impl Agent {
             replay: Replay::default(),
             redump: Redump::default(),
             damper: Damper::default(),
-            options,
+            settings,
+            sources,
+            trace,
             notifications,
             reader,
             mirror: Mirror::default(),
@@ -134,8 +156,12 @@ impl Agent {
             cheap_polls: 0,
             proxies: ProxyReadings::new(Instant::now()),
             resyncs: 0,
+            resync_time: Duration::ZERO,
             overruns: 0,
             started: Instant::now(),
+            config_stale: false,
+            pulse: Pulse::default(),
+            supervisor: Supervisor::from_environment(),
         };
         agent.resync("start")?;
         agent.attachments.clear_left();
@@ -148,6 +174,11 @@ impl Agent {
         &mut self.bpf
     }
 
+    /// Tells whether the agent's loop turns.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Follows the kernel until `stop` is ready.
     ///
     /// # Errors
@@ -157,15 +188,22 @@ impl Agent {
         mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
         stop: impl Future<Output = ()>,
     ) -> anyhow::Result<()> {
-        let mut heartbeat = Heartbeat::start(self.options.lease.duration(), self.options.reread_interval.duration())?;
+        let mut heartbeat = self.heartbeat()?;
         tokio::pin!(stop);
         loop {
+            self.pulse.beat();
+            self.supervisor.turned(self.in_sync.is_ok(), Instant::now());
+            let is_slow = self.in_sync.is_err() || heartbeat.period() > AWAKE;
+            let awake = self.supervisor.awake(AWAKE);
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
             let trusted_again = self.bpf.doubts_due();
             let proxies_due = self.proxies.due();
             tokio::select! {
                 biased;
-                () = &mut stop => return Ok(()),
+                () = &mut stop => {
+                    self.supervisor.stopping();
+                    return Ok(());
+                }
                 beat = heartbeat.next(), if self.in_sync.is_ok() => {
                     if beat? == Tick::Poll {
                         self.look()?;
@@ -189,6 +227,8 @@ impl Agent {
                 () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {
                     self.resync("retry")?;
                 }
+                // A loop that waits for long is alive all the same.
+                () = tokio::time::sleep(awake), if is_slow => {}
                 done = self.attachments.done(), if self.in_sync.is_ok() => {
                     let (snapshot, ifindex) = (self.mirror.snapshot(), done.ifindex);
                     let takes_xdp = |ifindex| snapshot.takes_xdp(ifindex);
@@ -221,11 +261,24 @@ impl Agent {
                     if matches!(request, Request::Explain { .. }) && self.in_sync.is_ok() {
                         self.confirm_proxies()?;
                     }
+                    let is_reload = matches!(request, Request::Reload);
                     // A client that went away meanwhile is nobody's loss.
                     let _ = reply.send(self.respond(request));
+                    if is_reload {
+                        heartbeat = self.heartbeat()?;
+                    }
                 }
             }
         }
+    }
+
+    fn options(&self) -> &Options {
+        &self.settings.options
+    }
+
+    fn heartbeat(&self) -> anyhow::Result<Heartbeat> {
+        let Options { lease, reread_interval, .. } = self.options();
+        Heartbeat::start(lease.duration(), reread_interval.duration())
     }
 
     /// When something is to be done that waits for a time, and for nothing else.
@@ -251,7 +304,7 @@ impl Agent {
 
     /// Withdraws the lease: every frame passes from here on.
     pub fn withdraw(&mut self) {
-        self.lease.withdraw();
+        self.lease.withdraw(monotonic_ns());
         self.bpf.withdraw_lease();
     }
 
@@ -493,6 +546,10 @@ impl Agent {
     fn tell_states(&mut self) {
         if self.states.are_due(Instant::now()) {
             let states = self.states_in_words();
+            if self.supervisor.is_there() {
+                let answering = states.values().filter(|(_, state)| state.starts_with("answering")).count();
+                self.supervisor.state(format!("answering on {answering} of {} interfaces", states.len()));
+            }
             self.states.tell(states).iter().for_each(|line| log::info!("{line}"));
         }
     }
@@ -514,11 +571,21 @@ impl Agent {
             None => log::debug!("not in sync with the kernel: {why}"),
         }
         self.withdraw();
+        self.supervisor.state(format!("not in sync, every frame passes: {why}"));
+        // What is told next is the state of interfaces again.
+        self.states.touch(Instant::now());
         self.in_sync = Err(why);
     }
 
     /// Reads everything again. Failures of the kernel to answer are tried again later; failures of the maps are final.
     fn resync(&mut self, why: &str) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let done = self.read_everything(why);
+        self.resync_time += start.elapsed();
+        done
+    }
+
+    fn read_everything(&mut self, why: &str) -> anyhow::Result<()> {
         log::debug!("reading the kernel's state ({why})");
         self.withdraw();
         // What is still queued is older than the dump that follows.

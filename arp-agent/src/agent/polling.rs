@@ -105,7 +105,7 @@ impl Agent {
         self.look_at(Poll::All)?;
         self.take_in()?;
         let pause = (start.elapsed() * PART_OF_THE_TIME).min(RARELY);
-        self.full_poll_at = Instant::now() + pause.max(self.options.reread_interval.duration());
+        self.full_poll_at = Instant::now() + pause.max(self.options().reread_interval.duration());
         Ok(())
     }
 

@@ -20,6 +20,8 @@ impl Agent {
     pub(super) fn respond(&mut self, request: Request) -> Response {
         let response = match request {
             Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
+            Request::Figures => Ok(Response::Figures(Box::new(self.figures()))),
+            Request::Reload => self.reload().map(Response::Reloaded),
             Request::Explain { question, run_program } => {
                 self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))
             }
@@ -59,16 +61,12 @@ impl Agent {
             Some(self.interface_status(link, attachment, &around))
         });
         let total = self.bpf.total_counters();
-        let starting = self.attachments.is_starting().then(|| {
-            let (attached, all) = (self.attachments.attached().len(), self.attachments.iter().count());
-            format!("attached to {attached} of {all} interfaces so far; the kernel answers on the others")
-        });
-        let ready = self.in_sync.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
+        let (ready, not_ready_because) = self.readiness();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
             running: true,
             ready,
-            not_ready_because: self.in_sync.as_ref().err().map(|why| format!("every frame passes: {why}")).or(starting),
+            not_ready_because,
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             up_seconds: self.started.elapsed().as_secs(),
@@ -88,13 +86,27 @@ impl Agent {
             sysctl_hook: self.sysctl_hook.state(),
             settings_written: self.bpf.settings_written(),
             settings_written_elsewhere: self.bpf.written_elsewhere(),
-            reread_interval_ms: self.options.reread_interval.into(),
-            lease_ms: self.options.lease.into(),
+            reread_interval_ms: self.options().reread_interval.as_ms(),
+            lease_ms: self.options().lease.as_ms(),
         })
     }
 
+    /// Whether the agent is ready; why not, if it is known.
+    pub(super) fn readiness(&self) -> (bool, Option<String>) {
+        let starting = self.attachments.is_starting().then(|| {
+            let (attached, all) = (self.attachments.attached().len(), self.attachments.iter().count());
+            format!("attached to {attached} of {all} interfaces so far; the kernel answers on the others")
+        });
+        let ready = self.in_sync.is_ok() && self.lease.is_valid(monotonic_ns()) && starting.is_none();
+        (ready, self.in_sync.as_ref().err().map(|why| format!("every frame passes: {why}")).or(starting))
+    }
+
     /// What an interface does, the reason if all of its frames pass, and why it does not answer, for people.
-    fn state(&self, ifindex: u32, attachment: &Attachment) -> (&'static str, Option<Reason>, Option<String>) {
+    pub(super) fn state(
+        &self,
+        ifindex: u32,
+        attachment: &Attachment,
+    ) -> (&'static str, Option<Reason>, Option<String>) {
         let blocked = self.mirror.iface(ifindex).map(|iface| u32::from(iface.blocked)).filter(|&reason| reason != 0);
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
@@ -199,7 +211,7 @@ struct Around {
     own_tc: Option<u32>,
 }
 
-fn passed(counters: &Counters) -> BTreeMap<String, u64> {
+pub(super) fn passed(counters: &Counters) -> BTreeMap<String, u64> {
     let reasons = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters[reason.counter()]));
     reasons.filter(|&(_, count)| count > 0).collect()
 }

@@ -41,7 +41,7 @@ pub fn explain(arguments: &cli::Explain) -> anyhow::Result<Exit> {
     let mut explanation = match ask(run_dir, &request)? {
         Answer::Response(Response::Explanation(explanation)) => *explanation,
         Answer::Response(Response::Error(error)) => bail!("{error}"),
-        Answer::Response(Response::Status(_)) => bail!("the agent sent an unexpected answer"),
+        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
         Answer::Silent => bail!(silent(run_dir)),
         Answer::NotRunning if arguments.kernel => {
             bail!("--kernel runs the loaded program: {}", not_running(run_dir))

@@ -1,9 +1,12 @@
 //! The commands: each has a file of its name.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what commands print is their result")]
 
+pub mod check_config;
 pub mod detach;
 pub mod explain;
+pub mod metrics;
 pub mod preflight;
+pub mod reload;
 pub mod run;
 pub mod stats;
 pub mod status;
@@ -16,6 +19,8 @@ pub enum Exit {
     Ok = 0,
     /// `preflight`: the agent cannot run here.
     Failed = 1,
+    /// `run`: no interface is named.
+    Usage = 2,
     /// `status`: the agent runs, but is not ready. `status`, `stats`: it does not respond. `explain`: the frame is passed.
     /// `preflight`: not everything would be answered. `detach`: an agent still runs.
     No = 3,

@@ -2,10 +2,10 @@
 
 use super::Exit;
 use crate::agent::Agent;
-use crate::cli;
-use crate::config::Options;
-use crate::control::{run_dir::RunDir, server};
-use crate::descriptors;
+use crate::config::sources::{Settings, Sources};
+use crate::control::{Request, run_dir::RunDir, server};
+use crate::metrics::http;
+use crate::{descriptors, logging};
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
@@ -15,47 +15,53 @@ use std::collections::HashSet;
 use std::task::Poll;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-/// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
+/// Runs the agent until SIGTERM, SIGINT or another signal that ends programs. `trace`: the program logs each decision.
 ///
 /// # Errors
 /// Those of [`Agent::start`] and [`Agent::run`]; the configuration is bad; the run directory cannot be used.
-pub fn run(arguments: &cli::Run, is_given: impl Fn(&str) -> bool, verbose: u8) -> anyhow::Result<Exit> {
-    let options = match &arguments.config {
-        Some(path) => arguments.options.with_file(path, is_given)?,
-        None => arguments.options.clone(),
-    };
-    if options.interface.is_empty() {
-        bail!("no interface to attach to: give --interface, or `interface = [\"cali*\"]` in the configuration file");
+pub fn run(sources: Sources, trace: bool) -> anyhow::Result<Exit> {
+    let settings = sources.read()?;
+    if let Err(error) = settings.need_interfaces() {
+        eprintln!("arp-agent: {error:#}");
+        return Ok(Exit::Usage);
     }
-    if let Some(contradiction) = options.hook_config().contradiction() {
-        bail!("{contradiction}");
-    }
+    logging::set(settings.options.log_level, settings.options.log_format, trace);
+    settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     need_capabilities()?;
     // Nothing that the agent makes is for other users, whatever umask it was started with.
     umask(Mode::from_bits_truncate(0o077));
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, verbose >= 2))?;
+    runtime.block_on(serve(settings, sources, trace))?;
     Ok(Exit::Ok)
 }
 
-/// `trace`: the program logs each decision.
-async fn serve(options: Options, trace: bool) -> anyhow::Result<()> {
+async fn serve(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<()> {
     // Before anything is made that a signal could leave behind.
     let mut signals = Signals::new().context("handling signals failed")?;
-    let run_dir = RunDir::take(&options.run_dir)?;
+    let run_dir = RunDir::take(&settings.options.run_dir)?;
     let listener = server::listen(&run_dir.socket())?;
-    let mut agent = Agent::start(options, trace)?;
+    // A port in use is found before anything is attached.
+    let http = http::bind(&settings.options.listen_address)?;
+    let mut agent = Agent::start(settings, sources, trace)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
         tokio::spawn(print_log(logger));
     }
     let (requests, receiver) = mpsc::channel(8);
-    tokio::spawn(server::accept(listener, requests));
+    tokio::spawn(server::accept(listener, requests.clone()));
+    http::serve(http, requests.clone(), agent.pulse())?;
     let stop = async move {
-        let name = signals.next().await;
+        let reload = || {
+            log::info!("SIGHUP received: the agent reads its configuration again");
+            // The log tells how it ended. If the queue is full, one of those before may be the same; it is told.
+            if requests.try_send((Request::Reload, oneshot::channel().0)).is_err() {
+                log::warn!("too many requests are waiting: SIGHUP is ignored");
+            }
+        };
+        let name = signals.next(reload).await;
         log::info!("{name} received: the agent ends, and frames pass to the kernel");
     };
     let ended = agent.run(receiver, stop).await;
@@ -76,8 +82,7 @@ const ENDING: [(i32, &str); 7] = [
 ];
 
 /// Signals that the agent ignores. Without a handler they would end it, and leave its socket and its tc filters behind.
-const IGNORED: [i32; 11] = [
-    libc::SIGHUP,
+const IGNORED: [i32; 10] = [
     libc::SIGPIPE,
     libc::SIGUSR1,
     libc::SIGUSR2,
@@ -111,11 +116,11 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal that ends the agent; gives its name.
-    async fn next(&mut self) -> &'static str {
+    /// Waits for a signal that ends the agent; gives its name. Calls `reload` for each SIGHUP until then.
+    async fn next(&mut self, reload: impl Fn()) -> &'static str {
         std::future::poll_fn(|context| {
             while let Poll::Ready(Some(())) = self.hang_up.poll_recv(context) {
-                log::info!("SIGHUP ignored: to change options, restart the agent");
+                reload();
             }
             let came =
                 |(signal, name): &mut (Signal, &'static str)| signal.poll_recv(context).is_ready().then_some(*name);

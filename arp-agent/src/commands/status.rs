@@ -49,7 +49,7 @@ pub fn fetch(run_dir: &Path) -> anyhow::Result<Fetched> {
         Answer::Silent => Ok(Fetched::Silent),
         Answer::Response(Response::Status(status)) => Ok(Fetched::Status(status)),
         Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
-        Answer::Response(Response::Explanation(_)) => bail!("the agent sent an unexpected answer"),
+        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
     }
 }
 

@@ -46,9 +46,9 @@ impl Access {
     /// Why a request is refused, if it is.
     pub(super) fn refusal(self, request: &Request) -> Option<String> {
         let reads = match request {
-            Request::Status | Request::Explain { run_program: false, .. } => true,
+            Request::Status | Request::Figures | Request::Explain { run_program: false, .. } => true,
             // They make the agent, or the program, do something.
-            Request::Sync | Request::Explain { run_program: true, .. } => false,
+            Request::Sync | Request::Reload | Request::Explain { run_program: true, .. } => false,
         };
         match self {
             Access::Full => None,
@@ -144,10 +144,11 @@ mod tests {
             Request::Explain { question, run_program }
         };
         let may = |access: Access| {
-            [Request::Status, explain(false), explain(true), Request::Sync].map(|ask| access.refusal(&ask).is_none())
+            [Request::Status, Request::Figures, explain(false), explain(true), Request::Sync, Request::Reload]
+                .map(|ask| access.refusal(&ask).is_none())
         };
-        assert_eq!(may(Access::Full), [true; 4]);
-        assert_eq!(may(Access::Read), [true, true, false, false]);
-        assert_eq!(may(Access::None), [false; 4]);
+        assert_eq!(may(Access::Full), [true; 6]);
+        assert_eq!(may(Access::Read), [true, true, true, false, false, false]);
+        assert_eq!(may(Access::None), [false; 6]);
     }
 }

@@ -2,10 +2,12 @@
 
 pub mod access;
 pub mod client;
+pub mod figures;
 pub mod run_dir;
 pub mod server;
 
 use crate::explain::{Explanation, Question};
+use figures::Figures;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -24,6 +26,10 @@ pub enum Request {
     /// A [`Status`] that includes every change made in the kernel before the request: the agent first applies all
     /// notifications, and polls for changes without notification.
     Sync,
+    /// [`Figures`].
+    Figures,
+    /// Reads the configuration again, and takes it over.
+    Reload,
     /// An [`Explanation`], made from the agent's own maps.
     Explain {
         /// The ARP request to decide on.
@@ -41,6 +47,10 @@ pub enum Response {
     Status(Box<Status>),
     /// The answer to [`Request::Explain`].
     Explanation(Box<Explanation>),
+    /// The answer to [`Request::Figures`].
+    Figures(Box<Figures>),
+    /// The answer to [`Request::Reload`]: the settings that have changed, as `name = value`.
+    Reloaded(Vec<String>),
     /// Why the request cannot be answered.
     Error(String),
 }

@@ -81,6 +81,16 @@ enum Handle {
     Filter(Filter),
 }
 
+fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut globs = GlobSetBuilder::new();
+    for pattern in patterns {
+        globs.add(Glob::new(pattern).with_context(|| {
+            format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
+        })?);
+    }
+    Ok(globs.build()?)
+}
+
 /// The outcome of trying a hook.
 enum Tried {
     Attached(Handle),
@@ -93,12 +103,7 @@ impl Attachments {
     /// # Errors
     /// A pattern is not a glob, or no netlink socket or thread can be created.
     pub fn new(patterns: &[String], hook_config: HookConfig, bpffs: &Path) -> anyhow::Result<Self> {
-        let mut wanted = GlobSetBuilder::new();
-        for pattern in patterns {
-            wanted.add(Glob::new(pattern).with_context(|| {
-                format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
-            })?);
-        }
+        let wanted = globs(patterns)?;
         let filters = Filters::new()?;
         let pins = Pins::open(bpffs, filters.name()).unwrap_or_else(|error| {
             log::warn!("BPF links cannot be pinned, so a restart attaches each interface again: {error:#}");
@@ -106,7 +111,7 @@ impl Attachments {
         });
         Ok(Attachments {
             patterns: patterns.to_vec(),
-            wanted: wanted.build()?,
+            wanted,
             hook_config,
             filters,
             pins,
@@ -120,6 +125,16 @@ impl Attachments {
             first_round: None,
             serving: false,
         })
+    }
+
+    /// Takes other patterns. [`Attachments::reconcile`] attaches and detaches as they say.
+    ///
+    /// # Errors
+    /// A pattern is not a glob; the old ones stay.
+    pub fn set_patterns(&mut self, patterns: &[String]) -> anyhow::Result<()> {
+        self.wanted = globs(patterns)?;
+        self.patterns = patterns.to_vec();
+        Ok(())
     }
 
     /// Notes that the kernel says whether a veth's other end takes XDP frames: so driver mode is possible on veths.

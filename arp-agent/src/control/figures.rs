@@ -1,0 +1,85 @@
+//! The agent's figures: what metrics and probes are made of. Cheaper than a `Status`, and as long for many interfaces
+//! as for few, unless each interface is asked for.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Figures of a running agent. Fields that another version does not know keep their default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Figures {
+    /// The agent's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Whether the maps are in sync and trusted, and all interfaces of the start are attached.
+    pub ready: bool,
+    /// Why not; `None` if it is ready.
+    pub not_ready_because: Option<String>,
+    /// Requests answered.
+    pub answered: u64,
+    /// Frames passed, by each reason's name.
+    pub passed: BTreeMap<String, u64>,
+    /// How many interfaces are in which state.
+    pub interfaces: Vec<InterfaceGroup>,
+    /// The counts of each interface, if they are wanted (`--metrics-interfaces`).
+    pub each_interface: Vec<InterfaceCounts>,
+    /// How many interfaces match each pattern.
+    pub patterns: BTreeMap<String, usize>,
+    /// Prefixes in all views.
+    pub routes: usize,
+    /// Neighbour entries mirrored.
+    pub neighbours: usize,
+    /// Ways in which senders' targets are looked up.
+    pub views: usize,
+    /// Nodes of the FIB in use.
+    pub fib_nodes: u32,
+    /// Entries for which a map had no room.
+    pub refused_entries: u64,
+    /// Complete dumps.
+    pub resyncs: u64,
+    /// Time that they took, in seconds.
+    pub resync_seconds: f64,
+    /// How often notifications were lost.
+    pub overruns: u64,
+    /// Time in which every frame passed, because the maps were not trusted, in seconds.
+    pub out_of_step_seconds: f64,
+    /// Interfaces and neighbour entries that are held back.
+    pub held_back: usize,
+    /// How often one was.
+    pub times_held_back: u64,
+    /// Whether the sysctl hook is active.
+    pub sysctl_hook: bool,
+    /// Writes of sysctls that made frames pass.
+    pub settings_written: u64,
+    /// Writes of sysctls that did not.
+    pub settings_written_elsewhere: u64,
+    /// Whether the last reload was refused: the settings in force are not those of the sources.
+    pub config_stale: bool,
+}
+
+/// Interfaces that share a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct InterfaceGroup {
+    /// As in a `Status`.
+    pub hook: String,
+    /// As in a `Status`.
+    pub mode: String,
+    /// As in a `Status`.
+    pub state: String,
+    /// The name of the reason while they pass; else empty.
+    pub reason: String,
+    /// How many.
+    pub count: usize,
+}
+
+/// The counts of one interface.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InterfaceCounts {
+    /// Its name.
+    pub name: String,
+    /// Requests answered.
+    pub answered: u64,
+    /// Frames passed, by reason; only reasons that occurred.
+    pub passed: BTreeMap<String, u64>,
+}

@@ -1,0 +1,248 @@
+//! Metrics for Prometheus: each family once, with its name, its type, its labels and its help.
+//!
+//! Names and labels are a promise, as reasons are: never used for something else.
+
+pub mod http;
+
+use crate::control::figures::{Figures, InterfaceGroup};
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
+
+/// What one scrape is made of.
+#[derive(Debug, Default)]
+pub struct Scrape {
+    /// The agent's figures; `None`: it does not answer.
+    pub figures: Option<Figures>,
+    /// Since the agent's loop last turned, in seconds, where it is known.
+    pub heartbeat_age: Option<f64>,
+}
+
+/// A metric.
+struct Family {
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+    samples: fn(&Scrape) -> Vec<Sample>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+}
+
+/// The values of the labels, and the value.
+type Sample = (Vec<String>, f64);
+
+/// One metric without labels, from the figures.
+macro_rules! single {
+    ($kind:ident $name:literal, $help:literal, |$figures:ident| $value:expr) => {
+        Family {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[],
+            help: $help,
+            samples: |scrape| of(scrape, |$figures| vec![(Vec::new(), $value)]),
+        }
+    };
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "arp_agent_build_info",
+        kind: Kind::Gauge,
+        labels: &["version"],
+        help: "Always 1; the label is the version that runs.",
+        samples: |scrape| of(scrape, |figures| vec![(vec![figures.version.clone()], 1.0)]),
+    },
+    Family {
+        name: "arp_agent_up",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 if the agent answered this scrape, 0 if it is gone, stopped or overloaded.",
+        samples: |scrape| vec![(Vec::new(), number(scrape.figures.is_some()))],
+    },
+    single!(Gauge "arp_agent_ready", "1 while the maps are in sync with the kernel and all interfaces of the start are attached.", |figures| number(figures.ready)),
+    Family {
+        name: "arp_agent_heartbeat_age_seconds",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Time since the agent's event loop last turned (only over HTTP).",
+        samples: |scrape| scrape.heartbeat_age.map(|age| (Vec::new(), age)).into_iter().collect(),
+    },
+    single!(Counter "arp_agent_replies_total", "ARP requests that the fast path answered.", |figures| figures.answered as f64),
+    Family {
+        name: "arp_agent_passes_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "ARP frames that were left to the kernel, by reason.",
+        samples: |scrape| {
+            of(scrape, |figures| {
+                figures.passed.iter().map(|(reason, &count)| (vec![reason.clone()], count as f64)).collect()
+            })
+        },
+    },
+    Family {
+        name: "arp_agent_interfaces",
+        kind: Kind::Gauge,
+        labels: &["hook", "mode", "state", "reason"],
+        help: "Interfaces that match, by state; the reason is empty unless they pass.",
+        samples: |scrape| {
+            of(scrape, |figures| {
+                let sample = |group: &InterfaceGroup| {
+                    let labels = [&group.hook, &group.mode, &group.state, &group.reason].map(String::clone);
+                    (labels.into(), group.count as f64)
+                };
+                figures.interfaces.iter().map(sample).collect()
+            })
+        },
+    },
+    Family {
+        name: "arp_agent_pattern_interfaces",
+        kind: Kind::Gauge,
+        labels: &["pattern"],
+        help: "Interfaces that match a pattern of the setting `interface`.",
+        samples: |scrape| {
+            of(scrape, |figures| {
+                figures.patterns.iter().map(|(pattern, &count)| (vec![pattern.clone()], count as f64)).collect()
+            })
+        },
+    },
+    single!(Gauge "arp_agent_routes", "Prefixes that are mirrored, in all views.", |figures| figures.routes as f64),
+    single!(Gauge "arp_agent_neighbours", "Neighbour entries that are mirrored.", |figures| figures.neighbours as f64),
+    single!(Gauge "arp_agent_views", "Ways in which senders' targets are looked up, by routing rules.", |figures| figures.views as f64),
+    single!(Gauge "arp_agent_fib_nodes", "Nodes of the lookup tries in use, 1 KiB each.", |figures| f64::from(figures.fib_nodes)),
+    single!(Counter "arp_agent_refused_entries_total", "Entries for which a map had no room; their frames pass.", |figures| figures.refused_entries as f64),
+    single!(Counter "arp_agent_resyncs_total", "Complete dumps of the kernel's state, the first included.", |figures| figures.resyncs as f64),
+    single!(Counter "arp_agent_resync_seconds_total", "Time that complete dumps took.", |figures| figures.resync_seconds),
+    single!(Counter "arp_agent_netlink_overruns_total", "How often notifications of the kernel were lost.", |figures| figures.overruns as f64),
+    single!(Counter "arp_agent_out_of_step_seconds_total", "Time in which every frame passed, because the maps were not in sync.", |figures| figures.out_of_step_seconds),
+    single!(Gauge "arp_agent_held_back", "Interfaces and neighbour entries that change too often to be followed.", |figures| figures.held_back as f64),
+    single!(Counter "arp_agent_held_back_total", "How often an interface or a neighbour entry was held back.", |figures| figures.times_held_back as f64),
+    single!(Gauge "arp_agent_sysctl_hook", "1 if writes of sysctls are noticed before they take effect.", |figures| number(figures.sysctl_hook)),
+    single!(Counter "arp_agent_settings_written_total", "Writes of sysctls that made frames pass.", |figures| figures.settings_written as f64),
+    single!(Counter "arp_agent_settings_written_elsewhere_total", "Writes of sysctls that made no frame pass.", |figures| figures.settings_written_elsewhere as f64),
+    single!(Gauge "arp_agent_config_stale", "1 if the last reload was refused, and older settings are in force.", |figures| number(figures.config_stale)),
+    Family {
+        name: "arp_agent_interface_replies_total",
+        kind: Kind::Counter,
+        labels: &["interface"],
+        help: "ARP requests that the fast path answered on an interface (only with metrics-interfaces).",
+        samples: |scrape| {
+            of(scrape, |figures| {
+                figures.each_interface.iter().map(|of| (vec![of.name.clone()], of.answered as f64)).collect()
+            })
+        },
+    },
+    Family {
+        name: "arp_agent_interface_passes_total",
+        kind: Kind::Counter,
+        labels: &["interface", "reason"],
+        help: "ARP frames of an interface that were left to the kernel, by reason (only with metrics-interfaces).",
+        samples: |scrape| {
+            of(scrape, |figures| {
+                let each = figures.each_interface.iter();
+                let passed =
+                    each.flat_map(|of| of.passed.iter().map(move |(reason, &count)| (&of.name, reason, count)));
+                passed.map(|(name, reason, count)| (vec![name.clone(), reason.clone()], count as f64)).collect()
+            })
+        },
+    },
+];
+
+fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<Sample>) -> Vec<Sample> {
+    scrape.figures.as_ref().map(samples).unwrap_or_default()
+}
+
+fn number(yes: bool) -> f64 {
+    if yes { 1.0 } else { 0.0 }
+}
+
+/// The text that Prometheus scrapes. With figures, the agent's process is told too.
+///
+/// # Errors
+/// A name is not one that Prometheus takes.
+pub fn text(scrape: &Scrape) -> anyhow::Result<String> {
+    let registry = Registry::new();
+    for Family { name, kind, labels, help, samples } in FAMILIES {
+        let options = Opts::new(*name, *help);
+        match kind {
+            Kind::Counter => {
+                let family = CounterVec::new(options, labels)?;
+                for (values, value) in samples(scrape) {
+                    family.with_label_values(&values).inc_by(value);
+                }
+                registry.register(Box::new(family))?;
+            }
+            Kind::Gauge => {
+                let family = GaugeVec::new(options, labels)?;
+                for (values, value) in samples(scrape) {
+                    family.with_label_values(&values).set(value);
+                }
+                registry.register(Box::new(family))?;
+            }
+        }
+    }
+    if let Some(pid) = scrape.figures.as_ref().and_then(|figures| i32::try_from(figures.pid).ok()) {
+        registry.register(Box::new(ProcessCollector::new(pid, "")))?;
+    }
+    Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
+}
+
+#[cfg(test)]
+mod document;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::control::figures::InterfaceCounts;
+
+    /// Figures in which each family has a sample.
+    pub(crate) fn scrape() -> Scrape {
+        let passed = [("no_route".to_owned(), 3)];
+        let figures = Figures {
+            version: "1".into(),
+            pid: std::process::id(),
+            answered: 7,
+            passed: passed.clone().into(),
+            interfaces: vec![InterfaceGroup { hook: "tc".into(), count: 2, ..InterfaceGroup::default() }],
+            each_interface: vec![InterfaceCounts { name: "cali0".into(), answered: 5, passed: passed.into() }],
+            patterns: [("cali*".to_owned(), 2)].into(),
+            ..Figures::default()
+        };
+        Scrape { figures: Some(figures), heartbeat_age: Some(0.25) }
+    }
+
+    #[test]
+    fn each_family_has_help_type_and_samples() {
+        let text = text(&scrape()).unwrap();
+        for Family { name, kind, help, .. } in FAMILIES {
+            let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+            assert!(text.contains(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name}")), "{name}: {text}");
+        }
+        for line in [
+            "arp_agent_replies_total 7\n",
+            "arp_agent_passes_total{reason=\"no_route\"} 3\n",
+            "arp_agent_interfaces{hook=\"tc\",mode=\"\",reason=\"\",state=\"\"} 2\n",
+            "arp_agent_interface_passes_total{interface=\"cali0\",reason=\"no_route\"} 3\n",
+            "process_open_fds ",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_does_not_answer_is_down() {
+        let text = text(&Scrape { figures: None, heartbeat_age: Some(20.0) }).unwrap();
+        assert!(text.contains("arp_agent_up 0\n") && text.contains("arp_agent_heartbeat_age_seconds 20\n"), "{text}");
+        assert!(!text.contains("arp_agent_ready") && !text.contains("process_"), "{text}");
+    }
+
+    #[test]
+    fn counters_end_in_total_and_gauges_do_not() {
+        for Family { name, kind, .. } in FAMILIES {
+            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+        }
+    }
+}
