@@ -91,9 +91,9 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         return Verdict::Pass(Reason::SPECIAL_TARGET);
     }
 
-    // A probe asks the local table alone: no sender, no neighbour, no proxying.
+    // A probe asks the local table alone: no sender, no neighbour, no proxying, and no rules that its view could share.
     if spa == [0; 4] {
-        let route = fib::lookup(tables, iface.probe_view, tpa);
+        let route = fib::lookup_in(tables, iface.probe_view, tpa);
         return if !matches!(route.kind(), Kind::Local) || route.is_elsewhere() {
             Verdict::Pass(Reason::PROBE_NOT_LOCAL)
         } else if may_answer_local(&iface, ingress, tpa, tables) {
@@ -128,7 +128,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
     match route.kind() {
         Kind::None => return Verdict::Pass(Reason::NO_ROUTE),
         Kind::Unanswerable => return Verdict::Pass(Reason::UNANSWERABLE_ROUTE),
-        Kind::Opaque => return Verdict::Pass(Reason::OPAQUE_ROUTE),
+        Kind::Opaque | Kind::Fall => return Verdict::Pass(Reason::OPAQUE_ROUTE),
         Kind::OpaqueRule => return Verdict::Pass(Reason::OPAQUE_RULE),
         Kind::Local => {
             return if route.is_elsewhere() && iface.has(Iface::ARP_FILTER) {

@@ -17,8 +17,8 @@ pub const CHUNK_NODES: u32 = 1024;
 pub const MAX_CHUNKS: u32 = 2048;
 
 /// One word of a trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`Kind`], bit 27 is
-/// [`Entry::differs`], and bits 0–15 are the slot of what a unicast route leaves by, or 1 for a local route of another
-/// table than local that is not an address in a VRF.
+/// [`Entry::differs`], and bits 0–15 are the slot of what a unicast route leaves by, the view at which the lookup goes on,
+/// or 1 for a local route of another table than local that is not an address in a VRF.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entry(u32);
@@ -38,6 +38,8 @@ pub enum Kind {
     Opaque,
     /// A routing rule that may match or not, or do what is not known: pass.
     OpaqueRule,
+    /// What the view of [`Entry::slot`] says: views that look up the same large tables last share one of those tables alone.
+    Fall,
 }
 
 impl Entry {
@@ -61,6 +63,11 @@ impl Entry {
     /// A unicast route by what is in `slot`.
     pub const fn unicast(slot: u16) -> Self {
         Entry(2 << Self::KIND_SHIFT | slot as u32)
+    }
+
+    /// What view `view` says.
+    pub const fn fall(view: u16) -> Self {
+        Entry(6 << Self::KIND_SHIFT | view as u32)
     }
 
     /// The same leaf, marked as one whose targets the way back to a sender may depend on.
@@ -101,6 +108,7 @@ impl Entry {
             2 => Kind::Unicast,
             3 => Kind::Unanswerable,
             5 => Kind::OpaqueRule,
+            6 => Kind::Fall,
             _ => Kind::Opaque,
         }
     }
@@ -120,7 +128,7 @@ impl Entry {
         self.slot() != 0
     }
 
-    /// The slot of a unicast leaf in `OIFS`.
+    /// The slot of a unicast leaf in `OIFS`, or the view of one at which the lookup goes on.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the slot is the lower half")]
     pub const fn slot(self) -> u16 {
@@ -128,9 +136,26 @@ impl Entry {
     }
 }
 
-/// The leaf of the longest prefix of `view` that covers `addr` (wire order).
+/// Most views that one lookup goes through.
+pub const MAX_FALLS: usize = 3;
+
+/// What `view` says of `addr` (wire order), after at most [`MAX_FALLS`] walks; a leaf of kind [`Kind::Fall`] if that was not
+/// enough, which nobody answers by.
 #[inline(always)]
 pub fn lookup(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
+    let mut leaf = lookup_in(tables, view, addr);
+    for _ in 1..MAX_FALLS {
+        if !matches!(leaf.kind(), Kind::Fall) {
+            break;
+        }
+        leaf = lookup_in(tables, leaf.slot(), addr);
+    }
+    leaf
+}
+
+/// The leaf of the longest prefix of `view` that covers `addr` (wire order).
+#[inline(always)]
+pub fn lookup_in(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
     let entry = tables.fib_root(view, addr[0]);
     let Some(node) = entry.node_index() else { return entry };
     let entry = tables.fib_node(node, addr[1]);
@@ -156,6 +181,7 @@ mod tests {
         assert_eq!(Entry::LOCAL_ELSEWHERE.raw(), 0x1000_0001);
         assert_eq!(Entry::OPAQUE_RULE.raw(), 0x5000_0000);
         assert_eq!(Entry::unicast(0xabcd).with_difference().raw(), 0x2800_abcd);
+        assert_eq!(Entry::fall(0xfe).raw(), 0x6000_00fe);
         assert_eq!(Entry::node(7).raw(), 0x8000_0007);
     }
 
@@ -173,7 +199,7 @@ mod tests {
     #[test]
     fn a_leaf_says_its_kind_whether_its_targets_differ_or_not() {
         let kinds =
-            [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque, Kind::OpaqueRule, Kind::Opaque];
+            [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque, Kind::OpaqueRule, Kind::Fall];
         for (number, kind) in (0..).zip(kinds) {
             let leaf = Entry::from_raw(number << 28 | 5);
             assert_eq!((leaf.kind(), leaf.slot(), leaf.differs()), (kind, 5, false));
@@ -181,7 +207,7 @@ mod tests {
             assert_eq!((marked.kind(), marked.slot(), marked.differs()), (kind, 5, true));
             assert_eq!(marked.with_difference(), marked, "marked twice is marked");
         }
-        for unknown in 6..16 {
+        for unknown in 7..16 {
             assert_eq!(Entry::from_raw(unknown << 28).kind(), Kind::Opaque, "kind {unknown}");
         }
         assert!(Entry::LOCAL_ELSEWHERE.is_elsewhere() && !Entry::LOCAL.is_elsewhere());

@@ -286,6 +286,7 @@ fn describe_entry(entry: Entry) -> String {
         Kind::Unanswerable => "a type that is never answered".into(),
         Kind::Opaque => "not followed".into(),
         Kind::OpaqueRule => "a rule is not followed".into(),
+        Kind::Fall => format!("as view {} says", entry.slot()),
     };
     if entry.differs() { format!("{kind} (the way back to the sender may differ)") } else { kind }
 }

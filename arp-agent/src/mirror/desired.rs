@@ -149,7 +149,9 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
         ways.iter().all(|steps| match views::outcome(snapshot, steps, prefix) {
             Outcome::Unicast(Legs::One(oif)) => oif == link.ifindex && !pvlan,
             Outcome::NoRoute | Outcome::Unanswerable => true,
-            Outcome::Unicast(_) | Outcome::Local { .. } | Outcome::Opaque | Outcome::OpaqueRule => false,
+            Outcome::Unicast(_) | Outcome::Local { .. } | Outcome::Opaque | Outcome::OpaqueRule | Outcome::Fall(_) => {
+                false
+            }
         })
     };
     !held_back.iter().all(is_never_given)

@@ -8,13 +8,14 @@ use crate::dataplane::fake::Fake;
 use crate::event::{
     Address, ForeignTc, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
 };
-use arp_common::fib::Kind;
+use arp_common::fib::{self, Kind};
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use slots::Legs;
 use std::net::Ipv4Addr;
+use views::Outcome;
 
 /// Few interfaces and addresses, so that events meet.
 fn interface() -> impl Strategy<Value = u32> {
@@ -215,8 +216,16 @@ fn step() -> impl Strategy<Value = (Vec<Event>, BTreeSet<u32>)> {
     (vec(event(), 1..4), prop_oneof![3 => Just(BTreeSet::from([1, 2, 3])), 1 => btree_set(interface(), 0..6)])
 }
 
-/// The leaves of a view, with what their slots stand for.
-type Leaves = BTreeMap<Prefix, (Entry, Option<Legs>)>;
+/// The leaves of a view.
+type Leaves = BTreeMap<Prefix, Leaf>;
+
+/// A leaf without a slot, with what the slot stands for: next hops, or another view.
+#[derive(Debug, PartialEq)]
+struct Leaf {
+    entry: Entry,
+    legs: Option<Legs>,
+    tail: Leaves,
+}
 
 /// What a mirror holds, whatever the numbers of its views and slots.
 #[derive(Debug, PartialEq)]
@@ -227,17 +236,24 @@ struct Picture {
     oifs: BTreeMap<Legs, Oif>,
 }
 
+fn leaves(mirror: &Mirror, all: &BTreeMap<(u16, Prefix), Entry>, view: u16) -> Leaves {
+    let of_view = all.iter().filter(|((number, _), _)| *number == view);
+    let leaf = |(&(_, prefix), &entry): (&(u16, Prefix), &Entry)| {
+        let slot = entry.slot();
+        let without_slot = Entry::from_raw(entry.raw() >> 16 << 16);
+        let leaf = match entry.kind() {
+            Kind::Unicast => Leaf { entry: without_slot, legs: mirror.slots.legs(slot).cloned(), tail: Leaves::new() },
+            Kind::Fall => Leaf { entry: without_slot, legs: None, tail: leaves(mirror, all, slot) },
+            _ => Leaf { entry, legs: None, tail: Leaves::new() },
+        };
+        (prefix, leaf)
+    };
+    of_view.map(leaf).collect()
+}
+
 fn picture(mirror: &Mirror) -> Picture {
     let all = mirror.views.leaves();
-    let leaves = |view: u16| -> Leaves {
-        let of_view = all.iter().filter(|((number, _), _)| *number == view);
-        let leaf = |(&(_, prefix), &entry): (&(u16, Prefix), &Entry)| {
-            let legs = (entry.kind() == Kind::Unicast).then(|| mirror.slots.legs(entry.slot()).unwrap().clone());
-            let entry = if legs.is_some() { Entry::from_raw(entry.raw() >> 16 << 16) } else { entry };
-            (prefix, (entry, legs))
-        };
-        of_view.map(leaf).collect()
-    };
+    let leaves = |view| leaves(mirror, &all, view);
     let mut interface_tables = mirror.interface_tables.clone();
     interface_tables.ifaces.values_mut().for_each(|iface| iface.probe_view = 0);
     let neighbours = mirror.neighbours.iter().map(|(&key, neighbour)| {
@@ -262,6 +278,59 @@ fn verdicts(tables: &Fake, attached: &BTreeSet<u32>) -> Vec<Verdict> {
         .collect()
 }
 
+/// Rules that jump to others, and look up tables with enough routes for a view of their own.
+fn jumps() -> impl Strategy<Value = Vec<Event>> {
+    let action = prop_oneof![
+        2 => prop_oneof![Just(100), Just(254)].prop_map(RuleAction::lookup),
+        1 => (0..8_u32).prop_map(|to| RuleAction::Goto(10 * to)),
+    ];
+    let rule = (0..8_u32, action, option::weighted(0.6, prefix()), option::weighted(0.3, prefix())).prop_map(
+        |(priority, action, to, from)| RoutingRule {
+            priority: 10 * priority,
+            action,
+            to,
+            from,
+            ..RoutingRule::default()
+        },
+    );
+    let routes = vec((route(), prop_oneof![Just(100), Just(254)]), 8..16);
+    (vec(rule, 3..8), routes).prop_map(|(mut rules, routes)| {
+        rules.sort_by_key(|rule| rule.priority);
+        let routes = routes.into_iter().map(|(route, table)| Event::Route(Route { table, ..route }, Placement::Last));
+        [Event::Rules(rules)].into_iter().chain(routes).collect()
+    })
+}
+
+/// What the tables say of a target, as an outcome.
+fn found(mirror: &Mirror, tables: &Fake, view: u16, target: [u8; 4]) -> Outcome {
+    let leaf = fib::lookup(tables, view, target);
+    match leaf.kind() {
+        Kind::None => Outcome::NoRoute,
+        Kind::Local => Outcome::Local { elsewhere: leaf.is_elsewhere() },
+        Kind::Unicast => mirror.slots.legs(leaf.slot()).cloned().map_or(Outcome::Opaque, Outcome::Unicast),
+        Kind::Unanswerable => Outcome::Unanswerable,
+        Kind::Opaque => Outcome::Opaque,
+        Kind::OpaqueRule => Outcome::OpaqueRule,
+        Kind::Fall => Outcome::Fall(leaf.slot()),
+    }
+}
+
+/// What the walk over all steps says of each sender's targets, and what the tables do.
+fn walked_and_found(mirror: &Mirror, tables: &Fake) -> Vec<(IfaceAddr, [u8; 4], Outcome, Outcome)> {
+    let snapshot = &mirror.snapshot;
+    let mut both = Vec::new();
+    for (&key, neighbour) in &mirror.neighbours {
+        let ways = senders::ways(snapshot, &snapshot.links[&key.ifindex], u32::from_be_bytes(key.addr));
+        for target in (0..5).map(|host| [10, 0, 0, host]).chain([[9, 9, 9, 9]]) {
+            let mut outcomes = ways.iter().map(|steps| views::outcome(snapshot, steps, Prefix::new(target, 32)));
+            let first = outcomes.next().unwrap();
+            let walked = if outcomes.all(|other| other == first) { first } else { Outcome::Opaque };
+            both.push((key, target, walked, found(mirror, tables, neighbour.view(), target)));
+        }
+    }
+    both
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
     #[test]
@@ -275,12 +344,31 @@ proptest! {
         for (events, attached) in steps {
             let told = format!("{events:?}");
             tables.apply(&mirror.apply(&attached, events).changes).unwrap();
+            for (key, target, walked, found) in walked_and_found(&mirror, &tables) {
+                prop_assert_eq!(walked, found, "{:?} asks for {:?} after {}", key, target, told);
+            }
             let mut fresh = Mirror { snapshot: mirror.snapshot.clone(), ..Mirror::default() };
             let mut fresh_tables = Fake::default();
             fresh_tables.set_lease(1).unwrap();
             fresh_tables.apply(&fresh.changes(&attached, Dirty { everything: true, ..Dirty::default() })).unwrap();
             prop_assert_eq!(picture(&mirror), picture(&fresh), "after {}", told);
             prop_assert_eq!(verdicts(&tables, &attached), verdicts(&fresh_tables, &attached), "after {}", told);
+        }
+    }
+
+    #[test]
+    fn views_that_go_on_in_others_say_what_the_walk_says(events in jumps()) {
+        let known = (0..4).map(|host| {
+            let addr = Ipv4Addr::new(10, 0, 0, host);
+            Event::Neighbour(NeighbourEntry { ifindex: 1, addr, state: 2, lladdr: Some([2; 6]) })
+        });
+        let pod = Link { ifindex: 1, name: "i1".into(), mac: Some([2; 6]), hardware_type: 1, ..Link::default() };
+        let events = events.into_iter().chain(known).chain([Event::Link(pod)]);
+        let mut mirror = Mirror::default();
+        let mut tables = Fake::default();
+        tables.apply(&mirror.apply(&BTreeSet::from([1]), events).changes).unwrap();
+        for (_, target, walked, found) in walked_and_found(&mirror, &tables) {
+            prop_assert_eq!(walked, found, "{:?}", target);
         }
     }
 }

@@ -163,6 +163,7 @@ impl Mirror {
         let differing = self.differing_interfaces();
         dirty.rules |= differing != self.differing;
         self.differing = differing;
+        dirty.rules |= self.views.sort_tables(&self.snapshot, &dirty);
         if dirty.everything || dirty.all_routes || dirty.rules {
             dirty.interfaces = IfSet::All;
         }
@@ -267,7 +268,7 @@ impl Mirror {
             probes.push((ifindex, link.map(|link| senders::probe_ways(snapshot, link))));
         }
         // Those that there are stay what they are.
-        let is_new = |ways: Option<&Ways>| ways.is_some_and(|ways| !self.views.has(ways));
+        let is_new = |ways: Option<&Ways>| ways.is_some_and(|ways| !self.views.has(snapshot, ways));
         wanted.sort_by_key(|(_, _, decided)| is_new(decided.as_ref().map(|(_, ways, _)| ways)));
         probes.sort_by_key(|(_, ways)| is_new(ways.as_ref()));
         for (ifindex, ways) in probes {

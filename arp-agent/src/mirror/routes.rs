@@ -69,6 +69,11 @@ impl Routes {
         self.tables.get(&id)
     }
 
+    /// All tables that have routes.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (u32, &RouteTable)> {
+        self.tables.iter().map(|(&id, table)| (id, table))
+    }
+
     /// The routes of a prefix in a table: by metric, and within a metric in the kernel's order.
     pub fn at(&self, table: u32, prefix: Prefix) -> &[Route] {
         self.table(table).map_or(&[], |table| table.at(prefix))

@@ -78,6 +78,10 @@ impl PrefixSet {
         self.prefixes.iter().copied()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.prefixes.len()
+    }
+
     fn address(&self) -> *const Prefix {
         self.prefixes.as_ptr()
     }
@@ -116,6 +120,15 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// Whether it is known of every target whether it applies.
+    pub(super) fn is_certain(&self) -> bool {
+        match self {
+            Condition::Any(holds) => *holds != Perhaps,
+            Condition::In(_, inside, outside) => *inside != Perhaps && *outside != Perhaps,
+            Condition::InOneOf(_) => true,
+        }
+    }
+
     /// Whether it applies to the addresses that are in `prefix`, and in none of the longer ones that a condition names.
     pub(super) fn at(&self, prefix: Prefix) -> Holds {
         match self {
@@ -141,6 +154,8 @@ pub(super) enum Action {
     Goto(usize),
     /// Ends without a route.
     Refuse,
+    /// Goes on in another view, which holds the steps from here on.
+    Fall(u16),
     /// Nobody knows.
     Unknown,
 }
@@ -203,7 +218,31 @@ enum Run {
     /// In `to`; all do the same. They come to one step.
     To { count: usize, step: Step },
     /// In `from`, and in what they look up.
-    From { count: usize, lookups: Vec<Lookup> },
+    From { count: usize, lookups: Vec<Lookup>, by_sender: BySender },
+}
+
+/// Lookups by the senders that they are for.
+#[derive(Clone, Debug, Default)]
+struct BySender {
+    /// With the place of each in the run.
+    lookups: BTreeMap<Prefix, Vec<(usize, Lookup)>>,
+    /// The lengths of the prefixes.
+    lengths: BTreeSet<u8>,
+}
+
+impl BySender {
+    fn insert(&mut self, at: usize, from: Prefix, lookup: Lookup) {
+        self.lookups.entry(from).or_default().push((at, lookup));
+        self.lengths.insert(from.len);
+    }
+
+    /// What is looked up for a sender, in order.
+    fn of(&self, sender: u32) -> impl Iterator<Item = Lookup> {
+        let sender = Prefix { addr: sender, len: 32 };
+        let found = self.lengths.iter().filter_map(|&len| self.lookups.get(&sender.shortened(len)));
+        let in_order: BTreeMap<usize, Lookup> = found.flatten().copied().collect();
+        in_order.into_values()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -292,7 +331,13 @@ impl Rules {
                 Some(Run::To { count, step: Step { condition, action } })
             } else if from > 1 {
                 let lookups: BTreeSet<Lookup> = rules.iter().filter_map(|rule| rule.rule.action.lookup_of()).collect();
-                Some(Run::From { count, lookups: lookups.into_iter().collect() })
+                let mut by_sender = BySender::default();
+                for (at, rule) in rules.iter().enumerate() {
+                    if let (Some(from), Some(lookup)) = (rule.rule.from, rule.rule.action.lookup_of()) {
+                        by_sender.insert(at, from, lookup);
+                    }
+                }
+                Some(Run::From { count, lookups: lookups.into_iter().collect(), by_sender })
             } else {
                 None
             };
@@ -394,12 +439,20 @@ impl Rules {
         let mut at = 0;
         while let Some(rule) = self.rules.get(at) {
             gotos.rule_begins(self, at, steps.len());
-            if let Some(Run::To { count, step }) = self.runs.get(&at) {
-                steps.push(step.clone());
-                at += count;
-                continue;
+            match self.runs.get(&at) {
+                Some(Run::To { count, step }) => {
+                    steps.push(step.clone());
+                    at += count;
+                    continue;
+                }
+                Some(Run::From { count, by_sender, .. }) => {
+                    let lookups = by_sender.of(sender).map(Action::Lookup);
+                    steps.extend(lookups.map(|action| Step { condition: Condition::Any(Yes), action }));
+                    at += count;
+                    continue;
+                }
+                None => at += 1,
             }
-            at += 1;
             let Some(action) = rule.action(ingress) else { continue };
             let condition = rule.forward(ingress, sender);
             if matches!(condition, Condition::Any(No) | Condition::In(_, No, No)) {
@@ -439,7 +492,7 @@ impl Rules {
                     at += count;
                     continue;
                 }
-                Some(Run::From { count, lookups }) => {
+                Some(Run::From { count, lookups, .. }) => {
                     // Any of them may apply, or none.
                     let may_apply = lookups.iter().filter(|_| others);
                     steps.extend(may_apply.map(|&lookup| (Perhaps, Action::Lookup(lookup))));

@@ -170,7 +170,7 @@ impl<'a> Judge<'a> {
             accepted[at] = match action {
                 Action::Goto(step) => accepted[*step],
                 Action::Refuse => self.accepts_end(&Back::Nothing),
-                Action::Unknown => self.accepts_end(&Back::Unknown),
+                Action::Fall(_) | Action::Unknown => self.accepts_end(&Back::Unknown),
                 Action::Lookup(lookup) => match look_up(self.snapshot, lookup, self.sender) {
                     Found::Nothing => otherwise,
                     Found::Refused(_) => self.accepts_end(&Back::Nothing),

@@ -12,7 +12,7 @@ use super::slots::{Legs, Slots};
 use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
 use crate::event::{Route, RouteKind};
 use crate::prefix::Prefix;
-use arp_common::fib::{Entry, LAST_VIEW};
+use arp_common::fib::{Entry, LAST_VIEW, MAX_FALLS};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -27,11 +27,15 @@ const LO: u32 = 1;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Outcome {
     NoRoute,
-    Local { elsewhere: bool },
+    Local {
+        elsewhere: bool,
+    },
     Unicast(Legs),
     Unanswerable,
     Opaque,
     OpaqueRule,
+    /// Another view says.
+    Fall(u16),
 }
 
 /// What a lookup in a table comes to.
@@ -87,18 +91,17 @@ fn refuses(route: &Route) -> bool {
 
 /// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
 pub(super) fn outcome(snapshot: &Snapshot, steps: &[Step], prefix: Prefix) -> Outcome {
-    if steps.iter().any(|step| step.condition.at(prefix) == Holds::Perhaps) {
-        return outcome_backwards(snapshot, steps, prefix);
-    }
     let mut at = 0;
     while let Some(step) = steps.get(at) {
         at += 1;
-        if step.condition.at(prefix) == Holds::Yes {
-            match act(snapshot, step, prefix) {
+        match step.condition.at(prefix) {
+            Holds::No => {}
+            Holds::Perhaps => return outcome_backwards(snapshot, steps, prefix),
+            Holds::Yes => match act(snapshot, step, prefix) {
                 Act::GoOn => {}
                 Act::Goto(step) => at = step,
                 Act::End(outcome) => return outcome,
-            }
+            },
         }
     }
     Outcome::NoRoute
@@ -135,6 +138,7 @@ fn act(snapshot: &Snapshot, step: &Step, prefix: Prefix) -> Act {
         Action::Lookup(lookup) => lookup,
         Action::Goto(step) => return Act::Goto(*step),
         Action::Refuse => return Act::End(Outcome::Unanswerable),
+        Action::Fall(view) => return Act::End(Outcome::Fall(*view)),
         Action::Unknown => return Act::End(Outcome::OpaqueRule),
     };
     match look_up(snapshot, lookup, prefix) {
@@ -169,28 +173,38 @@ fn is_in_vrf(snapshot: &Snapshot, route: &Route) -> bool {
 fn size(snapshot: &Snapshot, ways: &Ways) -> usize {
     let prefixes = |step: &Step| match step.action {
         Action::Lookup(lookup) => snapshot.routes.table(lookup.table).map_or(0, RouteTable::len),
-        Action::Goto(_) | Action::Refuse | Action::Unknown => 0,
+        Action::Goto(_) | Action::Refuse | Action::Fall(_) | Action::Unknown => 0,
     };
-    ways.iter().flatten().map(prefixes).sum()
+    let named = snapshot.rules.from().map_or(0, PrefixSet::len);
+    ways.iter().flatten().map(prefixes).sum::<usize>() + named
 }
 
 /// How many prefixes all views may have together, while there are several: most need a node of the FIB each, and there are
 /// two million.
 const MAX_PREFIXES: usize = 1_000_000;
 
+/// How many prefixes a table has that several views do not repeat: what follows from its lookup on is a view of its own, at
+/// which they go on. With fewer than half of them it is an ordinary table again; tests know no state between.
+const LARGE: usize = if cfg!(test) { 4 } else { 4096 };
+const SMALL: usize = if cfg!(test) { LARGE } else { LARGE / 2 };
+
 /// All views in use.
 #[derive(Debug, Default)]
 pub(super) struct Views {
     by_ways: BTreeMap<Ways, u16>,
     views: BTreeMap<u16, View>,
+    /// The tables with very many prefixes.
+    large: BTreeSet<u32>,
 }
 
 #[derive(Debug)]
 struct View {
     /// `None` for the last one, of everything that found no other.
     ways: Option<Ways>,
-    /// How many neighbours and interfaces have it.
+    /// How many neighbours, interfaces and other views have it.
     users: usize,
+    /// The view that goes on where its steps end.
+    tail: Option<u16>,
     /// About how many prefixes it had when it was made.
     size: usize,
     /// What follows is that of other ways, or nothing.
@@ -207,14 +221,78 @@ struct View {
 impl Views {
     /// The view of these ways, for one user more.
     pub(super) fn take(&mut self, snapshot: &Snapshot, ways: &Ways) -> u16 {
-        let number = match self.by_ways.get(ways) {
-            Some(&number) => number,
-            None => self.find_room(ways, size(snapshot, ways)),
+        self.take_cut(snapshot, ways, MAX_FALLS)
+    }
+
+    /// The same in at most `walks` views.
+    fn take_cut(&mut self, snapshot: &Snapshot, ways: &Ways, walks: usize) -> u16 {
+        let Some((head, rest)) = self.cut(snapshot, ways, walks) else { return self.take_whole(snapshot, ways, None) };
+        let tail = self.take_cut(snapshot, &rest, walks - 1);
+        if tail != LAST_VIEW {
+            return self.take_whole(snapshot, &going_on(head, tail), Some(tail));
+        }
+        self.release(tail);
+        self.take_whole(snapshot, ways, None)
+    }
+
+    fn take_whole(&mut self, snapshot: &Snapshot, ways: &Ways, tail: Option<u16>) -> u16 {
+        let (number, is_new) = match self.by_ways.get(ways) {
+            Some(&number) => (number, false),
+            None => (self.find_room(ways, size(snapshot, ways)), true),
         };
         if let Some(view) = self.views.get_mut(&number) {
             view.users += 1;
+            if is_new && number != LAST_VIEW {
+                view.tail = tail;
+                return number;
+            }
         }
+        // It has its tail already, or none.
+        tail.into_iter().for_each(|tail| self.release(tail));
         number
+    }
+
+    /// The steps before the first lookup of a large table, and the ways from there on, if that is to be a view of its own.
+    /// While all senders share a view, nothing would be stored twice.
+    fn cut<'a>(&self, snapshot: &Snapshot, ways: &'a Ways, walks: usize) -> Option<(&'a [Step], Ways)> {
+        let [steps] = &ways[..] else { return None };
+        if walks <= 1 || self.large.is_empty() || snapshot.rules.are_common() {
+            return None;
+        }
+        let is_large =
+            |step: &Step| matches!(step.action, Action::Lookup(lookup) if self.large.contains(&lookup.table));
+        let at = 1 + steps.get(1..)?.iter().position(is_large)?;
+        let (head, rest) = steps.split_at(at);
+        // What may or may not apply is compared with what comes after it, and a jump may lead past the cut.
+        let stays = |step: &Step| match step.action {
+            Action::Goto(to) => to <= at,
+            _ => true,
+        };
+        if !head.iter().all(|step| step.condition.is_certain() && stays(step)) {
+            return None;
+        }
+        let mut rest = rest.to_vec();
+        for step in &mut rest {
+            if let Action::Goto(to) = &mut step.action {
+                *to -= at;
+            }
+        }
+        Some((head, [rest].into()))
+    }
+
+    /// Finds out which tables are large, after these routes were touched. Says whether others are than before.
+    pub(super) fn sort_tables(&mut self, snapshot: &Snapshot, dirty: &Dirty) -> bool {
+        if dirty.routes.is_empty() && !dirty.everything && !dirty.all_routes {
+            return false;
+        }
+        let is_large = |(id, table): (u32, &RouteTable)| {
+            let least = if self.large.contains(&id) { SMALL } else { LARGE };
+            (table.len() >= least).then_some(id)
+        };
+        let large: BTreeSet<u32> = snapshot.routes.tables().filter_map(is_large).collect();
+        let changes = large != self.large;
+        self.large = large;
+        changes
     }
 
     /// One user less.
@@ -238,16 +316,26 @@ impl Views {
         let view = self.views.entry(number).or_insert_with(View::new);
         view.stale = true;
         view.size = size;
+        let tail = view.tail.take();
         if let Some(before) = view.ways.replace(ways.clone()) {
             self.by_ways.remove(&before);
         }
         self.by_ways.insert(ways.clone(), number);
+        tail.into_iter().for_each(|tail| self.release(tail));
         number
     }
 
     /// Whether there is a view of these ways.
-    pub(super) fn has(&self, ways: &Ways) -> bool {
-        self.by_ways.contains_key(ways)
+    pub(super) fn has(&self, snapshot: &Snapshot, ways: &Ways) -> bool {
+        self.find(snapshot, ways, MAX_FALLS).is_some()
+    }
+
+    fn find(&self, snapshot: &Snapshot, ways: &Ways, walks: usize) -> Option<u16> {
+        let found = match self.cut(snapshot, ways, walks) {
+            Some((head, rest)) => self.by_ways.get(&going_on(head, self.find(snapshot, &rest, walks - 1)?)),
+            None => self.by_ways.get(ways),
+        };
+        found.copied()
     }
 
     /// How many there are.
@@ -281,10 +369,11 @@ impl Views {
         dirty: &Dirty,
         changes: &mut Vec<Change>,
     ) {
-        let unused: Vec<u16> =
-            self.views.iter().filter(|(_, view)| view.users == 0).map(|(&number, _)| number).collect();
-        for number in unused {
+        let unused =
+            |views: &BTreeMap<u16, View>| views.iter().find(|(_, view)| view.users == 0).map(|(&number, _)| number);
+        while let Some(number) = unused(&self.views) {
             let Some(view) = self.views.remove(&number) else { continue };
+            view.tail.into_iter().for_each(|tail| self.release(tail));
             view.ways.iter().for_each(|ways| _ = self.by_ways.remove(ways));
             view.leaves.values().for_each(|&leaf| release(slots, leaf));
             changes.push(Change::Forget(number));
@@ -322,6 +411,12 @@ impl Views {
     }
 }
 
+/// Steps that end in another view.
+fn going_on(head: &[Step], tail: u16) -> Ways {
+    let last = Step { condition: Condition::Any(Holds::Yes), action: Action::Fall(tail) };
+    [head.iter().cloned().chain([last]).collect()].into()
+}
+
 fn release(slots: &mut Slots, leaf: Entry) {
     if matches!(leaf.kind(), arp_common::fib::Kind::Unicast) {
         slots.release(leaf.slot());
@@ -336,6 +431,7 @@ impl View {
         View {
             ways: None,
             users: 0,
+            tail: None,
             stale: true,
             tables: BTreeSet::new(),
             dependent: BTreeMap::new(),
@@ -417,6 +513,7 @@ impl View {
             Outcome::Unanswerable => (Entry::UNANSWERABLE, false),
             Outcome::Opaque => (Entry::OPAQUE, false),
             Outcome::OpaqueRule => (Entry::OPAQUE_RULE, false),
+            Outcome::Fall(view) => (Entry::fall(view), false),
             Outcome::Local { elsewhere: false } => (Entry::LOCAL, by(&LO)),
             Outcome::Local { elsewhere: true } => (Entry::LOCAL_ELSEWHERE, by(&LO)),
             Outcome::Unicast(legs) => {

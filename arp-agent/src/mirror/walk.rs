@@ -46,7 +46,7 @@ impl Snapshot {
                     continue;
                 }
                 Some(Action::Refuse) => return End::Refused(rule, None),
-                Some(Action::Unknown) => return End::Unknown(rule),
+                Some(Action::Fall(_) | Action::Unknown) => return End::Unknown(rule),
                 Some(Action::Lookup(Lookup { table: TABLE_LOCAL, .. })) if is_merged => {
                     Lookup::all_of(TABLE_LOCAL_AND_MAIN)
                 }

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use lab::SideBySide;
 
 use super::multipath::SEED;
@@ -60,10 +60,14 @@ fn check(answered: usize, rules: &[&str]) -> Result<()> {
         run_all(lab, rules)?;
         run_all(lab, &KNOWN)
     })?;
+    check_all(&mut parity, answered)
+}
+
+fn check_all(parity: &mut SideBySide, answered: usize) -> Result<()> {
     let (mut certain, mut wrong) = (0, Vec::new());
     for pod in ["p0", "p1"] {
         for target in TARGETS {
-            match ask(&mut parity, pod, target) {
+            match ask(parity, pod, target) {
                 Ok(answered) => certain += usize::from(answered),
                 Err(error) => wrong.push(format!("{error:#}")),
             }
@@ -201,4 +205,30 @@ rule_sets! {
         "route replace default nhid 10",
         "v0.rp_filter=1",
     ];
+}
+
+/// Two senders with different views of a large table: it is there once.
+#[test]
+fn k336_two_senders_over_a_table_of_5000_routes() -> Result<()> {
+    lab::needs_root!();
+    let host = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + n);
+    let many: String = (0..5000).map(|n| format!("route add {} via 10.8.0.254 dev u1\n", host(n))).collect();
+    let mut parity = with_uplinks()?;
+    parity.change(|lab| {
+        lab.node().ip_each(&many)?;
+        run_all(lab, &["route add unreachable 100.64.0.3 table 100", "rule add from 10.5.0.5 lookup 100"])?;
+        run_all(lab, &KNOWN)
+    })?;
+    check_all(&mut parity, 28)?;
+    let prefixes = parity.agent().status()?.0["routes"].as_u64().context("no routes in the status")?;
+    ensure!((5000..6000).contains(&prefixes), "{prefixes} prefixes in all views");
+    // Both go on in the same view.
+    parity.node_ip("route del 100.64.0.3 via 10.8.0.254 dev u1")?;
+    parity.node_ip("route add unreachable 100.64.0.0/24 metric 1")?;
+    check_all(&mut parity, 27)?;
+    // Few again: each has its own.
+    let rest: String =
+        (0..5000).filter(|&n| n != 3).map(|n| format!("route del {} via 10.8.0.254 dev u1\n", host(n))).collect();
+    parity.change(|lab| lab.node().ip_each(&rest))?;
+    check_all(&mut parity, 27)
 }
