@@ -210,6 +210,12 @@ pub struct Rules {
     from: Option<PrefixSet>,
     /// Whether the steps are the same for all senders and interfaces.
     are_common: bool,
+    /// Whether any rule looks up the tables of VRFs.
+    l3mdev: bool,
+    /// Whether a rule asks for marks.
+    ask_for_marks: bool,
+    /// Whether a rule is about interfaces.
+    ask_for_links: bool,
 }
 
 /// Rules that follow each other and differ in one selector.
@@ -288,14 +294,24 @@ impl Rules {
             frames_may_be_marked: true,
             from: None,
             are_common: false,
+            l3mdev: false,
+            ask_for_marks: false,
+            ask_for_links: false,
         };
         rules.learn_what_counts();
         rules.find_runs();
         rules
     }
 
-    /// Finds out what the rules depend on that may apply.
+    /// Finds out what the rules depend on that may apply. There may be thousands, and each sender asks.
     fn learn_what_counts(&mut self) {
+        let of_links = |rule: &RoutingRule| {
+            let of_a_group = matches!(rule.action, RuleAction::Lookup { suppress_ifgroup: Some(_), .. });
+            rule.iif.is_some() || rule.l3mdev || of_a_group
+        };
+        self.l3mdev = self.rules.iter().any(|rule| rule.rule.l3mdev);
+        self.ask_for_links = self.rules.iter().any(|rule| of_links(&rule.rule));
+        self.ask_for_marks = self.rules.iter().any(|rule| rule.rule.mark.is_some() && rule.may_apply(true));
         let depends =
             |rule: &RoutingRule| rule.from.is_some() || rule.iif.is_some() || rule.l3mdev || rule.mark.is_some();
         self.are_common = !self.rules.iter().any(|rule| rule.may_apply(true) && depends(&rule.rule));
@@ -378,7 +394,7 @@ impl Rules {
 
     /// Whether a rule asks for marks.
     pub(super) fn ask_for_marks(&self) -> bool {
-        self.rules.iter().any(|rule| rule.rule.mark.is_some() && rule.may_apply(true))
+        self.ask_for_marks
     }
 
     /// Whether the steps are the same for all senders and interfaces.
@@ -388,6 +404,9 @@ impl Rules {
 
     /// A link is now so, or gone. Says whether other interfaces' frames may be looked up otherwise because of that.
     pub(super) fn link_changes(&mut self, before: Option<&Link>, now: Option<&Link>) -> bool {
+        if !self.ask_for_links {
+            return false;
+        }
         let (old, new) = (before.map(|link| link.name.as_str()), now.map(|link| link.name.as_str()));
         let (mut change, mut named) = (false, false);
         for rule in &mut self.rules {
@@ -429,7 +448,7 @@ impl Rules {
 
     /// Whether any rule looks up the tables of VRFs.
     pub(super) fn l3mdev(&self) -> bool {
-        self.list().any(|rule| rule.l3mdev)
+        self.l3mdev
     }
 
     /// What is left of the rules for the targets of a sender on an interface.
