@@ -26,3 +26,4 @@ mod sessions;
 mod steady;
 mod systemd;
 mod tap;
+mod unit;

@@ -204,11 +204,12 @@ fn a_port_in_use_is_found_before_anything_is_attached() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let first = serving(&lab, &[])?;
-    let second = AgentOptions::new(&["lo"]).args(&["--listen-address", ADDRESS]);
+    let second = AgentOptions::new(&["cali*"]).args(&["-v", "--listen-address", ADDRESS]);
     let mut second = second.spawn(lab.node())?;
     assert_eq!(second.wait()?.code(), Some(1), "{}", second.log());
     assert!(second.log().contains(ADDRESS) && second.log().contains("listen-address"), "{}", second.log());
     assert_eq!(second.run_dir().read_dir().map(Iterator::count).unwrap_or_default(), 0, "it leaves nothing");
+    assert!(!second.log().contains("reading the kernel's state"), "{}", second.log());
     assert!(first.status()?.ready());
     Ok(())
 }
