@@ -247,8 +247,8 @@ fn alerts_are_right_and_fire() -> Result<()> {
 
 /// The expressions of the dashboard's panels, with their panel's title.
 fn dashboard() -> Result<Vec<(String, String)>> {
-    let text = fs::read_to_string(root().join("packaging/grafana/arp-agent.json"))?;
-    let dashboard: serde_json::Value = serde_json::from_str(&text)?;
+    let text = include_str!("../../../packaging/grafana/arp-agent.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text)?;
     let panels = dashboard["panels"].as_array().context("no panels")?;
     let mut expressions = Vec::new();
     for panel in panels {
@@ -278,10 +278,10 @@ fn the_dashboards_expressions_are_right() -> Result<()> {
 
 #[test]
 fn alerts_and_dashboard_name_metrics_that_exist() -> Result<()> {
-    let document = fs::read_to_string(root().join("docs/metrics.md"))?;
+    let document = include_str!("../../../docs/metrics.md");
     let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
     let known: BTreeSet<&str> = rows.collect();
-    let alerts = fs::read_to_string(root().join("packaging/prometheus/alerts.yaml"))?;
+    let alerts = include_str!("../../../packaging/prometheus/alerts.yaml").to_owned();
     let used: Vec<String> = dashboard()?.into_iter().map(|(_, expression)| expression).chain([alerts]).collect();
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words = used.iter().flat_map(|text| text.split(|c| !is_part(c)));
