@@ -12,7 +12,7 @@ use crate::control::{InterfaceStatus, Peer, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::checks::Check;
-use crate::explain::{Answer, Explanation, Fact, KernelAnswer, Question, TablesFrom};
+use crate::explain::{AgentIs, Answer, Cause, Explanation, Fact, KernelAnswer, Question, Remedy, TablesFrom};
 use crate::hooks::policy::{Surroundings, candidates};
 use crate::preflight::interfaces::{Foreseen, Limit};
 use crate::preflight::{Preflight, machine};
@@ -338,6 +338,7 @@ fn every_field_of_explain_is_documented() {
             target: Ipv4Addr::LOCALHOST,
             sender: Ipv4Addr::LOCALHOST,
             sender_mac: arp_common::Lladdr::new([0; 6]),
+            destination: Some(arp_common::Lladdr::new([0; 6])),
         },
         tables: TablesFrom::Kernel,
         kernel_state: fact(),
@@ -347,7 +348,20 @@ fn every_field_of_explain_is_documented() {
         reply_mac: Some(arp_common::Lladdr::new([0; 6])),
         reason: Some(String::new()),
         why: String::new(),
-        kernel: Some(KernelAnswer { answer: Answer::Silent, reason: Some(String::new()), why: String::new() }),
+        kernel: Some(KernelAnswer {
+            answer: Answer::Silent,
+            reason: Some(String::new()),
+            why: String::new(),
+            mac: Some(arp_common::Lladdr::new([0; 6])),
+            within_ms: Some(0),
+            decided_by: Cause { place: Some(String::new()), ..Cause::default() },
+        }),
+        remedies: vec![Remedy { command: String::new(), then: Answer::Silent, also: Some(String::new()) }],
+        listeners: vec![String::new()],
+        oddities: vec![String::new()],
+        not_seen: vec![String::new()],
+        for_now: Some(String::new()),
+        agent: AgentIs::None,
         would_answer_if: vec![String::new()],
         program: Some(String::new()),
     };

@@ -6,6 +6,7 @@ use arp_common::Lladdr;
 use clap::{Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Answers ARP requests in eBPF, exactly as the kernel's proxy_arp, proxy_arp_pvlan and local-address code would.
 #[derive(Debug, Parser)]
@@ -34,9 +35,11 @@ pub enum Command {
     /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 failed,
     /// 3 running but not ready, 4 not running, 5 ready but no matching interface answers.
     Status(Status),
-    /// Explain whether the fast path answers a request on an interface, what this node's kernel does with it, and why.
-    /// Exit code 0 if the fast path replies, 3 if it passes.
+    /// Explain what this node's kernel and the fast path do with an ARP request, which one thing decides, and what would
+    /// change it; -v adds facts and checks. Exit code 0 if the fast path replies, 3 if it passes.
     Explain(Explain),
+    /// Print this node's state as a file that `explain --state` reads on another machine.
+    Snapshot(Snapshot),
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
     Stats(Stats),
@@ -121,17 +124,48 @@ pub struct Status {
 #[derive(Debug, Args)]
 pub struct Explain {
     /// The interface that the request comes in on.
-    #[arg(long, value_name = "IF")]
-    pub interface: String,
-    /// The address that the request asks for.
-    #[arg(long, value_name = "IP")]
-    pub target: Ipv4Addr,
+    #[arg(value_name = "IF", required_unless_present_any = ["given_interface", "pcap", "listen"])]
+    pub on: Option<String>,
+    /// The address that the request asks for; without one, a table of what the interface answers for.
+    #[arg(value_name = "TARGET", conflicts_with = "given_target")]
+    pub wanted: Option<String>,
+    /// The same as IF.
+    #[arg(long = "interface", id = "given_interface", value_name = "IF", conflicts_with = "on")]
+    pub given_interface: Option<String>,
+    /// The same as TARGET.
+    #[arg(long = "target", id = "given_target", value_name = "IP")]
+    pub given_target: Option<String>,
     /// The address that sends the request; by default a neighbour on the interface.
     #[arg(long, value_name = "IP")]
     pub sender: Option<Ipv4Addr>,
     /// The link-layer address of the sender; by default the neighbour's.
     #[arg(long, value_name = "MAC")]
     pub sender_mac: Option<Lladdr>,
+    /// A probe: a request from 0.0.0.0, as a host sends before it takes an address.
+    #[arg(long, conflicts_with = "sender")]
+    pub probe: bool,
+    /// A request that is sent to the interface's own link-layer address, not broadcast.
+    #[arg(long)]
+    pub unicast: bool,
+    /// Explain each request of a capture (pcap or pcapng; `-` is stdin), a line each. The interface is IF, or the one that the
+    /// file names, or the one that the sender is behind.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["wanted", "given_target", "kernel"])]
+    pub pcap: Option<PathBuf>,
+    /// Explain each request that comes in on an interface, and say whether a reply was seen.
+    #[arg(long, value_name = "IF", conflicts_with_all = ["on", "given_interface", "pcap", "kernel"])]
+    pub listen: Option<String>,
+    /// For how long to listen, in seconds.
+    #[arg(long = "for", id = "seconds", value_name = "SECONDS", default_value = "10s", value_parser = seconds, requires = "listen")]
+    pub seconds: Duration,
+    /// Explain over a file that `arp-agent snapshot` wrote. Agents, and the kernel's own lookup, are not asked then.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "netns", "kernel"])]
+    pub state: Option<PathBuf>,
+    /// Print the decision as a graph for Graphviz.
+    #[arg(long, conflicts_with = "json")]
+    pub dot: bool,
+    /// Ask in another network namespace, by its name in `ip netns`. Agents are not asked then.
+    #[arg(long, value_name = "NAME")]
+    pub netns: Option<String>,
     /// Also run the loaded program on this request, and fail if its decision differs.
     #[arg(long)]
     pub kernel: bool,
@@ -140,6 +174,34 @@ pub struct Explain {
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
+}
+
+/// A number of seconds, with or without an `s`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    let seconds: f64 = number.parse().map_err(|_| format!("{text}: is no number of seconds, such as 10s"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+impl Explain {
+    /// The interface, in whichever way it was given.
+    pub fn interface(&self) -> anyhow::Result<&str> {
+        let given = self.on.as_deref().or(self.given_interface.as_deref());
+        given.ok_or_else(|| anyhow::anyhow!("no interface is given; `arp-agent explain IF TARGET`"))
+    }
+
+    /// The target, in whichever way it was given.
+    pub fn target(&self) -> Option<&str> {
+        self.wanted.as_deref().or(self.given_target.as_deref())
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// Replace addresses, the same by the same: prefixes stay prefixes, and the first byte stays. What stands for what goes
+    /// to stderr.
+    #[arg(long)]
+    pub anonymise: bool,
 }
 
 #[derive(Debug, Args)]

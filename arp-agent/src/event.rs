@@ -5,6 +5,7 @@ use crate::arp_rules::ArpRules;
 use crate::prefix::Prefix;
 use arp_common::settings::CONF;
 use arp_common::{Reason, for_conf};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -13,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr};
 pub const NDO_XMIT: u64 = 1 << 2;
 
 /// One statement of the kernel about its state in the agent's network namespace.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A link is, or has become, so (RTM_NEWLINK).
     Link(Link),
@@ -75,7 +76,8 @@ pub enum Event {
         /// NETDEV_XDP_ACT_*, as bits; `None` when it goes.
         features: Option<u64>,
     },
-    /// Why the interface must not answer by the hook that it has; the agent's own finding.
+    /// Why the interface must not answer by the hook that it has; the agent's own finding, which no file has.
+    #[serde(skip)]
     Blocked {
         /// The interface.
         ifindex: u32,
@@ -133,7 +135,7 @@ pub enum Event {
 }
 
 /// Where the tc programs of others stand, as seen from ours (docs/kernel-arp.md §15).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ForeignTc {
     /// There are none that may see ARP.
     #[default]
@@ -145,7 +147,7 @@ pub enum ForeignTc {
 }
 
 /// A link, as RTM_NEWLINK says it.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Link {
     /// Index of the interface.
     pub ifindex: u32,
@@ -190,7 +192,7 @@ macro_rules! settings {
     ($($constant:ident $name:ident,)*) => {
         /// The values under `net.ipv4.conf.<interface or all>` that answering depends on, raw: not combined with those of
         /// `all`.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         pub struct Settings {
             $(
                 #[doc = concat!("`", stringify!($name), "`.")]
@@ -209,7 +211,7 @@ macro_rules! settings {
 for_conf!(settings);
 
 /// An IPv4 address of an interface.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Address {
     /// The interface.
     pub ifindex: u32,
@@ -222,7 +224,7 @@ pub struct Address {
 }
 
 /// A route's type (RTN_*).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RouteKind {
     /// RTN_UNICAST.
     Unicast,
@@ -247,7 +249,7 @@ pub enum RouteKind {
 }
 
 /// An IPv4 route.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Route {
     /// RTA_TABLE: 255 local, 254 main, 253 default, or any other.
     pub table: u32,
@@ -282,7 +284,7 @@ impl Route {
 }
 
 /// Where a new route goes among those with the same table, prefix, tos and metric (the message's NLM_F_* flags).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Placement {
     /// In place of the first (NLM_F_REPLACE).
     Replace,
@@ -294,7 +296,7 @@ pub enum Placement {
 
 /// A routing rule (include/uapi/linux/fib_rules.h), as it concerns an ARP request: a packet without mark, tos, protocol,
 /// ports, tunnel or outgoing interface, of the user who owns the network namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RoutingRule {
     /// FRA_PRIORITY; 0 if missing.
     pub priority: u32,
@@ -323,7 +325,7 @@ pub struct RoutingRule {
 }
 
 /// What a routing rule does with a packet that it applies to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RuleAction {
     /// FR_ACT_TO_TBL: looks up a table. With FRA_L3MDEV the table is the VRF's.
     Lookup {
@@ -357,7 +359,7 @@ impl RuleAction {
 }
 
 /// How the kernel keeps the tables local and main (`fib_unmerge`, net/ipv4/fib_trie.c, 6.18).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LocalAndMain {
     /// In one trie: the longer prefix wins. So they are until a rule is added or deleted for the first time.
     Merged,
@@ -366,7 +368,7 @@ pub enum LocalAndMain {
 }
 
 /// A neighbour entry that is not a proxy entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeighbourEntry {
     /// Its interface.
     pub ifindex: u32,

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    logging::start(cli.verbose);
+    // There -v is about what is printed.
+    logging::start(if matches!(cli.command, Command::Explain(_)) { 0 } else { cli.verbose });
     let sources = |config| {
         let (_, of_command) = matches.subcommand().expect("clap demands a command");
         Sources::of(of_command, config, cli.verbose)
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
         Command::Metrics(arguments) => commands::metrics::metrics(arguments),
         Command::Reload(arguments) => commands::reload::reload(arguments),
         Command::Status(arguments) => commands::status::status(arguments),
-        Command::Explain(arguments) => commands::explain::explain(arguments),
+        Command::Explain(arguments) => commands::explain::explain(arguments, cli.verbose > 0),
+        Command::Snapshot(arguments) => commands::snapshot::snapshot(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),
         Command::Detach(arguments) => commands::detach::detach(arguments),
     };

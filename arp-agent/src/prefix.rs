@@ -1,7 +1,9 @@
 //! IPv4 prefixes.
 
+use serde::{Deserialize, Serialize};
+
 /// An IPv4 prefix; host bits are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Prefix {
     /// The address, as a number: so prefixes sort with those inside right after those outside.
     pub addr: u32,

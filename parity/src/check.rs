@@ -5,15 +5,19 @@ use std::fmt;
 
 use anyhow::Result;
 
+use crate::explained::{self, Explained};
 use crate::oracle::{self, Expectation};
 use crate::pair::{Batch, Divergence, Frame, Pair, Step};
 use crate::state::State;
+use lab::packet::hex;
 
 /// Something that must not be.
 #[derive(Clone, Debug)]
 pub(crate) enum Finding {
     /// The two nodes differ.
     Difference(Divergence),
+    /// `explain` says of this frame what the kernel alone did not do: what it says.
+    Explained(Frame, String),
     /// The kernel alone does not answer these frames, and the oracle says that it does: the oracle is wrong, or §10 is.
     Silence(Vec<Frame>),
 }
@@ -24,6 +28,7 @@ impl Finding {
         match self {
             Finding::Difference(_) => "DIVERGENCE",
             Finding::Silence(_) => "SILENCE",
+            Finding::Explained(..) => "EXPLAINED WRONGLY",
         }
     }
 
@@ -32,6 +37,7 @@ impl Finding {
         match self {
             Finding::Difference(divergence) => &divergence.frames,
             Finding::Silence(frames) => frames,
+            Finding::Explained(frame, _) => std::slice::from_ref(frame),
         }
     }
 
@@ -46,6 +52,7 @@ impl fmt::Display for Finding {
         match self {
             Finding::Difference(divergence) => divergence.fmt(f),
             Finding::Silence(frames) => write!(f, "the kernel is silent where §10 answers: {} frames", frames.len()),
+            Finding::Explained(frame, said) => write!(f, "v{} {}: {said}", frame.port, hex(&frame.bytes)),
         }
     }
 }
@@ -56,15 +63,18 @@ pub(crate) fn state(pair: &Pair, steps: &[Step], filtered: &mut bool) -> Result<
     if *filtered { Ok(None) } else { State::read(pair.node()).map(Some) }
 }
 
-/// Sends frames, and hands each batch over with what the oracle says of its frames.
+/// Sends frames, and hands each batch over with what the oracle says of its frames, and `explain` of those of the first
+/// batch.
 pub(crate) fn exchange(
     pair: &mut Pair,
     frames: &[Frame],
     state: Option<&State>,
-    mut each: impl FnMut(&Batch<'_>, &[Option<Expectation>]),
+    mut each: impl FnMut(&Batch<'_>, &[Option<Expectation>], &Explained),
 ) -> Result<Option<Finding>> {
     let first = pair.ifindex(0);
+    let node = pair.node().clone();
     let mut silent = Vec::new();
+    let (mut is_first, mut wrong, mut failed) = (true, None, None);
     let divergence = pair.exchange(frames, |batch| {
         let verdict = |frame: &Frame| {
             state.map(|state| oracle::verdict(state, batch.neighbours, first + u32::from(frame.port), frame))
@@ -74,12 +84,23 @@ pub(crate) fn exchange(
         // A full neighbour table silences every node of the machine.
         let arrived = of_frames.filter(|(seen, _)| seen.taken.is_some() && !seen.answered && !batch.collected);
         silent.extend(arrived.filter(|(_, verdict)| **verdict == Some(Ok(()))).map(|(seen, _)| seen.frame.clone()));
-        each(batch, &verdicts);
+        let mut explained = Explained::default();
+        if std::mem::take(&mut is_first) && !batch.collected {
+            match explained::explain(&node, batch.seen) {
+                Ok(said) => explained = said,
+                Err(error) => failed = Some(error),
+            }
+            wrong = explained.wrong.take();
+        }
+        each(batch, &verdicts, &explained);
     })?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
     Ok(match divergence {
         Some(divergence) => Some(Finding::Difference(divergence)),
-        None if silent.is_empty() => None,
-        None => Some(Finding::Silence(silent)),
+        None if !silent.is_empty() => Some(Finding::Silence(silent)),
+        None => wrong.map(|(frame, said)| Finding::Explained(frame, said)),
     })
 }
 
@@ -92,7 +113,7 @@ pub(crate) fn play(pair: &mut Pair, steps: &[Step]) -> Result<Option<Finding>> {
         if frames.is_empty() {
             pair.apply(part)?;
             known = state(pair, part, &mut filtered)?;
-        } else if let Some(finding) = exchange(pair, &frames, known.as_ref(), |_, _| {})? {
+        } else if let Some(finding) = exchange(pair, &frames, known.as_ref(), |_, _, _| {})? {
             return Ok(Some(finding));
         }
     }

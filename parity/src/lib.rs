@@ -1,6 +1,7 @@
 //! Random scenarios: the kernel alone against the kernel with the fast path (`cargo xtask parity`).
 
 mod check;
+mod explained;
 mod frames;
 mod mutations;
 mod oracle;

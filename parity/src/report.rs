@@ -40,6 +40,12 @@ pub(crate) struct Report {
     missed: BTreeMap<String, u64>,
     /// Scenarios in which §10 would answer, and the kernel alone was silent: a mistake in §10 or in the oracle.
     pub(crate) contradictions: u64,
+    /// Frames of which `explain` said what the kernel does.
+    pub(crate) explained: u64,
+    /// Frames of which it said that it cannot be said.
+    pub(crate) explained_openly: u64,
+    /// Scenarios in which it said what the kernel did not do.
+    pub(crate) explained_wrongly: u64,
     /// Frames that arrived nowhere.
     lost: u64,
     pub(crate) steps: u64,
@@ -104,6 +110,7 @@ impl Report {
             _ if !counts => self.collected += 1,
             Finding::Difference(_) => self.divergences += 1,
             Finding::Silence(_) => self.contradictions += 1,
+            Finding::Explained(..) => self.explained_wrongly += 1,
         }
     }
 
@@ -179,6 +186,12 @@ impl Report {
             line(format!("§10 would answer {} of these", self.expected));
             line(table("answered by the kernel; why §10 passes", &self.reasons));
         }
+        line(format!(
+            "`explain` was asked about {} frames, and left {} of them open; scenarios in which it was wrong: {}",
+            self.explained + self.explained_openly,
+            self.explained_openly,
+            self.explained_wrongly
+        ));
         line(format!("scenarios with silence of the kernel where §10 would answer: {}", self.contradictions));
         let spent: Vec<String> =
             self.spent.iter().map(|(on, time)| format!("{on} {:.0} s", time.as_secs_f64())).collect();

@@ -85,7 +85,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
     let report = shared.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     print!("{}", report.summary(seed, shared.start.elapsed(), !args.kernel_vs_kernel));
     ended.into_iter().collect::<Result<Vec<()>>>()?;
-    Ok(report.divergences == 0 && report.contradictions == 0)
+    Ok(report.divergences == 0 && report.contradictions == 0 && report.explained_wrongly == 0)
 }
 
 impl Shared<'_> {
@@ -161,9 +161,12 @@ impl Shared<'_> {
             let state = check::state(pair, configuration, &mut filtered)?;
             *self.report().spent.entry("oracle's reading").or_default() += start.elapsed();
             let first = pair.ifindex(0);
-            let finding = check::exchange(pair, frames, state.as_ref(), |batch, verdicts| {
+            let finding = check::exchange(pair, frames, state.as_ref(), |batch, verdicts, explained| {
                 steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
-                self.report().batch(batch, verdicts, first, scenario.number);
+                let mut report = self.report();
+                report.explained += explained.certain;
+                report.explained_openly += explained.open;
+                report.batch(batch, verdicts, first, scenario.number);
             })?;
             if let Some(finding) = finding {
                 steps.extend(finding.frames().iter().cloned().map(Step::Frame));

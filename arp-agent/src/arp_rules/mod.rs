@@ -4,12 +4,14 @@
 //! net/ipv4/netfilter/arp_tables.c; Linux 6.18), for all frames at once that the fast path could answer on an
 //! interface: what is not known of them may hold or not.
 
+pub mod frame;
 mod passage;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use crate::event::Link;
 use passage::Passage;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display, Formatter};
 use std::net::Ipv4Addr;
@@ -18,7 +20,7 @@ use std::net::Ipv4Addr;
 const SPA: Field = Field::Packet { offset: 14, len: 4 };
 
 /// All chains of the ARP family, and what is in them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArpRules {
     /// The chains that netfilter begins with. A frame must get through all of them.
     pub bases: Vec<Base>,
@@ -29,7 +31,7 @@ pub struct ArpRules {
 }
 
 /// A chain that netfilter begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// Where it is.
     pub hook: Hook,
@@ -40,7 +42,7 @@ pub struct Base {
 }
 
 /// Where a chain sees frames.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Hook {
     /// A request, before it is looked at (`arp_rcv`, net/ipv4/arp.c).
     Input,
@@ -51,7 +53,7 @@ pub enum Hook {
 }
 
 /// A chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Who made it.
     pub tool: Tool,
@@ -62,7 +64,7 @@ pub struct Chain {
 }
 
 /// By which tool chains are listed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tool {
     /// nft; a rule's number is its handle.
     Nft,
@@ -71,7 +73,7 @@ pub enum Tool {
 }
 
 /// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// Which one it is, see [`Tool`].
     pub number: u64,
@@ -80,7 +82,7 @@ pub struct Rule {
 }
 
 /// A step of a rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// On only if this holds.
     If(Test),
@@ -93,6 +95,7 @@ pub enum Step {
         /// For what it has verdicts.
         of: Field,
         /// All of them.
+        #[serde(with = "pairs")]
         verdicts: BTreeMap<Vec<u8>, Verdict>,
     },
     /// One of these verdicts, or on to the next rule.
@@ -102,7 +105,7 @@ pub enum Step {
 }
 
 /// A comparison.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Test {
     /// What is compared.
     pub field: Field,
@@ -113,7 +116,7 @@ pub struct Test {
 }
 
 /// What is compared with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Values {
     /// As many bytes as there are here must be so, as far as the mask has bits.
     Masked {
@@ -127,7 +130,7 @@ pub enum Values {
 }
 
 /// What can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Field {
     /// The name of the interface that the frame came in by: 16 bytes, filled up with zeros.
     InName,
@@ -147,7 +150,7 @@ pub enum Field {
 }
 
 /// What becomes of a frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It has got through this base chain and all that it leads to.
     Accept,
@@ -270,18 +273,26 @@ impl Rule {
     }
 }
 
-impl Display for Concern<'_> {
+impl Display for Place<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self.place {
-            Place::Nowhere => {}
-            Place::Chain(Chain { tool: Tool::Nft, name, .. }) => write!(f, "nft chain {name}: ")?,
-            Place::Chain(Chain { tool: Tool::Arptables, name, .. }) => write!(f, "arptables chain {name}: ")?,
+        match self {
+            Place::Nowhere => Ok(()),
+            Place::Chain(Chain { tool: Tool::Nft, name, .. }) => write!(f, "nft chain {name}"),
+            Place::Chain(Chain { tool: Tool::Arptables, name, .. }) => write!(f, "arptables chain {name}"),
             Place::Rule(Chain { tool: Tool::Nft, name, .. }, rule) => {
-                write!(f, "nft rule {name} handle {}: ", rule.number)?;
+                write!(f, "nft rule {name} handle {}", rule.number)
             }
             Place::Rule(Chain { tool: Tool::Arptables, name, .. }, rule) => {
-                write!(f, "arptables chain {name}, rule {}: ", rule.number)?;
+                write!(f, "arptables chain {name}, rule {}", rule.number)
             }
+        }
+    }
+}
+
+impl Display for Concern<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if !matches!(self.place, Place::Nowhere) {
+            write!(f, "{}: ", self.place)?;
         }
         match self.what {
             What::Unread(why) => write!(f, "{why}"),
@@ -290,5 +301,20 @@ impl Display for Concern<'_> {
             What::Unknown(name) => write!(f, "`{name}` may do anything"),
             What::TooDeep => write!(f, "chains lead too deep into others, or nowhere"),
         }
+    }
+}
+
+/// A map whose keys are no text, as a list of pairs: JSON has no other.
+mod pairs {
+    use super::Verdict;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Vec<u8>, Verdict>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Vec<u8>, Verdict>, D::Error> {
+        Ok(Vec::<(Vec<u8>, Verdict)>::deserialize(from)?.into_iter().collect())
     }
 }

@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod preflight;
 pub mod reload;
 pub mod run;
+pub mod snapshot;
 pub mod stats;
 pub mod status;
 

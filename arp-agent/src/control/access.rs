@@ -140,6 +140,7 @@ mod tests {
                 target: Ipv4Addr::LOCALHOST,
                 sender: Ipv4Addr::LOCALHOST,
                 sender_mac: Lladdr::new([0; 6]),
+                destination: None,
             };
             Request::Explain { question, run_program }
         };

@@ -82,6 +82,7 @@ mod tests {
             target,
             sender: POD,
             sender_mac: Lladdr::new(POD_MAC),
+            destination: None,
         };
         let events = dump().into_iter().chain(event).collect();
         let explanation = KernelView::new(events, CALI).unwrap().explain(&question);

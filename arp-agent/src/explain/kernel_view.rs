@@ -1,6 +1,8 @@
 //! The kernel's state as one question sees it: the facts behind a decision, with where the kernel keeps them, and what
 //! would have to be otherwise for the answer to be one.
 
+use super::kernel::settings::Setting;
+use super::words::{describe_link, describe_neighbour, describe_route, describe_rule, join, refusing, sysctl_name};
 use super::{Explanation, Fact, Question, TablesFrom, explain};
 use crate::arp_rules::ArpRules;
 use crate::dataplane::Dataplane as _;
@@ -9,9 +11,8 @@ use crate::event::{Event, Link, NeighbourEntry, Placement, Route, RouteKind, Rou
 use crate::mirror::Mirror;
 use crate::mirror::desired::is_hooked;
 use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
-use crate::mirror::walk::End;
+use crate::mirror::walk::{End, LOOPBACK};
 use crate::prefix::Prefix;
-use arp_common::Lladdr;
 use arp_common::maps::IfaceAddr;
 use arp_common::settings::{ARP_IGNORE, FORWARDING, MEDIUM_ID, PROXY_ARP, PROXY_ARP_PVLAN, PROXY_DELAY};
 use nix::libc;
@@ -51,8 +52,8 @@ impl KernelView {
         let mut facts = Vec::new();
         if let Some(link) = snapshot.links.get(&question.ifindex) {
             facts.push(Fact::new(format!("ip link show {name}"), describe_link(snapshot, link)));
-            if let (Some(own), Some(all)) = (link.settings, snapshot.all) {
-                facts.extend(settings(name, &own, &all));
+            if link.settings.is_some() && snapshot.all.is_some() {
+                facts.extend(settings(snapshot, link));
             }
         }
         let delay = snapshot
@@ -144,29 +145,16 @@ impl KernelView {
         Ok(found)
     }
 
-    /// The tables that an agent would make of the state.
-    pub(super) fn tables(&self) -> &Fake {
-        &self.tables
-    }
-
-    pub(super) fn snapshot(&self) -> &Snapshot {
+    /// The kernel's state.
+    pub fn snapshot(&self) -> &Snapshot {
         self.mirror.snapshot()
     }
 
     /// The netfilter rule that may do something to the interface's frames.
-    pub(super) fn arp_rule_in_the_way(&self, ifindex: u32) -> Option<String> {
+    fn arp_rule_in_the_way(&self, ifindex: u32) -> Option<String> {
         let snapshot = self.snapshot();
         let concern = snapshot.links.get(&ifindex).and_then(|link| snapshot.arp_netfilter.concern(link));
         concern.map(|concern| concern.to_string())
-    }
-
-    /// The route to a target, nearly as `ip route` prints it; or the rule that refuses it.
-    pub(super) fn route_to(&self, ifindex: u32, sender: Ipv4Addr, target: Ipv4Addr) -> Option<String> {
-        match self.snapshot().walk(ifindex, sender, target) {
-            End::Route(_, route) => Some(describe_route(self.snapshot(), route)),
-            End::Refused(_, route) => Some(refusing(self.snapshot(), route)),
-            End::Unknown(_) | End::NoRoute => None,
-        }
     }
 
     /// Source validation's walk: from the target to the sender, as a packet that came in by the device that the route to the
@@ -177,11 +165,11 @@ impl KernelView {
             End::Route(_, route) if route.kind == RouteKind::Unicast => route.legs().first().copied(),
             _ => None,
         };
-        snapshot.walk(by.unwrap_or(LO), target, sender)
+        snapshot.walk_back(ifindex, by.unwrap_or(LOOPBACK), target, sender)
     }
 
     /// What has to be told for the kernel to have learnt the sender, and what takes it back.
-    pub(super) fn learnt(&self, question: &Question) -> (Event, Event) {
+    fn learnt(&self, question: &Question) -> (Event, Event) {
         let Question { ifindex, sender, sender_mac, .. } = *question;
         let entry = NeighbourEntry { ifindex, addr: sender, state: libc::NUD_STALE, lladdr: Some(sender_mac.bytes()) };
         let before = match self.snapshot().neighbours.get(&IfaceAddr { ifindex, addr: sender.octets() }) {
@@ -192,12 +180,12 @@ impl KernelView {
     }
 
     /// What has to be told for the sender to be routed back by the interface, and what takes it back.
-    pub(super) fn routed_back(&self, question: &Question) -> (Event, Event) {
+    fn routed_back(&self, question: &Question) -> (Event, Event) {
         let route = || host_route(question.sender, question.ifindex);
         (Event::Route(route(), Placement::Last), Event::RouteGone(route()))
     }
 
-    pub(super) fn tell(&mut self, event: Event) -> anyhow::Result<()> {
+    fn tell(&mut self, event: Event) -> anyhow::Result<()> {
         let step = self.mirror.apply(&self.attached, [event]);
         self.tables.apply(&step.changes)
     }
@@ -312,9 +300,6 @@ impl KernelView {
     }
 }
 
-/// `LOOPBACK_IFINDEX`: the device of packets that the node sends itself.
-const LO: u32 = 1;
-
 /// What every namespace starts with (`fib_default_rules_init`, net/ipv4/fib_rules.c).
 fn default_rules() -> Vec<RoutingRule> {
     let rules = [(0, TABLE_LOCAL), (32766, TABLE_MAIN), (32767, TABLE_DEFAULT)];
@@ -340,174 +325,12 @@ fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
 }
 
 /// Each setting with both values, and what comes of them (include/linux/inetdevice.h).
-fn settings(name: &str, own: &Settings, all: &Settings) -> Vec<Fact> {
-    let either = |own: i32, all: i32| if own != 0 || all != 0 { "on" } else { "off" };
-    let name = sysctl_name(name);
-    let both = |key: &str, own: i32, all: i32, effect: String| {
-        Fact::new(format!("net.ipv4.conf.{name}.{key}"), format!("{own}, all {all}: {effect}"))
+fn settings(snapshot: &Snapshot, link: &Link) -> Vec<Fact> {
+    let fact = |key: &'static str| {
+        let setting = Setting::of(snapshot, link, key);
+        Fact::new(format!("net.ipv4.conf.{}.{key}", sysctl_name(&link.name)), setting.to_string())
     };
-    vec![
-        both(PROXY_ARP, own.proxy_arp, all.proxy_arp, either(own.proxy_arp, all.proxy_arp).into()),
-        both(
-            PROXY_ARP_PVLAN,
-            own.proxy_arp_pvlan,
-            all.proxy_arp_pvlan,
-            either(own.proxy_arp_pvlan, all.proxy_arp_pvlan).into(),
-        ),
-        Fact::new(
-            format!("net.ipv4.conf.{name}.{FORWARDING}"),
-            format!("{}: {} (that of all does not count)", own.forwarding, either(own.forwarding, 0)),
-        ),
-        both(ARP_IGNORE, own.arp_ignore, all.arp_ignore, format!("as {}", own.arp_ignore.max(all.arp_ignore))),
-        Fact::new(format!("net.ipv4.conf.{name}.{MEDIUM_ID}"), own.medium_id.to_string()),
-    ]
-}
-
-fn join<T: ToString>(things: impl IntoIterator<Item = T>) -> String {
-    things.into_iter().map(|thing| thing.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-fn describe_link(snapshot: &Snapshot, link: &Link) -> String {
-    let mut words = vec![
-        if link.flags & 1 != 0 { "up".to_owned() } else { "down".to_owned() },
-        if link.carrier { "carrier".into() } else { "no carrier".into() },
-    ];
-    words.extend(link.mac.map(|mac| Lladdr::new(mac).to_string()));
-    words.extend(link.kind.clone());
-    words.extend(link.master.map(|master| format!("port of {}", interface(snapshot, master))));
-    words.join(", ")
-}
-
-fn describe_neighbour(entry: &NeighbourEntry) -> String {
-    let states = [
-        (0x01, "INCOMPLETE"),
-        (0x02, "REACHABLE"),
-        (0x04, "STALE"),
-        (0x08, "DELAY"),
-        (0x10, "PROBE"),
-        (0x20, "FAILED"),
-        (0x40, "NOARP"),
-        (0x80, "PERMANENT"),
-    ];
-    let state = states.into_iter().find(|(bit, _)| entry.state & bit != 0).map_or("NONE", |(_, name)| name);
-    match entry.lladdr {
-        Some(lladdr) => format!("lladdr {} {state}", Lladdr::new(lladdr)),
-        None => state.to_owned(),
-    }
-}
-
-/// As `ip route` prints it, nearly.
-fn describe_route(snapshot: &Snapshot, route: &Route) -> String {
-    let kind = match route.kind {
-        RouteKind::Unicast => "",
-        RouteKind::Local => "local ",
-        RouteKind::Broadcast => "broadcast ",
-        RouteKind::Anycast => "anycast ",
-        RouteKind::Multicast => "multicast ",
-        RouteKind::Blackhole => "blackhole ",
-        RouteKind::Unreachable => "unreachable ",
-        RouteKind::Prohibit => "prohibit ",
-        RouteKind::Throw => "throw ",
-        RouteKind::Other => "(other type) ",
-    };
-    let to = match route.prefix {
-        Prefix { len: 0, .. } => "default".to_owned(),
-        Prefix { addr, len: 32 } => Ipv4Addr::from(addr).to_string(),
-        Prefix { addr, len } => format!("{}/{len}", Ipv4Addr::from(addr)),
-    };
-    let mut text = format!("{kind}{to}");
-    let mut word = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            text += &format!(" {name} {value}");
-        }
-    };
-    word("nhid", route.nexthop.map(|id| id.to_string()));
-    word("via", route.gateway.map(|gateway| gateway.to_string()));
-    word("dev", route.oif.map(|oif| interface(snapshot, oif)));
-    word("metric", Some(route.metric).filter(|&metric| metric != 0).map(|metric| metric.to_string()));
-    if route.table != TABLE_MAIN {
-        text += &format!(" table {}", table_name(route.table));
-    }
-    // `ip route` would print each gateway, and the encapsulation; they are not kept.
-    for &hop in &route.hops {
-        text += &format!(" nexthop dev {}", interface(snapshot, hop));
-    }
-    // With net.ipv4.nexthop_compat_mode 0 the kernel tells the object's number alone.
-    if route.nexthop.is_some() && route.legs().is_empty() {
-        text += " (a nexthop object)";
-    }
-    if route.encap {
-        text += " (encapsulated)";
-    }
-    text
-}
-
-/// What refuses: a route, or the rule itself.
-fn refusing(snapshot: &Snapshot, route: Option<&Route>) -> String {
-    route.map_or_else(|| "none: the rule refuses".to_owned(), |route| describe_route(snapshot, route))
-}
-
-fn table_name(table: u32) -> String {
-    match table {
-        TABLE_LOCAL => "local".to_owned(),
-        TABLE_MAIN => "main".to_owned(),
-        TABLE_DEFAULT => "default".to_owned(),
-        other => other.to_string(),
-    }
-}
-
-/// As `ip rule` prints it, nearly.
-fn describe_rule(rule: &RoutingRule) -> String {
-    let prefix = |prefix: Prefix| match prefix.len {
-        32 => Ipv4Addr::from(prefix.addr).to_string(),
-        len => format!("{}/{len}", Ipv4Addr::from(prefix.addr)),
-    };
-    let not = if rule.inverted { "not " } else { "" };
-    let mut text = format!("{}: {not}from {}", rule.priority, rule.from.map_or_else(|| "all".to_owned(), prefix));
-    let mut word = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            text += &format!(" {name} {value}");
-        }
-    };
-    word("to", rule.to.map(prefix));
-    word("iif", rule.iif.clone());
-    word("fwmark", rule.mark.map(|(mark, mask)| format!("{mark:#x}/{mask:#x}")));
-    word("uidrange", rule.users.map(|(first, last)| format!("{first}-{last}")));
-    for selector in &rule.never {
-        word("", Some(selector.clone()).map(|selector| selector.trim().to_owned()));
-    }
-    if rule.unknown {
-        word("and", Some("what this version does not know".to_owned()));
-    }
-    match &rule.action {
-        RuleAction::Lookup { .. } if rule.l3mdev => word("lookup", Some("[l3mdev-table]".to_owned())),
-        RuleAction::Lookup { table, suppress_prefixlen, suppress_ifgroup } => {
-            word("lookup", Some(table_name(*table)));
-            word("suppress_prefixlength", suppress_prefixlen.map(|len| len.to_string()));
-            word("suppress_ifgroup", suppress_ifgroup.map(|group| group.to_string()));
-        }
-        RuleAction::Goto(to) => word("goto", Some(to.to_string())),
-        RuleAction::Nop => word("nop", Some(String::new())),
-        RuleAction::Refuse(action) => {
-            let name = match *action {
-                6 => "blackhole".to_owned(),
-                7 => "unreachable".to_owned(),
-                8 => "prohibit".to_owned(),
-                other => format!("action {other}"),
-            };
-            word(&name, Some(String::new()));
-        }
-    }
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-pub(super) fn interface(snapshot: &Snapshot, ifindex: u32) -> String {
-    snapshot.links.get(&ifindex).map_or_else(|| format!("if{ifindex}"), |link| link.name.clone())
-}
-
-/// An interface's name as sysctl(8) takes it in a dotted name: there a dot inside the name is written as a slash.
-pub(super) fn sysctl_name(interface: &str) -> String {
-    interface.replace('.', "/")
+    arp_common::settings::CONF.into_iter().map(fact).collect()
 }
 
 #[cfg(test)]
@@ -521,7 +344,8 @@ mod tests {
             ifindex: CALI,
             target: target.parse().unwrap(),
             sender: POD,
-            sender_mac: Lladdr::new(POD_MAC),
+            sender_mac: arp_common::Lladdr::new(POD_MAC),
+            destination: None,
         }
     }
 

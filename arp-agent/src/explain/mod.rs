@@ -2,9 +2,20 @@
 //! [`kernel_view`] has the kernel's state behind it.
 
 pub mod agreement;
+pub mod anonymise;
+pub mod capture;
 pub mod checks;
+pub mod dot;
+pub mod interface;
+pub mod kernel;
 pub mod kernel_answer;
 pub mod kernel_view;
+pub mod oddities;
+pub mod remedies;
+pub mod render;
+pub mod snapshot;
+pub mod state;
+pub mod words;
 
 use arp_common::fib::{Entry, Kind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
@@ -27,6 +38,9 @@ pub struct Question {
     pub sender: Ipv4Addr,
     /// `sha`, and the Ethernet source.
     pub sender_mac: Lladdr,
+    /// The Ethernet destination; broadcast if missing.
+    #[serde(default)]
+    pub destination: Option<Lladdr>,
 }
 
 /// What was decided, from what, and why: what `explain --json` prints.
@@ -55,6 +69,24 @@ pub struct Explanation {
     /// What this node's kernel does with the request; the agent leaves it to the client, which reads the kernel's state.
     #[serde(default)]
     pub kernel: Option<KernelAnswer>,
+    /// Changes after which the kernel would do something else; each was tried on a copy of the state.
+    #[serde(default)]
+    pub remedies: Vec<Remedy>,
+    /// Processes on this node that listen for ARP on the interface, and may answer, too.
+    #[serde(default)]
+    pub listeners: Vec<String>,
+    /// What else is odd about the interface or the node.
+    #[serde(default)]
+    pub oddities: Vec<String>,
+    /// What was left out because only root may read it.
+    #[serde(default)]
+    pub not_seen: Vec<String>,
+    /// Why the fast path passes for the moment, besides what the other fields say.
+    #[serde(default)]
+    pub for_now: Option<String>,
+    /// Whether an agent runs, and serves the interface: `none`, `elsewhere` or `here`.
+    #[serde(default)]
+    pub agent: AgentIs,
     /// Single changes after which the fast path would answer.
     pub would_answer_if: Vec<String>,
     /// What the loaded program did with the frame, if it was asked.
@@ -70,6 +102,15 @@ pub struct KernelAnswer {
     pub reason: Option<String>,
     /// The same in a sentence.
     pub why: String,
+    /// The link-layer address in its reply.
+    #[serde(default)]
+    pub mac: Option<Lladdr>,
+    /// The longest delay of its reply, in ms.
+    #[serde(default)]
+    pub within_ms: Option<u64>,
+    /// The one thing that decides.
+    #[serde(default)]
+    pub decided_by: Cause,
 }
 
 /// Whether this node's kernel answers a request.
@@ -82,8 +123,58 @@ pub enum Answer {
     AnswersAfterDelay,
     /// It gives no answer.
     Silent,
-    /// It may answer or not: what decides is not mirrored.
+    /// It answers some senders and not others, or the same one at some times, by a hash that nobody can reckon.
+    Sometimes,
+    /// Nobody can say from here.
     Undecided,
+}
+
+/// The one thing that decides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// `sysctl`, `route`, `rule`, `address`, `neighbour`, `static_proxy`, `chain`, `program`, `link`, `frame` or `unread`.
+    pub kind: String,
+    /// What it is, and what it says.
+    pub what: String,
+    /// The file that holds it, or the command that shows it.
+    pub place: Option<String>,
+}
+
+impl Cause {
+    /// One without a place.
+    pub(crate) fn new(kind: &str, what: impl Into<String>) -> Self {
+        Cause { kind: kind.to_owned(), what: what.into(), place: None }
+    }
+
+    /// With its place.
+    #[must_use]
+    pub(crate) fn at(self, place: impl Into<String>) -> Self {
+        Cause { place: Some(place.into()), ..self }
+    }
+}
+
+/// A change after which the kernel does something else.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remedy {
+    /// What to type, as root.
+    pub command: String,
+    /// What the kernel does then.
+    pub then: Answer,
+    /// What else comes of it.
+    pub also: Option<String>,
+}
+
+/// Whether there is an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentIs {
+    /// None runs, as far as can be seen.
+    #[default]
+    None,
+    /// One runs, and does not serve the interface.
+    Elsewhere,
+    /// It serves the interface.
+    Here,
 }
 
 /// Where an explanation's tables came from.
@@ -114,7 +205,8 @@ impl Fact {
 impl Question {
     /// The frame that the asker would send.
     pub fn frame(&self) -> ArpFrame {
-        ArpFrame::request(self.sender_mac.bytes(), self.sender.octets(), self.target.octets())
+        let frame = ArpFrame::request(self.sender_mac.bytes(), self.sender.octets(), self.target.octets());
+        ArpFrame { dst: self.destination.map_or(frame.dst, Lladdr::bytes), ..frame }
     }
 }
 
@@ -140,6 +232,12 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         reason,
         why: why.to_owned(),
         kernel: None,
+        remedies: Vec::new(),
+        listeners: Vec::new(),
+        oddities: Vec::new(),
+        not_seen: Vec::new(),
+        for_now: None,
+        agent: AgentIs::None,
         would_answer_if: Vec::new(),
         program: None,
     }

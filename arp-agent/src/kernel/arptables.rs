@@ -19,6 +19,8 @@ use nix::{
 
 use crate::arp_rules::{ArpRules, Base, Chain, Field, Hook, Rule, Step, Test, Tool, Values, Verdict};
 
+/// What is said of tables that only root may read.
+pub(super) const FORBIDDEN: &str = "the tables of arptables may not be read";
 /// The only table that the kernel has (net/ipv4/netfilter/arptable_filter.c).
 const FILTER: &str = "filter";
 /// `ARPT_SO_GET_INFO` and `ARPT_SO_GET_ENTRIES` (include/uapi/linux/netfilter_arp/arp_tables.h, as all that follows).
@@ -81,7 +83,7 @@ impl ArpTables {
         let names = match self.names()? {
             Some(names) if names.is_empty() => return Ok(ArpRules::default()),
             Some(names) => names,
-            None => return Ok(ArpRules::unread("the tables of arptables may not be read")),
+            None => return Ok(ArpRules::unread(FORBIDDEN)),
         };
         // Only a table that is there is asked for: the kernel would make one that is not (`xt_find_table_lock`,
         // net/netfilter/x_tables.c), or load its module.

@@ -26,6 +26,8 @@ mod deaf;
 mod features;
 pub(crate) mod ingress;
 mod link;
+mod listeners;
+mod lookups;
 mod namespaces;
 mod neighbour;
 mod netfilter;
@@ -36,15 +38,19 @@ mod reader;
 mod route;
 #[cfg(test)]
 mod sessions;
+mod tap;
 #[cfg(test)]
 mod tests;
 
 pub use deaf::Deaf;
 pub use features::Features;
+pub use listeners::{Listener, listeners};
+pub use lookups::{LookedUp, Lookups, TableSize};
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use procfs::has_settings;
 pub use reader::Reader;
+pub use tap::Tap;
 
 /// Notifications, in the order in which the kernel sent them.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::libc;
 
 use super::{
-    arptables::ArpTables,
+    arptables::{ArpTables, FORBIDDEN},
     features::Features,
     ingress::{self, Bound},
     link,
@@ -48,6 +48,9 @@ pub struct Reader {
     packet_sockets: Option<PacketSockets>,
     /// `None` before Linux 6.3.
     features: Option<Features>,
+    /// What only root may read counts as nothing, and is noted.
+    is_lenient: bool,
+    not_seen: Vec<String>,
     last: LastSeen,
 }
 
@@ -86,8 +89,20 @@ impl Reader {
             arptables: ArpTables::default(),
             packet_sockets: Some(PacketSockets::open()?),
             features: Features::new()?,
+            is_lenient: false,
+            not_seen: Vec::new(),
             last: LastSeen::default(),
         })
+    }
+
+    /// The same for any user: what only root may read counts as nothing, see [`Reader::not_seen`].
+    pub fn for_any_user() -> Result<Self> {
+        Ok(Self { is_lenient: true, ..Self::new()? })
+    }
+
+    /// What was left out because only root may read it.
+    pub fn not_seen(&self) -> &[String] {
+        &self.not_seen
     }
 
     /// Everything, in an order in which it can be folded into an empty snapshot.
@@ -368,7 +383,8 @@ impl Reader {
     fn changes_at_large(&mut self) -> Result<Vec<Event>> {
         let mut events = self.changed_proxies()?;
         // An ARP chain of nftables is notified.
-        if self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.rules()?) {
+        if !self.is_lenient && self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.rules()?)
+        {
             events.extend(self.changed_arp_netfilter()?);
         }
         if let Some(sockets) = &self.packet_sockets {
@@ -422,11 +438,35 @@ impl Reader {
     }
 
     fn arp_rules(&mut self) -> Result<ArpRules> {
-        let arptables = self.arptables.rules()?;
-        let mut rules = self.nft_arp_rules()?;
+        let mut arptables = self.arptables.rules()?;
+        if self.is_lenient && arptables.unread.as_deref() == Some(FORBIDDEN) {
+            self.note_unseen("rules of arptables");
+            arptables = ArpRules::default();
+        }
+        let nftables = self.nft_arp_rules();
+        let mut rules = self.if_allowed("ARP rules of nftables", nftables)?.unwrap_or_default();
         rules.append(arptables.clone());
         self.last.arptables = Some(arptables);
         Ok(rules)
+    }
+
+    /// What was read; `None` if only root may, and that is put up with.
+    fn if_allowed<T>(&mut self, what: &str, read: Result<T>) -> Result<Option<T>> {
+        match read {
+            Err(error)
+                if self.is_lenient && errno(&error).is_some_and(|code| [libc::EPERM, libc::EACCES].contains(&code)) =>
+            {
+                self.note_unseen(what);
+                Ok(None)
+            }
+            read => read.map(Some),
+        }
+    }
+
+    fn note_unseen(&mut self, what: &str) {
+        if !self.not_seen.iter().any(|other| other == what) {
+            self.not_seen.push(what.to_owned());
+        }
     }
 
     /// The rules of nftables. What is dumped one after another is of one generation, or it could be what never was.
@@ -474,7 +514,8 @@ impl Reader {
     fn read_hooks(&mut self) -> Result<()> {
         let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; ingress::TC_LEN]);
         self.last.shared_blocks = self.dumped("queueing disciplines", &request, ingress::shared_block)?;
-        self.last.bound = self.base_chains(ingress::FAMILY_NETDEV)?.concat();
+        let chains = self.base_chains(ingress::FAMILY_NETDEV);
+        self.last.bound = self.if_allowed("chains of nftables' netdev family", chains)?.unwrap_or_default().concat();
         Ok(())
     }
 

@@ -51,7 +51,7 @@ impl Objects {
     }
 
     /// Whether the route has a nexthop object that routes of another type use, or may use, too.
-    pub(super) fn may_be_shared(&self, route: &Route) -> bool {
+    pub fn may_be_shared(&self, route: &Route) -> bool {
         used(route).is_some() && self.mixed(route)
     }
 

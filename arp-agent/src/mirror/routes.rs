@@ -206,6 +206,11 @@ impl RouteTable {
         lengths.map(|len| self.at(prefix.shortened(len))).find_map(<[Route]>::first)
     }
 
+    /// Its routes, by prefix.
+    pub fn all(&self) -> impl Iterator<Item = &Route> {
+        self.routes.values().flatten()
+    }
+
     /// How many prefixes it has.
     pub(super) fn len(&self) -> usize {
         self.routes.len()

@@ -173,7 +173,7 @@ impl<'a> Judge<'a> {
                 Action::Fall(_) | Action::Unknown => self.accepts_end(&Back::Unknown),
                 Action::Lookup(lookup) => match look_up(self.snapshot, lookup, self.sender) {
                     Found::Nothing => otherwise,
-                    Found::Refused(_) => self.accepts_end(&Back::Nothing),
+                    Found::Refused => self.accepts_end(&Back::Nothing),
                     Found::Unknown => self.accepts_end(&Back::Unknown),
                     Found::Route(route) => self.accepts_end(&Back::Route(route)),
                 },

@@ -45,7 +45,7 @@ pub(super) enum Found<'a> {
     /// A route of a type that is a destination.
     Route(&'a Route),
     /// The end: a route that says so.
-    Refused(&'a Route),
+    Refused,
     /// Nobody knows whether it counts.
     Unknown,
 }
@@ -65,7 +65,7 @@ pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefi
     let Some(route) = found else { return Found::Nothing };
     match route.kind {
         RouteKind::Throw => return Found::Nothing,
-        _ if refuses(route) => return Found::Refused(route),
+        _ if refuses(route) => return Found::Refused,
         RouteKind::Other => return Found::Unknown,
         _ => {}
     }
@@ -85,7 +85,8 @@ pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefi
     }
 }
 
-fn refuses(route: &Route) -> bool {
+/// Whether a route of this type ends the lookup without a destination.
+pub(super) fn refuses(route: &Route) -> bool {
     matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit)
 }
 
@@ -143,7 +144,7 @@ fn act(snapshot: &Snapshot, step: &Step, prefix: Prefix) -> Act {
     };
     match look_up(snapshot, lookup, prefix) {
         Found::Nothing => Act::GoOn,
-        Found::Refused(_) => Act::End(Outcome::Unanswerable),
+        Found::Refused => Act::End(Outcome::Unanswerable),
         Found::Unknown => Act::End(Outcome::Opaque),
         Found::Route(route) if lookup.type_alone && route.kind == RouteKind::Local => {
             Act::End(Outcome::Local { elsewhere: false })

@@ -212,7 +212,7 @@ fn explain_says_what_the_kernel_does_meanwhile() -> Result<()> {
         let said = &explained["kernel"];
         assert_eq!((&said["answer"], said["reason"].as_str()), (&kernel.into(), reason), "{what}: {said}");
         let text = String::from_utf8(explain(&agent, &address, &asked[..4])?.stdout)?;
-        assert!(text.contains(said["why"].as_str().unwrap_or("?")), "{what}: {text}");
+        assert!(text.contains(said["decided_by"]["what"].as_str().unwrap_or("?")), "{what}: {text}");
         assert!(!text.contains("nobody"), "{what}: of the wire nothing is known: {text}");
         let alive = live(&lab, target)?;
         match kernel {
@@ -224,6 +224,8 @@ fn explain_says_what_the_kernel_does_meanwhile() -> Result<()> {
         if kernel == "silent" && reason == Some("no_route") {
             let changes = would_answer_if(&explained);
             assert!(changes.iter().any(|change| change.contains("a route to")), "{what}: {changes:?}");
+            let command = explained["remedies"][0]["command"].as_str().unwrap_or_default();
+            assert!(command.starts_with(&format!("ip route add {address}/32 dev ")), "{what}: {command}");
         }
         run_all(&lab, undo)?;
     }

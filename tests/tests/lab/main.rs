@@ -6,6 +6,8 @@ mod changes;
 mod commands;
 mod configuration;
 mod explain;
+mod explain_cases;
+mod explained;
 mod flags;
 mod foreign;
 mod frames;

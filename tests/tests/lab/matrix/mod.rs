@@ -34,6 +34,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
+use crate::explained::agrees;
 use anyhow::{Context, Result, ensure};
 pub(crate) use lab::topology::{
     LOCAL_TARGET as L, ROUTED_TARGET as X, SAME_INTERFACE_TARGET as Y, SECOND_UPLINK_IP as U1, UPLINK_IP,
@@ -276,16 +277,23 @@ fn check_step(parity: &mut SideBySide, step: &Phase) -> Result<()> {
 
 fn check_request(parity: &mut SideBySide, mode: &str, step: &Phase, ask: Ask, expect: Expect) -> Result<()> {
     if step.addresses == 1 {
-        let by = parity.ask(step.pod, |pod| ask.frame(pod)).with_context(|| format!("expected {expect:?}"))?.by;
+        let outcome = parity.ask(step.pod, |pod| ask.frame(pod)).with_context(|| format!("expected {expect:?}"))?;
+        let by = outcome.by;
         ensure!(expect.holds(&by, mode), "expected {expect:?}, got {by:?}");
-        return Ok(());
+        return explain_agrees(parity, step, ask, outcome.replies.len());
     }
     let (replied, counted) = parity
         .ask_all(step.pod, |pod| from_many_addresses(&ask.frame(pod), step.addresses))
         .with_context(|| format!("expected {expect:?}"))?;
     let holds = expect.holds_for_all(step.addresses, replied, &counted, mode);
     ensure!(holds, "expected {expect:?}, got {replied} of {}, {counted:?}", step.addresses);
-    Ok(())
+    explain_agrees(parity, step, ask, replied)
+}
+
+/// `explain`, where no agent runs, says of the row's frame what the kernel alone did.
+fn explain_agrees(parity: &SideBySide, step: &Phase, ask: Ask, replied: usize) -> Result<()> {
+    let (node, pod) = (parity.alone().node(), parity.alone().host(step.pod));
+    agrees(node, pod.node_end(), &ask.frame(pod), replied, step.addresses.into())
 }
 
 /// The frame from so many link-layer addresses, of which the first is its own.

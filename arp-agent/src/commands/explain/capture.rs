@@ -1,0 +1,72 @@
+//! `explain --pcap` and `explain --listen`: a line for each request.
+
+use super::super::Exit;
+use crate::cli;
+use crate::explain::capture::{Captured, Judge, Line, PATIENCE, frames};
+use crate::explain::state::State;
+use crate::kernel::Tap;
+use anyhow::{Context as _, Result};
+use std::fs::File;
+use std::io::stdin;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How old a state may be that a request on the wire is judged by.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The requests of a capture.
+pub(super) fn file(arguments: &cli::Explain, state: &State, path: &Path) -> Result<Exit> {
+    let shown = path.display();
+    let (frames, read) = if path == Path::new("-") {
+        frames(stdin().lock())
+    } else {
+        frames(File::open(path).with_context(|| format!("{shown}: cannot be opened"))?)
+    };
+    let given = arguments.interface().ok();
+    // A name that is wrong is wrong for all frames.
+    given.map(|name| state.on(name).map(drop)).transpose()?;
+    for line in Judge::new(state, given).lines(&frames) {
+        print(arguments, &line)?;
+    }
+    read.with_context(|| format!("{shown}: not all of it was read"))?;
+    Ok(Exit::Ok)
+}
+
+/// The requests on the wire, until the time is over.
+pub(super) fn listen(arguments: &cli::Explain, name: &str) -> Result<Exit> {
+    let mut state = State::read()?;
+    let tap = Tap::open(state.on(name)?.link().ifindex)?;
+    let begin = Instant::now();
+    let end = begin + arguments.seconds;
+    let mut read = begin;
+    // Those whose reply may still come.
+    let mut open: Vec<(Instant, Line)> = Vec::new();
+    while Instant::now() < end || !open.is_empty() {
+        let frame = tap.next(Instant::now() + Tap::STEP)?;
+        let now = Instant::now();
+        if let Some(bytes) = frame {
+            open.iter_mut().for_each(|(asked, line)| line.seen(&bytes, now - *asked));
+            if now < end {
+                if now - read > FRESH {
+                    (state, read) = (State::read()?, now);
+                }
+                let captured = Captured { at: now - begin, interface: None, bytes };
+                open.extend(Judge::new(&state, Some(name)).line(&captured).map(|line| (now, line)));
+            }
+        }
+        let is_over = |(asked, line): &(Instant, Line)| line.replies > 0 || now - *asked > PATIENCE;
+        while open.first().is_some_and(is_over) {
+            print(arguments, &open.remove(0).1)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn print(arguments: &cli::Explain, line: &Line) -> Result<()> {
+    if arguments.json {
+        anstream::println!("{}", serde_json::to_string(line)?);
+    } else {
+        anstream::println!("{}", line.text());
+    }
+    Ok(())
+}

@@ -1,0 +1,179 @@
+//! What an interface answers for, and for whom: one sample of each prefix that the routing tables know is asked about.
+
+use super::kernel::Kernel;
+use super::kernel::settings::Setting;
+use super::state::OnInterface;
+use super::words::table_name;
+use super::{Answer, Question};
+use crate::event::{Route, RouteKind};
+use crate::mirror::snapshot::Snapshot;
+use crate::prefix::Prefix;
+use anyhow::Result;
+use arp_common::Lladdr;
+use arp_common::settings as names;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use tabled::builder::Builder;
+use tabled::settings::Style;
+
+/// How many rows are shown at most.
+const MOST: usize = 40;
+
+/// What `explain IF` prints.
+#[derive(Debug, Serialize)]
+pub struct Table {
+    /// [`crate::DOCUMENT_VERSION`].
+    pub version: u32,
+    /// The interface.
+    pub interface: String,
+    /// The sender that was assumed.
+    pub sender: Ipv4Addr,
+    /// Which senders are answered.
+    pub senders: String,
+    /// What it answers for.
+    pub rows: Vec<Row>,
+    /// How many prefixes are left out.
+    pub left_out: usize,
+    /// What is odd about it.
+    pub oddities: Vec<String>,
+}
+
+/// Addresses that are treated alike.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// A prefix, or one address: those in it, and in no longer prefix of a route.
+    pub addresses: String,
+    /// What the kernel does.
+    pub answer: Answer,
+    /// Why.
+    pub why: String,
+}
+
+/// What the interface answers for.
+///
+/// # Errors
+/// There is no sender to assume.
+pub fn table(on: &OnInterface<'_>) -> Result<Table> {
+    let link = on.link();
+    let snapshot = on.snapshot();
+    let sender = on.sender()?;
+    let kernel = Kernel { snapshot, beyond: on.beyond(), lookup: on.lookup() };
+    let mut rows: Vec<Row> = Vec::new();
+    for (prefix, sample) in samples(snapshot) {
+        let question = Question {
+            interface: link.name.clone(),
+            ifindex: link.ifindex,
+            target: sample,
+            sender,
+            sender_mac: on.sender_mac(sender),
+            destination: None::<Lladdr>,
+        };
+        let verdict = kernel.verdict(&question);
+        rows.push(Row { addresses: text(prefix), answer: verdict.answer, why: verdict.cause.what });
+    }
+    // What is answered first; silence that is nobody's business (broadcast addresses) not at all.
+    rows.retain(|row| !row.why.contains("`broadcast "));
+    rows.sort_by_key(|row| matches!(row.answer, Answer::Silent));
+    let left_out = rows.len().saturating_sub(MOST);
+    rows.truncate(MOST);
+    Ok(Table {
+        version: crate::DOCUMENT_VERSION,
+        interface: link.name.clone(),
+        sender,
+        senders: senders(on),
+        rows,
+        left_out,
+        oddities: on.oddities(),
+    })
+}
+
+/// Every prefix of a table that a rule looks up, and of the static proxy entries, each with an address in it and in no
+/// longer one.
+fn samples(snapshot: &Snapshot) -> Vec<(Prefix, Ipv4Addr)> {
+    let tables: Vec<u32> = snapshot
+        .rules
+        .list()
+        .filter_map(|rule| match rule.action {
+            crate::event::RuleAction::Lookup { table, .. } => Some(table),
+            _ => None,
+        })
+        .collect();
+    let routes = tables.iter().filter_map(|&table| snapshot.routes.table(table)).flat_map(|table| table.all());
+    let is_asked = |route: &&Route| route.kind != RouteKind::Multicast && route.prefix.addr >> 24 != 127;
+    let mut prefixes: BTreeMap<Prefix, ()> = routes.filter(is_asked).map(|route| (route.prefix, ())).collect();
+    prefixes.extend(snapshot.proxies.iter().map(|key| (Prefix::new(key.addr, 32), ())));
+    // Something that only a default route, or nothing, covers.
+    prefixes.entry(Prefix { addr: 0, len: 0 }).or_default();
+    let inside =
+        |prefix: &Prefix, addr: u32| prefixes.keys().any(|other| other.len > prefix.len && other.contains(addr));
+    let sample = |prefix: &Prefix| {
+        // 9.0.0.0/8 and 8.8.8.8 are as good as any in 0/0.
+        let first = if prefix.len == 0 { 0x0909_0909 } else { prefix.addr };
+        (0..512).map(|step: u32| first.wrapping_add(step)).find(|&addr| prefix.contains(addr) && !inside(prefix, addr))
+    };
+    prefixes.keys().filter_map(|prefix| Some((*prefix, sample(prefix)?.into()))).collect()
+}
+
+fn text(prefix: Prefix) -> String {
+    match prefix.len {
+        0 => "everything else".to_owned(),
+        32 => Ipv4Addr::from(prefix.addr).to_string(),
+        len => format!("{}/{len}", Ipv4Addr::from(prefix.addr)),
+    }
+}
+
+/// Which senders source validation accepts, in a sentence.
+fn senders(on: &OnInterface<'_>) -> String {
+    let (snapshot, link) = (on.snapshot(), on.link());
+    let rp_filter = Setting::of(snapshot, link, names::RP_FILTER);
+    let name = &link.name;
+    let strict = format!("those whose route leads back by {name}: {}", back(snapshot, link.ifindex));
+    match rp_filter.value() {
+        0 => "any, but for the node's own addresses (rp_filter is 0)".to_owned(),
+        2 if snapshot.is_numbered(link.ifindex) => "any that the node has a route to (rp_filter is 2)".to_owned(),
+        value => format!("{strict} (rp_filter is {value})"),
+    }
+}
+
+fn back(snapshot: &Snapshot, ifindex: u32) -> String {
+    const SHOWN: usize = 4;
+    let tables = [crate::mirror::snapshot::TABLE_MAIN];
+    let routes = tables.iter().filter_map(|&table| snapshot.routes.table(table)).flat_map(|table| table.all());
+    let by: Vec<&Route> =
+        routes.filter(|route| route.kind == RouteKind::Unicast && route.legs().contains(&ifindex)).collect();
+    let shown: Vec<String> = by.iter().take(SHOWN).map(|route| text(route.prefix)).collect();
+    match by.len() {
+        0 => format!("none in table {} is", table_name(tables[0])),
+        len if len > SHOWN => format!("{} and {} more", shown.join(", "), len - SHOWN),
+        _ => shown.join(", "),
+    }
+}
+
+impl Table {
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut builder = Builder::default();
+        for row in &self.rows {
+            let answer = match row.answer {
+                Answer::Answers => "answers",
+                Answer::AnswersAfterDelay => "answers late",
+                Answer::Silent => "silent",
+                Answer::Sometimes => "sometimes",
+                Answer::Undecided => "not known",
+            };
+            builder.push_record([&row.addresses, answer, &row.why]);
+        }
+        let rows = builder.build().with(Style::blank()).to_string();
+        let rows = rows.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
+        let mut text = format!(
+            "what {} answers for, asked by {}:\n{rows}\nsenders    {}\n",
+            self.interface, self.sender, self.senders
+        );
+        if self.left_out > 0 {
+            text += &format!("({} more prefixes are left out)\n", self.left_out);
+        }
+        self.oddities.iter().for_each(|odd| text += &format!("odd        {odd}\n"));
+        text
+    }
+}

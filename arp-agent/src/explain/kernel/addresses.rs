@@ -1,0 +1,164 @@
+//! Targets that are the node's own: `arp_ignore` and `arp_filter` (net/ipv4/arp.c, 6.18).
+
+use super::settings::Setting;
+use super::{Answer, Cause, Destination, Kernel, Verdict, answers, open, silent};
+use crate::event::{Address, Link, Route, RouteKind};
+use crate::kernel::LookedUp;
+use crate::mirror::snapshot::TABLE_LOCAL;
+use crate::mirror::walk::{End, LOOPBACK};
+use crate::prefix::Prefix;
+use arp_common::maps::IfaceAddr;
+use arp_common::{Lladdr, Reason, settings as names};
+use std::net::Ipv4Addr;
+
+impl Kernel<'_> {
+    /// The target is the node's own, and the sender is accepted; 0.0.0.0 probes.
+    pub(super) fn local(
+        &self,
+        link: &Link,
+        target: Ipv4Addr,
+        sender: Ipv4Addr,
+        destination: &Destination<'_>,
+    ) -> Verdict {
+        if let Some(verdict) = self.ignored(link, target, sender) {
+            return verdict;
+        }
+        let filter = Setting::of(self.snapshot, link, names::ARP_FILTER);
+        if !sender.is_unspecified()
+            && filter.is_on()
+            && let Some(verdict) = self.filters(link, target, sender, &filter, destination.route)
+        {
+            return verdict;
+        }
+        let is_known =
+            self.snapshot.neighbours.contains_key(&IfaceAddr { ifindex: link.ifindex, addr: sender.octets() });
+        if self.beyond.table_full && !is_known && !sender.is_unspecified() {
+            let what = "the neighbour table of the machine is full: the kernel answers for own addresses only if it finds room \
+                for the sender";
+            return open(
+                Reason::NEIGHBOUR_UNKNOWN,
+                Cause::new("neighbour", what).at("sysctl net.ipv4.neigh.default.gc_thresh3"),
+            );
+        }
+        answers(link, self.own(target, destination))
+    }
+
+    /// Why the target is the node's own.
+    fn own(&self, target: Ipv4Addr, destination: &Destination<'_>) -> Cause {
+        let holders = self.snapshot.addresses.iter().filter(|address| address.local == target);
+        let holders: Vec<String> = holders.map(|address| super::interface(self.snapshot, address.ifindex)).collect();
+        if !holders.is_empty() {
+            let what = format!("{target} is an address of this node, on {}", holders.join(" and "));
+            return Cause::new("address", what).at(format!("ip addr show to {target}"));
+        }
+        match destination.route {
+            Some(route) => {
+                self.route_cause(destination.rule, route, &format!("makes {target} an address of this node"))
+            }
+            None => Cause::new("address", format!("{target} is an address of this node"))
+                .at(format!("ip route get {target}")),
+        }
+    }
+
+    /// `arp_ignore`, if it lets the interface not answer.
+    fn ignored(&self, link: &Link, target: Ipv4Addr, sender: Ipv4Addr) -> Option<Verdict> {
+        let ignore = Setting::of(self.snapshot, link, names::ARP_IGNORE);
+        let no = |so: String| Some(silent(Reason::ARP_IGNORE, ignore.cause(&so)));
+        let name = &link.name;
+        let of = |ifindex: u32| {
+            let of = move |address: &&Address| address.ifindex == ifindex;
+            self.snapshot.addresses.iter().filter(of)
+        };
+        let subnets = |ifindex| of(ifindex).map(|address| Prefix::new(address.peer.octets(), address.prefix_len));
+        let covers = |subnet: &Prefix| subnet.contains(target.into());
+        let elsewhere =
+            self.snapshot.addresses.iter().find(|address| address.local == target && address.ifindex != link.ifindex);
+        let owner =
+            elsewhere.map(|address| format!(" (it is on {})", super::interface(self.snapshot, address.ifindex)));
+        let owner = owner.unwrap_or_default();
+        match ignore.value() {
+            8 => no(format!("so {name} answers for no own address")),
+            1 | 2 => {
+                if !of(link.ifindex).any(|address| address.local == target) {
+                    return no(format!(
+                        "so {name} answers for its own addresses only, and {target} is none of them{owner}"
+                    ));
+                }
+                if !subnets(link.ifindex).any(|subnet| covers(&subnet)) {
+                    return no(format!("and {target} lies in no subnet of {name} (it is given with a peer)"));
+                }
+                let covers_both = |subnet: Prefix| covers(&subnet) && subnet.contains(sender.into());
+                if ignore.value() == 2 && !sender.is_unspecified() && !subnets(link.ifindex).any(covers_both) {
+                    return no(format!("and {sender} is in no subnet of {name} together with {target}"));
+                }
+                None
+            }
+            3 => {
+                let counts = |address: &&Address| {
+                    let localnet = self
+                        .snapshot
+                        .links
+                        .get(&address.ifindex)
+                        .is_some_and(|link| Setting::of(self.snapshot, link, names::ROUTE_LOCALNET).is_on());
+                    let is_wide = !self.beyond.host_addresses.contains(&(address.ifindex, address.local));
+                    address.local == target
+                        && (localnet || is_wide)
+                        && subnets(address.ifindex).any(|subnet| covers(&subnet))
+                };
+                if self.snapshot.addresses.iter().any(|address| counts(&address)) {
+                    return None;
+                }
+                no(format!("and {target} is no address of a scope wider than the host's"))
+            }
+            _ => None,
+        }
+    }
+
+    /// `arp_filter`, if it refuses: the route back to the sender must leave by this interface.
+    fn filters(
+        &self,
+        link: &Link,
+        target: Ipv4Addr,
+        sender: Ipv4Addr,
+        filter: &Setting<'_>,
+        route: Option<&Route>,
+    ) -> Option<Verdict> {
+        let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
+        let is_address = self.snapshot.addresses.iter().any(|address| address.local == target);
+        if !is_address && route.is_some_and(|route| route.table != TABLE_LOCAL) {
+            return no(format!("and {target} is local in another table than local, where arp_filter does not look"));
+        }
+        let by = |oif: u32| super::interface(self.snapshot, oif);
+        match self.snapshot.walk_back(link.ifindex, LOOPBACK, target, sender) {
+            End::NoRoute | End::Refused(..) => no(format!("and there is no route back to {sender}")),
+            End::Unknown(_) => match self.lookup.output(target, sender) {
+                Some(LookedUp::Route(back)) if back.kind == RouteKind::Unicast && back.legs().len() == 1 => {
+                    let oif = back.legs()[0];
+                    if oif == link.ifindex {
+                        return None;
+                    }
+                    no(format!("and the route back to {sender} leaves by {}", by(oif)))
+                }
+                Some(LookedUp::Refused(error)) => no(format!("and the way back to {sender} ends with `{error}`")),
+                Some(_) | None => {
+                    Some(open(Reason::ARP_FILTER, filter.cause("and the way back to the sender is not known")))
+                }
+            },
+            End::Route(_, back) => match (back.kind, back.legs()) {
+                (RouteKind::Unicast, legs) if !legs.is_empty() && legs.iter().all(|&leg| leg == link.ifindex) => None,
+                (RouteKind::Unicast, legs) if legs.contains(&link.ifindex) || legs.is_empty() => {
+                    let cause = filter.cause(&format!(
+                        "and the route back to {sender} has several next hops: a hash picks one for each sender"
+                    ));
+                    let mac = link.mac.map(Lladdr::new);
+                    Some(Verdict { answer: Answer::Sometimes, mac, ..open(Reason::ARP_FILTER, cause) })
+                }
+                (RouteKind::Unicast, legs) => {
+                    let by = legs.iter().map(|&leg| by(leg)).collect::<Vec<_>>().join(" and ");
+                    no(format!("and the route back to {sender} leaves by {by}"))
+                }
+                _ => no(format!("and {sender} is not routed back by {}", link.name)),
+            },
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What comes before and after `arp_process`: chains of netfilter, programs of others.
+
+use super::{Answer, Cause, Kernel, Question, Verdict, open, silent};
+use crate::arp_rules::Hook;
+use crate::arp_rules::frame::Ruling;
+use crate::event::{ForeignTc, Link};
+use arp_common::{PackedArp, Reason};
+
+/// Bytes of the Ethernet header.
+const ETHERNET: usize = 14;
+
+impl Kernel<'_> {
+    /// The verdict, with what chains and programs make of the request and the reply.
+    pub(super) fn filtered(&self, link: &Link, question: &Question, verdict: Verdict) -> Verdict {
+        let rules = &self.snapshot.arp_netfilter;
+        if verdict.answer == Answer::Silent {
+            return self.unless_marked(link, question, verdict);
+        }
+        let frame = PackedArp::from(&question.frame());
+        let reply = verdict.mac.map(|mac| frame.reply(mac).to_bytes());
+        let request = question.frame().to_bytes();
+        let passages = [(Hook::Input, "the request", Some(request)), (Hook::Output, "the reply", reply)];
+        let mut unknown = None;
+        for (hook, what, bytes) in passages {
+            let Some(bytes) = bytes else { continue };
+            match rules.ruling(hook, link, &bytes[ETHERNET..]) {
+                Ruling::Accepts => {}
+                Ruling::Drops(rule) => {
+                    return silent(Reason::ARP_NETFILTER, chain(format!("{rule} drops {what}"), &rule));
+                }
+                Ruling::Unknown(why) => unknown = unknown.or(Some(chain(why.clone(), &why))),
+            }
+        }
+        let would = match verdict.answer {
+            Answer::Undecided => String::new(),
+            _ => format!("; without that it would answer, because {}", verdict.cause.what),
+        };
+        if let Some(mut cause) = unknown {
+            cause.what += &would;
+            return open(Reason::ARP_NETFILTER, cause);
+        }
+        let name = &link.name;
+        if let Some(program) = &self.beyond.program {
+            let what = format!(
+                "{program} on {name} sees the frame before the kernel does, or the reply, and may do anything{would}"
+            );
+            return open(
+                Reason::INGRESS_HOOK,
+                Cause::new("program", what)
+                    .at(format!("bpftool net show dev {name}; tc filter show dev {name} ingress")),
+            );
+        }
+        if self.snapshot.ingress_hooks.contains(&link.ifindex)
+            || self.snapshot.foreign_tc.get(&link.ifindex) == Some(&ForeignTc::After)
+        {
+            let what = format!(
+                "a chain of nft's netdev family on {name}, or tc filters that it shares with others, sees the frame first{would}"
+            );
+            return open(Reason::INGRESS_HOOK, Cause::new("program", what).at("nft list hooks"));
+        }
+        verdict
+    }
+}
+
+impl Kernel<'_> {
+    /// Silence, unless something may mark the request, and a routing rule asks for marks.
+    fn unless_marked(&self, link: &Link, question: &Question, silence: Verdict) -> Verdict {
+        if !self.snapshot.rules.list().any(|rule| rule.mark.is_some()) {
+            return silence;
+        }
+        let request = question.frame().to_bytes();
+        if let Ruling::Unknown(why) = self.snapshot.arp_netfilter.ruling(Hook::Input, link, &request[ETHERNET..]) {
+            let what = format!(
+                "{why}, as mark the frame, and a routing rule asks for marks; without a mark, {}",
+                silence.cause.what
+            );
+            return open(Reason::ARP_NETFILTER, chain(what, &why));
+        }
+        let hooked = self.snapshot.ingress_hooks.contains(&link.ifindex);
+        let by = self.beyond.program.clone().or_else(|| hooked.then(|| "a chain of nft's netdev family".to_owned()));
+        let Some(by) = by else { return silence };
+        let what = format!(
+            "{by} may mark the frame, and a routing rule asks for marks; without a mark, {}",
+            silence.cause.what
+        );
+        open(Reason::INGRESS_HOOK, Cause::new("program", what).at("ip rule"))
+    }
+}
+
+fn chain(what: String, rule: &str) -> Cause {
+    let shown = if rule.contains("arptables") { "arptables -nvL --line-numbers" } else { "nft -a list ruleset arp" };
+    Cause::new("chain", what).at(shown)
+}

@@ -1,0 +1,337 @@
+//! What this node's kernel does with a request, and which one thing decides it: the steps of `arp_process` (net/ipv4/arp.c)
+//! and `ip_route_input_slow` (net/ipv4/route.c, Linux 6.18) in the kernel's order, over the mirrored state.
+//!
+//! The program needs less: where anything is in doubt it passes, and the kernel decides. Here the doubt itself is looked
+//! into: a sender that the kernel has not learnt, delays, source validation, several next hops, what a chain does to this
+//! very frame. Where the mirrored state does not suffice, the kernel is asked for its own lookup ([`Lookup`]); only what that
+//! does not tell either stays open, with the reason.
+
+mod addresses;
+mod filters;
+mod next_hops;
+mod sender;
+pub(super) mod settings;
+
+use super::words::{describe_route, describe_rule, interface};
+use super::{Answer, Cause, Question};
+use crate::event::{Link, Route, RouteKind, RoutingRule};
+use crate::kernel::LookedUp;
+use crate::mirror::snapshot::{IFF_UP, Snapshot};
+use crate::mirror::walk::{End, LOOPBACK};
+use arp_common::{Lladdr, Reason, settings as names};
+use nix::libc;
+use sender::Accepted;
+use settings::Setting;
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
+/// Masters that take their ports' frames as their own.
+const TAKING: [&str; 3] = ["bridge", "bond", "team"];
+
+/// Asks the kernel for its own lookup. A copy of a state, and one from a file, have no kernel to ask.
+pub trait Lookup {
+    /// A packet that comes in by the interface; `None` if nobody can be asked.
+    fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
+    /// A packet that the node sends.
+    fn output(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
+}
+
+impl Lookup for () {
+    fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+
+    fn output(&self, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+}
+
+impl Lookup for std::cell::RefCell<crate::kernel::Lookups> {
+    fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp> {
+        self.borrow_mut().input(iif, from, to).ok()
+    }
+
+    fn output(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp> {
+        self.borrow_mut().output(from, to).ok()
+    }
+}
+
+/// What counts, and is not in the mirror.
+#[derive(Clone, Debug, Default)]
+pub struct Beyond {
+    /// Addresses of scope host, by interface: `arp_ignore` 3 leaves them out.
+    pub host_addresses: BTreeSet<(u32, Ipv4Addr)>,
+    /// A program of others that sees the frames of the interface before the kernel does, or the kernel's replies.
+    pub program: Option<String>,
+    /// The neighbour table has no room for another sender.
+    pub table_full: bool,
+}
+
+/// The kernel's verdict.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Verdict {
+    /// What it does.
+    pub answer: Answer,
+    /// The reason of the fast path that comes nearest; `None` for an answer at once.
+    pub reason: Option<Reason>,
+    /// The longest delay, in ms.
+    pub within_ms: Option<u64>,
+    /// The link-layer address in the reply.
+    pub mac: Option<Lladdr>,
+    /// What decides.
+    pub cause: Cause,
+}
+
+/// A state to judge requests in.
+pub struct Kernel<'a> {
+    /// The mirrored state.
+    pub snapshot: &'a Snapshot,
+    /// The rest.
+    pub beyond: &'a Beyond,
+    /// Whom to ask where both end.
+    pub lookup: &'a dyn Lookup,
+}
+
+/// What a route is to a request.
+struct Destination<'a> {
+    route: Option<&'a Route>,
+    rule: Option<&'a RoutingRule>,
+    /// The kernel itself has looked it up, and accepted the sender.
+    is_validated: bool,
+}
+
+impl Kernel<'_> {
+    /// What the kernel does with the request.
+    pub fn verdict(&self, question: &Question) -> Verdict {
+        let Some(link) = self.snapshot.links.get(&question.ifindex) else {
+            return silent(Reason::INTERFACE_DOWN, Cause::new("link", format!("{} is gone", question.interface)));
+        };
+        if let Some(verdict) = self.interface(link, question) {
+            return verdict;
+        }
+        let verdict = self.process(link, question);
+        self.filtered(link, question, verdict)
+    }
+
+    /// What the interface itself decides.
+    fn interface(&self, link: &Link, question: &Question) -> Option<Verdict> {
+        let name = &link.name;
+        let shown = format!("ip link show {name}");
+        if link.flags & IFF_UP == 0 {
+            let cause = Cause::new("link", format!("{name} is down: it takes no frames")).at(shown);
+            return Some(silent(Reason::INTERFACE_DOWN, cause));
+        }
+        if link.hardware_type != libc::ARPHRD_ETHER || link.mac.is_none() {
+            let cause = Cause::new("link", format!("{name} is no Ethernet device: other rules hold there")).at(shown);
+            return Some(open(Reason::INTERFACE_NOT_ETHERNET, cause));
+        }
+        if let Some(master) = link.master.filter(|_| self.snapshot.vrf_of(link.ifindex).is_none()) {
+            return Some(self.port(link, master, question));
+        }
+        if link.flags & IFF_NOARP != 0 {
+            let cause = Cause::new("link", format!("{name} does no ARP (NOARP)")).at(shown);
+            return Some(silent(Reason::INTERFACE_NOARP, cause));
+        }
+        if link.settings.is_none() {
+            let cause = Cause::new("link", format!("{name} has no IPv4 (its MTU is below 68)")).at(shown);
+            return Some(silent(Reason::INTERFACE_UNREAD, cause));
+        }
+        let to_others = question.destination.filter(|to| !to.is_group() && Some(to.bytes()) != link.mac);
+        to_others.map(|to| {
+            let cause = Cause::new("frame", format!("it is sent to {to}, which is not the address of {name}"));
+            silent(Reason::OTHER_DESTINATION, cause.at(shown))
+        })
+    }
+
+    /// The frame of a port is its master's.
+    fn port(&self, link: &Link, master: u32, question: &Question) -> Verdict {
+        let of = interface(self.snapshot, master);
+        let what = format!("{} is a port of {of}, which takes its frames", link.name);
+        let port = Cause::new("link", what.clone()).at(format!("ip link show {}", link.name));
+        let kind = self.snapshot.links.get(&master).and_then(|master| master.kind.as_deref());
+        if !kind.is_some_and(|kind| TAKING.contains(&kind)) {
+            return open(Reason::INTERFACE_HAS_MASTER, port);
+        }
+        let on_master = Question { ifindex: master, interface: of, ..question.clone() };
+        let mut verdict = self.verdict(&on_master);
+        verdict.cause.what = format!("{what}; there, {}", verdict.cause.what);
+        verdict
+    }
+
+    fn process(&self, link: &Link, question: &Question) -> Verdict {
+        let (target, sender) = (question.target, question.sender);
+        let of = |key| Setting::of(self.snapshot, link, key);
+        if target.is_multicast() || target.is_broadcast() {
+            let cause = Cause::new("frame", format!("the kernel never answers for {target}"));
+            return silent(Reason::SPECIAL_TARGET, cause);
+        }
+        let route_localnet = of(names::ROUTE_LOCALNET);
+        if target.is_loopback() && !route_localnet.is_on() {
+            return silent(Reason::SPECIAL_TARGET, route_localnet.cause(&format!("so {target} is not answered for")));
+        }
+        let drop_gratuitous = of(names::DROP_GRATUITOUS_ARP);
+        if sender == target && drop_gratuitous.is_on() {
+            return silent(
+                Reason::ANNOUNCEMENT,
+                drop_gratuitous.cause("so requests for the sender's own address are dropped"),
+            );
+        }
+        if sender.is_unspecified() {
+            return self.probe(link, target);
+        }
+        if sender.is_multicast() || sender.is_broadcast() {
+            return silent(Reason::SPECIAL_SENDER, Cause::new("frame", format!("{sender} cannot be a sender")));
+        }
+        if target.is_unspecified() {
+            return silent(Reason::SPECIAL_TARGET, Cause::new("frame", "the kernel never answers for 0.0.0.0"));
+        }
+        if sender.is_loopback() && !target.is_loopback() && !route_localnet.is_on() {
+            return silent(Reason::SPECIAL_SENDER, route_localnet.cause(&format!("so {sender} cannot be a sender")));
+        }
+        self.routed(link, question)
+    }
+
+    /// A request from 0.0.0.0: only own addresses are answered for, whatever rules and source validation say.
+    fn probe(&self, link: &Link, target: Ipv4Addr) -> Verdict {
+        match self.snapshot.walk_probe(link.ifindex, target) {
+            None => {
+                let what =
+                    format!("whether {target} is the node's own depends on whether table local is apart from main");
+                open(Reason::OPAQUE_ROUTE, Cause::new("route", what))
+            }
+            Some(Some(route)) if route.kind == RouteKind::Local && !target.is_unspecified() => self.local(
+                link,
+                target,
+                Ipv4Addr::UNSPECIFIED,
+                &Destination { route: Some(route), rule: None, is_validated: true },
+            ),
+            Some(_) => {
+                let what = format!("a probe (sender 0.0.0.0) is answered for own addresses only, and {target} is none");
+                silent(Reason::PROBE_NOT_LOCAL, Cause::new("frame", what).at("ip route show table local"))
+            }
+        }
+    }
+
+    /// The way to the target.
+    fn routed(&self, link: &Link, question: &Question) -> Verdict {
+        let Question { ifindex, target, sender, .. } = *question;
+        let end = self.snapshot.walk(ifindex, sender, target);
+        let (rule, route) = match end {
+            End::Unknown(rule) => {
+                return self.asked(link, question, self.rule_cause(rule, "it is not known whether it applies"));
+            }
+            End::NoRoute => {
+                let cause = Cause::new("route", format!("no routing rule leads to a route to {target}"));
+                return silent(Reason::NO_ROUTE, cause.at(format!("ip route get {target}")));
+            }
+            End::Refused(rule, None) => {
+                return silent(Reason::UNANSWERABLE_ROUTE, self.rule_cause(rule, &format!("it refuses {target}")));
+            }
+            End::Refused(rule, Some(route)) => {
+                return silent(
+                    Reason::UNANSWERABLE_ROUTE,
+                    self.route_cause(Some(rule), route, &format!("refuses {target}")),
+                );
+            }
+            End::Route(rule, route) => (rule, route),
+        };
+        let destination = Destination { route: Some(route), rule: Some(rule), is_validated: false };
+        match route.kind {
+            RouteKind::Local | RouteKind::Unicast if self.snapshot.routes.objects.may_be_shared(route) => {
+                // Not asked for: by the lookup alone the kernel could begin to answer otherwise.
+                let what = "the nexthop object of this route is shared by routes of different types: which of them was used first decides";
+                open(Reason::OPAQUE_ROUTE, self.route_cause(Some(rule), route, what))
+            }
+            RouteKind::Local => match self.source(link, question, LOOPBACK) {
+                Accepted::No(reason, cause) => silent(reason, cause),
+                Accepted::Unknown(cause) => self.asked(link, question, cause),
+                Accepted::Yes => self.local(link, target, sender, &destination),
+            },
+            RouteKind::Unicast => {
+                let forwarding = Setting::of(self.snapshot, link, names::FORWARDING);
+                if !forwarding.is_on() {
+                    return silent(
+                        Reason::FORWARDING_OFF,
+                        forwarding.cause(&format!("and {target} is not the node's own")),
+                    );
+                }
+                if route.legs().is_empty() {
+                    return self.asked(
+                        link,
+                        question,
+                        self.route_cause(Some(rule), route, "its next hops are not told"),
+                    );
+                }
+                self.forwarded(link, question, route.legs(), &destination)
+            }
+            _ => silent(
+                Reason::UNANSWERABLE_ROUTE,
+                self.route_cause(Some(rule), route, "is of a type that is never answered for"),
+            ),
+        }
+    }
+
+    /// Where the mirror's knowledge ends: the kernel's own lookup.
+    fn asked(&self, link: &Link, question: &Question, why: Cause) -> Verdict {
+        let reason = if why.kind == "rule" { Reason::OPAQUE_RULE } else { Reason::OPAQUE_ROUTE };
+        let never = |rule: &RoutingRule| {
+            rule.never.iter().any(|selector| selector.starts_with("ipproto") || selector.contains("port"))
+        };
+        if self.snapshot.rules.list().any(never) {
+            // The kernel takes what it is asked about for UDP, and ARP for nothing.
+            return open(reason, why);
+        }
+        let Question { ifindex, target, sender, .. } = *question;
+        let shown = format!("ip route get {target} from {sender} iif {}", link.name);
+        match self.lookup.input(ifindex, sender, target) {
+            None => open(reason, why),
+            Some(LookedUp::Refused(error)) => {
+                let what = format!("the kernel's own lookup of {target} for {sender} ends with `{error}`");
+                silent(reason, Cause::new("route", what).at(shown))
+            }
+            Some(LookedUp::Route(route)) => {
+                let destination = Destination { route: Some(&route), rule: None, is_validated: true };
+                match (route.kind, route.legs()) {
+                    (RouteKind::Local, _) => self.local(link, target, sender, &destination),
+                    (RouteKind::Unicast, [one]) => self.forwarded(link, question, &[*one], &destination),
+                    // Only the one that it picked this time has been validated.
+                    (RouteKind::Unicast, _) => open(reason, why),
+                    _ => {
+                        let what = self.route_cause(None, &route, "is of a type that is never answered for");
+                        silent(Reason::UNANSWERABLE_ROUTE, what)
+                    }
+                }
+            }
+        }
+    }
+
+    fn rule_cause(&self, rule: &RoutingRule, what: &str) -> Cause {
+        Cause::new("rule", format!("the routing rule `{}`: {what}", describe_rule(rule))).at("ip rule")
+    }
+
+    fn route_cause(&self, rule: Option<&RoutingRule>, route: &Route, what: &str) -> Cause {
+        let table = super::words::table_name(route.table);
+        let by = rule.map(|rule| format!(", by rule `{}`", describe_rule(rule))).unwrap_or_default();
+        let what = format!("the route `{}` (table {table}{by}) {what}", describe_route(self.snapshot, route));
+        Cause::new("route", what).at(format!("ip route show table {table}"))
+    }
+}
+
+/// It gives no answer.
+fn silent(reason: Reason, cause: Cause) -> Verdict {
+    Verdict { answer: Answer::Silent, reason: Some(reason), within_ms: None, mac: None, cause }
+}
+
+/// Nobody can say.
+fn open(reason: Reason, cause: Cause) -> Verdict {
+    Verdict { answer: Answer::Undecided, reason: Some(reason), within_ms: None, mac: None, cause }
+}
+
+/// It answers at once.
+fn answers(link: &Link, cause: Cause) -> Verdict {
+    Verdict { answer: Answer::Answers, reason: None, within_ms: None, mac: link.mac.map(Lladdr::new), cause }
+}
+
+#[cfg(test)]
+mod tests;

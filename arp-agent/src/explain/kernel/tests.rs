@@ -1,0 +1,145 @@
+//! The kernel's verdict over made-up states. What a live kernel does is in the lab's tests.
+
+use super::*;
+use crate::arp_rules::ArpRules;
+use crate::event::{Event, Placement, RoutingRule};
+use crate::explain::kernel_view::KernelView;
+use crate::mirror::snapshot::Dirty;
+use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
+
+fn question(target: &str) -> Question {
+    Question {
+        interface: "cali0".into(),
+        ifindex: CALI,
+        target: target.parse().unwrap(),
+        sender: POD,
+        sender_mac: Lladdr::new(POD_MAC),
+        destination: None,
+    }
+}
+
+fn after(events: impl IntoIterator<Item = Event>) -> Snapshot {
+    let view = KernelView::new(dump(), CALI).unwrap();
+    let mut snapshot = view.snapshot().clone();
+    events.into_iter().for_each(|event| snapshot.apply(event, &mut Dirty::default()));
+    snapshot
+}
+
+fn verdict_with(
+    beyond: &Beyond,
+    lookup: &dyn Lookup,
+    events: impl IntoIterator<Item = Event>,
+    of: &Question,
+) -> Verdict {
+    Kernel { snapshot: &after(events), beyond, lookup }.verdict(of)
+}
+
+fn verdict(events: impl IntoIterator<Item = Event>, of: &Question) -> Verdict {
+    verdict_with(&Beyond::default(), &(), events, of)
+}
+
+fn short(verdict: &Verdict) -> (Answer, Option<&'static str>) {
+    (verdict.answer, verdict.reason.map(Reason::name))
+}
+
+fn gone() -> Event {
+    Event::NeighbourGone { ifindex: CALI, addr: POD }
+}
+
+#[test]
+fn a_sender_that_is_not_learnt_changes_nothing() {
+    let off = || cali(|_, settings| settings.proxy_arp = 0);
+    let silent = verdict([gone(), off()], &question("8.8.8.8"));
+    assert_eq!(short(&silent), (Answer::Silent, Some("proxy_arp_off")), "{silent:?}");
+    let answers = verdict([gone()], &question("8.8.8.8"));
+    assert_eq!(short(&answers), (Answer::Answers, None), "{answers:?}");
+    assert!(answers.cause.what.starts_with("proxy_arp is 1 on cali0"), "{answers:?}");
+}
+
+#[test]
+fn a_stranger_is_accepted_as_rp_filter_has_it() {
+    let stranger = Question { sender: "9.9.9.9".parse().unwrap(), ..question("8.8.8.8") };
+    assert_eq!(verdict([], &stranger).answer, Answer::Answers, "rp_filter is 0");
+    let strict = verdict([cali(|_, settings| settings.rp_filter = 1)], &stranger);
+    assert_eq!(short(&strict), (Answer::Silent, Some("sender_route")));
+    assert!(strict.cause.what.starts_with("rp_filter is 1 on cali0"), "{strict:?}");
+}
+
+/// A kernel that says the same of every packet.
+struct Says(LookedUp);
+
+impl Lookup for Says {
+    fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        Some(self.0.clone())
+    }
+
+    fn output(&self, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        Some(self.0.clone())
+    }
+}
+
+#[test]
+fn where_the_mirror_ends_the_kernel_is_asked() {
+    let unknown = || Event::Rules(vec![RoutingRule { priority: 7, unknown: true, ..RoutingRule::default() }]);
+    let open = verdict([unknown()], &question("8.8.8.8"));
+    assert_eq!(short(&open), (Answer::Undecided, Some("opaque_rule")), "a file has no kernel to ask");
+    let route = after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
+    let says = Says(LookedUp::Route(route.unwrap()));
+    let answers = verdict_with(&Beyond::default(), &says, [unknown()], &question("8.8.8.8"));
+    assert_eq!(answers.answer, Answer::Answers, "{answers:?}");
+    let refused = Says(LookedUp::Refused("No route to host".into()));
+    let silent = verdict_with(&Beyond::default(), &refused, [unknown()], &question("8.8.8.8"));
+    assert_eq!(silent.answer, Answer::Silent);
+    assert!(silent.cause.what.contains("No route to host"), "{silent:?}");
+}
+
+#[test]
+fn a_chain_can_only_take_an_answer_away() {
+    let chain = || Event::ArpNetfilter(ArpRules::unread("test"));
+    assert_eq!(short(&verdict([chain()], &question("8.8.8.8"))), (Answer::Undecided, Some("arp_netfilter")));
+    let off = cali(|_, settings| settings.forwarding = 0);
+    assert_eq!(verdict([chain(), off], &question("8.8.8.8")).answer, Answer::Silent);
+}
+
+#[test]
+fn a_program_of_others_can_do_anything_with_an_answer() {
+    let beyond = Beyond { program: Some("program `x` (id 7)".into()), ..Beyond::default() };
+    let open = verdict_with(&beyond, &(), [], &question("8.8.8.8"));
+    assert_eq!(open.answer, Answer::Undecided);
+    assert!(
+        open.cause.what.contains("program `x`") && open.cause.what.contains("without that it would answer"),
+        "{open:?}"
+    );
+    let off = cali(|_, settings| settings.proxy_arp = 0);
+    assert_eq!(verdict_with(&beyond, &(), [off], &question("8.8.8.8")).answer, Answer::Silent);
+}
+
+#[test]
+fn next_hops_that_differ_answer_some_of_the_time() {
+    let route = |hops: &[u32]| {
+        let other =
+            after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
+        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        Event::Route(Route { prefix, oif: None, gateway: None, hops: hops.into(), ..other.unwrap() }, Placement::Last)
+    };
+    const UPLINK: u32 = 3;
+    let both = verdict([route(&[UPLINK, CALI])], &question("8.8.8.8"));
+    assert_eq!(short(&both), (Answer::Sometimes, Some("opaque_route")));
+    assert!(both.cause.what.contains("answered by eth0, silent by cali0"), "{both:?}");
+    assert_eq!(verdict([route(&[UPLINK, UPLINK])], &question("8.8.8.8")).answer, Answer::Answers);
+    assert_eq!(verdict([route(&[CALI, CALI])], &question("8.8.8.8")).answer, Answer::Silent);
+}
+
+#[test]
+fn who_says_a_setting_is_named() {
+    let snapshot = after([cali(|_, settings| {
+        settings.rp_filter = 1;
+        settings.proxy_arp = 0;
+    })]);
+    let link = &snapshot.links[&CALI];
+    let cause = |key| Setting::of(&snapshot, link, key).cause("");
+    assert_eq!(cause(names::RP_FILTER).what, "rp_filter is 1 on cali0 (`all` has 0)");
+    assert_eq!(cause(names::RP_FILTER).place.as_deref(), Some("/proc/sys/net/ipv4/conf/cali0/rp_filter"));
+    assert_eq!(cause(names::PROXY_ARP).what, "proxy_arp is 0 on cali0 and in `all`");
+    assert_eq!(cause(names::FORWARDING).what, "forwarding is 1 on cali0 (that of `all` does not count)");
+}
