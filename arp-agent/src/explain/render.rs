@@ -77,10 +77,7 @@ fn fast_path(explanation: &Explanation) -> String {
         (AgentIs::Here, Some(for_now)) => format!("{does} ({for_now})"),
         (AgentIs::Elsewhere, _) => {
             let name = &explanation.question.interface;
-            format!(
-                "is not attached to {name}: no pattern of the running agent matches it; there it {}{later}",
-                would(&does)
-            )
+            format!("is not attached to {name} (see arp-agent status); there it {}{later}", would(&does))
         }
         (AgentIs::None, _) => format!("no agent runs; one here {}{later}", would(&does)),
     }

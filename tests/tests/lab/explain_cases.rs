@@ -520,7 +520,8 @@ fn an_interface_alone_gets_a_table() -> Result<()> {
 fn the_agent_says_what_it_serves() -> Result<()> {
     needs_root!();
     let lab = topology::matrix_with_uplinks()?;
-    let agent = lab::AgentOptions::new(&["v0"]).start(lab.node())?;
+    let mut agent = lab::AgentOptions::new(&["v0"]).start(lab.node())?;
+    agent.in_sync()?;
     let text = |interface: &str| -> Result<String> {
         Ok(String::from_utf8(agent.command(&["explain", interface, "10.20.0.1"])?.stdout)?)
     };
