@@ -92,14 +92,14 @@ fn an_agent_that_is_not_in_sync_is_not_ready_but_alive() -> Result<()> {
     let manager = Manager::new()?;
     // The longest heartbeat that there is.
     let options = AgentOptions::new(&["cali*"]).default_reread().args(&["--lease", "60s", "--reread-interval", "60s"]);
-    let agent = manager.watched(options, Duration::from_secs(2)).spawn(lab.node())?;
+    let agent = manager.watched(options, Duration::from_secs(4)).spawn(lab.node())?;
     manager.wait_for("READY=1")?;
     let mut last = Instant::now();
     let until = last + Duration::from_secs(6);
     while Instant::now() < until {
         manager.wait_for("WATCHDOG=1")?;
         let pause = std::mem::replace(&mut last, Instant::now()).elapsed();
-        ensure!(pause < stretched(Duration::from_millis(1_500)), "{pause:?} between two signs of life");
+        ensure!(pause < stretched(Duration::from_secs(3)), "{pause:?} between two signs of life");
     }
     // A loop that stands still gives none.
     agent.signal(Signal::SIGSTOP)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use lab::topology;
-use lab::{Lab, agent_binary, needs_root, skip, stretched, wait_until};
+use lab::{Lab, agent_binary, kernel_is_since, needs_root, skip, stretched, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -32,6 +32,7 @@ umount -l /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mount --bind /proc/sys /proc/sys
 mount -o remount,ro,bind /proc/sys
+mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmpfs /run
 mkdir /run/trial
 cp -r "$1/." /run/trial
@@ -153,6 +154,11 @@ fn a_real_systemd_runs_reloads_and_restarts_the_unit() -> Result<()> {
     systemd.wait_for("ActiveState", "active")?;
     systemd.wait_for("StatusText", "answering on 2 of 2 interfaces")?;
     let pid = systemd.show("MainPID")?;
+    // The sandbox lets it pin its links.
+    if kernel_is_since(6, 6) {
+        let pins = systemd.run("find /sys/fs/bpf/arp-agent -type f")?;
+        assert_eq!(String::from_utf8_lossy(&pins.stdout).lines().count(), 2, "{pins:?}");
+    }
 
     systemd.configure("interface = \"cali0\"\nlease = \"2s\"\n")?;
     let reloaded = systemd.run("systemctl reload arp-agent")?;
