@@ -136,7 +136,7 @@ impl Snapshot {
             Event::LocalAndMain(state) => self.keep_local_and_main(state, dirty),
             Event::NexthopObject { id, resilient } => {
                 let news = if resilient { self.resilient.insert(id) } else { self.resilient.remove(&id) };
-                dirty.objects |= news;
+                self.objects_changed(news, dirty);
             }
             Event::Neighbour(entry) => {
                 let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };

@@ -673,6 +673,13 @@ fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
     world.tell(add(local("10.5.0.66/32")));
     assert_eq!(world.asks("8.8.8.8"), netfilter);
 
+    world.tell(Event::RouteGone(local("10.5.0.66/32")));
+    world.tell(Event::RouteGone(unicast("10.5.0.66/32", CALI)));
+    world.tell(add(Route { nexthop: Some(1), ..unicast("10.5.0.66/32", CALI) }));
+    assert_eq!(world.asks("8.8.8.8"), REPLY);
+    world.tell(Event::NexthopObject { id: 1, resilient: true });
+    assert_eq!(world.asks("8.8.8.8"), netfilter, "nobody knows where such a route leads");
+
     world.tell(held_back("cali1", other));
     assert_eq!(world.asks("8.8.8.8"), REPLY, "another interface's");
     world.tell(held_back("cali0", other));
