@@ -4,6 +4,7 @@ mod build;
 mod docs;
 mod lint;
 mod machine;
+mod package;
 mod process;
 #[cfg(test)]
 mod rows;
@@ -45,6 +46,8 @@ enum Verb {
     Bench(tool::Args),
     /// Write the documents that are made of the code
     Docs,
+    /// Make deb, rpm, tar.gz and OCI image of the agent, in target/package
+    Package(package::Args),
     /// Formatting, clippy on the host and on the BPF target, documentation, dependencies
     Lint(lint::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Verb::Parity(args) => tool::run(Tool::Parity, &args),
         Verb::Bench(args) => tool::run(Tool::Bench, &args),
         Verb::Docs => docs::run(),
+        Verb::Package(args) => package::run(&args),
         Verb::Lint(args) => lint::run(&args),
     };
     done.unwrap_or_else(|error| {

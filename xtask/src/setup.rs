@@ -31,6 +31,10 @@ pub(crate) enum Need {
     Scenarios,
     /// Boot other kernels.
     Vm,
+    /// Make a Debian package.
+    Deb,
+    /// Make an rpm package.
+    Rpm,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
@@ -75,6 +79,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Lab => &packages::TESTS,
             Need::Scenarios => &packages::SCENARIOS,
             Need::Vm => &packages::VM,
+            Need::Deb => &packages::DEB,
+            Need::Rpm => &packages::RPM,
             Need::Build => &[],
         })?;
     }

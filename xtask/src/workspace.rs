@@ -29,6 +29,13 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// The compiler that this cargo calls.
+pub(crate) fn rustc() -> Command {
+    let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.current_dir(root()).env("PATH", process::cargo_path());
+    command
+}
+
 /// `cargo metadata` of the workspace's own packages.
 pub(crate) fn metadata() -> Result<Value> {
     let text = process::output(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;

@@ -47,6 +47,7 @@ const CLSACT_HANDLE: u32 = TC_H_MAJ_MASK & TC_H_CLSACT;
 const BPF_FD: u16 = TCA_BPF_FD as u16;
 const BPF_NAME: u16 = TCA_BPF_NAME as u16;
 const BPF_FLAGS: u16 = TCA_BPF_FLAGS as u16;
+const TCA_CHAIN: u16 = raw::TCA_CHAIN as u16;
 const RTM_NEWCHAIN: u16 = raw::RTM_NEWCHAIN as u16;
 const RTM_GETCHAIN: u16 = raw::RTM_GETCHAIN as u16;
 
@@ -340,7 +341,7 @@ impl Filters {
     }
 
     fn mark(&mut self, ifindex: u32) {
-        let request = NetlinkRequest::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(libc::TCA_CHAIN, MARK);
+        let request = NetlinkRequest::new(RTM_NEWCHAIN, &header(ifindex, 0, INGRESS, 0)).with(TCA_CHAIN, MARK);
         let marked =
             self.socket.command("marking a queueing discipline", &request, NLM_F_CREATE | NLM_F_EXCL).map(drop);
         // Without its mark it stays when all else is removed.
@@ -354,7 +355,7 @@ impl Filters {
     }
 
     fn is_marked(&mut self, ifindex: u32) -> bool {
-        let request = NetlinkRequest::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(libc::TCA_CHAIN, MARK);
+        let request = NetlinkRequest::new(RTM_GETCHAIN, &header(ifindex, 0, INGRESS, 0)).with(TCA_CHAIN, MARK);
         self.socket.get("the mark of a queueing discipline", &request).is_ok()
     }
 
@@ -420,7 +421,7 @@ fn dumped(message: &Message<'_>) -> Result<Option<DumpedFilter>> {
         Some(options) => wire::attribute(options, BPF_NAME)?.map(wire::text),
         None => None,
     };
-    let chain = wire::attribute(rest, libc::TCA_CHAIN)?.map(wire::u32_of).transpose()?.unwrap_or_default();
+    let chain = wire::attribute(rest, TCA_CHAIN)?.map(wire::u32_of).transpose()?.unwrap_or_default();
     Ok(Some(DumpedFilter { handle: wire::u32_at(header, 8), info: wire::u32_at(header, 16), chain, name }))
 }
 

@@ -3,13 +3,13 @@
 use anyhow::{Context, Result};
 use linux_raw_sys::netlink as raw;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use nix::libc;
 
 use crate::netlink::{
     socket::NetlinkSocket,
     wire::{self, NetlinkRequest},
 };
 
+const RTM_GETSTATS: u16 = raw::RTM_GETSTATS as u16;
 const IFLA_STATS_LINK_64: u16 = raw::IFLA_STATS_LINK_64 as u16;
 
 /// What an interface has sent.
@@ -43,7 +43,7 @@ impl LinkCounters {
         let mut header = [0; 12];
         header[4..8].copy_from_slice(&ifindex.to_ne_bytes());
         header[8..].copy_from_slice(&(1u32 << (IFLA_STATS_LINK_64 - 1)).to_ne_bytes());
-        let answer = self.0.get("an interface's counters", &NetlinkRequest::new(libc::RTM_GETSTATS, &header))?;
+        let answer = self.0.get("an interface's counters", &NetlinkRequest::new(RTM_GETSTATS, &header))?;
         let message = wire::messages(answer).next().context("no answer about an interface's counters")??;
         let (_, rest) = message.split::<12>()?;
         let counters = wire::attribute(rest, IFLA_STATS_LINK_64)?.context("no counters in the answer")?;

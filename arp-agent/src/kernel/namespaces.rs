@@ -34,7 +34,7 @@ const FD: u16 = 3;
 /// `uidrange` the user that the kernel takes for an ARP request (`sock_net_uid`, include/net/sock.h, 6.18).
 pub(super) fn is_owned_by_own_users() -> bool {
     /// `_IO(NSIO, 1)`: include/uapi/linux/nsfs.h.
-    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
     let owner = || -> io::Result<bool> {
         let namespace = fs::File::open("/proc/thread-self/ns/net")?;
         // SAFETY: it takes no argument, and gives a new descriptor or -1.

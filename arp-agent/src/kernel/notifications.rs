@@ -41,6 +41,7 @@ const GROUPS: [u32; 8] = [
 ];
 const NFNLGRP_NFTABLES: u32 = libc::NFNLGRP_NFTABLES as u32;
 
+const RTM_DELNETCONF: u16 = raw::RTM_DELNETCONF as u16;
 const RTM_NEWNEXTHOP: u16 = raw::RTM_NEWNEXTHOP as u16;
 const RTM_DELNEXTHOP: u16 = raw::RTM_DELNEXTHOP as u16;
 
@@ -218,7 +219,7 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         libc::RTM_DELNEIGH => {
             neighbour::neighbour(message)?.map(|n| Event::NeighbourGone { ifindex: n.ifindex, addr: n.addr })
         }
-        libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF => {
+        libc::RTM_NEWNETCONF | RTM_DELNETCONF => {
             match link::configured(message)? {
                 Some(ifindex) => batch.reread.links.add(ifindex),
                 None => batch.reread.links = IfSet::All,

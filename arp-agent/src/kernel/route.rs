@@ -18,6 +18,9 @@ pub(super) const HEADER_LEN: usize = size_of::<raw::rtmsg>();
 pub(super) const RULE_HEADER_LEN: usize = size_of::<raw::fib_rule_hdr>();
 
 // Those that libc lacks.
+const RTA_ENCAP: u16 = raw::rtattr_type_t::RTA_ENCAP as u16;
+const RTA_ENCAP_TYPE: u16 = raw::rtattr_type_t::RTA_ENCAP_TYPE as u16;
+const RTA_VIA: u16 = raw::rtattr_type_t::RTA_VIA as u16;
 const RTA_NH_ID: u16 = raw::rtattr_type_t::RTA_NH_ID as u16;
 const FRA_DST: u16 = raw::FRA_DST as u16;
 const FRA_SRC: u16 = raw::FRA_SRC as u16;
@@ -97,7 +100,7 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
                 let addr: [u8; 4] = wire::bytes(value).context("RTA_GATEWAY")?;
                 route.gateway = Some(Ipv4Addr::from(addr).into());
             }
-            libc::RTA_VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
+            RTA_VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
             libc::RTA_PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
             libc::RTA_TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
             RTA_NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
@@ -105,7 +108,7 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
                 route.hops = hops(value, &mut hash);
                 continue;
             }
-            libc::RTA_ENCAP_TYPE | libc::RTA_ENCAP => route.encap = true,
+            RTA_ENCAP_TYPE | RTA_ENCAP => route.encap = true,
             libc::RTA_CACHEINFO => continue,
             _ => {}
         }

@@ -23,7 +23,7 @@ pub(super) struct Client {
 
 /// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves. `apt-get`
 /// is not among those that boot other kernels: a kernel comes from it, so it is there or nothing helps.
-pub(super) const CLIENTS: [Client; 11] = [
+pub(super) const CLIENTS: [Client; 13] = [
     Client { program: "ip", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "tc", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "arping", package: "iputils-arping", mark: None },
@@ -34,6 +34,8 @@ pub(super) const CLIENTS: [Client; 11] = [
     Client { program: "depmod", package: "kmod", mark: None },
     Client { program: "modprobe", package: "kmod", mark: None },
     Client { program: "ldd", package: "libc-bin", mark: None },
+    Client { program: "dpkg-deb", package: "dpkg", mark: None },
+    Client { program: "rpmbuild", package: "rpm", mark: None },
     Client { program: QEMU, package: "qemu-system-x86", mark: Some(["-version", "QEMU"]) },
 ];
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -51,6 +53,10 @@ pub(super) const SCENARIOS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
 
 /// What boots other kernels.
 pub(super) const VM: [&str; 4] = ["depmod", "modprobe", "ldd", QEMU];
+
+/// What makes packages.
+pub(super) const DEB: [&str; 1] = ["dpkg-deb"];
+pub(super) const RPM: [&str; 1] = ["rpmbuild"];
 
 /// Other responders, for `cargo xtask bench peers`, with those of their libraries that a small system may lack.
 pub(super) const PEERS: [&str; 11] = [
@@ -313,7 +319,7 @@ mod tests {
 
     #[test]
     fn each_verb_asks_only_for_what_it_runs() {
-        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM] {
+        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM, &DEB, &RPM] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
         assert!(!TESTS.contains(&"arping") && !SCENARIOS.contains(&"arping"));
