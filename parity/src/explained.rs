@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::pair::{Frame, PORTS, Seen};
 
-/// Of a pcapng file (the first in https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html): block types, and the
+/// Of a pcapng file (draft-ietf-opsawg-pcapng): block types, and the
 /// option that names an interface.
 const SECTION: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
