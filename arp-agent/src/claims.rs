@@ -17,7 +17,8 @@ use crate::hooks::policy::{Surroundings, candidates};
 use crate::preflight::interfaces::{Foreseen, Limit};
 use crate::preflight::{Preflight, machine};
 use arp_common::Reason;
-use clap::{CommandFactory as _, ValueEnum};
+use arp_common::guard::DropReason;
+use clap::{Arg, CommandFactory as _, ValueEnum};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -229,7 +230,7 @@ fn fields(value: &Value, path: &str, maps: &[&str], into: &mut BTreeSet<String>)
 
 fn assert_fields_are_documented(sample: &Value, heading: &str) {
     let mut is = BTreeSet::new();
-    fields(sample, "", &["patterns", "passed", "passed_per_second"], &mut is);
+    fields(sample, "", &["patterns", "passed", "passed_per_second", "dropped", "would_drop"], &mut is);
     let text = section(&document("docs/operations.md"), heading);
     let claimed =
         table(&text).into_iter().flat_map(|row| quoted(row[0]).into_iter().map(str::to_owned).collect::<Vec<_>>());
@@ -243,6 +244,7 @@ pub(crate) fn status() -> Status {
         running: true,
         ready: true,
         not_ready_because: Some(String::new()),
+        warnings: vec![String::new()],
         pid: 1,
         agent_version: String::new(),
         up_seconds: 0,
@@ -259,11 +261,17 @@ pub(crate) fn status() -> Status {
             others: vec![String::new()],
             answered: 0,
             passed: BTreeMap::new(),
+            policies: vec![String::new()],
+            guard: Some(String::new()),
+            dropped: BTreeMap::new(),
+            would_drop: BTreeMap::new(),
             peer: Some(Peer { ifindex: 2, netnsid: Some(0), netns: Some(String::new()) }),
             hosts: vec![Ipv4Addr::LOCALHOST],
         }],
         answered: 0,
         passed: BTreeMap::new(),
+        dropped: BTreeMap::new(),
+        would_drop: BTreeMap::new(),
         routes: 0,
         neighbours: 0,
         views: 0,
@@ -444,6 +452,24 @@ fn help_and_documents_name_the_hooks_that_auto_tries() {
     }
 }
 
+/// Each policy's option, and each reason to drop with its sentence, stands in docs/protection.md.
+#[test]
+fn policies_are_documented() {
+    let text = document("docs/protection.md");
+    let command = Cli::command();
+    let run = command.find_subcommand("run").unwrap();
+    let options = run.get_arguments().filter(|argument| argument.get_help_heading().is_some());
+    let options: Vec<&str> = options.filter_map(Arg::get_long).collect();
+    assert!(options.contains(&"sender-guard"), "{options:?}");
+    for option in options {
+        assert!(text.contains(&format!("`--{option} ")), "docs/protection.md does not describe --{option}");
+    }
+    for reason in DropReason::ALL {
+        let row = format!("| `{}` | {} |", reason.name(), reason.why());
+        assert!(text.contains(&row), "docs/protection.md needs the row {row}");
+    }
+}
+
 /// Each option that the user's documents name is one of `arp-agent`'s, or stands in a line about another program.
 #[test]
 fn options_in_documents_exist() {
@@ -455,7 +481,7 @@ fn options_in_documents_exist() {
     }
     // Options of other programs, by the word that their lines contain.
     let others = ["cargo", "ethtool", "setpriv", "bpftool", "systemctl", "unshare"];
-    for name in ["README.md", "docs/operations.md", "docs/configuration.md"] {
+    for name in ["README.md", "docs/operations.md", "docs/configuration.md", "docs/protection.md"] {
         for line in document(name).lines().filter(|line| !others.iter().any(|other| line.contains(other))) {
             for (at, _) in line.match_indices("--").filter(|&(at, _)| !line[..at].ends_with(['-', '|'])) {
                 let option: String = line[at..].chars().take_while(|&c| c.is_ascii_lowercase() || c == '-').collect();

@@ -26,6 +26,7 @@ pub mod mirror;
 mod netlink;
 pub mod prefix;
 pub mod preflight;
+pub mod protection;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

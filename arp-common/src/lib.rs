@@ -1,5 +1,5 @@
 //! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
-//! passed ([`reason`]), the routing lookup ([`fib`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
+//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
 //! allocation, no clock, no `unsafe`; functions that the program calls are inlined, because the verifier refuses
@@ -15,6 +15,7 @@ pub mod buckets;
 pub mod decide;
 pub mod fib;
 pub mod frame;
+pub mod guard;
 pub mod lladdr;
 pub mod maps;
 pub mod packed;

@@ -124,6 +124,8 @@ pub struct Global {
     pub proxies_until: u64,
     /// Nanoseconds of CLOCK_MONOTONIC when a decision last depended on one. While it moves, the agent reads them often.
     pub proxies_asked: u64,
+    /// 1 more than the number of the view that all senders share; 0 if there is none, or nobody wants it.
+    pub common_view: u64,
 }
 
 /// A write of a setting that is about to take effect, or to fail. Text ends at the first 0; empty: not known.
@@ -357,7 +359,7 @@ pub type FibNode = [u32; 256];
 pub type Counters = [u64; crate::reason::COUNTERS];
 
 const _: () = {
-    assert!(size_of::<Global>() == 104);
+    assert!(size_of::<Global>() == 112);
     assert!(size_of::<SettingWrite>() == 96);
     assert!(size_of::<Iface>() == 16);
     assert!(size_of::<IfaceAddr>() == 8);

@@ -213,7 +213,7 @@ pub(crate) fn count_globally(word: impl FnOnce(*mut Global) -> *mut u64) -> u64 
 /// # Safety
 /// The word is one of a map's, and aligned.
 #[inline(always)]
-unsafe fn fetch_add_one(word: *mut u64) -> u64 {
+pub(crate) unsafe fn fetch_add_one(word: *mut u64) -> u64 {
     let mut one = 1;
     // SAFETY: as the caller says. The form that fetches orders everything around it on every CPU; `core` has it not for
     // this target.
@@ -346,8 +346,17 @@ impl Maps {
         put_in_doubt(second);
     }
 
+    /// The interface's entry, looked up once for what is counted, too.
     #[inline(always)]
-    fn count(&self, counter: usize) {
+    pub(crate) fn entry(&self) -> Option<IfaceEntry> {
+        let entry = iface_entry(self.ingress)?;
+        self.counters.set(entry.counters);
+        Some(entry)
+    }
+
+    /// Counts in one of the interface's counters.
+    #[inline(always)]
+    pub(crate) fn count(&self, counter: usize) {
         // A frame that is passed before its interface's entry is read is counted there all the same.
         let counters = match self.counters.get() {
             NOT_READ => iface_entry(self.ingress).map_or(UNKNOWN_INGRESS, |entry| entry.counters),

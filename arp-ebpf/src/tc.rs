@@ -113,7 +113,7 @@ fn make_fresh(skb: *mut __sk_buff) {
 
 /// Makes the first `len` bytes of the frame readable, or all of a shorter one.
 #[inline(always)]
-fn pull(ctx: &TcContext, len: usize) {
+pub(crate) fn pull(ctx: &TcContext, len: usize) {
     if ctx.data() + len > ctx.data_end() && ctx.len() as usize > ctx.data_end() - ctx.data() {
         // SAFETY: the context is the one that the kernel called us with. It moves bytes, and changes none.
         unsafe { bpf_skb_pull_data(ctx.skb.skb, (len as u32).min(ctx.len())) };

@@ -11,12 +11,14 @@ mod flapping;
 mod heartbeat;
 mod lease;
 mod polling;
+mod protection;
 mod proxies;
 mod reloading;
 mod self_tests;
 mod states;
 mod status;
 mod supervisor;
+mod warnings;
 
 use crate::clock::monotonic_ns;
 use crate::config::sources::{Settings, Sources};
@@ -36,12 +38,14 @@ use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
 use crate::metrics::http::Pulse;
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
+use crate::protection::policies::Policies;
 use anyhow::Context as _;
 use arp_common::{Reason, Tables as _};
 use damping::Damper;
 use doubts::Doubts;
 use heartbeat::{Heartbeat, Tick};
 use lease::{Lease, Redump, Replay};
+use protection::Protection;
 use proxies::ProxyReadings;
 use states::States;
 use std::collections::BTreeSet;
@@ -74,6 +78,7 @@ pub struct Agent {
     bpf: Bpf,
     sysctl_hook: SysctlHook,
     attachments: Attachments,
+    protection: Protection,
     tcx: ForeignPrograms,
     moves: Moves,
     self_tests: SelfTests,
@@ -112,10 +117,15 @@ impl Agent {
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<Self> {
+    pub fn start(settings: Settings, sources: Sources, policies: Policies, trace: bool) -> anyhow::Result<Self> {
         let options = &settings.options;
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
-        let mut bpf = Bpf::load(trace)?;
+        let mut bpf = Bpf::load_with(trace, !policies.are_off())?;
+        let protection = Protection::start(policies, &mut bpf, &mut attachments)?;
+        let mut mirror = Mirror::default();
+        if protection.is_on() {
+            mirror.want_common_view();
+        }
         attachments.look_for_left();
         // Both before the first dump: what changes during it is told as well.
         let sysctl_hook = SysctlHook::start(options.sysctl_hook == HookWanted::Auto, &mut bpf);
@@ -139,10 +149,11 @@ impl Agent {
             trace,
             notifications,
             reader,
-            mirror: Mirror::default(),
+            mirror,
             bpf,
             sysctl_hook,
             attachments,
+            protection,
             tcx: ForeignPrograms::default(),
             moves: Moves::default(),
             self_tests: SelfTests::default(),
@@ -236,6 +247,7 @@ impl Agent {
                     self.attach([ifindex].into())?;
                     self.renew_lease()?;
                 }
+                done = self.protection.done() => self.protection.complete(done),
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_sync.is_ok() => {
                     self.settle_writes()?;
                     self.renew_lease()?;
@@ -325,6 +337,7 @@ impl Agent {
             }
             if nothing_left {
                 self.bpf.settle_doubts(since_drained);
+                self.count_entries(since_drained);
                 return self.bpf.set_lease(self.lease.renew());
             }
         }
@@ -467,6 +480,7 @@ impl Agent {
                 Event::LinkGone(ifindex) => {
                     links.insert(*ifindex);
                     self.attachments.forget(*ifindex);
+                    self.protection.forget(*ifindex);
                     self.tcx.forget_one(*ifindex);
                     self.moves.forget(*ifindex);
                     self.self_tests.forget(*ifindex);
@@ -561,7 +575,9 @@ impl Agent {
                 self.states.touch(Instant::now());
             }
         }
-        self.bpf.apply(changes).context("the BPF maps refused a change: the agent ends, and frames pass to the kernel")
+        let applied = self.bpf.apply(changes);
+        applied.context("the BPF maps refused a change: the agent ends, and frames pass to the kernel")?;
+        self.guard(changes)
     }
 
     /// From now on frames pass, until a resync.

@@ -193,10 +193,12 @@ impl Agent {
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
         let hows: BTreeMap<u32, HookKind> =
             interfaces.iter().filter_map(|&ifindex| Some((ifindex, attachments.how(ifindex)?))).collect();
-        let Asked { news, gone, behind } = self.tcx.ask(
+        let guard = self.protection.guard_id();
+        let Asked { news, gone, behind, guards } = self.tcx.ask(
             interfaces,
             |ifindex| hows.get(&ifindex).copied(),
             || bpf.tc_id(),
+            guard,
             |ifindex| match attachments.beside(ifindex) {
                 Ok(None) => Places::default(),
                 Ok(Some(OtherFilters::Found(places))) => places,
@@ -211,6 +213,7 @@ impl Agent {
             },
         );
         lost.extend(gone);
+        self.protection.note_places(guards);
         for ifindex in lost {
             log::warn!("{}: another program detached the fast path; it is attached again", name(ifindex));
             self.attachments.forget(ifindex);

@@ -11,6 +11,7 @@ use crate::hooks::attachments::{Attached, Attachment};
 use crate::hooks::clsact::filters_of_others;
 use crate::hooks::owners::Programs;
 use crate::kernel::namespace_names;
+use arp_common::guard::DropReason;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
 use arp_common::{Reason, Tables as _};
@@ -53,7 +54,7 @@ impl Agent {
         let around = Around {
             namespaces: namespace_names().unwrap_or_default(),
             programs: Programs::default(),
-            own_tc: self.bpf.tc_id(),
+            own_tc: [self.bpf.tc_id(), self.protection.guard_id()],
         };
         let links = &self.mirror.snapshot().links;
         let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
@@ -67,6 +68,7 @@ impl Agent {
             running: true,
             ready,
             not_ready_because,
+            warnings: self.warnings(),
             pid: std::process::id(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             up_seconds: self.started.elapsed().as_secs(),
@@ -74,6 +76,8 @@ impl Agent {
             interfaces: interfaces.collect::<anyhow::Result<_>>()?,
             answered: total[ANSWERED],
             passed: passed(&total),
+            dropped: refused(&total, DropReason::dropped),
+            would_drop: refused(&total, DropReason::would_drop),
             routes: self.mirror.prefixes(),
             neighbours: self.mirror.neighbours(),
             views: self.mirror.views(),
@@ -145,7 +149,7 @@ impl Agent {
 
     /// The tc programs of others on an interface, for people.
     fn others(&self, ifindex: u32, around: &Around) -> Vec<String> {
-        let mut others = around.programs.tcx_besides(ifindex, around.own_tc);
+        let mut others = around.programs.tcx_besides(ifindex, &around.own_tc);
         others.extend(filters_of_others(ifindex, self.attachments.name()).unwrap_or_default());
         others
     }
@@ -177,6 +181,7 @@ impl Agent {
             Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none", "detached".to_owned()),
         };
         let counters = self.bpf.counters(link.ifindex);
+        let (policies, guard) = self.protection.in_words(link.ifindex);
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
             ifindex,
             netnsid: link.link_netnsid,
@@ -196,6 +201,10 @@ impl Agent {
             others,
             answered: counters[ANSWERED],
             passed: passed(&counters),
+            policies,
+            guard,
+            dropped: refused(&counters, DropReason::dropped),
+            would_drop: refused(&counters, DropReason::would_drop),
             peer,
             hosts,
         })
@@ -207,11 +216,16 @@ struct Around {
     /// The named network namespaces, by identifier.
     namespaces: BTreeMap<i32, String>,
     programs: Programs,
-    /// Our own tc program, if it is loaded.
-    own_tc: Option<u32>,
+    /// Our own tc program and the guard, as far as they are loaded.
+    own_tc: [Option<u32>; 2],
 }
 
 pub(super) fn passed(counters: &Counters) -> BTreeMap<String, u64> {
     let reasons = Reason::ALL.iter().map(|reason| (reason.name().to_owned(), counters[reason.counter()]));
+    reasons.filter(|&(_, count)| count > 0).collect()
+}
+
+fn refused(counters: &Counters, counter: fn(DropReason) -> usize) -> BTreeMap<String, u64> {
+    let reasons = DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counters[counter(reason)]));
     reasons.filter(|&(_, count)| count > 0).collect()
 }

@@ -6,6 +6,7 @@ use crate::cli;
 use crate::control::Status;
 use anyhow::bail;
 use arp_common::Reason;
+use arp_common::guard::DropReason;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -53,10 +54,10 @@ pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
 /// # Errors
 /// The agent is not attached to that interface.
 pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stats> {
-    let (answered, passed) = match interface {
-        None => (status.answered, &status.passed),
+    let (answered, passed, dropped, would_drop) = match interface {
+        None => (status.answered, &status.passed, &status.dropped, &status.would_drop),
         Some(name) => match status.interfaces.iter().find(|interface| interface.name == name) {
-            Some(interface) => (interface.answered, &interface.passed),
+            Some(of) => (of.answered, &of.passed, &of.dropped, &of.would_drop),
             None => bail!("{name}: the agent is not attached to such an interface (`arp-agent status` lists them)"),
         },
     };
@@ -66,6 +67,8 @@ pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stat
         interface: interface.map(str::to_owned),
         answered,
         passed: passed.clone(),
+        dropped: dropped.clone(),
+        would_drop: would_drop.clone(),
         answered_per_second: None,
         passed_per_second: None,
     })
@@ -84,6 +87,10 @@ pub struct Stats {
     pub answered: u64,
     /// ARP frames passed, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// ARP frames that policies have dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// ARP frames that policies which only count would have dropped, by reason.
+    pub would_drop: BTreeMap<String, u64>,
     /// Requests answered a second since the last turn of `--watch`; `null` in the first one.
     pub answered_per_second: Option<f64>,
     /// ARP frames passed a second since then, by reason.
@@ -125,6 +132,12 @@ fn render(stats: &Stats) -> String {
         let rate = stats.passed_per_second.as_ref().and_then(|rates| rates.get(reason).copied());
         push(format!("passed: {reason}"), count, rate, Reason::from_name(reason).map_or("", Reason::why));
     }
+    for (what, counts) in [("dropped", &stats.dropped), ("would drop", &stats.would_drop)] {
+        for (reason, count) in counts {
+            let why = DropReason::from_name(reason).map_or("", DropReason::why);
+            push(format!("{what}: {reason}"), *count, None, why);
+        }
+    }
     let table = table.build().with(Style::blank()).to_string();
     table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
@@ -142,6 +155,8 @@ mod tests {
             passed: [("neighbour_unknown".to_owned(), unknown)].into(),
             answered_per_second: None,
             passed_per_second: None,
+            dropped: BTreeMap::new(),
+            would_drop: BTreeMap::new(),
         }
     }
 

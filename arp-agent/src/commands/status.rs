@@ -183,7 +183,33 @@ fn render(status: &Status) -> String {
         }
         text += &format!("{}\n", table.build().with(Style::blank()));
     }
+    text += &protected(status);
+    status
+        .warnings
+        .iter()
+        .filter(|warning| !warning.is_empty())
+        .for_each(|warning| text += &format!("warning: {warning}\n"));
     text
+}
+
+/// A line for each set of policies that is on, and one for what they did.
+fn protected(status: &Status) -> String {
+    let mut sets: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
+    for interface in &status.interfaces {
+        if let Some(guard) = &interface.guard {
+            sets.entry((interface.policies.join(", "), guard)).or_default().push(&interface.name);
+        }
+    }
+    if sets.is_empty() {
+        return String::new();
+    }
+    let mut text = String::new();
+    for ((policies, guard), names) in sets {
+        let on = if names.len() > 3 { format!("{} interfaces", names.len()) } else { names.join(", ") };
+        text += &format!("protected: {on}: {policies}; guard {guard}\n");
+    }
+    let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+    text + &format!("dropped {}, would drop {}\n", sum(&status.dropped), sum(&status.would_drop))
 }
 
 fn row(interface: &InterfaceStatus) -> [String; 6] {

@@ -69,6 +69,9 @@ pub struct Status {
     pub ready: bool,
     /// Why the agent is not ready; `null` if it is.
     pub not_ready_because: Option<String>,
+    /// What makes the node easy to attack (docs/protection.md).
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Process identifier of the agent.
     pub pid: u32,
     /// The agent's version.
@@ -83,6 +86,12 @@ pub struct Status {
     pub answered: u64,
     /// ARP frames passed since the start, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// ARP frames that policies have dropped since the start, by reason.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    /// ARP frames that policies which only count would have dropped since the start, by reason.
+    #[serde(default)]
+    pub would_drop: BTreeMap<String, u64>,
     /// Prefixes in all views.
     pub routes: usize,
     /// Neighbour entries mirrored.
@@ -143,6 +152,18 @@ pub struct InterfaceStatus {
     pub answered: u64,
     /// ARP frames passed, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// The policies that are on, such as `sender-guard: drop`.
+    #[serde(default)]
+    pub policies: Vec<String>,
+    /// Whether the guard is attached, which they need; `null` if no policy is on.
+    #[serde(default)]
+    pub guard: Option<String>,
+    /// ARP frames that policies have dropped, by reason.
+    #[serde(default)]
+    pub dropped: BTreeMap<String, u64>,
+    /// ARP frames that policies which only count would have dropped, by reason.
+    #[serde(default)]
+    pub would_drop: BTreeMap<String, u64>,
     /// A veth's pod end.
     pub peer: Option<Peer>,
     /// The hosts that table main has a route of their own to, by this veth, such as a pod's address; at most

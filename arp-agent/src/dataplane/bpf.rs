@@ -4,6 +4,7 @@ use super::Dataplane;
 use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
 use super::doubts::{Doubts, PAUSE};
+use super::guards::Guards;
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::ProgramRun;
@@ -16,6 +17,7 @@ use anyhow::{Context as _, anyhow};
 use arp_common::Tables;
 use arp_common::buckets::{PLACES, choices};
 use arp_common::fib::Entry;
+use arp_common::guard;
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
     NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
@@ -50,6 +52,7 @@ const WRITTEN_ELSEWHERE: usize = offset_of!(Global, written_elsewhere) / 8;
 const DOUBTED: usize = offset_of!(Global, doubted) / 8;
 const PROXIES_UNTIL: usize = offset_of!(Global, proxies_until) / 8;
 const PROXIES_ASKED: usize = offset_of!(Global, proxies_asked) / 8;
+const COMMON_VIEW: usize = offset_of!(Global, common_view) / 8;
 
 /// A hash map whose keys and values cross the kernel boundary as bytes.
 type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
@@ -68,7 +71,8 @@ pub struct Bpf {
     doubts: Doubts,
     proxies: Bytes<8, 4>,
     own_addresses: Bytes<8, 4>,
-    counters: CounterPool,
+    pub(super) counters: CounterPool,
+    pub(super) guards: Guards,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -91,12 +95,22 @@ impl Bpf {
     /// # Errors
     /// The kernel refuses: capabilities are missing, or it is too old, or without BPF.
     pub fn load(trace: bool) -> anyhow::Result<Self> {
+        Self::load_with(trace, false)
+    }
+
+    /// The same, with room for the guard's policies if `guards` is set.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_with(trace: bool, guards: bool) -> anyhow::Result<Self> {
         let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
         let (offsets, cannot_tell_whose) = match netns_offsets() {
             Ok(offsets) => (offsets, None),
             Err(error) => (Default::default(), Some(format!("{error:#}"))),
         };
+        let guarded = if guards { guard::MAX_GUARDS } else { 1 };
         let mut ebpf = EbpfLoader::new()
+            .map_max_entries(guard::names::GUARDS, guarded)
             .override_global(LOG_LEVEL, &level, true)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
@@ -112,6 +126,8 @@ impl Bpf {
         let doubted = Words::new(array(take(names::DOUBTED)?)?, size_of::<u64>())?;
         let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
+        let guards = array(take(guard::names::GUARDS)?)?;
+        let guards = Guards::new(guards, guarded, take(guard::names::ALLOWED)?)?;
         Ok(Bpf {
             global,
             oifs,
@@ -123,6 +139,7 @@ impl Bpf {
             proxies: HashMap::try_from(take(names::PROXIES)?)?,
             own_addresses: HashMap::try_from(take(names::OWN_ADDRESSES)?)?,
             counters: CounterPool::new(counters)?,
+            guards,
             fib,
             trie: Trie::default(),
             refused: 0,
@@ -315,6 +332,9 @@ impl Bpf {
             Change::Oif(slot, oif) => self.oifs.long(usize::from(slot)).store(transmute!(oif), Ordering::Relaxed),
             Change::Insert(view, prefix, leaf) => self.trie.insert(&mut self.fib, view, prefix, leaf)?,
             Change::Forget(view) => self.trie.forget(&mut self.fib, view),
+            Change::CommonView(view) => {
+                self.global.long(COMMON_VIEW).store(view.map_or(0, |view| u64::from(view) + 1), Ordering::Relaxed);
+            }
             Change::Remove { view, prefix, cover, cover_len } => {
                 self.trie.remove(&mut self.fib, view, prefix, cover, cover_len)?;
             }
@@ -326,6 +346,7 @@ impl Bpf {
         self.left_out.remove(&ifindex);
         let Some(iface) = iface else {
             self.ifaces.remove(u64::from(ifindex));
+            self.counters.index(ifindex).into_iter().for_each(|index| self.guards.clear(index));
             self.counters.give_back(ifindex);
             return;
         };

@@ -50,6 +50,11 @@ impl CounterPool {
         Ok(counters)
     }
 
+    /// The number of the interface's counters, if it has some.
+    pub(super) fn index(&self, ifindex: u32) -> Option<u32> {
+        self.of.get(&ifindex).copied()
+    }
+
     /// Takes back the counters of an interface that is gone; what they counted stays in the total.
     pub(super) fn give_back(&mut self, ifindex: u32) {
         let Some(counters) = self.of.remove(&ifindex) else { return };

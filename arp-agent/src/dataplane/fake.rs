@@ -18,6 +18,7 @@ pub struct Fake {
     proxies: BTreeSet<IfaceAddr>,
     own_addresses: BTreeSet<IfaceAddr>,
     oifs: BTreeMap<u16, Oif>,
+    common_view: Option<u16>,
     trie: Trie,
     fib: Fib,
 }
@@ -58,6 +59,13 @@ impl Entries for Fib {
     }
 }
 
+impl Fake {
+    /// The view that all senders share, if one is told.
+    pub fn common_view(&self) -> Option<u16> {
+        self.common_view
+    }
+}
+
 impl Dataplane for Fake {
     fn apply(&mut self, changes: &[Change]) -> anyhow::Result<()> {
         self.sequence += 1;
@@ -77,6 +85,7 @@ impl Dataplane for Fake {
                     self.trie.remove(&mut self.fib, view, prefix, cover, cover_len)?;
                 }
                 Change::Forget(view) => self.trie.forget(&mut self.fib, view),
+                Change::CommonView(view) => self.common_view = view,
             }
         }
         self.sequence += 1;

@@ -6,6 +6,7 @@ mod buckets;
 mod counters;
 mod doubts;
 pub mod fake;
+pub mod guards;
 mod hook_kind;
 mod layout;
 mod memory;

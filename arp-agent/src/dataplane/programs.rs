@@ -25,6 +25,8 @@ pub struct ProgramRun {
 
 /// TC_ACT_UNSPEC (include/uapi/linux/pkt_cls.h): the frame is left to whoever comes next.
 pub const TC_ACT_UNSPEC: u32 = u32::MAX;
+/// TC_ACT_SHOT: the frame is dropped.
+pub const TC_ACT_SHOT: u32 = 2;
 /// TC_ACT_REDIRECT.
 pub const TC_ACT_REDIRECT: u32 = 7;
 /// XDP_PASS (include/uapi/linux/bpf.h).
@@ -188,6 +190,15 @@ impl Bpf {
     pub fn run(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
         self.run_on(HookKind::XdpSkb, ingress, frame)
     }
+}
+
+/// Runs a tc program on a frame, as if it had come in on `ingress`.
+pub(super) fn run_tc(program: &mut SchedClassifier, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
+    let mut out = vec![0; frame.len().max(ArpFrame::LEN)];
+    let result = program.test_run(options(frame, &mut out, &skb_context(ingress)));
+    let TestRunResult { return_value, data_size_out, .. } = result.context("running a tc program on a frame failed")?;
+    out.truncate(data_size_out as usize);
+    Ok(ProgramRun { action: return_value, frame: out })
 }
 
 /// The stub of a hook, and the array that it jumps through.

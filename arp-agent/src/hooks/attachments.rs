@@ -31,6 +31,8 @@ pub struct Attachments {
     worker: Worker,
     watches_peers: bool,
     knows_tcx: bool,
+    /// The identifier of the guard's program, if there is one.
+    guard: Option<u32>,
     by_ifindex: BTreeMap<u32, Attachment>,
     /// Those of them that the program runs on.
     attached: BTreeSet<u32>,
@@ -115,9 +117,10 @@ impl Attachments {
             hook_config,
             filters,
             pins,
-            worker: Worker::start().context("starting a thread failed")?,
+            worker: Worker::start(HookLink::attach_last).context("starting a thread failed")?,
             watches_peers: false,
             knows_tcx: knows_tcx(),
+            guard: None,
             by_ifindex: BTreeMap::new(),
             attached: BTreeSet::new(),
             left_filters: Vec::new(),
@@ -135,6 +138,16 @@ impl Attachments {
         self.wanted = globs(patterns)?;
         self.patterns = patterns.to_vec();
         Ok(())
+    }
+
+    /// Notes the guard's program: it comes before ours, and is no program of others.
+    pub fn know_guard(&mut self, id: u32) {
+        self.guard = Some(id);
+    }
+
+    /// The agent's filters.
+    pub(crate) fn filters(&self) -> &Filters {
+        &self.filters
     }
 
     /// Notes that the kernel says whether a veth's other end takes XDP frames: so driver mode is possible on veths.
@@ -319,7 +332,7 @@ impl Attachments {
             around.programs = filters.after || filters.egress;
         }
         if link.kind.is_none() && self.knows_tcx {
-            let programs = tcx_around(link.ifindex);
+            let programs = tcx_around(link.ifindex, self.guard);
             around.programs |= programs.after || programs.egress;
         }
         around
@@ -509,7 +522,7 @@ impl Attachments {
         let entry = bpf.entry(how)?;
         if how == HookKind::Clsact {
             let left = self.take_left_filters(ifindex);
-            let set = self.filters.set(ifindex, entry.program.as_fd().as_raw_fd(), left.first());
+            let set = self.filters.set(ifindex, entry.program.as_fd().as_raw_fd(), &left);
             // One that was replaced has another name by now, and is not found.
             self.remove_left(left, Vec::new());
             return Ok(Tried::Attached(Handle::Filter(set.with_context(failed)?)));

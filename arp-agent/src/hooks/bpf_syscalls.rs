@@ -4,7 +4,7 @@
 use crate::dataplane::HookKind;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_INGRESS, BPF_XDP};
 use aya_obj::generated::{
-    BPF_F_AFTER, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd, bpf_link_type,
+    BPF_F_AFTER, BPF_F_BEFORE, XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type, bpf_cmd, bpf_link_type,
 };
 use nix::libc;
 use std::ffi::CString;
@@ -43,6 +43,26 @@ impl HookLink {
             HookKind::XdpSkb => (BPF_XDP, XDP_FLAGS_SKB_MODE),
             HookKind::XdpDriver | HookKind::XdpVeth => (BPF_XDP, XDP_FLAGS_DRV_MODE),
         };
+        Self::create(program, ifindex, attach, flags)
+    }
+
+    /// Attaches a program to an interface by tcx, after those that are there already.
+    ///
+    /// # Errors
+    /// As for [`HookLink::attach`].
+    pub(super) fn attach_last(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<Self> {
+        Self::attach(program, ifindex, HookKind::Tcx)
+    }
+
+    /// Attaches a program to an interface by tcx, before those that are there already.
+    ///
+    /// # Errors
+    /// As for [`HookLink::attach`].
+    pub(super) fn attach_first(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<Self> {
+        Self::create(program, ifindex, BPF_TCX_INGRESS, BPF_F_BEFORE)
+    }
+
+    fn create(program: BorrowedFd<'_>, ifindex: u32, attach: bpf_attach_type, flags: u32) -> io::Result<Self> {
         // Of `union bpf_attr`: prog_fd, target_ifindex, attach_type, flags; relative_fd, padding, expected_revision.
         let mut attributes = [program.as_raw_fd().cast_unsigned(), ifindex, attach as u32, flags, 0, 0, 0, 0];
         // SAFETY: without pointers in them.

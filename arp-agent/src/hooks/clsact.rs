@@ -57,6 +57,8 @@ const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
 /// first, whenever it comes (`tcf_chain_tp_insert`, net/sched/cls_api.c). For ARP only: other frames do not even run
 /// the program.
 const LAST: u32 = 0xffff << 16 | ETH_P_ARP.to_be() as u32;
+/// The guard's filter's: before every other one, unless somebody has that priority, too.
+const FIRST: u32 = 1 << 16 | ETH_P_ARP.to_be() as u32;
 /// The same with priority 0: the kernel takes one before all others.
 const ANYWHERE: u32 = ETH_P_ARP.to_be() as u32;
 /// Our filter's handle among those of its priority.
@@ -154,6 +156,15 @@ impl Filters {
         Ok(Filters { socket: NetlinkSocket::new(NETLINK_ROUTE)?, name, alive })
     }
 
+    /// Another socket for filters of the same agent.
+    ///
+    /// # Errors
+    /// No socket can be had.
+    pub fn another(&self) -> Result<Self> {
+        let (socket, alive) = (NetlinkSocket::new(NETLINK_ROUTE)?, self.alive.try_clone()?);
+        Ok(Filters { socket, name: self.name.clone(), alive })
+    }
+
     /// The agent's own name.
     pub fn name(&self) -> &str {
         &self.name
@@ -169,22 +180,41 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses; then nothing is left that was not there before.
-    pub fn set(&mut self, ifindex: u32, program: i32, left: Option<&LeftFilter>) -> Result<Filter> {
-        if let Some(left) = left {
-            let (info, handle) = (left.dumped.info, left.dumped.handle);
-            if (info, handle) == (LAST, HANDLE) && self.add_filter(ifindex, program, info, 0).is_ok() {
+    pub fn set(&mut self, ifindex: u32, program: i32, left: &[LeftFilter]) -> Result<Filter> {
+        // There may be a guard's filter, too.
+        if let Some(left) = left.iter().find(|left| (left.dumped.info, left.dumped.handle) == (LAST, HANDLE)) {
+            let info = left.dumped.info;
+            if self.add_filter(ifindex, program, info, 0).is_ok() {
                 if left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
                     self.mark(ifindex);
                 }
                 return Ok(Filter { ifindex, info });
             }
         }
+        self.set_new(ifindex, |filters| {
+            let set = filters.add_filter(ifindex, program, LAST, NLM_F_CREATE | NLM_F_EXCL);
+            if set.as_ref().is_err_and(|error| matches!(errno(error), Some(libc::EEXIST | libc::EINVAL))) {
+                // Somebody has that priority: then ours is not the last, and only passes.
+                return filters.add_filter(ifindex, program, ANYWHERE, NLM_F_CREATE | NLM_F_EXCL);
+            }
+            set
+        })
+    }
+
+    /// Sets a filter for ARP on an interface that comes before all others, and the queueing discipline for it if there is
+    /// none.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the first place is taken; then nothing is left that was not there before.
+    pub fn set_first(&mut self, ifindex: u32, program: i32) -> Result<Filter> {
+        self.set_new(ifindex, |filters| filters.add_filter(ifindex, program, FIRST, NLM_F_CREATE | NLM_F_EXCL))
+            .context("setting a tc filter with priority 1 failed (others may have one)")
+    }
+
+    /// Sets a filter, on a queueing discipline that is made for it if there is none.
+    fn set_new(&mut self, ifindex: u32, set: impl FnOnce(&mut Self) -> Result<u32>) -> Result<Filter> {
         let made = self.add_qdisc(ifindex)?;
-        let mut set = self.add_filter(ifindex, program, LAST, NLM_F_CREATE | NLM_F_EXCL);
-        if set.as_ref().is_err_and(|error| matches!(errno(error), Some(libc::EEXIST | libc::EINVAL))) {
-            // Somebody has that priority: then ours is not the last, and only passes.
-            set = self.add_filter(ifindex, program, ANYWHERE, NLM_F_CREATE | NLM_F_EXCL);
-        }
+        let set = set(self);
         if made {
             if set.is_ok() {
                 self.mark(ifindex);

@@ -76,6 +76,8 @@ pub struct Asked {
     pub gone: Vec<u32>,
     /// The interfaces on which something may see a frame after ours, and where the filters of others stand there.
     pub behind: Vec<(u32, Places)>,
+    /// At which place of the tcx programs the guard is on each interface, `None` if at none.
+    pub guards: Vec<(u32, Option<usize>)>,
 }
 
 impl ForeignPrograms {
@@ -126,21 +128,26 @@ impl ForeignPrograms {
         next
     }
 
-    /// Asks interfaces. `how` says how our own program is attached, `own` its identifier; `beside` says where there are
+    /// Asks interfaces. `how` says how our own program is attached, `own` its identifier, `guard` the guard's; `beside` says where there are
     /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten.
     pub fn ask(
         &mut self,
         interfaces: Vec<u32>,
         how: impl Fn(u32) -> Option<HookKind>,
         mut own: impl FnMut() -> Option<u32>,
+        guard: Option<u32>,
         mut beside: impl FnMut(u32) -> Places,
     ) -> Asked {
         let mut asked = Asked::default();
         for ifindex in interfaces {
             let Some(how) = how(ifindex) else { continue };
             let before = self.found.get(&ifindex).copied();
-            let incoming = tcx_programs(ifindex, BPF_TCX_INGRESS);
+            let mut incoming = tcx_programs(ifindex, BPF_TCX_INGRESS);
             let outgoing = tcx_programs(ifindex, BPF_TCX_EGRESS);
+            if let (Ok(incoming), Some(_)) = (&incoming, guard) {
+                asked.guards.push((ifindex, incoming.iter().position(|id| Some(*id) == guard)));
+            }
+            incoming = without(incoming, guard);
             let is_any =
                 [&incoming, &outgoing].iter().any(|programs| programs.as_ref().is_ok_and(|ids| !ids.is_empty()));
             let own = if is_any || how == HookKind::Tcx { own() } else { None };
@@ -192,9 +199,15 @@ fn understood(programs: io::Result<Vec<u32>>) -> Option<Vec<u32>> {
     }
 }
 
-/// Where tcx programs stand that are not this one, whatever ours is attached to.
-pub fn tcx_around(ifindex: u32) -> Places {
-    places(tcx_programs(ifindex, BPF_TCX_INGRESS), tcx_programs(ifindex, BPF_TCX_EGRESS), HookKind::Tcx, None)
+/// The programs without the guard, which is ours.
+fn without(programs: io::Result<Vec<u32>>, guard: Option<u32>) -> io::Result<Vec<u32>> {
+    programs.map(|programs| programs.into_iter().filter(|id| Some(*id) != guard).collect())
+}
+
+/// Where tcx programs stand that are neither this one nor the guard, whatever ours is attached to.
+pub fn tcx_around(ifindex: u32, guard: Option<u32>) -> Places {
+    let incoming = without(tcx_programs(ifindex, BPF_TCX_INGRESS), guard);
+    places(incoming, tcx_programs(ifindex, BPF_TCX_EGRESS), HookKind::Tcx, None)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub(crate) mod bpf_syscalls;
 pub(crate) mod cgroup;
 pub mod clsact;
 pub mod foreign_tc;
+pub mod guards;
 pub mod link_counters;
 pub mod moves;
 pub mod owners;

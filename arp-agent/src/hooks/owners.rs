@@ -1,6 +1,7 @@
 //! Names the owner of a loaded BPF program, as far as the kernel tells.
 
 use super::bpf_syscalls::tcx_programs;
+use arp_common::guard::names::GUARD_PROGRAM;
 use arp_common::maps::names;
 use aya::programs::loaded_programs;
 use aya_obj::generated::bpf_attach_type::{BPF_TCX_EGRESS, BPF_TCX_INGRESS};
@@ -43,8 +44,8 @@ impl Programs {
     }
 
     /// The tcx programs of an interface besides `own`, for people.
-    pub fn tcx_besides(&self, ifindex: u32, own: Option<u32>) -> Vec<String> {
-        tcx(ifindex).filter(|id| Some(*id) != own).map(|id| self.describe(id)).collect()
+    pub fn tcx_besides(&self, ifindex: u32, own: &[Option<u32>]) -> Vec<String> {
+        tcx(ifindex).filter(|id| !own.contains(&Some(*id))).map(|id| self.describe(id)).collect()
     }
 
     /// A program that sees the frames of an interface before the kernel does, or the kernel's replies, and that is no
@@ -61,5 +62,5 @@ fn tcx(ifindex: u32) -> impl Iterator<Item = u32> {
 
 /// Whether a program of this name is an `arp-agent`'s.
 fn is_of_an_arp_agent(name: &str) -> bool {
-    [names::XDP_PROGRAM, names::TC_PROGRAM].iter().any(|own| name.starts_with(own))
+    [names::XDP_PROGRAM, names::TC_PROGRAM, GUARD_PROGRAM].iter().any(|own| name.starts_with(own))
 }

@@ -2,11 +2,11 @@
 //! The agent goes on meanwhile. Between two jobs the thread pauses, so that others who wait for the lock get it.
 
 use super::bpf_syscalls::HookLink;
-use crate::dataplane::{HookKind, programs::Entry};
+use crate::dataplane::programs::Entry;
 use crate::descriptors;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -39,6 +39,9 @@ struct Queue {
     news: Condvar,
 }
 
+/// How a program is attached to an interface by tcx.
+type Attach = fn(BorrowedFd<'_>, u32) -> io::Result<HookLink>;
+
 /// The thread, and its queue.
 pub(crate) struct Worker {
     queue: Arc<Queue>,
@@ -47,15 +50,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts it in the calling thread's network namespace.
+    /// Starts it in the calling thread's network namespace; it attaches by `how`.
     ///
     /// # Errors
     /// No thread can be created.
-    pub(crate) fn start() -> io::Result<Self> {
+    pub(crate) fn start(how: Attach) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let (tell, done) = unbounded_channel();
         let theirs = Arc::clone(&queue);
-        thread::Builder::new().name("attach".into()).spawn(move || work(&theirs, &tell))?;
+        thread::Builder::new().name("attach".into()).spawn(move || work(how, &theirs, &tell))?;
         Ok(Worker { queue, done, number: 0 })
     }
 
@@ -101,7 +104,7 @@ impl Drop for Worker {
     }
 }
 
-fn work(queue: &Queue, tell: &UnboundedSender<Done>) {
+fn work(how: Attach, queue: &Queue, tell: &UnboundedSender<Done>) {
     loop {
         let job = {
             let mut jobs = queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -119,7 +122,7 @@ fn work(queue: &Queue, tell: &UnboundedSender<Done>) {
             Job::Attach { ifindex, number, entry, before } => {
                 drop(before);
                 let link = match descriptors::too_few() {
-                    None => HookLink::attach(entry.program.as_fd(), ifindex, HookKind::Tcx),
+                    None => how(entry.program.as_fd(), ifindex),
                     Some(too_few) => Err(io::Error::other(too_few)),
                 };
                 // Nobody hears it: the agent ends, and the link goes with the message.

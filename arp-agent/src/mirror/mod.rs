@@ -51,6 +51,8 @@ pub enum Change {
     },
     /// A view is gone, with all its leaves.
     Forget(u16),
+    /// The view that all senders share, if there is one.
+    CommonView(Option<u16>),
 }
 
 /// What came of events.
@@ -94,9 +96,22 @@ pub struct Mirror {
     differing: BTreeSet<u32>,
     /// Whether probes are looked up in another way than senders' requests.
     probes_differ: bool,
+    /// Whether the view that all senders share is wanted, also for senders that nobody knows yet.
+    wants_common_view: bool,
+    common_view: Option<u16>,
 }
 
 impl Mirror {
+    /// From now on [`Change::CommonView`] says which view all senders share.
+    pub fn want_common_view(&mut self) {
+        self.wants_common_view = true;
+    }
+
+    /// The view that all senders share, if it is wanted and there is one.
+    pub fn common_view(&self) -> Option<u16> {
+        self.common_view
+    }
+
     /// What the kernel said so far.
     pub fn snapshot(&self) -> &Snapshot {
         &self.snapshot
@@ -266,6 +281,14 @@ impl Mirror {
             self.probe_views.get(&ifindex).into_iter().for_each(|&before| self.views.release(before));
             let link = snapshot.links.get(&ifindex).filter(|_| self.attached.contains(&ifindex));
             probes.push((ifindex, link.map(|link| senders::probe_ways(snapshot, link))));
+        }
+        if is_all && self.wants_common_view {
+            self.common_view.into_iter().for_each(|before| self.views.release(before));
+            let view = common.as_ref().map(|ways| self.views.take(snapshot, ways));
+            if view != self.common_view {
+                changes.push(Change::CommonView(view));
+            }
+            self.common_view = view;
         }
         // Those that there are stay what they are.
         let is_new = |ways: Option<&Ways>| ways.is_some_and(|ways| !self.views.has(snapshot, ways));

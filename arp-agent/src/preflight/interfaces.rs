@@ -188,12 +188,12 @@ impl Others {
     fn on(link: &Link, filters: Option<&mut Filters>, programs: &Programs) -> Self {
         // What an agent has here, or has left, is no other's.
         let tcx = match programs.foreign(link.ifindex, None) {
-            Some(_) => tcx_around(link.ifindex),
+            Some(_) => tcx_around(link.ifindex, None),
             None => Places::default(),
         };
         let mut names = match tcx {
             Places { after: false, egress: false, .. } => Vec::new(),
-            _ => programs.tcx_besides(link.ifindex, None),
+            _ => programs.tcx_besides(link.ifindex, &[]),
         };
         let name = filters.as_ref().map(|filters| filters.name().to_owned()).unwrap_or_default();
         names.extend(filters_of_others(link.ifindex, &name).unwrap_or_default());

@@ -4,6 +4,7 @@ mod decide;
 mod mirror;
 mod noise;
 mod peers;
+mod protection;
 mod reply;
 mod rules;
 mod scale;
@@ -73,6 +74,12 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         what: "how long the old state is answered after a change in the kernel",
         run: window::run,
         tables: window::TABLES,
+    },
+    Benchmark {
+        name: "protection",
+        what: "what a flood of spoofed frames takes from others, with and without policies",
+        run: protection::run,
+        tables: &[],
     },
     Benchmark {
         name: "scale",

@@ -22,6 +22,7 @@ mod metrics;
 mod preflight;
 mod private_vlan;
 mod privileges;
+mod protection;
 mod refusals;
 mod regressions;
 mod sessions;

@@ -3,6 +3,7 @@
 //! (docs/semantics.md); [`random`] holds the program against the same decision in userspace.
 
 mod doubt;
+mod guard;
 mod random;
 mod rows;
 mod tables;

@@ -37,13 +37,22 @@ pub(crate) struct ProgramTables {
 
 impl ProgramTables {
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::with_room_for(false)
+    }
+
+    /// The same, with room for the guard's policies.
+    pub(crate) fn guarded() -> anyhow::Result<Self> {
+        Self::with_room_for(true)
+    }
+
+    fn with_room_for(guards: bool) -> anyhow::Result<Self> {
         // This thread's own, gone with it.
         unshare(CloneFlags::CLONE_NEWNET)?;
         // As if frames to the interface came in on it: what they are for is noted before a tc program sees them.
         let mac = Lladdr::new(MAC);
         let set = Command::new("ip").args(["link", "set", "lo", "address", &mac.to_string()]).status()?;
         ensure!(set.success(), "lo does not take the address {mac}");
-        let mut tables = ProgramTables { bpf: Bpf::load(false)?, fake: Fake::default() };
+        let mut tables = ProgramTables { bpf: Bpf::load_with(false, guards)?, fake: Fake::default() };
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
         tables.apply(&[
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),

@@ -1,0 +1,194 @@
+//! Keeps the guard on the interfaces that policies name, and tells it what the mirror knows.
+
+use super::Agent;
+use crate::clock::monotonic_ns;
+use crate::dataplane::bpf::Bpf;
+use crate::dataplane::guards::Configured;
+use crate::event::Link;
+use crate::hooks::attachments::Attachments;
+use crate::hooks::guards::Guards;
+use crate::hooks::worker::Done;
+use crate::mirror::Change;
+use crate::mirror::snapshot::Snapshot;
+use crate::protection::policies::{Held, Policies};
+use arp_common::maps::IfaceAddr;
+use nix::libc;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How often entries are counted at most.
+const COUNT_PAUSE: Duration = Duration::from_millis(10);
+/// What the kernel never throws out for others.
+const NUD_FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
+
+/// The policies, and what is guarded because of them.
+pub(super) struct Protection {
+    policies: Policies,
+    /// `None` where every policy is off.
+    guards: Option<Guards>,
+    /// How many lists of allowed senders the kernel has.
+    lists: u32,
+    interfaces: BTreeMap<u32, Guarded>,
+    counted_at: Instant,
+}
+
+/// An interface with policies.
+struct Guarded {
+    held: Held,
+    carrier_changes: u32,
+    entries: u64,
+    /// How many entries have come, each of which may stand for an unknown sender that was let up.
+    came: u64,
+    settled: u64,
+}
+
+impl Protection {
+    /// Loads the guard if a policy is on.
+    ///
+    /// # Errors
+    /// The verifier refuses it.
+    pub(super) fn start(policies: Policies, bpf: &mut Bpf, attachments: &mut Attachments) -> anyhow::Result<Self> {
+        let guards = if policies.are_off() { None } else { Some(Guards::new(bpf, attachments.filters())?) };
+        if let Some(guards) = &guards {
+            attachments.know_guard(guards.id());
+        }
+        let (interfaces, counted_at) = (BTreeMap::new(), Instant::now());
+        Ok(Protection { policies, guards, lists: 0, interfaces, counted_at })
+    }
+
+    /// Whether a policy is on.
+    pub(super) fn is_on(&self) -> bool {
+        self.guards.is_some()
+    }
+
+    /// The identifier of the guard's program.
+    pub(super) fn guard_id(&self) -> Option<u32> {
+        self.guards.as_ref().map(Guards::id)
+    }
+
+    /// Waits until the next interface is guarded.
+    pub(super) async fn done(&mut self) -> Done {
+        match &mut self.guards {
+            Some(guards) => guards.done().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes the result of [`Protection::done`].
+    pub(super) fn complete(&mut self, done: Done) {
+        if let Some(guards) = &mut self.guards {
+            guards.complete(done);
+        }
+    }
+
+    /// Guards an interface no more.
+    pub(super) fn forget(&mut self, ifindex: u32) {
+        self.interfaces.remove(&ifindex);
+        self.guards.iter_mut().for_each(|guards| guards.forget(ifindex));
+    }
+
+    /// Notes at which place of its tcx programs the guard is on each of these interfaces.
+    pub(super) fn note_places(&mut self, places: Vec<(u32, Option<usize>)>) {
+        let Some(guards) = &mut self.guards else { return };
+        for (ifindex, place) in places.into_iter().filter(|(ifindex, _)| self.interfaces.contains_key(ifindex)) {
+            guards.note_place(ifindex, place);
+        }
+    }
+
+    /// Whether the sender-guard drops on an interface.
+    pub(super) fn drops_senders(&self, ifindex: u32) -> bool {
+        self.interfaces.get(&ifindex).is_some_and(|guarded| guarded.held.drops_senders)
+    }
+
+    /// The policies of an interface and the state of its guard, for people.
+    pub(super) fn in_words(&self, ifindex: u32) -> (Vec<String>, Option<String>) {
+        let words = self.interfaces.get(&ifindex).map(|guarded| guarded.held.words.clone()).unwrap_or_default();
+        (words, self.guards.as_ref().and_then(|guards| guards.state(ifindex)))
+    }
+
+    /// Configures the guard for an interface that has an entry in the maps.
+    fn configure(&mut self, bpf: &mut Bpf, link: &Link) -> anyhow::Result<()> {
+        let (ifindex, Some(guards)) = (link.ifindex, &mut self.guards) else { return Ok(()) };
+        let Some(held) = self.policies.of(&link.name) else {
+            if self.interfaces.remove(&ifindex).is_some() {
+                bpf.configure_guard(ifindex, &Configured::default());
+                guards.forget(ifindex);
+            }
+            return Ok(());
+        };
+        for list in self.lists + 1..=self.policies.lists() {
+            for allowed in self.policies.allowed(list) {
+                bpf.allow(list, allowed.prefix, allowed.lladdr)?;
+            }
+            self.lists = list;
+        }
+        let before = self.interfaces.get(&ifindex);
+        let is_new = before.is_none_or(|before| before.held != held);
+        let has_come_up = before.is_none_or(|before| before.carrier_changes != link.carrier_changes);
+        if !bpf.configure_guard(ifindex, &held.configured) {
+            return Ok(());
+        }
+        if has_come_up {
+            bpf.set_grace(ifindex, monotonic_ns() + self.policies.grace().as_nanos() as u64);
+        }
+        let (carrier_changes, let_up) = (link.carrier_changes, bpf.let_up(ifindex));
+        match self.interfaces.get_mut(&ifindex) {
+            Some(guarded) if !is_new => guarded.carrier_changes = carrier_changes,
+            _ => {
+                let guarded = Guarded { held, carrier_changes, entries: 0, came: let_up, settled: let_up };
+                self.interfaces.insert(ifindex, guarded);
+            }
+        }
+        guards.guard(ifindex);
+        Ok(())
+    }
+
+    /// Counts the entries of interfaces with a limit. To be called when everything that the kernel had notified by
+    /// `since_drained` has been applied.
+    fn count(&mut self, bpf: &mut Bpf, snapshot: &Snapshot, since_drained: Instant) {
+        if self.guards.is_none() || self.counted_at + COUNT_PAUSE > since_drained {
+            return;
+        }
+        self.counted_at = since_drained;
+        let since_drained_ns = monotonic_ns() - since_drained.elapsed().as_nanos() as u64;
+        for (&ifindex, guarded) in &mut self.interfaces {
+            if guarded.held.configured.limit == 0 {
+                continue;
+            }
+            let all = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
+            let entries = snapshot.neighbours.range(all).filter(|(_, entry)| entry.state & NUD_FIXED == 0).count();
+            let (entries, let_up) = (entries as u64, bpf.let_up(ifindex));
+            // Whoever was let up long enough ago has an entry by now, or gets none; and each new entry may stand for one.
+            let by_time = bpf.let_up_before(ifindex, since_drained_ns);
+            guarded.came += entries.saturating_sub(guarded.entries);
+            if by_time == let_up {
+                guarded.came = let_up;
+            }
+            guarded.settled = by_time.max(guarded.came).min(let_up);
+            guarded.entries = entries;
+            bpf.set_entries(ifindex, entries, guarded.settled);
+        }
+    }
+}
+
+impl Agent {
+    /// Configures the guard for interfaces whose entry in the maps is new.
+    pub(super) fn guard(&mut self, changes: &[Change]) -> anyhow::Result<()> {
+        if !self.protection.is_on() {
+            return Ok(());
+        }
+        for change in changes {
+            let Change::Iface(ifindex, iface) = change else { continue };
+            match self.mirror.snapshot().links.get(ifindex).filter(|_| iface.is_some()) {
+                Some(link) => self.protection.configure(&mut self.bpf, link)?,
+                None => self.protection.forget(*ifindex),
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`Protection::count`].
+    pub(super) fn count_entries(&mut self, since_drained: Instant) {
+        self.protection.count(&mut self.bpf, self.mirror.snapshot(), since_drained);
+    }
+}

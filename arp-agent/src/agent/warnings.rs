@@ -1,0 +1,94 @@
+//! What makes the node easy to attack, as far as it is cheap to know (docs/protection.md).
+
+use super::Agent;
+use crate::mirror::snapshot::Snapshot;
+use std::collections::BTreeSet;
+use std::fs;
+
+/// From this share of the neighbour table on, in percent, it is worth a warning.
+const FULL: u64 = 50;
+/// How many interfaces are named.
+const NAMED: usize = 3;
+
+impl Agent {
+    /// The warnings, for people.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let snapshot = self.mirror.snapshot();
+        let is_open = |ifindex: &u32| !self.protection.drops_senders(*ifindex);
+        let open: BTreeSet<u32> = self.attachments.attached().iter().copied().filter(is_open).collect();
+        let pressure = Pressure::read().map(|pressure| (pressure, snapshot.neighbours.len() as u64));
+        [unvalidated(snapshot, &open), pressure.and_then(|(pressure, own)| pressure.warning(own))]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+}
+
+/// Of these interfaces, those on which the kernel accepts every sender.
+fn unvalidated(snapshot: &Snapshot, interfaces: &BTreeSet<u32>) -> Option<String> {
+    let all = snapshot.all?.rp_filter;
+    let links = interfaces.iter().filter_map(|ifindex| snapshot.links.get(ifindex));
+    let is_unvalidated = |own: i32| own.max(all) == 0;
+    let names: Vec<&str> = links
+        .filter(|link| link.settings.is_some_and(|own| is_unvalidated(own.rp_filter)))
+        .map(|link| link.name.as_str())
+        .collect();
+    let named = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+    (!names.is_empty()).then(|| {
+        format!(
+            "rp_filter is 0 on {named}{more}: a client there can fill the neighbour table with made-up senders; set it to \
+             1, or use --sender-guard"
+        )
+    })
+}
+
+/// How full the neighbour table of the machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pressure {
+    entries: u64,
+    most: u64,
+}
+
+impl Pressure {
+    /// Both files exist in the initial network namespace alone.
+    fn read() -> Option<Self> {
+        let statistics = fs::read_to_string("/proc/thread-self/net/stat/arp_cache").ok()?;
+        let most = fs::read_to_string("/proc/sys/net/ipv4/neigh/default/gc_thresh3").ok()?;
+        Self::parse(&statistics, &most)
+    }
+
+    /// The first column of each line is the number of entries, in hexadecimal.
+    fn parse(statistics: &str, most: &str) -> Option<Self> {
+        let entries = statistics.lines().nth(1)?.split_whitespace().next()?;
+        Some(Pressure { entries: u64::from_str_radix(entries, 16).ok()?, most: most.trim().parse().ok()? })
+    }
+
+    /// `own`: how many of the entries are in this network namespace.
+    fn warning(self, own: u64) -> Option<String> {
+        let Pressure { entries, most } = self;
+        (most > 0 && entries * 100 >= most * FULL).then(|| {
+            format!(
+                "the neighbour table holds {entries} of at most {most} entries (gc_thresh3), {} of them in other network \
+                 namespaces: while it is full, nobody can resolve a new address",
+                entries.saturating_sub(own)
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_is_half_full_is_worth_a_warning() {
+        // As Linux 6.18 prints it, shortened.
+        let statistics = "entries  allocs   destroys hash_grows\n00000201 00000300 00000010 00000002\n00000201 0 0 0\n";
+        let pressure = Pressure::parse(statistics, "1024\n").unwrap();
+        assert_eq!(pressure, Pressure { entries: 0x201, most: 1024 });
+        let warning = pressure.warning(13).unwrap();
+        assert!(warning.contains("513 of at most 1024") && warning.contains("500 of them in other"), "{warning}");
+        assert_eq!(Pressure { entries: 511, most: 1024 }.warning(0), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! The guard's policies in the kernel, by interface ([`arp_common::guard`]).
+
+use super::bpf::Bpf;
+use super::memory::Words;
+use super::programs::{Entry, ProgramRun, run_tc};
+use super::refusal;
+use crate::prefix::Prefix;
+use anyhow::Context as _;
+use arp_common::Lladdr;
+use arp_common::guard::{Guard, ListedPrefix, Policy, Rate, SETTLED_AFTER, State, names};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapData};
+use aya::programs::SchedClassifier;
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zerocopy::transmute;
+
+/// What is configured for an interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Configured {
+    /// [`Policy::modes_of`].
+    pub modes: u32,
+    /// The list of allowed senders; 0 for none.
+    pub list: u32,
+    /// Most entries.
+    pub limit: u64,
+    /// The budget of frames to learn from.
+    pub learn: Rate,
+    /// The budget of all others.
+    pub other: Rate,
+}
+
+/// The maps of the guard.
+pub(super) struct Guards {
+    words: Words,
+    /// How many interfaces there is room for; 1, which no interface has, where nothing is to be guarded.
+    len: u32,
+    allowed: LpmTrie<MapData, [u8; 8], u64>,
+}
+
+impl Guards {
+    /// In these maps, which are new.
+    ///
+    /// # Errors
+    /// The kernel refuses the mapping.
+    pub(super) fn new(guards: MapData, len: u32, allowed: Map) -> anyhow::Result<Self> {
+        Ok(Guards { words: Words::new(guards, size_of::<Guard>())?, len, allowed: LpmTrie::try_from(allowed)? })
+    }
+
+    /// Forgets all of a place.
+    pub(super) fn clear(&self, index: u32) {
+        for offset in (0..size_of::<Guard>()).step_by(size_of::<u64>()) {
+            self.word(index, offset, |word| word.store(0, Ordering::Relaxed));
+        }
+    }
+
+    /// One word of a place; nothing where there is no such place.
+    fn word<T: Default>(&self, index: u32, offset: usize, with: impl FnOnce(&AtomicU64) -> T) -> T {
+        if index >= self.len {
+            return T::default();
+        }
+        with(self.words.long((index as usize * size_of::<Guard>() + offset) / size_of::<u64>()))
+    }
+
+    fn set(&self, index: u32, offset: usize, value: u64) {
+        self.word(index, offset, |word| word.store(value, Ordering::Release));
+    }
+
+    fn get(&self, index: u32, offset: usize) -> u64 {
+        self.word(index, offset, |word| word.load(Ordering::Acquire))
+    }
+}
+
+const POLICY: usize = offset_of!(Guard, policy);
+const STATE: usize = offset_of!(Guard, state);
+
+impl Bpf {
+    /// The guard's program.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn guard(&mut self) -> anyhow::Result<Entry> {
+        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM)?.try_into()?;
+        if program.fd().is_err() {
+            program.load().map_err(|error| refusal::of_program(names::GUARD_PROGRAM, &error))?;
+        }
+        let (fd, id) = (program.fd()?.try_clone()?, program.info()?.id());
+        Ok(Entry { program: Arc::new(fd), id })
+    }
+
+    /// The identifier of the guard's program, if it is loaded.
+    pub fn guard_id(&mut self) -> Option<u32> {
+        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM).ok()?.try_into().ok()?;
+        program.fd().is_ok().then(|| program.info().ok().map(|info| info.id())).flatten()
+    }
+
+    /// Runs the guard on a frame, as if it had come in on `ingress` (BPF_PROG_TEST_RUN). It counts the frame like any other.
+    ///
+    /// # Errors
+    /// The verifier or the kernel refuses.
+    pub fn run_guard(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
+        self.guard()?;
+        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM)?.try_into()?;
+        run_tc(program, ingress, frame)
+    }
+
+    /// Sets the policies of an interface that has an entry; says whether it has.
+    pub fn configure_guard(&mut self, ifindex: u32, configured: &Configured) -> bool {
+        let Some(index) = self.counters.index(ifindex) else { return false };
+        let Configured { modes, list, limit, learn, other } = *configured;
+        let set = |offset, value| self.guards.set(index, POLICY + offset, value);
+        set(offset_of!(Policy, limit), limit);
+        for (at, rate) in [(offset_of!(Policy, learn), learn), (offset_of!(Policy, other), other)] {
+            set(at + offset_of!(Rate, interval), rate.interval);
+            set(at + offset_of!(Rate, depth), rate.depth);
+        }
+        // Modes last; they share a word with the list.
+        let first: [u32; 2] = [modes, list];
+        set(offset_of!(Policy, modes), transmute!(first));
+        true
+    }
+
+    /// Lets some frames of senders without a route back pass until then, in ns of CLOCK_MONOTONIC.
+    pub fn set_grace(&mut self, ifindex: u32, until: u64) {
+        let Some(index) = self.counters.index(ifindex) else { return };
+        let graced = self.guards.get(index, STATE + offset_of!(State, graced));
+        self.guards.set(index, POLICY + offset_of!(Policy, graced_before), graced);
+        self.guards.set(index, POLICY + offset_of!(Policy, grace_until), until);
+    }
+
+    /// How many unknown senders the guard has let up on an interface.
+    pub fn let_up(&self, ifindex: u32) -> u64 {
+        self.counters.index(ifindex).map_or(0, |index| self.guards.get(index, STATE + offset_of!(State, let_up)))
+    }
+
+    /// How many of these were let up long enough before `now`, in ns of CLOCK_MONOTONIC, that whatever the kernel has made of
+    /// them has been notified.
+    pub fn let_up_before(&self, ifindex: u32, now: u64) -> u64 {
+        let Some(index) = self.counters.index(ifindex) else { return 0 };
+        let state = |offset| self.guards.get(index, STATE + offset);
+        // In this order: if the last one is old by now, so are all that were counted before.
+        let let_up = state(offset_of!(State, let_up));
+        if state(offset_of!(State, let_up_at)) + SETTLED_AFTER <= now {
+            return let_up;
+        }
+        state(offset_of!(State, let_up_before))
+    }
+
+    /// Tells the guard how many entries an interface has, with those that came of the first `settled` unknown senders.
+    pub fn set_entries(&mut self, ifindex: u32, entries: u64, settled: u64) {
+        let Some(index) = self.counters.index(ifindex) else { return };
+        // In this order: between the two stores some are counted twice, none is left out.
+        self.guards.set(index, POLICY + offset_of!(Policy, entries), entries);
+        self.guards.set(index, POLICY + offset_of!(Policy, settled), settled);
+    }
+
+    /// Adds a prefix to a list of allowed senders, from any link-layer address or from one.
+    ///
+    /// # Errors
+    /// The kernel has no room for it.
+    pub fn allow(&mut self, list: u32, prefix: Prefix, lladdr: Option<Lladdr>) -> anyhow::Result<()> {
+        let key: [u8; 8] = transmute!(ListedPrefix { list: list.to_be_bytes(), addr: prefix.addr.to_be_bytes() });
+        let key = Key::new(u32::BITS + u32::from(prefix.len), key);
+        self.guards
+            .allowed
+            .insert(&key, lladdr.map_or(0, Lladdr::word), 0)
+            .context("the kernel has no room for the senders that --sender-allow lists")
+    }
+}

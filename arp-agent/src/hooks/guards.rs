@@ -1,0 +1,163 @@
+//! The guard's program on interfaces: before all others, and only where a policy is on.
+
+use super::bpf_syscalls::{HookLink, knows_tcx};
+use super::clsact::{Filter, Filters};
+use super::worker::{Done, Worker};
+use crate::dataplane::bpf::Bpf;
+use crate::dataplane::programs::Entry;
+use anyhow::Context as _;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::{Duration, Instant};
+
+/// How often it is attached again at most where another program has come before it.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The interfaces that are guarded.
+pub struct Guards {
+    program: Entry,
+    worker: Worker,
+    filters: Filters,
+    knows_tcx: bool,
+    by_ifindex: BTreeMap<u32, Guard>,
+}
+
+#[derive(Debug)]
+struct Guard {
+    handle: Handle,
+    /// Something of others comes before it.
+    is_late: bool,
+    attached_at: Instant,
+}
+
+#[derive(Debug)]
+enum Handle {
+    Waiting(u64),
+    Tcx(HookLink),
+    Filter(Filter),
+    Refused(String),
+}
+
+impl Guards {
+    /// None yet. `filters` are the agent's own: what is set here bears their name.
+    ///
+    /// # Errors
+    /// The verifier refuses the program, or no thread or socket can be had.
+    pub fn new(bpf: &mut Bpf, filters: &Filters) -> anyhow::Result<Self> {
+        Ok(Guards {
+            program: bpf.guard()?,
+            worker: Worker::start(HookLink::attach_first).context("starting a thread failed")?,
+            filters: filters.another()?,
+            knows_tcx: knows_tcx(),
+            by_ifindex: BTreeMap::new(),
+        })
+    }
+
+    /// The identifier of the program.
+    pub fn id(&self) -> u32 {
+        self.program.id
+    }
+
+    /// Guards an interface, unless it is guarded already.
+    pub fn guard(&mut self, ifindex: u32) {
+        if let Some(Guard { handle: Handle::Waiting(_) | Handle::Tcx(_) | Handle::Filter(_), .. }) =
+            self.by_ifindex.get(&ifindex)
+        {
+            return;
+        }
+        self.attach(ifindex, None);
+    }
+
+    fn attach(&mut self, ifindex: u32, before: Option<HookLink>) {
+        let handle = if self.knows_tcx {
+            Handle::Waiting(self.worker.attach(ifindex, self.program.clone(), true, before))
+        } else {
+            match self.filters.set_first(ifindex, self.program.program.as_fd().as_raw_fd()) {
+                Ok(filter) => Handle::Filter(filter),
+                Err(error) => refused(ifindex, format!("{error:#}")),
+            }
+        };
+        self.by_ifindex.insert(ifindex, Guard { handle, is_late: false, attached_at: Instant::now() });
+    }
+
+    /// Guards an interface no more, or forgets one that is gone.
+    pub fn forget(&mut self, ifindex: u32) {
+        match self.by_ifindex.remove(&ifindex).map(|guard| guard.handle) {
+            Some(Handle::Tcx(link)) => self.worker.detach_from(link),
+            Some(Handle::Filter(filter)) => {
+                if let Err(error) = self.filters.remove(&filter) {
+                    log::debug!("interface {ifindex}: its guard's filter: {error:#}");
+                }
+            }
+            Some(Handle::Waiting(_) | Handle::Refused(_)) | None => {}
+        }
+    }
+
+    /// Waits until the next interface is guarded, or cannot be. May be dropped while it waits.
+    pub(crate) async fn done(&mut self) -> Done {
+        self.worker.done().await
+    }
+
+    /// Takes the result of [`Guards::done`].
+    pub(crate) fn complete(&mut self, Done { ifindex, number, link, .. }: Done) {
+        match self.by_ifindex.get_mut(&ifindex) {
+            Some(guard) if matches!(guard.handle, Handle::Waiting(awaited) if awaited == number) => {
+                guard.attached_at = Instant::now();
+                guard.handle = match link {
+                    Ok(link) => Handle::Tcx(link),
+                    Err(error) => refused(ifindex, error.to_string()),
+                };
+            }
+            // No longer wanted.
+            _ => link.into_iter().for_each(|link| self.worker.detach_from(link)),
+        }
+    }
+
+    /// Notes at which place of an interface's tcx programs the guard is, `None` if at none. Where it is not the first, it is
+    /// attached again: at most once a minute, because others may want to be the first, too.
+    pub fn note_place(&mut self, ifindex: u32, place: Option<usize>) {
+        let Some(guard) = self.by_ifindex.get_mut(&ifindex) else { return };
+        if !matches!(guard.handle, Handle::Tcx(_)) || place == Some(0) {
+            guard.is_late = false;
+            return;
+        }
+        guard.is_late = true;
+        if place.is_some() && guard.attached_at.elapsed() < AGAIN {
+            return;
+        }
+        log::warn!("interface {ifindex}: another program has taken the guard's place; it is attached again");
+        if let Some(Guard { handle: Handle::Tcx(link), .. }) = self.by_ifindex.remove(&ifindex) {
+            self.attach(ifindex, Some(link));
+        }
+    }
+
+    /// What there is on an interface, for people; `None` if nothing is wanted there.
+    pub fn state(&self, ifindex: u32) -> Option<String> {
+        let guard = self.by_ifindex.get(&ifindex)?;
+        Some(match &guard.handle {
+            Handle::Waiting(_) => "waiting to be attached".to_owned(),
+            Handle::Tcx(_) if guard.is_late => "attached (tcx), but programs of others come before it".to_owned(),
+            Handle::Tcx(_) => "attached (tcx)".to_owned(),
+            Handle::Filter(_) => "attached (clsact)".to_owned(),
+            Handle::Refused(why) => format!("not attached: {why}"),
+        })
+    }
+}
+
+fn refused(ifindex: u32, why: String) -> Handle {
+    log::warn!("interface {ifindex}: its policies do nothing, because the guard cannot be attached: {why}");
+    Handle::Refused(why)
+}
+
+/// Links go with their descriptors.
+impl Drop for Guards {
+    fn drop(&mut self) {
+        for guard in std::mem::take(&mut self.by_ifindex).into_values() {
+            if let Handle::Filter(filter) = guard.handle
+                && let Err(error) = self.filters.remove(&filter)
+            {
+                log::warn!("cannot remove the guard's tc filter: {error:#}");
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The options of `arp-agent run` about policies, each value checked by itself.
+
+use crate::prefix::Prefix;
+use arp_common::Lladdr;
+use arp_common::guard::{Mode, Rate};
+use clap::Args;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// What the policies are to do. GLOB is an interface's name or a pattern; of several that match the last one counts.
+#[derive(Clone, Debug, Args)]
+pub struct ProtectionOptions {
+    /// Sender-guard: `count` or `drop` ARP frames whose sender is not routed back by the interface. May be given several
+    /// times.
+    #[arg(long, value_name = "GLOB=MODE", help_heading = "Protection (off by default)")]
+    pub sender_guard: Vec<For<OnlyMode>>,
+    /// Senders that the sender-guard lets up all the same, from any link-layer address or from one. May be given several
+    /// times.
+    #[arg(long, value_name = "GLOB=PREFIX[=MAC]", help_heading = "Protection (off by default)")]
+    pub sender_allow: Vec<For<Allowed>>,
+    /// How long after the link came up the sender-guard lets up to 8 frames of other senders up, in ms: their routes may
+    /// come later.
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value = "2000",
+        value_parser = clap::value_parser!(u64).range(..=60_000),
+        help_heading = "Protection (off by default)"
+    )]
+    pub sender_grace: u64,
+    /// Entry-limit: `count` or `drop` requests of unknown senders while the interface has N neighbour entries [default of
+    /// N: 64]. May be given several times.
+    #[arg(long, value_name = "GLOB=MODE[:N]", help_heading = "Protection (off by default)")]
+    pub entry_limit: Vec<For<Limit>>,
+    /// Budget: `count` or `drop` ARP frames above a rate in frames a second, with a burst: of frames that the kernel may
+    /// learn from, and of all others [default: learn 50/512, other 50/128]. May be given several times.
+    #[arg(long, value_name = "GLOB=MODE[:RATE/BURST[,RATE/BURST]]", help_heading = "Protection (off by default)")]
+    pub budget: Vec<For<Budgets>>,
+}
+
+/// A value for the interfaces of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct For<T> {
+    /// The pattern.
+    pub glob: String,
+    /// What holds for them.
+    pub value: T,
+}
+
+impl<T: FromStr<Err = String>> FromStr for For<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (glob, value) = text.split_once('=').ok_or("an interface's name or pattern and `=` are missing")?;
+        if glob.is_empty() {
+            return Err("the interface's name or pattern is missing".to_owned());
+        }
+        Ok(For { glob: glob.to_owned(), value: value.parse()? })
+    }
+}
+
+/// `off`, `count` or `drop`.
+fn mode(text: &str) -> Result<Mode, String> {
+    match text {
+        "off" => Ok(Mode::Off),
+        "count" => Ok(Mode::Count),
+        "drop" => Ok(Mode::Drop),
+        _ => Err(format!("`{text}` is none of off, count and drop")),
+    }
+}
+
+/// The mode, and what stands behind a colon.
+fn mode_and_more(text: &str) -> Result<(Mode, Option<&str>), String> {
+    match text.split_once(':') {
+        Some((first, more)) => Ok((mode(first)?, Some(more))),
+        None => Ok((mode(text)?, None)),
+    }
+}
+
+/// The sender-guard's mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnlyMode(pub Mode);
+
+impl FromStr for OnlyMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        mode(text).map(OnlyMode)
+    }
+}
+
+/// Senders that are let up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// Their addresses.
+    pub prefix: Prefix,
+    /// Their link-layer address; `None` for any.
+    pub lladdr: Option<Lladdr>,
+}
+
+impl FromStr for Allowed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (prefix, lladdr) = match text.split_once('=') {
+            Some((prefix, lladdr)) => (prefix, Some(lladdr.parse::<Lladdr>().map_err(|error| error.to_string())?)),
+            None => (text, None),
+        };
+        let (addr, len) = prefix.split_once('/').unwrap_or((prefix, "32"));
+        let addr: Ipv4Addr = addr.parse().map_err(|_| format!("`{addr}` is no IPv4 address"))?;
+        let len: u8 =
+            len.parse().ok().filter(|len| *len <= 32).ok_or_else(|| format!("`{len}` is no prefix length"))?;
+        let prefix = Prefix::new(addr.octets(), len);
+        if prefix.addr != u32::from(addr) {
+            return Err(format!("{addr}/{len} has host bits: write {}/{len}", Ipv4Addr::from(prefix.addr)));
+        }
+        if lladdr.is_some_and(|lladdr| lladdr.is_group() || lladdr.word() == 0) {
+            return Err("no sender has this link-layer address".to_owned());
+        }
+        Ok(Allowed { prefix, lladdr })
+    }
+}
+
+/// The entry-limit's mode, and the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The mode.
+    pub mode: Mode,
+    /// Most entries.
+    pub entries: u64,
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const DEFAULT: u64 = 64;
+        let (mode, entries) = mode_and_more(text)?;
+        let entries = entries.map_or(Ok(DEFAULT), |entries| positive(entries, "number of entries"))?;
+        Ok(Limit { mode, entries })
+    }
+}
+
+/// The budget's mode, and both budgets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budgets {
+    /// The mode.
+    pub mode: Mode,
+    /// Of frames that the kernel may learn from.
+    pub learn: Rate,
+    /// Of all others.
+    pub other: Rate,
+}
+
+impl FromStr for Budgets {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // keepalived announces 50 addresses with 500 frames at once.
+        const LEARN: &str = "50/512";
+        const OTHER: &str = "50/128";
+        let (mode, rates) = mode_and_more(text)?;
+        let (learn, other) = match rates.map(|rates| rates.split_once(',').unwrap_or((rates, OTHER))) {
+            Some(rates) => rates,
+            None => (LEARN, OTHER),
+        };
+        Ok(Budgets { mode, learn: rate(learn)?, other: rate(other)? })
+    }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    const SECOND: u64 = 1_000_000_000;
+    let (rate, burst) = text.split_once('/').ok_or_else(|| format!("`{text}` is no rate and burst such as 50/512"))?;
+    let interval = SECOND / positive(rate, "rate")?;
+    Ok(Rate { interval, depth: interval * positive(burst, "burst")? })
+}
+
+/// A number from 1 to a million.
+fn positive(text: &str, what: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
+    number.ok_or_else(|| format!("the {what} `{text}` is not in 1..=1000000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_as_the_help_says() {
+        let limit = |text: &str| text.parse::<For<Limit>>();
+        let expected = For { glob: "cali*".into(), value: Limit { mode: Mode::Drop, entries: 100 } };
+        assert_eq!(limit("cali*=drop:100"), Ok(expected));
+        assert_eq!(limit("eth0=count").unwrap().value, Limit { mode: Mode::Count, entries: 64 });
+        let budgets = "v0=drop:100/10".parse::<For<Budgets>>().unwrap().value;
+        assert_eq!(budgets.learn, Rate { interval: 10_000_000, depth: 100_000_000 });
+        assert_eq!(budgets.other, Rate { interval: 20_000_000, depth: 2_560_000_000 }, "the default");
+        let allowed = "v0=10.8.0.0/24=02:00:00:00:00:01".parse::<For<Allowed>>().unwrap().value;
+        assert_eq!(allowed.prefix, Prefix::new([10, 8, 0, 0], 24));
+        assert_eq!(allowed.lladdr, Some(Lladdr::new([2, 0, 0, 0, 0, 1])));
+        assert_eq!("v0=10.8.0.7".parse::<For<Allowed>>().unwrap().value.prefix.len, 32);
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_cause() {
+        let refused = |text: &str| text.parse::<For<Allowed>>().unwrap_err();
+        assert!(refused("v0=10.8.0.1/24").contains("host bits: write 10.8.0.0/24"));
+        assert!(refused("v0=10.8.0.0/33").contains("`33`"));
+        assert!(refused("v0=10.8.0/24").contains("`10.8.0`"));
+        assert!(refused("10.8.0.0/24").contains("`=`"));
+        assert!(refused("v0=10.8.0.0/24=ff:ff:ff:ff:ff:ff").contains("no sender"));
+        assert!("v0=drop:0".parse::<For<Limit>>().unwrap_err().contains("`0`"));
+        assert!("v0=on".parse::<For<OnlyMode>>().unwrap_err().contains("off, count and drop"));
+        assert!("=drop".parse::<For<OnlyMode>>().unwrap_err().contains("missing"));
+        for bad in ["v0=drop:50", "v0=drop:0/1", "v0=drop:1/0", "v0=drop:1/1,1", "v0=drop:2000000/1"] {
+            assert!(bad.parse::<For<Budgets>>().is_err(), "{bad}");
+        }
+    }
+}

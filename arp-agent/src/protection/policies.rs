@@ -1,0 +1,233 @@
+//! What the policies say of an interface, by its name: the options put together, and refused where they contradict each
+//! other.
+
+use super::options::{Allowed, For, ProtectionOptions};
+use crate::dataplane::guards::Configured;
+use crate::prefix::Prefix;
+use anyhow::{Context as _, bail};
+use arp_common::guard::{MAX_ALLOWED, Mode, Policy};
+use globset::{Glob, GlobMatcher};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// The policies that were asked for.
+#[derive(Debug)]
+pub struct Policies {
+    options: ProtectionOptions,
+    matchers: BTreeMap<String, GlobMatcher>,
+    /// The lists that were handed out, by the numbers of the values of `--sender-allow` in them; the first list is 1.
+    lists: Vec<Vec<usize>>,
+}
+
+/// What holds for an interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// For the dataplane.
+    pub configured: Configured,
+    /// Each policy that is on, in words.
+    pub words: Vec<String>,
+    /// The sender-guard drops.
+    pub drops_senders: bool,
+}
+
+impl Policies {
+    /// Puts the options together. `interfaces`: the patterns of the interfaces that the agent attaches to.
+    ///
+    /// # Errors
+    /// A pattern is not a glob, names no interface of the agent's, or two values contradict each other.
+    pub fn new(options: ProtectionOptions, interfaces: &[String]) -> anyhow::Result<Self> {
+        let mut policies = Policies { matchers: BTreeMap::new(), lists: Vec::new(), options };
+        let options = policies.options.clone();
+        policies.take("--sender-guard", &options.sender_guard, interfaces)?;
+        policies.take("--sender-allow", &options.sender_allow, interfaces)?;
+        policies.take("--entry-limit", &options.entry_limit, interfaces)?;
+        policies.take("--budget", &options.budget, interfaces)?;
+        unique("--sender-guard", options.sender_guard.iter().map(|of| &of.glob))?;
+        unique("--entry-limit", options.entry_limit.iter().map(|of| &of.glob))?;
+        unique("--budget", options.budget.iter().map(|of| &of.glob))?;
+        if !options.sender_allow.is_empty() && options.sender_guard.iter().all(|of| of.value.0 == Mode::Off) {
+            bail!("--sender-allow without --sender-guard: there is nothing to allow; add --sender-guard GLOB=count");
+        }
+        let mut known = BTreeMap::new();
+        for For { glob, value: Allowed { prefix, lladdr } } in &options.sender_allow {
+            if known.insert((glob, prefix), lladdr).is_some_and(|before| before != lladdr) {
+                let Prefix { addr, len } = *prefix;
+                let addr = Ipv4Addr::from(addr);
+                bail!(
+                    "--sender-allow {glob}: {addr}/{len} is given with two link-layer addresses; a prefix takes one, or any"
+                );
+            }
+        }
+        if options.sender_allow.len() > MAX_ALLOWED as usize {
+            bail!("--sender-allow: {} prefixes, and there is room for {MAX_ALLOWED}", options.sender_allow.len());
+        }
+        Ok(policies)
+    }
+
+    /// Whether none is asked for: then nothing is loaded, nor attached.
+    pub fn are_off(&self) -> bool {
+        let ProtectionOptions { sender_guard, entry_limit, budget, .. } = &self.options;
+        sender_guard.iter().all(|of| of.value.0 == Mode::Off)
+            && entry_limit.iter().all(|of| of.value.mode == Mode::Off)
+            && budget.iter().all(|of| of.value.mode == Mode::Off)
+    }
+
+    /// How long the grace is.
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.options.sender_grace)
+    }
+
+    /// What holds for the interface of that name; `None` if no policy is on.
+    pub fn of(&mut self, name: &str) -> Option<Held> {
+        let sender = self.last(&self.options.sender_guard, name).map_or(Mode::Off, |value| value.0);
+        let limit = self.last(&self.options.entry_limit, name).filter(|limit| limit.mode != Mode::Off);
+        let budgets = self.last(&self.options.budget, name).filter(|budgets| budgets.mode != Mode::Off);
+        let modes = [
+            ("sender-guard", sender),
+            ("entry-limit", limit.map_or(Mode::Off, |limit| limit.mode)),
+            ("budget", budgets.map_or(Mode::Off, |budgets| budgets.mode)),
+        ];
+        let words = modes.iter().filter(|(_, mode)| *mode != Mode::Off).map(|(policy, mode)| match mode {
+            Mode::Drop => format!("{policy}: drop"),
+            _ => format!("{policy}: count"),
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() {
+            return None;
+        }
+        let [(_, sender), (_, entries), (_, budget)] = modes;
+        let configured = Configured {
+            modes: Policy::modes_of(sender, entries, budget),
+            list: if sender == Mode::Off { 0 } else { self.list(name) },
+            limit: limit.map_or(0, |limit| limit.entries),
+            learn: budgets.map(|budgets| budgets.learn).unwrap_or_default(),
+            other: budgets.map(|budgets| budgets.other).unwrap_or_default(),
+        };
+        Some(Held { configured, words, drops_senders: sender == Mode::Drop })
+    }
+
+    /// The senders on a list.
+    pub fn allowed(&self, list: u32) -> impl Iterator<Item = Allowed> {
+        let numbers = (list as usize).checked_sub(1).and_then(|at| self.lists.get(at));
+        numbers.into_iter().flatten().map(|&number| self.options.sender_allow[number].value)
+    }
+
+    /// How many lists there are: their numbers are from 1 to this.
+    pub fn lists(&self) -> u32 {
+        self.lists.len() as u32
+    }
+
+    /// The list of all that the patterns that match allow; 0 if that is nothing.
+    fn list(&mut self, name: &str) -> u32 {
+        let numbers = self.options.sender_allow.iter().enumerate();
+        let numbers: Vec<usize> =
+            numbers.filter(|(_, of)| self.matches(&of.glob, name)).map(|(number, _)| number).collect();
+        if numbers.is_empty() {
+            return 0;
+        }
+        let at = self.lists.iter().position(|list| *list == numbers).unwrap_or_else(|| {
+            self.lists.push(numbers);
+            self.lists.len() - 1
+        });
+        at as u32 + 1
+    }
+
+    /// The last value that is given for the interface.
+    fn last<T: Copy>(&self, values: &[For<T>], name: &str) -> Option<T> {
+        values.iter().rev().find(|of| self.matches(&of.glob, name)).map(|of| of.value)
+    }
+
+    fn matches(&self, glob: &str, name: &str) -> bool {
+        self.matchers.get(glob).is_some_and(|matcher| matcher.is_match(name))
+    }
+
+    fn take<T>(&mut self, option: &str, values: &[For<T>], interfaces: &[String]) -> anyhow::Result<()> {
+        for For { glob, .. } in values {
+            if self.matchers.contains_key(glob) {
+                continue;
+            }
+            let matcher = Glob::new(glob).with_context(|| format!("{option} {glob}: not a glob"))?.compile_matcher();
+            let is_name = !glob.contains(['*', '?', '[', '{']);
+            let is_served = |pattern: &String| Glob::new(pattern).is_ok_and(|of| of.compile_matcher().is_match(glob));
+            if is_name && !interfaces.iter().any(is_served) {
+                bail!("{option} {glob}: --interface does not name this interface, so nothing would be protected");
+            }
+            self.matchers.insert(glob.clone(), matcher);
+        }
+        Ok(())
+    }
+}
+
+fn unique<'a>(option: &str, globs: impl Iterator<Item = &'a String>) -> anyhow::Result<()> {
+    let mut known = Vec::new();
+    for glob in globs {
+        if known.contains(&glob) {
+            bail!("{option} {glob} is given twice: leave out one of them");
+        }
+        known.push(glob);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arp_common::guard::Mode::{Count, Drop, Off};
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: ProtectionOptions,
+    }
+
+    fn policies(line: &str) -> anyhow::Result<Policies> {
+        let line = Line::try_parse_from(["run"].into_iter().chain(line.split_whitespace()))?;
+        Policies::new(line.options, &["cali*".to_owned(), "eth0".to_owned()])
+    }
+
+    #[test]
+    fn the_last_pattern_that_matches_counts() {
+        let mut policies =
+            policies("--sender-guard cali*=count --sender-guard cali7=drop --entry-limit cali*=drop:9").unwrap();
+        let modes = |policies: &mut Policies, name| policies.of(name).map(|held| held.configured.modes);
+        assert_eq!(modes(&mut policies, "cali1"), Some(Policy::modes_of(Count, Drop, Off)));
+        assert_eq!(modes(&mut policies, "cali7"), Some(Policy::modes_of(Drop, Drop, Off)));
+        assert_eq!(modes(&mut policies, "eth0"), None);
+        assert_eq!(policies.of("cali7").unwrap().words, ["sender-guard: drop", "entry-limit: drop"]);
+        assert_eq!(policies.of("cali7").unwrap().configured.limit, 9);
+        assert!(!policies.are_off());
+    }
+
+    #[test]
+    fn off_is_as_if_nothing_was_said() {
+        let mut off = policies("--sender-guard cali*=off --entry-limit cali*=off --budget cali*=off").unwrap();
+        assert!(off.are_off() && off.of("cali1").is_none());
+        assert!(policies("").unwrap().are_off());
+    }
+
+    #[test]
+    fn interfaces_with_equal_lists_share_one() {
+        let line = "--sender-guard cali*=drop --sender-allow cali*=10.8.0.0/24 --sender-allow cali7=10.9.0.0/24";
+        let mut policies = policies(line).unwrap();
+        let mut list = |name| policies.of(name).unwrap().configured.list;
+        let lists = ["cali1", "cali2", "cali7"].map(&mut list);
+        assert_eq!(lists, [1, 1, 2]);
+        assert_eq!(policies.lists(), 2);
+        assert_eq!(policies.allowed(2).count(), 2);
+        assert_eq!(policies.allowed(0).count(), 0);
+    }
+
+    #[test]
+    fn what_contradicts_itself_or_protects_nothing_is_refused() {
+        let refused = |line: &str| format!("{:#}", policies(line).unwrap_err());
+        assert!(refused("--sender-guard cali*=drop --sender-guard cali*=count").contains("twice"));
+        assert!(refused("--sender-guard eth9=drop").contains("--interface does not name"));
+        assert!(refused("--sender-guard [=drop").contains("not a glob"));
+        assert!(refused("--sender-allow cali*=10.8.0.0/24").contains("without --sender-guard"));
+        let twice = "--sender-guard cali*=drop --sender-allow cali*=10.8.0.7=02:00:00:00:00:01 --sender-allow \
+                     cali*=10.8.0.7=02:00:00:00:00:02";
+        assert!(refused(twice).contains("two link-layer addresses"));
+    }
+}
