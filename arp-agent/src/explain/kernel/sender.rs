@@ -34,15 +34,6 @@ impl Kernel<'_> {
         let Question { target, sender, .. } = *question;
         let of = |key| Setting::of(self.snapshot, link, key);
         let accept_local = of(names::ACCEPT_LOCAL);
-        let is_default = self.snapshot.rules.are_default();
-        // While there was never a rule, the kernel may only look whether the sender has an address of the node's.
-        if is_default && self.snapshot.is_configured(sender.into()) && !accept_local.is_on() {
-            let holder = self.snapshot.addresses.iter().find(|address| address.local == sender);
-            let on = holder
-                .map_or_else(String::new, |address| format!(" (on {})", interface(self.snapshot, address.ifindex)));
-            let so = format!("and the sender {sender} is an address of this node itself{on}");
-            return Accepted::No(Reason::SENDER_ROUTE, accept_local.cause(&so));
-        }
         let back = match self.snapshot.walk_back(link.ifindex, oif, target, sender) {
             End::Unknown(rule) => {
                 return Accepted::Unknown(
@@ -70,7 +61,21 @@ impl Kernel<'_> {
                 }
             }
         };
-        self.judge(link, question, back)
+        let judged = self.judge(link, question, back);
+        if !self.snapshot.rules.are_default() || !self.is_own(question) || accept_local.is_on() {
+            return judged;
+        }
+        // While there was never a rule, nor a local route of somebody's, the kernel only looks whether the sender has an
+        // address of the node's.
+        let holder = self.snapshot.addresses.iter().find(|address| address.local == sender);
+        let on =
+            holder.map_or_else(String::new, |address| format!(" (on {})", interface(self.snapshot, address.ifindex)));
+        let so = format!("the sender {sender} is an address of this node itself{on}");
+        if let Accepted::No(..) = judged {
+            return Accepted::No(Reason::SENDER_ROUTE, accept_local.cause(&format!("and {so}")));
+        }
+        let history = "without a local route: it depends on what rules and routes there were before";
+        Accepted::Unknown(accept_local.cause(&format!("and {so}, {history}")))
     }
 
     fn judge(&self, link: &Link, question: &Question, back: Back) -> Accepted {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::arp_rules::ArpRules;
-use crate::event::{Event, Placement, RoutingRule};
+use crate::event::{Address, Event, Placement, Route, RoutingRule};
 use crate::explain::kernel_view::KernelView;
 use crate::mirror::snapshot::Dirty;
 use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
@@ -63,6 +63,23 @@ fn a_stranger_is_accepted_as_rp_filter_has_it() {
     let strict = verdict([cali(|_, settings| settings.rp_filter = 1)], &stranger);
     assert_eq!(short(&strict), (Answer::Silent, Some("sender_route")));
     assert!(strict.cause.what.starts_with("rp_filter is 1 on cali0"), "{strict:?}");
+}
+
+/// Its local route is what the kernel looks at once there was a rule, and its address before: nobody can tell which it is.
+#[test]
+fn an_own_address_without_its_local_route_is_left_open_as_a_sender() {
+    let own = Ipv4Addr::new(10, 77, 0, 1);
+    let address = || Event::Address(Address { ifindex: 1, local: own, peer: own, prefix_len: 32 });
+    let route = || {
+        let other =
+            after([]).routes.table(255).and_then(|table| table.all().find(|route| route.prefix.len == 32).cloned());
+        Route { prefix: crate::prefix::Prefix::new(own.octets(), 32), ..other.unwrap() }
+    };
+    let from_own = Question { sender: own, ..question("8.8.8.8") };
+    let local = || Event::Route(route(), Placement::Last);
+    assert_eq!(short(&verdict([address(), local()], &from_own)), (Answer::Silent, Some("sender_route")));
+    let open = verdict([address(), local(), Event::RouteGone(route())], &from_own);
+    assert_eq!(open.answer, Answer::Undecided, "{open:?}");
 }
 
 /// A kernel that says the same of every packet.
