@@ -1,4 +1,4 @@
-//! The policies that protect the node: which of the frames that would go up to the kernel may (docs/adr/0013-protection.md).
+//! The policies that protect the node: which of the frames that would go up to the kernel may (docs/adr/0015-protection.md).
 //! By default there are none. Whatever is not known for certain goes up.
 
 use crate::decide::{Tables, Verdict, decide};

@@ -1,4 +1,4 @@
-//! The guard: a tc program before all others, which drops what policies refuse (docs/adr/0013-protection.md). It is loaded
+//! The guard: a tc program before all others, which drops what policies refuse (docs/adr/0015-protection.md). It is loaded
 //! only where there are policies.
 
 use crate::packet_access::read;

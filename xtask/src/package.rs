@@ -1,5 +1,5 @@
 //! `cargo xtask package`: the agent as deb, rpm, tar.gz and OCI image, with checksums. One list of files ([`files`]) is
-//! behind all of them. The same commit gives the same bytes, in whatever folder it is built.
+//! behind all of them. No path of the folder and no time of the build is in them.
 
 mod archive;
 mod binary;

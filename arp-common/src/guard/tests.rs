@@ -1,5 +1,5 @@
 //! Each exit of the judgement, on a node with a pod behind interface 7 and an uplink, number 3. What the kernel would do
-//! with the frame stands in docs/adr/0013-protection.md; what must never be dropped in docs/protection.md.
+//! with the frame stands in docs/adr/0015-protection.md; what must never be dropped in docs/protection.md.
 
 use super::*;
 use crate::ArpFrame;
