@@ -497,6 +497,7 @@ impl Agent {
             self.withdraw();
         }
         self.apply(&step.changes)?;
+        self.guard_links(&links);
         links.append(&mut features);
         if !links.is_empty() {
             // Those that refused are asked again: whoever held them may have gone.
@@ -577,7 +578,8 @@ impl Agent {
         }
         let applied = self.bpf.apply(changes);
         applied.context("the BPF maps refused a change: the agent ends, and frames pass to the kernel")?;
-        self.guard(changes)
+        self.guard(changes);
+        Ok(())
     }
 
     /// From now on frames pass, until a resync.

@@ -13,7 +13,7 @@ use crate::mirror::snapshot::Snapshot;
 use crate::protection::policies::{Held, Policies};
 use arp_common::maps::IfaceAddr;
 use nix::libc;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How often entries are counted at most.
@@ -107,18 +107,21 @@ impl Protection {
     }
 
     /// Configures the guard for an interface that has an entry in the maps.
-    fn configure(&mut self, bpf: &mut Bpf, link: &Link) -> anyhow::Result<()> {
-        let (ifindex, Some(guards)) = (link.ifindex, &mut self.guards) else { return Ok(()) };
+    fn configure(&mut self, bpf: &mut Bpf, link: &Link) {
+        let (ifindex, Some(guards)) = (link.ifindex, &mut self.guards) else { return };
         let Some(held) = self.policies.of(&link.name) else {
             if self.interfaces.remove(&ifindex).is_some() {
                 bpf.configure_guard(ifindex, &Configured::default());
                 guards.forget(ifindex);
             }
-            return Ok(());
+            return;
         };
         for list in self.lists + 1..=self.policies.lists() {
             for allowed in self.policies.allowed(list) {
-                bpf.allow(list, allowed.prefix, allowed.lladdr)?;
+                if let Err(error) = bpf.allow(list, allowed.prefix, allowed.lladdr) {
+                    log::warn!("{}: not guarded: {error:#}", link.name);
+                    return;
+                }
             }
             self.lists = list;
         }
@@ -126,7 +129,7 @@ impl Protection {
         let is_new = before.is_none_or(|before| before.held != held);
         let has_come_up = before.is_none_or(|before| before.carrier_changes != link.carrier_changes);
         if !bpf.configure_guard(ifindex, &held.configured) {
-            return Ok(());
+            return;
         }
         if has_come_up {
             bpf.set_grace(ifindex, monotonic_ns() + self.policies.grace().as_nanos() as u64);
@@ -140,7 +143,6 @@ impl Protection {
             }
         }
         guards.guard(ifindex);
-        Ok(())
     }
 
     /// Counts the entries of interfaces with a limit. To be called when everything that the kernel had notified by
@@ -173,18 +175,24 @@ impl Protection {
 
 impl Agent {
     /// Configures the guard for interfaces whose entry in the maps is new.
-    pub(super) fn guard(&mut self, changes: &[Change]) -> anyhow::Result<()> {
-        if !self.protection.is_on() {
-            return Ok(());
-        }
+    pub(super) fn guard(&mut self, changes: &[Change]) {
         for change in changes {
             let Change::Iface(ifindex, iface) = change else { continue };
             match self.mirror.snapshot().links.get(ifindex).filter(|_| iface.is_some()) {
-                Some(link) => self.protection.configure(&mut self.bpf, link)?,
+                Some(link) => self.protection.configure(&mut self.bpf, link),
                 None => self.protection.forget(*ifindex),
             }
         }
-        Ok(())
+    }
+
+    /// The same for interfaces of which something was told that their entries do not hold: their name, by which policies
+    /// are given, or that the link came up again.
+    pub(super) fn guard_links(&mut self, links: &BTreeSet<u32>) {
+        for ifindex in links.iter().filter(|&&ifindex| self.mirror.iface(ifindex).is_some()) {
+            if let Some(link) = self.mirror.snapshot().links.get(ifindex) {
+                self.protection.configure(&mut self.bpf, link);
+            }
+        }
     }
 
     /// See [`Protection::count`].

@@ -110,6 +110,8 @@ impl Bpf {
         let Some(index) = self.counters.index(ifindex) else { return false };
         let Configured { modes, list, limit, learn, other } = *configured;
         let set = |offset, value| self.guards.set(index, POLICY + offset, value);
+        // Nothing is dropped by values that are half written.
+        set(offset_of!(Policy, modes), 0);
         set(offset_of!(Policy, limit), limit);
         for (at, rate) in [(offset_of!(Policy, learn), learn), (offset_of!(Policy, other), other)] {
             set(at + offset_of!(Rate, interval), rate.interval);

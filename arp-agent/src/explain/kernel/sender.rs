@@ -84,12 +84,12 @@ impl Kernel<'_> {
         let numbered = self.snapshot.is_numbered(link.ifindex);
         let refused = |so: &str| Accepted::No(Reason::SENDER_ROUTE, rp_filter.cause(so));
         let strict = |what: &str| match rp_filter.value() {
-            2 if !numbered => format!("which is as strict as 1 because {} has no address, and {what}", link.name),
+            2.. if !numbered => format!("which is as strict as 1 because {} has no address, and {what}", link.name),
             _ => format!("and {what}"),
         };
         match (rp_filter.value(), back) {
             (_, Back::Via) | (0, Back::Else(_) | Back::Nothing(_)) => Accepted::Yes,
-            (2, Back::Else(_)) if numbered => Accepted::Yes,
+            (2.., Back::Else(_)) if numbered => Accepted::Yes,
             (_, Back::Else(what) | Back::Nothing(what)) => refused(&strict(&what)),
             (r, Back::Other { what, local }) => {
                 let accept_local = of(names::ACCEPT_LOCAL);

@@ -63,6 +63,12 @@ fn a_stranger_is_accepted_as_rp_filter_has_it() {
     let strict = verdict([cali(|_, settings| settings.rp_filter = 1)], &stranger);
     assert_eq!(short(&strict), (Answer::Silent, Some("sender_route")));
     assert!(strict.cause.what.starts_with("rp_filter is 1 on cali0"), "{strict:?}");
+    // Only 1 is strict, and the kernel takes any number.
+    let loose = || cali(|_, settings| settings.rp_filter = 3);
+    let local = Ipv4Addr::new(10, 6, 0, 1);
+    let numbered = Event::Address(Address { ifindex: CALI, local, peer: local, prefix_len: 24 });
+    assert_eq!(verdict([loose()], &stranger).answer, Answer::Silent, "no address");
+    assert_eq!(verdict([loose(), numbered], &stranger).answer, Answer::Answers);
 }
 
 /// Its local route is what the kernel looks at once there was a rule, and its address before: nobody can tell which it is.

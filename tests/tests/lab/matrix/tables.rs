@@ -133,4 +133,13 @@ rows! {
             Fast,
         ),
     ];
+    // The refusal of main is the last word, also while there was never a rule.
+    k337_an_unreachable_prefix_of_main_and_a_route_in_table_default: [
+        when(
+            &["route add unreachable 10.20.0.0/16", "route add 10.20.0.0/24 via 10.8.0.254 table default"],
+            For(Z),
+            NEVER,
+        ),
+        when(&["rule add fwmark 1 lookup 100"], For(Z), NEVER),
+    ];
 }

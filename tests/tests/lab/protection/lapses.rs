@@ -86,6 +86,28 @@ fn a_kill_opens_everything_and_the_next_agent_guards_again() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn an_interface_under_another_name_has_the_policies_of_that_name() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 2, "renaming an interface that is up");
+    let mut lab = open()?;
+    let policies = ["--sender-guard", "cali0=drop", "--sender-guard", "cali1=off", "--sender-grace", "0"];
+    let agent = start(&lab, &policies)?;
+    let spoofed = |lab: &Lab, last: u8| {
+        let p0 = lab.host("p0");
+        p0.ask(&request(p0, [198, 18, 0, last], CALICO_GATEWAY))
+    };
+    assert!(spoofed(&lab, 1)?.is_empty());
+    lab.rename_node_end("p0", "cali1")?;
+    agent.wait_for_interface("cali1", |interface| interface["guard"].is_null())?;
+    assert!(!spoofed(&lab, 2)?.is_empty(), "no policy names it");
+    lab.rename_node_end("p0", "cali0")?;
+    agent.wait_for_interface("cali0", |interface| !interface["guard"].is_null())?;
+    await_guard(&agent)?;
+    assert!(spoofed(&lab, 3)?.is_empty());
+    Ok(())
+}
+
 /// The tcx programs of an interface, in the order in which they run.
 fn programs(lab: &Lab) -> Result<Vec<String>> {
     let (_, programs) = lab.node().run(|| SchedClassifier::query_tcx("cali0", TcAttachType::Ingress))??;
