@@ -1,6 +1,7 @@
 //! Writes the man pages and the shell completions into a folder: `man8/`, `man5/`, `completions/`.
 
 mod pages;
+mod worked;
 
 use anyhow::{Context as _, Result};
 use arp_agent::cli::Cli;

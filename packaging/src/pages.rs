@@ -1,5 +1,6 @@
 //! The man pages: options and values from the command line's types, and what those do not say.
 
+use crate::worked;
 use anyhow::Result;
 use arp_agent::cli::Cli;
 use clap::{Arg, Command, CommandFactory as _};
@@ -155,6 +156,9 @@ fn verb_page(verb: &Command) -> Result<Vec<u8>> {
             roff.text([bold(*command)]);
             roff.text([roman(*does)]);
         }
+    }
+    if verb.get_name() == "explain" {
+        worked::examples(&mut roff);
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([bold("arp-agent"), roman("(8), "), bold("arp-agent.toml"), roman("(5)")]);
