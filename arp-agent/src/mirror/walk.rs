@@ -8,7 +8,7 @@ use super::rules::{Action, Holds, Ingress, Lookup, TABLE_LOCAL_AND_MAIN};
 use super::senders;
 use super::snapshot::{IFF_UP, Snapshot, TABLE_LOCAL, TABLE_MAIN};
 use super::views::refuses;
-use crate::event::{LocalAndMain, Route, RouteKind, RoutingRule};
+use crate::event::{Link, LocalAndMain, Route, RouteKind, RoutingRule};
 use crate::prefix::Prefix;
 use nix::libc;
 use std::net::Ipv4Addr;
@@ -76,7 +76,8 @@ impl Snapshot {
     }
 
     fn walk_by(&self, iif: u32, ingress: u32, from: Ipv4Addr, to: Ipv4Addr) -> End<'_> {
-        let vrf_of = |ifindex| self.links.get(ifindex).and_then(|link| senders::vrf(self, link));
+        let vrf_of =
+            |ifindex| self.links.get(ifindex).and_then(|link| own_vrf(link).or_else(|| senders::vrf(self, link)));
         let by = Ingress {
             name: self.links.get(&iif).map_or("lo", |link| &link.name),
             vrf: vrf_of(&ingress).or_else(|| vrf_of(&iif)),
@@ -92,10 +93,13 @@ impl Snapshot {
             Some(LocalAndMain::Merged) => split(true),
             None => {
                 let (one, other) = (split(false), split(true));
-                match (one, other) {
-                    (End::Route(rule, here), End::Route(_, there)) if here != there => End::Unknown(rule),
-                    _ => other,
-                }
+                let agree = match (one, other) {
+                    (End::Route(_, here), End::Route(_, there)) => here == there,
+                    (End::Refused(..), End::Refused(..)) | (End::NoRoute, End::NoRoute) => true,
+                    _ => false,
+                };
+                let rule = self.rules.list().next();
+                rule.filter(|_| !agree).map_or(other, End::Unknown)
             }
         }
     }
@@ -186,4 +190,9 @@ impl Snapshot {
     pub fn vrf_of(&self, ifindex: u32) -> Option<(&str, u32)> {
         senders::vrf(self, self.links.get(&ifindex)?)
     }
+}
+
+/// A VRF's device is in the VRF, as its ports are (`l3mdev_master_ifindex_rcu`, net/l3mdev/l3mdev.c, 6.18).
+fn own_vrf(link: &Link) -> Option<(&str, u32)> {
+    Some((&link.name, link.vrf_table?))
 }

@@ -2,7 +2,7 @@
 
 use super::settings::Setting;
 use super::{Answer, Cause, Destination, Kernel, Verdict, answers, open, silent};
-use crate::event::{Address, Link, Route, RouteKind};
+use crate::event::{Address, Link, LocalAndMain, Route, RouteKind};
 use crate::kernel::LookedUp;
 use crate::mirror::snapshot::TABLE_LOCAL;
 use crate::mirror::walk::{End, LOOPBACK};
@@ -126,6 +126,10 @@ impl Kernel<'_> {
         let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
         let is_address = self.snapshot.addresses.iter().any(|address| address.local == target);
         if !is_address && route.is_some_and(|route| route.table != TABLE_LOCAL) {
+            if self.snapshot.rules.are_default() && self.snapshot.local_and_main != Some(LocalAndMain::Split) {
+                let so = format!("and {target} is local in another table than local, which may be one with it");
+                return Some(open(Reason::ARP_FILTER, filter.cause(&so)));
+            }
             return no(format!("and {target} is local in another table than local, where arp_filter does not look"));
         }
         let by = |oif: u32| super::interface(self.snapshot, oif);
@@ -144,6 +148,10 @@ impl Kernel<'_> {
                     Some(open(Reason::ARP_FILTER, filter.cause("and the way back to the sender is not known")))
                 }
             },
+            End::Route(_, back) if self.is_one_of_several_defaults(back) => {
+                let so = "and of several default routes the kernel takes one by the state of their gateways";
+                Some(open(Reason::ARP_FILTER, filter.cause(so)))
+            }
             End::Route(_, back) => match (back.kind, back.legs()) {
                 (RouteKind::Unicast, legs) if !legs.is_empty() && legs.iter().all(|&leg| leg == link.ifindex) => None,
                 (RouteKind::Unicast, legs) if legs.contains(&link.ifindex) || legs.is_empty() => {
@@ -157,8 +165,20 @@ impl Kernel<'_> {
                     let by = legs.iter().map(|&leg| by(leg)).collect::<Vec<_>>().join(" and ");
                     no(format!("and the route back to {sender} leaves by {by}"))
                 }
-                _ => no(format!("and {sender} is not routed back by {}", link.name)),
+                (RouteKind::Local, _) => no(format!("and {sender} is not routed back by {}", link.name)),
+                // What leaves by the interface itself passes, also by a route of such a type.
+                _ => {
+                    let so = format!("and the route back to {sender} is of a type that no sender has");
+                    Some(open(Reason::ARP_FILTER, filter.cause(&so)))
+                }
             },
         }
+    }
+
+    /// Whether the kernel picks among default routes of one metric by what it knows of their gateways (`fib_select_default`,
+    /// net/ipv4/fib_semantics.c, 6.18).
+    fn is_one_of_several_defaults(&self, route: &Route) -> bool {
+        let at = self.snapshot.routes.at(route.table, route.prefix);
+        route.prefix.len == 0 && at.iter().filter(|other| other.metric == route.metric).count() > 1
     }
 }
