@@ -1,5 +1,6 @@
 //! The unit, and what the agent tells a service manager.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
@@ -34,12 +35,18 @@ impl Manager {
 
     /// The next message within this time.
     fn message(&self, within: Duration) -> Result<Option<String>> {
-        self.socket.set_read_timeout(Some(within.max(Duration::from_millis(1))))?;
+        let deadline = Instant::now() + within;
         let mut buffer = [0; 4096];
-        match self.socket.recv(&mut buffer) {
-            Ok(length) => Ok(Some(String::from_utf8_lossy(&buffer[..length]).into_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error.into()),
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left))?;
+            match self.socket.recv(&mut buffer) {
+                Ok(length) => return Ok(Some(String::from_utf8_lossy(&buffer[..length]).into_owned())),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+                // A wait with a timeout is not taken up again after a signal, whose ever it was.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
