@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// Do not shrink what diverges
     #[arg(long)]
     no_shrink: bool,
+    /// Where `explain` is wrong is told, and no failure
+    #[arg(long)]
+    explain_may_err: bool,
     /// Play these scripts instead, one after the other
     #[arg(long, num_args = 1..)]
     replay: Vec<PathBuf>,

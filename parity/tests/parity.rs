@@ -24,7 +24,8 @@ fn fixed_scenarios_show_no_difference() -> Result<()> {
 #[test]
 fn new_scenarios_show_no_difference() -> Result<()> {
     needs_root!();
-    parity(&[], COVERAGE[1])
+    // `explain` is not yet proven by millions of frames: where it is wrong is told.
+    parity(&["--explain-may-err"], COVERAGE[1])
 }
 
 fn parity(arguments: &[&str], coverage: f64) -> Result<()> {
