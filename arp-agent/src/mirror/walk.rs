@@ -125,7 +125,7 @@ impl Snapshot {
                 Some(Action::Lookup(Lookup { table: TABLE_LOCAL, .. })) if is_merged => {
                     Lookup::all_of(TABLE_LOCAL_AND_MAIN)
                 }
-                // It was in that one: what a throw route there leaves is table default's.
+                // The lookup before was in main, too: after a throw route comes table default.
                 Some(Action::Lookup(Lookup { table: TABLE_MAIN, .. })) if is_merged => continue,
                 Some(Action::Lookup(lookup)) => lookup,
             };
