@@ -452,7 +452,7 @@ fn help_and_documents_name_the_hooks_that_auto_tries() {
     }
 }
 
-/// Each policy's option, and each reason to drop with its sentence, stands in docs/protection.md.
+/// Each policy's setting, and each reason to drop with its sentence, stands in docs/protection.md.
 #[test]
 fn policies_are_documented() {
     let text = document("docs/protection.md");
@@ -462,7 +462,7 @@ fn policies_are_documented() {
     let options: Vec<&str> = options.filter_map(Arg::get_long).collect();
     assert!(options.contains(&"sender-guard"), "{options:?}");
     for option in options {
-        assert!(text.contains(&format!("`--{option} ")), "docs/protection.md does not describe --{option}");
+        assert!(text.contains(&format!("| `{option}`: ")), "docs/protection.md does not describe {option}");
     }
     for reason in DropReason::ALL {
         let row = format!("| `{}` | {} |", reason.name(), reason.why());

@@ -2,7 +2,6 @@
 #![expect(missing_docs, reason = "`--help` prints doc comments: where it needs none, there is none")]
 
 use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
-use crate::protection::options::ProtectionOptions;
 use arp_common::Lladdr;
 use clap::{Args, Parser, Subcommand};
 use std::net::Ipv4Addr;
@@ -58,8 +57,6 @@ pub enum Command {
 pub struct Run {
     #[command(flatten)]
     pub options: Options,
-    #[command(flatten)]
-    pub protection: ProtectionOptions,
     /// Configuration file; by default /etc/arp-agent/arp-agent.toml, if it is there.
     #[arg(long, value_name = "FILE", env = "ARP_AGENT_CONFIG", hide_env_values = true)]
     pub config: Option<PathBuf>,

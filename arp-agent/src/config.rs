@@ -8,6 +8,7 @@ pub mod file;
 pub mod reload;
 pub mod sources;
 
+use crate::protection::options::ProtectionOptions;
 use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,6 +68,9 @@ pub struct Options {
     /// How log lines are written to standard error.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// The policies that protect the node.
+    #[command(flatten)]
+    pub protection: ProtectionOptions,
 }
 
 impl Default for Options {

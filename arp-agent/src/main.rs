@@ -16,9 +16,7 @@ fn main() -> ExitCode {
         Sources::of(of_command, config, cli.verbose)
     };
     let done = match &cli.command {
-        Command::Run(arguments) => {
-            commands::run::run(sources(arguments.config.as_deref()), &arguments.protection, cli.verbose >= 2)
-        }
+        Command::Run(arguments) => commands::run::run(sources(arguments.config.as_deref()), cli.verbose >= 2),
         Command::Preflight(arguments) => commands::preflight::preflight(arguments),
         Command::CheckConfig(arguments) => {
             commands::check_config::check_config(&sources(arguments.run.config.as_deref()), arguments.json)

@@ -39,7 +39,7 @@ use crate::metrics::http::Pulse;
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use crate::protection::policies::Policies;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use arp_common::{Reason, Tables as _};
 use damping::Damper;
 use doubts::Doubts;
@@ -117,8 +117,11 @@ impl Agent {
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(settings: Settings, sources: Sources, policies: Policies, trace: bool) -> anyhow::Result<Self> {
+    pub fn start(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<Self> {
         let options = &settings.options;
+        // Whoever read the settings has told their faults; here there is none.
+        let policies = Policies::new(&options.protection, &options.interface)
+            .map_err(|faults| anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
         let mut bpf = Bpf::load_with(trace, !policies.are_off())?;
         let protection = Protection::start(policies, &mut bpf, &mut attachments)?;

@@ -43,8 +43,8 @@ pub fn document(settings: Settings) -> CheckedConfig {
 fn render(settings: &[Setting]) -> String {
     let mut table = Builder::default();
     table.push_record(["setting", "value", "from"]);
-    for Setting { name, value, from } in settings {
-        table.push_record([name, value, from]);
+    for setting in settings {
+        table.push_record([&setting.name, &setting.in_short(), &setting.from]);
     }
     let table = table.build().with(Style::blank()).to_string();
     table.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")

@@ -5,8 +5,6 @@ use crate::agent::Agent;
 use crate::config::sources::{Settings, Sources};
 use crate::control::{Request, run_dir::RunDir, server};
 use crate::metrics::http;
-use crate::protection::options::ProtectionOptions;
-use crate::protection::policies::Policies;
 use crate::{descriptors, logging};
 use anyhow::{Context as _, bail};
 use aya_log::EbpfLogger;
@@ -23,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 ///
 /// # Errors
 /// Those of [`Agent::start`] and [`Agent::run`]; the configuration is bad; the run directory cannot be used.
-pub fn run(sources: Sources, protection: &ProtectionOptions, trace: bool) -> anyhow::Result<Exit> {
+pub fn run(sources: Sources, trace: bool) -> anyhow::Result<Exit> {
     let settings = sources.read()?;
     if let Err(error) = settings.need_interfaces() {
         eprintln!("arp-agent: {error:#}");
@@ -31,24 +29,23 @@ pub fn run(sources: Sources, protection: &ProtectionOptions, trace: bool) -> any
     }
     logging::set(settings.options.log_level, settings.options.log_format, trace);
     settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
-    let policies = Policies::new(protection.clone(), &settings.options.interface)?;
     need_capabilities()?;
     // Nothing that the agent makes is for other users, whatever umask it was started with.
     umask(Mode::from_bits_truncate(0o077));
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings, sources, policies, trace))?;
+    runtime.block_on(serve(settings, sources, trace))?;
     Ok(Exit::Ok)
 }
 
-async fn serve(settings: Settings, sources: Sources, policies: Policies, trace: bool) -> anyhow::Result<()> {
+async fn serve(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<()> {
     // Before anything is made that a signal could leave behind.
     let mut signals = Signals::new().context("handling signals failed")?;
     let run_dir = RunDir::take(&settings.options.run_dir)?;
     let listener = server::listen(&run_dir.socket())?;
     // A port in use is found before anything is attached.
     let http = http::bind(&settings.options.listen_address)?;
-    let mut agent = Agent::start(settings, sources, policies, trace)?;
+    let mut agent = Agent::start(settings, sources, trace)?;
     if trace {
         let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
         tokio::spawn(print_log(logger));

@@ -18,8 +18,9 @@ environment, the environment overrides the file, and the file overrides the defa
 The file is TOML. By default the agent reads /etc/arp-agent/arp-agent.toml, if it is there; `--config FILE` or
 `ARP_AGENT_CONFIG` names another, which must exist. packaging/arp-agent.toml is a sample with every setting.
 
-A time is a number with its unit (`250ms`, `1s`); a bare number means milliseconds. `interface` may be one text or a
-list: `interface = [\"cali*\", \"eth0\"]`.
+A time is a number with its unit (`250ms`, `1s`); a bare number means milliseconds. Where several values may stand, they
+are one text with spaces between them, or a list: `interface = [\"cali*\", \"eth0\"]`. The values of policies begin with
+the interfaces that they hold for: `sender-guard = [\"cali*=drop\", \"cali7=count\"]` (docs/protection.md).
 
 ## Check and reload
 `arp-agent check-config` reads the settings as `run` would, and prints each with its value and its source. It needs no
@@ -41,6 +42,8 @@ the table). `arp-agent reload` then says why and ends with exit code 1; the log 
 struct Told {
     name: String,
     several: bool,
+    /// How each value is written, where that is more than a word.
+    form: Option<String>,
     default: String,
     help: String,
     /// What may stand there, with its meaning.
@@ -60,6 +63,11 @@ fn told(argument: &Arg) -> Told {
     Told {
         name: name(argument).to_owned(),
         several: takes_several(argument),
+        form: argument
+            .get_value_names()
+            .and_then(|names| names.first())
+            .map(ToString::to_string)
+            .filter(|form| form.contains('=')),
         default: default.collect::<Vec<_>>().join(" "),
         help: argument.get_help().map(ToString::to_string).unwrap_or_default(),
         values: values.collect(),
@@ -82,8 +90,11 @@ fn markdown() -> String {
         let by = if LIVE.contains(&name.as_str()) { "reload" } else { "restart" };
         writeln!(text, "| `{name}` | `{}` | {default} | {by} |", variable(&name)).unwrap();
     }
-    for Told { name, help, values, .. } in all() {
+    for Told { name, help, values, form, .. } in all() {
         writeln!(text, "\n### `{name}`\n{}", wrapped(&with_full_stop(&help), "")).unwrap();
+        if let Some(form) = form {
+            writeln!(text, "\nEach value: `{form}`.").unwrap();
+        }
         if !values.is_empty() {
             text.push('\n');
         }
@@ -100,9 +111,10 @@ fn sample() -> String {
          `arp-agent check-config` checks this file,\n# `arp-agent reload` (systemctl reload arp-agent) brings it into \
          force.\n# Environment variables ({PREFIX}LEASE for lease) and options of the command line override it.\n"
     );
-    for Told { name, several, default, help, values } in all() {
+    for Told { name, several, default, help, values, form } in all() {
         text.push('\n');
         let mut about = vec![with_full_stop(&help)];
+        about.extend(form.map(|form| format!("Each value: {form}")));
         about.extend(values.iter().map(|(value, help)| format!("- {value}: {}", with_full_stop(help))));
         for line in about.iter().flat_map(|line| wrapped(line, "  ").lines().map(str::to_owned).collect::<Vec<_>>()) {
             writeln!(text, "# {line}").unwrap();

@@ -18,5 +18,5 @@ pub fn changes(old: &Settings, new: &Settings) -> anyhow::Result<Vec<String>> {
     if !fixed.is_empty() {
         bail!("{}: cannot change while the agent runs; restart it (systemctl restart)", fixed.join(", "));
     }
-    Ok(changed.into_iter().map(|setting| format!("{} = {}", setting.name, setting.value)).collect())
+    Ok(changed.into_iter().map(|setting| format!("{} = {}", setting.name, setting.in_short())).collect())
 }

@@ -2,6 +2,7 @@
 //! through clap's definition of the option, which alone knows names, values and defaults.
 
 use super::{Options, file};
+use crate::protection::policies::Policies;
 use anyhow::{Context as _, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, CommandFactory as _, FromArgMatches as _};
@@ -50,6 +51,19 @@ pub struct Setting {
     pub value: String,
     /// `command line`, `environment`, `default`, or the file with the line.
     pub from: String,
+}
+
+impl Setting {
+    /// Its value, cut short where it is too long for people.
+    pub fn in_short(&self) -> String {
+        const MOST: usize = 200;
+        if self.value.chars().count() <= MOST {
+            return self.value.clone();
+        }
+        let beginning: String = self.value.chars().take(MOST).collect();
+        let (beginning, _) = beginning.rsplit_once(' ').unwrap_or((&beginning, ""));
+        format!("{beginning} … ({} values)", self.value.split(' ').count())
+    }
 }
 
 impl Sources {
@@ -176,6 +190,14 @@ fn merge(
                 "{from}: interface {pattern}: not a glob (try a name, or a pattern such as `cali*`): {}",
                 error.kind()
             ));
+        }
+    }
+    if faults.is_empty()
+        && let Err(of_policies) = Policies::new(&options.protection, &options.interface)
+    {
+        for fault in of_policies {
+            let from = each.iter().find(|setting| setting.name == fault.setting).map_or("", |setting| &setting.from);
+            faults.push(format!("{from}: {fault}"));
         }
     }
     let warnings = misspelt(environment, &known);
@@ -353,6 +375,58 @@ pub(crate) mod tests {
             let faults = read(&[], &[(variable, value)], None).unwrap_err();
             assert!(faults.len() == 1 && faults[0].starts_with(fault), "{faults:?}");
         }
+    }
+
+    #[test]
+    fn policies_are_settings_like_the_others() {
+        let file = "interface = \"cali*\"\nsender-guard = [\"cali*=drop\", \"cali7=count\"]\nbudget = \"cali*=drop\"\n";
+        let settings =
+            read(&["--budget=cali*=count"], &[("ARP_AGENT_ENTRY_LIMIT", "cali*=drop:9 cali7=off")], Some(file));
+        let settings = settings.unwrap();
+        assert_eq!(from(&settings, "sender-guard"), ("cali*=drop cali7=count", "/x.toml:2"));
+        assert_eq!(from(&settings, "budget"), ("cali*=count", "command line"));
+        assert_eq!(from(&settings, "entry-limit"), ("cali*=drop:9 cali7=off", "environment"));
+        assert_eq!(from(&settings, "sender-grace"), ("2s", "default"));
+        let protection = settings.options.protection;
+        assert_eq!((protection.sender_guard.len(), protection.entry_limit.len(), protection.budget.len()), (2, 2, 1));
+    }
+
+    #[test]
+    fn faults_of_policies_name_file_line_key_and_pattern() {
+        for (policy, fault) in [
+            ("sender-guard = \"cali*\"", "/x.toml:2: sender-guard = cali*: an interface's name or pattern and `=`"),
+            ("sender-guard = \"cali*=on\"", "/x.toml:2: sender-guard = cali*=on: `on` is none of off, count and drop"),
+            ("sender-guard = [\"eth9=drop\"]", "/x.toml:2: sender-guard eth9: `interface` names no such interface"),
+            ("budget = [\"cali7=drop\", \"cali*=drop\"]", "/x.toml:2: budget cali7: never counts"),
+            ("entry-limit = [\"cali*=drop\", \"cali*=off\"]", "/x.toml:2: entry-limit cali*: is given twice"),
+            (
+                "sender-allow = \"cali*=10.8.0.1/24\"",
+                "/x.toml:2: sender-allow = cali*=10.8.0.1/24: 10.8.0.1/24 has host",
+            ),
+            ("sender-allow = \"cali*=10.8.0.0/24\"", "/x.toml:2: sender-allow stands there without sender-guard"),
+            ("sender-grace = \"2m\"", "/x.toml:2: sender-grace = 2m: is no time"),
+        ] {
+            let faults = read(&[], &[], Some(&format!("interface = \"cali*\"\n{policy}\n"))).unwrap_err();
+            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{policy}: {faults:?}");
+        }
+        let faults = read(&["--interface=cali*", "--budget=eth*=drop"], &[], None).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].starts_with("command line: budget eth*: "), "{faults:?}");
+    }
+
+    #[test]
+    fn ten_thousand_values_are_told_in_short() {
+        let listed: Vec<String> =
+            (0..10_000_u32).map(|number| format!("\"cali*=10.{}.{}.0/24\"", number / 256, number % 256)).collect();
+        let file =
+            format!("interface = \"cali*\"\nsender-guard = \"cali*=drop\"\nsender-allow = [{}]\n", listed.join(","));
+        let settings = read(&[], &[], Some(&file)).unwrap();
+        assert_eq!(settings.options.protection.sender_allow.len(), 10_000);
+        let told = settings.each.iter().find(|setting| setting.name == "sender-allow").unwrap().in_short();
+        assert!(told.len() < 250 && told.ends_with("… (10000 values)"), "{told}");
+        let patterns: Vec<String> = (0..10_000).map(|number| format!("\"cali{number}=drop\"")).collect();
+        let file = format!("interface = \"cali*\"\nbudget = [{}]\n", patterns.join(","));
+        let faults = read(&[], &[], Some(&file)).unwrap_err();
+        assert_eq!(faults, ["/x.toml:2: budget has 10000 patterns, and there is room for 1024: use wider ones"]);
     }
 
     #[test]

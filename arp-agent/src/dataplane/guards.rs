@@ -167,6 +167,6 @@ impl Bpf {
         self.guards
             .allowed
             .insert(&key, lladdr.map_or(0, Lladdr::word), 0)
-            .context("the kernel has no room for the senders that --sender-allow lists")
+            .context("the kernel has no room for the senders that sender-allow lists")
     }
 }

@@ -1,5 +1,6 @@
-//! The options of `arp-agent run` about policies, each value checked by itself.
+//! The settings of `arp-agent run` about policies, each value checked by itself.
 
+use crate::config::Interval;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use arp_common::guard::{Mode, Rate};
@@ -7,34 +8,37 @@ use clap::Args;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+/// Above the policies in `--help`.
+const HEADING: &str = "Protection (off by default)";
+
 /// What the policies are to do. GLOB is an interface's name or a pattern; of several that match the last one counts.
 #[derive(Clone, Debug, Args)]
 pub struct ProtectionOptions {
-    /// Sender-guard: `count` or `drop` ARP frames whose sender is not routed back by the interface. May be given several
-    /// times.
-    #[arg(long, value_name = "GLOB=MODE", help_heading = "Protection (off by default)")]
+    /// Sender-guard: `off`, `count` or `drop` ARP frames whose sender is not routed back by the interface. Of several
+    /// patterns that match an interface the last one counts.
+    #[arg(long, value_name = "GLOB=MODE", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
     pub sender_guard: Vec<For<OnlyMode>>,
-    /// Senders that the sender-guard lets up all the same, from any link-layer address or from one. May be given several
-    /// times.
-    #[arg(long, value_name = "GLOB=PREFIX[=MAC]", help_heading = "Protection (off by default)")]
+    /// Senders that the sender-guard lets up all the same, from any link-layer address or from one.
+    #[arg(long, value_name = "GLOB=PREFIX[=MAC]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
     pub sender_allow: Vec<For<Allowed>>,
-    /// How long after the link came up the sender-guard lets up to 8 frames of other senders up, in ms: their routes may
-    /// come later.
+    /// How long after the link came up the sender-guard lets up to 8 frames of other senders up: their routes may come
+    /// later.
+    #[arg(long, value_name = "TIME", default_value = "2s", help_heading = HEADING)]
+    pub sender_grace: Interval<0, 60_000>,
+    /// Entry-limit: `off`, `count` or `drop` requests of unknown senders while the interface has N neighbour entries (64
+    /// unless N is given). Of several patterns that match an interface the last one counts.
+    #[arg(long, value_name = "GLOB=MODE[:N]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
+    pub entry_limit: Vec<For<Limit>>,
+    /// Budget: `off`, `count` or `drop` ARP frames above a rate in frames a second, with a burst: of frames that the kernel
+    /// may learn from (50/512 unless given), and of all others (50/128). Of several patterns that match an interface the
+    /// last one counts.
     #[arg(
         long,
-        value_name = "MS",
-        default_value = "2000",
-        value_parser = clap::value_parser!(u64).range(..=60_000),
-        help_heading = "Protection (off by default)"
+        value_name = "GLOB=MODE[:RATE/BURST[,RATE/BURST]]",
+        num_args = 1..,
+        value_delimiter = ' ',
+        help_heading = HEADING
     )]
-    pub sender_grace: u64,
-    /// Entry-limit: `count` or `drop` requests of unknown senders while the interface has N neighbour entries [default of
-    /// N: 64]. May be given several times.
-    #[arg(long, value_name = "GLOB=MODE[:N]", help_heading = "Protection (off by default)")]
-    pub entry_limit: Vec<For<Limit>>,
-    /// Budget: `count` or `drop` ARP frames above a rate in frames a second, with a burst: of frames that the kernel may
-    /// learn from, and of all others [default: learn 50/512, other 50/128]. May be given several times.
-    #[arg(long, value_name = "GLOB=MODE[:RATE/BURST[,RATE/BURST]]", help_heading = "Protection (off by default)")]
     pub budget: Vec<For<Budgets>>,
 }
 

@@ -2,11 +2,10 @@
 //! other.
 
 use super::options::{Allowed, For, ProtectionOptions};
+use super::patterns::{Fault, Patterns, contradictions};
 use crate::dataplane::guards::Configured;
 use crate::prefix::Prefix;
-use anyhow::{Context as _, bail};
 use arp_common::guard::{MAX_ALLOWED, Mode, Policy};
-use globset::{Glob, GlobMatcher};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -15,8 +14,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Policies {
     options: ProtectionOptions,
-    matchers: BTreeMap<String, GlobMatcher>,
-    /// The lists that were handed out, by the numbers of the values of `--sender-allow` in them; the first list is 1.
+    patterns: Patterns,
+    /// The lists that were handed out, by the numbers of the values of `sender-allow` in them; the first list is 1.
     lists: Vec<Vec<usize>>,
 }
 
@@ -32,37 +31,45 @@ pub struct Held {
 }
 
 impl Policies {
-    /// Puts the options together. `interfaces`: the patterns of the interfaces that the agent attaches to.
+    /// Puts the settings together. `interfaces`: the patterns of the interfaces that the agent attaches to.
     ///
     /// # Errors
-    /// A pattern is not a glob, names no interface of the agent's, or two values contradict each other.
-    pub fn new(options: ProtectionOptions, interfaces: &[String]) -> anyhow::Result<Self> {
-        let mut policies = Policies { matchers: BTreeMap::new(), lists: Vec::new(), options };
-        let options = policies.options.clone();
-        policies.take("--sender-guard", &options.sender_guard, interfaces)?;
-        policies.take("--sender-allow", &options.sender_allow, interfaces)?;
-        policies.take("--entry-limit", &options.entry_limit, interfaces)?;
-        policies.take("--budget", &options.budget, interfaces)?;
-        unique("--sender-guard", options.sender_guard.iter().map(|of| &of.glob))?;
-        unique("--entry-limit", options.entry_limit.iter().map(|of| &of.glob))?;
-        unique("--budget", options.budget.iter().map(|of| &of.glob))?;
-        if !options.sender_allow.is_empty() && options.sender_guard.iter().all(|of| of.value.0 == Mode::Off) {
-            bail!("--sender-allow without --sender-guard: there is nothing to allow; add --sender-guard GLOB=count");
+    /// A pattern is not a glob, matches no interface of the agent's, or two values contradict each other: each fault.
+    pub fn new(options: &ProtectionOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
+        let (mut patterns, mut faults) = (Patterns::default(), Vec::new());
+        let ProtectionOptions { sender_guard, sender_allow, entry_limit, budget, .. } = options;
+        let guarded = || sender_guard.iter().map(|of| &of.glob);
+        let limited = || entry_limit.iter().map(|of| &of.glob);
+        let rated = || budget.iter().map(|of| &of.glob);
+        patterns.add("sender-guard", guarded(), interfaces, &mut faults);
+        patterns.add("sender-allow", sender_allow.iter().map(|of| &of.glob), interfaces, &mut faults);
+        patterns.add("entry-limit", limited(), interfaces, &mut faults);
+        patterns.add("budget", rated(), interfaces, &mut faults);
+        contradictions("sender-guard", guarded(), &mut faults);
+        contradictions("entry-limit", limited(), &mut faults);
+        contradictions("budget", rated(), &mut faults);
+        if !sender_allow.is_empty() && sender_guard.iter().all(|of| of.value.0 == Mode::Off) {
+            let why = "stands there without sender-guard: there is nothing to allow; add sender-guard GLOB=count";
+            faults.push(Fault { setting: "sender-allow", why: why.to_owned() });
         }
         let mut known = BTreeMap::new();
-        for For { glob, value: Allowed { prefix, lladdr } } in &options.sender_allow {
+        for For { glob, value: Allowed { prefix, lladdr } } in sender_allow {
             if known.insert((glob, prefix), lladdr).is_some_and(|before| before != lladdr) {
                 let Prefix { addr, len } = *prefix;
-                let addr = Ipv4Addr::from(addr);
-                bail!(
-                    "--sender-allow {glob}: {addr}/{len} is given with two link-layer addresses; a prefix takes one, or any"
-                );
+                let prefix = format!("{}/{len}", Ipv4Addr::from(addr));
+                let why =
+                    format!("{glob}: {prefix} is given with two link-layer addresses; a prefix takes one, or any");
+                faults.push(Fault { setting: "sender-allow", why });
             }
         }
-        if options.sender_allow.len() > MAX_ALLOWED as usize {
-            bail!("--sender-allow: {} prefixes, and there is room for {MAX_ALLOWED}", options.sender_allow.len());
+        if sender_allow.len() > MAX_ALLOWED as usize {
+            let why = format!("has {} prefixes, and there is room for {MAX_ALLOWED}", sender_allow.len());
+            faults.push(Fault { setting: "sender-allow", why });
         }
-        Ok(policies)
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        Ok(Policies { options: options.clone(), patterns, lists: Vec::new() })
     }
 
     /// Whether none is asked for: then nothing is loaded, nor attached.
@@ -75,7 +82,7 @@ impl Policies {
 
     /// How long the grace is.
     pub fn grace(&self) -> Duration {
-        Duration::from_millis(self.options.sender_grace)
+        self.options.sender_grace.duration()
     }
 
     /// What holds for the interface of that name; `None` if no policy is on.
@@ -139,35 +146,8 @@ impl Policies {
     }
 
     fn matches(&self, glob: &str, name: &str) -> bool {
-        self.matchers.get(glob).is_some_and(|matcher| matcher.is_match(name))
+        self.patterns.match_name(glob, name)
     }
-
-    fn take<T>(&mut self, option: &str, values: &[For<T>], interfaces: &[String]) -> anyhow::Result<()> {
-        for For { glob, .. } in values {
-            if self.matchers.contains_key(glob) {
-                continue;
-            }
-            let matcher = Glob::new(glob).with_context(|| format!("{option} {glob}: not a glob"))?.compile_matcher();
-            let is_name = !glob.contains(['*', '?', '[', '{']);
-            let is_served = |pattern: &String| Glob::new(pattern).is_ok_and(|of| of.compile_matcher().is_match(glob));
-            if is_name && !interfaces.iter().any(is_served) {
-                bail!("{option} {glob}: --interface does not name this interface, so nothing would be protected");
-            }
-            self.matchers.insert(glob.clone(), matcher);
-        }
-        Ok(())
-    }
-}
-
-fn unique<'a>(option: &str, globs: impl Iterator<Item = &'a String>) -> anyhow::Result<()> {
-    let mut known = Vec::new();
-    for glob in globs {
-        if known.contains(&glob) {
-            bail!("{option} {glob} is given twice: leave out one of them");
-        }
-        known.push(glob);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -182,9 +162,9 @@ mod tests {
         options: ProtectionOptions,
     }
 
-    fn policies(line: &str) -> anyhow::Result<Policies> {
-        let line = Line::try_parse_from(["run"].into_iter().chain(line.split_whitespace()))?;
-        Policies::new(line.options, &["cali*".to_owned(), "eth0".to_owned()])
+    fn policies(line: &str) -> Result<Policies, Vec<Fault>> {
+        let line = Line::parse_from(["run"].into_iter().chain(line.split_whitespace()));
+        Policies::new(&line.options, &["cali*".to_owned(), "eth0".to_owned()])
     }
 
     #[test]
@@ -221,13 +201,20 @@ mod tests {
 
     #[test]
     fn what_contradicts_itself_or_protects_nothing_is_refused() {
-        let refused = |line: &str| format!("{:#}", policies(line).unwrap_err());
+        let refused = |line: &str| {
+            let faults = policies(line).unwrap_err();
+            assert_eq!(faults.len(), 1, "{line}: {faults:?}");
+            faults[0].to_string()
+        };
         assert!(refused("--sender-guard cali*=drop --sender-guard cali*=count").contains("twice"));
-        assert!(refused("--sender-guard eth9=drop").contains("--interface does not name"));
+        assert!(refused("--budget cali7=drop cali*=count").contains("budget cali7: never counts"));
+        assert!(refused("--sender-guard eth9=drop").contains("`interface` names no such"));
         assert!(refused("--sender-guard [=drop").contains("not a glob"));
-        assert!(refused("--sender-allow cali*=10.8.0.0/24").contains("without --sender-guard"));
-        let twice = "--sender-guard cali*=drop --sender-allow cali*=10.8.0.7=02:00:00:00:00:01 --sender-allow \
+        assert!(refused("--sender-allow cali*=10.8.0.0/24").contains("without sender-guard"));
+        let twice = "--sender-guard cali*=drop --sender-allow cali*=10.8.0.7=02:00:00:00:00:01 \
                      cali*=10.8.0.7=02:00:00:00:00:02";
         assert!(refused(twice).contains("two link-layer addresses"));
+        let both = policies("--entry-limit eth9=drop --budget eth8=drop").unwrap_err();
+        assert_eq!(both.len(), 2, "each one is told: {both:?}");
     }
 }

@@ -8,10 +8,12 @@ fn policies_that_cannot_be_meant_are_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     for (policies, named) in [
-        (vec!["--sender-guard", "eth9=drop"], "--interface does not name"),
+        (vec!["--sender-guard", "eth9=drop"], "sender-guard eth9: `interface` names no such interface"),
+        (vec!["--budget", "eth*=drop"], "budget eth*: `interface` names no such interface"),
+        (vec!["--budget", "cali0=drop", "cali*=count"], "budget cali0: never counts"),
         (vec!["--sender-guard", "cali*=drop", "--sender-guard", "cali*=count"], "twice"),
         (vec!["--sender-guard", "cali*=drop", "--sender-allow", "cali*=10.8.0.1/24"], "host bits"),
-        (vec!["--sender-allow", "cali*=10.8.0.0/24"], "without --sender-guard"),
+        (vec!["--sender-allow", "cali*=10.8.0.0/24"], "without sender-guard"),
         (vec!["--entry-limit", "cali*=drop:0"], "1..=1000000"),
         (vec!["--budget", "cali*=drop:fast"], "50/512"),
     ] {
@@ -26,6 +28,25 @@ fn policies_that_cannot_be_meant_are_refused() -> Result<()> {
             "nothing is attached: {links}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn policies_of_a_file_hold_as_those_of_the_command_line() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("arp-agent.toml");
+    let policies =
+        "sender-guard = [\"cali*=count\", \"cali0=drop\"]\nsender-grace = 0\nsender-allow = \"cali*=10.8.0.0/24\"\n";
+    std::fs::write(&path, format!("interface = \"cali*\"\n{policies}"))?;
+    let agent = AgentOptions::new(&[]).arg("--config").arg(&path).start(lab.node())?;
+    super::await_guard(&agent)?;
+    assert_eq!(agent.status()?.interface("cali0")["policies"][0], "sender-guard: drop");
+    let p0 = lab.host("p0");
+    let announce = |spa: [u8; 4]| super::request(p0, spa, spa);
+    super::send(p0, &[announce([10, 8, 0, 7]), announce([10, 9, 0, 7])])?;
+    assert_eq!(super::count(&agent, "cali0", "dropped", "sender_elsewhere")?, 1);
     Ok(())
 }
 
