@@ -1,9 +1,9 @@
 //! What the maps must hold for a snapshot. Where the snapshot does not say for certain what the kernel would do, the
 //! answer is a reason to pass, or an opaque leaf.
 
+use super::outcome::{Outcome, outcome};
 use super::slots::{Legs, Slots};
 use super::snapshot::{IFF_UP, Snapshot};
-use super::views::{self, Outcome};
 use super::{InterfaceTables, about, senders};
 use crate::event::{Address, ForeignTc, Link, NDO_XMIT, Settings};
 use crate::prefix::Prefix;
@@ -142,11 +142,11 @@ fn may_be_held_back(snapshot: &Snapshot, link: &Link) -> bool {
     let probes = senders::probe_ways(snapshot, link);
     let is_never_given = |&addr: &Ipv4Addr| {
         let prefix = Prefix::new(addr.octets(), 32);
-        let answers_probe = |steps: &Vec<_>| matches!(views::outcome(snapshot, steps, prefix), Outcome::Local { .. });
+        let answers_probe = |steps: &Vec<_>| matches!(outcome(&snapshot, steps, prefix), Outcome::Local { .. });
         if probes.iter().any(answers_probe) {
             return false;
         }
-        ways.iter().all(|steps| match views::outcome(snapshot, steps, prefix) {
+        ways.iter().all(|steps| match outcome(&snapshot, steps, prefix) {
             Outcome::Unicast(Legs::One(oif)) => oif == link.ifindex && !pvlan,
             Outcome::NoRoute | Outcome::Unanswerable => true,
             Outcome::Unicast(_) | Outcome::Local { .. } | Outcome::Opaque | Outcome::OpaqueRule | Outcome::Fall(_) => {

@@ -10,12 +10,12 @@ use crate::event::{
 };
 use arp_common::fib::{self, Kind};
 use arp_common::{ArpFrame, Reason, Verdict, decide};
+use outcome::Outcome;
 use proptest::collection::{btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
 use slots::Legs;
 use std::net::Ipv4Addr;
-use views::Outcome;
 
 /// Few interfaces and addresses, so that events meet.
 fn interface() -> impl Strategy<Value = u32> {
@@ -322,7 +322,7 @@ fn walked_and_found(mirror: &Mirror, tables: &Fake) -> Vec<(IfaceAddr, [u8; 4], 
     for (&key, neighbour) in &mirror.neighbours {
         let ways = senders::ways(snapshot, &snapshot.links[&key.ifindex], u32::from_be_bytes(key.addr));
         for target in (0..5).map(|host| [10, 0, 0, host]).chain([[9, 9, 9, 9]]) {
-            let mut outcomes = ways.iter().map(|steps| views::outcome(snapshot, steps, Prefix::new(target, 32)));
+            let mut outcomes = ways.iter().map(|steps| outcome::outcome(&snapshot, steps, Prefix::new(target, 32)));
             let first = outcomes.next().unwrap();
             let walked = if outcomes.all(|other| other == first) { first } else { Outcome::Opaque };
             both.push((key, target, walked, found(mirror, tables, neighbour.view(), target)));

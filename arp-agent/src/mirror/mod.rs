@@ -5,11 +5,13 @@
 
 pub mod desired;
 pub mod objects;
+mod outcome;
 pub mod routes;
 pub mod rules;
 mod senders;
 pub mod slots;
 pub mod snapshot;
+mod sweep;
 mod views;
 pub mod walk;
 

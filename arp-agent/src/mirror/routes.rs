@@ -211,6 +211,11 @@ impl RouteTable {
         self.routes.values().flatten()
     }
 
+    /// The first route of each prefix, by prefix.
+    pub(super) fn firsts(&self) -> impl Iterator<Item = &Route> {
+        self.routes.values().filter_map(|routes| routes.first())
+    }
+
     /// How many prefixes it has.
     pub(super) fn len(&self) -> usize {
         self.routes.len()

@@ -2,9 +2,10 @@
 //! sure to accept it (`__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
 
 use super::desired;
+use super::outcome::{Found, look_up};
 use super::rules::{Action, Condition, Holds, Ingress, Lookup, Step, TABLE_LOCAL_AND_MAIN};
 use super::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
-use super::views::{Found, Ways, look_up};
+use super::views::Ways;
 use crate::event::{Link, LocalAndMain, Route, RouteKind};
 use crate::prefix::Prefix;
 use arp_common::maps::Neighbour;
@@ -171,7 +172,7 @@ impl<'a> Judge<'a> {
                 Action::Goto(step) => accepted[*step],
                 Action::Refuse => self.accepts_end(&Back::Nothing),
                 Action::Fall(_) | Action::Unknown => self.accepts_end(&Back::Unknown),
-                Action::Lookup(lookup) => match look_up(self.snapshot, lookup, self.sender) {
+                Action::Lookup(lookup) => match look_up(&self.snapshot, lookup, self.sender) {
                     Found::Nothing => otherwise,
                     Found::Refused => self.accepts_end(&Back::Nothing),
                     Found::Unknown => self.accepts_end(&Back::Unknown),

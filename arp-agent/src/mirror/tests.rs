@@ -880,3 +880,28 @@ fn replies_go_right_to_the_peer_where_the_kernel_takes_them_and_no_program_misse
     let nic = cali(|link, _| (link.kind, link.link_netnsid) = (None, Some(0)));
     assert!(!to_peer(&[nic, features(Some(3))]));
 }
+
+#[test]
+fn views_that_have_grown_until_there_is_no_room_are_given_up() {
+    const OTHER: [u8; 4] = [10, 5, 0, 6];
+    let mut node = TestNode::new();
+    let asks = |node: &TestNode, sender: [u8; 4]| {
+        decide(&(&ArpFrame::request(POD_MAC, sender, [10, 9, 0, 7])).into(), CALI, &node.tables)
+    };
+    node.tell(Event::Neighbour(NeighbourEntry { ifindex: CALI, addr: OTHER.into(), state: 4, lladdr: Some(POD_MAC) }));
+    let from = |sender: [u8; 4], table| RoutingRule { from: Some(Prefix::new(sender, 32)), ..lookup(100, table) };
+    node.tell(with_rules([from(POD.octets(), 100), from(OTHER, 101)]));
+    node.mirror.views.most = 40;
+    let grow = |node: &mut TestNode, table, routes: std::ops::Range<u8>| {
+        for number in routes {
+            node.tell(add(route(table, &format!("10.{number}.0.0/16"), RouteKind::Unicast, Some(UPLINK))));
+        }
+    };
+    grow(&mut node, 100, 9..19);
+    grow(&mut node, 101, 9..12);
+    assert_eq!([asks(&node, POD.octets()), asks(&node, OTHER)], [REPLY; 2], "there is room for both");
+    grow(&mut node, 101, 12..39);
+    let both = [asks(&node, POD.octets()), asks(&node, OTHER)];
+    assert!(both.contains(&REPLY) && both.contains(&pass(Reason::OPAQUE_RULE)), "{both:?}");
+    assert!(node.mirror.views.prefixes() <= 40, "{}", node.mirror.views.prefixes());
+}

@@ -6,11 +6,12 @@
 //! walk over its steps would.
 
 use super::Change;
+use super::outcome::{Outcome, Tables, outcome};
 use super::routes::RouteTable;
-use super::rules::{Action, Condition, Holds, Lookup, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
-use super::slots::{Legs, Slots};
+use super::rules::{Action, Condition, Holds, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
+use super::slots::Slots;
 use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
-use crate::event::{Route, RouteKind};
+use super::sweep::Sweep;
 use crate::prefix::Prefix;
 use arp_common::fib::{Entry, LAST_VIEW, MAX_FALLS};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,153 +23,6 @@ pub(super) type Ways = Rc<[Vec<Step>]>;
 
 /// `LOOPBACK_IFINDEX` (include/net/net_namespace.h): what a local target's route leaves by, for source validation.
 const LO: u32 = 1;
-
-/// What becomes of the targets of a prefix.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Outcome {
-    NoRoute,
-    Local {
-        elsewhere: bool,
-    },
-    Unicast(Legs),
-    Unanswerable,
-    Opaque,
-    OpaqueRule,
-    /// Another view says.
-    Fall(u16),
-}
-
-/// What a lookup in a table comes to.
-pub(super) enum Found<'a> {
-    /// Nothing that counts: the rules go on.
-    Nothing,
-    /// A route of a type that is a destination.
-    Route(&'a Route),
-    /// The end: a route that says so.
-    Refused,
-    /// Nobody knows whether it counts.
-    Unknown,
-}
-
-/// Looks up in a table the addresses that are in `prefix`, and in no longer one of the table's prefixes (`fib_table_lookup`,
-/// net/ipv4/fib_trie.c, and `fib4_rule_suppress`, net/ipv4/fib_rules.c, 6.18).
-pub(super) fn look_up<'a>(snapshot: &'a Snapshot, lookup: &Lookup, prefix: Prefix) -> Found<'a> {
-    let best = |table| snapshot.routes.table(table).and_then(|table| table.best(prefix));
-    let found = if lookup.table == TABLE_LOCAL_AND_MAIN {
-        // Of equally long ones that of table local.
-        let (local, main) = (best(TABLE_LOCAL), best(TABLE_MAIN));
-        let local_is_longer = local.map(|route| route.prefix.len) >= main.map(|route| route.prefix.len);
-        if local_is_longer { local } else { main }
-    } else {
-        best(lookup.table)
-    };
-    let Some(route) = found else { return Found::Nothing };
-    match route.kind {
-        RouteKind::Throw => return Found::Nothing,
-        _ if refuses(route) => return Found::Refused,
-        RouteKind::Other => return Found::Unknown,
-        _ => {}
-    }
-    // If the kernel skips the route, because its interface goes down, it looks at these instead.
-    let shorter = (0..route.prefix.len).flat_map(|len| snapshot.routes.at(route.table, route.prefix.shortened(len)));
-    let mut others = snapshot.routes.at(route.table, route.prefix).iter().skip(1).chain(shorter);
-    if lookup.suppress_prefixlen.is_some_and(|len| route.prefix.len <= len) {
-        // They are not longer; but a route that refuses counts, whatever its prefix.
-        return if others.any(refuses) { Found::Unknown } else { Found::Nothing };
-    }
-    let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
-    match route.legs().first().map(|first| snapshot.links.get(first)) {
-        Some(Some(link)) if link.group != group => Found::Route(route),
-        Some(Some(_)) if others.next().is_none() => Found::Nothing,
-        None if route.nexthop.is_none() => Found::Route(route),
-        _ => Found::Unknown,
-    }
-}
-
-/// Whether a route of this type ends the lookup without a destination.
-pub(super) fn refuses(route: &Route) -> bool {
-    matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit)
-}
-
-/// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
-pub(super) fn outcome(snapshot: &Snapshot, steps: &[Step], prefix: Prefix) -> Outcome {
-    let mut at = 0;
-    while let Some(step) = steps.get(at) {
-        at += 1;
-        match step.condition.at(prefix) {
-            Holds::No => {}
-            Holds::Perhaps => return outcome_backwards(snapshot, steps, prefix),
-            Holds::Yes => match act(snapshot, step, prefix) {
-                Act::GoOn => {}
-                Act::Goto(step) => at = step,
-                Act::End(outcome) => return outcome,
-            },
-        }
-    }
-    Outcome::NoRoute
-}
-
-/// The same where a step may or may not apply: each step's outcome out of those behind it.
-fn outcome_backwards(snapshot: &Snapshot, steps: &[Step], prefix: Prefix) -> Outcome {
-    let mut outcomes = vec![Outcome::NoRoute; steps.len() + 1];
-    for (at, step) in steps.iter().enumerate().rev() {
-        let otherwise = outcomes[at + 1].clone();
-        let applied = || match act(snapshot, step, prefix) {
-            Act::GoOn => otherwise.clone(),
-            Act::Goto(step) => outcomes[step].clone(),
-            Act::End(outcome) => outcome,
-        };
-        outcomes[at] = match step.condition.at(prefix) {
-            Holds::No => otherwise,
-            Holds::Yes => applied(),
-            Holds::Perhaps if applied() == otherwise => otherwise,
-            Holds::Perhaps => Outcome::OpaqueRule,
-        };
-    }
-    outcomes.swap_remove(0)
-}
-
-enum Act {
-    GoOn,
-    Goto(usize),
-    End(Outcome),
-}
-
-fn act(snapshot: &Snapshot, step: &Step, prefix: Prefix) -> Act {
-    let lookup = match &step.action {
-        Action::Lookup(lookup) => lookup,
-        Action::Goto(step) => return Act::Goto(*step),
-        Action::Refuse => return Act::End(Outcome::Unanswerable),
-        Action::Fall(view) => return Act::End(Outcome::Fall(*view)),
-        Action::Unknown => return Act::End(Outcome::OpaqueRule),
-    };
-    match look_up(snapshot, lookup, prefix) {
-        Found::Nothing => Act::GoOn,
-        Found::Refused => Act::End(Outcome::Unanswerable),
-        Found::Unknown => Act::End(Outcome::Opaque),
-        Found::Route(route) if lookup.type_alone && route.kind == RouteKind::Local => {
-            Act::End(Outcome::Local { elsewhere: false })
-        }
-        Found::Route(route) => Act::End(destination(snapshot, route)),
-    }
-}
-
-fn destination(snapshot: &Snapshot, route: &Route) -> Outcome {
-    let opaque = snapshot.routes.objects.may_be_shared(route)
-        || route.nexthop.is_some_and(|id| snapshot.resilient.contains(&id));
-    match route.kind {
-        RouteKind::Local | RouteKind::Unicast if opaque => Outcome::Opaque,
-        RouteKind::Local => Outcome::Local { elsewhere: route.table != TABLE_LOCAL && !is_in_vrf(snapshot, route) },
-        RouteKind::Unicast => Legs::of(route).map_or(Outcome::Opaque, Outcome::Unicast),
-        _ => Outcome::Unanswerable,
-    }
-}
-
-/// Whether a local route is that of an address in a VRF.
-fn is_in_vrf(snapshot: &Snapshot, route: &Route) -> bool {
-    let is_address = route.prefix.len == 32 && snapshot.is_configured(route.prefix.addr);
-    is_address && snapshot.links.values().any(|link| link.vrf_table == Some(route.table))
-}
 
 /// About how many prefixes a view of these ways has.
 fn size(snapshot: &Snapshot, ways: &Ways) -> usize {
@@ -190,12 +44,20 @@ const LARGE: usize = if cfg!(test) { 4 } else { 4096 };
 const SMALL: usize = if cfg!(test) { LARGE } else { LARGE / 2 };
 
 /// All views in use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Views {
+    /// How many prefixes all may have together, while there are several.
+    pub(super) most: usize,
     by_ways: BTreeMap<Ways, u16>,
     views: BTreeMap<u16, View>,
     /// The tables with very many prefixes.
     large: BTreeSet<u32>,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Views { most: MAX_PREFIXES, by_ways: BTreeMap::new(), views: BTreeMap::new(), large: BTreeSet::new() }
+    }
 }
 
 #[derive(Debug)]
@@ -206,7 +68,7 @@ struct View {
     users: usize,
     /// The view that goes on where its steps end.
     tail: Option<u16>,
-    /// About how many prefixes it had when it was made.
+    /// About how many prefixes it has.
     size: usize,
     /// What follows is that of other ways, or nothing.
     stale: bool,
@@ -281,7 +143,8 @@ impl Views {
         Some((head, [rest].into()))
     }
 
-    /// Finds out which tables are large, after these routes were touched. Says whether others are than before.
+    /// Finds out which tables are large, and whether there is still room for all views, after these routes were touched.
+    /// Says whether senders have to look for their views again.
     pub(super) fn sort_tables(&mut self, snapshot: &Snapshot, dirty: &Dirty) -> bool {
         if dirty.routes.is_empty() && !dirty.everything && !dirty.all_routes {
             return false;
@@ -293,7 +156,33 @@ impl Views {
         let large: BTreeSet<u32> = snapshot.routes.tables().filter_map(is_large).collect();
         let changes = large != self.large;
         self.large = large;
-        changes
+        self.make_room(snapshot) || changes
+    }
+
+    /// Gives up the last views that were made, if the tables have grown until there is no room for all. Their senders find
+    /// no view of their own then.
+    fn make_room(&mut self, snapshot: &Snapshot) -> bool {
+        if self.large.is_empty() {
+            return false;
+        }
+        for view in self.views.values_mut() {
+            view.size = view.ways.as_ref().map_or(0, |ways| size(snapshot, ways));
+        }
+        let (mut used, before) = (self.used(), self.by_ways.len());
+        for view in self.views.values().rev().filter(|view| view.users > 0) {
+            if used <= self.most || used == view.size {
+                break;
+            }
+            if view.ways.as_ref().and_then(|ways| self.by_ways.remove(ways)).is_some() {
+                used -= view.size;
+            }
+        }
+        self.by_ways.len() < before
+    }
+
+    /// How many prefixes the views have that are in use.
+    fn used(&self) -> usize {
+        self.views.values().filter(|view| view.users > 0).map(|view| view.size).sum()
     }
 
     /// One user less.
@@ -305,8 +194,8 @@ impl Views {
 
     /// A view that nobody has any more, a new one, or the last.
     fn find_room(&mut self, ways: &Ways, size: usize) -> u16 {
-        let used: usize = self.views.values().filter(|view| view.users > 0).map(|view| view.size).sum();
-        let is_room = used == 0 || used + size <= MAX_PREFIXES;
+        let used = self.used();
+        let is_room = used == 0 || used + size <= self.most;
         let unused = self.views.iter().find(|(number, view)| view.users == 0 && **number != LAST_VIEW);
         let free = || (0..LAST_VIEW).find(|number| !self.views.contains_key(number));
         let number = unused.map(|(&number, _)| number).or_else(free).filter(|_| is_room);
@@ -386,10 +275,17 @@ impl Views {
                 view.learn_ways(snapshot);
             }
             let all = std::mem::take(&mut view.stale) || dirty.everything || dirty.all_routes || dirty.rules;
-            let prefixes = if all { view.prefixes(snapshot) } else { view.affected(snapshot, &touched, dirty) };
+            let outcomes: Vec<(Prefix, Option<Outcome>)> = if all {
+                let mut sweep = Sweep::new(snapshot, &view.tables);
+                let outcome = |prefix| (prefix, view.outcome(sweep.to(prefix), prefix));
+                view.prefixes(snapshot).into_iter().map(outcome).collect()
+            } else {
+                let affected = view.affected(snapshot, &touched, dirty).into_iter();
+                affected.map(|prefix| (prefix, view.outcome(&snapshot, prefix))).collect()
+            };
             // Each cover is looked up among the leaves as they are at that step: the dataplane follows step by step.
-            for prefix in prefixes.into_iter().rev() {
-                let wanted = view.leaf(snapshot, differing, slots, prefix);
+            for (prefix, outcome) in outcomes.into_iter().rev() {
+                let wanted = outcome.map(|outcome| leaf(snapshot, differing, slots, prefix, outcome));
                 let before = view.leaves.get(&prefix).copied();
                 // Both have been counted: what stays is counted once.
                 before.into_iter().for_each(|leaf| release(slots, leaf));
@@ -416,6 +312,25 @@ impl Views {
 fn going_on(head: &[Step], tail: u16) -> Ways {
     let last = Step { condition: Condition::Any(Holds::Yes), action: Action::Fall(tail) };
     [head.iter().cloned().chain([last]).collect()].into()
+}
+
+/// The leaf for an outcome. One that names a slot is one more that does.
+fn leaf(snapshot: &Snapshot, differing: &BTreeSet<u32>, slots: &mut Slots, prefix: Prefix, outcome: Outcome) -> Entry {
+    let by = |ifindex| differing.contains(ifindex);
+    let (leaf, by_named) = match outcome {
+        Outcome::NoRoute => (Entry::NONE, false),
+        Outcome::Unanswerable => (Entry::UNANSWERABLE, false),
+        Outcome::Opaque => (Entry::OPAQUE, false),
+        Outcome::OpaqueRule => (Entry::OPAQUE_RULE, false),
+        Outcome::Fall(view) => (Entry::fall(view), false),
+        Outcome::Local { elsewhere: false } => (Entry::LOCAL, by(&LO)),
+        Outcome::Local { elsewhere: true } => (Entry::LOCAL_ELSEWHERE, by(&LO)),
+        Outcome::Unicast(legs) => {
+            (slots.take(&legs).map_or(Entry::OPAQUE, Entry::unicast), legs.interfaces().iter().any(by))
+        }
+    };
+    let differs = by_named || snapshot.rules.from().is_some_and(|from| from.covers(prefix));
+    if differs { leaf.with_difference() } else { leaf }
 }
 
 fn release(slots: &mut Slots, leaf: Entry) {
@@ -470,10 +385,15 @@ impl View {
     }
 
     /// Everything that it has or must have a leaf for.
-    fn prefixes(&self, snapshot: &Snapshot) -> BTreeSet<Prefix> {
+    fn prefixes(&self, snapshot: &Snapshot) -> Vec<Prefix> {
         let tables = self.tables.iter().filter_map(|&table| snapshot.routes.table(table));
         let routed = tables.flat_map(RouteTable::prefixes);
-        self.named.iter().copied().chain(self.leaves.keys().copied()).chain(routed).collect()
+        let mut all: Vec<Prefix> =
+            self.named.iter().copied().chain(self.leaves.keys().copied()).chain(routed).collect();
+        // Runs that are sorted already: this sort merges them.
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// The prefixes whose leaf may change with what was touched. A table that has a route for exactly a prefix decides by
@@ -498,31 +418,16 @@ impl View {
         affected
     }
 
-    /// The leaf of exactly `prefix`, or `None` if shorter ones decide there.
-    fn leaf(&self, snapshot: &Snapshot, differing: &BTreeSet<u32>, slots: &mut Slots, prefix: Prefix) -> Option<Entry> {
-        let Some(ways) = &self.ways else { return (prefix == ALL).then_some(Entry::OPAQUE_RULE) };
-        let is_routed = || self.tables.iter().any(|&table| !snapshot.routes.at(table, prefix).is_empty());
-        if !self.named.contains(&prefix) && !is_routed() {
+    /// What becomes of exactly `prefix`, or `None` if shorter ones decide there.
+    fn outcome<'a>(&self, tables: &impl Tables<'a>, prefix: Prefix) -> Option<Outcome> {
+        let Some(ways) = &self.ways else { return (prefix == ALL).then_some(Outcome::OpaqueRule) };
+        let is_routed = |&table: &u32| tables.best(table, prefix).is_some_and(|route| route.prefix == prefix);
+        if !self.tables.iter().any(is_routed) && !self.named.contains(&prefix) {
             return None;
         }
-        let mut outcomes = ways.iter().map(|steps| outcome(snapshot, steps, prefix));
+        let mut outcomes = ways.iter().map(|steps| outcome(tables, steps, prefix));
         let first = outcomes.next().unwrap_or(Outcome::Opaque);
-        let outcome = if outcomes.all(|other| other == first) { first } else { Outcome::Opaque };
-        let by = |ifindex| differing.contains(ifindex);
-        let (leaf, by_named) = match outcome {
-            Outcome::NoRoute => (Entry::NONE, false),
-            Outcome::Unanswerable => (Entry::UNANSWERABLE, false),
-            Outcome::Opaque => (Entry::OPAQUE, false),
-            Outcome::OpaqueRule => (Entry::OPAQUE_RULE, false),
-            Outcome::Fall(view) => (Entry::fall(view), false),
-            Outcome::Local { elsewhere: false } => (Entry::LOCAL, by(&LO)),
-            Outcome::Local { elsewhere: true } => (Entry::LOCAL_ELSEWHERE, by(&LO)),
-            Outcome::Unicast(legs) => {
-                (slots.take(&legs).map_or(Entry::OPAQUE, Entry::unicast), legs.interfaces().iter().any(by))
-            }
-        };
-        let differs = by_named || snapshot.rules.from().is_some_and(|from| from.covers(prefix));
-        Some(if differs { leaf.with_difference() } else { leaf })
+        Some(if outcomes.all(|other| other == first) { first } else { Outcome::Opaque })
     }
 
     /// The leaf of the longest prefix shorter than `prefix` that covers it, and its length.

@@ -4,10 +4,10 @@
 //! that the kernel skips, because its interface is down, is skipped here as well (`fib_table_lookup`, net/ipv4/fib_trie.c,
 //! 6.18).
 
+use super::outcome::refuses;
 use super::rules::{Action, Holds, Ingress, Lookup, TABLE_LOCAL_AND_MAIN};
 use super::senders;
 use super::snapshot::{IFF_UP, Snapshot, TABLE_LOCAL, TABLE_MAIN};
-use super::views::refuses;
 use crate::event::{Link, LocalAndMain, Route, RouteKind, RoutingRule};
 use crate::prefix::Prefix;
 use nix::libc;
