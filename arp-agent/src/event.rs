@@ -165,6 +165,13 @@ pub struct Link {
     pub carrier: bool,
     /// IFLA_MASTER.
     pub master: Option<u32>,
+    /// Of a port of a bridge or a bond: whether it is one that takes frames (IFLA_BRPORT_STATE, IFLA_BOND_SLAVE_STATE).
+    #[serde(default)]
+    pub forwards: Option<bool>,
+    /// Of a bridge: it filters VLANs (IFLA_BR_VLAN_FILTERING). Of a bond: its backup ports take frames, too
+    /// (IFLA_BOND_ALL_SLAVES_ACTIVE).
+    #[serde(default)]
+    pub ports_differ: bool,
     /// IFLA_VRF_TABLE of a VRF.
     pub vrf_table: Option<u32>,
     /// IFLA_GROUP.

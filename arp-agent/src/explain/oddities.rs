@@ -3,7 +3,7 @@
 
 use super::kernel::settings::Setting;
 use super::words::interface;
-use crate::event::{Address, Link, RouteKind};
+use crate::event::{Address, Link, Route, RouteKind};
 use crate::kernel::TableSize;
 use crate::mirror::snapshot::{Snapshot, TABLE_MAIN};
 use crate::prefix::Prefix;
@@ -98,25 +98,113 @@ fn flux(snapshot: &Snapshot, link: &Link) -> Option<String> {
     ))
 }
 
-/// A prefix that is routed to the interface as a whole, beside host routes inside it that lead elsewhere.
+/// A prefix that is routed elsewhere as a whole, beside hosts inside it that are routed to the interface.
 fn wide_routes(snapshot: &Snapshot, link: &Link) -> Option<String> {
-    let proxies = Setting::of(snapshot, link, names::PROXY_ARP).is_on();
-    let table = snapshot.routes.table(TABLE_MAIN).filter(|_| proxies)?;
-    let wide = table.all().filter(|route| route.kind == RouteKind::Unicast && (8..HOST).contains(&route.prefix.len));
-    for route in wide.filter(|route| !route.legs().contains(&link.ifindex)) {
-        let inside = table.all().filter(|host| {
-            host.prefix.len == HOST && route.prefix.contains(host.prefix.addr) && host.kind == RouteKind::Unicast
-        });
-        let hosts: Vec<_> = inside.collect();
-        if hosts.iter().any(|host| host.legs().contains(&link.ifindex)) {
-            return Some(format!(
-                "{}/{} is routed elsewhere as a whole, and only hosts in it to {}: it answers for unused addresses in \
-                 there, too",
-                Ipv4Addr::from(route.prefix.addr),
-                route.prefix.len,
-                link.name
-            ));
-        }
+    if !Setting::of(snapshot, link, names::PROXY_ARP).is_on() {
+        return None;
     }
-    None
+    let elsewhere = |route: &&Route| route.kind == RouteKind::Unicast && !route.legs().contains(&link.ifindex);
+    let around = |host: Ipv4Addr| {
+        // From the longest on: there may be very many routes, and few are around one host.
+        let wide = (8..HOST).rev().map(|len| Prefix::new(host.octets(), len));
+        wide.into_iter().find_map(|prefix| snapshot.routes.at(TABLE_MAIN, prefix).iter().find(elsewhere))
+    };
+    let route = snapshot.routes.hosts_by(link.ifindex).find_map(around)?;
+    Some(format!(
+        "{}/{} is routed elsewhere as a whole, and only hosts in it to {}: it answers for unused addresses in there, too",
+        Ipv4Addr::from(route.prefix.addr),
+        route.prefix.len,
+        link.name
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, NeighbourEntry, Placement, Settings};
+    use crate::explain::kernel_view::KernelView;
+    use crate::mirror::snapshot::Dirty;
+    use crate::mirror::tests::{CALI, cali, dump};
+
+    const UPLINK: u32 = 3;
+
+    fn snapshot(events: impl IntoIterator<Item = Event>) -> Snapshot {
+        let mut snapshot = KernelView::new(dump(), CALI).unwrap().snapshot().clone();
+        events.into_iter().for_each(|event| snapshot.apply(event, &mut Dirty::default()));
+        snapshot
+    }
+
+    fn all(events: impl IntoIterator<Item = Event>) -> Vec<String> {
+        oddities(&snapshot(events), CALI, None, None)
+    }
+
+    /// Events after which the interface is like any well-kept one.
+    fn calm(change: impl FnOnce(&mut Link, &mut Settings)) -> Event {
+        cali(|link, settings| {
+            settings.rp_filter = 1;
+            change(link, settings);
+        })
+    }
+
+    fn address(ifindex: u32, local: [u8; 4], prefix_len: u8) -> Event {
+        Event::Address(Address { ifindex, local: local.into(), peer: local.into(), prefix_len })
+    }
+
+    fn unicast(to: [u8; 4], len: u8, oif: u32) -> Event {
+        let known = snapshot([]).routes.at(TABLE_MAIN, Prefix::new([0; 4], 0))[0].clone();
+        Event::Route(Route { prefix: Prefix::new(to, len), oif: Some(oif), ..known }, Placement::Last)
+    }
+
+    #[test]
+    fn nothing_is_odd_about_an_ordinary_interface() {
+        assert_eq!(all([calm(|_, _| {})]), Vec::<String>::new());
+        let passive = cali(|_, settings| settings.proxy_arp = 0);
+        assert_eq!(all([passive]), Vec::<String>::new(), "rp_filter 0 matters where others are answered for");
+    }
+
+    #[test]
+    fn each_thing_that_is_odd_is_told_alone() {
+        let one = |events: Vec<Event>, expected: &str| {
+            let told = all(events);
+            assert!(matches!(&told[..], [only] if only.contains(expected)), "{expected}: {told:?}");
+        };
+        one(vec![cali(|_, _| {})], "rp_filter is 0 on cali0");
+        one(vec![calm(|_, settings| settings.forwarding = 0)], "forwarding is off");
+        one(vec![calm(|link, _| link.carrier = false)], "has no carrier");
+        one(
+            vec![calm(|_, settings| settings.arp_ignore = 1), address(UPLINK, [10, 9, 0, 1], 24)],
+            "arp_ignore is 1: cali0 does not answer for 10.9.0.1 on eth0",
+        );
+        one(
+            vec![calm(|_, _| {}), address(UPLINK, [10, 9, 0, 1], 24), address(CALI, [10, 9, 0, 2], 24)],
+            "cali0 and eth0 have addresses in one subnet",
+        );
+        one(vec![calm(|_, _| {}), unicast([10, 5, 0, 0], 16, UPLINK)], "10.5.0.0/16 is routed elsewhere as a whole");
+    }
+
+    #[test]
+    fn a_wide_route_by_the_interface_itself_is_its_own() {
+        assert_eq!(all([calm(|_, _| {}), unicast([10, 5, 0, 0], 16, CALI)]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn announcements_count_where_others_are_answered_for() {
+        let told = |accept| oddities(&snapshot([calm(|_, _| {})]), CALI, Some(accept), None);
+        assert!(told(1)[0].starts_with("arp_accept is on for cali0"));
+        assert_eq!(told(0), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_table_is_full_from_one_half_on() {
+        let more = (0..3).map(|last| {
+            let entry =
+                NeighbourEntry { ifindex: UPLINK, addr: [10, 9, 0, last].into(), state: 4, lladdr: Some([2; 6]) };
+            Event::Neighbour(entry)
+        });
+        let snapshot = snapshot([calm(|_, _| {})].into_iter().chain(more));
+        let told = |entries| oddities(&snapshot, CALI, None, Some(TableSize { entries, most: 1024 }));
+        assert_eq!(told(512), Vec::<String>::new());
+        let full = told(513);
+        assert!(full[0].contains("513 of at most 1024 entries (in this namespace: eth0 3, cali0 1)"), "{full:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! All that explanations are made of: the kernel's state, what counts beside it, and the kernel to ask.
 
-use super::kernel::{Beyond, Lookup};
+use super::kernel::{Beyond, Lookup, MAX_NESTED};
 use super::kernel_view::KernelView;
 use super::remedies::remedies;
 use super::words::interface;
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use arp_common::{Lladdr, Reason};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::successors;
 use std::net::Ipv4Addr;
 
 /// What holds for a moment only: the agent is about to know better.
@@ -93,6 +94,21 @@ impl State {
         Ok(named.into_iter().filter_map(|(ifindex, name)| Some((ifindex, name?))).collect())
     }
 
+    /// A program of others that sees the frames of an interface, or of the devices that it is a port of.
+    fn program_on_the_way(&self, link: &Link) -> Result<Option<String>> {
+        let master_of = |link: &&Link| link.master.and_then(|master| self.links().find(|link| link.ifindex == master));
+        for link in successors(Some(link), master_of).take(MAX_NESTED) {
+            let program = match self.lookups {
+                Some(_) => program(link)?,
+                None => self.programs.get(&link.ifindex).cloned(),
+            };
+            if program.is_some() {
+                return Ok(program);
+            }
+        }
+        Ok(None)
+    }
+
     /// What is said of an interface.
     ///
     /// # Errors
@@ -106,10 +122,7 @@ impl State {
         let (entries, most) = self.table_size.map_or((0, u32::MAX), |size| (size.entries, size.most));
         let beyond = Beyond {
             host_addresses: self.host_addresses.clone(),
-            program: match self.lookups {
-                Some(_) => program(&link)?,
-                None => self.programs.get(&link.ifindex).cloned(),
-            },
+            program: self.program_on_the_way(&link)?,
             table_full: entries >= most,
         };
         Ok(OnInterface { state: self, view, beyond, link })

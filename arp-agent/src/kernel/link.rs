@@ -25,6 +25,10 @@ const IFLA_XDP_HW_PROG_ID: u16 = raw::IFLA_XDP_HW_PROG_ID as u16;
 const IFLA_VRF_TABLE: u16 = 1;
 const XDP_ATTACHED_MULTI: u8 = raw::XDP_ATTACHED_MULTI as u8;
 
+/// include/uapi/linux/if_bridge.h, include/uapi/linux/if_bonding.h.
+const BR_STATE_FORWARDING: u8 = 3;
+const BOND_STATE_ACTIVE: u8 = 0;
+
 /// Half the dump would be IPv6's counters. (Those of the link itself come all the same.)
 pub(super) const SKIP_STATS: u32 = libc::RTEXT_FILTER_SKIP_STATS as u32;
 
@@ -56,6 +60,8 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
                 if link.kind.as_deref() == Some("vrf") {
                     link.vrf_table = vrf_table(value).context("IFLA_VRF_TABLE")?;
                 }
+                link.ports_differ = ports_differ(value).context("IFLA_INFO_DATA")?;
+                link.forwards = forwards(value).context("IFLA_INFO_SLAVE_DATA")?;
             }
             libc::IFLA_AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
             libc::IFLA_CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
@@ -77,6 +83,30 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
 fn vrf_table(info: &[u8]) -> Result<Option<u32>> {
     let Some(data) = wire::attribute(info, libc::IFLA_INFO_DATA)? else { return Ok(None) };
     wire::attribute(data, IFLA_VRF_TABLE)?.map(wire::u32_of).transpose()
+}
+
+/// What a bridge or a bond says of all its ports.
+fn ports_differ(info: &[u8]) -> Result<bool> {
+    let said_by = match wire::attribute(info, libc::IFLA_INFO_KIND)?.map(wire::text).as_deref() {
+        Some("bridge") => raw::IFLA_BR_VLAN_FILTERING as u16,
+        Some("bond") => raw::IFLA_BOND_ALL_SLAVES_ACTIVE as u16,
+        _ => return Ok(false),
+    };
+    let Some(data) = wire::attribute(info, libc::IFLA_INFO_DATA)? else { return Ok(false) };
+    Ok(wire::attribute(data, said_by)?.is_some_and(|value| value.first().is_some_and(|on| *on != 0)))
+}
+
+/// Whether a port takes frames (`br_handle_frame`, net/bridge/br_input.c, and `bond_handle_frame`,
+/// drivers/net/bonding/bond_main.c, 6.18); `None` if it is no port, or its master's kind does not say.
+fn forwards(info: &[u8]) -> Result<Option<bool>> {
+    let (said_by, taking) = match wire::attribute(info, libc::IFLA_INFO_SLAVE_KIND)?.map(wire::text).as_deref() {
+        Some("bridge") => (raw::IFLA_BRPORT_STATE as u16, BR_STATE_FORWARDING),
+        Some("bond") => (raw::IFLA_BOND_SLAVE_STATE as u16, BOND_STATE_ACTIVE),
+        _ => return Ok(None),
+    };
+    let Some(data) = wire::attribute(info, libc::IFLA_INFO_SLAVE_DATA)? else { return Ok(None) };
+    let state = wire::attribute(data, said_by)?.and_then(|value| value.first());
+    Ok(state.map(|state| *state == taking))
 }
 
 /// The interface that an RTM_DELLINK says is gone; `None` if it only left a bridge.

@@ -28,6 +28,9 @@ fn a_veth() {
     let expected = Link {
         group: 0,
         vrf_table: None,
+        // Its bridge was down.
+        forwards: Some(false),
+        ports_differ: false,
         ifindex: 3,
         name: "v0".into(),
         altnames: vec!["pod".into()],

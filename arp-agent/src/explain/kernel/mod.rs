@@ -23,11 +23,16 @@ use nix::libc;
 use sender::Accepted;
 use settings::Setting;
 use std::collections::BTreeSet;
+use std::iter::successors;
 use std::net::Ipv4Addr;
 
 const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
 /// Masters that take their ports' frames as their own.
 const TAKING: [&str; 3] = ["bridge", "bond", "team"];
+
+/// How many devices may lie above each other (`MAX_NEST_DEV`, include/linux/netdevice.h). A state from a file may say
+/// anything.
+pub(super) const MAX_NESTED: usize = 8;
 
 /// Asks the kernel for its own lookup. A copy of a state, and one from a file, have no kernel to ask.
 pub trait Lookup {
@@ -149,9 +154,30 @@ impl Kernel<'_> {
         let of = interface(self.snapshot, master);
         let what = format!("{} is a port of {of}, which takes its frames", link.name);
         let port = Cause::new("link", what.clone()).at(format!("ip link show {}", link.name));
-        let kind = self.snapshot.links.get(&master).and_then(|master| master.kind.as_deref());
-        if !kind.is_some_and(|kind| TAKING.contains(&kind)) {
+        let above = |link: &&'_ Link| self.snapshot.links.get(&link.master?);
+        let is_deep = successors(Some(link), above).nth(MAX_NESTED).is_some();
+        let Some(device) = self.snapshot.links.get(&master).filter(|_| !is_deep) else {
             return open(Reason::INTERFACE_HAS_MASTER, port);
+        };
+        match (device.kind.as_deref(), link.forwards) {
+            (Some("bridge"), Some(false)) => {
+                let what =
+                    format!("{what} only while it forwards, and it does not (state blocking, listening or disabled)");
+                let port = Cause::new("link", what).at(format!("bridge link show dev {}", link.name));
+                return silent(Reason::INTERFACE_HAS_MASTER, port);
+            }
+            (Some("bridge"), _) if device.ports_differ => {
+                let what = format!("{what} as far as its VLAN filter lets them");
+                let port = Cause::new("link", what).at(format!("bridge vlan show dev {}", link.name));
+                return open(Reason::INTERFACE_HAS_MASTER, port);
+            }
+            (Some("bond"), Some(false)) if !device.ports_differ => {
+                let what = format!("{} is a backup port of {of}, which takes no frames from it", link.name);
+                let port = Cause::new("link", what).at(format!("ip -d link show {}", link.name));
+                return silent(Reason::INTERFACE_HAS_MASTER, port);
+            }
+            (Some(kind), _) if TAKING.contains(&kind) => {}
+            _ => return open(Reason::INTERFACE_HAS_MASTER, port),
         }
         let on_master = Question { ifindex: master, interface: of, ..question.clone() };
         let mut verdict = self.verdict(&on_master);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::arp_rules::ArpRules;
-use crate::event::{Address, Event, Placement, Route, RoutingRule};
+use crate::event::{Address, Event, LocalAndMain, Placement, Route, RouteKind, RoutingRule};
 use crate::explain::kernel_view::KernelView;
 use crate::mirror::snapshot::Dirty;
 use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
@@ -151,6 +151,56 @@ fn next_hops_that_differ_answer_some_of_the_time() {
     assert!(both.cause.what.contains("answered by eth0, silent by cali0"), "{both:?}");
     assert_eq!(verdict([route(&[UPLINK, UPLINK])], &question("8.8.8.8")).answer, Answer::Answers);
     assert_eq!(verdict([route(&[CALI, CALI])], &question("8.8.8.8")).answer, Answer::Silent);
+}
+
+/// `fib_lookup` (include/net/ip_fib.h) looks at main, and then at default: while local is a part of main, there is no second
+/// look at main.
+#[test]
+fn a_throw_route_of_table_local_ends_the_one_lookup_that_there_is() {
+    let throw = || {
+        let other =
+            after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
+        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        let route = Route { table: 255, prefix, oif: None, gateway: None, kind: RouteKind::Throw, ..other.unwrap() };
+        Event::Route(route, Placement::Last)
+    };
+    let is = |state| Event::LocalAndMain(Some(state));
+    let merged = verdict([is(LocalAndMain::Merged), throw()], &question("8.8.8.8"));
+    assert_eq!(short(&merged), (Answer::Silent, Some("no_route")), "{merged:?}");
+    let split = verdict([is(LocalAndMain::Split), throw()], &question("8.8.8.8"));
+    assert_eq!(short(&split), (Answer::Answers, None), "{split:?}");
+}
+
+#[test]
+fn a_port_is_as_its_master_lets_it() {
+    const MASTER: u32 = 9;
+    let master = |kind: &str, ports_differ| {
+        let link = after([]).links[&CALI].clone();
+        let (name, kind) = ("br0".to_owned(), Some(kind.to_owned()));
+        Event::Link(Link { ifindex: MASTER, name, kind, ports_differ, ..link })
+    };
+    let port = |forwards| cali(|link, _| (link.master, link.forwards) = (Some(MASTER), forwards));
+    let of = |kind, ports_differ, forwards| {
+        let delays = Event::ProxyDelays(vec![(MASTER, 0), (CALI, 0)]);
+        let verdict = verdict([master(kind, ports_differ), delays, port(forwards)], &question("8.8.8.8"));
+        (verdict.answer, verdict.cause.what)
+    };
+    assert_eq!(of("bridge", false, Some(true)).0, Answer::Answers);
+    let blocked = of("bridge", false, Some(false));
+    assert!(blocked.0 == Answer::Silent && blocked.1.contains("it does not"), "{blocked:?}");
+    assert_eq!(of("bridge", true, Some(true)).0, Answer::Undecided, "its VLAN filter is not followed");
+    let backup = of("bond", false, Some(false));
+    assert!(backup.0 == Answer::Silent && backup.1.contains("backup port of br0"), "{backup:?}");
+    assert_eq!(of("bond", true, Some(false)).0, Answer::Answers, "all_slaves_active");
+    assert_eq!(of("openvswitch", false, None).0, Answer::Undecided);
+}
+
+#[test]
+fn a_state_in_which_two_devices_are_ports_of_each_other_has_an_end() {
+    let mut other = after([]).links[&CALI].clone();
+    (other.ifindex, other.master, other.kind) = (9, Some(CALI), Some("bridge".into()));
+    let port = cali(|link, _| (link.master, link.kind) = (Some(9), Some("bridge".into())));
+    assert_eq!(verdict([Event::Link(other), port], &question("8.8.8.8")).answer, Answer::Undecided);
 }
 
 #[test]
