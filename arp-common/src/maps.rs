@@ -73,10 +73,11 @@ pub mod names {
 
 /// The counters for frames of interfaces that have none of their own.
 pub const UNKNOWN_INGRESS: u32 = 0;
-/// Interfaces whose counters lie in one chunk (128 KiB).
-pub const CHUNK_COUNTERS: u32 = 256;
+/// Interfaces whose counters lie in one chunk (512 KiB): few nodes need a second one, for which the kernel lets the agent
+/// wait until no program may be running (`maybe_wait_bpf_programs`, kernel/bpf/syscall.c, 6.18).
+pub const CHUNK_COUNTERS: u32 = 1024;
 /// Most chunks of counters: as many counters as interfaces have room.
-pub const MAX_COUNTER_CHUNKS: u32 = 64;
+pub const MAX_COUNTER_CHUNKS: u32 = 16;
 /// Buckets of interfaces: room for 16,384 at the most, of which three quarters can be counted on (512 KiB).
 pub const IFACE_BUCKETS: u32 = 4_096;
 /// Buckets of neighbours: room for 98,304 at the most, of which three quarters can be counted on (2 MiB).

@@ -53,6 +53,10 @@ impl Entries for Fib {
         self.nodes[node as usize][index as usize] = entry.raw();
     }
 
+    fn room(&self) -> u32 {
+        self.nodes.len() as u32
+    }
+
     fn grow(&mut self) -> anyhow::Result<()> {
         self.nodes.resize(self.nodes.len() + CHUNK_NODES as usize, [0; 256]);
         Ok(())

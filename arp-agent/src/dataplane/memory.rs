@@ -114,9 +114,11 @@ impl MappedFib {
     /// The FIB in these maps, which are new.
     ///
     /// # Errors
-    /// The kernel refuses a mapping.
+    /// The kernel refuses a mapping, or has no memory for the first nodes.
     pub(super) fn new(roots: MapData, outer: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
-        let nodes = Chunks::new("FIB nodes", outer, CHUNK_NODES, size_of::<FibNode>());
+        let mut nodes = Chunks::new("FIB nodes", outer, CHUNK_NODES, size_of::<FibNode>());
+        // Every node with a route needs them, and a frame is passed while they are made.
+        nodes.grow()?;
         Ok(MappedFib { roots: Words::new(roots, size_of::<FibNode>())?, nodes })
     }
 }
@@ -143,6 +145,10 @@ impl Entries for MappedFib {
     fn set_node(&mut self, node: u32, index: u32, entry: Entry) {
         let chunk = self.nodes.get(node / CHUNK_NODES).expect("a node is written only after its chunk was made");
         chunk.word(word_of(node, index)).store(entry.raw(), Ordering::Relaxed);
+    }
+
+    fn room(&self) -> u32 {
+        self.nodes.elements()
     }
 
     fn grow(&mut self) -> anyhow::Result<()> {

@@ -15,6 +15,8 @@ pub trait Entries {
     fn node(&self, node: u32, index: u32) -> Entry;
     /// Sets it.
     fn set_node(&mut self, node: u32, index: u32, entry: Entry);
+    /// How many nodes there is room for.
+    fn room(&self) -> u32;
     /// Makes room for another [`CHUNK_NODES`] nodes.
     fn grow(&mut self) -> anyhow::Result<()>;
 }
@@ -160,7 +162,7 @@ impl Trie {
                 if self.used == capacity {
                     bail!("the FIB's node pool is exhausted: all {capacity} nodes are in use");
                 }
-                if self.used.is_multiple_of(CHUNK_NODES) {
+                if self.used == memory.room() {
                     memory.grow()?;
                 }
                 self.nodes.push([0; 256]);

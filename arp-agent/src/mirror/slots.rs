@@ -2,10 +2,10 @@
 
 use crate::event::Route;
 use arp_common::maps::MAX_OIFS;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The interfaces of a route's next hops: which of several the kernel takes, nobody can tell from the request.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Legs {
     /// One, however often it is named.
     One(u32),
@@ -40,8 +40,9 @@ impl Legs {
 /// The slots, each with how many leaves name it.
 #[derive(Debug, Default)]
 pub struct Slots {
-    of: BTreeMap<Legs, u16>,
-    taken: BTreeMap<u16, (Legs, usize)>,
+    of: HashMap<Legs, u16>,
+    /// By slot.
+    taken: Vec<Option<(Legs, usize)>>,
     free: BTreeSet<u16>,
     by_interface: BTreeMap<u32, BTreeSet<u16>>,
     /// What was taken or freed last.
@@ -54,15 +55,21 @@ impl Slots {
     /// The slot for these, for one leaf more; `None` if all are taken.
     pub(super) fn take(&mut self, legs: &Legs) -> Option<u16> {
         if let Some(&slot) = self.of.get(legs) {
-            self.taken.entry(slot).and_modify(|(_, leaves)| *leaves += 1);
+            if let Some((_, leaves)) = &mut self.taken[usize::from(slot)] {
+                *leaves += 1;
+            }
             return Some(slot);
         }
         let slot = match self.free.pop_first() {
             Some(slot) => slot,
-            None => u16::try_from(self.taken.len()).ok().filter(|&slot| u32::from(slot) < MAX_OIFS)?,
+            None => {
+                let slot = u16::try_from(self.taken.len()).ok().filter(|&slot| u32::from(slot) < MAX_OIFS)?;
+                self.taken.push(None);
+                slot
+            }
         };
         self.of.insert(legs.clone(), slot);
-        self.taken.insert(slot, (legs.clone(), 1));
+        self.taken[usize::from(slot)] = Some((legs.clone(), 1));
         for &ifindex in legs.interfaces() {
             self.by_interface.entry(ifindex).or_default().insert(slot);
         }
@@ -72,13 +79,12 @@ impl Slots {
 
     /// One leaf less names the slot.
     pub(super) fn release(&mut self, slot: u16) {
-        let Some((legs, leaves)) = self.taken.get_mut(&slot) else { return };
+        let Some(Some((_, leaves))) = self.taken.get_mut(usize::from(slot)) else { return };
         *leaves -= 1;
         if *leaves > 0 {
             return;
         }
-        let legs = legs.clone();
-        self.taken.remove(&slot);
+        let Some((legs, _)) = self.taken[usize::from(slot)].take() else { return };
         self.of.remove(&legs);
         self.free.insert(slot);
         for ifindex in legs.interfaces() {
@@ -111,7 +117,7 @@ impl Slots {
 
     /// The slots in use.
     pub(super) fn all(&self) -> impl Iterator<Item = u16> {
-        self.taken.keys().copied()
+        (0..).zip(&self.taken).filter_map(|(slot, taken)| taken.is_some().then_some(slot))
     }
 
     /// The slots that an interface has to do with.
@@ -121,7 +127,7 @@ impl Slots {
 
     /// What a slot stands for.
     pub(super) fn legs(&self, slot: u16) -> Option<&Legs> {
-        self.taken.get(&slot).map(|(legs, _)| legs)
+        self.taken.get(usize::from(slot))?.as_ref().map(|(legs, _)| legs)
     }
 
     /// Whether the interface is one of several next hops of some route.

@@ -165,6 +165,9 @@ fn a_pool_at_its_end_is_an_error_that_says_so() {
         fn set_node(&mut self, node: u32, index: u32, entry: Entry) {
             self.0.set_node(node, index, entry);
         }
+        fn room(&self) -> u32 {
+            0
+        }
         fn grow(&mut self) -> anyhow::Result<()> {
             bail!("no memory")
         }
