@@ -115,19 +115,29 @@ impl Replay {
 pub(super) struct Redump {
     due: Option<u64>,
     not_before: u64,
+    /// From when on an interface that is up again is not waited for.
+    calm_from: u64,
 }
 
 impl Redump {
     const PARTS: u64 = 200;
-    /// How long routes by an interface that is up again are passed at least: it may come up and go down several times.
+    /// How long routes by an interface that is up again are passed at least, if others were up again shortly before: they
+    /// may come up and go down several times.
     const FIRST: u64 = 250_000_000;
+    /// So long after a dump nobody is expected to go on like that.
+    const CALM: u64 = 1_000_000_000;
     /// The same for one that is down: it may be about to be deleted, and then needs no dump.
     const FIRST_DOWN: u64 = 5_000_000_000;
     const LAST: u64 = 10_000_000_000;
 
     /// Whether routes are not trusted, at `now`; and whether some are by an interface that is not just down.
     pub(super) fn set(&mut self, is_wanted: bool, is_up: bool, now: u64) {
-        let due = self.not_before.max(now + if is_up { Self::FIRST } else { Self::FIRST_DOWN });
+        let pause = match is_up {
+            true if now >= self.calm_from => 0,
+            true => Self::FIRST,
+            false => Self::FIRST_DOWN,
+        };
+        let due = self.not_before.max(now + pause);
         self.due = is_wanted.then(|| self.due.map_or(due, |known| known.min(due)));
     }
 
@@ -140,6 +150,7 @@ impl Redump {
     pub(super) fn dumped(&mut self, began: u64, ended: u64) {
         self.due = None;
         self.not_before = ended + (ended.saturating_sub(began) * Self::PARTS).min(Self::LAST);
+        self.calm_from = ended + Self::CALM;
     }
 }
 
@@ -217,10 +228,15 @@ mod tests {
         redump.set(true, false, 0);
         assert_eq!(redump.due(), Some(Redump::FIRST_DOWN));
         redump.set(true, true, 7);
+        assert_eq!(redump.due(), Some(7), "nothing came up shortly before");
+        redump.dumped(7, 8);
         redump.set(true, true, 1_000);
-        assert_eq!(redump.due(), Some(7 + Redump::FIRST), "more of them do not put it off");
-        redump.set(false, false, 2_000);
+        redump.set(true, true, 2_000);
+        assert_eq!(redump.due(), Some(1_000 + Redump::FIRST), "more of them do not put it off");
+        redump.set(false, false, 3_000);
         assert_eq!(redump.due(), None, "the interface was deleted");
+        redump.set(true, true, 8 + Redump::CALM);
+        assert_eq!(redump.due(), Some(8 + Redump::CALM), "nobody goes on");
         let took = 10_000_000;
         redump.dumped(0, took);
         redump.set(true, true, took);

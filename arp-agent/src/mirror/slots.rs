@@ -5,7 +5,7 @@ use arp_common::maps::MAX_OIFS;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The interfaces of a route's next hops: which of several the kernel takes, nobody can tell from the request.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Legs {
     /// One, however often it is named.
     One(u32),
