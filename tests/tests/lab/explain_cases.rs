@@ -59,6 +59,16 @@ const STRANGER: [u8; 4] = [10, 66, 0, 6];
 /// Local after rules that come first, as cloud networks have it.
 const LOCAL_LATER: [&str; 2] = ["rule add pref 200 lookup local", "rule del pref 0"];
 
+/// A bridge that answers for its port.
+const BRIDGE: [&str; 6] = [
+    "link add br0 type bridge",
+    "link set br0 up",
+    "br0.proxy_arp=1",
+    "/net/ipv4/neigh/br0/proxy_delay=0",
+    "link set v0 master br0",
+    "route replace 10.5.0.5/32 dev br0",
+];
+
 #[rustfmt::skip]
 fn cases() -> Vec<Case> {
     vec![
@@ -147,6 +157,12 @@ fn cases() -> Vec<Case> {
             .gets("silent", "chain", &["the policy of nft chain arp t c"]),
         case("the default proxy_delay", &["/net/ipv4/neigh/v0/proxy_delay=20"], Z)
             .gets("answers_after_delay", "sysctl", &["proxy_arp is 1 on v0"]).changed_by("sysctl -w net.ipv4.neigh.v0.proxy_delay=0"),
+        case("a port of a bridge that answers", &BRIDGE, Z)
+            .gets("answers", "sysctl", &["v0 is a port of br0", "proxy_arp is 1 on br0"]),
+        case("a port of a bridge that does not", &[BRIDGE[0], BRIDGE[1], BRIDGE[2], BRIDGE[3], BRIDGE[4], BRIDGE[5], "br0.proxy_arp=0"], Z)
+            .gets("silent", "sysctl", &["v0 is a port of br0", "proxy_arp is 0 on br0"]),
+        case("a port of a bridge that blocks", &[BRIDGE[0], BRIDGE[1], BRIDGE[2], BRIDGE[3], BRIDGE[4], BRIDGE[5], "link set v0 type bridge_slave state 4"], Z)
+            .gets("silent", "link", &["v0 is a port of br0", "it does not"]),
         // Why does it answer?
         case("a private VLAN's router answers for its backup's address", &["v0.proxy_arp_pvlan=1"], Y)
             .gets("answers", "sysctl", &["proxy_arp_pvlan is 1 on v0", "leads back out of v0"]).changed_by("sysctl -w net.ipv4.conf.v0.proxy_arp_pvlan=0"),
@@ -258,6 +274,8 @@ fn explain_knows_what_people_ask_about() -> Result<()> {
         }
     }
     ensure!(failed.is_empty(), "{} of {} cases\n{}", failed.len(), cases.len(), failed.join("\n"));
+    let open = cases.iter().filter(|case| case.answer == "undecided").count();
+    ensure!(open * 20 <= cases.len(), "{open} of {} cases are left open, more than one in twenty", cases.len());
     Ok(())
 }
 

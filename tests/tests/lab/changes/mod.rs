@@ -2,6 +2,7 @@
 
 mod links;
 mod routes;
+mod rules;
 mod settings;
 mod windows;
 mod written;
