@@ -8,11 +8,11 @@ use crate::commands::check_config::{self, CheckedConfig};
 use crate::commands::run::CAPABILITIES;
 use crate::commands::stats;
 use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
-use crate::control::{InterfaceStatus, Peer, Status};
+use crate::control::{InterfaceStatus, Peer, ShadowStatus, ShadowVerdict, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
 use crate::explain::checks::Check;
-use crate::explain::{AgentIs, Answer, Cause, Explanation, Fact, KernelAnswer, Question, Remedy, TablesFrom};
+use crate::explain::{AgentIs, Answer, ByPolicy, Cause, Explanation, Fact, KernelAnswer, Question, Remedy, TablesFrom};
 use crate::hooks::policy::{Surroundings, candidates};
 use crate::preflight::interfaces::{Foreseen, Limit};
 use crate::preflight::{Preflight, machine};
@@ -230,7 +230,9 @@ fn fields(value: &Value, path: &str, maps: &[&str], into: &mut BTreeSet<String>)
 
 fn assert_fields_are_documented(sample: &Value, heading: &str) {
     let mut is = BTreeSet::new();
-    fields(sample, "", &["patterns", "passed", "passed_per_second", "dropped", "would_drop"], &mut is);
+    let maps =
+        ["patterns", "passed", "passed_per_second", "dropped", "would_drop", "answered_by_policy", "would_answer"];
+    fields(sample, "", &maps, &mut is);
     let text = section(&document("docs/operations.md"), heading);
     let claimed =
         table(&text).into_iter().flat_map(|row| quoted(row[0]).into_iter().map(str::to_owned).collect::<Vec<_>>());
@@ -261,6 +263,8 @@ pub(crate) fn status() -> Status {
             others: vec![String::new()],
             answered: 0,
             passed: BTreeMap::new(),
+            answered_by_policy: BTreeMap::new(),
+            would_answer: BTreeMap::new(),
             policies: vec![String::new()],
             guard: Some(String::new()),
             dropped: BTreeMap::new(),
@@ -270,8 +274,16 @@ pub(crate) fn status() -> Status {
         }],
         answered: 0,
         passed: BTreeMap::new(),
+        answered_by_policy: BTreeMap::new(),
+        would_answer: BTreeMap::new(),
         dropped: BTreeMap::new(),
         would_drop: BTreeMap::new(),
+        shadow: Some(ShadowStatus {
+            not_seen: vec![String::new()],
+            last_disagreement: Some(String::new()),
+            verdicts: vec![ShadowVerdict { mean_us: Some(1.0), longest_us: Some(1.0), ..ShadowVerdict::default() }],
+            ..ShadowStatus::default()
+        }),
         routes: 0,
         neighbours: 0,
         views: 0,
@@ -372,6 +384,7 @@ fn every_field_of_explain_is_documented() {
         agent: AgentIs::None,
         would_answer_if: vec![String::new()],
         program: Some(String::new()),
+        policy: Some(ByPolicy { name: String::new(), answers: true, why: String::new() }),
     };
     assert_fields_are_documented(&serde_json::to_value(explanation).unwrap(), "### Fields of `explain --json`");
 }

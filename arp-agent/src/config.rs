@@ -8,6 +8,7 @@ pub mod file;
 pub mod reload;
 pub mod sources;
 
+use crate::deviations::options::DeviationOptions;
 use crate::protection::options::ProtectionOptions;
 use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
@@ -68,9 +69,16 @@ pub struct Options {
     /// How log lines are written to standard error.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+    /// Whether the agent answers nothing, and compares what it would do with what the kernel does; `status` says what came of
+    /// it. Needs Linux 6.6.
+    #[arg(long, value_enum, default_value_t, num_args = 0..=1, default_missing_value = "on", value_name = "WHETHER")]
+    pub shadow: Shadow,
     /// The policies that protect the node.
     #[command(flatten)]
     pub protection: ProtectionOptions,
+    /// The policies that answer where the kernel would not.
+    #[command(flatten)]
+    pub deviations: DeviationOptions,
 }
 
 impl Default for Options {
@@ -189,6 +197,16 @@ pub enum ArpListeners {
     Pass,
     /// Answer anyway: the socket does not see the requests that the fast path answers.
     Ignore,
+}
+
+/// Whether nothing is answered, and all is compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Shadow {
+    /// No: the agent answers.
+    #[default]
+    Off,
+    /// Yes: the kernel answers everything.
+    On,
 }
 
 /// Whether metrics have the counts of each interface.

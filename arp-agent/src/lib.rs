@@ -16,6 +16,7 @@ pub mod config;
 pub mod control;
 pub mod dataplane;
 pub mod descriptors;
+pub mod deviations;
 pub mod event;
 pub mod explain;
 pub mod hooks;
@@ -27,6 +28,7 @@ mod netlink;
 pub mod prefix;
 pub mod preflight;
 pub mod protection;
+pub mod shadow;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

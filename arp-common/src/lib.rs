@@ -1,5 +1,6 @@
 //! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
-//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
+//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`]) and those that
+//! answer ([`mod@deviation`]), what is compared without answering ([`shadow`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
 //! allocation, no clock, no `unsafe`; functions that the program calls are inlined, because the verifier refuses
@@ -13,6 +14,7 @@ extern crate std;
 
 pub mod buckets;
 pub mod decide;
+pub mod deviation;
 pub mod fib;
 pub mod frame;
 pub mod guard;
@@ -21,6 +23,7 @@ pub mod maps;
 pub mod packed;
 pub mod reason;
 pub mod settings;
+pub mod shadow;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;

@@ -101,6 +101,18 @@ impl PackedArp {
         }
     }
 
+    /// Of a reply the request, as far as a reply is made of it: `sha`, `spa` and `tpa`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn turned(&self) -> Self {
+        let tha = self.words[4] & 0xffff_ffff_ffff;
+        let (spa, tpa) = (u32::from_le_bytes(self.spa()), u32::from_le_bytes(self.tpa()));
+        PackedArp {
+            words: [0, 0, tha << 48, tha >> 16 | (tpa as u64) << 32, (spa as u64) << 48],
+            rest: (spa >> 16) as u16,
+        }
+    }
+
     /// The frame's bytes, as on the wire.
     pub fn to_bytes(&self) -> [u8; ArpFrame::LEN] {
         let mut bytes = [0; ArpFrame::LEN];

@@ -83,6 +83,7 @@ reasons! {
     42 PROXY_UNCONFIRMED "proxy_unconfirmed" "only a static proxy entry allows the answer, and the agent has not read it again in this moment"
     43 FRAME_MARKED "frame_marked" "the frame carries a mark, and a routing rule asks for marks (seen by tc only)"
     44 ARP_FILTER "arp_filter" "tpa is local in another table than local, where arp_filter does not look"
+    45 SHADOW "shadow" "the agent runs with shadow: it answers nothing, and compares what it would do with what the kernel does"
 }
 
 impl Reason {

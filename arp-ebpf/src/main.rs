@@ -16,11 +16,17 @@ mod packet_access;
 #[cfg(target_arch = "bpf")]
 mod clock;
 #[cfg(target_arch = "bpf")]
+mod deviation;
+#[cfg(target_arch = "bpf")]
 mod guard;
+#[cfg(target_arch = "bpf")]
+mod manner;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod probe;
+#[cfg(target_arch = "bpf")]
+mod shadow;
 #[cfg(target_arch = "bpf")]
 mod stub;
 #[cfg(target_arch = "bpf")]

@@ -305,6 +305,12 @@ impl Maps {
         self.flags.get() & flag != 0
     }
 
+    /// The index of the interface's counters, as the decision saw its entry; of one without an entry, no place in any map.
+    #[inline(always)]
+    pub(crate) fn counters(&self) -> u32 {
+        self.counters.get()
+    }
+
     /// Counts an answer.
     #[inline(always)]
     pub(crate) fn count_answer(&self) {

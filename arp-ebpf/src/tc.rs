@@ -3,12 +3,13 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::packet::{Class, Decided, behind_tags, classify, is_tag, log};
+use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
+use crate::packet::{Class, behind_tags, classify, is_tag, log};
 use crate::packet_access::read;
 use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
-use arp_common::{ArpFrame, PackedArp, Reason, decide};
+use arp_common::{ArpFrame, PackedArp, Reason};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_set_hash_invalid, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
@@ -28,13 +29,30 @@ const PACKET_MULTICAST: u32 = 2;
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
 #[classifier]
 pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
+    answer::<AsTheKernel>(&ctx)
+}
+
+/// Answers also what policies do.
+#[classifier]
+pub(crate) fn arp_tc_policy(ctx: TcContext) -> i32 {
+    answer::<ByPolicy>(&ctx)
+}
+
+/// Answers nothing, and notes what it would.
+#[classifier]
+pub(crate) fn arp_tc_shadow(ctx: TcContext) -> i32 {
+    answer::<Shadow>(&ctx)
+}
+
+#[inline(always)]
+fn answer<M: Manner>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the one that the kernel called us with.
     let (protocol, ingress, tagged) = unsafe { ((*skb).protocol, (*skb).ifindex, (*skb).vlan_present) };
     if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_ARP)) {
         if is_tag(protocol as u16) {
             // One tag more than the one in the metadata.
-            pull(&ctx, BEHIND_TAGS);
+            pull(ctx, BEHIND_TAGS);
             if let Some(maps) = Maps::new(ingress) {
                 behind_tags(ctx.data(), ctx.data_end(), |frame| maps.hand_up(frame));
             }
@@ -43,7 +61,7 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     }
     let Some(maps) = Maps::new(ingress) else { return TC_ACT_UNSPEC };
     // A driver may leave all but the Ethernet header in pages of their own.
-    pull(&ctx, ArpFrame::LEN);
+    pull(ctx, ArpFrame::LEN);
     if tagged != 0 {
         if let Some(frame) = read(ctx.data(), ctx.data_end()) {
             maps.hand_up(&frame);
@@ -56,7 +74,7 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
         Class::Arp => {}
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
-    let mut decided = Decided::new(decide(&frame, ingress, &maps));
+    let (mut decided, by) = M::decide(&frame, &maps);
     // SAFETY: as above.
     if unsafe { (*skb).mark } != 0 && decided.reason == 0 && maps.has(Iface::MARKS_MATTER) {
         decided.reason = Reason::FRAME_MARKED.raw();
@@ -64,13 +82,14 @@ pub(crate) fn arp_tc(ctx: TcContext) -> i32 {
     if decided.reason == 0 && !is_taken_by_arp(skb, &frame) {
         decided.reason = Reason::OTHER_DESTINATION.raw();
     }
-    log(&ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
+    let decided = M::settle(&frame, &maps, decided);
+    log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
         0 => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
             let to_asker = frame.src() == frame.sha() && !frame.src().is_group();
-            send(skb, &maps, &frame.reply(decided.mac), to_asker && maps.has(Iface::TO_PEER))
+            send::<M>(skb, &maps, &frame.reply(decided.mac), by, to_asker && maps.has(Iface::TO_PEER))
         }
         reason => {
             maps.hand_up(&frame);
@@ -128,7 +147,7 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, to_peer: bool) -> i32 {
+fn send<M: Manner>(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, by: M::By, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
     // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack and more. A helper that
     // refuses leaves the frame as it is.
@@ -142,7 +161,7 @@ fn send(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, to_peer: bool) -> i
         if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
             return pass(maps, Reason::TRIM_FAILED);
         }
-        maps.count_answer();
+        M::count_answer(by, maps);
         if to_peer {
             bpf_skb_change_type(skb, PACKET_HOST);
             bpf_redirect_peer(maps.ingress(), 0) as i32

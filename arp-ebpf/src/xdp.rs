@@ -1,9 +1,10 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::packet::{Class, Decided, behind_tags, classify, log};
+use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
+use crate::packet::{Class, behind_tags, classify, log};
 use crate::packet_access::{read, write};
 use crate::tables::Maps;
-use arp_common::{ArpFrame, PackedArp, Reason, decide};
+use arp_common::{ArpFrame, PackedArp, Reason};
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -25,19 +26,61 @@ enum Exit {
 #[xdp]
 pub(crate) fn arp_xdp(ctx: XdpContext) -> u32 {
     // The older helpers know nothing of frames in several buffers, and the kernel shows this program none.
-    answer(&ctx, Exit::Bounce, |ctx| (ctx.data_end() - ctx.data()) as i32)
+    answer::<AsTheKernel>(&ctx, Exit::Bounce, whole_of_one)
 }
 
 /// The same for Linux 5.18 and later: frames in several buffers need not be copied into one for it.
 #[xdp(frags)]
 pub(crate) fn arp_xdp_frags(ctx: XdpContext) -> u32 {
-    answer(&ctx, Exit::Bounce, whole_len)
+    answer::<AsTheKernel>(&ctx, Exit::Bounce, whole_len)
 }
 
 /// The same for a veth in driver mode.
 #[xdp(frags)]
 pub(crate) fn arp_xdp_veth(ctx: XdpContext) -> u32 {
-    answer(&ctx, Exit::Redirect, whole_len)
+    answer::<AsTheKernel>(&ctx, Exit::Redirect, whole_len)
+}
+
+/// [`arp_xdp`], which also answers what policies do.
+#[xdp]
+pub(crate) fn arp_xdp_policy(ctx: XdpContext) -> u32 {
+    answer::<ByPolicy>(&ctx, Exit::Bounce, whole_of_one)
+}
+
+/// The same of [`arp_xdp_frags`].
+#[xdp(frags)]
+pub(crate) fn arp_xdpf_policy(ctx: XdpContext) -> u32 {
+    answer::<ByPolicy>(&ctx, Exit::Bounce, whole_len)
+}
+
+/// The same of [`arp_xdp_veth`].
+#[xdp(frags)]
+pub(crate) fn arp_xdpv_policy(ctx: XdpContext) -> u32 {
+    answer::<ByPolicy>(&ctx, Exit::Redirect, whole_len)
+}
+
+/// [`arp_xdp`], which answers nothing, and notes what it would.
+#[xdp]
+pub(crate) fn arp_xdp_shadow(ctx: XdpContext) -> u32 {
+    answer::<Shadow>(&ctx, Exit::Bounce, whole_of_one)
+}
+
+/// The same of [`arp_xdp_frags`].
+#[xdp(frags)]
+pub(crate) fn arp_xdpf_shadow(ctx: XdpContext) -> u32 {
+    answer::<Shadow>(&ctx, Exit::Bounce, whole_len)
+}
+
+/// The same of [`arp_xdp_veth`].
+#[xdp(frags)]
+pub(crate) fn arp_xdpv_shadow(ctx: XdpContext) -> u32 {
+    answer::<Shadow>(&ctx, Exit::Redirect, whole_len)
+}
+
+/// The length of a frame that lies in one buffer.
+#[inline(always)]
+fn whole_of_one(ctx: &XdpContext) -> i32 {
+    (ctx.data_end() - ctx.data()) as i32
 }
 
 /// The frame's length in all its buffers.
@@ -54,7 +97,7 @@ fn whole_len(ctx: &XdpContext) -> i32 {
 }
 
 #[inline(always)]
-fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
+fn answer<M: Manner>(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
     let class = classify(ctx.data(), ctx.data_end());
     if matches!(class, Class::Other) {
         return xdp_action::XDP_PASS;
@@ -69,10 +112,11 @@ fn answer(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32
         return pass(&maps, Reason::TOO_SHORT);
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
-    let decided = Decided::new(decide(&frame, ingress, &maps));
+    let (decided, by) = M::decide(&frame, &maps);
+    let decided = M::settle(&frame, &maps, decided);
     log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
-        0 => reply(ctx, &maps, &frame.reply(decided.mac), exit, len(ctx)),
+        0 => reply::<M>(ctx, &maps, &frame.reply(decided.mac), by, exit, len(ctx)),
         reason => {
             maps.hand_up(&frame);
             pass(&maps, Reason::from_raw(reason))
@@ -87,7 +131,7 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply(ctx: &XdpContext, maps: &Maps, answer: &PackedArp, exit: Exit, len: i32) -> u32 {
+fn reply<M: Manner>(ctx: &XdpContext, maps: &Maps, answer: &PackedArp, by: M::By, exit: Exit, len: i32) -> u32 {
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and
@@ -101,7 +145,7 @@ fn reply(ctx: &XdpContext, maps: &Maps, answer: &PackedArp, exit: Exit, len: i32
     if !write(ctx.data(), ctx.data_end(), answer) {
         return xdp_action::XDP_PASS;
     }
-    maps.count_answer();
+    M::count_answer(by, maps);
     match exit {
         Exit::Bounce => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers; it only notes where to.

@@ -7,13 +7,20 @@ use crate::config::MetricsInterfaces;
 use crate::control::figures::{Figures, InterfaceCounts, InterfaceGroup};
 use crate::hooks::attachments::{Attached, Attachment};
 use arp_common::Reason;
+use arp_common::deviation::{Deviation, ROOM};
 use arp_common::reason::ANSWERED;
 use std::collections::BTreeMap;
+
+/// All of them from the start, too.
+fn each_policy(counts: &[u64; ROOM]) -> BTreeMap<String, u64> {
+    Deviation::ALL.iter().map(|&by| (by.name().to_owned(), counts[by as usize])).collect()
+}
 
 impl Agent {
     /// Figures as they are now.
     pub(super) fn figures(&self) -> Figures {
         let total = self.bpf.total_counters();
+        let by_policy = self.bpf.all_answers_by_policy();
         let links = &self.mirror.snapshot().links;
         let (ready, not_ready_because) = self.readiness();
         let name = |ifindex| links.get(&ifindex).map(|link| link.name.clone());
@@ -31,6 +38,8 @@ impl Agent {
             answered: total[ANSWERED],
             // All of them from the start: a rate needs a 0 first.
             passed: Reason::ALL.iter().map(|reason| (reason.name().to_owned(), total[reason.counter()])).collect(),
+            answered_by_policy: each_policy(&by_policy.answered),
+            would_answer: each_policy(&by_policy.would_answer),
             interfaces: self.interface_groups(),
             each_interface: each_interface.into_iter().flatten().collect(),
             patterns: self.attachments.matches(links),

@@ -5,6 +5,7 @@
 //! the lease first and is looked into second.
 
 mod damping;
+mod deviations;
 mod doubts;
 mod figures;
 mod flapping;
@@ -15,6 +16,7 @@ mod protection;
 mod proxies;
 mod reloading;
 mod self_tests;
+mod shadow;
 mod states;
 mod status;
 mod supervisor;
@@ -22,11 +24,13 @@ mod warnings;
 
 use crate::clock::monotonic_ns;
 use crate::config::sources::{Settings, Sources};
-use crate::config::{ArpListeners, Options, SysctlHook as HookWanted};
+use crate::config::{ArpListeners, Options, Shadow as ShadowWanted, SysctlHook as HookWanted};
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::HookKind;
 use crate::dataplane::bpf::Bpf;
+use crate::dataplane::programs::Manner;
+use crate::deviations::policies::Policies as AnswerPolicies;
 use crate::event::{Event, IfSet};
 use crate::hooks::attachments::Attachments;
 use crate::hooks::foreign_tc::ForeignPrograms;
@@ -38,15 +42,18 @@ use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
 use crate::metrics::http::Pulse;
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
+use crate::protection::patterns;
 use crate::protection::policies::Policies;
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use arp_common::{Reason, Tables as _};
 use damping::Damper;
+use deviations::Deviations;
 use doubts::Doubts;
 use heartbeat::{Heartbeat, Tick};
 use lease::{Lease, Redump, Replay};
 use protection::Protection;
 use proxies::ProxyReadings;
+use shadow::Shadow;
 use states::States;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -79,6 +86,9 @@ pub struct Agent {
     sysctl_hook: SysctlHook,
     attachments: Attachments,
     protection: Protection,
+    deviations: Deviations,
+    /// With `--shadow`.
+    shadow: Option<Shadow>,
     tcx: ForeignPrograms,
     moves: Moves,
     self_tests: SelfTests,
@@ -120,13 +130,23 @@ impl Agent {
     pub fn start(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<Self> {
         let options = &settings.options;
         // Whoever read the settings has told their faults; here there is none.
-        let policies = Policies::new(&options.protection, &options.interface)
-            .map_err(|faults| anyhow!(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
+        let policies = Policies::new(&options.protection, &options.interface).map_err(patterns::error)?;
+        let answering = AnswerPolicies::new(&options.deviations, &options.interface).map_err(patterns::error)?;
+        let manner = match options.shadow {
+            ShadowWanted::On => Manner::Shadow,
+            ShadowWanted::Off if answering.are_off() => Manner::AsTheKernel,
+            ShadowWanted::Off => Manner::ByPolicy,
+        };
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
-        let mut bpf = Bpf::load_with(trace, !policies.are_off())?;
+        let mut bpf = Bpf::load_with(trace, !policies.are_off(), manner)?;
         let protection = Protection::start(policies, &mut bpf, &mut attachments)?;
+        let deviations = Deviations::start(answering, &mut bpf)?;
+        let shadow = match manner {
+            Manner::Shadow => Some(Shadow::start(&mut bpf, &mut attachments)?),
+            Manner::AsTheKernel | Manner::ByPolicy => None,
+        };
         let mut mirror = Mirror::default();
-        if protection.is_on() {
+        if protection.is_on() || manner == Manner::ByPolicy {
             mirror.want_common_view();
         }
         attachments.look_for_left();
@@ -157,6 +177,8 @@ impl Agent {
             sysctl_hook,
             attachments,
             protection,
+            deviations,
+            shadow,
             tcx: ForeignPrograms::default(),
             moves: Moves::default(),
             self_tests: SelfTests::default(),
@@ -251,6 +273,7 @@ impl Agent {
                     self.renew_lease()?;
                 }
                 done = self.protection.done() => self.protection.complete(done),
+                () = next_look(&mut self.shadow) => self.compare(),
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_sync.is_ok() => {
                     self.settle_writes()?;
                     self.renew_lease()?;
@@ -501,6 +524,7 @@ impl Agent {
         }
         self.apply(&step.changes)?;
         self.guard_links(&links);
+        self.deviate_links(&links);
         links.append(&mut features);
         if !links.is_empty() {
             // Those that refused are asked again: whoever held them may have gone.
@@ -582,6 +606,8 @@ impl Agent {
         let applied = self.bpf.apply(changes);
         applied.context("the BPF maps refused a change: the agent ends, and frames pass to the kernel")?;
         self.guard(changes);
+        self.deviate(changes);
+        self.tap(changes);
         Ok(())
     }
 
@@ -643,5 +669,13 @@ impl Agent {
             log::log!(level, "in sync: {prefixes} prefixes, {neighbours} neighbours, {matching} interfaces match");
         }
         Ok(())
+    }
+}
+
+/// Waits until it is time to look what came of requests; for ever where nothing is compared.
+async fn next_look(shadow: &mut Option<Shadow>) {
+    match shadow {
+        Some(shadow) => shadow.tick().await,
+        None => std::future::pending().await,
     }
 }

@@ -1,5 +1,6 @@
 //! What the kernel tells nobody, and is looked for: settings, foreign programs.
 
+use super::shadow::Shadow;
 use super::{Agent, SWEEP};
 use crate::clock::monotonic_ns;
 use crate::dataplane::HookKind;
@@ -193,12 +194,12 @@ impl Agent {
         let (bpf, attachments) = (&mut self.bpf, &mut self.attachments);
         let hows: BTreeMap<u32, HookKind> =
             interfaces.iter().filter_map(|&ifindex| Some((ifindex, attachments.how(ifindex)?))).collect();
-        let guard = self.protection.guard_id();
+        let ours = [self.protection.guard_id(), self.shadow.as_ref().map(Shadow::tap_id)];
         let Asked { news, gone, behind, guards } = self.tcx.ask(
             interfaces,
             |ifindex| hows.get(&ifindex).copied(),
             || bpf.tc_id(),
-            guard,
+            ours,
             |ifindex| match attachments.beside(ifindex) {
                 Ok(None) => Places::default(),
                 Ok(Some(OtherFilters::Found(places))) => places,

@@ -1,6 +1,8 @@
 //! What the agent answers to those who ask it.
 
 use super::Agent;
+use super::deviations::by_name;
+use super::shadow::Shadow;
 use crate::clock::monotonic_ns;
 use crate::control::{HOSTS_SHOWN, InterfaceStatus, Peer, Request, Response, Status};
 use crate::dataplane::HookKind;
@@ -32,12 +34,25 @@ impl Agent {
 
     fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
+        let reason = explanation.reason.as_deref().and_then(Reason::from_name);
+        if let Some((by, mode, mac)) = reason.and_then(|reason| self.bpf.deviates(question, reason)) {
+            explanation.deviate(by, mode, mac);
+        }
+        if self.shadow.is_some() {
+            explanation.shadow();
+        }
         if run_program {
             let how = self.attachments.how(question.ifindex).unwrap_or(HookKind::XdpSkb);
             let before = self.counters_of_frames_on(question.ifindex);
+            let by_policy = self.bpf.answers_by_policy(question.ifindex);
             let run = self.bpf.run_on(how, question.ifindex, &question.frame().to_bytes())?;
+            if self.shadow.is_some() {
+                // The kernel has not seen this frame.
+                self.bpf.forget_question(question);
+            }
             let after = self.counters_of_frames_on(question.ifindex);
-            explanation.program = Some(agree(how, question, &explanation, &run, (&before, &after))?);
+            let by_policy = (&by_policy, &self.bpf.answers_by_policy(question.ifindex));
+            explanation.program = Some(agree(how, question, &explanation, &run, (&before, &after), by_policy)?);
         }
         Ok(explanation)
     }
@@ -54,7 +69,7 @@ impl Agent {
         let around = Around {
             namespaces: namespace_names().unwrap_or_default(),
             programs: Programs::default(),
-            own_tc: [self.bpf.tc_id(), self.protection.guard_id()],
+            own_tc: [self.bpf.tc_id(), self.protection.guard_id(), self.shadow.as_ref().map(Shadow::tap_id)],
         };
         let links = &self.mirror.snapshot().links;
         let interfaces = self.attachments.iter().filter_map(|(ifindex, attachment)| {
@@ -62,6 +77,7 @@ impl Agent {
             Some(self.interface_status(link, attachment, &around))
         });
         let total = self.bpf.total_counters();
+        let by_policy = self.bpf.all_answers_by_policy();
         let (ready, not_ready_because) = self.readiness();
         Ok(Status {
             version: crate::DOCUMENT_VERSION,
@@ -76,8 +92,11 @@ impl Agent {
             interfaces: interfaces.collect::<anyhow::Result<_>>()?,
             answered: total[ANSWERED],
             passed: passed(&total),
+            answered_by_policy: by_name(&by_policy.answered),
+            would_answer: by_name(&by_policy.would_answer),
             dropped: refused(&total, DropReason::dropped),
             would_drop: refused(&total, DropReason::would_drop),
+            shadow: self.shadow_status(),
             routes: self.mirror.prefixes(),
             neighbours: self.mirror.neighbours(),
             views: self.mirror.views(),
@@ -118,6 +137,9 @@ impl Agent {
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
             (Attachment::Attached(_), None) => match self.bpf.left_out().get(&ifindex) {
                 Some(why) => ("passing", None, Some(why.clone())),
+                None if self.shadow.is_some() => {
+                    ("passing", Some(Reason::SHADOW), Some(Reason::SHADOW.why().to_owned()))
+                }
                 None => ("answering", None, None),
             },
         }
@@ -181,7 +203,9 @@ impl Agent {
             Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none", "detached".to_owned()),
         };
         let counters = self.bpf.counters(link.ifindex);
-        let (policies, guard) = self.protection.in_words(link.ifindex);
+        let by_policy = self.bpf.answers_by_policy(link.ifindex);
+        let (mut policies, guard) = self.protection.in_words(link.ifindex);
+        policies.extend(self.deviations.in_words(link.ifindex));
         let peer = link.link.filter(|_| link.kind.as_deref() == Some("veth")).map(|ifindex| Peer {
             ifindex,
             netnsid: link.link_netnsid,
@@ -201,6 +225,8 @@ impl Agent {
             others,
             answered: counters[ANSWERED],
             passed: passed(&counters),
+            answered_by_policy: by_name(&by_policy.answered),
+            would_answer: by_name(&by_policy.would_answer),
             policies,
             guard,
             dropped: refused(&counters, DropReason::dropped),
@@ -216,8 +242,8 @@ struct Around {
     /// The named network namespaces, by identifier.
     namespaces: BTreeMap<i32, String>,
     programs: Programs,
-    /// Our own tc program and the guard, as far as they are loaded.
-    own_tc: [Option<u32>; 2],
+    /// Our own tc program, the guard and the tap, as far as they are loaded.
+    own_tc: [Option<u32>; 3],
 }
 
 pub(super) fn passed(counters: &Counters) -> BTreeMap<String, u64> {

@@ -6,6 +6,7 @@ use crate::cli;
 use crate::control::Status;
 use anyhow::bail;
 use arp_common::Reason;
+use arp_common::deviation::Deviation;
 use arp_common::guard::DropReason;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,10 +55,15 @@ pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
 /// # Errors
 /// The agent is not attached to that interface.
 pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stats> {
-    let (answered, passed, dropped, would_drop) = match interface {
-        None => (status.answered, &status.passed, &status.dropped, &status.would_drop),
+    let (answered, passed, dropped, would_drop, by_policy, would_answer) = match interface {
+        None => {
+            let Status { answered, passed, dropped, would_drop, answered_by_policy, would_answer, .. } = status;
+            (*answered, passed, dropped, would_drop, answered_by_policy, would_answer)
+        }
         Some(name) => match status.interfaces.iter().find(|interface| interface.name == name) {
-            Some(of) => (of.answered, &of.passed, &of.dropped, &of.would_drop),
+            Some(of) => {
+                (of.answered, &of.passed, &of.dropped, &of.would_drop, &of.answered_by_policy, &of.would_answer)
+            }
             None => bail!("{name}: the agent is not attached to such an interface (`arp-agent status` lists them)"),
         },
     };
@@ -69,6 +75,8 @@ pub fn document(status: &Status, interface: Option<&str>) -> anyhow::Result<Stat
         passed: passed.clone(),
         dropped: dropped.clone(),
         would_drop: would_drop.clone(),
+        answered_by_policy: by_policy.clone(),
+        would_answer: would_answer.clone(),
         answered_per_second: None,
         passed_per_second: None,
     })
@@ -91,6 +99,10 @@ pub struct Stats {
     pub dropped: BTreeMap<String, u64>,
     /// ARP frames that policies which only count would have dropped, by reason.
     pub would_drop: BTreeMap<String, u64>,
+    /// Requests that policies have answered although the kernel would not have, or not at once, by policy.
+    pub answered_by_policy: BTreeMap<String, u64>,
+    /// Requests that policies which only count would have answered so, by policy.
+    pub would_answer: BTreeMap<String, u64>,
     /// Requests answered a second since the last turn of `--watch`; `null` in the first one.
     pub answered_per_second: Option<f64>,
     /// ARP frames passed a second since then, by reason.
@@ -132,6 +144,12 @@ fn render(stats: &Stats) -> String {
         let rate = stats.passed_per_second.as_ref().and_then(|rates| rates.get(reason).copied());
         push(format!("passed: {reason}"), count, rate, Reason::from_name(reason).map_or("", Reason::why));
     }
+    for (what, counts) in [("answered by policy", &stats.answered_by_policy), ("would answer", &stats.would_answer)] {
+        for (policy, count) in counts {
+            let why = Deviation::from_name(policy).map_or("", Deviation::why);
+            push(format!("{what}: {policy}"), *count, None, why);
+        }
+    }
     for (what, counts) in [("dropped", &stats.dropped), ("would drop", &stats.would_drop)] {
         for (reason, count) in counts {
             let why = DropReason::from_name(reason).map_or("", DropReason::why);
@@ -157,6 +175,8 @@ mod tests {
             passed_per_second: None,
             dropped: BTreeMap::new(),
             would_drop: BTreeMap::new(),
+            answered_by_policy: BTreeMap::new(),
+            would_answer: BTreeMap::new(),
         }
     }
 

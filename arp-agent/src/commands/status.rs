@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::cli;
 use crate::control::client::{Answer, ask, silent};
-use crate::control::{InterfaceStatus, Request, Response, Status};
+use crate::control::{InterfaceStatus, Request, Response, ShadowStatus, Status};
 use anyhow::bail;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -184,6 +184,8 @@ fn render(status: &Status) -> String {
         text += &format!("{}\n", table.build().with(Style::blank()));
     }
     text += &protected(status);
+    text += &answered_by_policy(status);
+    text += &status.shadow.as_ref().map(shadowed).unwrap_or_default();
     status
         .warnings
         .iter()
@@ -197,7 +199,9 @@ fn protected(status: &Status) -> String {
     let mut sets: BTreeMap<(String, &str), Vec<&str>> = BTreeMap::new();
     for interface in &status.interfaces {
         if let Some(guard) = &interface.guard {
-            sets.entry((interface.policies.join(", "), guard)).or_default().push(&interface.name);
+            let dropping = interface.policies.iter().filter(|policy| !is_answering_policy(policy));
+            let dropping: Vec<&str> = dropping.map(String::as_str).collect();
+            sets.entry((dropping.join(", "), guard)).or_default().push(&interface.name);
         }
     }
     if sets.is_empty() {
@@ -205,11 +209,69 @@ fn protected(status: &Status) -> String {
     }
     let mut text = String::new();
     for ((policies, guard), names) in sets {
-        let on = if names.len() > 3 { format!("{} interfaces", names.len()) } else { names.join(", ") };
-        text += &format!("protected: {on}: {policies}; guard {guard}\n");
+        text += &format!("protected: {}: {policies}; guard {guard}\n", several(&names));
     }
     let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
     text + &format!("dropped {}, would drop {}\n", sum(&status.dropped), sum(&status.would_drop))
+}
+
+/// A line for each set of policies that answer where the kernel would not, and one for what they did.
+fn answered_by_policy(status: &Status) -> String {
+    let mut sets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for interface in &status.interfaces {
+        let answering = interface.policies.iter().filter(|policy| is_answering_policy(policy));
+        let answering: Vec<&str> = answering.map(String::as_str).collect();
+        if !answering.is_empty() {
+            sets.entry(answering.join(", ")).or_default().push(&interface.name);
+        }
+    }
+    if sets.is_empty() {
+        return String::new();
+    }
+    let mut text = String::new();
+    for (policies, names) in sets {
+        text += &format!("beyond the kernel: {}: {policies}\n", several(&names));
+    }
+    let told = |counts: &BTreeMap<String, u64>| {
+        let told: Vec<String> = counts.iter().map(|(policy, count)| format!("{policy} {count}")).collect();
+        if told.is_empty() { "0".to_owned() } else { told.join(", ") }
+    };
+    let (answered, would) = (told(&status.answered_by_policy), told(&status.would_answer));
+    text + &format!("answered by policy, not by the kernel: {answered}; would answer: {would}\n")
+}
+
+fn is_answering_policy(policy: &str) -> bool {
+    ["gateway: ", "no-delay: "].iter().any(|name| policy.starts_with(name))
+}
+
+/// What the comparison has come to, and a line for each verdict.
+fn shadowed(shadow: &ShadowStatus) -> String {
+    let share = match shadow.kernel_answered {
+        0 => "the kernel has answered nothing yet".to_owned(),
+        all => format!("would have answered {:.1} %", shadow.would_have_answered as f64 / all as f64 * 100.0),
+    };
+    let mut text = format!(
+        "shadow (nothing is answered): {share}, {} disagreements in {}; not compared {}\n",
+        shadow.disagreements, shadow.compared, shadow.not_compared
+    );
+    let mut table = Builder::default();
+    table.push_record(["verdict", "kernel answered", "mean", "longest", "kernel silent", "disagreements"]);
+    let us = |us: Option<f64>| us.map_or_else(String::new, |us| format!("{us:.1} µs"));
+    for of in &shadow.verdicts {
+        let [answered, silent, wrong] = [of.kernel_answered, of.kernel_silent, of.disagreements].map(|n| n.to_string());
+        table.push_record([of.verdict.clone(), answered, us(of.mean_us), us(of.longest_us), silent, wrong]);
+    }
+    if !shadow.verdicts.is_empty() {
+        text += &format!("{}\n", table.build().with(Style::blank()));
+    }
+    shadow.not_seen.iter().for_each(|not_seen| text += &format!("shadow does not see {not_seen}\n"));
+    shadow.last_disagreement.iter().for_each(|last| text += &format!("last disagreement: {last}\n"));
+    text
+}
+
+/// Names of interfaces, or how many there are.
+fn several(names: &[&str]) -> String {
+    if names.len() > 3 { format!("{} interfaces", names.len()) } else { names.join(", ") }
 }
 
 fn row(interface: &InterfaceStatus) -> [String; 6] {

@@ -1,7 +1,8 @@
 //! Where settings come from: the command line, the environment, the file, the default, in this order. All of them go
 //! through clap's definition of the option, which alone knows names, values and defaults.
 
-use super::{Options, file};
+use super::{Options, Shadow, file};
+use crate::deviations::policies::Policies as AnswerPolicies;
 use crate::protection::policies::Policies;
 use anyhow::{Context as _, bail};
 use clap::parser::ValueSource;
@@ -192,10 +193,16 @@ fn merge(
             ));
         }
     }
-    if faults.is_empty()
-        && let Err(of_policies) = Policies::new(&options.protection, &options.interface)
-    {
-        for fault in of_policies {
+    if faults.is_empty() {
+        let dropping = Policies::new(&options.protection, &options.interface).err();
+        let answers = AnswerPolicies::new(&options.deviations, &options.interface);
+        if options.shadow == Shadow::On && answers.as_ref().is_ok_and(|policies| !policies.are_off()) {
+            let from = each.iter().find(|setting| setting.name == "shadow").map_or("", |setting| &setting.from);
+            faults
+                .push(format!("{from}: shadow answers nothing, so gateway and no-delay contradict it: leave out one"));
+        }
+        let answering = answers.err();
+        for fault in [dropping, answering].into_iter().flatten().flatten() {
             let from = each.iter().find(|setting| setting.name == fault.setting).map_or("", |setting| &setting.from);
             faults.push(format!("{from}: {fault}"));
         }
@@ -411,6 +418,16 @@ pub(crate) mod tests {
         }
         let faults = read(&["--interface=cali*", "--budget=eth*=drop"], &[], None).unwrap_err();
         assert!(faults.len() == 1 && faults[0].starts_with("command line: budget eth*: "), "{faults:?}");
+    }
+
+    #[test]
+    fn shadow_is_a_flag_and_a_setting_and_contradicts_policies_that_answer() {
+        let is_on = |given: &[&str], file| read(given, &[], file).unwrap().options.shadow == Shadow::On;
+        assert!(is_on(&["--shadow"], None) && is_on(&["--shadow=on"], None) && is_on(&[], Some("shadow = \"on\"")));
+        assert!(!is_on(&[], None) && !is_on(&["--shadow=off"], Some("shadow = \"on\"")));
+        let file = "interface = \"cali*\"\nshadow = \"on\"\ngateway = \"cali*=169.254.1.1\"\n";
+        let faults = read(&[], &[], Some(file)).unwrap_err();
+        assert!(faults.len() == 1 && faults[0].starts_with("/x.toml:2: shadow answers nothing"), "{faults:?}");
     }
 
     #[test]

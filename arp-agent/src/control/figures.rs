@@ -20,6 +20,10 @@ pub struct Figures {
     pub answered: u64,
     /// Frames passed, by each reason's name.
     pub passed: BTreeMap<String, u64>,
+    /// Requests that policies have answered in the kernel's place, by policy.
+    pub answered_by_policy: BTreeMap<String, u64>,
+    /// Requests that policies which only count would have answered, by policy.
+    pub would_answer: BTreeMap<String, u64>,
     /// How many interfaces are in which state.
     pub interfaces: Vec<InterfaceGroup>,
     /// The counts of each interface, if they are wanted (`--metrics-interfaces`).

@@ -86,12 +86,21 @@ pub struct Status {
     pub answered: u64,
     /// ARP frames passed since the start, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// Requests that policies have answered since the start although the kernel would not have, or not at once, by policy.
+    #[serde(default)]
+    pub answered_by_policy: BTreeMap<String, u64>,
+    /// Requests that policies which only count would have answered so since the start, by policy.
+    #[serde(default)]
+    pub would_answer: BTreeMap<String, u64>,
     /// ARP frames that policies have dropped since the start, by reason.
     #[serde(default)]
     pub dropped: BTreeMap<String, u64>,
     /// ARP frames that policies which only count would have dropped since the start, by reason.
     #[serde(default)]
     pub would_drop: BTreeMap<String, u64>,
+    /// What `--shadow` has found; `null` where the agent answers.
+    #[serde(default)]
+    pub shadow: Option<ShadowStatus>,
     /// Prefixes in all views.
     pub routes: usize,
     /// Neighbour entries mirrored.
@@ -125,6 +134,46 @@ pub struct Status {
     pub lease_ms: u64,
 }
 
+/// What came of the comparison with the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShadowStatus {
+    /// Requests that were compared.
+    pub compared: u64,
+    /// Those that the kernel answered.
+    pub kernel_answered: u64,
+    /// Those of them that the fast path would have answered, with the same bytes.
+    pub would_have_answered: u64,
+    /// Requests that the fast path would have answered, and the kernel did not, or with other bytes.
+    pub disagreements: u64,
+    /// Requests that were not compared: they came faster than the comparison, or again before it was done.
+    pub not_compared: u64,
+    /// Interfaces on which the kernel's answers cannot be seen, and why.
+    pub not_seen: Vec<String>,
+    /// The last disagreement.
+    pub last_disagreement: Option<String>,
+    /// By what the fast path would have done.
+    pub verdicts: Vec<ShadowVerdict>,
+}
+
+/// What the kernel did with the requests of one verdict.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShadowVerdict {
+    /// `answer`, or the name of the reason for a pass.
+    pub verdict: String,
+    /// Requests that the kernel answered.
+    pub kernel_answered: u64,
+    /// Requests that it did not.
+    pub kernel_silent: u64,
+    /// Requests on which they disagree; none where the fast path would have passed.
+    pub disagreements: u64,
+    /// How long the kernel's answers took, in microseconds; `null` without any.
+    pub mean_us: Option<f64>,
+    /// The longest.
+    pub longest_us: Option<f64>,
+}
+
 /// An interface that matches.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -152,10 +201,16 @@ pub struct InterfaceStatus {
     pub answered: u64,
     /// ARP frames passed, by reason.
     pub passed: BTreeMap<String, u64>,
+    /// Requests that policies have answered although the kernel would not have, or not at once, by policy.
+    #[serde(default)]
+    pub answered_by_policy: BTreeMap<String, u64>,
+    /// Requests that policies which only count would have answered so, by policy.
+    #[serde(default)]
+    pub would_answer: BTreeMap<String, u64>,
     /// The policies that are on, such as `sender-guard: drop`.
     #[serde(default)]
     pub policies: Vec<String>,
-    /// Whether the guard is attached, which they need; `null` if no policy is on.
+    /// Whether the guard is attached, which policies that drop need; `null` if none of those is on.
     #[serde(default)]
     pub guard: Option<String>,
     /// ARP frames that policies have dropped, by reason.

@@ -3,13 +3,15 @@
 use super::Dataplane;
 use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
+use super::deviations::DeviationMaps;
 use super::doubts::{Doubts, PAUSE};
 use super::guards::Guards;
 use super::layout::netns_offsets;
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::ProgramRun;
-use super::programs::Stubs;
+use super::programs::{Manner, Stubs};
 use super::refusal;
+use super::shadow::ShadowMaps;
 use super::trie::{Entries as _, Trie};
 use crate::clock::{monotonic_ns, tick_ns};
 use crate::mirror::Change;
@@ -17,12 +19,12 @@ use anyhow::{Context as _, anyhow};
 use arp_common::Tables;
 use arp_common::buckets::{PLACES, choices};
 use arp_common::fib::Entry;
-use arp_common::guard;
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
     NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
 };
 use arp_common::settings::Whose;
+use arp_common::{deviation, guard, shadow};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -73,6 +75,9 @@ pub struct Bpf {
     own_addresses: Bytes<8, 4>,
     pub(super) counters: CounterPool,
     pub(super) guards: Guards,
+    pub(super) deviations: DeviationMaps,
+    pub(super) shadow: ShadowMaps,
+    pub(super) manner: Manner,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -95,22 +100,27 @@ impl Bpf {
     /// # Errors
     /// The kernel refuses: capabilities are missing, or it is too old, or without BPF.
     pub fn load(trace: bool) -> anyhow::Result<Self> {
-        Self::load_with(trace, false)
+        Self::load_with(trace, false, Manner::AsTheKernel)
     }
 
-    /// The same, with room for the guard's policies if `guards` is set.
+    /// The same, with room for the guard's policies if `guards` is set, and with the programs that answer in this manner.
     ///
     /// # Errors
     /// As there.
-    pub fn load_with(trace: bool, guards: bool) -> anyhow::Result<Self> {
+    pub fn load_with(trace: bool, guards: bool, manner: Manner) -> anyhow::Result<Self> {
         let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
         let (offsets, cannot_tell_whose) = match netns_offsets() {
             Ok(offsets) => (offsets, None),
             Err(error) => (Default::default(), Some(format!("{error:#}"))),
         };
         let guarded = if guards { guard::MAX_GUARDS } else { 1 };
+        let (deviating, gateways) =
+            if manner == Manner::ByPolicy { (guard::MAX_GUARDS, deviation::MAX_GATEWAYS) } else { (1, 1) };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(guard::names::GUARDS, guarded)
+            .map_max_entries(deviation::names::DEVIATIONS, deviating)
+            .map_max_entries(deviation::names::GATEWAYS, gateways)
+            .map_max_entries(shadow::names::SAMPLES, if manner == Manner::Shadow { shadow::MAX_SAMPLES } else { 1 })
             .override_global(LOG_LEVEL, &level, true)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
@@ -128,7 +138,14 @@ impl Bpf {
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
         let guards = array(take(guard::names::GUARDS)?)?;
         let guards = Guards::new(guards, guarded, take(guard::names::ALLOWED)?)?;
+        let deviations = array(take(deviation::names::DEVIATIONS)?)?;
+        let deviations = DeviationMaps::new(deviations, deviating, take(deviation::names::GATEWAYS)?)?;
+        let not_sampled = array(take(shadow::names::NOT_SAMPLED)?)?;
+        let shadow = ShadowMaps::new(take(shadow::names::SAMPLES)?, not_sampled)?;
         Ok(Bpf {
+            deviations,
+            shadow,
+            manner,
             global,
             oifs,
             ifaces: BucketTable::new(ifaces, IFACE_BUCKETS, PLACES),
@@ -166,6 +183,11 @@ impl Bpf {
         let clock: &mut Xdp = self.program(names::CLOCK_PROGRAM)?.try_into()?;
         clock.test_run(options)?;
         Ok(self.global.long(CLOCK).load(Ordering::Relaxed))
+    }
+
+    /// 1 more than the number of the view that all senders share; 0 if there is none.
+    pub(super) fn common_view_number(&self) -> u16 {
+        self.global.long(COMMON_VIEW).load(Ordering::Relaxed) as u16
     }
 
     /// Lets answers depend on static proxy entries until then, in nanoseconds of CLOCK_MONOTONIC.
@@ -346,7 +368,10 @@ impl Bpf {
         self.left_out.remove(&ifindex);
         let Some(iface) = iface else {
             self.ifaces.remove(u64::from(ifindex));
-            self.counters.index(ifindex).into_iter().for_each(|index| self.guards.clear(index));
+            if let Some(index) = self.counters.index(ifindex) {
+                self.guards.clear(index);
+                self.deviations.clear(index);
+            }
             self.counters.give_back(ifindex);
             return;
         };

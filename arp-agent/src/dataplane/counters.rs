@@ -55,6 +55,11 @@ impl CounterPool {
         self.of.get(&ifindex).copied()
     }
 
+    /// The numbers of all that interfaces have.
+    pub(super) fn indexes(&self) -> impl Iterator<Item = u32> {
+        self.of.values().copied()
+    }
+
     /// Takes back the counters of an interface that is gone; what they counted stays in the total.
     pub(super) fn give_back(&mut self, ifindex: u32) {
         let Some(counters) = self.of.remove(&ifindex) else { return };

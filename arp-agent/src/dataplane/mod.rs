@@ -4,6 +4,7 @@
 pub mod bpf;
 mod buckets;
 mod counters;
+pub mod deviations;
 mod doubts;
 pub mod fake;
 pub mod guards;
@@ -12,6 +13,7 @@ mod layout;
 mod memory;
 pub mod programs;
 pub(crate) mod refusal;
+pub mod shadow;
 #[cfg(test)]
 mod stack;
 pub mod trie;

@@ -5,7 +5,9 @@ use super::bpf::Bpf;
 use super::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;
+use arp_common::deviation::names as by_policy;
 use arp_common::maps::names;
+use arp_common::shadow::names as shadow;
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{
     Program, ProgramFd, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
@@ -42,6 +44,45 @@ pub fn actions(how: HookKind) -> (u32, u32) {
         HookKind::XdpSkb | HookKind::XdpDriver => (XDP_PASS, XDP_TX),
         HookKind::XdpVeth => (XDP_PASS, XDP_REDIRECT),
         HookKind::Tcx | HookKind::Clsact => (TC_ACT_UNSPEC, TC_ACT_REDIRECT),
+    }
+}
+
+/// In which manner the programs answer: there is a set of them for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// As the kernel would, and never else.
+    #[default]
+    AsTheKernel,
+    /// The same, and what policies answer besides.
+    ByPolicy,
+    /// Not at all: what would be done is noted.
+    Shadow,
+}
+
+impl Manner {
+    /// The program for a hook. Where the kernel knows frames in several buffers (5.18), it is the one that takes them as
+    /// they are.
+    fn program(self, how: HookKind, knows_frags: bool) -> &'static str {
+        let (xdp, xdp_frags, xdp_veth, tc) = match self {
+            Manner::AsTheKernel => {
+                (names::XDP_PROGRAM, names::XDP_FRAGS_PROGRAM, names::XDP_VETH_PROGRAM, names::TC_PROGRAM)
+            }
+            Manner::ByPolicy => (
+                by_policy::XDP_PROGRAM,
+                by_policy::XDP_FRAGS_PROGRAM,
+                by_policy::XDP_VETH_PROGRAM,
+                by_policy::TC_PROGRAM,
+            ),
+            Manner::Shadow => {
+                (shadow::XDP_PROGRAM, shadow::XDP_FRAGS_PROGRAM, shadow::XDP_VETH_PROGRAM, shadow::TC_PROGRAM)
+            }
+        };
+        match how {
+            HookKind::XdpSkb | HookKind::XdpDriver if knows_frags => xdp_frags,
+            HookKind::XdpSkb | HookKind::XdpDriver => xdp,
+            HookKind::XdpVeth => xdp_veth,
+            HookKind::Tcx | HookKind::Clsact => tc,
+        }
     }
 }
 
@@ -103,12 +144,10 @@ impl Bpf {
     /// # Errors
     /// The verifier refuses, or the hook is not XDP.
     pub fn xdp_for(&mut self, how: HookKind) -> anyhow::Result<&mut Xdp> {
-        let name = match how {
-            HookKind::XdpSkb | HookKind::XdpDriver if self.knows_frags() => names::XDP_FRAGS_PROGRAM,
-            HookKind::XdpSkb | HookKind::XdpDriver => names::XDP_PROGRAM,
-            HookKind::XdpVeth => names::XDP_VETH_PROGRAM,
-            HookKind::Tcx | HookKind::Clsact => return Err(anyhow!("{how:?} is not XDP")),
-        };
+        if !how.is_xdp() {
+            return Err(anyhow!("{how:?} is not XDP"));
+        }
+        let name = self.manner.program(how, self.knows_frags());
         let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().map_err(|error| refusal::of_program(name, &error))?;
@@ -129,9 +168,10 @@ impl Bpf {
     /// # Errors
     /// The verifier refuses.
     pub fn tc(&mut self) -> anyhow::Result<&mut SchedClassifier> {
-        let program: &mut SchedClassifier = self.program(names::TC_PROGRAM)?.try_into()?;
+        let name = self.manner.program(HookKind::Tcx, self.knows_frags());
+        let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
-            program.load().map_err(|error| refusal::of_program(names::TC_PROGRAM, &error))?;
+            program.load().map_err(|error| refusal::of_program(name, &error))?;
         }
         Ok(program)
     }

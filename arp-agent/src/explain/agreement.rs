@@ -3,14 +3,17 @@
 
 use super::{Explanation, Question};
 use crate::dataplane::HookKind;
+use crate::dataplane::deviations::Counts;
 use crate::dataplane::programs::{ProgramRun, actions};
 use anyhow::bail;
+use arp_common::deviation::Deviation;
 use arp_common::maps::Counters;
 use arp_common::reason::ANSWERED;
 use arp_common::{PackedArp, Reason};
 
 /// What the program did, in a few words. `before` and `after` are the counters that the frame counts in, read around the
-/// run. Other traffic may count there meanwhile, so more may have risen than the one that must.
+/// run, and `by_policy` the counts of policies that answer. Other traffic may count there meanwhile, so more may have risen
+/// than the one that must.
 ///
 /// # Errors
 /// It is not what was decided here.
@@ -20,6 +23,7 @@ pub fn agree(
     explanation: &Explanation,
     run: &ProgramRun,
     (before, after): (&Counters, &Counters),
+    by_policy: (&Counts, &Counts),
 ) -> anyhow::Result<String> {
     let (passes, replies) = actions(how);
     let hook = how.hook();
@@ -40,6 +44,13 @@ pub fn agree(
     }
     if run.frame != frame.to_bytes() {
         bail!(differ(format!("returned {hook} action {action} with other bytes, {:02x?}", run.frame)));
+    }
+    if let Some(policy) = explanation.policy.as_ref().filter(|policy| policy.answers) {
+        let by = Deviation::from_name(&policy.name).map_or(0, |by| by as usize);
+        if by_policy.0.answered[by] == by_policy.1.answered[by] {
+            bail!(differ(format!("returned {hook} action {action} but did not count policy {}", policy.name)));
+        }
+        return Ok(format!("agrees: {hook} action {action}, the same reply, counted for policy {}", policy.name));
     }
     let counter = match &explanation.reason {
         None => ANSWERED,
@@ -102,7 +113,9 @@ mod tests {
             after[counter] += count;
         }
         let run = ProgramRun { action, frame: frame.to_vec() };
-        agree(HookKind::XdpSkb, question, explanation, &run, (&before, &after)).map_err(|error| error.to_string())
+        let none = Counts::default();
+        agree(HookKind::XdpSkb, question, explanation, &run, (&before, &after), (&none, &none))
+            .map_err(|error| error.to_string())
     }
 
     #[test]

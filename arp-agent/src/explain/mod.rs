@@ -17,6 +17,7 @@ pub mod snapshot;
 pub mod state;
 pub mod words;
 
+use arp_common::deviation::{Deviation, Mode};
 use arp_common::fib::{Entry, Kind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::{ArpFrame, Lladdr, Reason, Tables, Verdict, decide, settings};
@@ -91,6 +92,44 @@ pub struct Explanation {
     pub would_answer_if: Vec<String>,
     /// What the loaded program did with the frame, if it was asked.
     pub program: Option<String>,
+    /// The policy that answers, or would, where the kernel does not, or not at once.
+    #[serde(default)]
+    pub policy: Option<ByPolicy>,
+}
+
+/// A policy that answers, or would.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ByPolicy {
+    /// Its name, such as `gateway`.
+    pub name: String,
+    /// Whether it answers; else it only counts.
+    pub answers: bool,
+    /// Why the kernel does not, in a sentence.
+    pub why: String,
+}
+
+impl Explanation {
+    /// Of an agent that answers nothing.
+    pub fn shadow(&mut self) {
+        if self.reason.is_none() {
+            self.verdict = "pass".to_owned();
+            self.reply_mac = None;
+            self.reason = Some(Reason::SHADOW.name().to_owned());
+            self.why = Reason::SHADOW.why().to_owned();
+        }
+    }
+
+    /// Takes over what a policy makes of a pass.
+    pub fn deviate(&mut self, by: Deviation, mode: Mode, mac: Lladdr) {
+        let answers = mode == Mode::Answer;
+        self.policy = Some(ByPolicy { name: by.name().to_owned(), answers, why: by.why().to_owned() });
+        if answers {
+            self.verdict = "reply".to_owned();
+            self.reply_mac = Some(mac);
+            self.reason = None;
+            self.why = format!("{}; policy {} answers", by.why(), by.name());
+        }
+    }
 }
 
 /// What this node's kernel does with a request. Others on the wire may answer too, and nothing is said of them.
@@ -240,6 +279,7 @@ pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> E
         agent: AgentIs::None,
         would_answer_if: Vec::new(),
         program: None,
+        policy: None,
     }
 }
 

@@ -65,9 +65,13 @@ fn verdict(explanation: &Explanation) -> String {
 }
 
 fn fast_path(explanation: &Explanation) -> String {
-    let does = match &explanation.reason {
-        None => "answers".to_owned(),
-        Some(reason) => format!("passes ({reason}): {}", explanation.why),
+    let does = match (&explanation.reason, &explanation.policy) {
+        (None, Some(policy)) => format!("answers by policy {}: {}", policy.name, policy.why),
+        (None, None) => "answers".to_owned(),
+        (Some(reason), Some(policy)) => {
+            format!("passes ({reason}): {}; policy {} only counts it", explanation.why, policy.name)
+        }
+        (Some(reason), None) => format!("passes ({reason}): {}", explanation.why),
     };
     let answers_later = explanation.reason.as_deref() == Some("neighbour_unknown")
         && explanation.kernel.as_ref().is_some_and(|kernel| kernel.answer == Answer::Answers);

@@ -33,6 +33,8 @@ pub struct Attachments {
     knows_tcx: bool,
     /// The identifier of the guard's program, if there is one.
     guard: Option<u32>,
+    /// The identifier of the tap's program, if there is one.
+    tap: Option<u32>,
     by_ifindex: BTreeMap<u32, Attachment>,
     /// Those of them that the program runs on.
     attached: BTreeSet<u32>,
@@ -121,6 +123,7 @@ impl Attachments {
             watches_peers: false,
             knows_tcx: knows_tcx(),
             guard: None,
+            tap: None,
             by_ifindex: BTreeMap::new(),
             attached: BTreeSet::new(),
             left_filters: Vec::new(),
@@ -143,6 +146,11 @@ impl Attachments {
     /// Notes the guard's program: it comes before ours, and is no program of others.
     pub fn know_guard(&mut self, id: u32) {
         self.guard = Some(id);
+    }
+
+    /// Notes the tap's program: it looks at what leaves, and is no program of others.
+    pub fn know_tap(&mut self, id: u32) {
+        self.tap = Some(id);
     }
 
     /// The agent's filters.
@@ -332,7 +340,7 @@ impl Attachments {
             around.programs = filters.after || filters.egress;
         }
         if link.kind.is_none() && self.knows_tcx {
-            let programs = tcx_around(link.ifindex, self.guard);
+            let programs = tcx_around(link.ifindex, self.guard, self.tap);
             around.programs |= programs.after || programs.egress;
         }
         around

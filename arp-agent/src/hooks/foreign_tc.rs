@@ -128,14 +128,15 @@ impl ForeignPrograms {
         next
     }
 
-    /// Asks interfaces. `how` says how our own program is attached, `own` its identifier, `guard` the guard's; `beside` says where there are
-    /// filters beside ours, which is notified and so asked only of interfaces that are new, or were forgotten.
+    /// Asks interfaces. `how` says how our own program is attached, `own` its identifier, `guard` and `tap` those of the
+    /// guard and of what looks at egress; `beside` says where there are filters beside ours, which is notified and so asked only
+    /// of interfaces that are new, or were forgotten.
     pub fn ask(
         &mut self,
         interfaces: Vec<u32>,
         how: impl Fn(u32) -> Option<HookKind>,
         mut own: impl FnMut() -> Option<u32>,
-        guard: Option<u32>,
+        [guard, tap]: [Option<u32>; 2],
         mut beside: impl FnMut(u32) -> Places,
     ) -> Asked {
         let mut asked = Asked::default();
@@ -143,7 +144,7 @@ impl ForeignPrograms {
             let Some(how) = how(ifindex) else { continue };
             let before = self.found.get(&ifindex).copied();
             let mut incoming = tcx_programs(ifindex, BPF_TCX_INGRESS);
-            let outgoing = tcx_programs(ifindex, BPF_TCX_EGRESS);
+            let outgoing = without(tcx_programs(ifindex, BPF_TCX_EGRESS), tap);
             if let (Ok(incoming), Some(_)) = (&incoming, guard) {
                 asked.guards.push((ifindex, incoming.iter().position(|id| Some(*id) == guard)));
             }
@@ -199,15 +200,15 @@ fn understood(programs: io::Result<Vec<u32>>) -> Option<Vec<u32>> {
     }
 }
 
-/// The programs without the guard, which is ours.
-fn without(programs: io::Result<Vec<u32>>, guard: Option<u32>) -> io::Result<Vec<u32>> {
-    programs.map(|programs| programs.into_iter().filter(|id| Some(*id) != guard).collect())
+/// The programs without one that is ours, too.
+fn without(programs: io::Result<Vec<u32>>, ours: Option<u32>) -> io::Result<Vec<u32>> {
+    programs.map(|programs| programs.into_iter().filter(|id| Some(*id) != ours).collect())
 }
 
-/// Where tcx programs stand that are neither this one nor the guard, whatever ours is attached to.
-pub fn tcx_around(ifindex: u32, guard: Option<u32>) -> Places {
+/// Where tcx programs stand that are neither this one nor the guard nor the tap, whatever ours is attached to.
+pub fn tcx_around(ifindex: u32, guard: Option<u32>, tap: Option<u32>) -> Places {
     let incoming = without(tcx_programs(ifindex, BPF_TCX_INGRESS), guard);
-    places(incoming, tcx_programs(ifindex, BPF_TCX_EGRESS), HookKind::Tcx, None)
+    places(incoming, without(tcx_programs(ifindex, BPF_TCX_EGRESS), tap), HookKind::Tcx, None)
 }
 
 #[cfg(test)]

@@ -15,4 +15,5 @@ pub mod policy;
 pub mod self_test;
 pub mod sysctl;
 pub mod sysctl_writes;
+pub mod taps;
 pub(crate) mod worker;

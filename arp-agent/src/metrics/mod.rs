@@ -7,6 +7,7 @@ pub mod http;
 use crate::control::figures::{Figures, InterfaceGroup};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
+use std::collections::BTreeMap;
 
 /// What one scrape is made of.
 #[derive(Debug, Default)]
@@ -84,6 +85,20 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
+        name: "arp_agent_policy_replies_total",
+        kind: Kind::Counter,
+        labels: &["policy"],
+        help: "ARP requests that a policy answered, and the kernel would not, or not at once.",
+        samples: |scrape| of(scrape, |figures| by_policy(&figures.answered_by_policy)),
+    },
+    Family {
+        name: "arp_agent_policy_would_reply_total",
+        kind: Kind::Counter,
+        labels: &["policy"],
+        help: "ARP requests that a policy which only counts would have answered.",
+        samples: |scrape| of(scrape, |figures| by_policy(&figures.would_answer)),
+    },
+    Family {
         name: "arp_agent_interfaces",
         kind: Kind::Gauge,
         labels: &["hook", "mode", "state", "reason"],
@@ -155,6 +170,10 @@ fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<Sample>) -> Vec<Sam
     scrape.figures.as_ref().map(samples).unwrap_or_default()
 }
 
+fn by_policy(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
+    counts.iter().map(|(policy, &count)| (vec![policy.clone()], count as f64)).collect()
+}
+
 fn number(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
@@ -206,6 +225,8 @@ pub(crate) mod tests {
             pid: std::process::id(),
             answered: 7,
             passed: passed.clone().into(),
+            answered_by_policy: [("gateway".to_owned(), 2)].into(),
+            would_answer: [("no_delay".to_owned(), 1)].into(),
             interfaces: vec![InterfaceGroup { hook: "tc".into(), count: 2, ..InterfaceGroup::default() }],
             each_interface: vec![InterfaceCounts { name: "cali0".into(), answered: 5, passed: passed.into() }],
             patterns: [("cali*".to_owned(), 2)].into(),

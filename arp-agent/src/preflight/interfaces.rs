@@ -188,7 +188,7 @@ impl Others {
     fn on(link: &Link, filters: Option<&mut Filters>, programs: &Programs) -> Self {
         // What an agent has here, or has left, is no other's.
         let tcx = match programs.foreign(link.ifindex, None) {
-            Some(_) => tcx_around(link.ifindex, None),
+            Some(_) => tcx_around(link.ifindex, None, None),
             None => Places::default(),
         };
         let mut names = match tcx {

@@ -26,6 +26,12 @@ impl fmt::Display for Fault {
     }
 }
 
+/// All faults in one error.
+pub fn error(faults: Vec<Fault>) -> anyhow::Error {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    anyhow::anyhow!(lines.join("\n"))
+}
+
 /// The patterns that were given, ready to match.
 #[derive(Debug, Default)]
 pub struct Patterns {

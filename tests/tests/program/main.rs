@@ -2,6 +2,7 @@
 //! counted. The frames of [`rows`] and their replies are written down from RFC 826 and the kernel's behaviour
 //! (docs/semantics.md); [`random`] holds the program against the same decision in userspace.
 
+mod deviations;
 mod doubt;
 mod guard;
 mod random;

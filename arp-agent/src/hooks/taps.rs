@@ -1,0 +1,69 @@
+//! The program that sees what leaves by an interface, for the comparison of `--shadow`: the first on egress, so that nothing
+//! that the kernel sends is taken away before.
+
+use super::bpf_syscalls::knows_tcx;
+use crate::dataplane::bpf::Bpf;
+use anyhow::{Context as _, bail};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{LinkOrder, TcAttachType};
+use std::collections::BTreeMap;
+
+/// The interfaces that are looked at.
+#[derive(Debug)]
+pub struct Taps {
+    id: u32,
+    by_ifindex: BTreeMap<u32, Result<SchedClassifierLink, String>>,
+}
+
+impl Taps {
+    /// None yet.
+    ///
+    /// # Errors
+    /// The kernel has no tcx, or the verifier refuses the program.
+    pub fn new(bpf: &mut Bpf) -> anyhow::Result<Self> {
+        if !knows_tcx() {
+            bail!(
+                "shadow needs tcx (Linux 6.6), to see what the kernel answers: run the agent without it, or on a newer kernel"
+            );
+        }
+        let id = bpf.tap()?.info().context("asking for the tap's identifier failed")?.id();
+        Ok(Taps { id, by_ifindex: BTreeMap::new() })
+    }
+
+    /// The identifier of the program.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Looks at an interface, unless it is looked at already.
+    pub fn attach(&mut self, bpf: &mut Bpf, ifindex: u32, name: &str) {
+        if self.is_on(ifindex) {
+            return;
+        }
+        let attached = bpf.tap().and_then(|program| {
+            let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+            let link = program.attach_with_options(name, TcAttachType::Egress, options)?;
+            Ok(program.take_link(link)?)
+        });
+        let attached = attached.map_err(|error| {
+            log::warn!("{name}: shadow does not see what the kernel answers there: {error:#}");
+            format!("{error:#}")
+        });
+        self.by_ifindex.insert(ifindex, attached);
+    }
+
+    /// Looks at an interface no more, or forgets one that is gone.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.by_ifindex.remove(&ifindex);
+    }
+
+    /// Whether an interface is looked at.
+    pub fn is_on(&self, ifindex: u32) -> bool {
+        self.by_ifindex.get(&ifindex).is_some_and(Result::is_ok)
+    }
+
+    /// The interfaces that cannot be looked at, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.by_ifindex.iter().filter_map(|(&ifindex, tap)| Some((ifindex, tap.as_ref().err()?.as_str())))
+    }
+}
