@@ -175,7 +175,7 @@ fn senders_that_decide_does_not_take_are_not_answered() {
     assert_eq!(asked(&world, GATEWAY), (Some(Reason::NEIGHBOUR_DIFFERS), None));
     assert_eq!(asked_by(&world, [0; 4], GATEWAY), (Some(Reason::PROBE_NOT_LOCAL), None));
     assert_eq!(asked_by(&world, GATEWAY, GATEWAY), (Some(Reason::ANNOUNCEMENT), None));
-    world.iface.blocked = Reason::SELF_TEST_PENDING.raw() as u16;
+    world.iface.blocked = u16::try_from(Reason::SELF_TEST_PENDING.raw()).unwrap();
     assert_eq!(asked(&world, GATEWAY), (Some(Reason::SELF_TEST_PENDING), None));
 }
 
