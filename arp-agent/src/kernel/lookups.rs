@@ -77,7 +77,7 @@ impl Lookups {
         // Family, and the lengths of both addresses.
         (header[0], header[1], header[2]) = (libc::AF_INET as u8, 32, 32);
         // The route itself, with all its next hops.
-        header[8..].copy_from_slice(&libc::RTM_F_FIB_MATCH.to_ne_bytes());
+        header[8..].copy_from_slice(&raw::RTM_F_FIB_MATCH.to_ne_bytes());
         let mut request = NetlinkRequest::new(libc::RTM_GETROUTE, &header)
             .with_bytes(libc::RTA_DST, &to.octets())
             .with_bytes(libc::RTA_SRC, &from.octets());
