@@ -22,8 +22,12 @@ pub enum Verdict {
 /// The tables that a decision reads. The program has BPF maps behind it, `explain` the same maps through the agent,
 /// tests plain memory.
 pub trait Tables {
-    /// The writers' sequence: odd while a batch is being written.
+    /// The writers' sequence, before all other reads: odd while a batch is being written.
     fn sequence(&self) -> u64;
+    /// The same after all other reads. Where it is what it was, and even, they saw no half of a batch (ADR 19).
+    fn sequence_after(&self) -> u64 {
+        self.sequence()
+    }
     /// Whether the agent's lease has not run out.
     fn lease_is_valid(&self) -> bool;
     /// Whether every setting that was written is in the tables as it is now.
@@ -55,7 +59,7 @@ pub fn decide(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> Verdict 
     }
     match decide_unbracketed(frame, ingress, tables) {
         // A batch that was written meanwhile may have shown us half of itself.
-        Verdict::Reply(_) if tables.sequence() != sequence => Verdict::Pass(Reason::UPDATING),
+        Verdict::Reply(_) if tables.sequence_after() != sequence => Verdict::Pass(Reason::UPDATING),
         verdict => verdict,
     }
 }
@@ -204,5 +208,7 @@ const fn medium_allows(ingress: i32, out: Oif) -> bool {
     }
 }
 
+#[cfg(test)]
+mod order;
 #[cfg(test)]
 mod tests;

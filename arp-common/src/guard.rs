@@ -285,7 +285,8 @@ pub fn judge(
     }
     let is_trusted = tables.lease_is_valid();
     // While a batch is written, half of it may be seen.
-    let is_certain = || sequence & 1 == 0 && tables.sequence() == sequence || !memory.take(Class::Doubt, &IN_DOUBT);
+    let is_certain =
+        || sequence & 1 == 0 && tables.sequence_after() == sequence || !memory.take(Class::Doubt, &IN_DOUBT);
 
     if is_trusted
         && !is_same

@@ -38,7 +38,7 @@ pub(crate) fn decide(frame: &PackedArp, maps: &Maps) -> (Decided, u32) {
     };
     let Some(iface) = maps.iface(maps.ingress()) else { return (decided, 0) };
     // Half of a batch may have been seen.
-    if sequence & 1 != 0 || maps.sequence() != sequence {
+    if sequence & 1 != 0 || maps.sequence_after() != sequence {
         return (decided, 0);
     }
     match configured.mode(found) {

@@ -68,25 +68,28 @@ pub(crate) struct Maps {
 impl Tables for Maps {
     #[inline(always)]
     fn sequence(&self) -> u64 {
-        fence();
-        // SAFETY: an element of an array map lives as long as the program. The agent writes the word through its own
-        // mapping, hence volatile; an aligned 8-byte load is whole.
-        let sequence = unsafe { (&raw const (*self.global).sequence).read_volatile() };
+        let sequence = self.sequence_as_it_is();
         fence();
         sequence
     }
 
     #[inline(always)]
+    fn sequence_after(&self) -> u64 {
+        fence();
+        self.sequence_as_it_is()
+    }
+
+    #[inline(always)]
     fn lease_is_valid(&self) -> bool {
-        // SAFETY: as in `sequence`.
+        // SAFETY: as in `sequence_as_it_is`.
         let until = unsafe { (&raw const (*self.global).lease_until).read_volatile() };
         until != 0 && jiffies() < until
     }
 
     #[inline(always)]
     fn settings_are_read(&self) -> bool {
-        // SAFETY: as in `sequence`. Only the sysctl hook moves the first, only the agent the second, and never past
-        // the first: whichever is read first, if they are equal they were so at one moment.
+        // SAFETY: as in `sequence_as_it_is`. Only the sysctl hook moves the first, only the agent the second, and never
+        // past the first: whichever is read first, if they are equal they were so at one moment.
         unsafe {
             (&raw const (*self.global).settings_read).read_volatile()
                 == (&raw const (*self.global).settings_written).read_volatile()
@@ -121,10 +124,10 @@ impl Tables for Maps {
         // Jiffies stand still while the CPU that counts them does, and a tick may be half of what is allowed.
         // SAFETY: a helper without arguments.
         let now = unsafe { bpf_ktime_get_ns() };
-        // SAFETY: as in `sequence`. All CPUs write nearly the same time, so the last writer may win; the agent only looks
-        // whether it moves.
+        // SAFETY: as in `sequence_as_it_is`. All CPUs write nearly the same time, so the last writer may win; the agent
+        // only looks whether it moves.
         unsafe { (&raw mut (*self.global.cast_mut()).proxies_asked).write_volatile(now) };
-        // SAFETY: as in `sequence`.
+        // SAFETY: as in `sequence_as_it_is`.
         now < unsafe { (&raw const (*self.global).proxies_until).read_volatile() }
     }
 
@@ -166,27 +169,31 @@ fn entry(node: &FibNode, index: u8) -> Entry {
 }
 
 /// Keeps the reads of the tables between the two looks at the sequence. x86 does not reorder loads with loads, so it
-/// is enough to hold the compiler; other CPUs need a read-modify-write, which BPF has, but `core` not for this target.
+/// is enough to hold the compiler. Other CPUs need a read-modify-write that fetches: of BPF's instructions of before 6.15
+/// it alone orders loads. Which word it writes does not matter (ADR 19), so it is one of this program's own: a word that
+/// all processors write would go from one to the next with each frame.
 #[inline(always)]
 fn fence() {
     compiler_fence(Ordering::SeqCst);
     #[cfg(not(bpf_target_arch = "x86_64"))]
-    if let Some(global) = GLOBAL.get_ptr_mut(0) {
-        // SAFETY: an aligned word that lives as long as the program; adding 0 changes nothing but the order.
+    {
+        let mut own = 0_u64;
+        // SAFETY: an aligned word of the stack, which has been written.
         unsafe {
             asm!(
                 "{zero} = atomic_fetch_add((u64 *)({word} + 0), {zero})",
-                zero = inout(reg) 0u64 => _,
-                word = in(reg) &raw mut (*global).sequence,
+                zero = inout(reg) 0_u64 => _,
+                word = in(reg) &raw mut own,
             );
         }
     }
+    compiler_fence(Ordering::SeqCst);
 }
 
 /// A word of [`Global`] that the agent writes, or the sysctl hook does when it is asked; 0 if there is none.
 #[inline(always)]
 pub(crate) fn global_word(word: impl FnOnce(*mut Global) -> *mut u64) -> u64 {
-    // SAFETY: as in `sequence`.
+    // SAFETY: as in `sequence_as_it_is`.
     GLOBAL.get_ptr_mut(0).map_or(0, |global| unsafe { word(global).read_volatile() })
 }
 
@@ -293,6 +300,17 @@ impl Maps {
         Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters: Cell::new(NOT_READ), flags: Cell::new(0) })
     }
 
+    /// The sequence, whatever is read around it.
+    #[inline(always)]
+    fn sequence_as_it_is(&self) -> u64 {
+        compiler_fence(Ordering::SeqCst);
+        // SAFETY: an element of an array map lives as long as the program. The agent writes the word through its own
+        // mapping, hence volatile; an aligned 8-byte load is whole.
+        let sequence = unsafe { (&raw const (*self.global).sequence).read_volatile() };
+        compiler_fence(Ordering::SeqCst);
+        sequence
+    }
+
     /// The interface that the frame came in on.
     #[inline(always)]
     pub(crate) fn ingress(&self) -> u32 {
@@ -339,7 +357,7 @@ impl Maps {
         let sequence = self.sequence();
         let found = self.neighbour(addr);
         // While the agent writes, an entry may be in neither of its buckets.
-        if sequence & 1 == 0 && self.sequence() == sequence {
+        if sequence & 1 == 0 && self.sequence_after() == sequence {
             match found {
                 Some(neighbour) if neighbour.is_fixed() || neighbour.lladdr() == frame.sha() => return,
                 Some(_) => {}

@@ -53,6 +53,8 @@ fn remedy(errno: Option<i32>, status: &str) -> &'static str {
         }
         Some(Errno::ENOSYS) => "; this kernel has no bpf(2) (CONFIG_BPF_SYSCALL)",
         Some(Errno::EMFILE | Errno::ENFILE) => "; raise the limit of file descriptors (systemd: LimitNOFILE=)",
+        // The first whose compiler of BPF for arm64 has additions that fetch (ADR 19).
+        _ if cfg!(target_arch = "aarch64") => "; on arm64 the agent needs Linux 5.18 or newer, with BPF",
         _ => "; the agent needs Linux 5.15 or newer, with BPF",
     }
 }
@@ -123,6 +125,6 @@ mod tests {
         assert!(of(Errno::EPERM, 0).contains("lockdown"));
         assert!(of(Errno::ENOSYS, 0).contains("CONFIG_BPF_SYSCALL"));
         assert!(of(Errno::EMFILE, 0).contains("LimitNOFILE"));
-        assert!(of(Errno::EINVAL, 2).contains("5.15"));
+        assert!(of(Errno::EINVAL, 2).contains("the agent needs Linux 5.1"));
     }
 }

@@ -5,6 +5,7 @@
 mod deviations;
 mod doubt;
 mod guard;
+mod order;
 mod random;
 mod rows;
 mod tables;
