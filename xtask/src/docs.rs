@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::setup::{self, Need};
-use crate::{process, workspace};
+use crate::{process, vm, workspace};
 
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(&[Need::Build])?;
     let mut command = workspace::cargo();
     command.args(["test", "-q", "-p", "arp-agent", "--lib", "document::"]).env("ARP_WRITE_DOCS", "1");
     process::run(&mut command)?;
+    vm::write_page()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! The project's own commands, `cargo xtask VERB`. This file parses and dispatches.
 
+mod arch;
 mod build;
 mod docs;
 mod lint;

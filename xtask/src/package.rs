@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use sha2::{Digest as _, Sha256};
 
+use crate::arch::Arch;
 use crate::setup::{self, Need};
 use crate::{process, workspace};
 use files::File;
@@ -43,30 +44,6 @@ enum Format {
     Tar,
     /// A container image, as an OCI archive
     Oci,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Arch {
-    Amd64,
-    Arm64,
-}
-
-impl Arch {
-    /// As Debian, Go and OCI call it.
-    fn debian(self) -> &'static str {
-        match self {
-            Arch::Amd64 => "amd64",
-            Arch::Arm64 => "arm64",
-        }
-    }
-
-    /// As the kernel, Rust and rpm call it.
-    fn machine(self) -> &'static str {
-        match self {
-            Arch::Amd64 => "x86_64",
-            Arch::Arm64 => "aarch64",
-        }
-    }
 }
 
 /// What a package is made of.

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`; the other verbs run it first. It finds what the build and the lab need, installs what is
 //! missing if it can, and otherwise says in one message what to type. It is fast if nothing is missing.
 
+mod apt;
 mod linker;
 mod packages;
 mod toolchain;
@@ -13,8 +14,10 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::arch::Arch;
 use crate::workspace;
-pub(crate) use packages::{QEMU, unpack};
+pub(crate) use apt::Apt;
+pub(crate) use packages::qemu;
 use toolchain::Search;
 pub(crate) use toolchain::Toolchain;
 
@@ -29,8 +32,8 @@ pub(crate) enum Need {
     Lab,
     /// Make random scenarios, or measure.
     Scenarios,
-    /// Boot other kernels.
-    Vm,
+    /// Boot other kernels on a processor.
+    Vm(Arch),
     /// Make a Debian package.
     Deb,
     /// Make an rpm package.
@@ -78,7 +81,8 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Demo => &packages::DEMO,
             Need::Lab => &packages::TESTS,
             Need::Scenarios => &packages::SCENARIOS,
-            Need::Vm => &packages::VM,
+            Need::Vm(Arch::Amd64) => &packages::VM_AMD64,
+            Need::Vm(Arch::Arm64) => &packages::VM_ARM64,
             Need::Deb => &packages::DEB,
             Need::Rpm => &packages::RPM,
             Need::Build => &[],
@@ -152,13 +156,8 @@ pub(crate) fn install_distribution_clippy() -> Result<()> {
 /// no service starts. The folder.
 pub(crate) fn unpack_peers() -> Result<PathBuf> {
     let folder = workspace::tools().join("peers");
-    unpack(&packages::PEERS, &folder)?;
+    Apt::OWN.unpack(&packages::PEERS, &folder)?;
     Ok(folder)
-}
-
-/// Reads apt's list of packages anew.
-pub(crate) fn refresh_packages() {
-    packages::refresh();
 }
 
 /// What is wrong, before the remedy.

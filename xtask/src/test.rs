@@ -93,7 +93,7 @@ impl Tier {
     }
 
     /// Which tests, if not all: of a hook's tier the matrix, unless somebody asks for others.
-    fn filter(self, asked: Option<&str>) -> Option<&str> {
+    pub(crate) fn filter(self, asked: Option<&str>) -> Option<&str> {
         let own = match self {
             Tier::FaultsLong => Some(LONG),
             _ => self.hook().map(|_| MATRIX),
@@ -110,10 +110,14 @@ impl Tier {
         }
     }
 
-    /// Whether `cargo xtask vm` runs the tier in a guest. Random scenarios have an option of their own there, and the guests
-    /// run the lab with its default hook.
+    /// Whether `cargo xtask vm` runs the tier in a guest. Random scenarios have an option of their own there.
     pub(crate) fn runs_in_guests(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity) && self.hook().is_none()
+        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity)
+    }
+
+    /// Whether its tests start the agent's binary.
+    pub(crate) fn starts_agents(self) -> bool {
+        !matches!(self, Tier::Unit | Tier::Program | Tier::Kernel)
     }
 
     fn cargo_test(self) -> Command {
@@ -130,7 +134,7 @@ impl Tier {
 /// The packages with unit tests.
 const UNIT: [&str; 6] = ["arp-common", "arp-agent", "bench", "lab", "parity", "xtask"];
 /// The variable by which the lab's tests are told the hook.
-const HOOK: &str = "ARP_TEST_HOOK";
+pub(crate) const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.
 const MATRIX: &str = "matrix::";
 /// Rows about devices and actions of tc that this kernel may lack: `cargo xtask vm` runs them on other kernels.

@@ -1,13 +1,16 @@
 //! `cargo xtask vm`: the tests that need root, on Debian's other kernels, each booted in qemu.
 //!
 //! The guest has no disk and no network. Its only file system is an initramfs ([`image`]) with this machine's own
-//! programs and the kernel's own modules. Two serial lines carry what the tests print and their results ([`guest`]).
+//! programs, or those of Debian's packages for another processor ([`userland`]), and the kernel's own modules. Two
+//! lines carry what the tests print and their results ([`guest`]).
 
 mod cpio;
 mod guest;
 mod image;
 mod kernel;
 mod qemu;
+mod record;
+mod userland;
 
 use std::env;
 use std::fs;
@@ -19,17 +22,23 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 
+use crate::arch::{self, Arch};
 use crate::setup::{self, Need};
 use crate::test::report::{self, Counts, Outcome};
 use crate::test::{AGENT, Tier};
 use crate::workspace;
 use kernel::Version;
+pub(crate) use record::write_page;
+use userland::Userland;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kernel versions such as 6.1, and tiers (program, kernel, lab); no tier means all of these
+    /// Kernel versions such as 6.1, and tiers (program, kernel, lab, lab-skb, lab-driver); no tier means the first three
     #[arg(required = true, value_name = "VERSION|TIER")]
     what: Vec<Word>,
+    /// The guests' processor
+    #[arg(long, value_enum, default_value = "amd64")]
+    arch: Arch,
     /// Only the tests whose name contains this; given several times, those that contain any
     #[arg(long, value_name = "SUBSTR")]
     filter: Vec<String>,
@@ -48,9 +57,21 @@ pub(crate) struct Args {
     /// After so many minutes a guest is ended
     #[arg(long, default_value_t = 40, value_name = "MINUTES")]
     limit: u64,
-    /// Processors of a guest
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    cpus: usize,
+    /// Processors of a guest [default: 1; for arm64, whose processors are emulated in parallel, 2]
+    #[arg(long, value_name = "N")]
+    cpus: Option<usize>,
+    /// Keep the results in docs/kernels.json, and write the tables of docs/kernels.md anew
+    #[arg(long)]
+    record: bool,
+}
+
+impl Args {
+    fn cpus(&self) -> usize {
+        self.cpus.unwrap_or(match self.arch {
+            Arch::Amd64 => 1,
+            Arch::Arm64 => 2,
+        })
+    }
 }
 
 /// One of the words after `vm`.
@@ -69,7 +90,6 @@ impl FromStr for Word {
         }
         match Tier::from_str(word, false) {
             Ok(tier) if tier.runs_in_guests() => Ok(Word::Tier(tier)),
-            Ok(tier) if tier.hook().is_some() => Err("the guests run the lab with its default hook".to_owned()),
             Ok(Tier::Faults | Tier::FaultsLong) => Err("emulation is too slow for the bounds of the faults".to_owned()),
             Ok(Tier::Parity) => Err("random scenarios are asked for with --parity SECONDS".to_owned()),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
@@ -90,14 +110,17 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if tiers.is_empty() && args.parity.is_none() {
         tiers = vec![Tier::Program, Tier::Kernel, Tier::Lab];
     }
-    // The guest runs this machine's own programs.
-    anyhow::ensure!(env::consts::ARCH == "x86_64", "the guests are x86-64 machines, this one is not");
-    setup::ensure(&[Need::Build, Need::Lab, Need::Vm])?;
-    let programs = Programs::build(&tiers, args.parity.is_some())?;
+    anyhow::ensure!(
+        args.arch == Arch::Arm64 || Arch::own() == Some(args.arch),
+        "guests with an amd64 processor run the programs of a machine with such a processor, which this one has not"
+    );
+    setup::ensure(&[Need::Build, Need::Lab, Need::Vm(args.arch)])?;
+    let programs = Programs::build(args.arch, &tiers, args.parity.is_some())?;
+    let userland = Userland::of(args.arch)?;
 
     let (mut outcomes, mut scenarios) = (Vec::new(), Vec::new());
     for version in versions {
-        match run_kernel(version, &tiers, &programs, args) {
+        match run_kernel(version, &tiers, &programs, &userland, args) {
             Ok((of_kernel, of_scenarios)) => {
                 outcomes.extend(of_kernel);
                 scenarios.extend(of_scenarios);
@@ -121,33 +144,38 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 
 /// What runs in the guest, built once on this machine.
 struct Programs {
-    agent: PathBuf,
+    /// Only where something in the guest starts it.
+    agent: Option<PathBuf>,
     /// By tier, which names them in the guest too.
     tests: Vec<(Tier, PathBuf)>,
     parity: Option<PathBuf>,
 }
 
 impl Programs {
-    fn build(tiers: &[Tier], parity: bool) -> Result<Self> {
+    fn build(arch: Arch, tiers: &[Tier], parity: bool) -> Result<Self> {
+        // For another processor without libraries, whose linker comes with Rust.
+        let target = if Arch::own() == Some(arch) { None } else { Some(arch.static_target()) };
+        if let Some(target) = &target {
+            arch::add_target(target)?;
+        }
+        let target: Vec<&str> = target.iter().flat_map(|target| ["--target", target]).collect();
+        let build = |arguments: &[&str], name| {
+            let made = workspace::build(&[arguments, &target].concat())?;
+            workspace::find_executable(&made, name)
+        };
+        let starts_agents = parity || tiers.iter().any(|tier| tier.starts_agents());
         let agent = match env::var_os(AGENT) {
-            Some(agent) => PathBuf::from(agent),
-            None => {
-                let made = workspace::build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"])?;
-                workspace::find_executable(&made, "arp-agent")?
-            }
+            _ if !starts_agents => None,
+            Some(agent) => Some(PathBuf::from(agent)),
+            None => Some(build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"], "arp-agent")?),
         };
         let test = |tier: &Tier| {
-            let (package, target) = tier.target().context("the unit tests do not depend on the kernel")?;
-            let made = workspace::build_tests(package, target)?;
-            Ok((*tier, workspace::find_executable(&made, target)?))
+            let (package, name) = tier.target().context("the unit tests do not depend on the kernel")?;
+            let made = workspace::build_tests(package, name, &target)?;
+            Ok((*tier, workspace::find_executable(&made, name)?))
         };
         let tests = tiers.iter().map(test).collect::<Result<_>>()?;
-        let parity = match parity {
-            true => {
-                Some(workspace::find_executable(&workspace::build(&["-p", "parity", "--bin", "parity"])?, "parity")?)
-            }
-            false => None,
-        };
+        let parity = parity.then(|| build(&["-p", "parity", "--bin", "parity"], "parity")).transpose()?;
         Ok(Programs { agent, tests, parity })
     }
 }
@@ -156,28 +184,36 @@ fn run_kernel(
     version: &Version,
     tiers: &[Tier],
     programs: &Programs,
+    userland: &Userland,
     args: &Args,
 ) -> Result<(Vec<Outcome>, Option<String>)> {
-    let kernel = kernel::fetch(version)?;
+    let kernel = kernel::fetch(version, args.arch)?;
     println!("\n== {} (package {})", kernel.release, kernel.package);
-    let modules = kernel.modules()?;
+    let modules = kernel.modules(guest::line_modules(args.arch))?;
     for absent in &modules.absent {
         println!("this kernel has no module {absent}");
     }
     let plan = guest::Plan {
-        tiers: tiers.iter().map(|tier| tier.name()).collect(),
+        arch: args.arch,
+        tiers: tiers.to_vec(),
         filters: &args.filter,
         slack: args.slack,
         // Mostly they wait, for bounds that are long here.
-        threads: 3 * args.cpus,
+        threads: 3 * args.cpus(),
         modules: &modules.names,
         parity: args.parity.map(|seconds| (seconds, args.seed)),
     };
     let image = kernel.beside("cpio");
-    image::write(&image, &kernel, &modules, programs, &plan)
+    image::write(&image, &kernel, &modules, programs, userland, &plan)
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
-    let machine = qemu::Machine { kernel: &kernel.image, initramfs: &image, accel: &args.accel, cpus: args.cpus };
+    let machine = qemu::Machine {
+        arch: args.arch,
+        kernel: &kernel.image,
+        initramfs: &image,
+        accel: &args.accel,
+        cpus: args.cpus(),
+    };
     let (console, results) = (kernel.beside("console"), kernel.beside("results"));
     let output = machine.run(&console, &results, limit)?;
     // Made anew each time; the console stays only where it may say what went wrong.
@@ -186,9 +222,30 @@ fn run_kernel(
             fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))?;
         }
     }
-    let scenarios = guest::scenarios(&kernel.release, &output);
+    let scenarios = guest::scenarios(&output);
     let mut outcomes = guest::outcomes(&kernel.release, tiers, &output);
     outcomes.extend(args.parity.map(|_| guest::parity_outcome(&kernel.release, &output)));
+    if args.record {
+        let names = tiers.iter().map(|tier| Some(*tier)).chain([None]);
+        let runs: Vec<record::Run> = outcomes
+            .iter()
+            .zip(names)
+            .map(|(outcome, tier)| record::Run {
+                kernel: version.to_string(),
+                arch: args.arch,
+                package: &kernel.package,
+                cpus: args.cpus(),
+                accel: &args.accel,
+                tier: tier.map_or(guest::PARITY_WORD, Tier::name),
+                filters: if tier.is_some() { &args.filter } else { &[] },
+                outcome,
+                line: scenarios.as_deref().filter(|_| tier.is_none()),
+                devices: tier.map(|tier| record::devices(&output, tier, &outcome.skips)).unwrap_or_default(),
+            })
+            .collect();
+        record::keep(&runs).context("cannot keep the results")?;
+    }
+    let scenarios = scenarios.map(|line| format!("{}  {line}", kernel.release));
     Ok((outcomes, scenarios))
 }
 

@@ -63,10 +63,10 @@ pub(crate) fn build(arguments: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     executables_of(command)
 }
 
-/// Builds a test program of a package without running it; the executables by name.
-pub(crate) fn build_tests(package: &str, target: &str) -> Result<Vec<(String, PathBuf)>> {
+/// Builds a test program of a package without running it; the executables by name. `more`: for which processor.
+pub(crate) fn build_tests(package: &str, target: &str, more: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut command = cargo();
-    command.args(["test", "--no-run", "-p", package, "--test", target]);
+    command.args(["test", "--no-run", "-p", package, "--test", target]).args(more);
     executables_of(command)
 }
 

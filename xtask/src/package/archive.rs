@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use tar::{Builder, EntryType, Header};
 
+use super::Package;
 use super::files::{self, File};
-use super::{Arch, Package};
+use crate::arch::Arch;
 
 /// An archive to be unpacked at /.
 pub(super) fn tar_gz(arch: Arch, package: &Package, files: &[File]) -> Result<PathBuf> {

@@ -4,15 +4,16 @@ use std::env;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{Arch, Package};
+use super::Package;
+use crate::arch::{self, Arch};
 use crate::{process, workspace};
 
 /// Builds the agent for a processor: static, stripped, without paths of this machine in it.
 pub(super) fn build(arch: Arch, package: &Package) -> Result<Vec<u8>> {
-    let target = format!("{}-unknown-linux-musl", arch.machine());
-    add_target(&target)?;
+    let target = arch.static_target();
+    arch::add_target(&target)?;
     let mut cargo = workspace::cargo();
     cargo.args([
         "build",
@@ -29,10 +30,6 @@ pub(super) fn build(arch: Arch, package: &Package) -> Result<Vec<u8>> {
     let remaps = [(workspace::root(), "/usr/src/arp-agent"), (cargo_home()?, "/usr/src/cargo")];
     let flags = remaps.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).join("\x1f");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags).env("SOURCE_DATE_EPOCH", package.epoch.to_string());
-    if arch == Arch::Arm64 {
-        // The linker that comes with Rust: the machine's own is for its own processor.
-        cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER", "rust-lld");
-    }
     process::run(&mut cargo)?;
     let path = workspace::target_directory(&workspace::metadata()?)?.join(target).join("dist/arp-agent");
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -45,27 +42,6 @@ pub(super) fn pages(package: &Package) -> Result<PathBuf> {
     let program = workspace::find_executable(&made, "packaging")?;
     process::run(std::process::Command::new(program).arg(&folder))?;
     Ok(folder)
-}
-
-/// Makes sure that rustup's Rust has a target.
-fn add_target(target: &str) -> Result<()> {
-    let rustup = process::find_rustup();
-    let has = |target: &str| -> Result<bool> {
-        let mut list = workspace::rustc();
-        list.args(["--print", "target-libdir", "--target", target]);
-        Ok(PathBuf::from(process::output(&mut list)?.trim()).is_dir())
-    };
-    if has(target)? {
-        return Ok(());
-    }
-    let Some(rustup) = rustup else {
-        bail!("this Rust has no target {target}: install it, as with `rustup target add {target}`");
-    };
-    let mut add = std::process::Command::new(rustup);
-    add.args(["target", "add", target]).current_dir(workspace::root());
-    process::run(&mut add)?;
-    anyhow::ensure!(has(target)?, "rustup added the target {target}, but to another toolchain than this one");
-    Ok(())
 }
 
 fn cargo_home() -> Result<PathBuf> {

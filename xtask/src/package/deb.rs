@@ -6,8 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
+use super::Package;
 use super::files::{File, gzip, source};
-use super::{Arch, Package};
+use crate::arch::Arch;
 use crate::process;
 
 const SCRIPTS: [&str; 3] = ["postinst", "prerm", "postrm"];

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::files::{self, File};
-use super::{Arch, Package, archive, hex};
+use super::{Package, archive, hex};
+use crate::arch::Arch;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

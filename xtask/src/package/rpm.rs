@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
+use super::Package;
 use super::files::{self, File, source};
-use super::{Arch, Package};
+use crate::arch::Arch;
 use crate::process;
 
 pub(super) fn build(arch: Arch, package: &Package, files: &[File]) -> Result<PathBuf> {

@@ -5,13 +5,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use super::apt::{Apt, PATIENCE};
+use crate::arch::Arch;
 use crate::{machine, process};
-
-const INSTALL: Duration = Duration::from_secs(15 * 60);
 
 /// A program that is run, by the lab's pods and nodes or for them, and the Debian package that has it.
 pub(super) struct Client {
@@ -23,7 +22,7 @@ pub(super) struct Client {
 
 /// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves. `apt-get`
 /// is not among those that boot other kernels: a kernel comes from it, so it is there or nothing helps.
-pub(super) const CLIENTS: [Client; 13] = [
+pub(super) const CLIENTS: [Client; 15] = [
     Client { program: "ip", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "tc", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "arping", package: "iputils-arping", mark: None },
@@ -36,9 +35,18 @@ pub(super) const CLIENTS: [Client; 13] = [
     Client { program: "ldd", package: "libc-bin", mark: None },
     Client { program: "dpkg-deb", package: "dpkg", mark: None },
     Client { program: "rpmbuild", package: "rpm", mark: None },
-    Client { program: QEMU, package: "qemu-system-x86", mark: Some(["-version", "QEMU"]) },
+    Client { program: "readelf", package: "binutils", mark: None },
+    Client { program: qemu(Arch::Amd64), package: "qemu-system-x86", mark: Some(["-version", "QEMU"]) },
+    Client { program: qemu(Arch::Arm64), package: "qemu-system-arm", mark: Some(["-version", "QEMU"]) },
 ];
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
+
+/// The program that emulates a machine with that processor.
+pub(crate) const fn qemu(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "qemu-system-x86_64",
+        Arch::Arm64 => "qemu-system-aarch64",
+    }
+}
 
 /// Programs that some tests run, and that are only unpacked, because installing their packages would start services:
 /// the program, its package, and where it is in there.
@@ -51,8 +59,9 @@ pub(super) const TESTS: [&str; 6] = ["ip", "tc", "ping", "nft", "ethtool", "arpt
 /// What random scenarios and measurements are made with.
 pub(super) const SCENARIOS: [&str; 4] = ["ip", "tc", "nft", "ethtool"];
 
-/// What boots other kernels.
-pub(super) const VM: [&str; 4] = ["depmod", "modprobe", "ldd", QEMU];
+/// What boots other kernels; `readelf` reads the programs of another processor, where `ldd` would run them.
+pub(super) const VM_AMD64: [&str; 5] = ["depmod", "modprobe", "ldd", "readelf", qemu(Arch::Amd64)];
+pub(super) const VM_ARM64: [&str; 5] = ["depmod", "modprobe", "ldd", "readelf", qemu(Arch::Arm64)];
 
 /// What makes packages.
 pub(super) const DEB: [&str; 1] = ["dpkg-deb"];
@@ -134,7 +143,7 @@ pub(super) fn unpack_tools() {
 
 fn unpack_tool(program: &str, package: &str, path: &str) -> Result<()> {
     let (folder, bin) = (process::clients().join(package), process::clients().join("bin"));
-    unpack(&[package], &folder)?;
+    Apt::OWN.unpack(&[package], &folder)?;
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     fs::copy(folder.join(path), bin.join(program)).with_context(|| format!("there is no {path} in {package}"))?;
     // The rest of it is large, and nobody needs it.
@@ -149,12 +158,13 @@ fn unpack_clients(programs: &[&Client]) -> Result<()> {
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     for client in programs {
         // What apt refuses to install even in pretence: the package alone, whose libraries may be here.
-        let mut packages = with_dependencies(client.package).unwrap_or_else(|_| vec![client.package.to_owned()]);
+        let mut packages =
+            Apt::OWN.with_dependencies(&[client.package]).unwrap_or_else(|_| vec![client.package.to_owned()]);
         // The loader that starts it is the system's, and takes no other C library than its own.
         packages.retain(|package| package != "libc6");
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
         let folder = process::clients().join(client.package);
-        unpack(&packages, &folder)?;
+        Apt::OWN.unpack(&packages, &folder)?;
         let places = ["usr/bin", "usr/sbin", "sbin", "bin"].map(|place| folder.join(place).join(client.program));
         let Some(program) = places.into_iter().find(|program| program.is_file()) else {
             bail!("there is no {} in {}", client.program, client.package);
@@ -192,7 +202,7 @@ pub(super) fn refresh_if_never_done() {
         lists.any(|list| list.is_ok_and(|list| list.file_name().to_string_lossy().contains("_Packages")))
     });
     if !known && machine::is_root() && process::find_program("apt-get").is_some() {
-        refresh();
+        Apt::OWN.refresh();
     }
 }
 
@@ -206,78 +216,21 @@ pub(super) fn install(packages: &[&str]) -> Result<()> {
     }
     let what = format!("installing {}", packages.join(" "));
     let try_once = || {
-        let mut command = apt_get();
+        let mut command = Apt::OWN.get();
         // A package of the reader's that is in the way stays: better no lab than a broken machine.
         command.args(["install", "-y", "--no-install-recommends", "--no-remove"]).args(packages);
-        process::long(&what, "apt-get", INSTALL, &mut command)
+        process::long(&what, "apt-get", PATIENCE, &mut command)
     };
     refresh_if_never_done();
     if try_once().is_ok() {
         return Ok(());
     }
     // The usual cause is a list of packages older than the archive.
-    refresh();
+    Apt::OWN.refresh();
     match try_once() {
         Ok(()) => Ok(()),
         Err(error) => bail!("{error:#}\n{}", without_root(packages)),
     }
-}
-
-/// A package and what apt would install with it.
-pub(super) fn with_dependencies(package: &str) -> Result<Vec<String>> {
-    let mut pretend = apt_get();
-    pretend.args(["--simulate", "--no-install-recommends", "install", package]);
-    let named = would_install(&process::output(&mut pretend)?);
-    anyhow::ensure!(!named.is_empty(), "apt-get would install nothing for {package}");
-    Ok(named)
-}
-
-/// The packages in what `apt-get --simulate install` prints.
-fn would_install(said: &str) -> Vec<String> {
-    let names = said.lines().filter_map(|line| line.strip_prefix("Inst ")?.split_whitespace().next());
-    names.map(str::to_owned).collect()
-}
-
-/// Downloads packages and unpacks them into a folder, without installing them; does nothing where that was done. The
-/// archives stay in the folder `archives` there.
-pub(crate) fn unpack(packages: &[&str], folder: &Path) -> Result<()> {
-    let (done, wanted) = (folder.join("unpacked"), packages.join(" "));
-    if fs::read_to_string(&done).is_ok_and(|text| text == wanted) {
-        return Ok(());
-    }
-    if process::find_program("apt-get").is_none() {
-        bail!("there is no apt-get here to fetch {wanted} with");
-    }
-    refresh_if_never_done();
-    // What a former list of packages left there would be unpacked too.
-    if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("cannot clear {}", folder.display()))?;
-    }
-    let archives = folder.join("archives");
-    fs::create_dir_all(&archives).with_context(|| format!("cannot create {}", archives.display()))?;
-    let mut download = apt_get();
-    download.arg("download").args(packages).current_dir(&archives);
-    process::long(&format!("fetching {wanted}"), "apt-get-download", INSTALL, &mut download)?;
-    for archive in fs::read_dir(&archives).with_context(|| format!("cannot read {}", archives.display()))? {
-        process::output(Command::new("dpkg-deb").arg("-x").arg(archive?.path()).arg(folder))?;
-    }
-    fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))
-}
-
-pub(super) fn refresh() {
-    // A source that cannot be reached need not be the one that is wanted: the installation decides.
-    if let Err(error) =
-        process::long("reading the list of packages", "apt-get-update", INSTALL, apt_get().arg("update"))
-    {
-        eprintln!("setup: {error:#}");
-    }
-}
-
-fn apt_get() -> Command {
-    let mut command = Command::new("apt-get");
-    // Without a signed list that has a package's hash, apt must refuse rather than warn.
-    command.args(["-q", "-o", "APT::Get::AllowUnauthenticated=false"]).env("DEBIAN_FRONTEND", "noninteractive");
-    command
 }
 
 fn without_root(packages: &[&str]) -> String {
@@ -319,7 +272,7 @@ mod tests {
 
     #[test]
     fn each_verb_asks_only_for_what_it_runs() {
-        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM, &DEB, &RPM] {
+        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM_AMD64, &VM_ARM64, &DEB, &RPM] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
         assert!(!TESTS.contains(&"arping") && !SCENARIOS.contains(&"arping"));
@@ -335,12 +288,6 @@ mod tests {
         let said = process::output(Command::new("sh").args(["-c", &script, "sh", "a b"])).unwrap();
         let first = folder.path().join("usr/lib/x86_64-linux-gnu");
         assert!(said.starts_with(&*first.to_string_lossy()) && said.ends_with(" a b\n"), "{said}");
-    }
-
-    #[test]
-    fn apt_names_what_it_would_install() {
-        let said = "Remv qemu-utils [1:10.0]\nInst libfdt1 (1.6.1 Debian:12 [amd64])\nInst seabios (1.16 Debian:12 [all]) []\nConf libfdt1 (1.6.1)\n";
-        assert_eq!(would_install(said), ["libfdt1", "seabios"]);
     }
 
     #[test]

@@ -32,8 +32,8 @@ impl Sum for Counts {
 /// A test that this machine could not run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Skip {
-    name: String,
-    reason: String,
+    pub(crate) name: String,
+    pub(crate) reason: String,
 }
 
 impl Skip {
@@ -56,9 +56,9 @@ impl Skip {
 pub(crate) struct Outcome {
     tier: String,
     pub(crate) counts: Counts,
-    took: Duration,
-    failures: Vec<String>,
-    skips: Vec<Skip>,
+    pub(crate) took: Duration,
+    pub(crate) failures: Vec<String>,
+    pub(crate) skips: Vec<Skip>,
 }
 
 impl Outcome {

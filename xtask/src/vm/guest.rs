@@ -4,27 +4,53 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::qemu;
-use crate::test::Tier;
+use crate::arch::Arch;
 use crate::test::report::{Libtest, Outcome, Skip};
+use crate::test::{HOOK, Tier};
 
 /// Where the agent is in the guest.
 pub(super) const AGENT: &str = "arp/arp-agent";
 
 /// Where the program that makes random scenarios is in the guest, and the word for it in the results.
 pub(super) const PARITY: &str = "arp/parity";
-const PARITY_WORD: &str = "parity";
+pub(super) const PARITY_WORD: &str = "parity";
 
 /// Where the scenarios that once diverged are in the guest.
 pub(super) const REGRESSIONS: &str = "arp/regressions";
 
-/// Where the tests of a tier are in the guest.
-pub(super) fn test_program(tier: &str) -> String {
-    format!("arp/test-{tier}")
+/// Where the tests of a tier are in the guest. Tiers that differ by the hook share theirs.
+pub(super) fn test_program(tier: Tier) -> String {
+    format!("arp/test-{}", tier.target().map_or(tier.name(), |(_, target)| target))
+}
+
+/// The kernel's console.
+pub(super) fn console(arch: Arch) -> &'static str {
+    match arch {
+        Arch::Amd64 => "ttyS0",
+        Arch::Arm64 => "ttyAMA0",
+    }
+}
+
+/// Where the guest writes what its tests print, and what became of them.
+fn lines(arch: Arch) -> [&'static str; 2] {
+    match arch {
+        Arch::Amd64 => ["/dev/ttyS1", "/dev/ttyS2"],
+        Arch::Arm64 => ["/dev/vport0p1", "/dev/vport0p2"],
+    }
+}
+
+/// The modules of these lines, in the order in which they are loaded.
+pub(super) fn line_modules(arch: Arch) -> &'static [&'static str] {
+    match arch {
+        Arch::Amd64 => &[],
+        Arch::Arm64 => &["virtio_pci", "virtio_console"],
+    }
 }
 
 /// What a guest is to do.
 pub(super) struct Plan<'a> {
-    pub(super) tiers: Vec<&'static str>,
+    pub(super) arch: Arch,
+    pub(super) tiers: Vec<Tier>,
     pub(super) filters: &'a [String],
     pub(super) slack: u32,
     pub(super) threads: usize,
@@ -45,10 +71,14 @@ mount -t tmpfs tmpfs /tmp
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tracefs tracefs /sys/kernel/tracing
-stty -F /dev/ttyS1 raw -echo
-stty -F /dev/ttyS2 raw -echo
-exec </dev/null >/dev/ttyS1 2>&1
-say() { echo "$*" >/dev/ttyS2; }
+for module in @MODULES@; do modprobe -q $module; done
+for line in @TESTS@ @RESULTS@; do
+    tries=0
+    until [ -c $line ] || [ $tries -ge 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+    case $line in /dev/tty*) stty -F $line raw -echo;; esac
+done
+exec </dev/null >@TESTS@ 2>&1
+say() { echo "$*" >@RESULTS@; }
 ip link set lo up
 # As on a machine that never loaded a tunnel: a new namespace has only lo.
 echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
@@ -71,7 +101,11 @@ const DONE: &str = "done ";
 impl Plan<'_> {
     /// The guest's init.
     pub(super) fn script(&self) -> String {
-        let mut script = MOUNTS.to_owned();
+        let [tests, results] = lines(self.arch);
+        let mut script = MOUNTS
+            .replace("@MODULES@", &line_modules(self.arch).join(" "))
+            .replace("@TESTS@", tests)
+            .replace("@RESULTS@", results);
         // Writing to a String cannot fail.
         let _ = writeln!(script, "for module in {}; do modprobe -q $module; done", self.modules.join(" "));
         let _ = writeln!(
@@ -80,9 +114,18 @@ impl Plan<'_> {
             self.slack
         );
         script.push_str("now() { read -r up _ </proc/uptime; echo \"${up%.*}${up#*.}\"; }\n");
-        let filters: Vec<String> = self.filters.iter().map(|filter| quoted(filter)).collect();
-        let filters = filters.join(" ");
         for tier in &self.tiers {
+            let own = tier.filter(None).map(str::to_owned);
+            let filters: Vec<String> = match self.filters {
+                [] => own.iter().map(|filter| quoted(filter)).collect(),
+                asked => asked.iter().map(|filter| quoted(filter)).collect(),
+            };
+            // Not every kind of device has every hook.
+            let skip = if tier.hook().is_some() { " --skip matrix::devices::" } else { "" };
+            let _ = match tier.hook() {
+                Some(hook) => writeln!(script, "export {HOOK}={hook}"),
+                None => writeln!(script, "unset {HOOK}"),
+            };
             let _ = write!(
                 script,
                 r#"echo; echo "== {tier}"
@@ -90,12 +133,14 @@ say "{TIER}{tier}"
 export ARP_TEST_SKIPS=/tmp/skips-{tier}
 : >$ARP_TEST_SKIPS
 start=$(now)
-/{program} --color=never --test-threads={threads} {filters}
+/{program} --color=never --test-threads={threads}{skip} {filters}
 code=$?
-sed 's/^/{SKIP}/' $ARP_TEST_SKIPS >/dev/ttyS2
+sed 's/^/{SKIP}/' $ARP_TEST_SKIPS >{results}
 say "{DONE}$code $start $(now)"
 "#,
-                program = test_program(tier),
+                program = test_program(*tier),
+                tier = tier.name(),
+                filters = filters.join(" "),
                 threads = self.threads,
             );
         }
@@ -150,9 +195,8 @@ pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> 
 }
 
 /// The last line of the random scenarios, which says how many there were, and in how many frames the fast path differed.
-pub(super) fn scenarios(release: &str, output: &qemu::Output) -> Option<String> {
-    let line = section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last()?;
-    Some(format!("{release}  {line}"))
+pub(super) fn scenarios(output: &qemu::Output) -> Option<String> {
+    section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last().map(str::to_owned)
 }
 
 /// What became of the random scenarios: one test, as the report counts.
@@ -166,7 +210,7 @@ pub(super) fn parity_outcome(release: &str, output: &qemu::Output) -> Outcome {
 }
 
 /// The lines that a tier printed: from its headline to the next.
-fn section<'a>(tests: &'a [String], tier: &str) -> impl Iterator<Item = &'a str> {
+pub(super) fn section<'a>(tests: &'a [String], tier: &str) -> impl Iterator<Item = &'a str> {
     let headline = format!("== {tier}");
     let after = tests.iter().map(String::as_str).skip_while(move |line| *line != headline).skip(1);
     after.take_while(|line| !line.starts_with("== "))
@@ -241,27 +285,36 @@ mod tests {
             cut_short: None,
         };
         assert_eq!(parity_outcome("6.1", &output).counts.passed, 1);
-        assert_eq!(scenarios("6.1", &output).as_deref(), Some("6.1  parity: scenarios=3 frames=9 divergences=0"));
+        assert_eq!(scenarios(&output).as_deref(), Some("parity: scenarios=3 frames=9 divergences=0"));
         output.results = "tier parity\ndone 1 100 6100\nend\n".to_owned();
         assert_eq!(parity_outcome("6.1", &output).counts.failed, 1);
     }
 
     #[test]
     fn the_init_runs_the_plan_and_ends_the_guest() {
-        let plan = Plan {
-            tiers: vec!["program", "lab"],
-            filters: &["it's".to_owned(), "k02".to_owned()],
+        let filters = ["it's".to_owned(), "k02".to_owned()];
+        let plan = |arch| Plan {
+            arch,
+            tiers: vec![Tier::Program, Tier::Lab, Tier::LabSkb],
+            filters: &filters,
             slack: 5,
             threads: 2,
             modules: &["veth", "vrf"],
             parity: Some((60, 7)),
         };
-        let script = plan.script();
+        for (arch, results) in [(Arch::Amd64, ">/dev/ttyS2"), (Arch::Arm64, ">/dev/vport0p2")] {
+            let script = plan(arch).script();
+            assert!(script.contains(results) && !script.contains('@'), "{script}");
+        }
+        let script = plan(Arch::Arm64).script();
         for part in [
+            "for module in virtio_pci virtio_console; do",
             "for module in veth vrf; do",
             "ARP_TEST_SLACK=5",
             "/arp/test-program --color=never --test-threads=2 'it'\\''s' 'k02'\n",
-            "/arp/test-lab ",
+            "unset ARP_TEST_HOOK\n",
+            "/arp/test-lab --color=never --test-threads=2 'it'",
+            "export ARP_TEST_HOOK=xdp-skb\n",
             "/arp/parity --seconds 60 --seed 7 ",
             "sysrq-trigger",
         ] {

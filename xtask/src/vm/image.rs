@@ -1,4 +1,4 @@
-//! The guest's root: this machine's programs with their libraries, the kernel's modules, the agent and the tests.
+//! The guest's root: programs with their libraries ([`Userland`]), the kernel's modules, the agent and the tests.
 
 use std::fs::{self, File};
 use std::io::BufWriter;
@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
 use super::kernel::{Kernel, Modules};
+use super::userland::Userland;
 use super::{Programs, file_name, guest};
-use crate::process;
 use crate::workspace;
 
 /// What the guest's init and the tests run.
@@ -27,6 +27,7 @@ pub(super) fn write(
     kernel: &Kernel,
     modules: &Modules,
     programs: &Programs,
+    userland: &Userland,
     plan: &guest::Plan,
 ) -> Result<()> {
     let file = File::create(path).context("cannot create it")?;
@@ -44,22 +45,22 @@ pub(super) fn write(
 
     let mut executables: Vec<(PathBuf, String)> = Vec::new();
     for name in GUEST_PROGRAMS {
-        executables.push((find(name)?, format!("usr/bin/{name}")));
+        executables.push((userland.find(name)?, format!("usr/bin/{name}")));
     }
     for name in OPTIONAL_PROGRAMS {
-        executables.extend(find(name).ok().map(|found| (found, format!("usr/bin/{name}"))));
+        executables.extend(userland.find(name).ok().map(|found| (found, format!("usr/bin/{name}"))));
     }
     // The kernel's own idea of where it is.
-    executables.push((find("modprobe")?, "sbin/modprobe".to_owned()));
-    executables.push((programs.agent.clone(), guest::AGENT.to_owned()));
+    executables.push((userland.find("modprobe")?, "sbin/modprobe".to_owned()));
+    executables.extend(programs.agent.clone().map(|agent| (agent, guest::AGENT.to_owned())));
     for (tier, test) in &programs.tests {
-        executables.push((test.clone(), guest::test_program(tier.name())));
+        executables.push((test.clone(), guest::test_program(*tier)));
     }
     executables.extend(programs.parity.clone().map(|parity| (parity, guest::PARITY.to_owned())));
     for (from, to) in executables {
         archive.file(&to, 0o755, &read(&from)?)?;
-        for library in libraries(&from)? {
-            let to = library.to_str().with_context(|| format!("{} is not UTF-8", library.display()))?;
+        for (library, to) in userland.libraries(&from)? {
+            let to = to.to_str().with_context(|| format!("{} is not UTF-8", to.display()))?;
             archive.file(to, 0o755, &read(&library)?)?;
         }
     }
@@ -89,39 +90,6 @@ pub(super) fn write(
     Ok(())
 }
 
-fn find(name: &str) -> Result<PathBuf> {
-    process::find_program(name).with_context(|| format!("no program {name} on this machine, which the guest needs"))
-}
-
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// The shared libraries of a program, and its loader. A script or a static program has none.
-fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let output = process::program("ldd")?.arg(program).output().context("cannot start ldd")?;
-    Ok(libraries_listed(&String::from_utf8_lossy(&output.stdout)))
-}
-
-/// The paths in what `ldd` prints.
-fn libraries_listed(listed: &str) -> Vec<PathBuf> {
-    let path = |line: &str| {
-        let path = line.split_once(" => ").map_or(line, |(_, path)| path).trim();
-        let path = path.split(" (").next()?;
-        path.starts_with('/').then(|| PathBuf::from(path))
-    };
-    listed.lines().filter_map(path).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_and_the_loader_are_taken_from_ldds_list() {
-        let listed = "\tlinux-vdso.so.1 (0x00007ffd)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n\tlibgone.so => not found\n";
-        let expected = ["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux-x86-64.so.2"];
-        assert_eq!(libraries_listed(listed), expected.map(PathBuf::from));
-        assert_eq!(libraries_listed("\tnot a dynamic executable\n"), Vec::<PathBuf>::new());
-    }
 }

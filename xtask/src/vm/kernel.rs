@@ -7,7 +7,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::setup;
+use crate::arch::Arch;
+use crate::setup::Apt;
 use crate::{process, workspace};
 
 /// What the tests use and a kernel may have as a module. The kernel loads most of it by itself when a test asks for it;
@@ -96,24 +97,27 @@ pub(super) struct Modules {
 }
 
 /// The newest kernel of that version that apt can fetch; an older one from an earlier fetch if apt knows none.
-pub(super) fn fetch(version: &Version) -> Result<Kernel> {
+pub(super) fn fetch(version: &Version, arch: Arch) -> Result<Kernel> {
     let kernels = workspace::tools().join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
-    let package = match newest(*version, known_to_apt(*version)) {
+    let apt = Apt::of(arch)?;
+    let newest = |names| newest(*version, arch, names);
+    let package = match newest(known_to(&apt, *version, arch)) {
         Some(package) => package,
         None => {
-            setup::refresh_packages();
-            match newest(*version, known_to_apt(*version)).or_else(|| newest(*version, unpacked(&kernels))) {
+            apt.refresh();
+            match newest(known_to(&apt, *version, arch)).or_else(|| newest(unpacked(&kernels))) {
                 Some(package) => package,
                 None => bail!(
-                    "apt knows no package linux-image-{version}.…-cloud-amd64: Debian's bookworm has 6.1 and (in its \
-                     security and backports parts) 6.12, trixie has 6.12"
+                    "apt knows no package linux-image-{version}.…-cloud-{}: Debian's bookworm has 6.1 and (in its \
+                     security and backports parts) 6.12, trixie has 6.12",
+                    arch.debian()
                 ),
             }
         }
     };
     let folder = kernels.join(&package);
-    setup::unpack(&[&package], &folder)?;
+    apt.unpack(&[&package], &folder)?;
     let release = fs::read_dir(folder.join("lib/modules"))
         .ok()
         .and_then(|mut releases| releases.next()?.ok()?.file_name().into_string().ok())
@@ -126,12 +130,9 @@ pub(super) fn fetch(version: &Version) -> Result<Kernel> {
 }
 
 /// The names of the packages that apt knows and can fetch.
-fn known_to_apt(version: Version) -> Vec<String> {
+fn known_to(apt: &Apt, version: Version, arch: Arch) -> Vec<String> {
     let Version(major, minor) = version;
-    let pattern = format!(r"^linux-image-{major}\.{minor}\..*cloud-amd64");
-    let found = process::output(Command::new("apt-cache").args(["search", "--names-only", &pattern]));
-    let found = found.unwrap_or_default();
-    found.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    apt.search(&format!(r"^linux-image-{major}\.{minor}\..*cloud-{}", arch.debian()))
 }
 
 /// The names of the packages that are here already.
@@ -141,14 +142,15 @@ fn unpacked(kernels: &Path) -> Vec<String> {
 }
 
 /// The newest kernel of a version, the signed build before the unsigned one.
-fn newest(version: Version, packages: Vec<String>) -> Option<String> {
+fn newest(version: Version, arch: Arch, packages: Vec<String>) -> Option<String> {
+    let suffix = format!("-cloud-{}", arch.debian());
     let rank = |package: &String| {
         let release = package.strip_prefix("linux-image-")?;
         let (release, signed) = match release.strip_suffix("-unsigned") {
             Some(release) => (release, false),
             None => (release, true),
         };
-        let release = release.strip_suffix("-cloud-amd64")?;
+        let release = release.strip_suffix(&suffix)?;
         let numbers: Vec<u32> =
             release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok()).collect();
         numbers.starts_with(&[version.0, version.1]).then_some((numbers, signed))
@@ -169,11 +171,11 @@ impl Kernel {
         self.folder.join("lib/modules").join(&self.release)
     }
 
-    /// Which modules there are for the tests, and what else they need.
-    pub(super) fn modules(&self) -> Result<Modules> {
+    /// Which modules there are for the tests and for the guest's `lines`, and what else they need.
+    pub(super) fn modules(&self, lines: &'static [&'static str]) -> Result<Modules> {
         process::output(process::program("depmod")?.arg("-b").arg(&self.folder).arg(&self.release))?;
         let mut modules = Modules::default();
-        for name in MODULES {
+        for name in lines.iter().copied().chain(MODULES) {
             let mut modprobe = process::program("modprobe")?;
             modprobe.arg("-d").arg(&self.folder).args(["-S", &self.release, "--show-depends", name]);
             match process::output(&mut modprobe) {
@@ -207,14 +209,18 @@ mod tests {
             "linux-image-6.1.0-56-cloud-amd64-dbg",
             "linux-image-6.1.0-47-cloud-amd64",
             "linux-image-6.1.0-47-cloud-amd64-unsigned",
+            "linux-image-6.1.0-49-cloud-arm64",
             "linux-image-6.12.101+deb12-cloud-amd64",
             "linux-image-6.12-cloud-amd64",
             "linux-image-6.12.99+deb13-cloud-amd64-unsigned",
         ];
-        let newest = |version: &str| newest(Version::parse(version).unwrap(), names.map(str::to_owned).to_vec());
-        assert_eq!(newest("6.1").as_deref(), Some("linux-image-6.1.0-47-cloud-amd64"));
-        assert_eq!(newest("6.12").as_deref(), Some("linux-image-6.12.101+deb12-cloud-amd64"));
-        assert_eq!(newest("5.15"), None);
+        let newest =
+            |version: &str, arch| newest(Version::parse(version).unwrap(), arch, names.map(str::to_owned).to_vec());
+        let amd64 = |version| newest(version, Arch::Amd64);
+        assert_eq!(amd64("6.1").as_deref(), Some("linux-image-6.1.0-47-cloud-amd64"));
+        assert_eq!(amd64("6.12").as_deref(), Some("linux-image-6.12.101+deb12-cloud-amd64"));
+        assert_eq!(amd64("5.15"), None);
+        assert_eq!(newest("6.1", Arch::Arm64).as_deref(), Some("linux-image-6.1.0-49-cloud-arm64"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::guest;
+use crate::arch::Arch;
 use crate::process;
 use crate::setup;
 
@@ -18,6 +19,7 @@ use crate::setup;
 const CONSOLE_LINES: usize = 40;
 
 pub(super) struct Machine<'a> {
+    pub(super) arch: Arch,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
     pub(super) accel: &'a str,
@@ -35,25 +37,44 @@ pub(super) struct Output {
 }
 
 impl Machine<'_> {
-    /// The command line. The first serial line is the kernel's console, the second what the tests print, the third
-    /// what became of them.
+    /// The command line. The first line is the kernel's console, the second what the tests print, the third what
+    /// became of them ([`guest::lines`] has their names in the guest).
     fn command(&self, console: &Path, results: &Path) -> Result<Command> {
+        let qemu = setup::qemu(self.arch);
         // Ended by the kernel if this process dies, however it does.
         let mut command = process::program("setpriv")?;
-        command.args(["--pdeathsig", "KILL"]).arg(process::find_program(setup::QEMU).unwrap_or(setup::QEMU.into()));
+        command.args(["--pdeathsig", "KILL"]).arg(process::find_program(qemu).unwrap_or(qemu.into()));
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-nic", "none", "-m", "2048", "-smp", &self.cpus.to_string()]);
-        match self.accel {
+        if self.arch == Arch::Arm64 {
+            command.args(["-machine", "virt"]);
+        }
+        match (self.accel, self.arch) {
             // All processors take turns in one thread: with a thread for each, 6.12 died once at an instruction that the
             // kernel patches while it runs.
-            "tcg" => command.args(["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]),
-            accel => command.args(["-accel", accel, "-cpu", "host"]),
+            ("tcg", Arch::Amd64) => command.args(["-accel", "tcg,thread=single", "-cpu", "max,la57=off"]),
+            // A thread for each processor. Pointer authentication by the architecture's own cipher takes most of the time.
+            ("tcg", Arch::Arm64) => command.args(["-accel", "tcg,thread=multi", "-cpu", "max,pauth-impdef=on"]),
+            (accel, _) => command.args(["-accel", accel, "-cpu", "host"]),
         };
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
+        let console_name = guest::console(self.arch);
         // Emulation is slow enough without the defences against a machine's other users, of whom there are none.
-        command.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr rdinit=/init"]);
-        command.arg("-serial").arg(file_backend(console)?).args(["-serial", "stdio"]);
-        command.arg("-serial").arg(file_backend(results)?);
+        command
+            .arg("-append")
+            .arg(format!("console={console_name} quiet loglevel=4 panic=-1 mitigations=off nokaslr rdinit=/init"));
+        command.arg("-serial").arg(file_backend(console)?);
+        match self.arch {
+            Arch::Amd64 => command.args(["-serial", "stdio"]).arg("-serial").arg(file_backend(results)?),
+            // The machine has one serial line.
+            Arch::Arm64 => {
+                // Not `stdio`: where there is nothing to read, qemu takes a port of that for one that nobody listens to.
+                command.args(["-device", "virtio-serial-pci", "-chardev", "file,id=tests,path=/dev/stdout"]);
+                command.arg("-chardev").arg(format!("file,id=results,path={}", escaped(results)?));
+                command.args(["-device", "virtserialport,chardev=tests,nr=1"]);
+                command.args(["-device", "virtserialport,chardev=results,nr=2"])
+            }
+        };
         Ok(command)
     }
 
@@ -122,8 +143,12 @@ impl Drop for Guest {
 
 /// `file:PATH`, for a path without the comma that would end it.
 fn file_backend(path: &Path) -> Result<String> {
-    let path = path.to_str().context("the project's path is not UTF-8")?;
-    Ok(format!("file:{}", path.replace(',', ",,")))
+    Ok(format!("file:{}", escaped(path)?))
+}
+
+/// A path inside an option of qemu's.
+fn escaped(path: &Path) -> Result<String> {
+    Ok(path.to_str().context("the project's path is not UTF-8")?.replace(',', ",,"))
 }
 
 fn show_console(console: &Path) {
@@ -142,22 +167,32 @@ mod tests {
 
     #[test]
     fn the_guest_has_no_network_and_the_three_lines() {
-        let machine = Machine { kernel: Path::new("/k"), initramfs: Path::new("/i"), accel: "tcg", cpus: 2 };
-        let Ok(command) = machine.command(Path::new("/a,b/console"), Path::new("/results")) else {
+        let (kernel, initramfs) = (Path::new("/k"), Path::new("/i"));
+        let machine = |arch| Machine { arch, kernel, initramfs, accel: "tcg", cpus: 2 };
+        let described = |arch| {
+            let command = machine(arch).command(Path::new("/a,b/console"), Path::new("/re,sults"));
+            command.ok().map(|command| process::describe(&command))
+        };
+        let (Some(amd64), Some(arm64)) = (described(Arch::Amd64), described(Arch::Arm64)) else {
             // A machine without setpriv has no guests either.
             return;
         };
-        let described = process::describe(&command);
         for part in [
             "--pdeathsig KILL ",
             "-nic none",
             "-no-reboot",
             "-smp 2",
-            "-accel tcg,thread=single -cpu max,la57=off",
             "-kernel /k -initrd /i",
-            "-serial file:/a,,b/console -serial stdio -serial file:/results",
+            "-serial file:/a,,b/console",
         ] {
-            assert!(described.contains(part), "{part} in {described}");
+            assert!(amd64.contains(part), "{part} in {amd64}");
+            assert!(arm64.contains(part), "{part} in {arm64}");
+        }
+        for part in ["-accel tcg,thread=single -cpu max,la57=off", "-serial stdio -serial file:/re,,sults"] {
+            assert!(amd64.contains(part), "{part} in {amd64}");
+        }
+        for part in ["-accel tcg,thread=multi", "console=ttyAMA0 ", "file,id=results,path=/re,,sults "] {
+            assert!(arm64.contains(part), "{part} in {arm64}");
         }
     }
 }
