@@ -1,6 +1,7 @@
 //! The policies that protect the node: which of the frames that would go up to the kernel may (docs/adr/0015-protection.md).
 //! By default there are none. Whatever is not known for certain goes up.
 
+use crate::binding;
 use crate::decide::{Tables, Verdict, decide};
 use crate::fib::{self, Kind};
 use crate::lladdr::Lladdr;
@@ -42,12 +43,22 @@ pub enum DropReason {
     LearnBudget = 2,
     /// Budget, everything else.
     OtherBudget = 3,
+    /// Unresolved-budget.
+    UnresolvedBudget = 4,
+    /// Binding.
+    OtherOwner = 5,
 }
 
 impl DropReason {
     /// Every reason, by number.
-    pub const ALL: &'static [DropReason] =
-        &[Self::SenderElsewhere, Self::EntryLimit, Self::LearnBudget, Self::OtherBudget];
+    pub const ALL: &'static [Self] = &[
+        Self::SenderElsewhere,
+        Self::EntryLimit,
+        Self::LearnBudget,
+        Self::OtherBudget,
+        Self::UnresolvedBudget,
+        Self::OtherOwner,
+    ];
     /// The counters of what was dropped begin here, among those of the interface; there is room for eight.
     const DROPPED: usize = 48;
     /// The counters of what `drop` would have dropped.
@@ -60,6 +71,8 @@ impl DropReason {
             Self::EntryLimit => "entry_limit",
             Self::LearnBudget => "learn_budget",
             Self::OtherBudget => "other_budget",
+            Self::UnresolvedBudget => "unresolved_budget",
+            Self::OtherOwner => "other_owner",
         }
     }
 
@@ -74,6 +87,10 @@ impl DropReason {
             }
             Self::LearnBudget => "budget: too many frames that the kernel may learn from",
             Self::OtherBudget => "budget: too many probes and frames without use",
+            Self::UnresolvedBudget => {
+                "unresolved-budget: too many IP packets to next hops that the node must resolve, while its table is filling"
+            }
+            Self::OtherOwner => "binding: the sender's address is another client's",
         }
     }
 
@@ -112,7 +129,8 @@ pub enum Mode {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Policy {
-    /// Two bits for each of sender-guard, entry-limit and budget, see [`Policy::modes_of`].
+    /// Two bits for each of sender-guard, entry-limit, budget, unresolved-budget and binding, and two for the kind of
+    /// binding, see [`Policy::modes_of`].
     pub modes: u32,
     /// The list of allowed senders in `ALLOWED`; 0 for none.
     pub list: u32,
@@ -130,6 +148,8 @@ pub struct Policy {
     pub learn: Rate,
     /// The budget of all others.
     pub other: Rate,
+    /// The budget of IP packets whose next hop is not resolved.
+    pub unresolved: Rate,
 }
 
 /// A budget.
@@ -160,6 +180,8 @@ pub struct State {
     pub let_up_before: u64,
     /// How many frames it has let up by grace.
     pub graced: u64,
+    /// When the budget of IP packets to what is not resolved is whole again, in ns of CLOCK_MONOTONIC.
+    pub unresolved: u64,
 }
 
 /// An interface's guard, in cache lines of its own.
@@ -169,11 +191,9 @@ pub struct Guard {
     /// Written by the agent.
     pub policy: Policy,
     /// 0.
-    pub unused: [u64; 6],
+    pub unused: [u64; 4],
     /// Written by the program.
     pub state: State,
-    /// 0.
-    pub unused_too: u64,
 }
 
 /// A prefix of a list: what follows `prefix_len` in a key of `ALLOWED`. The prefix's length counts the 32 bits of `list`.
@@ -187,7 +207,7 @@ pub struct ListedPrefix {
 }
 
 const _: () = {
-    assert!(size_of::<Policy>() == 80);
+    assert!(size_of::<Policy>() == 96);
     assert!(size_of::<Guard>() == 192);
     assert!(core::mem::offset_of!(Guard, state) == 128);
     assert!(size_of::<ListedPrefix>() == 8);
@@ -196,11 +216,30 @@ const _: () = {
 const SENDER: u32 = 0;
 const ENTRIES: u32 = 2;
 const BUDGET: u32 = 4;
+const UNRESOLVED: u32 = 6;
+const BINDING: u32 = 8;
+const KIND: u32 = 10;
 
 impl Policy {
     /// The modes of sender-guard, entry-limit and budget in a word.
     pub const fn modes_of(sender: Mode, entries: Mode, budget: Mode) -> u32 {
         (sender as u32) << SENDER | (entries as u32) << ENTRIES | (budget as u32) << BUDGET
+    }
+
+    /// The same word, and the mode of the unresolved-budget in it.
+    pub const fn with_unresolved(modes: u32, unresolved: Mode) -> u32 {
+        modes | (unresolved as u32) << UNRESOLVED
+    }
+
+    /// The same word, and the binding's mode and kind in it.
+    pub const fn with_binding(modes: u32, binding: Mode, kind: binding::Kind) -> u32 {
+        modes | (binding as u32) << BINDING | (kind as u32) << KIND
+    }
+
+    /// Whether the unresolved-budget does anything, and whether it drops.
+    #[inline(always)]
+    pub const fn unresolved_mode(&self) -> (bool, bool) {
+        (is_on(self, UNRESOLVED), mode(self, UNRESOLVED) == Mode::Drop as u32)
     }
 }
 
@@ -218,6 +257,10 @@ pub trait Memory {
     fn let_up(&self) -> u64;
     /// Counts an unknown sender that is let up, once as long as [`Policy::settled`] is the same.
     fn note(&self, spa: [u8; 4], policy: &Policy);
+    /// Notes that the owner of an address has sent something.
+    fn saw_owner(&self, of: IfaceAddr);
+    /// Whether an address may move to another owner than this one; has it asked if nobody has.
+    fn may_move(&self, of: IfaceAddr, owner: Lladdr) -> bool;
     /// Counts a frame that is let up, although a policy that only counts would drop it.
     fn would_drop(&self, reason: DropReason);
 }
@@ -269,18 +312,24 @@ pub fn judge(
         return charge(Class::Other, policy, memory);
     }
     if spa == [0; 4] {
-        let is_answered = policy.modes >> BUDGET != 0 && matches!(decide(frame, ingress, tables), Verdict::Reply(_));
+        let is_answered = is_on(policy, BUDGET) && matches!(decide(frame, ingress, tables), Verdict::Reply(_));
         return if is_answered { None } else { charge(Class::Other, policy, memory) };
     }
 
     let is_request = frame.is_request();
     let is_announcement = spa == frame.tpa();
-    let neighbour = tables.neighbour(IfaceAddr { ifindex: ingress, addr: spa });
-    let (is_known, is_same) = match neighbour {
-        Some(neighbour) => (true, neighbour.is_fixed() || neighbour.lladdr() == frame.sha()),
-        None => (false, false),
+    let of = IfaceAddr { ifindex: ingress, addr: spa };
+    // Three values that always are there: an `Option` that is kept would be stack that only one branch has written.
+    let (is_known, is_same, owner) = match tables.neighbour(of) {
+        Some(neighbour) => (true, neighbour.is_fixed() || neighbour.lladdr() == frame.sha(), neighbour.lladdr()),
+        None => (false, false, Lladdr::of_word(0)),
     };
-    if is_same && !is_announcement {
+    let is_bound = is_on(policy, BINDING);
+    let is_disguised = is_bound && mode(policy, KIND) == binding::Kind::Strict as u32 && frame.src() != frame.sha();
+    if is_bound && is_same {
+        memory.saw_owner(of);
+    }
+    if is_same && !is_announcement && !is_disguised {
         return None;
     }
     let is_trusted = tables.lease_is_valid();
@@ -296,6 +345,18 @@ pub fn judge(
         && let Some(reason) = refuse(DropReason::SenderElsewhere, SENDER, policy, memory)
     {
         return Some(reason);
+    }
+    if is_trusted
+        && is_bound
+        // Certain enough while a batch is written: an entry that is read there was or will be. A frame that is dropped is sent
+        // again; one that passes takes the address.
+        && (is_disguised || is_known && !is_same && !is_ceded(of, owner, policy, memory))
+        && let Some(reason) = refuse(DropReason::OtherOwner, BINDING, policy, memory)
+    {
+        return Some(reason);
+    }
+    if is_same && !is_announcement {
+        return None;
     }
     let makes_entry = !is_known && is_request;
     if is_trusted
@@ -320,7 +381,7 @@ pub fn judge(
 
 /// Whether what comes in on the interface is for its own ARP, and not for a device that it is part of, or that is on top.
 #[inline(always)]
-fn is_the_interface_s_own(iface: &Iface) -> bool {
+pub fn is_the_interface_s_own(iface: &Iface) -> bool {
     let blocked = Reason::from_raw(iface.blocked as u32);
     blocked != Reason::INTERFACE_HAS_MASTER
         && blocked != Reason::INTERFACE_HAS_UPPER
@@ -337,6 +398,14 @@ const fn mode(policy: &Policy, which: u32) -> u32 {
 #[inline(always)]
 const fn is_on(policy: &Policy, which: u32) -> bool {
     mode(policy, which) != Mode::Off as u32
+}
+
+/// Whether the owner of an address has left it to whoever asks for it. Only who drops has the owner asked: to count changes
+/// nothing.
+#[inline(always)]
+fn is_ceded(of: IfaceAddr, owner: Lladdr, policy: &Policy, memory: &impl Memory) -> bool {
+    let asks = mode(policy, KIND) == binding::Kind::Learn as u32 && mode(policy, BINDING) == Mode::Drop as u32;
+    asks && memory.may_move(of, owner)
 }
 
 /// Drops the frame, or counts it and lets it go on.

@@ -1,5 +1,5 @@
 //! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
-//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`]) and those that
+//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`], [`unresolved`], [`binding`]) and those that
 //! answer ([`mod@deviation`]), what is compared without answering ([`shadow`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
@@ -12,6 +12,7 @@
 #[cfg(any(test, feature = "serde"))]
 extern crate std;
 
+pub mod binding;
 pub mod buckets;
 pub mod decide;
 pub mod deviation;
@@ -24,6 +25,7 @@ pub mod packed;
 pub mod reason;
 pub mod settings;
 pub mod shadow;
+pub mod unresolved;
 
 pub use decide::{Tables, Verdict, decide};
 pub use frame::ArpFrame;

@@ -113,6 +113,31 @@ impl PackedArp {
         }
     }
 
+    /// What asks a sender's address of its owner alone: a probe (RFC 5227), from which nobody learns, from an interface
+    /// whose address is `from`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn probe_of_sender(&self, from: Lladdr, owner: Lladdr) -> Self {
+        let (from, owner) = (from.word(), owner.word());
+        let spa = u32::from_le_bytes(self.spa());
+        const ETHERTYPE: u64 = 0x0608;
+        PackedArp {
+            words: [
+                // dst, and two bytes of src
+                owner | from << 48,
+                // the rest of src, the EtherType, htype
+                from >> 16 | ETHERTYPE << 32 | Self::ETHERNET << 48,
+                // ptype hlen plen, oper, and two bytes of sha
+                Self::IPV4_6_4 as u64 | (Self::REQUEST as u64) << 32 | from << 48,
+                // the rest of sha; spa is 0.0.0.0
+                from >> 16,
+                // tha is 0; two bytes of tpa
+                (spa as u64) << 48,
+            ],
+            rest: (spa >> 16) as u16,
+        }
+    }
+
     /// The frame's bytes, as on the wire.
     pub fn to_bytes(&self) -> [u8; ArpFrame::LEN] {
         let mut bytes = [0; ArpFrame::LEN];
@@ -150,6 +175,18 @@ mod tests {
         10, 244, 235, 132,
     ];
     const MAC: Lladdr = Lladdr::new([0xee, 0xed, 0xec, 0xeb, 0xea, 0xe9]);
+
+    // Written out from RFC 5227, section 2.1.1, but for the destination.
+    const PROBE: [u8; 42] = [
+        0x02, 0x00, 0x00, 0x00, 0x00, 0x07, 0xee, 0xed, 0xec, 0xeb, 0xea, 0xe9, 0x08, 0x06, 0x00, 0x01, 0x08, 0x00,
+        0x06, 0x04, 0x00, 0x01, 0xee, 0xed, 0xec, 0xeb, 0xea, 0xe9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 244, 235, 132,
+    ];
+
+    #[test]
+    fn an_owner_is_asked_by_a_probe_for_its_address() {
+        let owner = Lladdr::new([0x02, 0, 0, 0, 0, 7]);
+        assert_eq!(words(&REQUEST).probe_of_sender(MAC, owner).to_bytes(), PROBE);
+    }
 
     fn words(bytes: &[u8; 42]) -> PackedArp {
         PackedArp::from(&ArpFrame::from_bytes(bytes).unwrap())

@@ -4,23 +4,28 @@
 use crate::packet_access::read;
 use crate::tables::{Maps, fetch_add_one, global_word};
 use crate::tc::{TC_ACT_UNSPEC, pull};
-use arp_common::ArpFrame;
+use crate::{binding, unresolved};
+use arp_common::binding::Next;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::guard::{
     Class, DropReason, GRACE_FRAMES, Guard, ListedPrefix, MAX_ALLOWED, MAX_GUARDS, Memory, NOTED as NOTED_LEN, Policy,
     Rate, SETTLED_AFTER, judge, take,
 };
+use arp_common::maps::IfaceAddr;
+use arp_common::{ArpFrame, Lladdr};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use core::arch::asm;
+use core::cell::Cell;
 
 /// The frame is dropped, and no further program sees it.
 const TC_ACT_SHOT: i32 = 2;
 /// For another host, in `skb->pkt_type`: ARP takes no notice of it (`arp_rcv`, net/ipv4/arp.c).
 const PACKET_OTHERHOST: u32 = 3;
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const _: () = assert!(NOTED_LEN == 1 << 12, "the upper bits of a hash are a place");
 /// How often a budget is tried while other CPUs take from it, too.
 const TRIES: usize = 3;
@@ -28,7 +33,7 @@ const TRIES: usize = 3;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static GUARDS: Array<Guard, { MAX_GUARDS as usize }, MMAPABLE> = Array::new();
+pub(crate) static GUARDS: Array<Guard, { MAX_GUARDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static NOTED: Array<u64, { NOTED_LEN as usize }> = Array::new();
 #[btf_map]
@@ -37,6 +42,22 @@ static ALLOWED: LpmTrie<ListedPrefix, u64, { MAX_ALLOWED as usize }> = LpmTrie::
 /// Drops the ARP frames that a policy of their interface refuses, and says nothing about all others.
 #[classifier]
 pub(crate) fn arp_guard(ctx: TcContext) -> i32 {
+    guard(&ctx)
+}
+
+/// The same, and drops the IP packets that the unresolved-budget refuses.
+#[classifier]
+pub(crate) fn arp_guard_ip(ctx: TcContext) -> i32 {
+    // SAFETY: the context is the one that the kernel called us with.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_IPV4)) {
+        return guard(&ctx);
+    }
+    if unresolved::is_refused(&ctx) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
+#[inline(always)]
+fn guard(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the one that the kernel called us with.
     let protocol = unsafe { (*skb).protocol };
@@ -48,27 +69,27 @@ pub(crate) fn arp_guard(ctx: TcContext) -> i32 {
     if tagged != 0 || kind == PACKET_OTHERHOST {
         return TC_ACT_UNSPEC;
     }
-    match refused(&ctx, ingress) {
-        true => TC_ACT_SHOT,
-        false => TC_ACT_UNSPEC,
-    }
+    judged(ctx, ingress).unwrap_or(TC_ACT_UNSPEC)
 }
 
 #[inline(always)]
-fn refused(ctx: &TcContext, ingress: u32) -> bool {
-    let Some(maps) = Maps::new(ingress) else { return false };
-    let Some(entry) = maps.entry() else { return false };
-    let Some(guard) = GUARDS.get_ptr_mut(entry.counters) else { return false };
+fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
+    let maps = Maps::new(ingress)?;
+    let entry = maps.entry()?;
+    let guard = GUARDS.get_ptr_mut(entry.counters)?;
     pull(ctx, ArpFrame::LEN);
-    let Some(frame) = read(ctx.data(), ctx.data_end()) else { return false };
+    let frame = read(ctx.data(), ctx.data_end())?;
     // SAFETY: an element of an array map lives as long as the program. The agent writes whole words of it through its own
     // mapping, and each word is good for itself.
     let policy = unsafe { &(*guard).policy };
-    match judge(&frame, ingress, &entry.iface, policy, &maps, &Remembered { maps: &maps, guard }) {
-        None => false,
-        Some(reason) => {
-            maps.count(reason.dropped());
-            true
+    let remembered = Remembered { maps: &maps, guard, asks: Cell::new(0) };
+    let reason = judge(&frame, ingress, &entry.iface, policy, &maps, &remembered)?;
+    maps.count(reason.dropped());
+    match remembered.asks.get() {
+        0 => Some(TC_ACT_SHOT),
+        owner => {
+            let owner = Lladdr::of_word(owner);
+            binding::ask(ctx, ingress, &frame, entry.iface.lladdr(), owner).or(Some(TC_ACT_SHOT))
         }
     }
 }
@@ -77,6 +98,8 @@ fn refused(ctx: &TcContext, ingress: u32) -> bool {
 struct Remembered<'a> {
     maps: &'a Maps,
     guard: *mut Guard,
+    /// The owner of the address that the frame claims, if it is to be asked; else 0. Not an `Option`, see `Maps`.
+    asks: Cell<u64>,
 }
 
 impl Memory for Remembered<'_> {
@@ -155,6 +178,23 @@ impl Memory for Remembered<'_> {
     }
 
     #[inline(always)]
+    fn saw_owner(&self, of: IfaceAddr) {
+        binding::saw_owner(of);
+    }
+
+    #[inline(always)]
+    fn may_move(&self, of: IfaceAddr, owner: Lladdr) -> bool {
+        match binding::next(of) {
+            Next::Cede => true,
+            Next::Refuse => false,
+            Next::Ask => {
+                self.asks.set(owner.word());
+                false
+            }
+        }
+    }
+
+    #[inline(always)]
     fn would_drop(&self, reason: DropReason) {
         self.maps.count(reason.would_drop());
     }
@@ -162,7 +202,7 @@ impl Memory for Remembered<'_> {
 
 /// CLOCK_MONOTONIC in ns.
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: a helper without arguments.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -172,7 +212,7 @@ fn now() -> u64 {
 /// # Safety
 /// The word is one of a map's, and aligned.
 #[inline(always)]
-unsafe fn exchange(word: *mut u64, before: u64, after: u64) -> u64 {
+pub(crate) unsafe fn exchange(word: *mut u64, before: u64, after: u64) -> u64 {
     let mut held = before;
     // SAFETY: as the caller says; `core` has no name for it on this target.
     unsafe {

@@ -14,6 +14,8 @@
 mod packet_access;
 
 #[cfg(target_arch = "bpf")]
+mod binding;
+#[cfg(target_arch = "bpf")]
 mod clock;
 #[cfg(target_arch = "bpf")]
 mod deviation;
@@ -35,6 +37,8 @@ mod sysctl;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod unresolved;
 #[cfg(target_arch = "bpf")]
 mod xdp;
 

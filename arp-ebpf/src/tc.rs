@@ -111,7 +111,7 @@ fn is_taken_by_arp(skb: *mut __sk_buff, frame: &PackedArp) -> bool {
 /// programs and queueing disciplines on the way out look at. Of what a program can read, only `ingress_ifindex`,
 /// `napi_id` and `hwtstamp` remain as they were.
 #[inline(always)]
-fn make_fresh(skb: *mut __sk_buff) {
+pub(crate) fn make_fresh(skb: *mut __sk_buff) {
     // SAFETY: the context is the one that the kernel called us with, and each field is one that a tc program may write.
     // One by one: the verifier knows no stores over several fields.
     unsafe {

@@ -56,18 +56,27 @@ pub struct Alone {
 impl Alone {
     /// Waits until every other lab is gone. The calling thread must have none yet.
     pub fn wait() -> Result<Self> {
-        let lock = presence()?;
         let deadline = Instant::now() + stretched(PRESENCE_WAIT);
         loop {
-            match lock.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
-                Err(TryLockError::Error(error)) => return Err(error).with_context(|| format!("locking {PRESENCE}")),
+            if let Some(alone) = Self::now()? {
+                return Ok(alone);
             }
+            thread::sleep(Duration::from_millis(20));
             ensure!(Instant::now() < deadline, "other labs are still there after {PRESENCE_WAIT:?}");
         }
-        IS_ALONE.set(true);
-        Ok(Alone { _lock: lock })
+    }
+
+    /// The same without waiting; `None` if there is another lab.
+    pub fn now() -> Result<Option<Self>> {
+        let lock = presence()?;
+        match lock.try_lock() {
+            Ok(()) => {
+                IS_ALONE.set(true);
+                Ok(Some(Alone { _lock: lock }))
+            }
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {PRESENCE}")),
+        }
     }
 }
 

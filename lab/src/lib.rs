@@ -11,6 +11,7 @@
 mod agent;
 mod bpffs;
 mod bytes;
+pub mod contacts;
 mod hook;
 mod host;
 pub mod ioctl;

@@ -138,7 +138,7 @@ impl Agent {
             ShadowWanted::Off => Manner::ByPolicy,
         };
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
-        let mut bpf = Bpf::load_with(trace, !policies.are_off(), manner)?;
+        let mut bpf = Bpf::load_with(trace, Protection::guarding(&policies), manner)?;
         let protection = Protection::start(policies, &mut bpf, &mut attachments)?;
         let deviations = Deviations::start(answering, &mut bpf)?;
         let shadow = match manner {

@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::clock::monotonic_ns;
 use crate::dataplane::bpf::Bpf;
-use crate::dataplane::guards::Configured;
+use crate::dataplane::guards::{Configured, Guarding};
 use crate::event::Link;
 use crate::hooks::attachments::Attachments;
 use crate::hooks::guards::Guards;
@@ -43,11 +43,14 @@ struct Guarded {
 }
 
 impl Protection {
-    /// Loads the guard if a policy is on.
+    /// Loads the guard if a policy is on, and watches the neighbour table if one asks for it.
     ///
     /// # Errors
-    /// The verifier refuses it.
+    /// The verifier refuses a program, or the kernel does not let its table be watched.
     pub(super) fn start(policies: Policies, bpf: &mut Bpf, attachments: &mut Attachments) -> anyhow::Result<Self> {
+        if policies.judge_ip() {
+            bpf.watch_pressure(policies.unresolved_of_the_node())?;
+        }
         let guards = if policies.are_off() { None } else { Some(Guards::new(bpf, attachments.filters())?) };
         if let Some(guards) = &guards {
             attachments.know_guard(guards.id());
@@ -59,6 +62,15 @@ impl Protection {
     /// Whether a policy is on.
     pub(super) fn is_on(&self) -> bool {
         self.guards.is_some()
+    }
+
+    /// What there must be room for.
+    pub(super) fn guarding(policies: &Policies) -> Guarding {
+        match (policies.are_off(), policies.judge_ip()) {
+            (true, _) => Guarding::Nothing,
+            (false, false) => Guarding::Arp,
+            (false, true) => Guarding::ArpAndIp,
+        }
     }
 
     /// The identifier of the guard's program.

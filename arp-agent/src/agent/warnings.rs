@@ -1,6 +1,8 @@
 //! What makes the node easy to attack, as far as it is cheap to know (docs/protection.md).
 
 use super::Agent;
+use crate::clock::monotonic_ns;
+use crate::dataplane::pressure::Seen;
 use crate::mirror::snapshot::Snapshot;
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +19,8 @@ impl Agent {
         let is_open = |ifindex: &u32| !self.protection.drops_senders(*ifindex);
         let open: BTreeSet<u32> = self.attachments.attached().iter().copied().filter(is_open).collect();
         let pressure = Pressure::read().map(|pressure| (pressure, snapshot.neighbours.len() as u64));
-        [unvalidated(snapshot, &open), pressure.and_then(|(pressure, own)| pressure.warning(own))]
+        let judged = self.bpf.pressure().and_then(|seen| judged(seen, monotonic_ns()));
+        [unvalidated(snapshot, &open), pressure.and_then(|(pressure, own)| pressure.warning(own)), judged]
             .into_iter()
             .flatten()
             .collect()
@@ -39,6 +42,17 @@ fn unvalidated(snapshot: &Snapshot, interfaces: &BTreeSet<u32>) -> Option<String
         format!(
             "rp_filter is 0 on {named}{more}: a client there can fill the neighbour table with made-up senders; set it to \
              1, or use --sender-guard"
+        )
+    })
+}
+
+/// Whether the unresolved-budget is at work.
+fn judged(seen: Seen, now: u64) -> Option<String> {
+    let Seen { entries, most, judged_until } = seen;
+    (judged_until > now).then(|| {
+        format!(
+            "the neighbour table is filling ({entries} of at most {most} entries): the unresolved-budget judges IP packets to \
+             addresses that must be resolved"
         )
     })
 }
@@ -90,5 +104,12 @@ mod tests {
         let warning = pressure.warning(13).unwrap();
         assert!(warning.contains("513 of at most 1024") && warning.contains("500 of them in other"), "{warning}");
         assert_eq!(Pressure { entries: 511, most: 1024 }.warning(0), None);
+    }
+
+    #[test]
+    fn a_budget_at_work_is_told_until_it_rests() {
+        let seen = Seen { entries: 300, most: 1024, judged_until: 7 };
+        assert!(judged(seen, 6).is_some_and(|told| told.contains("300 of at most 1024")));
+        assert_eq!(judged(seen, 7), None);
     }
 }

@@ -5,8 +5,8 @@ use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
 use super::deviations::DeviationMaps;
 use super::doubts::{Doubts, PAUSE};
-use super::guards::Guards;
-use super::layout::netns_offsets;
+use super::guards::{Guarding, Guards};
+use super::layout::{netns_offsets, table_offsets};
 use super::memory::{Chunks, MappedFib, Words};
 pub use super::programs::ProgramRun;
 use super::programs::{Manner, Stubs};
@@ -24,7 +24,7 @@ use arp_common::maps::{
     NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
 };
 use arp_common::settings::Whose;
-use arp_common::{deviation, guard, shadow};
+use arp_common::{deviation, guard, shadow, unresolved};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -78,6 +78,9 @@ pub struct Bpf {
     pub(super) deviations: DeviationMaps,
     pub(super) shadow: ShadowMaps,
     pub(super) manner: Manner,
+    pub(super) pressure: Words,
+    /// Why the neighbour table cannot be watched, where that is wanted.
+    pub(super) cannot_watch: Option<String>,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -100,24 +103,34 @@ impl Bpf {
     /// # Errors
     /// The kernel refuses: capabilities are missing, or it is too old, or without BPF.
     pub fn load(trace: bool) -> anyhow::Result<Self> {
-        Self::load_with(trace, false, Manner::AsTheKernel)
+        Self::load_with(trace, Guarding::Nothing, Manner::AsTheKernel)
     }
 
-    /// The same, with room for the guard's policies if `guards` is set, and with the programs that answer in this manner.
+    /// The same, with room for the guard's policies, and with the programs that answer in this manner.
     ///
     /// # Errors
     /// As there.
-    pub fn load_with(trace: bool, guards: bool, manner: Manner) -> anyhow::Result<Self> {
+    pub fn load_with(trace: bool, guarding: Guarding, manner: Manner) -> anyhow::Result<Self> {
         let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
         let (offsets, cannot_tell_whose) = match netns_offsets() {
             Ok(offsets) => (offsets, None),
             Err(error) => (Default::default(), Some(format!("{error:#}"))),
         };
-        let guarded = if guards { guard::MAX_GUARDS } else { 1 };
+        let guarded = if guarding == Guarding::Nothing { 1 } else { guard::MAX_GUARDS };
+        let (admitted, (table, cannot_watch)) = match guarding {
+            Guarding::ArpAndIp => {
+                let table = table_offsets();
+                let cannot = table.as_ref().err().map(|error| format!("{error:#}"));
+                (unresolved::ADMITTED, (table.unwrap_or_default(), cannot))
+            }
+            Guarding::Nothing | Guarding::Arp => (1, Default::default()),
+        };
         let (deviating, gateways) =
             if manner == Manner::ByPolicy { (guard::MAX_GUARDS, deviation::MAX_GATEWAYS) } else { (1, 1) };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(guard::names::GUARDS, guarded)
+            .map_max_entries(unresolved::names::ADMITTED, admitted)
+            .override_global(unresolved::names::TABLE_OFFSETS, &table, true)
             .map_max_entries(deviation::names::DEVIATIONS, deviating)
             .map_max_entries(deviation::names::GATEWAYS, gateways)
             .map_max_entries(shadow::names::SAMPLES, if manner == Manner::Shadow { shadow::MAX_SAMPLES } else { 1 })
@@ -137,7 +150,8 @@ impl Bpf {
         let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
         let guards = array(take(guard::names::GUARDS)?)?;
-        let guards = Guards::new(guards, guarded, take(guard::names::ALLOWED)?)?;
+        let guards = Guards::new(guarding, guards, guarded, take(guard::names::ALLOWED)?)?;
+        let pressure = Words::new(array(take(unresolved::names::PRESSURE)?)?, size_of::<unresolved::Pressure>())?;
         let deviations = array(take(deviation::names::DEVIATIONS)?)?;
         let deviations = DeviationMaps::new(deviations, deviating, take(deviation::names::GATEWAYS)?)?;
         let not_sampled = array(take(shadow::names::NOT_SAMPLED)?)?;
@@ -157,6 +171,8 @@ impl Bpf {
             own_addresses: HashMap::try_from(take(names::OWN_ADDRESSES)?)?,
             counters: CounterPool::new(counters)?,
             guards,
+            pressure,
+            cannot_watch,
             fib,
             trie: Trie::default(),
             refused: 0,

@@ -8,6 +8,7 @@ use crate::prefix::Prefix;
 use anyhow::Context as _;
 use arp_common::Lladdr;
 use arp_common::guard::{Guard, ListedPrefix, Policy, Rate, SETTLED_AFTER, State, names};
+use arp_common::unresolved;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
 use aya::programs::SchedClassifier;
@@ -29,6 +30,30 @@ pub struct Configured {
     pub learn: Rate,
     /// The budget of all others.
     pub other: Rate,
+    /// The budget of IP packets whose next hop is not resolved.
+    pub unresolved: Rate,
+}
+
+/// Which of the guard's programs there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guarding {
+    /// None.
+    #[default]
+    Nothing,
+    /// The one that judges ARP.
+    Arp,
+    /// The one that judges IP packets, too.
+    ArpAndIp,
+}
+
+impl Guarding {
+    /// The program's name in the eBPF object.
+    fn program(self) -> &'static str {
+        match self {
+            Guarding::Nothing | Guarding::Arp => names::GUARD_PROGRAM,
+            Guarding::ArpAndIp => unresolved::names::GUARD_IP_PROGRAM,
+        }
+    }
 }
 
 /// The maps of the guard.
@@ -37,6 +62,7 @@ pub(super) struct Guards {
     /// How many interfaces there is room for; 1, which no interface has, where nothing is to be guarded.
     len: u32,
     allowed: LpmTrie<MapData, [u8; 8], u64>,
+    guarding: Guarding,
 }
 
 impl Guards {
@@ -44,8 +70,9 @@ impl Guards {
     ///
     /// # Errors
     /// The kernel refuses the mapping.
-    pub(super) fn new(guards: MapData, len: u32, allowed: Map) -> anyhow::Result<Self> {
-        Ok(Guards { words: Words::new(guards, size_of::<Guard>())?, len, allowed: LpmTrie::try_from(allowed)? })
+    pub(super) fn new(guarding: Guarding, guards: MapData, len: u32, allowed: Map) -> anyhow::Result<Self> {
+        let words = Words::new(guards, size_of::<Guard>())?;
+        Ok(Guards { words, len, allowed: LpmTrie::try_from(allowed)?, guarding })
     }
 
     /// Forgets all of a place.
@@ -76,14 +103,20 @@ const POLICY: usize = offset_of!(Guard, policy);
 const STATE: usize = offset_of!(Guard, state);
 
 impl Bpf {
+    /// Which of the guard's programs there is room for.
+    pub fn guarding(&self) -> Guarding {
+        self.guards.guarding
+    }
+
     /// The guard's program.
     ///
     /// # Errors
     /// The verifier refuses.
     pub fn guard(&mut self) -> anyhow::Result<Entry> {
-        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM)?.try_into()?;
+        let name = self.guards.guarding.program();
+        let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
-            program.load().map_err(|error| refusal::of_program(names::GUARD_PROGRAM, &error))?;
+            program.load().map_err(|error| refusal::of_program(name, &error))?;
         }
         let (fd, id) = (program.fd()?.try_clone()?, program.info()?.id());
         Ok(Entry { program: Arc::new(fd), id })
@@ -91,7 +124,8 @@ impl Bpf {
 
     /// The identifier of the guard's program, if it is loaded.
     pub fn guard_id(&mut self) -> Option<u32> {
-        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM).ok()?.try_into().ok()?;
+        let name = self.guards.guarding.program();
+        let program: &mut SchedClassifier = self.program(name).ok()?.try_into().ok()?;
         program.fd().is_ok().then(|| program.info().ok().map(|info| info.id())).flatten()
     }
 
@@ -101,19 +135,25 @@ impl Bpf {
     /// The verifier or the kernel refuses.
     pub fn run_guard(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
         self.guard()?;
-        let program: &mut SchedClassifier = self.program(names::GUARD_PROGRAM)?.try_into()?;
+        let name = self.guards.guarding.program();
+        let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         run_tc(program, ingress, frame)
     }
 
     /// Sets the policies of an interface that has an entry; says whether it has.
     pub fn configure_guard(&mut self, ifindex: u32, configured: &Configured) -> bool {
         let Some(index) = self.counters.index(ifindex) else { return false };
-        let Configured { modes, list, limit, learn, other } = *configured;
+        let Configured { modes, list, limit, learn, other, unresolved } = *configured;
         let set = |offset, value| self.guards.set(index, POLICY + offset, value);
         // Nothing is dropped by values that are half written.
         set(offset_of!(Policy, modes), 0);
         set(offset_of!(Policy, limit), limit);
-        for (at, rate) in [(offset_of!(Policy, learn), learn), (offset_of!(Policy, other), other)] {
+        let rates = [
+            (offset_of!(Policy, learn), learn),
+            (offset_of!(Policy, other), other),
+            (offset_of!(Policy, unresolved), unresolved),
+        ];
+        for (at, rate) in rates {
             set(at + offset_of!(Rate, interval), rate.interval);
             set(at + offset_of!(Rate, depth), rate.depth);
         }

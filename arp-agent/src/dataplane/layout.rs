@@ -1,8 +1,9 @@
-//! Where the kernel keeps what the sysctl hook follows: offsets of members, from the kernel's own description of its types
+//! Where the kernel keeps what the sysctl hook and the unresolved-budget follow: offsets of members, from the kernel's own description of its types
 //! (Documentation/bpf/btf.rst).
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use arp_common::settings::NETNS_WAY;
+use arp_common::unresolved::TABLE_WAY;
 use aya_obj::generated::BTF_KIND_STRUCT;
 use memmap2::MmapMut;
 use std::fs::File;
@@ -21,6 +22,15 @@ pub(super) fn netns_offsets() -> Result<[u32; NETNS_WAY.len()]> {
     let btf = read().with_context(|| format!("reading {BTF} failed"))?;
     offsets(&btf, &NETNS_WAY)
         .with_context(|| format!("{BTF} does not give the way from a setting to its network namespace"))
+}
+
+/// The same for the members of [`TABLE_WAY`].
+///
+/// # Errors
+/// As there.
+pub(super) fn table_offsets() -> Result<[u32; TABLE_WAY.len()]> {
+    let btf = read().with_context(|| format!("reading {BTF} failed"))?;
+    offsets(&btf, &TABLE_WAY).with_context(|| format!("{BTF} does not describe the neighbour table"))
 }
 
 /// The whole description, in a mapping of its own: on the heap, its few megabytes would stay with the process for good.

@@ -59,6 +59,8 @@ const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
 const LAST: u32 = 0xffff << 16 | ETH_P_ARP.to_be() as u32;
 /// The guard's filter's: before every other one, unless somebody has that priority, too.
 const FIRST: u32 = 1 << 16 | ETH_P_ARP.to_be() as u32;
+/// The same where the guard judges IP packets, too.
+const FIRST_OF_ALL: u32 = 1 << 16 | ETH_P_ALL.to_be() as u32;
 /// The same with priority 0: the kernel takes one before all others.
 const ANYWHERE: u32 = ETH_P_ARP.to_be() as u32;
 /// Our filter's handle among those of its priority.
@@ -201,13 +203,14 @@ impl Filters {
         })
     }
 
-    /// Sets a filter for ARP on an interface that comes before all others, and the queueing discipline for it if there is
-    /// none.
+    /// Sets a filter on an interface that comes before all others, for ARP or for all protocols, and the queueing discipline
+    /// for it if there is none.
     ///
     /// # Errors
     /// The kernel refuses, or the first place is taken; then nothing is left that was not there before.
-    pub fn set_first(&mut self, ifindex: u32, program: i32) -> Result<Filter> {
-        self.set_new(ifindex, |filters| filters.add_filter(ifindex, program, FIRST, NLM_F_CREATE | NLM_F_EXCL))
+    pub fn set_first(&mut self, ifindex: u32, program: i32, for_all: bool) -> Result<Filter> {
+        let first = if for_all { FIRST_OF_ALL } else { FIRST };
+        self.set_new(ifindex, |filters| filters.add_filter(ifindex, program, first, NLM_F_CREATE | NLM_F_EXCL))
             .context("setting a tc filter with priority 1 failed (others may have one)")
     }
 

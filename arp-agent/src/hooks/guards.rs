@@ -4,6 +4,7 @@ use super::bpf_syscalls::{HookLink, knows_tcx};
 use super::clsact::{Filter, Filters};
 use super::worker::{Done, Worker};
 use crate::dataplane::bpf::Bpf;
+use crate::dataplane::guards::Guarding;
 use crate::dataplane::programs::Entry;
 use anyhow::Context as _;
 use std::collections::BTreeMap;
@@ -19,6 +20,8 @@ pub struct Guards {
     worker: Worker,
     filters: Filters,
     knows_tcx: bool,
+    /// The program judges IP packets, too.
+    judges_ip: bool,
     by_ifindex: BTreeMap<u32, Guard>,
 }
 
@@ -49,6 +52,7 @@ impl Guards {
             worker: Worker::start(HookLink::attach_first).context("starting a thread failed")?,
             filters: filters.another()?,
             knows_tcx: knows_tcx(),
+            judges_ip: bpf.guarding() == Guarding::ArpAndIp,
             by_ifindex: BTreeMap::new(),
         })
     }
@@ -72,7 +76,7 @@ impl Guards {
         let handle = if self.knows_tcx {
             Handle::Waiting(self.worker.attach(ifindex, self.program.clone(), true, before))
         } else {
-            match self.filters.set_first(ifindex, self.program.program.as_fd().as_raw_fd()) {
+            match self.filters.set_first(ifindex, self.program.program.as_fd().as_raw_fd(), self.judges_ip) {
                 Ok(filter) => Handle::Filter(filter),
                 Err(error) => refused(ifindex, format!("{error:#}")),
             }

@@ -3,6 +3,7 @@
 use crate::config::Interval;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
+use arp_common::binding::Kind;
 use arp_common::guard::{Mode, Rate};
 use clap::Args;
 use std::net::Ipv4Addr;
@@ -40,6 +41,25 @@ pub struct ProtectionOptions {
         help_heading = HEADING
     )]
     pub budget: Vec<For<Budgets>>,
+    /// Binding: `off`, `count` or `drop` ARP frames whose sender's address another client of the interface has, by its neighbour
+    /// entry: until that one is silent when it is asked (`learn`), as long as there is the entry (`fixed`), and only if the
+    /// Ethernet source is the sender's (`strict`). Of several patterns that match an interface the last one counts.
+    #[arg(
+        long,
+        value_name = "GLOB=MODE[:learn|fixed|strict]",
+        num_args = 1..,
+        value_delimiter = ' ',
+        help_heading = HEADING
+    )]
+    pub binding: Vec<For<Binding>>,
+    /// Unresolved-budget: while the neighbour table fills, `off`, `count` or `drop` IP packets to next hops that the node must
+    /// resolve first, above a rate a second, with a burst (30/320 unless given). Of several patterns that match an interface
+    /// the last one counts.
+    #[arg(long, value_name = "GLOB=MODE[:RATE/BURST]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
+    pub unresolved_budget: Vec<For<Unresolved>>,
+    /// What all interfaces with an unresolved-budget may have together, as a rate a second and a burst.
+    #[arg(long, value_name = "RATE/BURST", default_value = "85/256", value_parser = rate, help_heading = HEADING)]
+    pub unresolved_node: Rate,
 }
 
 /// A value for the interfaces of a pattern.
@@ -172,6 +192,50 @@ impl FromStr for Budgets {
     }
 }
 
+/// The binding's mode, and its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// The mode.
+    pub mode: Mode,
+    /// How a binding comes about, and what ends it.
+    pub kind: Kind,
+}
+
+impl FromStr for Binding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (mode, kind) = mode_and_more(text)?;
+        let kind = match kind {
+            None | Some("learn") => Kind::Learn,
+            Some("fixed") => Kind::Fixed,
+            Some("strict") => Kind::Strict,
+            Some(other) => return Err(format!("`{other}` is none of learn, fixed and strict")),
+        };
+        Ok(Binding { mode, kind })
+    }
+}
+
+/// The unresolved-budget's mode, and the budget of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// The mode.
+    pub mode: Mode,
+    /// Of packets whose next hop is not resolved.
+    pub budget: Rate,
+}
+
+impl FromStr for Unresolved {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Half of the burst is an interface's in any case: 128 hosts contacted at once, and some more.
+        const DEFAULT: &str = "30/320";
+        let (mode, budget) = mode_and_more(text)?;
+        Ok(Unresolved { mode, budget: rate(budget.unwrap_or(DEFAULT))? })
+    }
+}
+
 fn rate(text: &str) -> Result<Rate, String> {
     const SECOND: u64 = 1_000_000_000;
     let (rate, burst) = text.split_once('/').ok_or_else(|| format!("`{text}` is no rate and burst such as 50/512"))?;
@@ -198,6 +262,15 @@ mod tests {
         let budgets = "v0=drop:100/10".parse::<For<Budgets>>().unwrap().value;
         assert_eq!(budgets.learn, Rate { interval: 10_000_000, depth: 100_000_000 });
         assert_eq!(budgets.other, Rate { interval: 20_000_000, depth: 2_560_000_000 }, "the default");
+        let binding = |text: &str| text.parse::<For<Binding>>().map(|of| of.value);
+        assert_eq!(binding("v0=count"), Ok(Binding { mode: Mode::Count, kind: Kind::Learn }));
+        assert_eq!(binding("v0=drop:strict"), Ok(Binding { mode: Mode::Drop, kind: Kind::Strict }));
+        assert!(binding("v0=drop:always").unwrap_err().contains("learn, fixed and strict"));
+        let unresolved = |text: &str| text.parse::<For<Unresolved>>().map(|of| of.value);
+        let budget = Rate { interval: 100_000_000, depth: 2_000_000_000 };
+        assert_eq!(unresolved("v*=drop:10/20"), Ok(Unresolved { mode: Mode::Drop, budget }));
+        let budget = Rate { interval: 33_333_333, depth: 10_666_666_560 };
+        assert_eq!(unresolved("v*=count"), Ok(Unresolved { mode: Mode::Count, budget }), "the default");
         let allowed = "v0=10.8.0.0/24=02:00:00:00:00:01".parse::<For<Allowed>>().unwrap().value;
         assert_eq!(allowed.prefix, Prefix::new([10, 8, 0, 0], 24));
         assert_eq!(allowed.lladdr, Some(Lladdr::new([2, 0, 0, 0, 0, 1])));

@@ -5,7 +5,7 @@ use super::options::{Allowed, For, ProtectionOptions};
 use super::patterns::{Fault, Patterns, contradictions};
 use crate::dataplane::guards::Configured;
 use crate::prefix::Prefix;
-use arp_common::guard::{MAX_ALLOWED, Mode, Policy};
+use arp_common::guard::{MAX_ALLOWED, Mode, Policy, Rate};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -37,17 +37,24 @@ impl Policies {
     /// A pattern is not a glob, matches no interface of the agent's, or two values contradict each other: each fault.
     pub fn new(options: &ProtectionOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
         let (mut patterns, mut faults) = (Patterns::default(), Vec::new());
-        let ProtectionOptions { sender_guard, sender_allow, entry_limit, budget, .. } = options;
+        let ProtectionOptions { sender_guard, sender_allow, entry_limit, budget, binding, unresolved_budget, .. } =
+            options;
         let guarded = || sender_guard.iter().map(|of| &of.glob);
         let limited = || entry_limit.iter().map(|of| &of.glob);
         let rated = || budget.iter().map(|of| &of.glob);
+        let bound = || binding.iter().map(|of| &of.glob);
+        let charged = || unresolved_budget.iter().map(|of| &of.glob);
         patterns.add("sender-guard", guarded(), interfaces, &mut faults);
         patterns.add("sender-allow", sender_allow.iter().map(|of| &of.glob), interfaces, &mut faults);
         patterns.add("entry-limit", limited(), interfaces, &mut faults);
         patterns.add("budget", rated(), interfaces, &mut faults);
+        patterns.add("binding", bound(), interfaces, &mut faults);
+        patterns.add("unresolved-budget", charged(), interfaces, &mut faults);
         contradictions("sender-guard", guarded(), &mut faults);
         contradictions("entry-limit", limited(), &mut faults);
         contradictions("budget", rated(), &mut faults);
+        contradictions("binding", bound(), &mut faults);
+        contradictions("unresolved-budget", charged(), &mut faults);
         if !sender_allow.is_empty() && sender_guard.iter().all(|of| of.value.0 == Mode::Off) {
             let why = "stands there without sender-guard: there is nothing to allow; add sender-guard GLOB=count";
             faults.push(Fault { setting: "sender-allow", why: why.to_owned() });
@@ -74,10 +81,22 @@ impl Policies {
 
     /// Whether none is asked for: then nothing is loaded, nor attached.
     pub fn are_off(&self) -> bool {
-        let ProtectionOptions { sender_guard, entry_limit, budget, .. } = &self.options;
-        sender_guard.iter().all(|of| of.value.0 == Mode::Off)
+        let ProtectionOptions { sender_guard, entry_limit, budget, binding, .. } = &self.options;
+        !self.judge_ip()
+            && sender_guard.iter().all(|of| of.value.0 == Mode::Off)
             && entry_limit.iter().all(|of| of.value.mode == Mode::Off)
             && budget.iter().all(|of| of.value.mode == Mode::Off)
+            && binding.iter().all(|of| of.value.mode == Mode::Off)
+    }
+
+    /// Whether an unresolved-budget is on: the only policy that looks at IP packets.
+    pub fn judge_ip(&self) -> bool {
+        self.options.unresolved_budget.iter().any(|of| of.value.mode != Mode::Off)
+    }
+
+    /// What all interfaces with an unresolved-budget may have together.
+    pub fn unresolved_of_the_node(&self) -> Rate {
+        self.options.unresolved_node
     }
 
     /// How long the grace is.
@@ -90,10 +109,14 @@ impl Policies {
         let sender = self.last(&self.options.sender_guard, name).map_or(Mode::Off, |value| value.0);
         let limit = self.last(&self.options.entry_limit, name).filter(|limit| limit.mode != Mode::Off);
         let budgets = self.last(&self.options.budget, name).filter(|budgets| budgets.mode != Mode::Off);
+        let unresolved = self.last(&self.options.unresolved_budget, name).filter(|of| of.mode != Mode::Off);
+        let binding = self.last(&self.options.binding, name).filter(|of| of.mode != Mode::Off);
         let modes = [
             ("sender-guard", sender),
             ("entry-limit", limit.map_or(Mode::Off, |limit| limit.mode)),
             ("budget", budgets.map_or(Mode::Off, |budgets| budgets.mode)),
+            ("binding", binding.map_or(Mode::Off, |of| of.mode)),
+            ("unresolved-budget", unresolved.map_or(Mode::Off, |of| of.mode)),
         ];
         let words = modes.iter().filter(|(_, mode)| *mode != Mode::Off).map(|(policy, mode)| match mode {
             Mode::Drop => format!("{policy}: drop"),
@@ -103,13 +126,16 @@ impl Policies {
         if words.is_empty() {
             return None;
         }
-        let [(_, sender), (_, entries), (_, budget)] = modes;
+        let [(_, sender), (_, entries), (_, budget), (_, bound), (_, of_unresolved)] = modes;
+        let modes = Policy::with_unresolved(Policy::modes_of(sender, entries, budget), of_unresolved);
+        let kind = binding.map(|of| of.kind).unwrap_or_default();
         let configured = Configured {
-            modes: Policy::modes_of(sender, entries, budget),
+            modes: Policy::with_binding(modes, bound, kind),
             list: if sender == Mode::Off { 0 } else { self.list(name) },
             limit: limit.map_or(0, |limit| limit.entries),
             learn: budgets.map(|budgets| budgets.learn).unwrap_or_default(),
             other: budgets.map(|budgets| budgets.other).unwrap_or_default(),
+            unresolved: unresolved.map(|of| of.budget).unwrap_or_default(),
         };
         Some(Held { configured, words, drops_senders: sender == Mode::Drop })
     }
@@ -184,7 +210,21 @@ mod tests {
     fn off_is_as_if_nothing_was_said() {
         let mut off = policies("--sender-guard cali*=off --entry-limit cali*=off --budget cali*=off").unwrap();
         assert!(off.are_off() && off.of("cali1").is_none());
+        assert!(policies("--binding eth0=off").unwrap().are_off());
+        assert!(!policies("--binding eth0=count").unwrap().are_off());
         assert!(policies("").unwrap().are_off());
+    }
+
+    #[test]
+    fn the_unresolved_budget_alone_is_a_policy_that_looks_at_packets() {
+        let mut policies = policies("--unresolved-budget cali*=drop --unresolved-budget cali7=off").unwrap();
+        assert!(!policies.are_off() && policies.judge_ip());
+        let held = policies.of("cali1").unwrap();
+        assert_eq!(held.words, ["unresolved-budget: drop"]);
+        assert_eq!(held.configured.modes, Policy::with_unresolved(0, Drop));
+        assert_eq!(policies.of("cali7"), None);
+        let off = self::policies("--sender-guard cali*=drop --unresolved-budget cali*=off").unwrap();
+        assert!(!off.judge_ip());
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct World {
     state: Cell<State>,
     now: Cell<u64>,
     would: RefCell<Vec<DropReason>>,
+    claims: RefCell<BTreeMap<[u8; 4], binding::Claim>>,
+    asked: RefCell<Vec<Lladdr>>,
 }
 
 impl Tables for World {
@@ -125,6 +127,22 @@ impl Memory for World {
     fn note(&self, _: [u8; 4], _: &Policy) {
         self.change(|state| state.let_up += 1);
     }
+    fn saw_owner(&self, of: IfaceAddr) {
+        if let Some(claim) = self.claims.borrow_mut().get_mut(&of.addr) {
+            claim.seen = 1;
+        }
+    }
+    fn may_move(&self, of: IfaceAddr, owner: Lladdr) -> bool {
+        let mut claims = self.claims.borrow_mut();
+        let claim = claims.entry(of.addr).or_default();
+        let (key, _) = binding::place_of(of);
+        let next = claim.next(key, self.now.get());
+        if next == binding::Next::Ask {
+            *claim = binding::Claim { key, asked: self.now.get(), seen: 0 };
+            self.asked.borrow_mut().push(owner);
+        }
+        next == binding::Next::Cede
+    }
     fn would_drop(&self, reason: DropReason) {
         self.would.borrow_mut().push(reason);
     }
@@ -165,6 +183,8 @@ fn world(sender: Mode, entries: Mode, budget: Mode) -> World {
         state: Cell::default(),
         now: Cell::new(SECOND),
         would: RefCell::default(),
+        claims: RefCell::default(),
+        asked: RefCell::default(),
     }
 }
 
@@ -359,4 +379,65 @@ fn counters_of_drops_and_passes_are_apart() {
     assert!(all.iter().all(|&counter| counter < COUNTERS && counter != crate::reason::ANSWERED));
     assert_eq!(DropReason::SenderElsewhere.dropped(), 48, "numbers are ABI");
     assert_eq!(DropReason::OtherBudget.would_drop(), 59);
+}
+
+/// One policy, the binding.
+fn bound(mode: Mode, kind: binding::Kind) -> World {
+    let mut world = world(Mode::Off, Mode::Off, Mode::Off);
+    world.policy.modes = Policy::with_binding(0, mode, kind);
+    world
+}
+
+fn claim() -> ArpFrame {
+    ArpFrame::request(OTHER_MAC, POD, GATEWAY)
+}
+
+#[test]
+fn an_address_stays_its_owner_s_until_that_one_is_silent() {
+    let other = Some(DropReason::OtherOwner);
+    let world = bound(Mode::Drop, binding::Kind::Learn);
+    for frame in [claim(), reply(POD, OTHER_MAC), ArpFrame::request(OTHER_MAC, POD, POD)] {
+        assert_eq!(world.judge(&frame), other, "{frame:?}");
+    }
+    assert_eq!(*world.asked.borrow(), [Lladdr::new(POD_MAC)], "the owner, once");
+    assert_eq!(world.judge(&from(POD)), None, "the owner");
+    assert_eq!(world.judge(&ArpFrame::request(POD_MAC, POD, POD)), None);
+    assert_eq!(world.judge(&ArpFrame::request(OTHER_MAC, NEW, GATEWAY)), None, "nobody's yet");
+    world.now.set(world.now.get() + 2 * SECOND);
+    assert_eq!(world.judge(&claim()), other, "the owner has been heard");
+    world.now.set(world.now.get() + 10 * SECOND);
+    assert_eq!(world.judge(&claim()), other);
+    assert_eq!(world.asked.borrow().len(), 2, "it is asked again");
+    world.now.set(world.now.get() + SECOND);
+    assert_eq!(world.judge(&claim()), None, "it is silent");
+}
+
+#[test]
+fn a_fixed_binding_asks_nobody_and_a_strict_one_looks_at_the_ethernet_source() {
+    let other = Some(DropReason::OtherOwner);
+    for kind in [binding::Kind::Fixed, binding::Kind::Strict] {
+        let world = bound(Mode::Drop, kind);
+        for _ in 0..3 {
+            assert_eq!(world.judge(&claim()), other, "{kind:?}");
+            world.now.set(world.now.get() + 20 * SECOND);
+        }
+        assert!(world.asked.borrow().is_empty());
+        assert_eq!(world.judge(&from(POD)), None, "{kind:?}");
+        let disguised = ArpFrame { src: OTHER_MAC, ..from(POD) };
+        assert_eq!(world.judge(&disguised), other.filter(|_| kind == binding::Kind::Strict), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_binding_that_counts_asks_nobody_and_one_without_a_lease_is_open() {
+    let world = bound(Mode::Count, binding::Kind::Learn);
+    assert_eq!(world.judge(&claim()), None);
+    assert_eq!(*world.would.borrow(), [DropReason::OtherOwner]);
+    assert!(world.asked.borrow().is_empty());
+    let mut world = bound(Mode::Drop, binding::Kind::Learn);
+    world.lease = false;
+    assert_eq!(world.judge(&claim()), None);
+    world.lease = true;
+    world.neighbours.insert(POD, Neighbour { lladdr: POD_MAC, flags: Neighbour::FIXED });
+    assert_eq!(world.judge(&claim()), None, "no frame changes a permanent entry");
 }

@@ -11,6 +11,7 @@ mod flips;
 mod hooks;
 mod looking;
 mod sysctls;
+mod table;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

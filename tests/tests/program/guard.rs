@@ -7,6 +7,7 @@ use arp_agent::dataplane::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::guard::{Class, DropReason, Memory, Mode, Policy, Rate, judge};
+use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Tables as _};
 use lab::needs_root;
 
@@ -22,7 +23,7 @@ fn tables(modes: u32) -> anyhow::Result<ProgramTables> {
     tables.apply(&[Change::CommonView(Some(VIEW))])?;
     // One frame in a thousand seconds.
     let rate = Rate { interval: 1_000_000_000_000, depth: 3_000_000_000_000 };
-    let configured = Configured { modes, list: 1, limit: 4, learn: rate, other: rate };
+    let configured = Configured { modes, list: 1, limit: 4, learn: rate, other: rate, ..Configured::default() };
     ensure!(tables.bpf.configure_guard(INGRESS, &configured), "lo has no entry");
     Ok(tables)
 }
@@ -126,6 +127,10 @@ impl Memory for Nothing {
         0
     }
     fn note(&self, _: [u8; 4], _: &Policy) {}
+    fn saw_owner(&self, _: IfaceAddr) {}
+    fn may_move(&self, _: IfaceAddr, _: Lladdr) -> bool {
+        false
+    }
     fn would_drop(&self, _: DropReason) {}
 }
 

@@ -9,3 +9,4 @@ mod order;
 mod random;
 mod rows;
 mod tables;
+mod unresolved;

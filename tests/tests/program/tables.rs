@@ -6,6 +6,7 @@ use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane;
 use arp_agent::dataplane::bpf::Bpf;
 use arp_agent::dataplane::fake::Fake;
+use arp_agent::dataplane::guards::Guarding;
 use arp_agent::dataplane::programs::Manner;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
@@ -38,27 +39,32 @@ pub(crate) struct ProgramTables {
 
 impl ProgramTables {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Self::with_room_for(false, Manner::AsTheKernel)
+        Self::with_room_for(Guarding::Nothing, Manner::AsTheKernel)
     }
 
     /// The same, with room for the guard's policies.
     pub(crate) fn guarded() -> anyhow::Result<Self> {
-        Self::with_room_for(true, Manner::AsTheKernel)
+        Self::with_room_for(Guarding::Arp, Manner::AsTheKernel)
+    }
+
+    /// The same, for IP packets, too.
+    pub(crate) fn guarded_with_ip() -> anyhow::Result<Self> {
+        Self::with_room_for(Guarding::ArpAndIp, Manner::AsTheKernel)
     }
 
     /// The same, with the programs that answer by policies, too.
     pub(crate) fn deviating() -> anyhow::Result<Self> {
-        Self::with_room_for(false, Manner::ByPolicy)
+        Self::with_room_for(Guarding::Nothing, Manner::ByPolicy)
     }
 
-    fn with_room_for(guards: bool, manner: Manner) -> anyhow::Result<Self> {
+    fn with_room_for(guarding: Guarding, manner: Manner) -> anyhow::Result<Self> {
         // This thread's own, gone with it.
         unshare(CloneFlags::CLONE_NEWNET)?;
         // As if frames to the interface came in on it: what they are for is noted before a tc program sees them.
         let mac = Lladdr::new(MAC);
         let set = Command::new("ip").args(["link", "set", "lo", "address", &mac.to_string()]).status()?;
         ensure!(set.success(), "lo does not take the address {mac}");
-        let mut tables = ProgramTables { bpf: Bpf::load_with(false, guards, manner)?, fake: Fake::default() };
+        let mut tables = ProgramTables { bpf: Bpf::load_with(false, guarding, manner)?, fake: Fake::default() };
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
         tables.apply(&[
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),

@@ -2,6 +2,7 @@
 //! what is refused. The kernel alone says what would become of the same frames.
 
 mod attacks;
+mod binding;
 mod lapses;
 mod never_hurt;
 mod refused;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use lab::{AgentOptions, Host, Lab, SideBySide, needs_root, wait_until};
+use lab::{AgentOptions, Host, Lab, SideBySide, Wire, needs_root, wait_until};
 
 use super::{ALL, await_guard, request};
 
@@ -204,4 +204,33 @@ fn a_bridge_s_port_is_not_guarded() -> Result<()> {
         Ok(super::count(&agent, "cali0", "dropped", "sender_elsewhere")? == before)
     };
     wait_until(Duration::from_secs(5), passes, || "frames of a bridge's port pass".to_owned())
+}
+
+#[test]
+fn reverse_arp_of_a_migrated_machine_reaches_the_node() -> Result<()> {
+    needs_root!();
+    const RARP: u16 = 0x8035;
+    let lab = topology::calico(1)?;
+    let agent = super::start(&lab, ALL)?;
+    let p0 = lab.host("p0");
+    // What QEMU sends for a machine that has moved (RFC 903): its own link-layer address twice, no IP address.
+    let mut frame = arp_common::ArpFrame::request(p0.mac().bytes(), [0; 4], [0; 4]).to_bytes();
+    frame[12..14].copy_from_slice(&RARP.to_be_bytes());
+    frame[20..22].copy_from_slice(&[0, 3]);
+    frame[32..38].copy_from_slice(&p0.mac().bytes());
+    let listener = Wire::open_for(lab.node(), Some("cali0"), RARP)?;
+    // More than any budget.
+    let frames = vec![frame.to_vec(); 1_000];
+    super::send(p0, &frames)?;
+    let deadline = std::time::Instant::now() + Duration::from_millis(500);
+    let mut arrived = 0;
+    while let Some(received) = listener.receive(deadline)? {
+        arrived += usize::from(received == frame);
+        if arrived == frames.len() {
+            break;
+        }
+    }
+    ensure!(arrived >= 200, "{arrived} of them arrived, and the listener's queue holds at least 200");
+    ensure!(agent.status()?.0["dropped"].as_object().is_some_and(serde_json::Map::is_empty), "some were dropped");
+    Ok(())
 }

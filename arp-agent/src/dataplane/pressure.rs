@@ -1,0 +1,68 @@
+//! The neighbour table's pressure as the eBPF program sees it, and the node's budget ([`arp_common::unresolved`]).
+
+use super::bpf::Bpf;
+use super::refusal;
+use anyhow::Context as _;
+use arp_common::guard::Rate;
+use arp_common::unresolved::{Pressure, names};
+use aya::programs::RawTracePoint;
+use std::mem::offset_of;
+use std::sync::atomic::Ordering;
+
+/// The kernel's tracepoint that tells of each new entry (include/trace/events/neigh.h; Linux 5.2).
+const TRACEPOINT: &str = "neigh_create";
+
+/// The words of [`Pressure`].
+const JUDGED_UNTIL: usize = offset_of!(Pressure, judged_until) / 8;
+const ENTRIES: usize = offset_of!(Pressure, entries) / 8;
+const MOST: usize = offset_of!(Pressure, most) / 8;
+const BUDGET: usize = offset_of!(Pressure, budget) / 8;
+
+/// How full the neighbour table of the machine was when the last entry was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Entries that count.
+    pub entries: u64,
+    /// How many there may be (`gc_thresh3`).
+    pub most: u64,
+    /// CLOCK_MONOTONIC in ns until which packets are judged; 0 while none is.
+    pub judged_until: u64,
+}
+
+impl Bpf {
+    /// Watches the neighbour table from here on, and gives all interfaces together this budget.
+    ///
+    /// # Errors
+    /// The kernel does not say how its table is laid out, or refuses the program.
+    pub fn watch_pressure(&mut self, budget: Rate) -> anyhow::Result<()> {
+        const WITHOUT: &str = "run without it";
+        if let Some(why) = &self.cannot_watch {
+            anyhow::bail!(
+                "unresolved-budget needs the kernel's types, to see the neighbour table fill: {why}; {WITHOUT}"
+            );
+        }
+        let interval = offset_of!(Rate, interval) / 8;
+        self.pressure.long(BUDGET + interval).store(budget.interval, Ordering::Release);
+        self.pressure.long(BUDGET + offset_of!(Rate, depth) / 8).store(budget.depth, Ordering::Release);
+        let name = names::PRESSURE_PROGRAM;
+        let program: &mut RawTracePoint = self.program(name)?.try_into()?;
+        program.load().map_err(|error| refusal::of_program(name, &error))?;
+        // The link goes with the program.
+        program.attach(TRACEPOINT).map(drop).with_context(|| {
+            format!("unresolved-budget: the kernel refuses to tell of new neighbour entries ({TRACEPOINT}); {WITHOUT}")
+        })
+    }
+
+    /// What was seen of the table; `None` before the first entry, and where it is not watched.
+    pub fn pressure(&self) -> Option<Seen> {
+        let [entries, most, judged_until] =
+            [ENTRIES, MOST, JUDGED_UNTIL].map(|word| self.pressure.long(word).load(Ordering::Relaxed));
+        (most != 0).then_some(Seen { entries, most, judged_until })
+    }
+
+    /// Says that the table has so many entries: for tests of the program, and for those who measure it.
+    pub fn pretend_pressure(&mut self, seen: Seen) {
+        let words = [(ENTRIES, seen.entries), (MOST, seen.most), (JUDGED_UNTIL, seen.judged_until)];
+        words.into_iter().for_each(|(word, value)| self.pressure.long(word).store(value, Ordering::Relaxed));
+    }
+}
