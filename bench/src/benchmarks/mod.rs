@@ -77,7 +77,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
     },
     Benchmark {
         name: "protection",
-        what: "what a flood of spoofed frames takes from others, with and without policies",
+        what: "what floods and scans of one pod take from others, with and without policies",
         run: protection::run,
         tables: &[],
     },

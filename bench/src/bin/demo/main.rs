@@ -3,6 +3,7 @@
 mod compare;
 mod questions;
 mod report;
+mod scan;
 mod walk;
 
 use std::fs;
@@ -12,13 +13,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use lab::{AgentOptions, INTERRUPTED, Lab, Stop};
+use lab::{AgentOptions, Alone, INTERRUPTED, Lab, Stop};
 
 /// The ARP fast path at work on a lab of its own: a node, four pods and an uplink in network namespaces.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask run", max_term_width = 110)]
 struct Arguments {
-    /// Only the requests and the walk, without the benchmark.
+    /// Only the requests and the walk, without the benchmark and the scan.
     #[arg(long)]
     no_bench: bool,
     /// Rounds of the benchmark, about 4 s each; in four, each pod has each role once.
@@ -51,6 +52,8 @@ fn main() -> ExitCode {
 
 fn demonstrate(arguments: &Arguments, stop: &Stop) -> Result<()> {
     let begin = Instant::now();
+    // Before there is a lab: the scan fills a table that all labs share.
+    let alone = Alone::now()?;
     let lab = questions::node_with_four_pods()?;
     let prefix = lab.prefix().to_owned();
     report::lab(&lab)?;
@@ -58,6 +61,10 @@ fn demonstrate(arguments: &Arguments, stop: &Stop) -> Result<()> {
     with_agent(&lab, stop)?;
     if !arguments.no_bench {
         compare(&lab, usize::from(arguments.rounds), stop)?;
+        match alone {
+            Some(_) => scan::show(&lab, stop).context("the scan")?,
+            None => println!("\nNo scan is shown: it would fill the neighbour table of the other labs that are there."),
+        }
     }
     drop(lab);
     let left = left_behind(&prefix)?;
