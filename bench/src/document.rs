@@ -197,20 +197,26 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs")
     }
 
-    /// docs/performance.md is what docs/performance.json makes of it, figures and plots.
+    /// Where the benchmarks' places are: those that are about one subject are on its page.
+    const PAGES: [&str; 3] = ["performance.md", "protection.md", "compatibility.md"];
+
+    /// The pages are what docs/performance.json makes of them, figures and plots.
     #[test]
-    fn the_document_says_what_was_measured() {
+    fn the_documents_say_what_was_measured() {
         let report = Report::read(&docs().join("performance.json")).unwrap();
-        let text = fs::read_to_string(docs().join("performance.md")).unwrap();
+        let texts = PAGES.map(|page| fs::read_to_string(docs().join(page)).unwrap());
         for name in crate::benchmarks::names() {
-            assert!(text.contains(&format!("{OPEN}{name} -->")), "there is no place for {name}");
+            let place = format!("{OPEN}{name} -->");
+            assert!(texts.iter().any(|text| text.contains(&place)), "there is no place for {name}");
         }
-        let must = filled(&report, &text).unwrap();
-        for (is, must) in text.lines().zip(must.lines()) {
-            assert_eq!(is, must);
+        for (page, text) in PAGES.iter().zip(&texts) {
+            let must = filled(&report, text).unwrap();
+            for (is, must) in text.lines().zip(must.lines()) {
+                assert_eq!(is, must, "docs/{page}");
+            }
+            assert_eq!(text.len(), must.len(), "docs/{page}");
         }
-        assert_eq!(text.len(), must.len());
-        assert!(text.lines().count() <= 300, "docs/performance.md has {} lines", text.lines().count());
+        assert!(texts[0].lines().count() <= 300, "docs/performance.md has {} lines", texts[0].lines().count());
     }
 
     /// The plots that docs/performance.md shows are in docs/plots, as docs/performance.json draws them, and no others.

@@ -153,9 +153,9 @@ fn pair<'a>(lab: &Lab, case: &'a Case, attacker: u8, victim: u8) -> Result<Pair<
         lab.node().sysctl(&format!("net.ipv4.conf.cali{pod}.rp_filter"), case.rp_filter)?;
     }
     lab.node().ip_each(&format!(
-        "route add 10.66.{attacker}.0/20 dev cali{attacker} scope link
+        "route add 10.66.{wide}.0/20 dev cali{attacker} scope link
          route add 10.67.{victim}.0/24 dev cali{victim} scope link",
-        attacker = u32::from(attacker) * 16,
+        wide = u32::from(attacker) * 16,
     ))?;
     if case.nft {
         nft_guard(lab, attacker)?;
