@@ -11,6 +11,7 @@ use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
 use crate::control::{InterfaceStatus, Peer, ShadowStatus, ShadowVerdict, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
+use crate::events::{Event, Kind};
 use crate::explain::checks::Check;
 use crate::explain::{AgentIs, Answer, ByPolicy, Cause, Explanation, Fact, KernelAnswer, Question, Remedy, TablesFrom};
 use crate::hooks::policy::{Surroundings, candidates};
@@ -319,6 +320,24 @@ fn every_field_of_stats_is_documented() {
     document.rate(&document.clone(), Duration::from_secs(1));
     let document = serde_json::to_value(document).unwrap();
     assert_fields_are_documented(&document, "### Fields of `stats --json`");
+}
+
+#[test]
+fn every_field_and_every_kind_of_events_is_documented() {
+    let event = Event {
+        interface: Some(String::new()),
+        ifindex: Some(7),
+        address: Some(Ipv4Addr::LOCALHOST),
+        lladdr: Some(arp_common::Lladdr::new([0; 6])),
+        reason: Some(String::new()),
+        dropped: Some(true),
+        ..Event::default()
+    };
+    assert_fields_are_documented(&serde_json::to_value(event).unwrap(), "### Fields of `events --json`");
+    let text = section(&document("docs/operations.md"), "## Events");
+    let claimed: Vec<String> = table(&text).into_iter().map(|row| format!("| {} |", row.join(" | "))).collect();
+    let is: Vec<String> = Kind::ALL.iter().map(|kind| format!("| `{}` | {} |", kind.name(), kind.why())).collect();
+    assert!(claimed == is, "docs/operations.md, Events: the rows must be\n{}", is.join("\n"));
 }
 
 #[test]

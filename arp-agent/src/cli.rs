@@ -43,6 +43,9 @@ pub enum Command {
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
     Stats(Stats),
+    /// Show what has happened on the node: addresses that moved or are claimed by others, what policies refused, a neighbour
+    /// table that fills. Exit code 0, 1 failed, 3 no response, 4 not running.
+    Events(Events),
     /// Print the agent's metrics in Prometheus' text format, for node_exporter's textfile collector. If no agent answers,
     /// `arp_agent_up` is 0; exit code 0 all the same.
     Metrics(Metrics),
@@ -220,6 +223,18 @@ pub struct Stats {
     #[command(flatten)]
     pub run_dir: RunDir,
     /// Print one JSON document; with --watch one a line each time.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Events {
+    /// Go on with the events to come, until the agent ends.
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// Print a JSON document for each event, one a line.
     #[arg(long)]
     pub json: bool,
 }

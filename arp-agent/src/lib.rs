@@ -18,6 +18,7 @@ pub mod dataplane;
 pub mod descriptors;
 pub mod deviations;
 pub mod event;
+pub mod events;
 pub mod explain;
 pub mod hooks;
 pub mod kernel;

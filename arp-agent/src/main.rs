@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Explain(arguments) => commands::explain::explain(arguments, cli.verbose > 0),
         Command::Snapshot(arguments) => commands::snapshot::snapshot(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),
+        Command::Events(arguments) => commands::events::events(arguments),
         Command::Detach(arguments) => commands::detach::detach(arguments),
     };
     match done {

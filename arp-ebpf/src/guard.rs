@@ -1,18 +1,21 @@
 //! The guard: a tc program before all others, which drops what policies refuse (docs/adr/0015-protection.md). It is loaded
 //! only where there are policies.
 
+use crate::notices;
 use crate::packet_access::read;
 use crate::tables::{Maps, fetch_add_one, global_word};
 use crate::tc::{TC_ACT_UNSPEC, pull};
 use crate::{binding, unresolved};
 use arp_common::binding::Next;
+use arp_common::fib::{self, Kind};
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::guard::{
     Class, DropReason, GRACE_FRAMES, Guard, ListedPrefix, MAX_ALLOWED, MAX_GUARDS, Memory, NOTED as NOTED_LEN, Policy,
     Rate, SETTLED_AFTER, judge, take,
 };
 use arp_common::maps::IfaceAddr;
-use arp_common::{ArpFrame, Lladdr};
+use arp_common::notice::{EventCode, Notice};
+use arp_common::{ArpFrame, Lladdr, PackedArp, Tables as _};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie};
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
@@ -82,9 +85,21 @@ fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
     // SAFETY: an element of an array map lives as long as the program. The agent writes whole words of it through its own
     // mapping, and each word is good for itself.
     let policy = unsafe { &(*guard).policy };
-    let remembered = Remembered { maps: &maps, guard, asks: Cell::new(0) };
-    let reason = judge(&frame, ingress, &entry.iface, policy, &maps, &remembered)?;
-    maps.count(reason.dropped());
+    let remembered = Remembered { maps: &maps, guard, asks: Cell::new(0), would_drop: Cell::new(NOTHING) };
+    let verdict = judge(&frame, ingress, &entry.iface, policy, &maps, &remembered);
+    let (kind, reason) = match verdict {
+        Some(reason) => {
+            // First: who hears of it finds it counted.
+            maps.count(reason.dropped());
+            (Notice::DROPPED, reason as u32)
+        }
+        None => (Notice::WOULD_DROP, remembered.would_drop.get()),
+    };
+    if reason != NOTHING {
+        let code = code_of(reason, &frame, &maps, remembered.common_view());
+        notices::event(entry.counters, ingress, kind, code, &frame);
+    }
+    verdict?;
     match remembered.asks.get() {
         0 => Some(TC_ACT_SHOT),
         owner => {
@@ -94,12 +109,39 @@ fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
     }
 }
 
+/// No reason's number.
+const NOTHING: u32 = u32::MAX;
+
+/// What the event is that a policy refuses a frame. A batch that is being written may make it the wrong one; it changes
+/// nothing but words.
+#[inline(always)]
+fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, view: u16) -> u16 {
+    if reason == DropReason::SenderElsewhere as u32 {
+        let addr = frame.spa();
+        let route = fib::lookup(maps, view, addr);
+        match route.kind() {
+            Kind::Local => return EventCode::ClaimsNode.number(),
+            Kind::Unicast => {
+                // There is no neighbour on 0, nor on what stands for several interfaces.
+                let ifindex = maps.oif(route.slot()).map_or(0, |oif| oif.ifindex);
+                if maps.neighbour(IfaceAddr { ifindex, addr }).is_some() {
+                    return EventCode::ClaimsNeighbour.number();
+                }
+            }
+            _ => {}
+        }
+    }
+    reason as u16
+}
+
 /// What is remembered of the interface.
 struct Remembered<'a> {
     maps: &'a Maps,
     guard: *mut Guard,
     /// The owner of the address that the frame claims, if it is to be asked; else 0. Not an `Option`, see `Maps`.
     asks: Cell<u64>,
+    /// The first reason for which a policy that only counts would have dropped the frame, or [`NOTHING`].
+    would_drop: Cell<u32>,
 }
 
 impl Memory for Remembered<'_> {
@@ -197,6 +239,9 @@ impl Memory for Remembered<'_> {
     #[inline(always)]
     fn would_drop(&self, reason: DropReason) {
         self.maps.count(reason.would_drop());
+        if self.would_drop.get() == NOTHING {
+            self.would_drop.set(reason as u32);
+        }
     }
 }
 

@@ -24,6 +24,8 @@ mod guard;
 #[cfg(target_arch = "bpf")]
 mod manner;
 #[cfg(target_arch = "bpf")]
+mod notices;
+#[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
 mod probe;

@@ -279,7 +279,7 @@ fn is_another_stranger(key: u64, sha: Lladdr) -> bool {
 /// The time in jiffies: the verifier makes a load of it, where every other clock is a call, which on CPUs that must
 /// guard their returns costs as much as the two lookups of a decision.
 #[inline(always)]
-fn jiffies() -> u64 {
+pub(crate) fn jiffies() -> u64 {
     // SAFETY: a helper without arguments (5.6).
     unsafe { bpf_jiffies64() }
 }

@@ -22,7 +22,7 @@ struct More {
     examples: &'static [(&'static str, &'static str)],
 }
 
-const MORE: [More; 6] = [
+const MORE: [More; 7] = [
     More {
         verb: "run",
         codes: &[],
@@ -55,6 +55,11 @@ const MORE: [More; 6] = [
         verb: "stats",
         codes: &[("3", "The agent does not respond."), ("4", "No agent runs.")],
         examples: &[("arp-agent stats --watch 5", "Counters and rates, every 5 seconds.")],
+    },
+    More {
+        verb: "events",
+        codes: &[("3", "The agent does not respond."), ("4", "No agent runs, or it has ended.")],
+        examples: &[("arp-agent events --follow", "The events of the last time, and those to come.")],
     },
     More { verb: "explain", codes: &[("3", "The fast path passes the frame to the kernel.")], examples: &[] },
     More {

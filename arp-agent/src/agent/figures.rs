@@ -8,12 +8,18 @@ use crate::control::figures::{Figures, InterfaceCounts, InterfaceGroup};
 use crate::hooks::attachments::{Attached, Attachment};
 use arp_common::Reason;
 use arp_common::deviation::{Deviation, ROOM};
+use arp_common::guard::DropReason;
 use arp_common::reason::ANSWERED;
 use std::collections::BTreeMap;
 
 /// All of them from the start, too.
 fn each_policy(counts: &[u64; ROOM]) -> BTreeMap<String, u64> {
     Deviation::ALL.iter().map(|&by| (by.name().to_owned(), counts[by as usize])).collect()
+}
+
+/// Each reason from the start, for the same reason as those of passes.
+fn refused(counters: &arp_common::maps::Counters, counter: fn(DropReason) -> usize) -> BTreeMap<String, u64> {
+    DropReason::ALL.iter().map(|&reason| (reason.name().to_owned(), counters[counter(reason)])).collect()
 }
 
 impl Agent {
@@ -58,6 +64,11 @@ impl Agent {
             settings_written: self.bpf.settings_written(),
             settings_written_elsewhere: self.bpf.written_elsewhere(),
             config_stale: self.config_stale,
+            dropped: refused(&total, DropReason::dropped),
+            would_drop: refused(&total, DropReason::would_drop),
+            events: self.events.counts(),
+            events_lost: self.bpf.events_lost(),
+            neighbour_table: self.events.table(),
         }
     }
 

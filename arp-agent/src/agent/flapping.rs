@@ -67,6 +67,11 @@ impl Agent {
             // Of an interface it is told as its state (`states.rs`).
             let level = if matches!(who, Who::Neighbour(_)) { log::Level::Info } else { log::Level::Debug };
             log::log!(level, "{} changes too often: the kernel answers it until it is quiet", self.name(who));
+            let address = match who {
+                Who::Interface(_) => None,
+                Who::Neighbour(key) => Some(Ipv4Addr::from(key.addr)),
+            };
+            self.note_flapping(who.ifindex(), address, &self.name(who));
             batch.events.push(flapping(who, true));
         }
         !held.is_empty()

@@ -7,6 +7,7 @@
 mod damping;
 mod deviations;
 mod doubts;
+mod events;
 mod figures;
 mod flapping;
 mod heartbeat;
@@ -49,6 +50,7 @@ use arp_common::{Reason, Tables as _};
 use damping::Damper;
 use deviations::Deviations;
 use doubts::Doubts;
+use events::Events;
 use heartbeat::{Heartbeat, Tick};
 use lease::{Lease, Redump, Replay};
 use protection::Protection;
@@ -101,6 +103,7 @@ pub struct Agent {
     in_sync: Result<(), String>,
     doubts: Doubts,
     states: States,
+    events: Events,
     lease: Lease,
     replay: Replay,
     redump: Redump,
@@ -188,6 +191,7 @@ impl Agent {
             in_sync: Err("starting".into()),
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
+            events: Events::new(Instant::now()),
             full_poll_at: Instant::now(),
             cheap_polls: 0,
             proxies: ProxyReadings::new(Instant::now()),
@@ -234,6 +238,7 @@ impl Agent {
             let (due, retry_at) = (self.due(), self.doubts.retry_at());
             let trusted_again = self.bpf.doubts_due();
             let proxies_due = self.proxies.due();
+            let events_due = self.events.due();
             tokio::select! {
                 biased;
                 () = &mut stop => {
@@ -247,6 +252,7 @@ impl Agent {
                     self.renew_lease()?;
                     self.note_proxies_asked();
                     self.tell_states();
+                    self.note_pressure();
                 }
                 () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && due.is_some() => {
                     self.do_what_is_due()?;
@@ -260,6 +266,10 @@ impl Agent {
                 () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && proxies_due.is_some() => {
                     self.read_proxies()?;
                 }
+                () = sleep_until(events_due.unwrap_or(retry_at).into()), if events_due.is_some() => {
+                    self.tell_due_events();
+                }
+                () = self.bpf.noticed() => self.read_notices(),
                 () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {
                     self.resync("retry")?;
                 }
@@ -403,7 +413,10 @@ impl Agent {
             return Ok(());
         }
         let some_are_held = self.damp(&mut batch);
+        let arrivals = events::arrivals(&batch.events);
+        self.forget_events(&batch.events);
         let routes = self.fold_batch(batch)? | in_vain;
+        self.note_arrivals(arrivals);
         if some_are_held {
             // Not before their frames pass.
             self.be_deaf_to_held();
@@ -658,6 +671,7 @@ impl Agent {
         let known = self.attachments.iter().map(|(ifindex, _)| ifindex);
         self.attach(known.chain(self.mirror.snapshot().links.keys().copied()).collect())?;
         self.in_sync = Ok(());
+        self.note_all_places();
         // What was notified while the dump ran is applied on top of it; what cannot be has the routes read again.
         let meanwhile = self.notifications.drain();
         self.follow(meanwhile)?;

@@ -53,6 +53,7 @@ impl Protection {
         }
         let guards = if policies.are_off() { None } else { Some(Guards::new(bpf, attachments.filters())?) };
         if let Some(guards) = &guards {
+            bpf.want_events()?;
             attachments.know_guard(guards.id());
         }
         let (interfaces, counted_at) = (BTreeMap::new(), Instant::now());

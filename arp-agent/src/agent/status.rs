@@ -24,6 +24,7 @@ impl Agent {
         let response = match request {
             Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
             Request::Figures => Ok(Response::Figures(Box::new(self.figures()))),
+            Request::Events { follow } => Ok(self.events.answer(follow)),
             Request::Reload => self.reload().map(Response::Reloaded),
             Request::Explain { question, run_program } => {
                 self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))

@@ -59,14 +59,14 @@ fn judged(seen: Seen, now: u64) -> Option<String> {
 
 /// How full the neighbour table of the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pressure {
-    entries: u64,
-    most: u64,
+pub(super) struct Pressure {
+    pub(super) entries: u64,
+    pub(super) most: u64,
 }
 
 impl Pressure {
     /// Both files exist in the initial network namespace alone.
-    fn read() -> Option<Self> {
+    pub(super) fn read() -> Option<Self> {
         let statistics = fs::read_to_string("/proc/thread-self/net/stat/arp_cache").ok()?;
         let most = fs::read_to_string("/proc/sys/net/ipv4/neigh/default/gc_thresh3").ok()?;
         Self::parse(&statistics, &most)

@@ -3,6 +3,7 @@
 
 pub mod check_config;
 pub mod detach;
+pub mod events;
 pub mod explain;
 pub mod metrics;
 pub mod preflight;
@@ -22,10 +23,10 @@ pub enum Exit {
     Failed = 1,
     /// `run`: no interface is named.
     Usage = 2,
-    /// `status`: the agent runs, but is not ready. `status`, `stats`: it does not respond. `explain`: the frame is passed.
+    /// `status`: the agent runs, but is not ready. `status`, `stats`, `events`: it does not respond. `explain`: the frame is passed.
     /// `preflight`: not everything would be answered. `detach`: an agent still runs.
     No = 3,
-    /// `status`, `stats`: no agent runs.
+    /// `status`, `stats`, `events`: no agent runs.
     NotRunning = 4,
     /// `status`: the agent is ready, but answers on none of the interfaces that match.
     NoneAnswers = 5,

@@ -46,7 +46,10 @@ impl Access {
     /// Why a request is refused, if it is.
     pub(super) fn refusal(self, request: &Request) -> Option<String> {
         let reads = match request {
-            Request::Status | Request::Figures | Request::Explain { run_program: false, .. } => true,
+            Request::Status
+            | Request::Figures
+            | Request::Events { .. }
+            | Request::Explain { run_program: false, .. } => true,
             // They make the agent, or the program, do something.
             Request::Sync | Request::Reload | Request::Explain { run_program: true, .. } => false,
         };
@@ -145,11 +148,19 @@ mod tests {
             Request::Explain { question, run_program }
         };
         let may = |access: Access| {
-            [Request::Status, Request::Figures, explain(false), explain(true), Request::Sync, Request::Reload]
-                .map(|ask| access.refusal(&ask).is_none())
+            [
+                Request::Status,
+                Request::Figures,
+                Request::Events { follow: true },
+                explain(false),
+                explain(true),
+                Request::Sync,
+                Request::Reload,
+            ]
+            .map(|ask| access.refusal(&ask).is_none())
         };
-        assert_eq!(may(Access::Full), [true; 6]);
-        assert_eq!(may(Access::Read), [true, true, true, false, false, false]);
-        assert_eq!(may(Access::None), [false; 6]);
+        assert_eq!(may(Access::Full), [true; 7]);
+        assert_eq!(may(Access::Read), [true, true, true, true, false, false, false]);
+        assert_eq!(may(Access::None), [false; 7]);
     }
 }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 /// The outcome of a request.
 #[derive(Debug)]
@@ -23,11 +24,55 @@ pub enum Answer {
 /// # Errors
 /// The directory cannot be read, or what listens there is no agent of this version.
 pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+    Ok(follow(run_dir, request)?.0)
+}
+
+/// The lines that follow an answer that goes on.
+pub struct Lines {
+    from: BufReader<UnixStream>,
+}
+
+impl Lines {
+    /// The next line; `None` if there is none by now (`wait` is over), or the agent has ended.
+    ///
+    /// # Errors
+    /// The connection fails.
+    pub fn next(&mut self, into: &mut String, wait: Option<Duration>) -> anyhow::Result<Next> {
+        // What has come of a line that is not whole yet stays in `into`.
+        if wait.is_some_and(|wait| wait.is_zero()) {
+            return Ok(Next::Nothing);
+        }
+        self.from.get_ref().set_read_timeout(wait)?;
+        match self.from.read_line(into) {
+            Ok(0) => Ok(Next::Ended),
+            Ok(_) => Ok(Next::Line),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Next::Nothing),
+            Err(error) => Err(error).context("the agent closed the connection"),
+        }
+    }
+}
+
+/// What came next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A line.
+    Line,
+    /// Nothing, within the time.
+    Nothing,
+    /// The end: the agent has ended, or hung up.
+    Ended,
+}
+
+/// Sends a request whose answer goes on, and waits for its beginning. There are no lines unless there is a response.
+///
+/// # Errors
+/// As [`ask`].
+pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(Answer, Option<Lines>)> {
     let path = socket_path(run_dir);
     let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            return Ok(Answer::NotRunning);
+            return Ok((Answer::NotRunning, None));
         }
         Err(error) => {
             return Err(error).with_context(|| {
@@ -47,16 +92,19 @@ pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
         .write_all(&line)
         .with_context(|| format!("{}: the request could not be sent to the agent", path.display()))?;
     let mut answer = String::new();
-    match BufReader::new(stream).read_line(&mut answer) {
+    let mut from = BufReader::new(stream);
+    match from.read_line(&mut answer) {
         Ok(_) => {}
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(Answer::Silent),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            return Ok((Answer::Silent, None));
+        }
         Err(error) => {
             return Err(error).with_context(|| format!("{}: the agent closed the connection", path.display()));
         }
     }
     let response = serde_json::from_str(&answer)
         .with_context(|| format!("{}: cannot read the agent's answer; is it another version?", path.display()))?;
-    Ok(Answer::Response(response))
+    Ok((Answer::Response(response), Some(Lines { from })))
 }
 
 /// What to tell people when an agent is [`Answer::Silent`].

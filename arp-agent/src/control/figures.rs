@@ -60,6 +60,16 @@ pub struct Figures {
     pub settings_written_elsewhere: u64,
     /// Whether the last reload was refused: the settings in force are not those of the sources.
     pub config_stale: bool,
+    /// Frames that policies have dropped, by each reason's name.
+    pub dropped: BTreeMap<String, u64>,
+    /// Frames that policies which only count would have dropped, by each reason's name.
+    pub would_drop: BTreeMap<String, u64>,
+    /// How often each kind of event has happened.
+    pub events: BTreeMap<String, u64>,
+    /// Events of the guard for which there was no room.
+    pub events_lost: u64,
+    /// Entries in the machine's neighbour table, and the most that it may hold; `None` while it is not known.
+    pub neighbour_table: Option<(u64, u64)>,
 }
 
 /// Interfaces that share a state.

@@ -2,11 +2,14 @@
 
 pub mod access;
 pub mod client;
+pub mod feed;
 pub mod figures;
 pub mod run_dir;
 pub mod server;
 
+use crate::events::Event;
 use crate::explain::{Explanation, Question};
+use feed::Feed;
 use figures::Figures;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -28,6 +31,11 @@ pub enum Request {
     Sync,
     /// [`Figures`].
     Figures,
+    /// The events of the last time.
+    Events {
+        /// Whether those to come are sent too, a line each.
+        follow: bool,
+    },
     /// Reads the configuration again, and takes it over.
     Reload,
     /// An [`Explanation`], made from the agent's own maps.
@@ -49,6 +57,11 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// The answer to [`Request::Figures`].
     Figures(Box<Figures>),
+    /// The answer to [`Request::Events`].
+    Events(Vec<Event>),
+    /// An answer that goes on.
+    #[serde(skip)]
+    Feed(Feed),
     /// The answer to [`Request::Reload`]: the settings that have changed, as `name = value`.
     Reloaded(Vec<String>),
     /// Why the request cannot be answered.

@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::unix::OwnedWriteHalf;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -69,18 +69,60 @@ async fn send_away(client: JoinHandle<()>) {
 }
 
 async fn converse(stream: UnixStream, requests: Requests) {
-    if let Ok(Err(error)) = timeout(PATIENCE, answer(stream, requests)).await {
+    let ended = match timeout(PATIENCE, answer(stream, requests)).await {
+        Ok(Ok(Some(goes_on))) => goes_on.pass_on().await,
+        Ok(Ok(None)) | Err(_) => Ok(()),
+        Ok(Err(error)) => Err(error),
+    };
+    if let Err(error) = ended {
         log::debug!("a client of the control socket disconnected: {error:#}");
     }
 }
 
-async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
+/// A client whose answer goes on.
+struct GoesOn {
+    lines: mpsc::Receiver<String>,
+    read: OwnedReadHalf,
+    write: OwnedWriteHalf,
+}
+
+impl GoesOn {
+    /// How many lines are written at once.
+    const AT_ONCE: usize = 64;
+
+    /// Passes lines on until the agent or the client hangs up, or the client does not read for a time.
+    async fn pass_on(mut self) -> anyhow::Result<()> {
+        let mut lines = Vec::new();
+        let mut said = [0; 64];
+        loop {
+            tokio::select! {
+                count = self.lines.recv_many(&mut lines, Self::AT_ONCE) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    let mut text = lines.join("\n");
+                    text.push('\n');
+                    lines.clear();
+                    timeout(PATIENCE, self.write.write_all(text.as_bytes())).await.context("it does not read")??;
+                }
+                // Whatever it says: only that it hangs up matters.
+                read = self.read.read(&mut said) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<Option<GoesOn>> {
     /// Longer than any request.
     const LONGEST: u64 = 4096;
     let access = Access::of(&stream).context("asking who a client is failed")?;
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut limited = BufReader::new(tokio::io::AsyncReadExt::take(read, LONGEST));
+    let mut limited = BufReader::new(read.take(LONGEST));
     // Read in any case: who is hung up on while writing hears no reason.
     limited.read_line(&mut line).await?;
     let response = match serde_json::from_str(&line) {
@@ -94,7 +136,13 @@ async fn answer(stream: UnixStream, requests: Requests) -> anyhow::Result<()> {
         },
         Err(error) => Response::Error(format!("not a request of this version: {error}")),
     };
-    respond(&mut write, &response).await
+    let (response, lines) = match response {
+        Response::Feed(feed) => (*feed.first, Some(feed.lines)),
+        response => (response, None),
+    };
+    respond(&mut write, &response).await?;
+    let read = limited.into_inner().into_inner();
+    Ok(lines.map(|lines| GoesOn { lines, read, write }))
 }
 
 async fn respond(write: &mut OwnedWriteHalf, response: &Response) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use super::doubts::{Doubts, PAUSE};
 use super::guards::{Guarding, Guards};
 use super::layout::{netns_offsets, table_offsets};
 use super::memory::{Chunks, MappedFib, Words};
+use super::notices::Notices;
 pub use super::programs::ProgramRun;
 use super::programs::{Manner, Stubs};
 use super::refusal;
@@ -23,6 +24,7 @@ use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
     NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
 };
+use arp_common::notice;
 use arp_common::settings::Whose;
 use arp_common::{deviation, guard, shadow, unresolved};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
@@ -81,6 +83,7 @@ pub struct Bpf {
     pub(super) pressure: Words,
     /// Why the neighbour table cannot be watched, where that is wanted.
     pub(super) cannot_watch: Option<String>,
+    pub(super) notices: Notices,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -90,7 +93,7 @@ pub struct Bpf {
     /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
     lease_until: u64,
     /// Nanoseconds of a jiffy.
-    tick_ns: u64,
+    pub(super) tick_ns: u64,
     knows_frags: bool,
     /// Why the sysctl hook cannot know whose a setting is.
     cannot_tell_whose: Option<String>,
@@ -134,6 +137,7 @@ impl Bpf {
             .map_max_entries(deviation::names::DEVIATIONS, deviating)
             .map_max_entries(deviation::names::GATEWAYS, gateways)
             .map_max_entries(shadow::names::SAMPLES, if manner == Manner::Shadow { shadow::MAX_SAMPLES } else { 1 })
+            .map_max_entries(notice::names::EVENT_MARKS, guarded)
             .override_global(LOG_LEVEL, &level, true)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
@@ -156,6 +160,10 @@ impl Bpf {
         let deviations = DeviationMaps::new(deviations, deviating, take(deviation::names::GATEWAYS)?)?;
         let not_sampled = array(take(shadow::names::NOT_SAMPLED)?)?;
         let shadow = ShadowMaps::new(take(shadow::names::SAMPLES)?, not_sampled)?;
+        let control = array(take(notice::names::NOTICE_CONTROL)?)?;
+        let marks = array(take(notice::names::EVENT_MARKS)?)?;
+        let rings = ArrayOfMaps::try_from(take(notice::names::NOTICES)?)?;
+        let notices = Notices::new(control, marks, guarded, rings)?;
         Ok(Bpf {
             deviations,
             shadow,
@@ -173,6 +181,7 @@ impl Bpf {
             guards,
             pressure,
             cannot_watch,
+            notices,
             fib,
             trie: Trie::default(),
             refused: 0,
@@ -387,6 +396,7 @@ impl Bpf {
             if let Some(index) = self.counters.index(ifindex) {
                 self.guards.clear(index);
                 self.deviations.clear(index);
+                self.notices.clear(index);
             }
             self.counters.give_back(ifindex);
             return;

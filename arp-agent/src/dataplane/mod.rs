@@ -11,6 +11,7 @@ pub mod guards;
 mod hook_kind;
 mod layout;
 mod memory;
+pub mod notices;
 pub mod pressure;
 pub mod programs;
 pub(crate) mod refusal;

@@ -140,6 +140,42 @@ const FAMILIES: &[Family] = &[
     single!(Counter "arp_agent_settings_written_elsewhere_total", "Writes of sysctls that made no frame pass.", |figures| figures.settings_written_elsewhere as f64),
     single!(Gauge "arp_agent_config_stale", "1 if the last reload was refused, and older settings are in force.", |figures| number(figures.config_stale)),
     Family {
+        name: "arp_agent_dropped_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "ARP frames that policies dropped, by reason.",
+        samples: |scrape| of(scrape, |figures| by_label(&figures.dropped)),
+    },
+    Family {
+        name: "arp_agent_would_drop_total",
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "ARP frames that policies which only count would have dropped, by reason.",
+        samples: |scrape| of(scrape, |figures| by_label(&figures.would_drop)),
+    },
+    Family {
+        name: "arp_agent_events_total",
+        kind: Kind::Counter,
+        labels: &["kind"],
+        help: "Events (`arp-agent events`), by kind; those that were not told one by one are included.",
+        samples: |scrape| of(scrape, |figures| by_label(&figures.events)),
+    },
+    single!(Counter "arp_agent_events_lost_total", "Events of policies that were not told, because the ring buffer was full; the counters of drops have them.", |figures| figures.events_lost as f64),
+    Family {
+        name: "arp_agent_neighbour_table_entries",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Entries in the neighbour table, which all network namespaces of the machine share.",
+        samples: |scrape| of(scrape, |figures| table(figures.neighbour_table.map(|(entries, _)| entries))),
+    },
+    Family {
+        name: "arp_agent_neighbour_table_limit",
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "The most entries that the neighbour table may hold (gc_thresh3).",
+        samples: |scrape| of(scrape, |figures| table(figures.neighbour_table.map(|(_, most)| most))),
+    },
+    Family {
         name: "arp_agent_interface_replies_total",
         kind: Kind::Counter,
         labels: &["interface"],
@@ -172,6 +208,14 @@ fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<Sample>) -> Vec<Sam
 
 fn by_policy(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
     counts.iter().map(|(policy, &count)| (vec![policy.clone()], count as f64)).collect()
+}
+
+fn by_label(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
+    counts.iter().map(|(label, &count)| (vec![label.clone()], count as f64)).collect()
+}
+
+fn table(size: Option<u64>) -> Vec<Sample> {
+    size.map(|size| (Vec::new(), size as f64)).into_iter().collect()
 }
 
 fn number(yes: bool) -> f64 {
@@ -227,6 +271,10 @@ pub(crate) mod tests {
             passed: passed.clone().into(),
             answered_by_policy: [("gateway".to_owned(), 2)].into(),
             would_answer: [("no_delay".to_owned(), 1)].into(),
+            dropped: [("entry_limit".to_owned(), 4)].into(),
+            would_drop: [("entry_limit".to_owned(), 6)].into(),
+            events: [("spoofed".to_owned(), 9)].into(),
+            neighbour_table: Some((12, 1024)),
             interfaces: vec![InterfaceGroup { hook: "tc".into(), count: 2, ..InterfaceGroup::default() }],
             each_interface: vec![InterfaceCounts { name: "cali0".into(), answered: 5, passed: passed.into() }],
             patterns: [("cali*".to_owned(), 2)].into(),
@@ -246,6 +294,10 @@ pub(crate) mod tests {
             "arp_agent_replies_total 7\n",
             "arp_agent_passes_total{reason=\"no_route\"} 3\n",
             "arp_agent_interfaces{hook=\"tc\",mode=\"\",reason=\"\",state=\"\"} 2\n",
+            "arp_agent_dropped_total{reason=\"entry_limit\"} 4\n",
+            "arp_agent_would_drop_total{reason=\"entry_limit\"} 6\n",
+            "arp_agent_events_total{kind=\"spoofed\"} 9\n",
+            "arp_agent_neighbour_table_limit 1024\n",
             "arp_agent_interface_passes_total{interface=\"cali0\",reason=\"no_route\"} 3\n",
             "process_open_fds ",
         ] {

@@ -6,6 +6,7 @@ mod changes;
 mod commands;
 mod configuration;
 mod deviations;
+mod events;
 mod explain;
 mod explain_cases;
 mod explained;

@@ -268,7 +268,7 @@ fn members_of_the_group_may_read_and_no_more() -> Result<()> {
     // As one of many groups, more than the agent asks for at first.
     let many: Vec<String> = (5000..5100).chain([GROUP]).map(|gid| gid.to_string()).collect();
     for member in [format!("--groups={GROUP}"), format!("--groups={}", many.join(","))] {
-        for verb in ["status", "stats"] {
+        for verb in ["status", "stats", "events"] {
             let output = ask(&member, &[verb])?;
             assert_eq!(output.status.code(), Some(0), "{output:?}");
         }
