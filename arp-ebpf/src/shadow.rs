@@ -26,7 +26,7 @@ pub(crate) fn note(frame: &PackedArp, maps: &Maps, decided: Decided) -> Decided 
     if let Some(asked) = asked(frame, maps.ingress()) {
         let sample = Sample::new(now(), decided.reason, decided.mac);
         // One of the same kind waits already, or there is no room.
-        if SAMPLES.insert(&asked, &sample, BPF_NOEXIST as u64).is_err()
+        if SAMPLES.insert(asked, sample, BPF_NOEXIST as u64).is_err()
             && let Some(count) = NOT_SAMPLED.get_ptr_mut(0)
         {
             // SAFETY: an aligned word of an array's element, which lives as long as the program.
@@ -57,7 +57,7 @@ pub(crate) fn arp_tc_tap(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn compare(reply: &PackedArp, egress: u32) {
     let Some(asked) = replied_to(reply, egress) else { return };
-    let Some(sample) = SAMPLES.get_ptr_mut(&asked) else { return };
+    let Some(sample) = SAMPLES.get_ptr_mut(asked) else { return };
     // SAFETY: an element that the map keeps until no program looks at it; aligned words. Of two replies the first counts.
     unsafe {
         if (&raw const (*sample).answered_at).read_volatile() != 0 {

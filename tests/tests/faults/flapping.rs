@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The share of another pod's requests that the fast path answers, in thousandths (issue 11, B.11).
+/// The share of another pod's requests that the fast path answers, in thousandths.
 const ANSWERED: u64 = 995;
 /// The same where frames have met batches.
 const ANSWERED_WITH_DOUBT: u64 = 900;

@@ -38,7 +38,7 @@ pub(super) struct Output {
 
 impl Machine<'_> {
     /// The command line. The first line is the kernel's console, the second what the tests print, the third what
-    /// became of them ([`guest::lines`] has their names in the guest).
+    /// became of them (guest.rs has their names in the guest).
     fn command(&self, console: &Path, results: &Path) -> Result<Command> {
         let qemu = setup::qemu(self.arch);
         // Ended by the kernel if this process dies, however it does.
