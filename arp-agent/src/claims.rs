@@ -6,7 +6,7 @@
 use crate::cli::Cli;
 use crate::commands::check_config::{self, CheckedConfig};
 use crate::commands::run::CAPABILITIES;
-use crate::commands::stats;
+use crate::commands::{stats, top};
 use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
 use crate::control::{InterfaceStatus, Peer, ShadowStatus, ShadowVerdict, Status};
 use crate::dataplane::HookKind;
@@ -338,6 +338,12 @@ fn every_field_and_every_kind_of_events_is_documented() {
     let claimed: Vec<String> = table(&text).into_iter().map(|row| format!("| {} |", row.join(" | "))).collect();
     let is: Vec<String> = Kind::ALL.iter().map(|kind| format!("| `{}` | {} |", kind.name(), kind.why())).collect();
     assert!(claimed == is, "docs/operations.md, Events: the rows must be\n{}", is.join("\n"));
+}
+
+#[test]
+fn every_field_of_top_is_documented() {
+    let document = serde_json::to_value(top::sample()).unwrap();
+    assert_fields_are_documented(&document, "### Fields of `top --json`");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
 use arp_common::Lladdr;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,6 +43,9 @@ pub enum Command {
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
     Stats(Stats),
+    /// Show what each interface does in a second, the busiest first, until the agent ends. Exit code 0, 1 failed, 3 no
+    /// response, 4 not running.
+    Top(Top),
     /// Show what has happened on the node: addresses that moved or are claimed by others, what policies refused, a neighbour
     /// table that fills. Exit code 0, 1 failed, 3 no response, 4 not running.
     Events(Events),
@@ -225,6 +228,45 @@ pub struct Stats {
     /// Print one JSON document; with --watch one a line each time.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Top {
+    /// What comes first.
+    #[arg(long, value_enum, default_value_t)]
+    pub sort: Sort,
+    /// Seconds between two turns.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub interval: u64,
+    /// How many interfaces are shown [default: as many as the screen has room for, all where there is none].
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// Print one turn, and end.
+    #[arg(long, conflicts_with = "count")]
+    pub once: bool,
+    /// End after so many turns.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// Print a JSON document each turn, one a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// By what `top` sorts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Sort {
+    /// Requests answered.
+    #[default]
+    Replies,
+    /// Frames passed.
+    Passes,
+    /// Frames that policies dropped, or would have dropped.
+    Drops,
+    /// The name.
+    Name,
 }
 
 #[derive(Debug, Args)]

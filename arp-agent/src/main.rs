@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Snapshot(arguments) => commands::snapshot::snapshot(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),
         Command::Events(arguments) => commands::events::events(arguments),
+        Command::Top(arguments) => commands::top::top(arguments),
         Command::Detach(arguments) => commands::detach::detach(arguments),
     };
     match done {

@@ -22,7 +22,7 @@ struct More {
     examples: &'static [(&'static str, &'static str)],
 }
 
-const MORE: [More; 7] = [
+const MORE: [More; 8] = [
     More {
         verb: "run",
         codes: &[],
@@ -55,6 +55,11 @@ const MORE: [More; 7] = [
         verb: "stats",
         codes: &[("3", "The agent does not respond."), ("4", "No agent runs.")],
         examples: &[("arp-agent stats --watch 5", "Counters and rates, every 5 seconds.")],
+    },
+    More {
+        verb: "top",
+        codes: &[("3", "The agent does not respond."), ("4", "No agent runs, or it has ended.")],
+        examples: &[("arp-agent top --sort drops", "Where policies drop most, or would.")],
     },
     More {
         verb: "events",

@@ -12,6 +12,8 @@ pub mod run;
 pub mod snapshot;
 pub mod stats;
 pub mod status;
+pub mod top;
+mod turns;
 
 /// A command's exit code, besides 1 for errors and 2 for bad usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! `arp-agent stats`: requests answered, and frames passed by reason; once, or again and again with rates.
 
 use super::Exit;
-use super::status::{self, Fetched};
+use super::turns::{Turns, rate};
 use crate::cli;
 use crate::control::Status;
 use anyhow::bail;
@@ -10,8 +10,7 @@ use arp_common::deviation::Deviation;
 use arp_common::guard::DropReason;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tabled::builder::Builder;
 use tabled::settings::Style;
 
@@ -20,33 +19,29 @@ use tabled::settings::Style;
 /// # Errors
 /// The agent does not serve that interface, or what listens in the run directory is no agent of this version.
 pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
-    let run_dir = &arguments.run_dir.path;
-    let mut last: Option<(Instant, u32, Stats)> = None;
-    let mut turns = 0;
+    let pause = arguments.watch.map(Duration::from_secs);
+    let mut turns = Turns::new(&arguments.run_dir.path, arguments.json, pause, arguments.count);
+    let mut is_first = true;
     loop {
-        let at = Instant::now();
-        let status = match status::fetch(run_dir)? {
-            Fetched::Status(status) => status,
-            absent => return status::without(&absent, run_dir, arguments.json),
+        let turn = match turns.next()? {
+            Ok(turn) => turn,
+            Err(exit) => return Ok(exit),
         };
-        let mut document = document(&status, arguments.interface.as_deref())?;
-        if let Some((before_at, pid, before)) = &last
-            && *pid == status.pid
+        let of = |status: &Status| document(status, arguments.interface.as_deref());
+        let mut document = of(&turn.now)?;
+        // An interface that was not there then has no rate yet.
+        if let Some((passed, before)) = &turn.before
+            && let Ok(before) = of(before)
         {
-            document.rate(before, at - *before_at);
+            document.rate(&before, *passed);
         }
         match (arguments.json, arguments.watch) {
             (true, Some(_)) => println!("{}", serde_json::to_string(&document)?),
             (true, None) => println!("{}", serde_json::to_string_pretty(&document)?),
             // A blank line between two turns, so that the output of a pipe can be read, too.
-            (false, _) => println!("{}{}", if turns > 0 { "\n" } else { "" }, render(&document)),
+            (false, _) => println!("{}{}", if is_first { "" } else { "\n" }, render(&document)),
         }
-        turns += 1;
-        match arguments.watch {
-            Some(pause) if arguments.count.is_none_or(|count| turns < count) => sleep(Duration::from_secs(pause)),
-            _ => return Ok(Exit::Ok),
-        }
-        last = Some((at, status.pid, document));
+        is_first = false;
     }
 }
 
@@ -113,10 +108,7 @@ impl Stats {
     /// Fills in the rates since an earlier document. The counters of an interface that came again begin anew: then there
     /// are none.
     pub fn rate(&mut self, before: &Stats, passed: Duration) {
-        let rate = |now: u64, before: u64| {
-            let difference = now.checked_sub(before)? as f64;
-            Some((difference / passed.as_secs_f64() * 10.0).round() / 10.0)
-        };
+        let rate = |now, before| rate(now, before, passed);
         let of_reasons = self.passed.iter().map(|(reason, &count)| {
             let before = before.passed.get(reason).copied().unwrap_or_default();
             Some((reason.clone(), rate(count, before)?))

@@ -103,7 +103,7 @@ fn is_answering(interface: &InterfaceStatus) -> bool {
 }
 
 /// The first line: who runs since when, and what comes of it.
-fn headline(status: &Status) -> String {
+pub(super) fn headline(status: &Status) -> String {
     let version = if status.agent_version.is_empty() { "(version not known)" } else { &status.agent_version };
     format!("arp-agent {version}, up {}, pid {}: {}", duration(status.up_seconds), status.pid, summary(status))
 }

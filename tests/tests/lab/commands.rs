@@ -175,6 +175,56 @@ fn stats_watch_counts_what_comes_between_two_turns() -> Result<()> {
 }
 
 #[test]
+fn top_shows_the_busiest_interface_first() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(3)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    for pod in ["p0", "p1", "p2"] {
+        let host = lab.host(pod);
+        host.ask(&host.who_has(CALICO_GATEWAY))?;
+    }
+    agent.in_sync()?;
+    let during = |arguments: &[&str]| -> Result<String> {
+        let output = thread::scope(|scope| {
+            let top = scope.spawn(|| agent.command(arguments));
+            thread::sleep(Duration::from_millis(400));
+            let (p0, p1) = (lab.host("p0"), lab.host("p1"));
+            let asked: Result<Vec<_>> = (0..20).map(|_| p1.ask(&p1.who_has(CALICO_GATEWAY))).collect();
+            let passed: Result<Vec<_>> = (0..10).map(|_| p0.ask(&p0.who_has([224, 0, 0, 1]))).collect();
+            asked.and(passed).map(|_| top.join().expect("a thread that does not panic"))
+        })??;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let text = during(&["top", "--once", "--json"])?;
+    let document: Value = serde_json::from_str(&text)?;
+    let interfaces = document["interfaces"].as_array().cloned().unwrap_or_default();
+    assert_eq!(interfaces.len(), 3, "{text}");
+    assert_eq!(interfaces[0]["interface"], "cali1", "{text}");
+    let rate = |of: &Value, name: &str| of[name].as_f64().unwrap_or_default();
+    let seconds = rate(&document, "seconds");
+    assert!(seconds >= 1.0, "{text}");
+    let answered = rate(&interfaces[0], "answered_per_second") * seconds;
+    assert!((19.0..=21.0).contains(&answered), "{answered}: {text}");
+    let passed = rate(&interfaces[1]["passed_per_second"], "special_target") * seconds;
+    assert!((9.0..=11.0).contains(&passed), "{passed}: {text}");
+    let text = during(&["top", "--once", "--sort", "passes", "-n", "1"])?;
+    let rows: Vec<&str> = text.lines().filter(|line| line.contains("cali")).collect();
+    assert!(rows.len() == 1 && rows[0].contains("cali0") && rows[0].contains("special_target"), "{text}");
+    assert!(text.contains("… and 2 more interfaces") && text.contains("answering on 3 of 3"), "{text}");
+    assert!(!text.contains('\x1b'), "no terminal: {text:?}");
+
+    agent.signal(Signal::SIGSTOP)?;
+    assert_eq!(agent.command(&["top", "--once"])?.status.code(), Some(STATUS_NOT_READY));
+    agent.signal(Signal::SIGCONT)?;
+    agent.in_sync()?;
+    agent.stop()?;
+    let gone = agent.command(&["top", "--json"])?;
+    assert_eq!(gone.status.code(), Some(STATUS_NOT_RUNNING), "{gone:?}");
+    Ok(())
+}
+
+#[test]
 fn a_pods_life_is_one_line_in_the_log() -> Result<()> {
     needs_root!();
     let mut lab = topology::calico(1)?;
