@@ -57,6 +57,8 @@ fn no_answer_is_made_of_two_batches() -> anyhow::Result<()> {
     // Fixed: a frame that meets a batch half written puts every other entry in doubt, and here is no agent to settle it.
     let flags = Neighbour::ALWAYS | Neighbour::FIXED;
     tables.apply(&[Change::Neighbour(neighbour(POD), Some(Neighbour { lladdr: POD_MAC, flags }))])?;
+    // Before the first frame: what the tables hold to begin with answers, too, and with an address of its own.
+    tables.bpf.apply(&batch(0))?;
     let folder = BpfFs::mount()?;
     let pinned = folder.path().join("program");
     tables.bpf.tc()?.pin(&pinned).context("pinning the program")?;
@@ -73,7 +75,7 @@ fn no_answer_is_made_of_two_batches() -> anyhow::Result<()> {
                 })
             })
             .collect();
-        let (mut batches, mut result) = (0_u64, Ok(()));
+        let (mut batches, mut result) = (1_u64, Ok(()));
         while !done.load(Ordering::Relaxed) && result.is_ok() {
             result = tables.bpf.apply(&batch((batches % 2) as usize));
             batches += 1;
