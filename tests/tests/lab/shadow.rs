@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use lab::{Agent, AgentOptions, Host, needs_kernel, needs_root, wait_until};
+use lab::{Agent, AgentOptions, Host, Lab, needs_kernel, needs_root, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -66,23 +66,29 @@ fn on_a_plain_node_all_that_would_be_answered_is_answered_by_the_kernel() -> Res
     Ok(())
 }
 
-#[test]
-fn a_kernel_that_turns_silent_unseen_is_a_disagreement() -> Result<()> {
-    needs_root!();
-    needs_kernel!(6, 6, "tcx");
+/// Makes a change while the agent sleeps, so that its maps say what was, and asks once, for so many replies: until the
+/// agent has told of the disagreement.
+fn behind_its_back(replies: usize, change: impl FnOnce(&Lab) -> Result<()>) -> Result<(Lab, Agent, Value)> {
     let lab = topology::calico(1)?;
     let mut agent = AgentOptions::new(&["cali*"]).args(&["--shadow", "--lease", "60s"]).start(lab.node())?;
     let p0 = lab.host("p0");
     p0.ask(&p0.who_has(CALICO_GATEWAY))?;
     agent.in_sync()?;
-    // Behind its back: while the agent sleeps, its maps say what was.
     agent.signal(Signal::SIGSTOP)?;
-    lab.node().sysctl("net.ipv4.conf.cali0.proxy_arp", 0)?;
-    assert!(p0.ask(&p0.who_has(FAR_HOST))?.is_empty(), "the kernel is silent now");
+    change(&lab)?;
+    assert_eq!(p0.ask(&p0.who_has(FAR_HOST))?.len(), replies, "of the kernel");
     agent.signal(Signal::SIGCONT)?;
     let has_disagreed = || Ok(shadow(&agent)?["disagreements"] == 1);
     wait_until(DECIDED, has_disagreed, || format!("{:?}", shadow(&agent)))?;
     let found = shadow(&agent)?;
+    Ok((lab, agent, found))
+}
+
+#[test]
+fn a_kernel_that_turns_silent_unseen_is_a_disagreement() -> Result<()> {
+    needs_root!();
+    needs_kernel!(6, 6, "tcx");
+    let (_lab, agent, found) = behind_its_back(0, |lab| lab.node().sysctl("net.ipv4.conf.cali0.proxy_arp", 0))?;
     assert_eq!((of(&found, "answer", "kernel_silent"), of(&found, "answer", "disagreements")), (1, 1), "{found}");
     let last = found["last_disagreement"].as_str().unwrap_or_default();
     assert!(
@@ -97,18 +103,9 @@ fn a_kernel_that_turns_silent_unseen_is_a_disagreement() -> Result<()> {
 fn another_answer_of_the_kernel_is_a_disagreement() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 6, "tcx");
-    let lab = topology::calico(1)?;
-    let mut agent = AgentOptions::new(&["cali*"]).args(&["--shadow", "--lease", "60s"]).start(lab.node())?;
-    let p0 = lab.host("p0");
-    p0.ask(&p0.who_has(CALICO_GATEWAY))?;
-    agent.in_sync()?;
-    agent.signal(Signal::SIGSTOP)?;
-    lab.node().ip("link set cali0 address 02:00:00:00:00:77")?;
-    assert_eq!(p0.ask(&p0.who_has(FAR_HOST))?.len(), 1);
-    agent.signal(Signal::SIGCONT)?;
-    let has_disagreed = || Ok(shadow(&agent)?["disagreements"] == 1);
-    wait_until(DECIDED, has_disagreed, || format!("{:?}", shadow(&agent)))?;
-    let last = shadow(&agent)?["last_disagreement"].as_str().unwrap_or_default().to_owned();
+    let (_lab, _agent, found) =
+        behind_its_back(1, |lab| lab.node().ip("link set cali0 address 02:00:00:00:00:77").map(drop))?;
+    let last = found["last_disagreement"].as_str().unwrap_or_default();
     assert!(last.contains("answered with other bytes"), "{last}");
     Ok(())
 }
