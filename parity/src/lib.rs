@@ -22,6 +22,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 use lab::{Hook, Stop};
+use pair::FastPath;
 
 /// Random configurations and frames: the kernel alone against the kernel with the fast path.
 ///
@@ -49,6 +50,9 @@ pub(crate) struct Args {
     /// Where the fast path answers; by default as ARP_TEST_HOOK says, else tc
     #[arg(long, value_enum)]
     hook: Option<Hook>,
+    /// Every policy of the agent is in `count`: it counts, and changes nothing
+    #[arg(long)]
+    count_policies: bool,
     /// Scenarios at the same time; as many as there are cores by default
     #[arg(long)]
     jobs: Option<usize>,
@@ -58,9 +62,6 @@ pub(crate) struct Args {
     /// Do not shrink what diverges
     #[arg(long)]
     no_shrink: bool,
-    /// Where `explain` is wrong is told, and no failure
-    #[arg(long)]
-    explain_may_err: bool,
     /// Play these scripts instead, one after the other
     #[arg(long, num_args = 1..)]
     replay: Vec<PathBuf>,
@@ -70,13 +71,14 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Where the fast path answers, if there is one.
-    fn hook(&self) -> Result<Option<Hook>> {
-        Ok(match self.hook {
-            _ if self.kernel_vs_kernel => None,
-            None => Some(Hook::chosen()?),
-            hook => hook,
-        })
+    /// The fast path, if there is one.
+    fn fast_path(&self) -> Result<Option<FastPath>> {
+        let hook = match self.hook {
+            _ if self.kernel_vs_kernel => return Ok(None),
+            None => Hook::chosen()?,
+            Some(hook) => hook,
+        };
+        Ok(Some(FastPath { hook, count_policies: self.count_policies }))
     }
 
     pub(crate) fn duration(&self) -> Duration {

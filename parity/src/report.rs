@@ -58,6 +58,8 @@ pub(crate) struct Report {
     samples: BTreeMap<&'static str, Vec<String>>,
     /// What the program counted, over all agents.
     counters: BTreeMap<String, u64>,
+    /// What policies in `count` would have dropped, by reason.
+    would_drop: BTreeMap<String, u64>,
     /// What the workers' time went into.
     pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
@@ -131,9 +133,11 @@ impl Report {
             *self.spent.entry(on).or_default() += time;
         }
         let status = pair.agent().and_then(|agent| agent.ask("\"status\"").ok());
-        let passed = status.as_ref().and_then(|status| status["status"]["passed"].as_object());
-        for (reason, count) in passed.into_iter().flatten() {
-            *self.counters.entry(reason.clone()).or_default() += count.as_u64().unwrap_or_default();
+        for (what, counted) in [("passed", &mut self.counters), ("would_drop", &mut self.would_drop)] {
+            let counts = status.as_ref().and_then(|status| status["status"][what].as_object());
+            for (reason, count) in counts.into_iter().flatten() {
+                *counted.entry(reason.clone()).or_default() += count.as_u64().unwrap_or_default();
+            }
         }
     }
 
@@ -143,7 +147,7 @@ impl Report {
     }
 
     /// The summary; its last line is for machines.
-    pub(crate) fn summary(&self, seed: u64, elapsed: Duration, fast_path: bool) -> String {
+    pub(crate) fn summary(&self, seed: u64, elapsed: Duration, fast_path: bool, count_policies: bool) -> String {
         let mut text = String::new();
         let mut line = |line: String| text += &format!("{line}\n");
         let (scenarios, frames) = (self.scenarios, self.frames);
@@ -182,6 +186,9 @@ impl Report {
             ));
             line(table("answered by the fast path, although §10 does not ask for it", &self.beyond));
             line(table("passed, as the program counted it", &self.counters));
+            if count_policies {
+                line(table("counted by policies, which would drop it", &self.would_drop));
+            }
         } else {
             line(format!("§10 would answer {} of these", self.expected));
             line(table("answered by the kernel; why §10 passes", &self.reasons));

@@ -83,9 +83,9 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
             .collect()
     });
     let report = shared.report.into_inner().unwrap_or_else(PoisonError::into_inner);
-    print!("{}", report.summary(seed, shared.start.elapsed(), !args.kernel_vs_kernel));
+    print!("{}", report.summary(seed, shared.start.elapsed(), !args.kernel_vs_kernel, args.count_policies));
     ended.into_iter().collect::<Result<Vec<()>>>()?;
-    Ok(report.divergences == 0 && report.contradictions == 0 && (report.explained_wrongly == 0 || args.explain_may_err))
+    Ok(report.divergences == 0 && report.contradictions == 0 && report.explained_wrongly == 0)
 }
 
 impl Shared<'_> {
@@ -113,8 +113,8 @@ impl Shared<'_> {
     }
 
     fn generation(&self, scenarios: std::ops::Range<u64>, core: usize) -> Result<()> {
-        let hook = self.args.hook()?;
-        let mut pair = Pair::new(hook, core)?;
+        let fast_path = self.args.fast_path()?;
+        let mut pair = Pair::new(fast_path, core)?;
         let mut history: Vec<Step> = Vec::new();
         for number in scenarios {
             if self.is_over() {
@@ -136,7 +136,7 @@ impl Shared<'_> {
                     drop(pair);
                     let counts = self.found(&scenario, &history, played.steps, &finding, core)?;
                     self.report().finding(&finding, counts);
-                    pair = Pair::new(hook, core)?;
+                    pair = Pair::new(fast_path, core)?;
                     history.clear();
                 }
             }
@@ -191,7 +191,7 @@ impl Shared<'_> {
         if self.args.no_shrink || self.shrunk.fetch_add(1, Ordering::Relaxed) >= SHRUNK {
             return Ok(true);
         }
-        let shrunk = shrink::shrink(history, steps, self.args.hook()?, core, self.stop)?;
+        let shrunk = shrink::shrink(history, steps, self.args.fast_path()?, core, self.stop)?;
         let mut text = format!("# {title}\n");
         match &shrunk.finding {
             Some(finding) => {
@@ -225,7 +225,7 @@ fn replay(args: &Args) -> Result<bool> {
     for path in &args.replay {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
         let Script(steps) = text.parse().with_context(|| format!("{}", path.display()))?;
-        let mut pair = Pair::new(args.hook()?, 0)?;
+        let mut pair = Pair::new(args.fast_path()?, 0)?;
         match check::play(&mut pair, &steps)? {
             Some(finding) => {
                 println!("{}: {finding}", path.display());

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::check::{self, Finding};
-use crate::pair::{Pair, Step};
+use crate::pair::{FastPath, Pair, Step};
 use anyhow::Result;
-use lab::{Hook, Stop};
+use lab::Stop;
 
 /// For how long a script is made smaller.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -22,7 +22,7 @@ pub(crate) struct Shrunk {
 
 struct Trials<'a> {
     stop: &'a Stop,
-    hook: Option<Hook>,
+    fast_path: Option<FastPath>,
     core: usize,
     count: usize,
     start: Instant,
@@ -33,11 +33,11 @@ struct Trials<'a> {
 pub(crate) fn shrink(
     history: &[Step],
     steps: Vec<Step>,
-    hook: Option<Hook>,
+    fast_path: Option<FastPath>,
     core: usize,
     stop: &Stop,
 ) -> Result<Shrunk> {
-    let mut trials = Trials { stop, hook, core, count: 0, start: Instant::now() };
+    let mut trials = Trials { stop, fast_path, core, count: 0, start: Instant::now() };
     let with_history: Vec<Step> = history.iter().cloned().chain(steps.iter().cloned()).collect();
     for _ in 0..TRIALS {
         for candidate in [&steps, &with_history] {
@@ -52,7 +52,7 @@ pub(crate) fn shrink(
 impl Trials<'_> {
     fn shows(&mut self, steps: &[Step]) -> Result<Option<Finding>> {
         self.count += 1;
-        check::play(&mut Pair::new(self.hook, self.core)?, steps)
+        check::play(&mut Pair::new(self.fast_path, self.core)?, steps)
     }
 
     fn is_over(&self) -> bool {

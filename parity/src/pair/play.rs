@@ -22,6 +22,31 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// For how much of it is waited until it has tested the interfaces' reply paths.
 const PROOF_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Every policy in `count`, which judges each frame and changes nothing.
+const COUNTED: [&str; 12] = [
+    "--sender-guard",
+    "*=count",
+    "--entry-limit",
+    "*=count:4",
+    "--budget",
+    "*=count:10/4,10/4",
+    "--binding",
+    "*=count",
+    "--unresolved-budget",
+    "*=count",
+    "--gateway=*=count:169.254.1.1,10.0.0.1",
+    "--no-delay=*=count",
+];
+
+/// How the agent beside one of the nodes is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct FastPath {
+    /// Where it answers.
+    pub hook: Hook,
+    /// Every policy is in `count`.
+    pub count_policies: bool,
+}
+
 /// The two nodes, and the agent beside one of them.
 #[derive(Debug)]
 pub struct Pair {
@@ -31,6 +56,7 @@ pub struct Pair {
     beside: Side,
     core: usize,
     hook: Hook,
+    fast_path: Option<FastPath>,
     /// Ports whose way out the agent could not test in good time.
     given_up: BTreeSet<u32>,
     /// How often the kernel had cleared the neighbour table when the two nodes' tables were last read.
@@ -86,13 +112,13 @@ impl fmt::Display for Divergence {
 }
 
 impl Pair {
-    /// Builds the two nodes; one of them gets an agent that answers in `hook`, if one is named. Frames are sent from `core`.
-    pub fn new(hook: Option<Hook>, core: usize) -> Result<Self> {
+    /// Builds the two nodes; one of them gets an agent, if there is to be one. Frames are sent from `core`.
+    pub fn new(fast_path: Option<FastPath>, core: usize) -> Result<Self> {
         let start = Instant::now();
-        let kind = hook.unwrap_or_default();
+        let kind = fast_path.map(|fast_path| fast_path.hook).unwrap_or_default();
         let (alone, beside) = (Side::new(kind)?, Side::new(kind)?);
         ensure!(alone.ifindex(0) == beside.ifindex(0), "the two nodes' interfaces are numbered differently");
-        let agent = hook.map(|hook| start_agent(hook, &beside)).transpose()?;
+        let agent = fast_path.map(|fast_path| start_agent(fast_path, &beside)).transpose()?;
         let spent = BTreeMap::from([("building nodes", start.elapsed())]);
         Ok(Pair {
             agent,
@@ -100,6 +126,7 @@ impl Pair {
             beside,
             core,
             hook: kind,
+            fast_path,
             given_up: BTreeSet::new(),
             collections: garbage_collections(),
             realms: Vec::new(),
@@ -150,12 +177,12 @@ impl Pair {
         }
         self.spend("steps", start);
         if steps.contains(&Step::Restart)
-            && let Some(mut agent) = self.agent.take()
+            && let (Some(mut agent), Some(fast_path)) = (self.agent.take(), self.fast_path)
         {
             let start = Instant::now();
             agent.stop()?;
             drop(agent);
-            self.agent = Some(start_agent(self.hook, &self.beside)?);
+            self.agent = Some(start_agent(fast_path, &self.beside)?);
             self.spend("restarts", start);
         }
         let mut realms = !self.realms.is_empty();
@@ -344,10 +371,12 @@ impl Pair {
     }
 }
 
-fn start_agent(hook: Hook, beside: &Side) -> Result<Agent> {
+fn start_agent(fast_path: FastPath, beside: &Side) -> Result<Agent> {
     // The tap for ARP must not make it pass everything.
     let options = AgentOptions::new(&["v*"]).default_reread().args(&["--lease", "10000", "--arp-listeners", "ignore"]);
-    options.args(hook.arguments()).start(beside.node())
+    let options = options.args(fast_path.hook.arguments());
+    let options = if fast_path.count_policies { options.args(&COUNTED) } else { options };
+    options.start(beside.node())
 }
 
 /// How often the kernel has cleared the neighbour table, or found it full: the last columns but one of each core's line.
