@@ -8,6 +8,7 @@ use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
 use crate::reason::{COUNTERS, Reason};
+use crate::sequence::{are_routes_certain, is_certain};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the guard's program and maps in the eBPF object.
@@ -334,14 +335,14 @@ pub fn judge(
     }
     let is_trusted = tables.lease_is_valid();
     // While a batch is written, half of it may be seen.
-    let is_certain =
-        || sequence & 1 == 0 && tables.sequence_after() == sequence || !memory.take(Class::Doubt, &IN_DOUBT);
+    let has_no_doubt = |is_certain: bool| is_certain || !memory.take(Class::Doubt, &IN_DOUBT);
 
     if is_trusted
         && !is_same
         && is_on(policy, SENDER)
         && is_elsewhere(frame, ingress, policy, tables, memory)
-        && is_certain()
+        // A flood that makes the agent write its neighbour entries gains nothing by it.
+        && has_no_doubt(are_routes_certain(sequence, tables.sequence_after()))
         && let Some(reason) = refuse(DropReason::SenderElsewhere, SENDER, policy, memory)
     {
         return Some(reason);
@@ -350,7 +351,7 @@ pub fn judge(
         && is_bound
         // Certain enough while a batch is written: an entry that is read there was or will be. A frame that is dropped is sent
         // again; one that passes takes the address.
-        && (is_disguised || is_known && !is_same && !is_ceded(of, owner, policy, memory))
+        && (is_disguised || is_known && !is_same && !is_listed(frame, policy, memory) && !is_ceded(of, owner, policy, memory))
         && let Some(reason) = refuse(DropReason::OtherOwner, BINDING, policy, memory)
     {
         return Some(reason);
@@ -363,7 +364,7 @@ pub fn judge(
         && makes_entry
         && is_on(policy, ENTRIES)
         && policy.entries.wrapping_add(memory.let_up().wrapping_sub(policy.settled)) >= policy.limit
-        && is_certain()
+        && has_no_doubt(is_certain(sequence, tables.sequence_after()))
         && let Some(reason) = refuse(DropReason::EntryLimit, ENTRIES, policy, memory)
     {
         return Some(reason);
@@ -448,14 +449,18 @@ fn is_elsewhere(frame: &PackedArp, ingress: u32, policy: &Policy, tables: &impl 
     if is_accepted {
         return false;
     }
-    if policy.list != 0 {
-        match memory.allowed(policy.list, spa) {
-            Some(0) => return false,
-            Some(lladdr) if Lladdr::of_word(lladdr) == frame.sha() => return false,
-            _ => {}
+    !is_listed(frame, policy, memory) && !memory.has_grace(policy)
+}
+
+/// Whether the list of allowed senders has the sender, with this link-layer address or any.
+#[inline(always)]
+fn is_listed(frame: &PackedArp, policy: &Policy, memory: &impl Memory) -> bool {
+    policy.list != 0
+        && match memory.allowed(policy.list, frame.spa()) {
+            Some(0) => true,
+            Some(lladdr) => Lladdr::of_word(lladdr) == frame.sha(),
+            None => false,
         }
-    }
-    !memory.has_grace(policy)
 }
 
 #[cfg(test)]

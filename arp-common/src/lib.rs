@@ -25,6 +25,7 @@ pub mod maps;
 pub mod notice;
 pub mod packed;
 pub mod reason;
+pub mod sequence;
 pub mod settings;
 pub mod shadow;
 pub mod unresolved;

@@ -95,7 +95,7 @@ pub const MAX_OIFS: u32 = 16_384;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
 pub struct Global {
-    /// Odd while the agent writes the tables; moves by two with each batch.
+    /// Whether the agent writes the tables: see [`crate::sequence`].
     pub sequence: u64,
     /// Jiffies (`bpf_jiffies64`) until which the tables may be trusted; 0 while they may not.
     pub lease_until: u64,

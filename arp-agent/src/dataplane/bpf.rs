@@ -26,7 +26,7 @@ use arp_common::maps::{
 };
 use arp_common::notice;
 use arp_common::settings::Whose;
-use arp_common::{deviation, guard, shadow, unresolved};
+use arp_common::{deviation, guard, sequence, shadow, unresolved};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -436,15 +436,16 @@ impl Dataplane for Bpf {
             return Ok(());
         }
         let sequence = self.global.long(SEQUENCE);
-        let before = sequence.load(Ordering::Relaxed);
-        sequence.store(before | 1, Ordering::Relaxed);
+        let routes = changes.iter().any(|change| !matches!(change, Change::Neighbour(..)));
+        let begun = sequence::begun(sequence.load(Ordering::Relaxed), routes);
+        sequence.store(begun, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         // A batch that fails stays open: the sequence remains odd, and every frame passes until the agent has ended.
         for change in changes {
             self.apply_one(change)?;
         }
         fence(Ordering::SeqCst);
-        self.global.long(SEQUENCE).store((before | 1) + 1, Ordering::Relaxed);
+        self.global.long(SEQUENCE).store(sequence::ended(begun, routes), Ordering::Relaxed);
         Ok(())
     }
 

@@ -19,7 +19,8 @@ pub struct ProtectionOptions {
     /// patterns that match an interface the last one counts.
     #[arg(long, value_name = "GLOB=MODE", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
     pub sender_guard: Vec<For<OnlyMode>>,
-    /// Senders that the sender-guard lets up all the same, from any link-layer address or from one.
+    /// Senders that the sender-guard lets up all the same, and whose address may move in spite of the binding: from any
+    /// link-layer address, or to one.
     #[arg(long, value_name = "GLOB=PREFIX[=MAC]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
     pub sender_allow: Vec<For<Allowed>>,
     /// How long after the link came up the sender-guard lets up to 8 frames of other senders up: their routes may come

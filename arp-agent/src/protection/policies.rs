@@ -55,8 +55,11 @@ impl Policies {
         contradictions("budget", rated(), &mut faults);
         contradictions("binding", bound(), &mut faults);
         contradictions("unresolved-budget", charged(), &mut faults);
-        if !sender_allow.is_empty() && sender_guard.iter().all(|of| of.value.0 == Mode::Off) {
-            let why = "stands there without sender-guard: there is nothing to allow; add sender-guard GLOB=count";
+        let is_of_use = sender_guard.iter().any(|of| of.value.0 != Mode::Off)
+            || binding.iter().any(|of| of.value.mode != Mode::Off);
+        if !sender_allow.is_empty() && !is_of_use {
+            let why =
+                "stands there without sender-guard and binding: there is nothing to allow; add sender-guard GLOB=count";
             faults.push(Fault { setting: "sender-allow", why: why.to_owned() });
         }
         let mut known = BTreeMap::new();
@@ -250,7 +253,7 @@ mod tests {
         assert!(refused("--budget cali7=drop cali*=count").contains("budget cali7: never counts"));
         assert!(refused("--sender-guard eth9=drop").contains("`interface` names no such"));
         assert!(refused("--sender-guard [=drop").contains("not a glob"));
-        assert!(refused("--sender-allow cali*=10.8.0.0/24").contains("without sender-guard"));
+        assert!(refused("--sender-allow cali*=10.8.0.0/24").contains("without sender-guard and binding"));
         let twice = "--sender-guard cali*=drop --sender-allow cali*=10.8.0.7=02:00:00:00:00:01 \
                      cali*=10.8.0.7=02:00:00:00:00:02";
         assert!(refused(twice).contains("two link-layer addresses"));

@@ -5,6 +5,7 @@ use super::*;
 use crate::ArpFrame;
 use crate::fib::Entry;
 use crate::maps::{Neighbour, Oif};
+use crate::sequence;
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -202,6 +203,10 @@ fn reply(spa: [u8; 4], sha: [u8; 6]) -> ArpFrame {
     with_oper(ArpFrame { dst: IFACE_MAC, ..ArpFrame::request(sha, spa, NODE) }, 2)
 }
 
+/// The sequence while a batch is written that changes more than neighbour entries, and after one.
+const WRITING: u64 = sequence::begun(2, true);
+const WRITTEN: u64 = sequence::ended(WRITING, true);
+
 #[test]
 fn senders_that_are_routed_elsewhere_are_dropped() {
     let world = world(Mode::Drop, Mode::Off, Mode::Off);
@@ -237,8 +242,8 @@ fn in_doubt_the_sender_guard_lets_up() {
     let drop = || world(Mode::Drop, Mode::Off, Mode::Off);
     for (what, world) in [
         ("no lease", World { lease: false, ..drop() }),
-        ("the agent writes", World { sequence: std::vec![3].into(), ..drop() }),
-        ("the agent has written meanwhile", World { sequence: std::vec![4, 2].into(), ..drop() }),
+        ("the agent writes", World { sequence: std::vec![WRITING, WRITING].into(), ..drop() }),
+        ("the agent has written meanwhile", World { sequence: std::vec![WRITTEN, 2].into(), ..drop() }),
         ("no common view", World { view: u16::MAX, ..drop() }),
         ("a route in change", World { oifs: [Oif::default(); 3], ..drop() }),
         ("a port of a bridge", World { iface: blocked(Reason::INTERFACE_HAS_MASTER), ..drop() }),
@@ -255,7 +260,7 @@ fn in_doubt_the_sender_guard_lets_up() {
 /// A client can make the agent write: that opens the guard for a few frames, and no more.
 #[test]
 fn while_the_agent_writes_few_frames_pass() {
-    let writing = || std::vec![3; 100].into();
+    let writing = || std::vec![WRITING; 100].into();
     let senders = World { sequence: writing(), ..world(Mode::Drop, Mode::Off, Mode::Off) };
     let entries = World { sequence: writing(), ..world(Mode::Off, Mode::Drop, Mode::Off) };
     entries.change(|state| state.let_up = 4);
@@ -268,6 +273,14 @@ fn while_the_agent_writes_few_frames_pass() {
         world.now.set(world.now.get() + SECOND);
         assert_eq!(world.judge(&from(STRANGER)), None, "one more each second");
         assert_eq!(world.judge(&from(STRANGER)), Some(reason));
+    }
+}
+
+#[test]
+fn while_the_agent_writes_neighbours_no_stranger_passes() {
+    for sequence in [std::vec![3, 3], std::vec![3, 2], std::vec![4, 2]] {
+        let world = World { sequence: sequence.clone().into(), ..world(Mode::Drop, Mode::Off, Mode::Off) };
+        assert_eq!(world.judge(&from(STRANGER)), Some(DropReason::SenderElsewhere), "{sequence:?}");
     }
 }
 
@@ -440,4 +453,20 @@ fn a_binding_that_counts_asks_nobody_and_one_without_a_lease_is_open() {
     world.lease = true;
     world.neighbours.insert(POD, Neighbour { lladdr: POD_MAC, flags: Neighbour::FIXED });
     assert_eq!(world.judge(&claim()), None, "no frame changes a permanent entry");
+}
+
+#[test]
+fn an_address_of_the_allow_list_moves_without_a_question() {
+    for kind in [binding::Kind::Learn, binding::Kind::Fixed] {
+        let mut world = bound(Mode::Drop, kind);
+        let claim = ArpFrame::request(OTHER_MAC, POD, GATEWAY);
+        world.policy.list = 1;
+        assert_eq!(world.judge(&claim), Some(DropReason::OtherOwner), "{kind:?}: it is on no list");
+        world.allowed = BTreeMap::from([(POD, 0)]);
+        assert_eq!(world.judge(&claim), None, "{kind:?}");
+        world.allowed = BTreeMap::from([(POD, Lladdr::new(OTHER_MAC).word())]);
+        assert_eq!(world.judge(&claim), None, "{kind:?}: from the address that is listed");
+        let third = ArpFrame::request([2, 0, 0, 0, 0, 0x77], POD, GATEWAY);
+        assert_eq!(world.judge(&third), Some(DropReason::OtherOwner), "{kind:?}: from another one");
+    }
 }
