@@ -36,10 +36,31 @@ pub(super) struct Protection {
 struct Guarded {
     held: Held,
     carrier_changes: u32,
-    entries: u64,
+    unsettled: Unsettled,
+}
+
+/// Which of the unknown senders that were let up have made their entry.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unsettled {
+    /// What the mirror had counted of entries that came.
+    arrivals: u64,
     /// How many entries have come, each of which may stand for an unknown sender that was let up.
     came: u64,
-    settled: u64,
+}
+
+impl Unsettled {
+    /// Of how many senders the entries that are there now hold what came of them. `arrivals`: entries that came since the
+    /// last dump; `let_up`: senders so far; `by_time`: those whose entry would have been notified by now.
+    fn settle(&mut self, arrivals: u64, let_up: u64, by_time: u64) -> u64 {
+        // Not by how many more there are: meanwhile others may have gone. After a dump the count begins anew.
+        self.came += arrivals.saturating_sub(self.arrivals);
+        self.arrivals = arrivals;
+        if by_time == let_up {
+            // Whoever was let up long enough ago has an entry by now, or gets none.
+            self.came = let_up;
+        }
+        by_time.max(self.came).min(let_up)
+    }
 }
 
 impl Protection {
@@ -151,7 +172,8 @@ impl Protection {
         match self.interfaces.get_mut(&ifindex) {
             Some(guarded) if !is_new => guarded.carrier_changes = carrier_changes,
             _ => {
-                let guarded = Guarded { held, carrier_changes, entries: 0, came: let_up, settled: let_up };
+                let unsettled = Unsettled { arrivals: 0, came: let_up };
+                let guarded = Guarded { held, carrier_changes, unsettled };
                 self.interfaces.insert(ifindex, guarded);
             }
         }
@@ -173,15 +195,9 @@ impl Protection {
             let all = IfaceAddr { ifindex, addr: [0; 4] }..=IfaceAddr { ifindex, addr: [255; 4] };
             let entries = snapshot.neighbours.range(all).filter(|(_, entry)| entry.state & NUD_FIXED == 0).count();
             let (entries, let_up) = (entries as u64, bpf.let_up(ifindex));
-            // Whoever was let up long enough ago has an entry by now, or gets none; and each new entry may stand for one.
             let by_time = bpf.let_up_before(ifindex, since_drained_ns);
-            guarded.came += entries.saturating_sub(guarded.entries);
-            if by_time == let_up {
-                guarded.came = let_up;
-            }
-            guarded.settled = by_time.max(guarded.came).min(let_up);
-            guarded.entries = entries;
-            bpf.set_entries(ifindex, entries, guarded.settled);
+            let arrivals = snapshot.arrivals.get(&ifindex).copied().unwrap_or_default();
+            bpf.set_entries(ifindex, entries, guarded.unsettled.settle(arrivals, let_up, by_time));
         }
     }
 }
@@ -211,5 +227,31 @@ impl Agent {
     /// See [`Protection::count`].
     pub(super) fn count_entries(&mut self, since_drained: Instant) {
         self.protection.count(&mut self.bpf, self.mirror.snapshot(), since_drained);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_entry_that_came_stands_for_a_sender_also_where_others_have_gone() {
+        let mut unsettled = Unsettled::default();
+        // Thirty were let up right now, and twenty of their entries have come.
+        assert_eq!(unsettled.settle(20, 30, 0), 20);
+        // The rest came, while as many of the others went.
+        assert_eq!(unsettled.settle(30, 30, 0), 30);
+        // Entries that the node itself has caused stand for nobody who was not let up.
+        assert_eq!(unsettled.settle(50, 35, 0), 35);
+    }
+
+    #[test]
+    fn senders_that_got_no_entry_are_settled_by_time() {
+        let mut unsettled = Unsettled::default();
+        assert_eq!(unsettled.settle(0, 8, 0), 0);
+        assert_eq!(unsettled.settle(0, 8, 8), 8);
+        // A dump begins the count anew.
+        assert_eq!(unsettled.settle(3, 9, 8), 9);
+        assert_eq!(unsettled.settle(1, 12, 9), 11);
     }
 }

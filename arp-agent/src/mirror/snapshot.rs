@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub local_and_main: Option<LocalAndMain>,
     /// Neighbour entries of all interfaces, whatever their state.
     pub neighbours: BTreeMap<IfaceAddr, NeighbourEntry>,
+    /// How many of these have come on each interface since the last dump, with those that are gone.
+    pub arrivals: HashMap<u32, u64>,
     /// Static proxy entries; ifindex 0 stands for any.
     pub proxies: BTreeSet<IfaceAddr>,
     /// Milliseconds, by ifindex.
@@ -141,7 +143,9 @@ impl Snapshot {
             Event::Neighbour(entry) => {
                 let key = IfaceAddr { ifindex: entry.ifindex, addr: entry.addr.octets() };
                 dirty.neighbours.insert(key);
-                self.neighbours.insert(key, entry);
+                if self.neighbours.insert(key, entry).is_none() {
+                    *self.arrivals.entry(key.ifindex).or_default() += 1;
+                }
             }
             Event::NeighbourGone { ifindex, addr } => {
                 let key = IfaceAddr { ifindex, addr: addr.octets() };
@@ -302,6 +306,7 @@ impl Snapshot {
         self.blocked.remove(&ifindex);
         self.xdp_features.remove(&ifindex);
         self.proxy_delays.remove(&ifindex);
+        self.arrivals.remove(&ifindex);
         let addresses = self.addresses.iter().filter(|address| address.ifindex == ifindex);
         for address in addresses.cloned().collect::<Vec<_>>() {
             self.address_gone(&address, dirty);
