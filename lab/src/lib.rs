@@ -37,6 +37,6 @@ pub use namespace::{NAMES, Namespace};
 pub use neighbours::{Class, Neighbour, Neighbours};
 pub use packet::Wire;
 pub use side_by_side::{Answerer, Counted, LOST, Outcome, SideBySide, UNCOUNTED};
-pub use skip::{kernel_is_since, missing_privilege, skip};
+pub use skip::{fetched_program, kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched, wait_until};
 pub use stop::{INTERRUPTED, Stop};

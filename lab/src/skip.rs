@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::PathBuf;
 use std::{env, fs, thread};
 
 /// What this process lacks to build a lab and to load BPF programs; `None` if it lacks nothing.
@@ -36,6 +37,18 @@ pub fn skip(reason: &str) {
         None if env::var_os("CI").is_some() => panic!("{test} cannot run here: {reason}"),
         None => {}
     }
+}
+
+/// A program that not every machine has: in PATH, or where `cargo xtask setup` puts it. Without it the running test is
+/// skipped.
+pub fn fetched_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let fetched = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/clients/bin");
+    let found = env::split_paths(&path).chain([fetched.into()]).map(|folder| folder.join(name)).find(|it| it.is_file());
+    if found.is_none() {
+        skip(&format!("there is no {name}: `cargo xtask setup` fetches it"));
+    }
+    found
 }
 
 /// Whether the running kernel is of this version or a newer one.

@@ -13,24 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use lab::stream::answered_of_ten;
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Agent, AgentOptions, Namespace, needs_root, skip, stretched, wait_until};
+use lab::{Agent, AgentOptions, Namespace, fetched_program, needs_root, stretched, wait_until};
 use nix::sys::signal::Signal;
 
 const ADDRESS: &str = "127.0.0.1:9798";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// promtool, in PATH or where `cargo xtask setup` puts it.
-fn promtool() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain([root().join(".tools/clients/bin")]);
-    let found = folders.map(|folder| folder.join("promtool")).find(|program| program.is_file());
-    if found.is_none() {
-        skip("there is no promtool: `cargo xtask setup` fetches it");
-    }
-    found
 }
 
 fn run(promtool: &Path, arguments: &[&str], input: Option<&str>) -> Result<Output> {
@@ -118,7 +107,7 @@ fn what_is_scraped_is_what_status_says() -> Result<()> {
 #[test]
 fn promtool_takes_the_metrics() -> Result<()> {
     needs_root!();
-    let Some(promtool) = promtool() else { return Ok(()) };
+    let Some(promtool) = fetched_program("promtool") else { return Ok(()) };
     let lab = topology::calico(1)?;
     let mut agent = serving(&lab, &["--metrics-interfaces", "on"])?;
     assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10);
@@ -232,7 +221,7 @@ fn without_an_agent_metrics_say_so() -> Result<()> {
 
 #[test]
 fn alerts_are_right_and_fire() -> Result<()> {
-    let Some(promtool) = promtool() else { return Ok(()) };
+    let Some(promtool) = fetched_program("promtool") else { return Ok(()) };
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]] {
         let done = run(&promtool, &arguments, None)?;
         assert!(
@@ -263,7 +252,7 @@ fn dashboard() -> Result<Vec<(String, String)>> {
 
 #[test]
 fn the_dashboards_expressions_are_right() -> Result<()> {
-    let Some(promtool) = promtool() else { return Ok(()) };
+    let Some(promtool) = fetched_program("promtool") else { return Ok(()) };
     let dir = tempfile::tempdir()?;
     for (number, (title, expression)) in dashboard()?.into_iter().enumerate() {
         let expression = expression.replace("$__rate_interval", "5m").replace("$instance", ".*");

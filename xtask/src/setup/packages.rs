@@ -52,6 +52,14 @@ pub(crate) const fn qemu(arch: Arch) -> &'static str {
 /// the program, its package, and where it is in there.
 const UNPACKED: [[&str; 3]; 1] = [["promtool", "prometheus", "usr/bin/promtool"]];
 
+/// Programs that tests run beside the agent; only unpacked for the same cause, with those of their libraries that this
+/// machine lacks.
+const UNPACKED_CLIENTS: [Client; 3] = [
+    Client { program: "busybox", package: "busybox-static", mark: None },
+    Client { program: "dhcpcd", package: "dhcpcd-base", mark: None },
+    Client { program: "keepalived", package: "keepalived", mark: None },
+];
+
 /// What the demonstration runs.
 pub(super) const DEMO: [&str; 4] = ["ip", "arping", "ping", "ethtool"];
 /// What the lab's tests run.
@@ -130,13 +138,20 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
     missing_clients(names).first().map_or(Ok(()), |client| bail!("{}", client.is_another()))
 }
 
-/// Makes sure of the [`UNPACKED`] programs. Without one of them the tests that run it are skipped, and say so.
+/// Makes sure of the [`UNPACKED`] programs and of the [`UNPACKED_CLIENTS`]. Without one of them the tests that run it are skipped, and say so.
 pub(super) fn unpack_tools() {
     for [program, package, path] in UNPACKED {
         if process::find_program(program).is_none()
             && let Err(error) = unpack_tool(program, package, path)
         {
             eprintln!("setup: there is no {program}: {error:#}");
+        }
+    }
+    for client in &UNPACKED_CLIENTS {
+        if process::find_program(client.program).is_none()
+            && let Err(error) = unpack_clients(&[client])
+        {
+            eprintln!("setup: there is no {}: {error:#}", client.program);
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod attacks;
 mod binding;
+mod clients;
 mod lapses;
 mod never_hurt;
 mod refused;

@@ -166,7 +166,7 @@ fn a_pod_without_a_gateway_asks_for_everybody() -> Result<()> {
 #[test]
 fn pods_that_start_at_once() -> Result<()> {
     needs_root!();
-    const PODS: u8 = 12;
+    const PODS: u8 = 40;
     let lab = topology::calico(0)?;
     // With the grace: a pod may send before its route is in the tables.
     let policies = ["--sender-guard", "cali*=drop", "--entry-limit", "cali*=drop", "--budget", "cali*=drop"];
@@ -184,6 +184,27 @@ fn pods_that_start_at_once() -> Result<()> {
         ensure!(status.interface(&format!("cali{pod}"))["guard"].is_string(), "cali{pod} is guarded");
     }
     ensure!(status.0["dropped"].as_object().is_some_and(serde_json::Map::is_empty), "{}", status.0["dropped"]);
+    Ok(())
+}
+
+#[test]
+fn replies_that_the_node_waits_for_are_never_charged() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let agent = super::start(&lab, &["--budget", "cali*=drop:1/1,1/1", "--entry-limit", "cali*=drop:1"])?;
+    let p0 = lab.host("p0");
+    let announcements = vec![request(p0, p0.ip(), p0.ip()); 50];
+    for number in 0..20 {
+        super::send(p0, &announcements)?;
+        // Without an entry, and with one that is to be confirmed.
+        lab.node().ip(match number % 2 {
+            0 => "neigh flush dev cali0 nud all",
+            _ => "neigh change 10.244.235.132 dev cali0 lladdr 02:00:00:00:02:00 nud probe",
+        })?;
+        ensure!(lab.node().can_ping(p0.ip())?, "number {number}: the node reaches the pod");
+    }
+    let refused = super::count(&agent, "cali0", "dropped", "learn_budget")?;
+    ensure!(refused > 900, "{refused} announcements were over the budget");
     Ok(())
 }
 
