@@ -43,16 +43,23 @@ impl Flood {
 
     /// Sends these requests, over and over, for at least `window`.
     pub fn run(&self, requests: &[ArpFrame], window: Duration) -> Result<Flooded> {
+        let begin = Instant::now();
+        self.run_while(requests, || begin.elapsed() < window)
+    }
+
+    /// Sends these requests, over and over, until `go_on` says no; it is asked before each batch of 64.
+    pub fn run_while(&self, requests: &[ArpFrame], go_on: impl Fn() -> bool) -> Result<Flooded> {
         let frames: Vec<[u8; ArpFrame::LEN]> = requests.iter().map(ArpFrame::to_bytes).collect();
         let frames: Vec<[IoSlice<'_>; 1]> = frames.iter().map(|frame| [IoSlice::new(frame)]).collect();
         let mut headers = MultiHeaders::<()>::preallocate(BATCH, None);
         let _core = OnCore::enter(self.core)?;
         let begin = Instant::now();
         let mut sent = 0;
-        while begin.elapsed() < window {
-            for batch in frames.chunks(BATCH) {
-                sent += self.send(&mut headers, batch)?;
+        for batch in frames.chunks(BATCH).cycle() {
+            if !go_on() {
+                break;
             }
+            sent += self.send(&mut headers, batch)?;
         }
         Ok(Flooded { requests: sent, elapsed: begin.elapsed() })
     }

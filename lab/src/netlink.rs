@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use arp_common::Lladdr;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::namespace::Namespace;
 
@@ -179,7 +181,7 @@ impl Netlink {
                 }
                 let error = u32_at(message, HEADER_LEN).cast_signed();
                 if error != 0 {
-                    return Err(std::io::Error::from_raw_os_error(-error)).context("the kernel refused a change");
+                    return Err(io::Error::from_raw_os_error(-error)).context("the kernel refused a change");
                 }
                 if u32_at(message, 8) == self.sequence {
                     return Ok(());
@@ -209,6 +211,51 @@ impl Netlink {
         self.socket.recv_from(&mut self.buffer, 0).context("receiving the kernel's answer")?;
         ensure!(self.buffer.len() >= HEADER_LEN, "the kernel answered {} bytes", self.buffer.len());
         Ok(())
+    }
+}
+
+/// What the kernel notifies of neighbour entries in a namespace.
+#[derive(Debug)]
+pub struct Notices {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl Notices {
+    /// From now on.
+    pub fn of_neighbours(namespace: &Namespace) -> Result<Self> {
+        /// Room for what comes between two looks.
+        const ROOM: usize = 64 << 20;
+        let socket = namespace.run(|| {
+            let mut socket = Socket::new(NETLINK_ROUTE).context("opening a netlink socket")?;
+            socket.bind(&SocketAddr::new(0, libc::RTMGRP_NEIGH as u32)).context("binding a netlink socket")?;
+            anyhow::Ok(socket)
+        })??;
+        socket.set_non_blocking(true)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).context("enlarging a socket's buffer")?;
+        Ok(Notices { socket, buffer: Vec::with_capacity(RECEIVE_LEN) })
+    }
+
+    /// How many new or changed entries on an interface were notified since the last look.
+    ///
+    /// # Errors
+    /// More came than the socket had room for: how many is not known.
+    pub fn count(&mut self, interface: u32) -> Result<u64> {
+        let mut count = 0;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(count),
+                Err(error) => return Err(error).context("receiving notifications"),
+            }
+            // `ndm_ifindex` of `struct ndmsg` is at 4 (linux/neighbour.h).
+            let is_of = |message: &&[u8]| {
+                u16_at(message, 4) == libc::RTM_NEWNEIGH
+                    && message.get(HEADER_LEN + 4..HEADER_LEN + 8) == Some(&interface.to_ne_bytes())
+            };
+            count += messages(&self.buffer).filter(is_of).count() as u64;
+        }
     }
 }
 

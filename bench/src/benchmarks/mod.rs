@@ -79,7 +79,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         name: "protection",
         what: "what floods and scans of one pod take from others, with and without policies",
         run: protection::run,
-        tables: &[],
+        tables: protection::TABLES,
     },
     Benchmark {
         name: "scale",

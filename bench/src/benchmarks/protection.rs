@@ -5,23 +5,28 @@
 //! the victim on the last. The victim opens TCP connections that need an entry of the node's uplink, and asks from addresses
 //! that the node does not know yet; the attacker asks from its own, too.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+mod attacks;
+mod results;
+mod victim;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
-use arp_common::ArpFrame;
-use bench::{Flood, quantile};
-use lab::contacts::{connect_to_each, scan};
-use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Agent, AgentOptions, Alone, Lab, Neighbours, OnCore, Wire, netlink, wait_until};
+use anyhow::{Result, anyhow, ensure};
+use bench::quantile;
+use lab::netlink::{self, Notices};
+use lab::{Agent, AgentOptions, Alone, Lab, topology, wait_until};
 
+use self::attacks::{ATTACKS, Attack, Attacker, CHANGES, Kind, Sent};
+use self::results::{AGENT, CHANGED, ENTRIES, HANDLED, UNRESOLVED};
+use self::victim::{CONNECT, Felt, REPLY, TRIES, Victim};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::process::Process;
 use crate::samples::{Key, order};
+
+pub(crate) use self::results::TABLES;
 
 /// A way to protect the node, or none.
 struct Case {
@@ -33,14 +38,19 @@ struct Case {
     policies: Option<&'static [&'static str]>,
 }
 
+/// The case that the others are shown beside.
+const KERNEL: &str = "kernel, rp_filter 0";
+/// The case that is judged.
+const POLICIES: &str = "fast path with policies, rp_filter 0";
+
 const CASES: [Case; 5] = [
-    Case { name: "kernel, rp_filter 0", rp_filter: 0, nft: false, policies: None },
+    Case { name: KERNEL, rp_filter: 0, nft: false, policies: None },
     Case { name: "kernel, rp_filter 1", rp_filter: 1, nft: false, policies: None },
     Case { name: "kernel with an nft guard, rp_filter 0", rp_filter: 0, nft: true, policies: None },
     Case { name: "fast path, rp_filter 0", rp_filter: 0, nft: false, policies: Some(&[]) },
-    Case { name: "fast path with policies, rp_filter 0", rp_filter: 0, nft: false, policies: Some(POLICIES) },
+    Case { name: POLICIES, rp_filter: 0, nft: false, policies: Some(ALL_DROP) },
 ];
-const POLICIES: &[&str] = &[
+const ALL_DROP: &[&str] = &[
     "--sender-guard",
     "*=drop",
     "--entry-limit",
@@ -53,58 +63,12 @@ const POLICIES: &[&str] = &[
     "0",
 ];
 
-/// What the attacker does.
-#[derive(Clone, Copy)]
-enum Attack {
-    Nothing,
-    /// ARP frames, as fast as they go.
-    Flood,
-    /// Datagrams to dead addresses, at a rate a second or as fast as they go.
-    Scan(Option<u32>),
-}
-
-const ATTACKS: [(&str, Attack); 9] = [
-    ("calm", Attack::Nothing),
-    ("random senders", Attack::Flood),
-    ("random senders and MACs", Attack::Flood),
-    ("announcements of random senders", Attack::Flood),
-    (OWN_ROUTE, Attack::Flood),
-    (FLIPS, Attack::Flood),
-    ("announcements of its own address", Attack::Flood),
-    ("UDP scan, 10,000 a second", Attack::Scan(Some(10_000))),
-    ("UDP scan, as fast as it goes", Attack::Scan(None)),
-];
-const OWN_ROUTE: &str = "senders of a /20 of its own";
-const FLIPS: &str = "its own address with random MACs";
-/// Frames that a flood repeats: more senders than the neighbour table has room for.
-const SENDERS: u32 = 8192;
-/// How many of them are sent before the attacker looks whether it is to end: against the kernel alone a frame takes 300 µs.
-const A_LOOK: usize = 256;
-/// Connections, and first requests, that the victim tries in a window. Fewer than `--entry-limit` and `--budget` allow.
-const TRIES: u8 = 80;
-/// Of those, how many between two flushes of their entries: fewer than `--entry-limit` allows.
-const A_PASS: u8 = 40;
-const CONNECT: Duration = Duration::from_millis(900);
-const REPLY: Duration = Duration::from_millis(200);
-/// Behind the uplink, everybody in 10.11.0.0/23 is there, and nobody in 10.10.0.0/20.
-const LIVE: [u8; 2] = [10, 11];
-const DEAD: [u8; 4] = [10, 10, 0, 0];
-const DEAD_HOSTS: u32 = 4096;
-/// How many hosts the victim contacts at once while the subnet is scanned.
-const AT_ONCE: u8 = 128;
-
 /// A pair of pods, number `2 * case` and the next.
 struct Pair<'a> {
     case: &'a Case,
     attacker: u8,
     victim: u8,
     agent: Option<Agent>,
-}
-
-impl Pair<'_> {
-    fn has_policies(&self) -> bool {
-        self.case.policies.is_some_and(|policies| !policies.is_empty())
-    }
 }
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
@@ -118,16 +82,17 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         .map(|(case, number)| pair(&lab, case, number * 2, number * 2 + 1))
         .collect::<Result<_>>()?;
     for round in 0..rounds {
-        for (name, attack) in ATTACKS {
+        for attack in ATTACKS {
             for index in order(round, pairs.len()) {
                 context.check()?;
-                Turn { lab: &lab, pair: &pairs[index], name, attack, window, context, round }.measure(findings)?;
+                Turn { lab: &lab, pair: &pairs[index], attack, window, context, round }.measure(findings)?;
             }
         }
     }
+    results::judge(findings);
     pairs.into_iter().filter_map(|pair| pair.agent).try_for_each(|mut agent| agent.stop().map(drop))?;
     findings.note(format!(
-        "Each window is {} ms, or the time for {TRIES} connections and {TRIES} first requests, of which no more are begun \
+        "{rounds} rounds. Each window is {} ms, or the time for {TRIES} connections and {TRIES} first requests, of which no more are begun \
          after twice as long; a connection is lost after {} ms, a request after {} ms. The attacker is on core {}, the \
          victim on core {}.",
         window.as_millis(),
@@ -192,32 +157,10 @@ fn start(lab: &Lab, policies: &[&str], pods: [u8; 2]) -> Result<Agent> {
     Ok(agent)
 }
 
-/// The frames of a flood.
-fn frames(attack: &str, pod: u8, round: usize) -> Vec<ArpFrame> {
-    let mut random = fastrand::Rng::with_seed(round as u64);
-    let (own_mac, own) = ([0x02, 0, 0, 0, 0x02, pod], [10, 244, 235, 132 + pod]);
-    let frame = |random: &mut fastrand::Rng| {
-        let [a, b, c, d] = random.u32(..).to_be_bytes();
-        // 198.18.0.0/15 is for benchmarks (RFC 2544).
-        let stranger = [198, 18 + (b & 1), c, d];
-        let any_mac = [2, 1, a, b, c, d];
-        match attack {
-            "random senders" => ArpFrame::request(own_mac, stranger, CALICO_GATEWAY),
-            "random senders and MACs" => ArpFrame::request(any_mac, stranger, CALICO_GATEWAY),
-            "announcements of random senders" => ArpFrame::request(own_mac, stranger, stranger),
-            "announcements of its own address" => ArpFrame::request(own_mac, own, own),
-            FLIPS => ArpFrame::request(any_mac, own, CALICO_GATEWAY),
-            _ => ArpFrame::request(own_mac, [10, 66, pod * 16 + (c & 15), d], CALICO_GATEWAY),
-        }
-    };
-    (0..SENDERS).map(|_| frame(&mut random)).collect()
-}
-
 /// One attack on one case.
 struct Turn<'a> {
     lab: &'a Lab,
     pair: &'a Pair<'a>,
-    name: &'static str,
     attack: Attack,
     window: Duration,
     context: &'a Context,
@@ -233,16 +176,19 @@ impl Drop for EndOnDrop<'_> {
     }
 }
 
-/// What the attacker has sent.
-struct Sent {
-    count: u64,
-    elapsed: Duration,
+/// What a turn came to, apart from what the victim felt.
+struct Effort {
+    sent: Sent,
+    /// Changes of the entries on the attacker's interface that were notified, if they were watched.
+    changed: Option<u64>,
+    /// The agent's share of a core, in %.
+    agent: Option<f64>,
 }
 
 impl Turn<'_> {
     fn measure(&self, findings: &mut Findings) -> Result<()> {
-        let Turn { lab, pair, .. } = *self;
-        let key = |what: &str| Key::new(&format!("{what}: {}", self.name), pair.case.name);
+        let Turn { lab, pair, attack, .. } = *self;
+        let key = |what: &str| Key::new(&format!("{what}: {}", attack.name), pair.case.name);
         flush(lab)?;
         // Known senders, as in a node that has run for a while.
         for pod in [pair.attacker, pair.victim] {
@@ -252,180 +198,85 @@ impl Turn<'_> {
             // Until the agent has followed.
             agent.ask(r#""sync""#)?;
         }
-        let (before, cpu) = (dropped(pair)?, self.agent_cpu()?);
-        let begin = Instant::now();
-        let done = AtomicBool::new(false);
-        let (sent, felt) = thread::scope(|scope| {
-            let attacking = scope.spawn(|| self.attack_until(&done));
-            let ending = EndOnDrop(&done);
-            let felt = self.feel();
-            drop(ending);
-            let sent = attacking.join().map_err(|_| anyhow!("the attack panicked"))??;
-            anyhow::Ok((sent, felt?))
-        })?;
-        if let (Some(before), Some(after)) = (cpu, self.agent_cpu()?) {
-            let share = (after - before).as_secs_f64() / begin.elapsed().as_secs_f64();
-            findings.push(key("the agent's share of a core"), "%", share * 100.0);
-        }
-        if !matches!(self.attack, Attack::Nothing) {
-            let rate = sent.count as f64 / sent.elapsed.as_secs_f64();
-            findings.push(key("sent and handled a second"), "1/s", rate);
-        }
-        if pair.has_policies() && !matches!(self.attack, Attack::Nothing) {
-            let up = sent.count.saturating_sub(dropped(pair)? - before);
-            findings.push(key("not dropped"), "frames", up as f64);
-        }
+        let (effort, felt) = self.play()?;
         let Felt { of, entries, unresolved } = felt;
-        if !matches!(self.attack, Attack::Nothing) {
-            findings.push(key("entries of the attacker's interface"), "entries", entries as f64);
-        }
-        if matches!(self.attack, Attack::Scan(_)) {
-            findings.push(key("entries of the uplink without an address"), "entries", unresolved as f64);
-        }
         for (what, answers) in of {
-            findings.push(key(&format!("{what}, tried")), "", f64::from(answers.tried));
-            findings.push(key(&format!("{what}, lost")), "", f64::from(answers.tried) - answers.micros.len() as f64);
+            findings.push(key(&format!("{what} lost")), "%", answers.lost());
             if !answers.micros.is_empty() {
                 findings.push(key(&format!("{what}, p50")), "µs", quantile(&answers.micros, 0.5));
                 findings.push(key(&format!("{what}, p99")), "µs", quantile(&answers.micros, 0.99));
             }
         }
+        if !attack.at_once && attack.kind != Kind::Nothing {
+            ensure!(effort.sent.count > 0, "{}: nothing was sent", attack.name);
+            let rate = effort.sent.count as f64 / effort.sent.elapsed.as_secs_f64();
+            findings.push(key(HANDLED), "/s", rate);
+            findings.push(key(ENTRIES), "entries", entries as f64);
+            if let Some(share) = effort.agent {
+                findings.push(key(AGENT), "%", share);
+            }
+            if let Some(changed) = effort.changed {
+                findings.push(key(CHANGED), "changes", changed as f64);
+            }
+            if matches!(attack.kind, Kind::Scan(_)) {
+                findings.push(key(UNRESOLVED), "entries", unresolved as f64);
+            }
+        }
         flush(lab)
+    }
+
+    /// The attack, and beside it the victim.
+    fn play(&self) -> Result<(Effort, Felt)> {
+        let Turn { lab, pair, attack, context, .. } = *self;
+        let namespace = lab.host(&format!("p{}", pair.attacker)).namespace();
+        let attacker = Attacker { namespace, pod: pair.attacker, core: context.cores[0] };
+        let victim =
+            Victim { lab, attacker: pair.attacker, victim: pair.victim, core: context.core, window: self.window };
+        let watched = CHANGES.contains(&attack.name).then(|| Watched::begin(lab, pair.attacker)).transpose()?;
+        let (cpu, begin, done) = (self.agent_cpu()?, Instant::now(), AtomicBool::new(false));
+        let (sent, changed, felt) = thread::scope(|scope| {
+            let attacking = scope.spawn(|| attacker.attack_until(&done, attack, self.round));
+            let watching = watched.map(|watched| scope.spawn(|| watched.count_until(&done)));
+            let ending = EndOnDrop(&done);
+            let felt = if attack.at_once { victim.contact_many() } else { victim.feel() };
+            drop(ending);
+            let sent = attacking.join().map_err(|_| anyhow!("the attack panicked"))??;
+            let changed = watching.map(|it| it.join().map_err(|_| anyhow!("the watcher panicked"))?).transpose()?;
+            anyhow::Ok((sent, changed, felt?))
+        })?;
+        let agent = match (cpu, self.agent_cpu()?) {
+            (Some(before), Some(after)) => Some((after - before).as_secs_f64() / begin.elapsed().as_secs_f64() * 100.0),
+            _ => None,
+        };
+        Ok((Effort { sent, changed, agent }, felt))
     }
 
     fn agent_cpu(&self) -> Result<Option<Duration>> {
         self.pair.agent.as_ref().map(|agent| Process(agent.pid()).cpu()).transpose()
     }
+}
 
-    /// Attacks until the victim is done.
-    fn attack_until(&self, done: &AtomicBool) -> Result<Sent> {
-        let attacker = self.lab.host(&format!("p{}", self.pair.attacker)).namespace();
-        let core = self.context.cores[0];
-        match self.attack {
-            Attack::Nothing => {
-                while !done.load(Ordering::Relaxed) {
-                    thread::sleep(Duration::from_millis(5));
-                }
-                Ok(Sent { count: 0, elapsed: Duration::ZERO })
-            }
-            Attack::Flood => {
-                let (flood, frames) = (Flood::on(attacker, core)?, frames(self.name, self.pair.attacker, self.round));
-                let mut sum = Sent { count: 0, elapsed: Duration::ZERO };
-                for some in frames.chunks(A_LOOK).cycle() {
-                    if done.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    let flooded = flood.run(some, Duration::ZERO)?;
-                    sum.count += flooded.requests;
-                    sum.elapsed += flooded.elapsed;
-                }
-                Ok(sum)
-            }
-            Attack::Scan(rate) => {
-                let _core = OnCore::enter(core)?;
-                let scanned = scan(attacker, DEAD, DEAD_HOSTS, rate, done)?;
-                Ok(Sent { count: scanned.sent, elapsed: scanned.elapsed })
-            }
+/// The changes of the entries on one interface, as the kernel notifies them.
+struct Watched {
+    notices: Notices,
+    interface: u32,
+}
+
+impl Watched {
+    fn begin(lab: &Lab, attacker: u8) -> Result<Self> {
+        let interface = lab.node().run(|| netlink::index(&format!("cali{attacker}")))??;
+        Ok(Watched { notices: Notices::of_neighbours(lab.node())?, interface })
+    }
+
+    /// How many there were until then. Those that found no room in the socket are not among them.
+    fn count_until(mut self, done: &AtomicBool) -> Result<u64> {
+        let mut count = 0;
+        while !done.load(Ordering::Relaxed) {
+            count += self.notices.count(self.interface)?;
+            thread::sleep(Duration::from_millis(1));
         }
+        Ok(count + self.notices.count(self.interface)?)
     }
-
-    /// Connects and asks, as the victim, and asks as the attacker.
-    fn feel(&self) -> Result<Felt> {
-        let Turn { lab, pair, window, context, .. } = *self;
-        // The attack has begun, and the table is as full as it gets.
-        thread::sleep(window / 4);
-        let begin = Instant::now();
-        let mut felt = Felt::default();
-        let [own, other] = [pair.attacker, pair.victim].map(|pod| lab.host(&format!("p{pod}")));
-        let [own_wire, wire] = [own, other].map(|host| Wire::open_for_arp(host.namespace(), "eth0"));
-        let (own_wire, wire) = (own_wire?, wire?);
-        let _core = OnCore::enter(context.core)?;
-        for number in 0..TRIES {
-            if begin.elapsed() > window * 2 {
-                break;
-            }
-            if number % A_PASS == 0 {
-                lab.node().ip("neigh flush dev eth0 to 10.11.0.0/23 nud all")?;
-                lab.node().ip(&format!("neigh flush dev cali{v} to 10.67.{v}.0/24 nud all", v = pair.victim))?;
-            }
-            let far = Ipv4Addr::new(LIVE[0], LIVE[1], 0, 1 + number % A_PASS);
-            felt.add("fresh connections", &connect_to_each(other.namespace(), &[far], CONNECT)?);
-            let spa = [10, 67, pair.victim, 1 + number % A_PASS];
-            let frame = ArpFrame::request(other.mac().bytes(), spa, CALICO_GATEWAY);
-            felt.add("first requests of others", &[ask(&wire, &frame)?]);
-            let frame = ArpFrame::request(own.mac().bytes(), own.ip(), CALICO_GATEWAY);
-            felt.add("the attacker's own requests", &[ask(&own_wire, &frame)?]);
-        }
-        felt.look(lab, pair)?;
-        if matches!(self.attack, Attack::Scan(_)) {
-            let at_once: Vec<Ipv4Addr> = (1..=AT_ONCE).map(|host| Ipv4Addr::new(LIVE[0], LIVE[1], 1, host)).collect();
-            felt.add("hosts contacted at once", &connect_to_each(other.namespace(), &at_once, CONNECT)?);
-        }
-        thread::sleep(window.saturating_sub(begin.elapsed()));
-        felt.look(lab, pair)?;
-        Ok(felt)
-    }
-}
-
-/// What was felt.
-#[derive(Default)]
-struct Felt {
-    of: BTreeMap<&'static str, Answers>,
-    /// Most entries that the attacker's interface had.
-    entries: usize,
-    /// Most entries without an address that the uplink had.
-    unresolved: usize,
-}
-
-#[derive(Default)]
-struct Answers {
-    tried: u32,
-    /// How long those took that were answered.
-    micros: Vec<f64>,
-}
-
-impl Felt {
-    fn add(&mut self, what: &'static str, took: &[Option<Duration>]) {
-        let answers = self.of.entry(what).or_default();
-        answers.tried += took.len() as u32;
-        answers.micros.extend(took.iter().flatten().map(|time| time.as_secs_f64() * 1e6));
-    }
-
-    /// Looks at the node's table.
-    fn look(&mut self, lab: &Lab, pair: &Pair<'_>) -> Result<()> {
-        let index = |name: &str| lab.node().run(|| netlink::index(name))?;
-        let (attacker, uplink) = (index(&format!("cali{}", pair.attacker))?, index("eth0")?);
-        let table = Neighbours::of(lab.node())?.entries;
-        self.entries = self.entries.max(table.keys().filter(|(of, _)| *of == attacker).count());
-        let unresolved = table.iter().filter(|((of, _), entry)| *of == uplink && entry.lladdr.is_none()).count();
-        self.unresolved = self.unresolved.max(unresolved);
-        Ok(())
-    }
-}
-
-/// How long a reply takes; `None` if none comes.
-fn ask(wire: &Wire, frame: &ArpFrame) -> Result<Option<Duration>> {
-    wire.drain()?;
-    let begin = Instant::now();
-    wire.send(&frame.to_bytes())?;
-    while let Some(reply) = wire.receive(begin + REPLY)? {
-        // To this sender, of this target.
-        if reply.get(20..22) == Some(&[0, 2])
-            && reply.get(28..32) == Some(&frame.arp.tpa)
-            && reply.get(38..42) == Some(&frame.arp.spa)
-        {
-            return Ok(Some(begin.elapsed()));
-        }
-    }
-    Ok(None)
-}
-
-/// How many frames policies have dropped on the attacker's interface.
-fn dropped(pair: &Pair<'_>) -> Result<u64> {
-    let Some(agent) = &pair.agent else { return Ok(0) };
-    let status = agent.status()?;
-    let dropped = status.interface(&format!("cali{}", pair.attacker))["dropped"].clone();
-    Ok(dropped.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum())
 }
 
 /// Empties the node's table.
