@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+command -v kubectl >/dev/null || { echo "there is no kubectl here: install the one of Kubernetes (kustomize 5)" && exit 1; }
 tool=.tools/kubernetes-validate
 if [ ! -x "$tool/bin/kubernetes-validate" ]; then
     python3 -m venv "$tool"

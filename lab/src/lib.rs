@@ -26,6 +26,7 @@ mod slack;
 mod stop;
 pub mod stream;
 pub mod topology;
+mod traffic;
 
 pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
 pub use bpffs::BpfFs;
@@ -40,3 +41,4 @@ pub use side_by_side::{Answerer, Counted, LOST, Outcome, SideBySide, UNCOUNTED};
 pub use skip::{fetched_program, kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched, wait_until};
 pub use stop::{INTERRUPTED, Stop};
+pub use traffic::under_traffic;

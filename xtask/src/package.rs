@@ -7,6 +7,7 @@ mod deb;
 mod files;
 mod oci;
 mod rpm;
+mod sbom;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,8 +22,10 @@ use crate::setup::{self, Need};
 use crate::{process, workspace};
 use files::File;
 
-/// The most that the binary may have.
-const LARGEST_BINARY: usize = 8_000_000;
+/// The most that a binary or a package may have; an image for several processors, each of them.
+const LARGEST: u64 = 7_000_000;
+/// The version of the packages that tests upgrade from, where there is no last release: lower than all others.
+const BEFORE_ALL: &str = "0.0.1";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -44,9 +47,14 @@ enum Format {
     Tar,
     /// A container image, as an OCI archive
     Oci,
+    /// What the agent and the eBPF object in it are made of, as CycloneDX documents
+    Sbom,
 }
 
-/// What a package is made of.
+/// The files of a processor's packages.
+type Contents = (Arch, Vec<File>);
+
+/// What all packages have in common.
 struct Package {
     version: String,
     /// Seconds since 1970, of the commit: the time of every file.
@@ -57,40 +65,81 @@ struct Package {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let makes = |format| args.formats.is_empty() || args.formats.contains(&format);
-    setup::ensure(&[Need::Build])?;
-    if makes(Format::Deb) {
-        setup::ensure(&[Need::Deb])?;
-    }
-    if makes(Format::Rpm) {
-        setup::ensure(&[Need::Rpm])?;
-    }
     let package = Package::new()?;
+    let (sums, _) = make(&package, &args.formats, &args.arch)?;
+    println!("{}", sums.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the packages for this machine's processor, and in the folder `last` the same ones of a lower version; the folder.
+pub(crate) fn for_tests() -> Result<PathBuf> {
+    let package = Package::new()?;
+    let arch = Arch::own().context("this machine's processor is none that packages are made for")?;
+    // Without the documents of what is inside: their tool takes longer to build than all tests to run.
+    let (_, files) = make(&package, &[Format::Deb, Format::Rpm, Format::Tar, Format::Oci], &[arch])?;
+    let last = Package { version: BEFORE_ALL.to_owned(), out: package.out.join("last"), ..package };
+    if last.out.exists() {
+        fs::remove_dir_all(&last.out).with_context(|| format!("cannot clear {}", last.out.display()))?;
+    }
+    fs::create_dir_all(&last.out).with_context(|| format!("cannot create {}", last.out.display()))?;
+    for (arch, files) in files {
+        deb::build(arch, &last, &files)?;
+        rpm::build(arch, &last, &files)?;
+    }
+    Ok(last.out.parent().unwrap_or(&last.out).to_owned())
+}
+
+/// Makes packages (all formats, if none is named); the text of SHA256SUMS, and for each processor what is in its packages.
+fn make(package: &Package, formats: &[Format], archs: &[Arch]) -> Result<(String, Vec<Contents>)> {
+    let makes = |format| formats.is_empty() || formats.contains(&format);
+    let mut needs = vec![Need::Build];
+    needs.extend(
+        [(Format::Deb, Need::Deb), (Format::Rpm, Need::Rpm)]
+            .into_iter()
+            .filter_map(|(format, need)| makes(format).then_some(need)),
+    );
+    setup::ensure(&needs)?;
     let mut made = Vec::new();
-    let mut images = Vec::new();
-    let pages = binary::pages(&package)?;
-    for &arch in &args.arch {
-        let binary = binary::build(arch, &package)?;
-        let size = binary.len();
-        anyhow::ensure!(size <= LARGEST_BINARY, "the binary has {size} bytes, more than {LARGEST_BINARY}");
-        eprintln!("package: arp-agent for {} has {size} bytes", arch.machine());
+    let mut all = Vec::new();
+    let pages = binary::pages(package)?;
+    for &arch in archs {
+        let binary = binary::build(arch, package)?;
+        binary::check(arch, &binary)?;
+        eprintln!("package: arp-agent for {} has {} bytes", arch.machine(), binary.len());
         let files = files::all(binary, &pages)?;
         if makes(Format::Deb) {
-            made.push(deb::build(arch, &package, &files)?);
+            made.push(deb::build(arch, package, &files)?);
         }
         if makes(Format::Rpm) {
-            made.push(rpm::build(arch, &package, &files)?);
+            made.push(rpm::build(arch, package, &files)?);
         }
         if makes(Format::Tar) {
-            made.push(archive::tar_gz(arch, &package, &files)?);
+            made.push(archive::tar_gz(arch, package, &files)?);
         }
-        images.push((arch, files));
+        all.push((arch, files));
     }
     if makes(Format::Oci) {
-        made.push(oci::build(&package, &images)?);
+        made.push(oci::build(package, &all)?);
     }
-    println!("{}", sums(&package.out, &made)?.trim_end());
-    Ok(ExitCode::SUCCESS)
+    for path in &made {
+        let of = if path.extension().is_some_and(|end| end == "tar") { all.len() as u64 } else { 1 };
+        let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+        check_size(&path.display().to_string(), size, LARGEST * of)?;
+    }
+    if makes(Format::Sbom) {
+        made.extend(sbom::build(package, archs)?);
+    }
+    Ok((sums(&package.out, &made)?, all))
+}
+
+/// Fails if something has become too large.
+fn check_size(what: &str, size: u64, most: u64) -> Result<()> {
+    anyhow::ensure!(
+        size <= most,
+        "{what} has {size} bytes, and may have {most}: look at what has made it larger (`cargo bloat --profile dist`), or \
+         raise the bound in xtask/src/package.rs and say why"
+    );
+    Ok(())
 }
 
 impl Package {
@@ -146,4 +195,16 @@ fn sums(out: &Path, made: &[PathBuf]) -> Result<String> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_named_with_its_size() {
+        assert!(check_size("the.deb", 7, 7).is_ok());
+        let error = check_size("the.deb", 8, 7).unwrap_err().to_string();
+        assert!(error.starts_with("the.deb has 8 bytes, and may have 7: "), "{error}");
+    }
 }

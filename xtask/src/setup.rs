@@ -2,6 +2,8 @@
 //! missing if it can, and otherwise says in one message what to type. It is fast if nothing is missing.
 
 mod apt;
+mod cyclonedx;
+mod debian;
 mod linker;
 mod packages;
 mod toolchain;
@@ -17,6 +19,8 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::arch::Arch;
 use crate::workspace;
 pub(crate) use apt::Apt;
+pub(crate) use cyclonedx::cyclonedx;
+pub(crate) use debian::debian;
 pub(crate) use packages::qemu;
 use toolchain::Search;
 pub(crate) use toolchain::Toolchain;
@@ -38,6 +42,8 @@ pub(crate) enum Need {
     Deb,
     /// Make an rpm package.
     Rpm,
+    /// Try packages out.
+    Packages,
 }
 
 pub(crate) fn run() -> Result<ExitCode> {
@@ -85,6 +91,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Vm(Arch::Arm64) => &packages::VM_ARM64,
             Need::Deb => &packages::DEB,
             Need::Rpm => &packages::RPM,
+            Need::Packages => &packages::TRIALS,
             Need::Build => &[],
         })?;
     }

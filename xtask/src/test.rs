@@ -15,7 +15,7 @@ use clap::ValueEnum as _;
 use serde_json::Value;
 
 use crate::setup::{self, Need};
-use crate::{machine, process, workspace};
+use crate::{machine, package, process, workspace};
 use report::{Counts, Libtest, Outcome, Skip};
 
 #[derive(clap::Args)]
@@ -47,6 +47,8 @@ pub(crate) enum Tier {
     FaultsLong,
     /// A minute of random scenarios, the kernel alone against the fast path
     Parity,
+    /// The packages: made, installed in a clean Debian, upgraded, removed; the image; only if asked for
+    Packages,
 }
 
 impl Tier {
@@ -61,6 +63,7 @@ impl Tier {
             Tier::Faults => "faults",
             Tier::FaultsLong => "faults-long",
             Tier::Parity => "parity",
+            Tier::Packages => "packages",
         }
     }
 
@@ -69,9 +72,7 @@ impl Tier {
         match self {
             Tier::LabSkb => Some("xdp-skb"),
             Tier::LabDriver => Some("xdp-driver"),
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::Lab | Tier::Faults | Tier::FaultsLong | Tier::Parity => {
-                None
-            }
+            _ => None,
         }
     }
 
@@ -84,12 +85,13 @@ impl Tier {
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => Some(("tests", "lab")),
             Tier::Faults | Tier::FaultsLong => Some(("tests", "faults")),
             Tier::Parity => Some(("parity", "parity")),
+            Tier::Packages => Some(("tests", "packages")),
         }
     }
 
     /// Whether it runs where no tier is named.
     fn is_default(self) -> bool {
-        self != Tier::FaultsLong
+        !matches!(self, Tier::FaultsLong | Tier::Packages)
     }
 
     /// Which tests, if not all: of a hook's tier the matrix, unless somebody asks for others.
@@ -106,18 +108,18 @@ impl Tier {
         match self {
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => &ELSEWHERE,
             Tier::Faults => &[LONG],
-            Tier::Unit | Tier::Program | Tier::Kernel | Tier::FaultsLong | Tier::Parity => &[],
+            Tier::Unit | Tier::Program | Tier::Kernel | Tier::FaultsLong | Tier::Parity | Tier::Packages => &[],
         }
     }
 
     /// Whether `cargo xtask vm` runs the tier in a guest. Random scenarios have an option of their own there.
     pub(crate) fn runs_in_guests(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity)
+        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity | Tier::Packages)
     }
 
     /// Whether its tests start the agent's binary.
     pub(crate) fn starts_agents(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Program | Tier::Kernel)
+        !matches!(self, Tier::Unit | Tier::Program | Tier::Kernel | Tier::Packages)
     }
 
     fn cargo_test(self) -> Command {
@@ -145,6 +147,9 @@ const LONG: &str = "::long_";
 const SKIPS: &str = "ARP_TEST_SKIPS";
 /// The agent under test, as it is shipped: optimised.
 pub(crate) const AGENT: &str = "ARP_AGENT_BIN";
+/// The packages under test, and the clean Debian to try them in.
+const PACKAGES: &str = "ARP_PACKAGES";
+const DEBIAN: &str = "ARP_DEBIAN";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let default: Vec<Tier> = Tier::value_variants().iter().copied().filter(|tier| tier.is_default()).collect();
@@ -162,8 +167,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         };
         let outcome = match obstacle {
             Some(why) => not_run(tier, args.filter.as_deref(), &metadata, why),
-            None => match lab.agent_for(tier) {
-                Ok(agent) => run_tier(tier, args.filter.as_deref(), agent, &workspace::target_directory(&metadata)?)?,
+            None => match lab.environment(tier) {
+                Ok(given) => run_tier(tier, args.filter.as_deref(), &given, &workspace::target_directory(&metadata)?)?,
                 Err(error) => Outcome::broken(tier.name(), format!("{error:#}")),
             },
         };
@@ -204,20 +209,32 @@ impl LabTools {
         made.clone().err()
     }
 
-    fn agent_for(&mut self, tier: Tier) -> Result<Option<&Path>> {
-        if tier == Tier::Unit {
-            return Ok(None);
+    /// What a tier's tests find in their environment.
+    fn environment(&mut self, tier: Tier) -> Result<Vec<(&'static str, PathBuf)>> {
+        match tier {
+            Tier::Unit => Ok(Vec::new()),
+            Tier::Packages => {
+                setup::ensure(&[Need::Packages])?;
+                Ok(vec![(DEBIAN, setup::debian()?), (PACKAGES, package::for_tests()?)])
+            }
+            _ => {
+                if self.agent.is_none() {
+                    let made = workspace::build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"])?;
+                    self.agent = Some(workspace::find_executable(&made, "arp-agent")?);
+                }
+                Ok(self.agent.iter().map(|agent| (AGENT, agent.clone())).collect())
+            }
         }
-        if self.agent.is_none() {
-            let made = workspace::build(&["--release", "-p", "arp-agent", "--bin", "arp-agent"])?;
-            self.agent = Some(workspace::find_executable(&made, "arp-agent")?);
-        }
-        Ok(self.agent.as_deref())
     }
 }
 
 /// Runs a tier, its output passing through to the reader.
-fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_directory: &Path) -> Result<Outcome> {
+fn run_tier(
+    tier: Tier,
+    filter: Option<&str>,
+    given: &[(&'static str, PathBuf)],
+    target_directory: &Path,
+) -> Result<Outcome> {
     let skips = target_directory.join(format!("test-skips-{}-{}", tier.name(), std::process::id()));
     fs::create_dir_all(target_directory)
         .and_then(|()| fs::write(&skips, ""))
@@ -236,12 +253,12 @@ fn run_tier(tier: Tier, filter: Option<&str>, agent: Option<&Path>, target_direc
     }
     command.args(tier.skipped().iter().flat_map(|elsewhere| ["--skip", elsewhere]));
     command.env(SKIPS, &skips).stdout(Stdio::piped());
-    if let Some(agent) = agent {
+    if !given.is_empty() {
         // Each test of these tiers has namespaces and an agent of its own: more at a time than there are CPUs only
         // makes their deadlines tight.
         // Not one: libtest would then run the tests on its main thread, and a skip is recorded under the thread's name.
         let threads = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
-        command.arg(format!("--test-threads={threads}")).env(AGENT, agent);
+        command.arg(format!("--test-threads={threads}")).envs(given.iter().map(|(name, path)| (name, path)));
     }
 
     let start = Instant::now();

@@ -91,6 +91,7 @@ impl FromStr for Word {
         match Tier::from_str(word, false) {
             Ok(tier) if tier.runs_in_guests() => Ok(Word::Tier(tier)),
             Ok(Tier::Faults | Tier::FaultsLong) => Err("emulation is too slow for the bounds of the faults".to_owned()),
+            Ok(Tier::Packages) => Err("packages are tried in a Debian on this kernel".to_owned()),
             Ok(Tier::Parity) => Err("random scenarios are asked for with --parity SECONDS".to_owned()),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
             Err(_) => Err("neither a kernel version such as 6.1 nor a tier".to_owned()),

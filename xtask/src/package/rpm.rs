@@ -1,5 +1,6 @@
 //! The rpm package.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -51,7 +52,10 @@ pub(super) fn build(arch: Arch, package: &Package, files: &[File]) -> Result<Pat
 /// The spec: what is fixed of it stands in packaging/rpm.
 fn spec_of(package: &Package, files: &[File]) -> Result<String> {
     let mut spec = String::from_utf8(source("packaging/rpm/arp-agent.spec")?)?.replace("@VERSION@", &package.version);
-    spec += "\n%files\n%dir /etc/arp-agent\n";
+    spec += "\n%files\n";
+    for folder in folders(files) {
+        spec += &format!("%dir /{folder}\n");
+    }
     for file in files {
         let kind = match file.path.as_str() {
             _ if file.is_config => "%config(noreplace) ",
@@ -62,4 +66,29 @@ fn spec_of(package: &Package, files: &[File]) -> Result<String> {
         spec += &format!("%attr({:04o}, root, root) {kind}/{}\n", file.mode, file.path);
     }
     Ok(spec)
+}
+
+/// The folders that go with the package: its own ones, and those of shells that may not be there. (Several packages may
+/// own a folder.)
+fn folders(files: &[File]) -> BTreeSet<&str> {
+    let parents = files.iter().flat_map(|file| file.path.match_indices('/').map(|(at, _)| &file.path[..at]));
+    let is_ours = |folder: &&str| {
+        let (_, name) = folder.rsplit_once('/').unwrap_or_default();
+        name.starts_with("arp-agent")
+            || ["usr/share/zsh", "usr/share/fish"].iter().any(|shell| folder.starts_with(shell))
+    };
+    parents.filter(is_ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_owns_its_folders_and_those_of_shells() {
+        let files = ["etc/arp-agent/arp-agent.toml", "usr/share/fish/vendor_completions.d/x", "usr/sbin/arp-agent"];
+        let files = files.map(|path| File::new(path, ""));
+        let expected = ["etc/arp-agent", "usr/share/fish", "usr/share/fish/vendor_completions.d"];
+        assert!(folders(&files).into_iter().eq(expected));
+    }
 }

@@ -22,7 +22,7 @@ pub(super) struct Client {
 
 /// Of `arping` and of `ping` there are several, whose packages exclude each other: whichever is here serves. `apt-get`
 /// is not among those that boot other kernels: a kernel comes from it, so it is there or nothing helps.
-pub(super) const CLIENTS: [Client; 15] = [
+pub(super) const CLIENTS: [Client; 24] = [
     Client { program: "ip", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "tc", package: "iproute2", mark: Some(["-V", "iproute2"]) },
     Client { program: "arping", package: "iputils-arping", mark: None },
@@ -35,6 +35,15 @@ pub(super) const CLIENTS: [Client; 15] = [
     Client { program: "ldd", package: "libc-bin", mark: None },
     Client { program: "dpkg-deb", package: "dpkg", mark: None },
     Client { program: "rpmbuild", package: "rpm", mark: None },
+    Client { program: "rpm", package: "rpm", mark: None },
+    Client { program: "lintian", package: "lintian", mark: None },
+    Client { program: "mmdebstrap", package: "mmdebstrap", mark: None },
+    Client { program: "systemd-nspawn", package: "systemd-container", mark: None },
+    Client { program: "podman", package: "podman", mark: None },
+    Client { program: "crun", package: "crun", mark: None },
+    Client { program: "man", package: "man-db", mark: None },
+    Client { program: "zsh", package: "zsh", mark: None },
+    Client { program: "fish", package: "fish", mark: None },
     Client { program: "readelf", package: "binutils", mark: None },
     Client { program: qemu(Arch::Amd64), package: "qemu-system-x86", mark: Some(["-version", "QEMU"]) },
     Client { program: qemu(Arch::Arm64), package: "qemu-system-arm", mark: Some(["-version", "QEMU"]) },
@@ -74,6 +83,9 @@ pub(super) const VM_ARM64: [&str; 5] = ["depmod", "modprobe", "ldd", "readelf", 
 /// What makes packages.
 pub(super) const DEB: [&str; 1] = ["dpkg-deb"];
 pub(super) const RPM: [&str; 1] = ["rpmbuild"];
+/// What packages are tried with.
+pub(super) const TRIALS: [&str; 12] =
+    ["ip", "tc", "ping", "rpm", "lintian", "mmdebstrap", "systemd-nspawn", "podman", "crun", "man", "zsh", "fish"];
 
 /// Other responders, for `cargo xtask bench peers`, with those of their libraries that a small system may lack.
 pub(super) const PEERS: [&str; 11] = [
@@ -287,7 +299,7 @@ mod tests {
 
     #[test]
     fn each_verb_asks_only_for_what_it_runs() {
-        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM_AMD64, &VM_ARM64, &DEB, &RPM] {
+        for names in [DEMO.as_slice(), &TESTS, &SCENARIOS, &VM_AMD64, &VM_ARM64, &DEB, &RPM, &TRIALS] {
             assert!(names.iter().all(|name| CLIENTS.iter().any(|client| client.program == *name)), "{names:?}");
         }
         assert!(!TESTS.contains(&"arping") && !SCENARIOS.contains(&"arping"));
