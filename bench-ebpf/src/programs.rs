@@ -166,6 +166,16 @@ pub(crate) fn discard(_ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
+/// Drops all ARP: the floor of a guard.
+#[classifier]
+pub(crate) fn discard_arp_tc(ctx: TcContext) -> i32 {
+    const TC_ACT_UNSPEC: i32 = -1;
+    const TC_ACT_SHOT: i32 = 2;
+    // SAFETY: the context is the one that the kernel called us with.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    if protocol == u32::from(u16::from_ne_bytes([0x08, 0x06])) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
 #[inline(always)]
 fn write_request(ctx: &XdpContext) -> Option<()> {
     let written = WRITTEN.get_ptr_mut(0)?;

@@ -6,6 +6,7 @@
 //! that the node does not know yet; the attacker asks from its own, too.
 
 mod attacks;
+mod costs;
 mod results;
 mod victim;
 
@@ -24,6 +25,7 @@ use self::victim::{CONNECT, Felt, REPLY, TRIES, Victim};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::process::Process;
+use crate::programs::{Programs, Tc};
 use crate::samples::{Key, order};
 
 pub(crate) use self::results::TABLES;
@@ -32,23 +34,34 @@ pub(crate) use self::results::TABLES;
 struct Case {
     name: &'static str,
     rp_filter: u8,
+    by: By,
+}
+
+/// What protects it, besides `rp_filter`.
+#[derive(Clone, Copy)]
+enum By {
+    Nothing,
     /// Rules of nft that let the pods' own senders through alone.
-    nft: bool,
-    /// The agent's policies; `None` for the kernel alone.
-    policies: Option<&'static [&'static str]>,
+    Nft,
+    /// A program that drops all ARP of the attacker: nobody can be quicker.
+    Floor,
+    /// The agent with these policies.
+    Agent(&'static [&'static str]),
 }
 
 /// The case that the others are shown beside.
 const KERNEL: &str = "kernel, rp_filter 0";
 /// The case that is judged.
 const POLICIES: &str = "fast path with policies, rp_filter 0";
+const FLOOR: &str = "a program that drops all ARP";
 
-const CASES: [Case; 5] = [
-    Case { name: KERNEL, rp_filter: 0, nft: false, policies: None },
-    Case { name: "kernel, rp_filter 1", rp_filter: 1, nft: false, policies: None },
-    Case { name: "kernel with an nft guard, rp_filter 0", rp_filter: 0, nft: true, policies: None },
-    Case { name: "fast path, rp_filter 0", rp_filter: 0, nft: false, policies: Some(&[]) },
-    Case { name: POLICIES, rp_filter: 0, nft: false, policies: Some(ALL_DROP) },
+const CASES: [Case; 6] = [
+    Case { name: KERNEL, rp_filter: 0, by: By::Nothing },
+    Case { name: "kernel, rp_filter 1", rp_filter: 1, by: By::Nothing },
+    Case { name: "kernel with an nft guard, rp_filter 0", rp_filter: 0, by: By::Nft },
+    Case { name: FLOOR, rp_filter: 0, by: By::Floor },
+    Case { name: "fast path, rp_filter 0", rp_filter: 0, by: By::Agent(&[]) },
+    Case { name: POLICIES, rp_filter: 0, by: By::Agent(ALL_DROP) },
 ];
 const ALL_DROP: &[&str] = &[
     "--sender-guard",
@@ -69,6 +82,8 @@ struct Pair<'a> {
     attacker: u8,
     victim: u8,
     agent: Option<Agent>,
+    /// Attached as long as it is held.
+    _floor: Option<Programs>,
 }
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
@@ -89,8 +104,10 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
             }
         }
     }
-    results::judge(findings);
     pairs.into_iter().filter_map(|pair| pair.agent).try_for_each(|mut agent| agent.stop().map(drop))?;
+    drop(lab);
+    costs::run(context, findings)?;
+    results::judge(findings);
     findings.note(format!(
         "{rounds} rounds. Each window is {} ms, or the time for {TRIES} connections and {TRIES} first requests, of which no more are begun \
          after twice as long; a connection is lost after {} ms, a request after {} ms. The attacker is on core {}, the \
@@ -122,12 +139,21 @@ fn pair<'a>(lab: &Lab, case: &'a Case, attacker: u8, victim: u8) -> Result<Pair<
          route add 10.67.{victim}.0/24 dev cali{victim} scope link",
         wide = u32::from(attacker) * 16,
     ))?;
-    if case.nft {
-        nft_guard(lab, attacker)?;
-        nft_guard(lab, victim)?;
+    let (mut agent, mut floor) = (None, None);
+    match case.by {
+        By::Nothing => {}
+        By::Nft => {
+            nft_guard(lab, attacker)?;
+            nft_guard(lab, victim)?;
+        }
+        By::Floor => {
+            let mut programs = Programs::load()?;
+            programs.attach_tc("discard_arp_tc", lab.node(), &format!("cali{attacker}"), Tc::Tcx)?;
+            floor = Some(programs);
+        }
+        By::Agent(policies) => agent = Some(start(lab, policies, [attacker, victim])?),
     }
-    let agent = case.policies.map(|policies| start(lab, policies, [attacker, victim])).transpose()?;
-    Ok(Pair { case, attacker, victim, agent })
+    Ok(Pair { case, attacker, victim, agent, _floor: floor })
 }
 
 /// What an administrator could write: a chain for a pod that lets its own senders through alone.
@@ -147,14 +173,18 @@ fn start(lab: &Lab, policies: &[&str], pods: [u8; 2]) -> Result<Agent> {
     let names = pods.map(|pod| format!("cali{pod}"));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let agent = AgentOptions::new(&names).default_reread().sysctl_hook().args(policies).start(lab.node())?;
+    await_guard(&agent, &names, policies)?;
+    Ok(agent)
+}
+
+fn await_guard(agent: &Agent, names: &[&str], policies: &[&str]) -> Result<()> {
     let is_guarded = || {
         let status = agent.status()?;
         let guards = names.iter().map(|name| status.interface(name)["guard"].clone());
         Ok(policies.is_empty()
             || guards.into_iter().all(|guard| guard.as_str().is_some_and(|it| it.starts_with("attached"))))
     };
-    wait_until(Duration::from_secs(5), is_guarded, || "the guard is attached".to_owned())?;
-    Ok(agent)
+    wait_until(Duration::from_secs(5), is_guarded, || "the guard is attached".to_owned())
 }
 
 /// One attack on one case.

@@ -2,7 +2,7 @@
 
 use super::attacks::{ANNOUNCEMENTS, CALM, CHANGES, FLIPS, OWN_ROUTE, SCANS, SPOOFED};
 use super::victim::{FIRST, FRESH, MANY, OWN};
-use super::{KERNEL, POLICIES};
+use super::{FLOOR, KERNEL, POLICIES};
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::report::Bound;
@@ -13,6 +13,13 @@ pub(super) const ENTRIES: &str = "entries of the attacker's interface";
 pub(super) const UNRESOLVED: &str = "entries of the uplink without an address";
 pub(super) const CHANGED: &str = "changes of entries notified";
 pub(super) const AGENT: &str = "the agent's share of a core";
+
+/// What the two loads are called, and the state of the neighbour table.
+pub(super) const LOADS: [&str; 2] = ["TCP bulk, pod → node", "TCP requests, pod → node"];
+pub(super) const CALM_TABLE: &str = "table calm";
+pub(super) const FILLING_TABLE: &str = "table filling";
+pub(super) const UNGUARDED: &str = "no policies";
+pub(super) const GUARDED: &str = "all policies";
 
 /// What the tables call a measure, and the measure: it ends with the name of the attack.
 macro_rules! by_attack {
@@ -41,6 +48,12 @@ pub(crate) const TABLES: &[Table] = &[
         "UDP scan, as fast as it goes")),
     table(by_attack!("changes of entries notified": "its own address with random MACs",
         "announcements of its own address")),
+    table(&[
+        ("TCP bulk, pod → node, table calm", "TCP bulk, pod → node, table calm"),
+        ("TCP bulk, pod → node, table filling", "TCP bulk, pod → node, table filling"),
+        ("TCP requests, pod → node, table calm", "TCP requests, pod → node, table calm"),
+        ("TCP requests, pod → node, table filling", "TCP requests, pod → node, table filling"),
+    ]),
 ];
 
 /// Frames a second that the guard is to drop.
@@ -93,5 +106,29 @@ pub(super) fn judge(findings: &mut Findings) {
         let p99 = |attack: &str| Key::new(&format!("{FIRST}, p99: {attack}"), POLICIES);
         let ratios = findings.samples.ratios(&p99(attack), &p99(CALM)).unwrap_or_default();
         findings.goal("G4", [&format!("{FIRST}, p99, against calm"), attack], Bound::AtMost(1.5), "×", &ratios);
+    }
+    let handled = |case: &str| Key::new(&format!("{HANDLED}: {}", SPOOFED[0]), case);
+    let slower = findings.samples.ratios(&handled(FLOOR), &handled(POLICIES)).unwrap_or_default();
+    findings.goal(
+        "G7",
+        ["a dropped frame, against a program that drops all ARP", SPOOFED[0]],
+        Bound::AtMost(1.1),
+        "×",
+        &slower,
+    );
+    for (table, least) in [(CALM_TABLE, 0.99), (FILLING_TABLE, 0.95)] {
+        for load in LOADS {
+            let measure = format!("{load}, {table}");
+            findings.compare(&measure, UNGUARDED);
+            let key = |case: &str| Key::new(&measure, case);
+            let ratios = findings.samples.ratios(&key(GUARDED), &key(UNGUARDED)).unwrap_or_default();
+            findings.goal(
+                "G7",
+                [&format!("all policies against none, {table}"), load],
+                Bound::AtLeast(least),
+                "×",
+                &ratios,
+            );
+        }
     }
 }
