@@ -553,3 +553,27 @@ fn the_agent_says_what_it_serves() -> Result<()> {
     ensure!(elsewhere.contains("is not attached to w0") && elsewhere.contains("proxy_arp is 0 on w0"), "{elsewhere}");
     Ok(())
 }
+
+#[test]
+fn what_will_pass_is_told_apart_from_what_lasts() -> Result<()> {
+    needs_root!();
+    let lab = topology::matrix_with_uplinks()?;
+    let mut agent = lab::AgentOptions::new(&["v0"]).start(lab.node())?;
+    agent.in_sync()?;
+    let text = || -> Result<String> {
+        Ok(String::from_utf8(agent.command(&["explain", "v0", "10.20.0.1", "--sender", "10.5.0.5"])?.stdout)?)
+    };
+    // An interface that flaps is left to the kernel for a while.
+    for _ in 0..20 {
+        lab.host("p0").namespace().ip_each("link set eth0 down\n link set eth0 up")?;
+    }
+    let found = text()?;
+    ensure!(found.contains("\nfast path  passes (interface_flapping)"), "{found}");
+    ensure!(found.contains("(only for the moment; after that the fast path passes (neighbour_unknown)"), "{found}");
+    // What is left once it is over lasts.
+    let is_lasting = || {
+        let found = text()?;
+        Ok(found.contains("\nfast path  passes (neighbour_unknown)") && !found.contains("only for the moment"))
+    };
+    lab::wait_until(std::time::Duration::from_secs(30), is_lasting, || "what lasts is told as such".to_owned())
+}
