@@ -4,17 +4,21 @@
 //! that change more than neighbour entries. A client can make the agent write as many of the others as it likes, and what
 //! the tables say of routes is certain all the while.
 
+/// The half that is about routes.
+const UPPER: u64 = u64::MAX << 32;
+
 /// The word while a batch is written, from what it was before. `routes`: the batch changes more than neighbour entries.
 #[must_use]
 pub const fn begun(before: u64, routes: bool) -> u64 {
-    before | 1 | (routes as u64) << 32
+    before | 1 | ((routes as u64) << 32)
 }
 
 /// The word after that batch, from what [`begun`] gave.
 #[must_use]
 pub const fn ended(begun: u64, routes: bool) -> u64 {
-    let [all, of_routes] = [begun as u32, (begun >> 32) as u32];
-    all.wrapping_add(1) as u64 | (of_routes.wrapping_add(routes as u32) as u64) << 32
+    let all = begun.wrapping_add(1) & !UPPER;
+    let of_routes = (begun & UPPER).wrapping_add((routes as u64) << 32);
+    all | of_routes
 }
 
 /// Whether the tables were whole at two looks and between them.
@@ -35,7 +39,7 @@ mod tests {
 
     #[test]
     fn batches_of_neighbours_leave_the_routes_certain() {
-        let before = 2 | 4 << 32;
+        let before = 2 | (4 << 32);
         let writing = begun(before, false);
         let after = ended(writing, false);
         assert!(is_certain(before, before) && is_certain(after, after));
@@ -45,7 +49,7 @@ mod tests {
 
     #[test]
     fn all_other_batches_leave_nothing_certain() {
-        let before = 2 | 4 << 32;
+        let before = 2 | (4 << 32);
         let writing = begun(before, true);
         let after = ended(writing, true);
         for (first, second) in [(writing, writing), (before, writing), (before, after)] {
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn neither_half_runs_into_the_other() {
-        let last = u64::from(u32::MAX) - 1 | (u64::from(u32::MAX) - 1) << 32;
+        let last = (u64::from(u32::MAX) - 1) | ((u64::from(u32::MAX) - 1) << 32);
         assert_eq!(ended(begun(last, false), false), (u64::from(u32::MAX) - 1) << 32);
         assert_eq!(ended(begun(last, true), true), 0);
     }

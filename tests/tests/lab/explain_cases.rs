@@ -575,5 +575,5 @@ fn what_will_pass_is_told_apart_from_what_lasts() -> Result<()> {
         let found = text()?;
         Ok(found.contains("\nfast path  passes (neighbour_unknown)") && !found.contains("only for the moment"))
     };
-    lab::wait_until(std::time::Duration::from_secs(30), is_lasting, || "what lasts is told as such".to_owned())
+    lab::wait_until(Duration::from_secs(30), is_lasting, || "what lasts is told as such".to_owned())
 }

@@ -94,6 +94,29 @@ fn where_there_is_a_route_the_kernel_decides() -> Result<()> {
 }
 
 #[test]
+fn by_routing_rules_each_sender_has_a_route_or_none() -> Result<()> {
+    needs_root!();
+    let build = || {
+        let lab = without_default_route()?;
+        lab.node().ip("rule add from 10.244.235.132 lookup 100")?;
+        lab.node().ip("route add default via 10.9.0.254 dev eth0 table 100")?;
+        Ok(lab)
+    };
+    let mut both = SideBySide::start_with(build, with("cali*=169.254.1.1"))?;
+    both.learn("p0", topology::UPLINK_IP)?;
+    both.learn("p1", topology::UPLINK_IP)?;
+    // p0 has a route to the gateway's address by the table of its own: the kernel answers, and so does the fast path.
+    assert_eq!(both.ask("p0", |p0| p0.who_has(CALICO_GATEWAY))?.replies.len(), 1);
+    assert_eq!(count(both.agent(), "cali0", "answered_by_policy", "gateway")?, 0);
+    // p1 has none.
+    let frame = both.alone().host("p1").who_has(CALICO_GATEWAY);
+    assert!(both.alone().host("p1").ask(&frame)?.is_empty(), "the kernel is silent");
+    assert_eq!(both.fast().host("p1").ask(&frame)?.len(), 1);
+    assert_eq!(count(both.agent(), "cali1", "answered_by_policy", "gateway")?, 1);
+    Ok(())
+}
+
+#[test]
 fn in_count_nothing_changes_but_the_counters() -> Result<()> {
     needs_root!();
     let mut both = SideBySide::start_with(without_default_route, with("cali*=count:169.254.1.1"))?;

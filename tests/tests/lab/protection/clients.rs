@@ -138,7 +138,7 @@ fn keepalived(lab: &Lab, host: &str, folder: &Path, program: &Path, priority: u8
     let configuration = folder.join(format!("{host}.conf"));
     fs::write(
         &configuration,
-        &format!(
+        format!(
             "global_defs {{\n router_id {host}\n vrrp_garp_master_delay 1\n}}\n\
              vrrp_instance one {{\n state BACKUP\n interface eth0\n virtual_router_id 7\n priority {priority}\n \
              advert_int 1\n {vmac}\n virtual_ipaddress {{\n  192.168.0.100/24\n }}\n}}\n"
