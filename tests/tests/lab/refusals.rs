@@ -114,3 +114,20 @@ fn a_run_directory_it_may_not_enter_is_refused() -> Result<()> {
     assert!(log.contains(&*dir.path().to_string_lossy()), "{log}");
     Ok(())
 }
+
+#[test]
+fn without_the_kernel_s_types_the_unresolved_budget_is_refused() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let scratch = tempfile::tempdir()?;
+    let script = scratch.path().join("without-types");
+    fs::write(&script, "#!/bin/sh\nmount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"\n")?;
+    fs::set_permissions(&script, Permissions::from_mode(0o700))?;
+    let wrapper = format!("unshare --mount --propagation private {}", script.display());
+    let options = || AgentOptions::new(&["cali*"]).through(&wrapper);
+    let log = refusal(&lab, options().args(&["--unresolved-budget", "cali*=count"]))?;
+    assert!(log.contains("unresolved-budget") && log.contains("/sys/kernel/btf/vmlinux"), "{log}");
+    // The other policies need none of it.
+    options().args(&["--budget", "cali*=count"]).start(lab.node())?.stop()?;
+    Ok(())
+}
