@@ -341,6 +341,12 @@ fn every_field_and_every_kind_of_events_is_documented() {
 }
 
 #[test]
+fn every_field_of_trace_is_documented() {
+    let shown = crate::trace::tests::shown();
+    assert_fields_are_documented(&serde_json::to_value(shown).unwrap(), "### Fields of `trace --json`");
+}
+
+#[test]
 fn every_field_of_top_is_documented() {
     let document = serde_json::to_value(top::sample()).unwrap();
     assert_fields_are_documented(&document, "### Fields of `top --json`");

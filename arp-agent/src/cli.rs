@@ -2,7 +2,9 @@
 #![expect(missing_docs, reason = "`--help` prints doc comments: where it needs none, there is none")]
 
 use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
-use arp_common::Lladdr;
+use crate::prefix::Prefix;
+use crate::trace::{Verdict, filter};
+use arp_common::{Lladdr, Reason};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 110)]
 pub struct Cli {
-    /// More log output: -v every change of the maps, -vv also every decision of the eBPF program (slow).
+    /// More log output: every change of the maps (`arp-agent trace` shows frames).
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     #[command(subcommand)]
@@ -49,6 +51,10 @@ pub enum Command {
     /// Show what has happened on the node: addresses that moved or are claimed by others, what policies refused, a neighbour
     /// table that fills. Exit code 0, 1 failed, 3 no response, 4 not running.
     Events(Events),
+    /// Show each ARP frame that reaches the program and what becomes of it, as it comes, until the agent ends: the only
+    /// capture that has the fast path's replies. Only for root and the agent's own user. Exit code 0, 1 failed, 3 no
+    /// response, 4 not running.
+    Trace(Trace),
     /// Print the agent's metrics in Prometheus' text format, for node_exporter's textfile collector. If no agent answers,
     /// `arp_agent_up` is 0; exit code 0 all the same.
     Metrics(Metrics),
@@ -279,6 +285,39 @@ pub struct Events {
     /// Print a JSON document for each event, one a line.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Only frames that come in on interfaces that match: names or patterns such as `cali*` [default: all].
+    #[arg(long = "interface", value_name = "GLOB", num_args = 1..)]
+    pub interfaces: Vec<String>,
+    /// Only frames of this sender (spa): an address, or a prefix such as 10.0.0.0/8.
+    #[arg(long, value_name = "IP[/LEN]", value_parser = filter::prefix)]
+    pub sender: Option<Prefix>,
+    /// Only frames that ask for this target (tpa): an address, or a prefix.
+    #[arg(long, value_name = "IP[/LEN]", value_parser = filter::prefix)]
+    pub target: Option<Prefix>,
+    /// Only frames with this verdict.
+    #[arg(long, value_enum)]
+    pub verdict: Option<Verdict>,
+    /// Only frames that are passed for one of these reasons, named as `stats` does.
+    #[arg(long = "reason", value_name = "NAME", num_args = 1.., value_parser = filter::reason)]
+    pub reasons: Vec<Reason>,
+    /// End after so many frames.
+    #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// End after so many seconds.
+    #[arg(long = "for", id = "for_seconds", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<Duration>,
+    #[command(flatten)]
+    pub run_dir: RunDir,
+    /// Print a JSON document for each frame, one a line.
+    #[arg(long, conflicts_with = "pcapng")]
+    pub json: bool,
+    /// Write a capture instead, for wireshark and tcpdump, with what became of each frame as its comment (`-` is stdout).
+    #[arg(long, value_name = "FILE")]
+    pub pcapng: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

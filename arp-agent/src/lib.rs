@@ -30,6 +30,7 @@ pub mod prefix;
 pub mod preflight;
 pub mod protection;
 pub mod shadow;
+pub mod trace;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

@@ -22,17 +22,12 @@ pub fn start(verbose: u8) {
             into.write_all(line(FORMAT.load(Ordering::Relaxed), &time, record).as_bytes())
         })
         .init();
-    log::set_max_level(match verbose {
-        0 => LevelFilter::Info,
-        1 => LevelFilter::Debug,
-        _ => LevelFilter::Trace,
-    });
+    log::set_max_level(if verbose == 0 { LevelFilter::Info } else { LevelFilter::Debug });
 }
 
-/// Sets what the settings ask for. `trace`: everything is logged, whatever the level.
-pub fn set(level: LogLevel, format: LogFormat, trace: bool) {
+/// Sets what the settings ask for.
+pub fn set(level: LogLevel, format: LogFormat) {
     log::set_max_level(match level {
-        _ if trace => LevelFilter::Trace,
         LogLevel::Error => LevelFilter::Error,
         LogLevel::Warn => LevelFilter::Warn,
         LogLevel::Info => LevelFilter::Info,

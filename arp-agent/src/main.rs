@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Sources::of(of_command, config, cli.verbose)
     };
     let done = match &cli.command {
-        Command::Run(arguments) => commands::run::run(sources(arguments.config.as_deref()), cli.verbose >= 2),
+        Command::Run(arguments) => commands::run::run(sources(arguments.config.as_deref())),
         Command::Preflight(arguments) => commands::preflight::preflight(arguments),
         Command::CheckConfig(arguments) => {
             commands::check_config::check_config(&sources(arguments.run.config.as_deref()), arguments.json)
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Snapshot(arguments) => commands::snapshot::snapshot(arguments),
         Command::Stats(arguments) => commands::stats::stats(arguments),
         Command::Events(arguments) => commands::events::events(arguments),
+        Command::Trace(arguments) => commands::trace::trace(arguments),
         Command::Top(arguments) => commands::top::top(arguments),
         Command::Detach(arguments) => commands::detach::detach(arguments),
     };

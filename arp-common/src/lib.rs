@@ -1,7 +1,7 @@
 //! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
 //! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`], [`unresolved`], [`binding`]) and those that
 //! answer ([`mod@deviation`]), what is compared without answering ([`shadow`]), what programs tell of single frames
-//! ([`notice`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
+//! ([`notice`], [`trace`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
 //! Everything here is compiled twice, for the host and for BPF, and must mean the same in both: no I/O, no
 //! allocation, no clock, no `unsafe`; functions that the program calls are inlined, because the verifier refuses
@@ -28,6 +28,7 @@ pub mod reason;
 pub mod sequence;
 pub mod settings;
 pub mod shadow;
+pub mod trace;
 pub mod unresolved;
 
 pub use decide::{Tables, Verdict, decide};

@@ -40,6 +40,8 @@ mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
 #[cfg(target_arch = "bpf")]
+mod trace;
+#[cfg(target_arch = "bpf")]
 mod unresolved;
 #[cfg(target_arch = "bpf")]
 mod xdp;

@@ -5,12 +5,12 @@ use crate::deviation;
 use crate::packet::Decided;
 use crate::shadow;
 use crate::tables::Maps;
-use arp_common::{PackedArp, decide};
+use arp_common::{Lladdr, PackedArp, Reason, decide};
 
 /// What a program does with a frame.
 pub(crate) trait Manner {
     /// By what a reply is given, where that is not always the same.
-    type By: Copy;
+    type By: Copy + Default;
 
     /// Decides, and does what the manner does besides.
     fn decide(frame: &PackedArp, maps: &Maps) -> (Decided, Self::By);
@@ -21,6 +21,17 @@ pub(crate) trait Manner {
     }
     /// Counts an answer that is about to leave.
     fn count_answer(by: Self::By, maps: &Maps);
+    /// By which policy an answer is given: 1 more than its number; 0 where the kernel would reply.
+    #[inline(always)]
+    fn policy(_: Self::By) -> u32 {
+        0
+    }
+    /// Tells that a frame is answered, with this link-layer address.
+    #[inline(always)]
+    fn tell_answer(_: &PackedArp, _: &Maps, _: Self::By, _: Lladdr) {}
+    /// Tells that a frame is passed; it would have been answered with this link-layer address, or 0.
+    #[inline(always)]
+    fn tell_pass(_: &PackedArp, _: &Maps, _: Self::By, _: Reason, _: Lladdr) {}
 }
 
 /// As the kernel would, and never else.
@@ -58,6 +69,11 @@ impl Manner for ByPolicy {
             0 => maps.count_answer(),
             policy => deviation::count_answer(policy, maps),
         }
+    }
+
+    #[inline(always)]
+    fn policy(by: u32) -> u32 {
+        by
     }
 }
 

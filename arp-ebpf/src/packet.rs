@@ -1,10 +1,8 @@
-//! Whatever the hook: what a frame is, and a line for the log.
+//! Whatever the hook: what a frame is.
 
 use crate::packet_access::read;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Verdict};
-use aya_ebpf::EbpfContext;
-use aya_log_ebpf::trace;
 use core::arch::asm;
 
 /// What a frame is, before anything is decided.
@@ -92,20 +90,4 @@ pub(crate) fn behind_tags(start: usize, end: usize, arp: impl Fn(&PackedArp)) {
         Some(frame) if (frame.words[1] >> 32) as u16 == u16::from_ne_bytes(ETHERTYPE_ARP) => arp(&frame),
         _ => {}
     }
-}
-
-/// A line for each decision; the loader sets the level before the program is verified, so that while tracing is off
-/// the verifier removes all of this. The frame is read again for it: one that had to be shown to the logger could not
-/// stay in registers for anyone.
-#[inline(always)]
-pub(crate) fn log(ctx: &impl EbpfContext, ingress: u32, decided: Decided, frame: impl Fn() -> Option<PackedArp>) {
-    trace!(
-        ctx,
-        "ifindex {} who-has {:i} tell {:i} at {:mac}: code {}",
-        ingress,
-        frame().map_or(0, |frame| u32::from_be_bytes(frame.tpa())),
-        frame().map_or(0, |frame| u32::from_be_bytes(frame.spa())),
-        frame().map_or([0; 6], |frame| frame.sha().bytes()),
-        decided.reason
-    );
 }

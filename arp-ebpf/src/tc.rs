@@ -4,12 +4,12 @@
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
 use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
-use crate::packet::{Class, behind_tags, classify, is_tag, log};
+use crate::packet::{Class, behind_tags, classify, is_tag};
 use crate::packet_access::read;
 use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
-use arp_common::{ArpFrame, PackedArp, Reason};
+use arp_common::{ArpFrame, Lladdr, PackedArp, Reason};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_redirect_peer, bpf_set_hash_invalid, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
@@ -45,7 +45,7 @@ pub(crate) fn arp_tc_shadow(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn answer<M: Manner>(ctx: &TcContext) -> i32 {
+pub(crate) fn answer<M: Manner>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the one that the kernel called us with.
     let (protocol, ingress, tagged) = unsafe { ((*skb).protocol, (*skb).ifindex, (*skb).vlan_present) };
@@ -65,6 +65,7 @@ fn answer<M: Manner>(ctx: &TcContext) -> i32 {
     if tagged != 0 {
         if let Some(frame) = read(ctx.data(), ctx.data_end()) {
             maps.hand_up(&frame);
+            M::tell_pass(&frame, &maps, M::By::default(), Reason::VLAN_TAG, Lladdr::of_word(0));
         }
         return pass(&maps, Reason::VLAN_TAG);
     }
@@ -83,17 +84,20 @@ fn answer<M: Manner>(ctx: &TcContext) -> i32 {
         decided.reason = Reason::OTHER_DESTINATION.raw();
     }
     let decided = M::settle(&frame, &maps, decided);
-    log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
         0 => {
             // What comes in at the pod end from the wire is sorted by its destination; what is put there by
             // `bpf_redirect_peer` is not. Only to the very one that asked is it surely "to us".
             let to_asker = frame.src() == frame.sha() && !frame.src().is_group();
-            send::<M>(skb, &maps, &frame.reply(decided.mac), by, to_asker && maps.has(Iface::TO_PEER))
+            let to_peer = to_asker && maps.has(Iface::TO_PEER);
+            send::<M>(skb, &maps, &frame, decided.mac, by, to_peer)
         }
         reason => {
+            let reason = Reason::from_raw(reason);
             maps.hand_up(&frame);
-            pass(&maps, Reason::from_raw(reason))
+            let action = pass(&maps, reason);
+            M::tell_pass(&frame, &maps, by, reason, decided.mac);
+            action
         }
     }
 }
@@ -147,21 +151,28 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send<M: Manner>(skb: *mut __sk_buff, maps: &Maps, reply: &PackedArp, by: M::By, to_peer: bool) -> i32 {
+fn send<M: Manner>(skb: *mut __sk_buff, maps: &Maps, frame: &PackedArp, mac: Lladdr, by: M::By, to_peer: bool) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
+    let reply = frame.reply(mac);
+    let refused = || {
+        let action = pass(maps, Reason::TRIM_FAILED);
+        M::tell_pass(frame, maps, by, Reason::TRIM_FAILED, mac);
+        action
+    };
     // SAFETY: the context is the one that the kernel called us with, the reply is 42 bytes of our stack and more. A helper that
     // refuses leaves the frame as it is.
     unsafe {
         if (*skb).len != LEN {
             // Writable first: so that nothing can fail once the frame is trimmed.
             if bpf_skb_pull_data(skb, LEN) != 0 || bpf_skb_change_tail(skb, LEN, 0) != 0 {
-                return pass(maps, Reason::TRIM_FAILED);
+                return refused();
             }
         }
-        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(reply).cast(), LEN, 0) != 0 {
-            return pass(maps, Reason::TRIM_FAILED);
+        if bpf_skb_store_bytes(skb, 0, core::ptr::from_ref(&reply).cast(), LEN, 0) != 0 {
+            return refused();
         }
         M::count_answer(by, maps);
+        M::tell_answer(frame, maps, by, mac);
         if to_peer {
             bpf_skb_change_type(skb, PACKET_HOST);
             bpf_redirect_peer(maps.ingress(), 0) as i32

@@ -1,10 +1,10 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
 use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
-use crate::packet::{Class, behind_tags, classify, log};
+use crate::packet::{Class, behind_tags, classify};
 use crate::packet_access::{read, write};
 use crate::tables::Maps;
-use arp_common::{ArpFrame, PackedArp, Reason};
+use arp_common::{ArpFrame, Lladdr, PackedArp, Reason};
 use aya_ebpf::{
     bindings::xdp_action,
     helpers::generated::{bpf_redirect, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len},
@@ -14,7 +14,7 @@ use aya_ebpf::{
 
 /// How a reply leaves.
 #[derive(Clone, Copy)]
-enum Exit {
+pub(crate) enum Exit {
     /// By XDP_TX.
     Bounce,
     /// By redirect to the ingress interface. Out of a veth in driver mode it is the only way that also wakes a pod end
@@ -79,13 +79,13 @@ pub(crate) fn arp_xdpv_shadow(ctx: XdpContext) -> u32 {
 
 /// The length of a frame that lies in one buffer.
 #[inline(always)]
-fn whole_of_one(ctx: &XdpContext) -> i32 {
+pub(crate) fn whole_of_one(ctx: &XdpContext) -> i32 {
     (ctx.data_end() - ctx.data()) as i32
 }
 
 /// The frame's length in all its buffers.
 #[inline(always)]
-fn whole_len(ctx: &XdpContext) -> i32 {
+pub(crate) fn whole_len(ctx: &XdpContext) -> i32 {
     let first = ctx.data_end() - ctx.data();
     if first == ArpFrame::LEN {
         // A request as every stack sends it needs no call: the first buffer is a page, and another one follows only
@@ -97,7 +97,7 @@ fn whole_len(ctx: &XdpContext) -> i32 {
 }
 
 #[inline(always)]
-fn answer<M: Manner>(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
+pub(crate) fn answer<M: Manner>(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
     let class = classify(ctx.data(), ctx.data_end());
     if matches!(class, Class::Other) {
         return xdp_action::XDP_PASS;
@@ -114,12 +114,14 @@ fn answer<M: Manner>(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> 
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
     let (decided, by) = M::decide(&frame, &maps);
     let decided = M::settle(&frame, &maps, decided);
-    log(ctx, ingress, decided, || read(ctx.data(), ctx.data_end()));
     match decided.reason {
-        0 => reply::<M>(ctx, &maps, &frame.reply(decided.mac), by, exit, len(ctx)),
+        0 => reply::<M>(ctx, &maps, &frame, decided.mac, by, exit, len(ctx)),
         reason => {
+            let reason = Reason::from_raw(reason);
             maps.hand_up(&frame);
-            pass(&maps, Reason::from_raw(reason))
+            let action = pass(&maps, reason);
+            M::tell_pass(&frame, &maps, by, reason, decided.mac);
+            action
         }
     }
 }
@@ -131,21 +133,33 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply<M: Manner>(ctx: &XdpContext, maps: &Maps, answer: &PackedArp, by: M::By, exit: Exit, len: i32) -> u32 {
+fn reply<M: Manner>(
+    ctx: &XdpContext,
+    maps: &Maps,
+    frame: &PackedArp,
+    mac: Lladdr,
+    by: M::By,
+    exit: Exit,
+    len: i32,
+) -> u32 {
+    let answer = frame.reply(mac);
     let excess = len - ArpFrame::LEN as i32;
     if excess > 0 {
         // SAFETY: the context is the one that the kernel called us with; the helper checks the length itself, and
         // leaves the frame as it is when it refuses.
         let refused = unsafe { bpf_xdp_adjust_tail(ctx.ctx, -excess) };
         if refused != 0 {
-            return pass(maps, Reason::TRIM_FAILED);
+            let action = pass(maps, Reason::TRIM_FAILED);
+            M::tell_pass(frame, maps, by, Reason::TRIM_FAILED, mac);
+            return action;
         }
     }
     // Trimming invalidated what we knew of packet memory: look again.
-    if !write(ctx.data(), ctx.data_end(), answer) {
+    if !write(ctx.data(), ctx.data_end(), &answer) {
         return xdp_action::XDP_PASS;
     }
     M::count_answer(by, maps);
+    M::tell_answer(frame, maps, by, mac);
     match exit {
         Exit::Bounce => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers; it only notes where to.

@@ -22,7 +22,7 @@ struct More {
     examples: &'static [(&'static str, &'static str)],
 }
 
-const MORE: [More; 8] = [
+const MORE: [More; 9] = [
     More {
         verb: "run",
         codes: &[],
@@ -65,6 +65,14 @@ const MORE: [More; 8] = [
         verb: "events",
         codes: &[("3", "The agent does not respond."), ("4", "No agent runs, or it has ended.")],
         examples: &[("arp-agent events --follow", "The events of the last time, and those to come.")],
+    },
+    More {
+        verb: "trace",
+        codes: &[("3", "The agent does not respond."), ("4", "No agent runs, or it has ended.")],
+        examples: &[
+            ("arp-agent trace --interface cali0 --verdict passed", "Why requests of a pod are left to the kernel."),
+            ("arp-agent trace --pcapng - | wireshark -k -i -", "Frames, verdicts and replies, live."),
+        ],
     },
     More { verb: "explain", codes: &[("3", "The fast path passes the frame to the kernel.")], examples: &[] },
     More {

@@ -68,6 +68,8 @@ impl Agent {
             would_drop: refused(&total, DropReason::would_drop),
             events: self.events.counts(),
             events_lost: self.bpf.events_lost(),
+            trace_clients: self.traces.clients(),
+            trace_lost: self.bpf.trace_lost(),
             neighbour_table: self.events.table(),
         }
     }

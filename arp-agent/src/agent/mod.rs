@@ -21,6 +21,7 @@ mod shadow;
 mod states;
 mod status;
 mod supervisor;
+mod trace;
 mod warnings;
 
 use crate::clock::monotonic_ns;
@@ -61,6 +62,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
 use tokio::time::sleep_until;
+use trace::Traces;
 
 /// How many batches of notifications are applied before other work has its turn.
 const BATCHES_AT_ONCE: usize = 64;
@@ -79,8 +81,6 @@ pub struct Agent {
     settings: Settings,
     /// What the settings are read from again.
     sources: Sources,
-    /// The program logs each decision.
-    trace: bool,
     notifications: Notifications,
     reader: Reader,
     mirror: Mirror,
@@ -104,6 +104,7 @@ pub struct Agent {
     doubts: Doubts,
     states: States,
     events: Events,
+    traces: Traces,
     lease: Lease,
     replay: Replay,
     redump: Redump,
@@ -126,11 +127,11 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Loads the program, attaches it and brings the maps in sync. With `trace`, the program logs each decision.
+    /// Loads the program, attaches it and brings the maps in sync.
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<Self> {
+    pub fn start(settings: Settings, sources: Sources) -> anyhow::Result<Self> {
         let options = &settings.options;
         // Whoever read the settings has told their faults; here there is none.
         let policies = Policies::new(&options.protection, &options.interface).map_err(patterns::error)?;
@@ -141,7 +142,7 @@ impl Agent {
             ShadowWanted::Off => Manner::ByPolicy,
         };
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
-        let mut bpf = Bpf::load_with(trace, Protection::guarding(&policies), manner)?;
+        let mut bpf = Bpf::load_with(Protection::guarding(&policies), manner)?;
         let protection = Protection::start(policies, &mut bpf, &mut attachments)?;
         let deviations = Deviations::start(answering, &mut bpf)?;
         let shadow = match manner {
@@ -172,7 +173,6 @@ impl Agent {
             damper: Damper::default(),
             settings,
             sources,
-            trace,
             notifications,
             reader,
             mirror,
@@ -192,6 +192,7 @@ impl Agent {
             doubts: Doubts::new(Instant::now()),
             states: States::default(),
             events: Events::new(Instant::now()),
+            traces: Traces::default(),
             full_poll_at: Instant::now(),
             cheap_polls: 0,
             proxies: ProxyReadings::new(Instant::now()),
@@ -207,11 +208,6 @@ impl Agent {
         agent.attachments.clear_left();
         agent.attachments.serve();
         Ok(agent)
-    }
-
-    /// The program's object, for its log.
-    pub fn bpf_mut(&mut self) -> &mut Bpf {
-        &mut self.bpf
     }
 
     /// Tells whether the agent's loop turns.
@@ -284,6 +280,7 @@ impl Agent {
                 }
                 done = self.protection.done() => self.protection.complete(done),
                 () = next_look(&mut self.shadow) => self.compare(),
+                () = self.traces.tick() => self.tend_traces(),
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_sync.is_ok() => {
                     self.settle_writes()?;
                     self.renew_lease()?;

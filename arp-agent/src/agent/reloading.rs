@@ -44,7 +44,7 @@ impl Agent {
 
     fn take_over(&mut self, new: Settings) -> anyhow::Result<()> {
         let (old, new) = (std::mem::replace(&mut self.settings, new), &self.settings.options);
-        logging::set(new.log_level, new.log_format, self.trace);
+        logging::set(new.log_level, new.log_format);
         self.lease.set(new.lease.duration(), new.reread_interval.duration());
         self.full_poll_at = self.full_poll_at.min(Instant::now() + new.reread_interval.duration());
         if old.options.interface != new.interface {

@@ -25,6 +25,7 @@ impl Agent {
             Request::Status | Request::Sync => self.status().map(|status| Response::Status(Box::new(status))),
             Request::Figures => Ok(Response::Figures(Box::new(self.figures()))),
             Request::Events { follow } => Ok(self.events.answer(follow)),
+            Request::Trace(filter) => self.begin_trace(&filter),
             Request::Reload => self.reload().map(Response::Reloaded),
             Request::Explain { question, run_program } => {
                 self.explain(&question, run_program).map(|explanation| Response::Explanation(Box::new(explanation)))

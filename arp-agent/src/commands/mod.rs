@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod status;
 pub mod top;
+pub mod trace;
 mod turns;
 
 /// A command's exit code, besides 1 for errors and 2 for bad usage.
@@ -25,10 +26,10 @@ pub enum Exit {
     Failed = 1,
     /// `run`: no interface is named.
     Usage = 2,
-    /// `status`: the agent runs, but is not ready. `status`, `stats`, `events`: it does not respond. `explain`: the frame is passed.
+    /// `status`: the agent runs, but is not ready. `status`, `stats`, `events`, `trace`: it does not respond. `explain`: the frame is passed.
     /// `preflight`: not everything would be answered. `detach`: an agent still runs.
     No = 3,
-    /// `status`, `stats`, `events`: no agent runs.
+    /// `status`, `stats`, `events`, `trace`: no agent runs.
     NotRunning = 4,
     /// `status`: the agent is ready, but answers on none of the interfaces that match.
     NoneAnswers = 5,

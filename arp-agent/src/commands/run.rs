@@ -7,49 +7,43 @@ use crate::control::{Request, run_dir::RunDir, server};
 use crate::metrics::http;
 use crate::{descriptors, logging};
 use anyhow::{Context as _, bail};
-use aya_log::EbpfLogger;
 use caps::{CapSet, Capability};
 use nix::libc;
 use nix::sys::stat::{Mode, umask};
 use std::collections::HashSet;
 use std::task::Poll;
-use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-/// Runs the agent until SIGTERM, SIGINT or another signal that ends programs. `trace`: the program logs each decision.
+/// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
 /// # Errors
 /// Those of [`Agent::start`] and [`Agent::run`]; the configuration is bad; the run directory cannot be used.
-pub fn run(sources: Sources, trace: bool) -> anyhow::Result<Exit> {
+pub fn run(sources: Sources) -> anyhow::Result<Exit> {
     let settings = sources.read()?;
     if let Err(error) = settings.need_interfaces() {
         eprintln!("arp-agent: {error:#}");
         return Ok(Exit::Usage);
     }
-    logging::set(settings.options.log_level, settings.options.log_format, trace);
+    logging::set(settings.options.log_level, settings.options.log_format);
     settings.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     need_capabilities()?;
     // Nothing that the agent makes is for other users, whatever umask it was started with.
     umask(Mode::from_bits_truncate(0o077));
     descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(settings, sources, trace))?;
+    runtime.block_on(serve(settings, sources))?;
     Ok(Exit::Ok)
 }
 
-async fn serve(settings: Settings, sources: Sources, trace: bool) -> anyhow::Result<()> {
+async fn serve(settings: Settings, sources: Sources) -> anyhow::Result<()> {
     // Before anything is made that a signal could leave behind.
     let mut signals = Signals::new().context("handling signals failed")?;
     let run_dir = RunDir::take(&settings.options.run_dir)?;
     let listener = server::listen(&run_dir.socket())?;
     // A port in use is found before anything is attached.
     let http = http::bind(&settings.options.listen_address)?;
-    let mut agent = Agent::start(settings, sources, trace)?;
-    if trace {
-        let logger = EbpfLogger::init(agent.bpf_mut().ebpf_mut()).context("reading the program's log failed")?;
-        tokio::spawn(print_log(logger));
-    }
+    let mut agent = Agent::start(settings, sources)?;
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(server::accept(listener, requests.clone()));
     http::serve(http, requests.clone(), agent.pulse())?;
@@ -127,16 +121,6 @@ impl Signals {
             self.ending.iter_mut().find_map(came).map_or(Poll::Pending, Poll::Ready)
         })
         .await
-    }
-}
-
-/// Prints the program's log. It polls the ring buffer: waiting on its descriptor would need unsafe code, and nobody
-/// minds a short delay in a trace.
-async fn print_log(mut logger: EbpfLogger<&'static dyn log::Log>) {
-    let mut turns = tokio::time::interval(Duration::from_millis(20));
-    loop {
-        turns.tick().await;
-        logger.flush();
     }
 }
 

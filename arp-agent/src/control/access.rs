@@ -51,7 +51,7 @@ impl Access {
             | Request::Events { .. }
             | Request::Explain { run_program: false, .. } => true,
             // They make the agent, or the program, do something.
-            Request::Sync | Request::Reload | Request::Explain { run_program: true, .. } => false,
+            Request::Sync | Request::Reload | Request::Trace(_) | Request::Explain { run_program: true, .. } => false,
         };
         match self {
             Access::Full => None,
@@ -131,6 +131,7 @@ fn groups(stream: &UnixStream) -> io::Result<Vec<u32>> {
 mod tests {
     use super::*;
     use crate::explain::Question;
+    use crate::trace::filter::Filter;
     use arp_common::Lladdr;
     use std::net::Ipv4Addr;
 
@@ -156,11 +157,12 @@ mod tests {
                 explain(true),
                 Request::Sync,
                 Request::Reload,
+                Request::Trace(Filter::default()),
             ]
             .map(|ask| access.refusal(&ask).is_none())
         };
-        assert_eq!(may(Access::Full), [true; 7]);
-        assert_eq!(may(Access::Read), [true, true, true, true, false, false, false]);
-        assert_eq!(may(Access::None), [false; 7]);
+        assert_eq!(may(Access::Full), [true; 8]);
+        assert_eq!(may(Access::Read), [true, true, true, true, false, false, false, false]);
+        assert_eq!(may(Access::None), [false; 8]);
     }
 }

@@ -52,6 +52,13 @@ impl Lines {
     }
 }
 
+impl Lines {
+    /// Whether a line is here already.
+    pub fn is_there_more(&self) -> bool {
+        self.from.buffer().contains(&b'\n')
+    }
+}
+
 /// What came next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {

@@ -40,21 +40,43 @@ impl Follower {
 
     /// Sends a line, or counts it as lost. Says whether the client is there still.
     pub fn send(&mut self, line: &str) -> bool {
-        if self.lost > 0 {
-            let told = serde_json::to_string(&Lost { lost: self.lost }).unwrap_or_default();
-            match self.lines.try_send(told) {
-                Ok(()) => self.lost = 0,
-                Err(TrySendError::Full(_)) => {
-                    self.lost += 1;
-                    return true;
-                }
-                Err(TrySendError::Closed(_)) => return false,
-            }
+        self.send_many(line, 1)
+    }
+
+    /// Counts lines as lost that could not even be made. They are told before the next that is sent.
+    pub fn lose(&mut self, count: u64) {
+        self.lost += count;
+    }
+
+    /// Tells what was lost, if there is room. Says whether the client is there still.
+    pub fn tell_lost(&mut self) -> bool {
+        if self.lost == 0 {
+            return !self.is_gone();
         }
-        match self.lines.try_send(line.to_owned()) {
+        let told = serde_json::to_string(&Lost { lost: self.lost }).unwrap_or_default();
+        match self.lines.try_send(told) {
+            Ok(()) => self.lost = 0,
+            Err(TrySendError::Full(_)) => {}
+            Err(TrySendError::Closed(_)) => return false,
+        }
+        true
+    }
+
+    /// Sends `count` lines at once, with a line break between each two, or counts all of them as lost. Says whether the
+    /// client is there still.
+    pub fn send_many(&mut self, lines: &str, count: u64) -> bool {
+        if !self.tell_lost() {
+            return false;
+        }
+        if self.lost > 0 {
+            // In their order, or not at all.
+            self.lost += count;
+            return true;
+        }
+        match self.lines.try_send(lines.to_owned()) {
             Ok(()) => true,
             Err(TrySendError::Full(_)) => {
-                self.lost += 1;
+                self.lost += count;
                 true
             }
             Err(TrySendError::Closed(_)) => false,
@@ -83,6 +105,18 @@ mod tests {
         assert!(follower.send("next"));
         assert_eq!(feed.lines.try_recv().ok().as_deref(), Some("{\"lost\":3}"));
         assert_eq!(feed.lines.try_recv().ok().as_deref(), Some("next"));
+        follower.lose(2);
+        assert!(follower.send_many("a\nb", 2));
+        assert_eq!(feed.lines.try_recv().ok().as_deref(), Some("{\"lost\":2}"));
+        assert_eq!(feed.lines.try_recv().ok().as_deref(), Some("a\nb"));
+        for _ in 0..WAITING {
+            assert!(follower.send_many("a\nb", 2));
+        }
+        assert!(follower.send_many("a\nb", 2) && follower.tell_lost(), "there is no room, nor for what was lost");
+        feed.lines.try_recv().unwrap();
+        assert!(follower.tell_lost());
+        let last = std::iter::from_fn(|| feed.lines.try_recv().ok()).last();
+        assert_eq!(last.as_deref(), Some("{\"lost\":2}"), "each line of a message counts");
         drop(feed);
         assert!(!follower.send("nobody") && follower.is_gone());
     }

@@ -68,6 +68,10 @@ pub struct Figures {
     pub events: BTreeMap<String, u64>,
     /// Events of the guard for which there was no room.
     pub events_lost: u64,
+    /// Clients that trace.
+    pub trace_clients: usize,
+    /// Frames of traces for which there was no room.
+    pub trace_lost: u64,
     /// Entries in the machine's neighbour table, and the most that it may hold; `None` while it is not known.
     pub neighbour_table: Option<(u64, u64)>,
 }

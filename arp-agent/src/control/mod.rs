@@ -9,6 +9,7 @@ pub mod server;
 
 use crate::events::Event;
 use crate::explain::{Explanation, Question};
+use crate::trace::filter::Filter;
 use feed::Feed;
 use figures::Figures;
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub enum Request {
         /// Whether those to come are sent too, a line each.
         follow: bool,
     },
+    /// The frames that come from now on, a line each ([`crate::trace::Shown`]).
+    Trace(Filter),
     /// Reads the configuration again, and takes it over.
     Reload,
     /// An [`Explanation`], made from the agent's own maps.
@@ -59,6 +62,11 @@ pub enum Response {
     Figures(Box<Figures>),
     /// The answer to [`Request::Events`].
     Events(Vec<Event>),
+    /// The answer to [`Request::Trace`]: on how many interfaces that the filter names the program runs.
+    Trace {
+        /// Those.
+        interfaces: usize,
+    },
     /// An answer that goes on.
     #[serde(skip)]
     Feed(Feed),

@@ -13,6 +13,7 @@ pub use super::programs::ProgramRun;
 use super::programs::{Manner, Stubs};
 use super::refusal;
 use super::shadow::ShadowMaps;
+use super::trace::TraceMaps;
 use super::trie::{Entries as _, Trie};
 use crate::clock::{monotonic_ns, tick_ns};
 use crate::mirror::Change;
@@ -26,7 +27,7 @@ use arp_common::maps::{
 };
 use arp_common::notice;
 use arp_common::settings::Whose;
-use arp_common::{deviation, guard, sequence, shadow, unresolved};
+use arp_common::{deviation, guard, sequence, shadow, trace, unresolved};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
@@ -38,9 +39,6 @@ use zerocopy::transmute;
 
 /// The eBPF object, as `build.rs` made it.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/arp-ebpf"));
-
-/// The global that `aya-log-ebpf` reads: lines above this level are not even in the verified program.
-const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 
 // The words of `Global`.
 const SEQUENCE: usize = offset_of!(Global, sequence) / 8;
@@ -80,6 +78,9 @@ pub struct Bpf {
     pub(super) deviations: DeviationMaps,
     pub(super) shadow: ShadowMaps,
     pub(super) manner: Manner,
+    /// Whether the programs that tell of each frame are in place.
+    pub(super) is_traced: bool,
+    pub(super) trace: TraceMaps,
     pub(super) pressure: Words,
     /// Why the neighbour table cannot be watched, where that is wanted.
     pub(super) cannot_watch: Option<String>,
@@ -101,20 +102,19 @@ pub struct Bpf {
 }
 
 impl Bpf {
-    /// Loads the object. With `trace`, the program logs a line for each decision.
+    /// Loads the object.
     ///
     /// # Errors
     /// The kernel refuses: capabilities are missing, or it is too old, or without BPF.
-    pub fn load(trace: bool) -> anyhow::Result<Self> {
-        Self::load_with(trace, Guarding::Nothing, Manner::AsTheKernel)
+    pub fn load() -> anyhow::Result<Self> {
+        Self::load_with(Guarding::Nothing, Manner::AsTheKernel)
     }
 
     /// The same, with room for the guard's policies, and with the programs that answer in this manner.
     ///
     /// # Errors
     /// As there.
-    pub fn load_with(trace: bool, guarding: Guarding, manner: Manner) -> anyhow::Result<Self> {
-        let level = if trace { aya_log::Level::Trace as u8 } else { 0 };
+    pub fn load_with(guarding: Guarding, manner: Manner) -> anyhow::Result<Self> {
         let (offsets, cannot_tell_whose) = match netns_offsets() {
             Ok(offsets) => (offsets, None),
             Err(error) => (Default::default(), Some(format!("{error:#}"))),
@@ -138,7 +138,6 @@ impl Bpf {
             .map_max_entries(deviation::names::GATEWAYS, gateways)
             .map_max_entries(shadow::names::SAMPLES, if manner == Manner::Shadow { shadow::MAX_SAMPLES } else { 1 })
             .map_max_entries(notice::names::EVENT_MARKS, guarded)
-            .override_global(LOG_LEVEL, &level, true)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
             .map_err(|error| refusal::of_object(&error))?;
@@ -164,10 +163,14 @@ impl Bpf {
         let marks = array(take(notice::names::EVENT_MARKS)?)?;
         let rings = ArrayOfMaps::try_from(take(notice::names::NOTICES)?)?;
         let notices = Notices::new(control, marks, guarded, rings)?;
+        let control = array(take(trace::names::TRACE_CONTROL)?)?;
+        let trace_maps = TraceMaps::new(control, ArrayOfMaps::try_from(take(trace::names::TRACES)?)?)?;
         Ok(Bpf {
             deviations,
             shadow,
             manner,
+            is_traced: false,
+            trace: trace_maps,
             global,
             oifs,
             ifaces: BucketTable::new(ifaces, IFACE_BUCKETS, PLACES),
@@ -195,8 +198,8 @@ impl Bpf {
         })
     }
 
-    /// The object, for its log.
-    pub fn ebpf_mut(&mut self) -> &mut Ebpf {
+    /// The object.
+    pub(crate) fn ebpf_mut(&mut self) -> &mut Ebpf {
         &mut self.ebpf
     }
 

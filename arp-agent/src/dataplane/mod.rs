@@ -18,6 +18,7 @@ pub(crate) mod refusal;
 pub mod shadow;
 #[cfg(test)]
 mod stack;
+pub mod trace;
 pub mod trie;
 
 use crate::mirror::Change;

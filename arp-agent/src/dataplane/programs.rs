@@ -8,6 +8,7 @@ use arp_common::ArpFrame;
 use arp_common::deviation::names as by_policy;
 use arp_common::maps::names;
 use arp_common::shadow::names as shadow;
+use arp_common::trace::names as traced;
 use aya::maps::{MapData, ProgramArray};
 use aya::programs::{
     Program, ProgramFd, SchedClassifier, TestRun as _, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
@@ -61,20 +62,27 @@ pub enum Manner {
 
 impl Manner {
     /// The program for a hook. Where the kernel knows frames in several buffers (5.18), it is the one that takes them as
-    /// they are.
-    fn program(self, how: HookKind, knows_frags: bool) -> &'static str {
-        let (xdp, xdp_frags, xdp_veth, tc) = match self {
-            Manner::AsTheKernel => {
+    /// they are. `is_traced`: the one that also tells of each frame.
+    fn program(self, is_traced: bool, how: HookKind, knows_frags: bool) -> &'static str {
+        let (xdp, xdp_frags, xdp_veth, tc) = match (self, is_traced) {
+            (Manner::AsTheKernel, false) => {
                 (names::XDP_PROGRAM, names::XDP_FRAGS_PROGRAM, names::XDP_VETH_PROGRAM, names::TC_PROGRAM)
             }
-            Manner::ByPolicy => (
+            (Manner::AsTheKernel, true) => (traced::XDP, traced::XDP_FRAGS, traced::XDP_VETH, traced::TC),
+            (Manner::ByPolicy, false) => (
                 by_policy::XDP_PROGRAM,
                 by_policy::XDP_FRAGS_PROGRAM,
                 by_policy::XDP_VETH_PROGRAM,
                 by_policy::TC_PROGRAM,
             ),
-            Manner::Shadow => {
+            (Manner::ByPolicy, true) => {
+                (traced::XDP_POLICY, traced::XDP_FRAGS_POLICY, traced::XDP_VETH_POLICY, traced::TC_POLICY)
+            }
+            (Manner::Shadow, false) => {
                 (shadow::XDP_PROGRAM, shadow::XDP_FRAGS_PROGRAM, shadow::XDP_VETH_PROGRAM, shadow::TC_PROGRAM)
+            }
+            (Manner::Shadow, true) => {
+                (traced::XDP_SHADOW, traced::XDP_FRAGS_SHADOW, traced::XDP_VETH_SHADOW, traced::TC_SHADOW)
             }
         };
         match how {
@@ -113,8 +121,7 @@ impl Bpf {
         if let Some(entry) = self.stubs.entries.get(stub) {
             return Ok(entry.clone());
         }
-        let proper = if how.is_xdp() { self.xdp_for(how)?.fd() } else { self.tc()?.fd() };
-        let proper = proper?.try_clone()?;
+        let proper = self.proper(how)?;
         let program = self.program(stub)?;
         let refused = |error| refusal::of_program(stub, &error);
         let info = match program {
@@ -133,6 +140,54 @@ impl Bpf {
         Ok(entry)
     }
 
+    /// The program that a hook's stub jumps to.
+    fn proper(&mut self, how: HookKind) -> anyhow::Result<ProgramFd> {
+        let proper = if how.is_xdp() { self.xdp_for(how)?.fd() } else { self.tc()?.fd() };
+        Ok(proper?.try_clone()?)
+    }
+
+    /// Has all stubs jump to the programs that tell of each frame, or back to those that do not, and unloads the others.
+    /// No frame is missed: the kernel replaces a jump at once.
+    ///
+    /// # Errors
+    /// The verifier refuses; then no jump has changed. Or the kernel does not change one.
+    pub(super) fn set_traced(&mut self, is_traced: bool) -> anyhow::Result<()> {
+        if self.is_traced == is_traced {
+            return Ok(());
+        }
+        let before = std::mem::replace(&mut self.is_traced, is_traced);
+        let knows_frags = self.knows_frags();
+        let hooks = [HookKind::XdpSkb, HookKind::XdpVeth, HookKind::Tcx];
+        let in_use: Vec<HookKind> = hooks
+            .into_iter()
+            .filter(|&how| self.stubs.entries.contains_key(stub_and_jump(how, knows_frags).0))
+            .collect();
+        // All of them are there before one is put in place.
+        let ready: anyhow::Result<Vec<ProgramFd>> = in_use.iter().map(|&how| self.proper(how)).collect();
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(error) => {
+                self.is_traced = before;
+                return Err(error);
+            }
+        };
+        for (&how, program) in in_use.iter().zip(&ready) {
+            let (stub, array) = stub_and_jump(how, knows_frags);
+            let jump = self.stubs.arrays.get_mut(array).with_context(|| format!("no array {array}"))?;
+            jump.set(0, program, 0).with_context(|| format!("setting the jump of the program {stub} failed"))?;
+        }
+        if before {
+            for how in hooks {
+                match self.program(self.manner.program(true, how, knows_frags))? {
+                    Program::Xdp(program) if program.fd().is_ok() => program.unload()?,
+                    Program::SchedClassifier(program) if program.fd().is_ok() => program.unload()?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The identifier of the tc stub, if it is loaded.
     pub fn tc_id(&self) -> Option<u32> {
         self.stubs.entries.get(names::TC_STUB).map(|entry| entry.id)
@@ -147,7 +202,7 @@ impl Bpf {
         if !how.is_xdp() {
             return Err(anyhow!("{how:?} is not XDP"));
         }
-        let name = self.manner.program(how, self.knows_frags());
+        let name = self.manner.program(self.is_traced, how, self.knows_frags());
         let program: &mut Xdp = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().map_err(|error| refusal::of_program(name, &error))?;
@@ -168,7 +223,7 @@ impl Bpf {
     /// # Errors
     /// The verifier refuses.
     pub fn tc(&mut self) -> anyhow::Result<&mut SchedClassifier> {
-        let name = self.manner.program(HookKind::Tcx, self.knows_frags());
+        let name = self.manner.program(self.is_traced, HookKind::Tcx, self.knows_frags());
         let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().map_err(|error| refusal::of_program(name, &error))?;

@@ -161,6 +161,8 @@ const FAMILIES: &[Family] = &[
         samples: |scrape| of(scrape, |figures| by_label(&figures.events)),
     },
     single!(Counter "arp_agent_events_lost_total", "Events of policies that were not told, because the ring buffer was full; the counters of drops have them.", |figures| figures.events_lost as f64),
+    single!(Gauge "arp_agent_trace_clients", "Clients of `arp-agent trace`; while there is one, each frame costs more.", |figures| figures.trace_clients as f64),
+    single!(Counter "arp_agent_trace_lost_total", "Frames that traces left out, because the ring buffer was full; what clients did not read fast enough is not among them.", |figures| figures.trace_lost as f64),
     Family {
         name: "arp_agent_neighbour_table_entries",
         kind: Kind::Gauge,

@@ -102,7 +102,7 @@ impl Machine {
 
     /// Loads the object and each of its programs.
     fn programs(&mut self) {
-        let mut bpf = match Bpf::load(false) {
+        let mut bpf = match Bpf::load() {
             Ok(bpf) => bpf,
             Err(error) => return self.check("programs", false, true, format!("{error:#}")),
         };

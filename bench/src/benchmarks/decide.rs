@@ -161,7 +161,7 @@ fn not_arp(node: &mut DecisionTables, round: usize, repeat: u32, findings: &mut 
 impl DecisionTables {
     fn new(routes: u64, layout: Layout) -> Result<Self> {
         let targets = hosts(routes, layout);
-        let mut bpf = Bpf::load(false)?;
+        let mut bpf = Bpf::load()?;
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
         let neighbour = Neighbour { lladdr: POD_MAC, flags: Neighbour::ALWAYS };
         let mut changes = vec![

@@ -11,6 +11,7 @@ mod scale;
 mod spoof;
 mod storm;
 mod tax;
+mod trace;
 mod window;
 
 use anyhow::Result;
@@ -61,6 +62,7 @@ pub(crate) const BENCHMARKS: &[Benchmark] = &[
         run: peers::run,
         tables: peers::TABLES,
     },
+    Benchmark { name: "trace", what: "what a trace costs each frame", run: trace::run, tables: trace::TABLES },
     Benchmark { name: "tax", what: "what attaching costs traffic that is not ARP", run: tax::run, tables: tax::TABLES },
     Benchmark {
         name: "mirror",

@@ -23,7 +23,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, runs) = context.either((31, 20_000), (3, 200));
     // Not ARP: the program passes it after a look at its EtherType.
     let frame = [0; 60];
-    let mut bpf = Bpf::load(false)?;
+    let mut bpf = Bpf::load()?;
     for round in 0..rounds {
         context.check()?;
         for case in order(round, 2) {

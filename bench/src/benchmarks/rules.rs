@@ -95,7 +95,7 @@ struct Node {
 
 impl Node {
     fn new(attached: BTreeSet<u32>) -> Result<Self> {
-        Ok(Node { mirror: Mirror::default(), bpf: Bpf::load(false)?, attached })
+        Ok(Node { mirror: Mirror::default(), bpf: Bpf::load()?, attached })
     }
 
     /// How long it takes to compute changes and to write them, in milliseconds.

@@ -32,4 +32,5 @@ mod shadow;
 mod steady;
 mod systemd;
 mod tap;
+mod trace;
 mod unit;

@@ -9,4 +9,5 @@ mod order;
 mod random;
 mod rows;
 mod tables;
+mod trace;
 mod unresolved;

@@ -57,6 +57,11 @@ impl ProgramTables {
         Self::with_room_for(Guarding::Nothing, Manner::ByPolicy)
     }
 
+    /// The same, with the programs that answer nothing.
+    pub(crate) fn shadowing() -> anyhow::Result<Self> {
+        Self::with_room_for(Guarding::Nothing, Manner::Shadow)
+    }
+
     fn with_room_for(guarding: Guarding, manner: Manner) -> anyhow::Result<Self> {
         // This thread's own, gone with it.
         unshare(CloneFlags::CLONE_NEWNET)?;
@@ -64,7 +69,7 @@ impl ProgramTables {
         let mac = Lladdr::new(MAC);
         let set = Command::new("ip").args(["link", "set", "lo", "address", &mac.to_string()]).status()?;
         ensure!(set.success(), "lo does not take the address {mac}");
-        let mut tables = ProgramTables { bpf: Bpf::load_with(false, guarding, manner)?, fake: Fake::default() };
+        let mut tables = ProgramTables { bpf: Bpf::load_with(guarding, manner)?, fake: Fake::default() };
         let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
         tables.apply(&[
             Change::Oif(TO_POD, Oif { ifindex: INGRESS, medium_id: 0 }),
