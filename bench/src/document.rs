@@ -198,7 +198,7 @@ mod tests {
     }
 
     /// Where the benchmarks' places are: those that are about one subject are on its page.
-    const PAGES: [&str; 3] = ["performance.md", "protection.md", "compatibility.md"];
+    const PAGES: [&str; 4] = ["performance.md", "protection.md", "compatibility.md", "operations.md"];
 
     /// The pages are what docs/performance.json makes of them, figures and plots.
     #[test]
