@@ -60,6 +60,9 @@ fn suffices(hook: &[&str]) -> Result<()> {
     // The self-test waits for its frames.
     agent.wait_for_interface("cali0", |cali0| cali0["state"] == "answering")?;
     assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10, "{hook:?}");
+    // A trace loads programs, and makes a ring.
+    let traced = agent.command(&["trace", "--for", "0.1"])?;
+    ensure!(traced.status.code() == Some(0), "{hook:?}: {traced:?}");
     assert_eq!(agent.stop()?.code(), Some(0));
     Ok(())
 }
