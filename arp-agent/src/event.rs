@@ -8,6 +8,7 @@ use arp_common::{Reason, for_conf};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 /// NETDEV_XDP_ACT_NDO_XMIT: the device takes frames that are redirected to it. On a veth: while the other end has GRO or
 /// an XDP program (`veth_set_xdp_features`, drivers/net/veth.c).
@@ -273,7 +274,7 @@ pub struct Route {
     /// RTA_GATEWAY or RTA_VIA.
     pub gateway: Option<IpAddr>,
     /// RTA_NH_ID: a nexthop object.
-    pub nexthop: Option<u32>,
+    pub nexthop: Option<NonZeroU32>,
     /// RTA_MULTIPATH: the interfaces of all next hops, in the kernel's order; empty with a single one.
     pub hops: Box<[u32]>,
     /// The route has RTA_ENCAP (light-weight tunnel).
@@ -282,6 +283,9 @@ pub struct Route {
     /// encapsulation): so that, of two that look alike here, the right one is removed.
     pub rest: u64,
 }
+
+// There may be a million of them.
+const _: () = assert!(size_of::<Route>() <= 72);
 
 impl Route {
     /// The interfaces of its next hops, in the kernel's order; empty if it has none, or if they are not told.

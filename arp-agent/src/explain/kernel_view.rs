@@ -337,6 +337,7 @@ fn settings(snapshot: &Snapshot, link: &Link) -> Vec<Fact> {
 mod tests {
     use super::*;
     use crate::mirror::tests::{CALI, POD, POD_MAC, cali, dump};
+    use std::num::NonZeroU32;
 
     fn question(target: &str) -> Question {
         Question {
@@ -455,11 +456,15 @@ mod tests {
             (of(RouteKind::Anycast), "unanswerable_route", "anycast 8.8.8.0/24"),
             (broadcast, "unanswerable_route", "broadcast 8.8.8.8 dev cali0 table local"),
             (
-                Route { hops: [CALI, 99].into(), nexthop: Some(4), ..unicast() },
+                Route { hops: [CALI, 99].into(), nexthop: NonZeroU32::new(4), ..unicast() },
                 "opaque_route",
                 "8.8.8.0/24 nhid 4 nexthop dev cali0 nexthop dev if99",
             ),
-            (Route { nexthop: Some(4), ..unicast() }, "opaque_route", "8.8.8.0/24 nhid 4 (a nexthop object)"),
+            (
+                Route { nexthop: NonZeroU32::new(4), ..unicast() },
+                "opaque_route",
+                "8.8.8.0/24 nhid 4 (a nexthop object)",
+            ),
             (Route { encap: true, oif: Some(CALI), ..unicast() }, "pvlan_off", "8.8.8.0/24 dev cali0 (encapsulated)"),
         ];
         for (route, reason, printed) in cases {

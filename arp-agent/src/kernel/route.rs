@@ -2,6 +2,7 @@
 
 use std::hash::{DefaultHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use anyhow::{Context, Result, ensure};
 use linux_raw_sys::netlink::{self as raw, FIB_RULE_PERMANENT};
@@ -103,7 +104,7 @@ pub(super) fn route(message: &Message<'_>) -> Result<Option<Route>> {
             RTA_VIA => route.gateway = Some(via(value).context("RTA_VIA")?),
             libc::RTA_PRIORITY => route.metric = wire::u32_of(value).context("RTA_PRIORITY")?,
             libc::RTA_TABLE => route.table = wire::u32_of(value).context("RTA_TABLE")?,
-            RTA_NH_ID => route.nexthop = Some(wire::u32_of(value).context("RTA_NH_ID")?),
+            RTA_NH_ID => route.nexthop = NonZeroU32::new(wire::u32_of(value).context("RTA_NH_ID")?),
             libc::RTA_MULTIPATH => {
                 route.hops = hops(value, &mut hash);
                 continue;

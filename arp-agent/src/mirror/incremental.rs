@@ -16,6 +16,7 @@ use proptest::option;
 use proptest::prelude::*;
 use slots::Legs;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 /// Few interfaces and addresses, so that events meet.
 fn interface() -> impl Strategy<Value = u32> {
@@ -148,7 +149,7 @@ fn route() -> impl Strategy<Value = Route> {
             kind: kind.unwrap_or(natural),
             oif: (hops == "one").then_some(oif),
             gateway: None,
-            nexthop: object,
+            nexthop: object.and_then(NonZeroU32::new),
             hops: if hops == "several" { [oif, oif % 5 + 1].into() } else { Box::default() },
             encap: false,
             rest: 0,

@@ -158,7 +158,7 @@ fn act<'a>(tables: &impl Tables<'a>, step: &Step, prefix: Prefix) -> Act {
 
 fn destination(snapshot: &Snapshot, route: &Route) -> Outcome {
     let opaque = snapshot.routes.objects.may_be_shared(route)
-        || route.nexthop.is_some_and(|id| snapshot.resilient.contains(&id));
+        || route.nexthop.is_some_and(|id| snapshot.resilient.contains(&id.get()));
     match route.kind {
         RouteKind::Local | RouteKind::Unicast if opaque => Outcome::Opaque,
         RouteKind::Local => Outcome::Local { elsewhere: route.table != TABLE_LOCAL && !is_in_vrf(snapshot, route) },

@@ -10,7 +10,8 @@ use super::objects::Objects;
 use super::snapshot::{TABLE_LOCAL, TABLE_MAIN};
 use crate::event::{Placement, Route, RouteKind};
 use crate::prefix::Prefix;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 /// All routing tables.
@@ -31,8 +32,8 @@ pub struct Routes {
 /// The routes that have an interface among their next hops.
 #[derive(Clone, Debug, Default)]
 struct ByInterface {
-    /// How many with one next hop, by table and prefix.
-    prefixes: BTreeMap<(u32, Prefix), usize>,
+    /// Where those with one next hop are: prefixes, by table.
+    prefixes: BTreeMap<u32, BTreeSet<Prefix>>,
     /// How many with several.
     several: usize,
     /// How many are of type local.
@@ -44,7 +45,8 @@ struct ByInterface {
 /// A routing table, without the routes that have a tos: ARP never matches them.
 #[derive(Clone, Debug)]
 pub struct RouteTable {
-    routes: BTreeMap<Prefix, Vec<Route>>,
+    /// Nearly all prefixes have one route, and there may be a million: no room is kept for more.
+    routes: BTreeMap<Prefix, Box<[Route]>>,
     /// How many prefixes there are of each length.
     lengths: [u32; 33],
 }
@@ -108,16 +110,16 @@ impl Routes {
 
     /// The routes whose only next hop is by an interface.
     pub(super) fn only_by(&self, ifindex: u32) -> Vec<Route> {
-        let places = self.by_interface.get(&ifindex).into_iter().flat_map(|by| by.prefixes.keys());
-        let routes = places.flat_map(|&(table, prefix)| self.at(table, prefix));
+        let tables = self.by_interface.get(&ifindex).into_iter().flat_map(|by| &by.prefixes);
+        let places = tables.flat_map(|(&table, prefixes)| prefixes.iter().map(move |&prefix| (table, prefix)));
+        let routes = places.flat_map(|(table, prefix)| self.at(table, prefix));
         routes.filter(|route| route.legs() == [ifindex]).cloned().collect()
     }
 
     /// The hosts that table main has a route of their own to, whose only next hop is by an interface.
     pub fn hosts_by(&self, ifindex: u32) -> impl Iterator<Item = Ipv4Addr> {
-        let places = self.by_interface.get(&ifindex).into_iter().flat_map(|by| by.prefixes.keys());
-        let hosts =
-            places.filter(|&&(table, prefix)| table == TABLE_MAIN && prefix.len == 32).map(|&(_, prefix)| prefix);
+        let in_main = self.by_interface.get(&ifindex).and_then(|by| by.prefixes.get(&TABLE_MAIN));
+        let hosts = in_main.into_iter().flatten().filter(|prefix| prefix.len == 32).copied();
         let is_unicast = move |prefix: &Prefix| {
             self.at(TABLE_MAIN, *prefix)
                 .iter()
@@ -154,7 +156,10 @@ impl Routes {
         by_object.map(|(id, (&prefix, _))| (id, prefix))
     }
 
+    /// Counts a route that has come (1) or gone (-1).
     fn account(&mut self, route: &Route, by: isize) -> bool {
+        let beside = self.at(route.table, route.prefix);
+        let is_there = beside.iter().any(|known| known.hops.is_empty() && known.oif == route.oif);
         let more = |count: &mut usize, is_counted: bool| {
             if is_counted {
                 *count = count.saturating_add_signed(by);
@@ -169,11 +174,14 @@ impl Routes {
             more(&mut entry.local, is_local);
             more(&mut entry.objects, has_object);
             if route.hops.is_empty() {
-                let key = (route.table, route.prefix);
-                let prefix = entry.prefixes.entry(key).or_default();
-                more(prefix, true);
-                if *prefix == 0 {
-                    entry.prefixes.remove(&key);
+                let prefixes = entry.prefixes.entry(route.table).or_default();
+                if is_there {
+                    prefixes.insert(route.prefix);
+                } else {
+                    prefixes.remove(&route.prefix);
+                }
+                if prefixes.is_empty() {
+                    entry.prefixes.remove(&route.table);
                 }
             } else {
                 more(&mut entry.several, true);
@@ -196,7 +204,7 @@ enum Inserted {
 impl RouteTable {
     /// The routes of a prefix: by metric, and within a metric in the kernel's order.
     pub fn at(&self, prefix: Prefix) -> &[Route] {
-        self.routes.get(&prefix).map_or(&[], Vec::as_slice)
+        self.routes.get(&prefix).map_or(&[], |routes| &routes[..])
     }
 
     /// What the table says of the addresses that are in `prefix` and in no longer one: the first route of the longest prefix
@@ -208,7 +216,7 @@ impl RouteTable {
 
     /// Its routes, by prefix.
     pub fn all(&self) -> impl Iterator<Item = &Route> {
-        self.routes.values().flatten()
+        self.routes.values().flat_map(|routes| routes.iter())
     }
 
     /// The first route of each prefix, by prefix.
@@ -232,10 +240,14 @@ impl RouteTable {
     }
 
     fn insert(&mut self, route: Route, placement: Placement) -> Inserted {
-        let routes = self.routes.entry(route.prefix).or_default();
-        if routes.is_empty() {
-            self.lengths[usize::from(route.prefix.len)] += 1;
-        }
+        let routes = match self.routes.entry(route.prefix) {
+            Entry::Occupied(routes) => routes.into_mut(),
+            Entry::Vacant(place) => {
+                self.lengths[usize::from(route.prefix.len)] += 1;
+                place.insert(Box::new([route]));
+                return Inserted::New;
+            }
+        };
         // The kernel refuses doubles: the same route told again is a replay of what a dump had already shown.
         if routes.contains(&route) {
             return Inserted::Known;
@@ -245,10 +257,10 @@ impl RouteTable {
             Placement::Replace if routes.get(first).is_some_and(|known| same_place(known, &route)) => {
                 return Inserted::InPlaceOf(std::mem::replace(&mut routes[first], route));
             }
-            Placement::Replace | Placement::First => routes.insert(first, route),
+            Placement::Replace | Placement::First => put(routes, first, route),
             Placement::Last => {
                 let end = routes.partition_point(|known| place(known) <= place(&route));
-                routes.insert(end, route);
+                put(routes, end, route);
             }
         }
         Inserted::New
@@ -258,13 +270,22 @@ impl RouteTable {
     fn remove(&mut self, route: &Route) -> bool {
         let Some(routes) = self.routes.get_mut(&route.prefix) else { return false };
         let Some(at) = routes.iter().position(|known| known == route) else { return false };
-        routes.remove(at);
+        let mut fewer = std::mem::take(routes).into_vec();
+        fewer.remove(at);
+        *routes = fewer.into_boxed_slice();
         if routes.is_empty() {
             self.routes.remove(&route.prefix);
             self.lengths[usize::from(route.prefix.len)] -= 1;
         }
         true
     }
+}
+
+fn put(routes: &mut Box<[Route]>, at: usize, route: Route) {
+    let mut more = std::mem::take(routes).into_vec();
+    more.reserve_exact(1);
+    more.insert(at, route);
+    *routes = more.into_boxed_slice();
 }
 
 /// The kernel's order within a prefix (`fib_insert_alias`, net/ipv4/fib_trie.c): lower metric first. Of routes with a tos,

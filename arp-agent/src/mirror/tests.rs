@@ -13,6 +13,7 @@ use arp_common::fib::MAX_VIEWS;
 use arp_common::maps::{Iface, MAX_OIFS};
 use arp_common::{ArpFrame, Lladdr, Reason, Verdict, decide};
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 pub(crate) const CALI: u32 = 7;
 const UPLINK: u32 = 3;
@@ -498,8 +499,11 @@ fn route_types() {
     assert_eq!(to(route(255, "8.8.8.0/24", RouteKind::Unicast, Some(UPLINK))), REPLY);
     assert_eq!(to(Route { oif: None, ..unicast("8.8.8.0/24", 0) }), pass(Reason::OPAQUE_ROUTE));
     assert_eq!(to(Route { encap: true, ..unicast("8.8.8.0/24", UPLINK) }), REPLY);
-    assert_eq!(to(Route { nexthop: Some(1), ..unicast("8.8.8.0/24", UPLINK) }), REPLY);
-    assert_eq!(to(Route { nexthop: Some(1), oif: None, ..unicast("8.8.8.0/24", 0) }), pass(Reason::OPAQUE_ROUTE));
+    assert_eq!(to(Route { nexthop: NonZeroU32::new(1), ..unicast("8.8.8.0/24", UPLINK) }), REPLY);
+    assert_eq!(
+        to(Route { nexthop: NonZeroU32::new(1), oif: None, ..unicast("8.8.8.0/24", 0) }),
+        pass(Reason::OPAQUE_ROUTE)
+    );
     assert_eq!(to(Route { tos: 0x10, ..unicast("8.8.8.0/24", CALI) }), REPLY, "a route with a tos is not seen");
     assert_eq!(to(Route { table: 100, ..unicast("8.8.8.0/24", CALI) }), REPLY, "nor one of another table");
 }
@@ -675,7 +679,7 @@ fn replies_that_netfilter_drops_concern_the_interface_that_could_give_them() {
 
     world.tell(Event::RouteGone(local("10.5.0.66/32")));
     world.tell(Event::RouteGone(unicast("10.5.0.66/32", CALI)));
-    world.tell(add(Route { nexthop: Some(1), ..unicast("10.5.0.66/32", CALI) }));
+    world.tell(add(Route { nexthop: NonZeroU32::new(1), ..unicast("10.5.0.66/32", CALI) }));
     assert_eq!(world.asks("8.8.8.8"), REPLY);
     world.tell(Event::NexthopObject { id: 1, resilient: true });
     assert_eq!(world.asks("8.8.8.8"), netfilter, "nobody knows where such a route leads");
@@ -737,7 +741,7 @@ fn no_request_is_forwarded_to_a_device_without_ipv4_settings() {
 
 #[test]
 fn a_nexthop_object_that_routes_of_different_types_share_is_opaque() {
-    let object = |id, route: Route| Route { nexthop: Some(id), ..route };
+    let object = |id, route: Route| Route { nexthop: NonZeroU32::new(id), ..route };
     let opaque = pass(Reason::OPAQUE_ROUTE);
     let mut world = TestNode::new();
     world.tell(add(object(7, unicast("10.98.0.1/32", UPLINK))));
@@ -799,11 +803,12 @@ fn a_lost_carrier_leaves_plain_routes_alone() {
     let lost = |ifindex| Event::RoutesDoubted { ifindex, carrier: true };
     assert_eq!(after([lost(UPLINK), lost(CALI)], "8.8.8.8"), REPLY);
     // With a nexthop object go its routes.
-    let object = || Event::Route(Route { nexthop: Some(5), ..unicast("8.8.8.0/24", UPLINK) }, Placement::First);
+    let object =
+        || Event::Route(Route { nexthop: NonZeroU32::new(5), ..unicast("8.8.8.0/24", UPLINK) }, Placement::First);
     assert_eq!(after([object(), lost(9)], "8.8.8.8"), REPLY);
     assert_eq!(after([object(), lost(UPLINK)], "8.8.8.8"), pass(Reason::OPAQUE_ROUTE));
     let mut world = TestNode::new();
-    let local = Route { nexthop: Some(5), oif: Some(UPLINK), ..local("8.8.8.8/32") };
+    let local = Route { nexthop: NonZeroU32::new(5), oif: Some(UPLINK), ..local("8.8.8.8/32") };
     world.tell(add(local));
     let doubt = world.mirror.apply(&BTreeSet::from([CALI]), [lost(UPLINK)]);
     assert!(doubt.routes_in_doubt, "no slot stands for a local route");
@@ -814,7 +819,7 @@ fn with_an_interface_go_its_routes_and_no_others() {
     let mut world = TestNode::new();
     world.tell(link(9, "u1", |_, _| {}));
     world.tell(add(unicast("8.8.8.8/32", 9))).tell(add(Route { metric: 7, ..unicast("8.8.8.8/32", UPLINK) }));
-    world.tell(add(Route { nexthop: Some(3), ..unicast("9.9.9.9/32", 9) }));
+    world.tell(add(Route { nexthop: NonZeroU32::new(3), ..unicast("9.9.9.9/32", 9) }));
     let prefixes = world.mirror.prefixes();
     world.tell(Event::RoutesDoubted { ifindex: 9, carrier: false }).tell(Event::LinkGone(9));
     assert!(world.mirror.snapshot().doubted.is_empty(), "nothing is left to doubt");
