@@ -1,6 +1,6 @@
 //! What `Reader` says about state that was made beforehand.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, num::NonZeroU32};
 
 use arp_agent::{
     event::{Event, IfSet, LocalAndMain, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings},
@@ -207,7 +207,7 @@ fn routes_of_every_type() {
             kind("10.12.0.0/24", RouteKind::Anycast, v0),
             Route { hops: [index("v0"), index("u0")].into(), oif: None, ..unicast("10.13.0.0/24", "v0") },
             Route { encap: true, ..unicast("10.14.0.0/24", "u0") },
-            Route { gateway, nexthop: Some(5), ..unicast("10.15.0.0/24", "u0") },
+            Route { gateway, nexthop: NonZeroU32::new(5), ..unicast("10.15.0.0/24", "u0") },
             unicast("10.9.0.0/24", "u0"),
             Route { table: 255, ..kind("10.9.0.1/32", RouteKind::Local, Some(index("u0"))) },
             Route { table: 255, ..kind("10.9.0.255/32", RouteKind::Broadcast, Some(index("u0"))) },
