@@ -22,8 +22,10 @@ use crate::setup::{self, Need};
 use crate::{process, workspace};
 use files::File;
 
-/// The most that a binary or a package may have; an image for several processors, each of them.
+/// The most that a package may have; an image for several processors, each of them.
 const LARGEST: u64 = 7_000_000;
+/// The most that the binary may have, unpacked.
+const LARGEST_BINARY: u64 = 8_000_000;
 /// The version of the packages that tests upgrade from, where there is no last release: lower than all others.
 const BEFORE_ALL: &str = "0.0.1";
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
-use super::{LARGEST, Package, check_size};
+use super::{LARGEST_BINARY, Package, check_size};
 use crate::arch::{self, Arch};
 use crate::{process, workspace};
 
@@ -41,7 +41,7 @@ pub(super) fn build(arch: Arch, package: &Package) -> Result<Vec<u8>> {
 /// Fails unless a binary is for that processor, static, and small enough.
 pub(super) fn check(arch: Arch, binary: &[u8]) -> Result<()> {
     let what = format!("the binary for {}", arch.machine());
-    check_size(&what, binary.len() as u64, LARGEST)?;
+    check_size(&what, binary.len() as u64, LARGEST_BINARY)?;
     // Of an ELF file: the processor's number (the ELF header's e_machine), and whether it names a loader of libraries.
     let (magic, machine) = (binary.get(..4), binary.get(18..20));
     let wanted = match arch {
