@@ -235,6 +235,7 @@ impl Agent {
             let trusted_again = self.bpf.doubts_due();
             let proxies_due = self.proxies.due();
             let events_due = self.events.due();
+            let recount_at = self.protection.recount_at;
             tokio::select! {
                 biased;
                 () = &mut stop => {
@@ -264,6 +265,10 @@ impl Agent {
                 }
                 () = sleep_until(events_due.unwrap_or(retry_at).into()), if events_due.is_some() => {
                     self.tell_due_events();
+                }
+                () = sleep_until(recount_at.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && recount_at.is_some() => {
+                    self.protection.recount_at = None;
+                    self.renew_lease()?;
                 }
                 () = self.bpf.noticed() => self.read_notices(),
                 () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {

@@ -30,6 +30,8 @@ pub(super) struct Protection {
     lists: u32,
     interfaces: BTreeMap<u32, Guarded>,
     counted_at: Instant,
+    /// When entries are to be counted that were not, because they had been right before.
+    pub(super) recount_at: Option<Instant>,
 }
 
 /// An interface with policies.
@@ -78,7 +80,7 @@ impl Protection {
             attachments.know_guard(guards.id());
         }
         let (interfaces, counted_at) = (BTreeMap::new(), Instant::now());
-        Ok(Protection { policies, guards, lists: 0, interfaces, counted_at })
+        Ok(Protection { policies, guards, lists: 0, interfaces, counted_at, recount_at: None })
     }
 
     /// Whether a policy is on.
@@ -183,10 +185,15 @@ impl Protection {
     /// Counts the entries of interfaces with a limit. To be called when everything that the kernel had notified by
     /// `since_drained` has been applied.
     fn count(&mut self, bpf: &mut Bpf, snapshot: &Snapshot, since_drained: Instant) {
-        if self.guards.is_none() || self.counted_at + COUNT_PAUSE > since_drained {
+        if self.interfaces.values().all(|guarded| guarded.held.configured.limit == 0) {
             return;
         }
-        self.counted_at = since_drained;
+        let next = self.counted_at + COUNT_PAUSE;
+        if next > since_drained {
+            self.recount_at = Some(next);
+            return;
+        }
+        (self.counted_at, self.recount_at) = (since_drained, None);
         let since_drained_ns = monotonic_ns() - since_drained.elapsed().as_nanos() as u64;
         for (&ifindex, guarded) in &mut self.interfaces {
             if guarded.held.configured.limit == 0 {
