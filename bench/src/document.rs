@@ -1,6 +1,7 @@
 //! Fills docs/performance.md: everything between its markers comes from the JSON.
 //!
-//! `<!-- bench NAME -->` opens a place that `<!-- end -->` closes. NAME is `machine`, `goals`, or a benchmark's name.
+//! `<!-- bench NAME -->` opens a place that `<!-- end -->` closes. NAME is `machine`, `goals` (of all benchmarks but one,
+//! which has a page of its own), or a benchmark's name.
 //!
 //! `<!-- figure BENCHMARK | MEASURE | CASE -->` opens a figure in a sentence, `<!-- /figure -->` closes it. The figure
 //! is the value as in the page's tables; with `| ratio` at the end, it is the ratio.
@@ -15,11 +16,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::benchmarks::BENCHMARKS;
 use crate::layout::Table;
-use crate::report::Report;
+use crate::report::{Goal, Report};
 use bench::units;
 
 use crate::{machine, plots, table};
 
+/// The benchmark whose goals stand before its own tables, because it has a page of its own.
+const APART: &str = "protection";
 const OPEN: &str = "<!-- bench ";
 const CLOSE: &str = "<!-- end -->";
 const FIGURE: &str = "<!-- figure ";
@@ -105,7 +108,7 @@ fn figure(report: &Report, name: &str) -> Result<Option<String>> {
 fn content(report: &Report, name: &str) -> Result<Option<String>> {
     match name {
         "machine" => Ok(Some(format!("{}; `{}`.\n", machine::line(report), report.command))),
-        "goals" => Ok((!report.goals.is_empty()).then(|| goals(report))),
+        "goals" => Ok(goals(report, |benchmark| benchmark != APART)),
         name => {
             let known = BENCHMARKS.iter().find(|benchmark| benchmark.name == name);
             let known = known.with_context(|| format!("no benchmark is called {name:?}"))?;
@@ -115,16 +118,22 @@ fn content(report: &Report, name: &str) -> Result<Option<String>> {
     }
 }
 
-fn goals(report: &Report) -> String {
-    let rows = table::goal_rows(&report.goals);
+/// The goals of some benchmarks; `None` if there are none.
+fn goals(report: &Report, is_of: impl Fn(&str) -> bool) -> Option<String> {
+    let goals: Vec<Goal> = report.goals.iter().filter(|goal| is_of(&goal.benchmark)).cloned().collect();
+    if goals.is_empty() {
+        return None;
+    }
+    let rows = table::goal_rows(&goals);
     let met = rows.iter().filter(|row| row.last().is_some_and(|met| met == "yes")).count();
     let head = markdown_row(&table::GOALS_HEAD) + &markdown_row(&table::GOALS_HEAD.map(|_| "---"));
     let rows: Vec<String> = rows.iter().map(|row| markdown_row(row)).collect();
-    format!("{met} of {} bounds are met.\n\n{head}{}", rows.len(), rows.concat())
+    Some(format!("{met} of {} bounds are met.\n\n{head}{}", rows.len(), rows.concat()))
 }
 
 fn benchmark(report: &Report, name: &str, tables: &[Table]) -> String {
-    let mut text = String::new();
+    let goals = if name == APART { goals(report, |benchmark| benchmark == name) } else { None };
+    let mut text = goals.map_or_else(String::new, |goals| goals + "\n");
     for rows in tables.iter().map(|table| table.rows(report, name)) {
         let Some((head, rows)) = rows.split_first() else { continue };
         text += &(markdown_row(head) + &markdown_row(&vec!["---"; head.len()]));

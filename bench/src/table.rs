@@ -101,7 +101,10 @@ pub(crate) fn goal_rows(goals: &[Goal]) -> Vec<[String; 7]> {
         }
     }
     // As numbers: P2 comes before P13.
-    groups.sort_by_key(|group| group[0].id.trim_start_matches('P').parse::<u32>().unwrap_or_default());
+    groups.sort_by_key(|group| {
+        let (letter, number) = group[0].id.split_at(group[0].id.len().min(1));
+        (letter.to_owned(), number.parse::<u32>().unwrap_or_default())
+    });
     groups.iter().filter_map(|group| Some(goal_cells(worst(group)?, group.len()))).collect()
 }
 
