@@ -260,7 +260,7 @@ fn the_programs_are_those_of_before_once_the_last_client_has_gone() -> Result<()
     assert_eq!(programs(&agent)?, during);
     p0.ask(&p0.who_has(CALICO_GATEWAY))?;
     assert_eq!(second.next()?["verdict"], "answered");
-    second.signal(Signal::SIGINT)?;
+    second.signal(Signal::SIGTERM)?;
     second.child.wait()?;
     wait_for_clients(&agent, "0")?;
     assert_eq!(programs(&agent)?, before);
