@@ -201,7 +201,7 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_goal(word: &str) -> bool {
-    let digits = word.strip_prefix(['P', 'V']).unwrap_or_default();
+    let digits = word.strip_prefix(['P', 'V', 'G']).unwrap_or_default();
     (1..=2).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
