@@ -75,7 +75,7 @@ pub(crate) struct Ratio {
 /// A goal of the project, and the value that was reached here.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Goal {
-    /// P1 to P14 (docs/kernel-arp.md, §13).
+    /// P1 to P14, V1 to V4, G1 to G7 (docs/kernel-arp.md, §13).
     pub(crate) id: String,
     pub(crate) benchmark: String,
     /// What is judged; goals of one `id`, `what` and `bound` are met together or not at all.

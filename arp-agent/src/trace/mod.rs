@@ -68,13 +68,13 @@ impl Shown {
             sender_lladdr: frame.sha(),
             target: frame.tpa().into(),
             answer: told.mac().filter(|_| would_answer),
-            frame: hexadecimal(&frame.to_bytes()),
+            frame: hex::encode(frame.to_bytes()),
         }
     }
 
     /// The frame, if its digits are whole.
     pub fn packed(&self) -> Option<PackedArp> {
-        Some(PackedArp::from(&ArpFrame::from_bytes(&bytes(&self.frame)?)?))
+        Some(PackedArp::from(&ArpFrame::from_bytes(&hex::decode(&self.frame).ok()?)?))
     }
 
     /// As people read it.
@@ -119,17 +119,6 @@ fn operation(frame: &PackedArp) -> Option<&'static str> {
         (true, false) => Some("reply"),
         (false, _) => None,
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
-}
-
-fn bytes(digits: &str) -> Option<Vec<u8>> {
-    let pairs = digits.as_bytes().chunks(2);
-    pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 #[cfg(test)]

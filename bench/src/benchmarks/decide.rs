@@ -26,20 +26,20 @@ use crate::report::Bound;
 use crate::samples::{Key, order};
 
 /// `lo`, the first interface of every namespace.
-const INGRESS: u32 = 1;
-const MAC: [u8; 6] = [0xee; 6];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const POD: [u8; 4] = [192, 168, 7, 7];
-const VIEW: u16 = 0;
+pub(super) const INGRESS: u32 = 1;
+pub(super) const MAC: [u8; 6] = [0xee; 6];
+pub(super) const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(super) const POD: [u8; 4] = [192, 168, 7, 7];
+pub(super) const VIEW: u16 = 0;
 /// Slots of the two interfaces that routes leave by.
-const TO_POD: u16 = 0;
-const TO_UPLINK: u16 = 1;
+pub(super) const TO_POD: u16 = 0;
+pub(super) const TO_UPLINK: u16 = 1;
 /// enum xdp_action (include/uapi/linux/bpf.h).
 const XDP_PASS: u32 = 2;
-const XDP_TX: u32 = 3;
+pub(super) const XDP_TX: u32 = 3;
 /// The number of routes for which the cost of memory alone is measured too.
 const WALL_ROUTES: u64 = 1_000_000;
-const MINUTE: u64 = 60_000_000_000;
+pub(super) const MINUTE: u64 = 60_000_000_000;
 
 const PER_FRAME: &str = "per frame";
 const OVER_EMPTY: &str = "over the empty program";

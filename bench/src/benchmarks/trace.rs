@@ -15,6 +15,7 @@ use arp_common::reason::ANSWERED;
 use aya::programs::ProgramFd;
 use lab::OnCore;
 
+use super::decide::{INGRESS, MAC, MINUTE, POD, POD_MAC, TO_POD, TO_UPLINK, VIEW, XDP_TX};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::Table;
@@ -22,17 +23,7 @@ use crate::programs::{Programs, Targets};
 use crate::report::Bound;
 use crate::samples::{Key, order};
 
-/// `lo`, the first interface of every namespace.
-const INGRESS: u32 = 1;
-const MAC: [u8; 6] = [0xee; 6];
-const POD_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-const POD: [u8; 4] = [192, 168, 7, 7];
 const TARGET: [u8; 4] = [10, 20, 30, 40];
-const VIEW: u16 = 0;
-const TO_POD: u16 = 0;
-const TO_UPLINK: u16 = 1;
-const XDP_TX: u32 = 3;
-const MINUTE: u64 = 60_000_000_000;
 /// Frames at once: fewer than the ring has room for, which is emptied in between.
 const AT_ONCE: u32 = 10_000;
 /// Bits of what is told: answers, or passes alone.

@@ -150,7 +150,8 @@ pub(super) fn ensure_clients(names: &[&str]) -> Result<()> {
     missing_clients(names).first().map_or(Ok(()), |client| bail!("{}", client.is_another()))
 }
 
-/// Makes sure of the [`UNPACKED`] programs and of the [`UNPACKED_CLIENTS`]. Without one of them the tests that run it are skipped, and say so.
+/// Makes sure of the [`UNPACKED`] programs and of the [`UNPACKED_CLIENTS`]. Without one of them the tests that run it are
+/// skipped, and say so.
 pub(super) fn unpack_tools() {
     for [program, package, path] in UNPACKED {
         if process::find_program(program).is_none()
