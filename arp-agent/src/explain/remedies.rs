@@ -1,7 +1,7 @@
 //! What would change the kernel's answer, both ways. Each change is tried on a copy of the state before it is named.
 
 use super::kernel::settings::{Setting, set, value as value_of};
-use super::kernel::{Beyond, Kernel};
+use super::kernel::{Beyond, Kernel, Lookup, ObjectsOf};
 use super::words::{describe_route, describe_rule, sysctl_name, table_name};
 use super::{Answer, Question, Remedy};
 use crate::arp_rules::{Step, Tool, Verdict as Ruling};
@@ -43,7 +43,14 @@ impl Candidate {
 
 /// The changes after which the kernel does something else with the request: single ones, or pairs where no single one makes
 /// it answer.
-pub fn remedies(snapshot: &Snapshot, beyond: &Beyond, question: &Question, now: Answer) -> Vec<Remedy> {
+pub fn remedies(
+    snapshot: &Snapshot,
+    beyond: &Beyond,
+    lookup: &dyn Lookup,
+    question: &Question,
+    now: Answer,
+) -> Vec<Remedy> {
+    let lookup = ObjectsOf(lookup);
     let Some(link) = snapshot.links.get(&question.ifindex) else { return Vec::new() };
     let node = Node { snapshot, link, question, now };
     let after = |candidates: &[&Candidate]| {
@@ -57,7 +64,7 @@ pub fn remedies(snapshot: &Snapshot, beyond: &Beyond, question: &Question, now: 
                 set(settings, key, value);
             }
         }
-        Kernel { snapshot: &changed, beyond, lookup: &() }.verdict(question).answer
+        Kernel { snapshot: &changed, beyond, lookup: &lookup }.verdict(question).answer
     };
     let mut found = Vec::new();
     let candidates = node.candidates();

@@ -228,7 +228,7 @@ impl OnInterface<'_> {
             explanation.would_answer_if = self.view.would_answer_if(question)?;
         }
         let answer = self.view.kernel_answer(question, &self.beyond, self.lookup(), agents);
-        explanation.remedies = remedies(self.snapshot(), &self.beyond, question, answer.answer);
+        explanation.remedies = remedies(self.snapshot(), &self.beyond, self.lookup(), question, answer.answer);
         explanation.kernel = Some(answer);
         explanation.listeners = self.listeners();
         explanation.oddities = self.oddities();

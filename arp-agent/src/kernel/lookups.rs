@@ -1,7 +1,9 @@
 //! What the kernel itself says that a packet would do: its own routing lookup (RTM_GETROUTE), rules, source validation and
 //! all. As any user.
 
-use super::{neighbour, route};
+use super::neighbour;
+use super::reader::RTM_GETNEXTHOP;
+use super::route::{self, Leads};
 use crate::event::Route;
 use crate::netlink::socket::{NetlinkSocket, errno};
 use crate::netlink::wire::{self, NetlinkRequest};
@@ -61,18 +63,47 @@ impl Lookups {
     /// # Errors
     /// The kernel gives no answer.
     pub fn input(&mut self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Result<LookedUp> {
-        self.look_up(from, to, Some(iif))
+        self.look_up(from, to, Some((libc::RTA_IIF, iif)))
     }
 
-    /// A packet that the node sends itself.
+    /// A packet that the node sends itself, in the VRF if there is one (its device's number).
     ///
     /// # Errors
     /// The kernel gives no answer.
-    pub fn output(&mut self, from: Ipv4Addr, to: Ipv4Addr) -> Result<LookedUp> {
-        self.look_up(from, to, None)
+    pub fn output(&mut self, vrf: Option<u32>, from: Ipv4Addr, to: Ipv4Addr) -> Result<LookedUp> {
+        self.look_up(from, to, vrf.map(|vrf| (libc::RTA_OIF, vrf)))
     }
 
-    fn look_up(&mut self, from: Ipv4Addr, to: Ipv4Addr, iif: Option<u32>) -> Result<LookedUp> {
+    /// The interfaces that a nexthop object leads out of, those of a group's members in their order; `None` if it leads
+    /// nowhere (a blackhole).
+    ///
+    /// # Errors
+    /// The kernel gives no answer, or there is no such object.
+    pub fn next_hops(&mut self, object: u32) -> Result<Option<Vec<u32>>> {
+        // Groups have no groups among their members.
+        let members = match self.leads(object)? {
+            Leads::By(oif) => return Ok(Some(vec![oif])),
+            Leads::Nowhere => return Ok(None),
+            Leads::To(members) => members,
+        };
+        let mut interfaces = Vec::new();
+        for member in members {
+            match self.leads(member)? {
+                Leads::By(oif) => interfaces.push(oif),
+                Leads::Nowhere | Leads::To(_) => return Ok(None),
+            }
+        }
+        Ok(Some(interfaces))
+    }
+
+    fn leads(&mut self, object: u32) -> Result<Leads> {
+        let request = NetlinkRequest::new(RTM_GETNEXTHOP, &[0; route::NEXTHOP_HEADER_LEN]).with(route::NHA_ID, object);
+        let answer = self.socket.get("a nexthop object", &request)?;
+        let message = wire::messages(answer).next().context("no answer to the question for a nexthop object")??;
+        route::leads(&message)
+    }
+
+    fn look_up(&mut self, from: Ipv4Addr, to: Ipv4Addr, by: Option<(u16, u32)>) -> Result<LookedUp> {
         let mut header = [0; route::HEADER_LEN];
         // Family, and the lengths of both addresses.
         (header[0], header[1], header[2]) = (libc::AF_INET as u8, 32, 32);
@@ -81,8 +112,8 @@ impl Lookups {
         let mut request = NetlinkRequest::new(libc::RTM_GETROUTE, &header)
             .with_bytes(libc::RTA_DST, &to.octets())
             .with_bytes(libc::RTA_SRC, &from.octets());
-        if let Some(iif) = iif {
-            request = request.with(libc::RTA_IIF, iif);
+        if let Some((attribute, ifindex)) = by {
+            request = request.with(attribute, ifindex);
         }
         let answer = match self.socket.get("a route", &request) {
             Err(error) => {

@@ -25,7 +25,7 @@ use crate::netlink::{
     wire::{self, Message, NetlinkRequest},
 };
 
-const RTM_GETNEXTHOP: u16 = raw::RTM_GETNEXTHOP as u16;
+pub(super) const RTM_GETNEXTHOP: u16 = raw::RTM_GETNEXTHOP as u16;
 const AF_INET: u8 = libc::AF_INET as u8;
 
 /// About how many links of a dump take as long as the settings of one link, file by file.

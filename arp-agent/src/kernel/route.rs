@@ -59,8 +59,12 @@ const NO_SELECTORS: u32 =
 // include/uapi/linux/nexthop.h: no crate has them.
 /// `struct nhmsg`.
 pub(super) const NEXTHOP_HEADER_LEN: usize = 8;
-const NHA_ID: u16 = 1;
+pub(super) const NHA_ID: u16 = 1;
+const NHA_GROUP: u16 = 2;
 const NHA_GROUP_TYPE: u16 = 3;
+const NHA_OIF: u16 = 5;
+/// `struct nexthop_grp`: an id, and a weight.
+const MEMBER_LEN: usize = 8;
 const NEXTHOP_GRP_TYPE_RES: u16 = 1;
 
 /// An IPv4 route; `None` for anything else.
@@ -141,6 +145,27 @@ pub(super) fn nexthop(message: &Message<'_>) -> Result<Option<Event>> {
     let group = wire::attribute(rest, NHA_GROUP_TYPE)?.map(wire::bytes).transpose().context("NHA_GROUP_TYPE")?;
     let resilient = group.map(u16::from_ne_bytes) == Some(NEXTHOP_GRP_TYPE_RES);
     Ok(Some(Event::NexthopObject { id: wire::u32_of(id).context("NHA_ID")?, resilient }))
+}
+
+/// What a nexthop object leads to.
+pub(super) enum Leads {
+    /// Out of this interface.
+    By(u32),
+    /// To one of these nexthop objects.
+    To(Vec<u32>),
+    /// Nowhere: a blackhole.
+    Nowhere,
+}
+
+/// What the nexthop object of the message leads to.
+pub(super) fn leads(message: &Message<'_>) -> Result<Leads> {
+    let (_, rest) = message.split::<NEXTHOP_HEADER_LEN>()?;
+    if let Some(members) = wire::attribute(rest, NHA_GROUP)? {
+        let (members, _) = members.as_chunks::<MEMBER_LEN>();
+        return Ok(Leads::To(members.iter().map(|member| wire::u32_at(member, 0)).collect()));
+    }
+    let oif = wire::attribute(rest, NHA_OIF)?.map(wire::u32_of).transpose().context("NHA_OIF")?;
+    Ok(oif.map_or(Leads::Nowhere, Leads::By))
 }
 
 /// Where the route of a notification goes.

@@ -388,7 +388,7 @@ impl Rules {
     }
 
     /// Whether a rule asks for the outgoing interface.
-    pub(super) fn ask_for_oif(&self) -> bool {
+    pub fn ask_for_oif(&self) -> bool {
         self.list().any(|rule| rule.never.iter().any(|selector| selector.starts_with("oif ")))
     }
 

@@ -144,6 +144,14 @@ fn cases() -> Vec<Case> {
             .gets("answers", "sysctl", &["proxy_arp is 1 on v0"]).changed_by("sysctl -w net.ipv4.conf.v0.proxy_arp=0"),
         case("a group of nexthop objects", &["nexthop add id 1 via 10.9.0.254 dev u0", "nexthop add id 2 via 10.8.0.254 dev u1", "nexthop add id 3 group 1/2", "route replace default nhid 3"], Z)
             .gets("answers", "sysctl", &["proxy_arp is 1 on v0"]).changed_by("sysctl -w net.ipv4.conf.v0.proxy_arp=0"),
+        case("a group of nexthop objects that routes do not tell of", &["/net/ipv4/nexthop_compat_mode=0", "nexthop add id 1 via 10.9.0.254 dev u0", "nexthop add id 2 via 10.8.0.254 dev u1", "nexthop add id 3 group 1/2", "route replace default nhid 3"], Z)
+            .gets("answers", "sysctl", &["proxy_arp is 1 on v0"]).changed_by("sysctl -w net.ipv4.conf.v0.proxy_arp=0"),
+        case("such a group, one of which leads back", &["/net/ipv4/nexthop_compat_mode=0", "nexthop add id 1 via 10.9.0.254 dev u0", "nexthop add id 2 dev v0", "nexthop add id 3 group 1/2", "route replace 10.20.0.0/16 nhid 3"], Z)
+            .gets("sometimes", "route", &["answered by u0, silent by v0"]),
+        case("such a group that leads back to the sender", &["/net/ipv4/nexthop_compat_mode=0", "v0.rp_filter=1", "nexthop add id 1 via 10.9.0.254 dev u0", "nexthop add id 2 dev v0", "nexthop add id 3 group 1/2", "route replace 10.5.0.0/25 nhid 3", "route del 10.5.0.5/32"], Z)
+            .gets("answers", "sysctl", &["proxy_arp is 1 on v0"]),
+        case("such an object that leads nowhere", &["/net/ipv4/nexthop_compat_mode=0", "nexthop add id 1 blackhole", "route replace 10.20.0.0/16 nhid 1"], Z)
+            .gets("silent", "route", &["`blackhole 10.20.0.0/16 nhid 1 (a nexthop object)`"]),
         case("a next hop that leads back", &["route replace 10.20.0.0/16 nexthop via 10.9.0.254 dev u0 nexthop dev v0"], Z)
             .gets("sometimes", "route", &["answered by u0, silent by v0"]).changed_by("sysctl -w net.ipv4.conf.v0.proxy_arp_pvlan=1"),
         case("a chain that drops requests on the interface", &["nft add table arp t", "nft add chain arp t c { type filter hook input priority 0 ; }", "nft add rule arp t c iifname v0 drop"], Z)

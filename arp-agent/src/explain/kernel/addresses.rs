@@ -132,46 +132,49 @@ impl Kernel<'_> {
             }
             return no(format!("and {target} is local in another table than local, where arp_filter does not look"));
         }
-        let by = |oif: u32| super::interface(self.snapshot, oif);
-        match self.snapshot.walk_back(link.ifindex, LOOPBACK, target, sender) {
-            End::NoRoute | End::Refused(..) => no(format!("and there is no route back to {sender}")),
-            End::Unknown(_) => match self.lookup.output(target, sender) {
-                Some(LookedUp::Route(back)) if back.kind == RouteKind::Unicast && back.legs().len() == 1 => {
-                    let oif = back.legs()[0];
-                    if oif == link.ifindex {
-                        return None;
-                    }
-                    no(format!("and the route back to {sender} leaves by {}", by(oif)))
-                }
+        // The way out is looked up by the VRF, and since 6.15 a rule can ask for that in `oif`.
+        let vrf = link.master.filter(|_| self.snapshot.vrf_of(link.ifindex).is_some());
+        let is_known = vrf.is_none() || !self.snapshot.rules.ask_for_oif();
+        match is_known.then(|| self.snapshot.walk_back(link.ifindex, LOOPBACK, target, sender)) {
+            Some(End::NoRoute | End::Refused(..)) => no(format!("and there is no route back to {sender}")),
+            Some(End::Route(_, back)) => self.leads_back(link, sender, filter, back),
+            Some(End::Unknown(_)) | None => match self.lookup.output(vrf, target, sender) {
+                Some(LookedUp::Route(back)) => self.leads_back(link, sender, filter, &back),
                 Some(LookedUp::Refused(error)) => no(format!("and the way back to {sender} ends with `{error}`")),
-                Some(_) | None => {
-                    Some(open(Reason::ARP_FILTER, filter.cause("and the way back to the sender is not known")))
-                }
+                None => Some(open(Reason::ARP_FILTER, filter.cause("and the way back to the sender is not known"))),
             },
-            End::Route(_, back) if self.is_one_of_several_defaults(back) => {
-                let so = "and of several default routes the kernel takes one by the state of their gateways";
-                Some(open(Reason::ARP_FILTER, filter.cause(so)))
+        }
+    }
+
+    /// What `arp_filter` refuses because of the route back to the sender.
+    fn leads_back(&self, link: &Link, sender: Ipv4Addr, filter: &Setting<'_>, back: &Route) -> Option<Verdict> {
+        let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
+        let perhaps = |so: &str| Some(open(Reason::ARP_FILTER, filter.cause(so)));
+        if self.is_one_of_several_defaults(back) {
+            return perhaps("and of several default routes the kernel takes one by the state of their gateways");
+        }
+        match (back.kind, self.legs(back)) {
+            (RouteKind::Unicast, None) => perhaps("and the next hops of the route back to the sender are not told"),
+            (RouteKind::Unicast, Some(legs)) => {
+                let usable = legs.iter().filter(|&&leg| self.snapshot.carries(leg));
+                let (here, elsewhere): (Vec<u32>, Vec<u32>) = usable.partition(|&&leg| leg == link.ifindex);
+                if elsewhere.is_empty() {
+                    return None;
+                }
+                if here.is_empty() {
+                    let by = elsewhere.iter().map(|&leg| super::interface(self.snapshot, leg));
+                    let by = by.collect::<Vec<_>>().join(" and ");
+                    return no(format!("and the route back to {sender} leaves by {by}"));
+                }
+                let cause = filter.cause(&format!(
+                    "and the route back to {sender} has several next hops, of which the kernel picks one"
+                ));
+                let mac = link.mac.map(Lladdr::new);
+                Some(Verdict { answer: Answer::Sometimes, mac, ..open(Reason::ARP_FILTER, cause) })
             }
-            End::Route(_, back) => match (back.kind, back.legs()) {
-                (RouteKind::Unicast, legs) if !legs.is_empty() && legs.iter().all(|&leg| leg == link.ifindex) => None,
-                (RouteKind::Unicast, legs) if legs.contains(&link.ifindex) || legs.is_empty() => {
-                    let cause = filter.cause(&format!(
-                        "and the route back to {sender} has several next hops: a hash picks one for each sender"
-                    ));
-                    let mac = link.mac.map(Lladdr::new);
-                    Some(Verdict { answer: Answer::Sometimes, mac, ..open(Reason::ARP_FILTER, cause) })
-                }
-                (RouteKind::Unicast, legs) => {
-                    let by = legs.iter().map(|&leg| by(leg)).collect::<Vec<_>>().join(" and ");
-                    no(format!("and the route back to {sender} leaves by {by}"))
-                }
-                (RouteKind::Local, _) => no(format!("and {sender} is not routed back by {}", link.name)),
-                // What leaves by the interface itself passes, also by a route of such a type.
-                _ => {
-                    let so = format!("and the route back to {sender} is of a type that no sender has");
-                    Some(open(Reason::ARP_FILTER, filter.cause(&so)))
-                }
-            },
+            (RouteKind::Local, _) => no(format!("and {sender} is not routed back by {}", link.name)),
+            // What leaves by the interface itself passes, also by a route of such a type.
+            _ => perhaps("and the route back to the sender is of a type that no sender has"),
         }
     }
 

@@ -22,6 +22,7 @@ use arp_common::{Lladdr, Reason, settings as names};
 use nix::libc;
 use sender::Accepted;
 use settings::Setting;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::iter::successors;
 use std::net::Ipv4Addr;
@@ -34,12 +35,14 @@ const TAKING: [&str; 3] = ["bridge", "bond", "team"];
 /// anything.
 pub(super) const MAX_NESTED: usize = 8;
 
-/// Asks the kernel for its own lookup. A copy of a state, and one from a file, have no kernel to ask.
+/// Asks the kernel for its own lookup. A state from a file has no kernel to ask.
 pub trait Lookup {
     /// A packet that comes in by the interface; `None` if nobody can be asked.
     fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
-    /// A packet that the node sends.
-    fn output(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
+    /// A packet that the node sends, in the VRF if there is one (its device's number).
+    fn output(&self, vrf: Option<u32>, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
+    /// The interfaces that a nexthop object leads out of; `None` also if it leads nowhere.
+    fn next_hops(&self, object: u32) -> Option<Vec<u32>>;
 }
 
 impl Lookup for () {
@@ -47,8 +50,29 @@ impl Lookup for () {
         None
     }
 
-    fn output(&self, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+    fn output(&self, _: Option<u32>, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         None
+    }
+
+    fn next_hops(&self, _: u32) -> Option<Vec<u32>> {
+        None
+    }
+}
+
+/// For a copy of a state, in which other things are changed: only the nexthop objects are still the kernel's.
+pub struct ObjectsOf<'a>(pub &'a dyn Lookup);
+
+impl Lookup for ObjectsOf<'_> {
+    fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+
+    fn output(&self, _: Option<u32>, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+
+    fn next_hops(&self, object: u32) -> Option<Vec<u32>> {
+        self.0.next_hops(object)
     }
 }
 
@@ -57,8 +81,12 @@ impl Lookup for std::cell::RefCell<crate::kernel::Lookups> {
         self.borrow_mut().input(iif, from, to).ok()
     }
 
-    fn output(&self, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp> {
-        self.borrow_mut().output(from, to).ok()
+    fn output(&self, vrf: Option<u32>, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp> {
+        self.borrow_mut().output(vrf, from, to).ok()
+    }
+
+    fn next_hops(&self, object: u32) -> Option<Vec<u32>> {
+        self.borrow_mut().next_hops(object).ok().flatten()
     }
 }
 
@@ -282,14 +310,14 @@ impl Kernel<'_> {
                         forwarding.cause(&format!("and {target} is not the node's own")),
                     );
                 }
-                if route.legs().is_empty() {
+                let Some(legs) = self.legs(route) else {
                     return self.asked(
                         link,
                         question,
                         self.route_cause(Some(rule), route, "its next hops are not told"),
                     );
-                }
-                self.forwarded(link, question, route.legs(), &destination)
+                };
+                self.forwarded(link, question, &legs, &destination)
             }
             _ => silent(
                 Reason::UNANSWERABLE_ROUTE,
@@ -318,11 +346,15 @@ impl Kernel<'_> {
             }
             Some(LookedUp::Route(route)) => {
                 let destination = Destination { route: Some(&route), rule: None, is_validated: true };
-                match (route.kind, route.legs()) {
+                match (route.kind, self.legs(&route).as_deref()) {
                     (RouteKind::Local, _) => self.local(link, target, sender, &destination),
-                    (RouteKind::Unicast, [one]) => self.forwarded(link, question, &[*one], &destination),
+                    (RouteKind::Unicast, Some([one])) => self.forwarded(link, question, &[*one], &destination),
                     // Only the one that it picked this time has been validated.
-                    (RouteKind::Unicast, _) => open(reason, why),
+                    (RouteKind::Unicast, Some(legs)) => {
+                        let destination = Destination { is_validated: false, ..destination };
+                        self.forwarded(link, question, legs, &destination)
+                    }
+                    (RouteKind::Unicast, None) => open(reason, why),
                     _ => {
                         let what = self.route_cause(None, &route, "is of a type that is never answered for");
                         silent(Reason::UNANSWERABLE_ROUTE, what)
@@ -330,6 +362,17 @@ impl Kernel<'_> {
                 }
             }
         }
+    }
+
+    /// The interfaces of a route's next hops. A route may tell no more than the number of its nexthop object
+    /// (`net.ipv4.nexthop_compat_mode` 0): the kernel is asked for those of the object. `None` if they are not known, and if
+    /// none of these is up: the kernel skips such a route, and the walk that led to it could not.
+    fn legs<'r>(&self, route: &'r Route) -> Option<Cow<'r, [u32]>> {
+        if !route.legs().is_empty() {
+            return Some(route.legs().into());
+        }
+        let legs = self.lookup.next_hops(route.nexthop?.get())?;
+        legs.iter().any(|&leg| self.snapshot.carries(leg)).then(|| legs.into())
     }
 
     fn rule_cause(&self, rule: &RoutingRule, what: &str) -> Cause {

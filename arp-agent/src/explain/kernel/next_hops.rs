@@ -71,10 +71,13 @@ impl Kernel<'_> {
                 Accepted::Yes => {}
                 Accepted::No(reason, cause) => return silent(reason, cause),
                 // Of several next hops the kernel would validate the one that it picks.
-                Accepted::Unknown(cause) if destination.route.is_some_and(|route| route.legs().len() > 1) => {
-                    return open(Reason::SENDER_ROUTE, cause);
+                Accepted::Unknown(cause) => {
+                    let legs = destination.route.and_then(|route| self.legs(route));
+                    return match legs.is_some_and(|legs| legs.len() > 1) {
+                        true => open(Reason::SENDER_ROUTE, cause),
+                        false => self.asked(link, question, cause),
+                    };
                 }
-                Accepted::Unknown(cause) => return self.asked(link, question, cause),
             }
         }
         let route = match destination.route {

@@ -47,17 +47,17 @@ impl Kernel<'_> {
             }
             End::Route(_, route) => {
                 let what = format!("the route back to {sender} is `{}`", describe_route(self.snapshot, route));
-                match route.kind {
-                    RouteKind::Unicast if route.legs().contains(&link.ifindex) => Back::Via,
-                    RouteKind::Unicast if route.legs().is_empty() => {
+                match (route.kind, self.legs(route)) {
+                    (RouteKind::Unicast, Some(legs)) if legs.contains(&link.ifindex) => Back::Via,
+                    (RouteKind::Unicast, Some(_)) => Back::Else(format!("{what}, not by {}", link.name)),
+                    (RouteKind::Unicast, None) => {
                         return Accepted::Unknown(self.route_cause(
                             None,
                             route,
                             "leads back to the sender, and its next hops are not told",
                         ));
                     }
-                    RouteKind::Unicast => Back::Else(format!("{what}, not by {}", link.name)),
-                    kind => Back::Other { what, local: kind == RouteKind::Local },
+                    (kind, _) => Back::Other { what, local: kind == RouteKind::Local },
                 }
             }
         };

@@ -88,7 +88,7 @@ fn an_own_address_without_its_local_route_is_left_open_as_a_sender() {
     assert_eq!(open.answer, Answer::Undecided, "{open:?}");
 }
 
-/// A kernel that says the same of every packet.
+/// A kernel that says the same of every packet, and of no nexthop object.
 struct Says(LookedUp);
 
 impl Lookup for Says {
@@ -96,8 +96,29 @@ impl Lookup for Says {
         Some(self.0.clone())
     }
 
-    fn output(&self, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+    fn output(&self, _: Option<u32>, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         Some(self.0.clone())
+    }
+
+    fn next_hops(&self, _: u32) -> Option<Vec<u32>> {
+        None
+    }
+}
+
+/// A kernel that tells nothing but what a nexthop object leads to.
+struct Leads(Vec<u32>);
+
+impl Lookup for Leads {
+    fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+
+    fn output(&self, _: Option<u32>, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
+        None
+    }
+
+    fn next_hops(&self, object: u32) -> Option<Vec<u32>> {
+        (object == 4).then(|| self.0.clone())
     }
 }
 
@@ -151,6 +172,29 @@ fn next_hops_that_differ_answer_some_of_the_time() {
     assert!(both.cause.what.contains("answered by eth0, silent by cali0"), "{both:?}");
     assert_eq!(verdict([route(&[UPLINK, UPLINK])], &question("8.8.8.8")).answer, Answer::Answers);
     assert_eq!(verdict([route(&[CALI, CALI])], &question("8.8.8.8")).answer, Answer::Silent);
+}
+
+/// With `nexthop_compat_mode` 0 a route has nothing but its object's number.
+#[test]
+fn next_hops_that_a_route_does_not_tell_are_those_of_its_object() {
+    const UPLINK: u32 = 3;
+    const GONE: u32 = 99;
+    let route = || {
+        let other =
+            after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
+        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        let nexthop = std::num::NonZeroU32::new(4);
+        Event::Route(Route { prefix, oif: None, gateway: None, nexthop, ..other.unwrap() }, Placement::Last)
+    };
+    let of = |legs: &[u32]| verdict_with(&Beyond::default(), &Leads(legs.into()), [route()], &question("8.8.8.8"));
+    let both = of(&[UPLINK, CALI]);
+    assert_eq!(short(&both), (Answer::Sometimes, Some("opaque_route")));
+    assert!(both.cause.what.contains("answered by eth0, silent by cali0"), "{both:?}");
+    assert_eq!(of(&[UPLINK, UPLINK]).answer, Answer::Answers);
+    assert_eq!(of(&[CALI]).answer, Answer::Silent);
+    // The kernel skips a route none of whose next hops is up: what it finds then is its own to say.
+    assert_eq!(short(&of(&[GONE])), (Answer::Undecided, Some("opaque_route")));
+    assert_eq!(short(&of(&[])), (Answer::Undecided, Some("opaque_route")));
 }
 
 /// `fib_lookup` (include/net/ip_fib.h) looks at main, and then at default: while local is a part of main, there is no second

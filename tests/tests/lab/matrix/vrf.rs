@@ -105,7 +105,11 @@ vrf_rows! {
     k284_a_rule_for_the_vrf_as_ingress: [when(&[DEAD, "rule add prio 900 iif red lookup 100"], For(Z), Kernel("opaque_rule"))];
     k285_a_rule_for_the_port_as_ingress: [when(&[DEAD, "rule add prio 900 iif v0 lookup 100"], For(Z), NEVER)];
     k286_a_rule_for_the_vrf_as_egress: [when(&[DEAD, "rule add prio 900 oif red lookup 100"], For(Z), Fast)];
-    k287_arp_filter_in_a_vrf: [each(&["v0.arp_filter=1"], &[(For(U1), Fast), (For(L), Fast)])];
+    // Since 6.15 the rule decides there: the way out is looked up by the VRF.
+    k287_arp_filter_in_a_vrf: [
+        each(&["v0.arp_filter=1"], &[(For(U1), Fast), (For(L), Fast)]),
+        when(&[DEAD, "rule add prio 900 oif red lookup 100"], For(U1), Kernel("sender_route")),
+    ];
     k288_arp_filter_and_a_sender_of_main_alone: [
         when(
             &[
