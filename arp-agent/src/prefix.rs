@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An IPv4 prefix; host bits are 0.
+/// An IPv4 prefix; host bits are 0. Packed, because a mirrored route is found by two of them, and there may be a million.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(Rust, packed)]
 pub struct Prefix {
     /// The address, as a number: so prefixes sort with those inside right after those outside.
     pub addr: u32,

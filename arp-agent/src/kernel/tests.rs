@@ -219,8 +219,8 @@ fn routes() {
     assert_eq!(changed(16, 100).unwrap().unwrap().table, 100);
     assert_eq!(changed(17, 1).unwrap().unwrap().table, 510, "RTA_TABLE, whose low byte is main's");
     assert!(changed(1, 33).is_err(), "33 bits");
-    assert_eq!(changed(1, 8).unwrap().unwrap().prefix.addr, 10 << 24, "host bits");
-    assert_eq!(changed(1, 0).unwrap().unwrap().prefix.addr, 0);
+    assert_eq!({ changed(1, 8).unwrap().unwrap().prefix.addr }, 10 << 24, "host bits");
+    assert_eq!({ changed(1, 0).unwrap().unwrap().prefix.addr }, 0);
     for (rtn, kind) in [
         (2, RouteKind::Local),
         (3, RouteKind::Broadcast),
