@@ -104,7 +104,7 @@ impl Tier {
     }
 
     /// Which tests of its target belong elsewhere.
-    fn skipped(self) -> &'static [&'static str] {
+    pub(crate) fn skipped(self) -> &'static [&'static str] {
         match self {
             Tier::Lab | Tier::LabSkb | Tier::LabDriver => &ELSEWHERE,
             Tier::Faults => &[LONG],
@@ -114,7 +114,7 @@ impl Tier {
 
     /// Whether `cargo xtask vm` runs the tier in a guest. Random scenarios have an option of their own there.
     pub(crate) fn runs_in_guests(self) -> bool {
-        !matches!(self, Tier::Unit | Tier::Faults | Tier::FaultsLong | Tier::Parity | Tier::Packages)
+        !matches!(self, Tier::Unit | Tier::FaultsLong | Tier::Parity | Tier::Packages)
     }
 
     /// Whether its tests start the agent's binary.
@@ -140,7 +140,7 @@ pub(crate) const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.
 const MATRIX: &str = "matrix::";
 /// Rows about devices and actions of tc that this kernel may lack: `cargo xtask vm` runs them on other kernels.
-const ELSEWHERE: [&str; 3] = ["matrix::devices::", "matrix::vrf::", "::k370_"];
+const ELSEWHERE: [&str; 5] = ["matrix::cards::", "matrix::devices::", "matrix::kinds::", "matrix::vrf::", "::k370_"];
 /// Faults that are tried for minutes.
 const LONG: &str = "::long_";
 /// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
@@ -248,7 +248,7 @@ fn run_tier(
     if tier.target() == Tier::Lab.target() {
         let elsewhere = ELSEWHERE.join(", ");
         println!(
-            "without {elsewhere}: `cargo xtask vm` boots kernels that have VLAN, VRF, bonding and dummy devices, and policing"
+            "without {elsewhere}: `cargo xtask vm` boots kernels that have the devices and network cards, and policing"
         );
     }
     command.args(tier.skipped().iter().flat_map(|elsewhere| ["--skip", elsewhere]));

@@ -33,7 +33,7 @@ use userland::Userland;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Kernel versions such as 6.1, and tiers (program, kernel, lab, lab-skb, lab-driver); no tier means the first three
+    /// Kernel versions such as 6.1, and tiers (program, kernel, lab, lab-skb, lab-driver, faults); no tier means the first three
     #[arg(required = true, value_name = "VERSION|TIER")]
     what: Vec<Word>,
     /// The guests' processor
@@ -90,7 +90,7 @@ impl FromStr for Word {
         }
         match Tier::from_str(word, false) {
             Ok(tier) if tier.runs_in_guests() => Ok(Word::Tier(tier)),
-            Ok(Tier::Faults | Tier::FaultsLong) => Err("emulation is too slow for the bounds of the faults".to_owned()),
+            Ok(Tier::FaultsLong) => Err("emulation is too slow for minutes of faults".to_owned()),
             Ok(Tier::Packages) => Err("packages are tried in a Debian on this kernel".to_owned()),
             Ok(Tier::Parity) => Err("random scenarios are asked for with --parity SECONDS".to_owned()),
             Ok(_) => Err("the unit tests do not depend on the kernel".to_owned()),
@@ -116,12 +116,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         "guests with an amd64 processor run the programs of a machine with such a processor, which this one has not"
     );
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm(args.arch)])?;
+    // Of what is built here: guests take so long that there may be another when they end.
+    let commit = record::commit()?;
     let programs = Programs::build(args.arch, &tiers, args.parity.is_some())?;
     let userland = Userland::of(args.arch)?;
 
     let (mut outcomes, mut scenarios) = (Vec::new(), Vec::new());
     for version in versions {
-        match run_kernel(version, &tiers, &programs, &userland, args) {
+        match run_kernel(version, &tiers, &programs, &userland, args, &commit) {
             Ok((of_kernel, of_scenarios)) => {
                 outcomes.extend(of_kernel);
                 scenarios.extend(of_scenarios);
@@ -187,6 +189,7 @@ fn run_kernel(
     programs: &Programs,
     userland: &Userland,
     args: &Args,
+    commit: &str,
 ) -> Result<(Vec<Outcome>, Option<String>)> {
     let kernel = kernel::fetch(version, args.arch)?;
     println!("\n== {} (package {})", kernel.release, kernel.package);
@@ -244,7 +247,7 @@ fn run_kernel(
                 devices: tier.map(|tier| record::devices(&output, tier, &outcome.skips)).unwrap_or_default(),
             })
             .collect();
-        record::keep(&runs).context("cannot keep the results")?;
+        record::keep(&runs, commit).context("cannot keep the results")?;
     }
     let scenarios = scenarios.map(|line| format!("{}  {line}", kernel.release));
     Ok((outcomes, scenarios))

@@ -13,7 +13,7 @@ use crate::{process, workspace};
 
 /// What the tests use and a kernel may have as a module. The kernel loads most of it by itself when a test asks for it;
 /// to name all of it here is how a guest gets the files, and how one learns what a kernel lacks.
-const MODULES: [&str; 40] = [
+const MODULES: [&str; 42] = [
     "8021q",
     "act_bpf",
     "act_gact",
@@ -52,6 +52,8 @@ const MODULES: [&str; 40] = [
     "team_mode_roundrobin",
     "tun",
     "veth",
+    "virtio_net",
+    "virtio_pci",
     "vrf",
     "vxlan",
 ];

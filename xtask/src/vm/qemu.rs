@@ -46,6 +46,11 @@ impl Machine<'_> {
         command.args(["--pdeathsig", "KILL"]).arg(process::find_program(qemu).unwrap_or(qemu.into()));
         command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-monitor", "none"]);
         command.args(["-nic", "none", "-m", "2048", "-smp", &self.cpus.to_string()]);
+        for (number, address) in guest::CARDS.iter().enumerate() {
+            // On one hub, which leads nowhere else.
+            command.arg("-netdev").arg(format!("hubport,id=card{number},hubid=0"));
+            command.arg("-device").arg(format!("virtio-net-pci,netdev=card{number},mac={address},romfile="));
+        }
         if self.arch == Arch::Arm64 {
             command.args(["-machine", "virt"]);
         }
@@ -180,6 +185,7 @@ mod tests {
         for part in [
             "--pdeathsig KILL ",
             "-nic none",
+            "-device virtio-net-pci,netdev=card1,mac=02:00:00:00:06:05,romfile=",
             "-no-reboot",
             "-smp 2",
             "-kernel /k -initrd /i",

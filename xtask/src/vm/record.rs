@@ -16,7 +16,7 @@ use crate::test::report::{Outcome, Skip};
 use crate::{process, workspace};
 
 /// Tests about kinds of devices: each is a row of the second table. They are in these modules.
-const DEVICES: [&str; 2] = ["matrix::devices::", "matrix::vrf::"];
+const DEVICES: [&str; 4] = ["matrix::cards::", "matrix::devices::", "matrix::kinds::", "matrix::vrf::"];
 
 /// Where a table begins and ends in the page.
 const MARKS: [[&str; 2]; 2] = [["<!-- runs -->", "<!-- /runs -->"], ["<!-- devices -->", "<!-- /devices -->"]];
@@ -94,16 +94,20 @@ fn key(run: &Value) -> [String; 4] {
     ["kernel", "arch", "tier", "filters"].map(|part| run[part].to_string())
 }
 
-/// Adds runs to the file, and writes the page's tables anew.
-pub(super) fn keep(runs: &[Run]) -> Result<()> {
+/// What is built now, by its commit.
+pub(super) fn commit() -> Result<String> {
     let commit = git(&["log", "-1", "--format=%h"])?;
     // What an earlier run has written here is no change of the program.
     let changed = !git(&["status", "--porcelain", "--untracked-files=no", "--", ":!docs"])?.is_empty();
-    let commit = if changed { format!("{commit} with changes") } else { commit };
+    Ok(if changed { format!("{commit} with changes") } else { commit })
+}
+
+/// Adds runs of what was built at `commit` to the file, and writes the page's tables anew.
+pub(super) fn keep(runs: &[Run], commit: &str) -> Result<()> {
     let date = process::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?.trim().to_owned();
     let mut kept = kept()?;
     for run in runs {
-        let run = run.value(&commit, &date);
+        let run = run.value(commit, &date);
         kept.retain(|old| key(old) != key(&run));
         kept.push(run);
     }
@@ -117,7 +121,7 @@ pub(super) fn keep(runs: &[Run]) -> Result<()> {
 fn order(run: &Value) -> (Vec<u32>, String, usize, String) {
     let text = |name: &str| run[name].as_str().unwrap_or_default().to_owned();
     let kernel = text("kernel").split('.').filter_map(|number| number.parse().ok()).collect();
-    let tiers = ["program", "kernel", "lab", "lab-skb", "lab-driver", "parity"];
+    let tiers = ["program", "kernel", "lab", "lab-skb", "lab-driver", "faults", "parity"];
     let tier = tiers.iter().position(|tier| *tier == text("tier")).unwrap_or(tiers.len());
     (kernel, text("arch"), tier, run["filters"].to_string())
 }
