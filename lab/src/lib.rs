@@ -25,6 +25,7 @@ mod skip;
 mod slack;
 mod stop;
 pub mod stream;
+pub mod team;
 pub mod topology;
 mod traffic;
 
