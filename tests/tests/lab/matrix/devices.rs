@@ -38,6 +38,7 @@ pub(super) fn missing_device(kinds: &[&str]) -> Result<Option<String>> {
             "ipvlan" | "macvlan" => format!("link add link below name tried type {kind}"),
             "vrf" => "link add tried type vrf table 7".to_owned(),
             "vxlan" => "link add tried type vxlan external dstport 4789".to_owned(),
+            "geneve" | "gretap" => format!("link add tried type {kind} external"),
             _ => format!("link add tried type {kind}"),
         });
         match made {

@@ -18,7 +18,7 @@ use crate::foreign;
 pub(super) const CLSACT: &[&str] = &["--hook", "tc", "--tc-attach", "clsact"];
 pub(super) const TCX: &[&str] = &["--hook", "tc", "--tc-attach", "tcx"];
 pub(super) const SKB: &[&str] = &["--hook", "xdp", "--xdp-mode", "skb"];
-const DRIVER: &[&str] = &["--hook", "xdp", "--xdp-mode", "driver"];
+pub(super) const DRIVER: &[&str] = &["--hook", "xdp", "--xdp-mode", "driver"];
 
 pub(super) fn options(interface: &str, hook: &[&str]) -> AgentOptions {
     AgentOptions::new(&[interface]).args(hook)

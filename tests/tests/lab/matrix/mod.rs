@@ -2,6 +2,7 @@
 //! first, then the fast path on the same state. `every_row_has_a_test` (xtask/src/rows.rs) compares tests and rows.
 
 mod addresses;
+mod cards;
 mod delays;
 mod devices;
 mod filters;
@@ -9,6 +10,7 @@ mod first;
 mod flood;
 mod frame;
 mod hooks;
+mod kinds;
 mod known_senders;
 mod local;
 mod local_table;
