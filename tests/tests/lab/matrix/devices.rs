@@ -9,12 +9,12 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use arp_common::{ArpFrame, Lladdr};
 use lab::topology::{self, ROUTED_TARGET};
-use lab::{Answerer, Host, Lab, Namespace, SideBySide, UNCOUNTED, Wire, reply_bytes, stretched};
+use lab::{Answerer, Host, Lab, Namespace, SideBySide, Wire, reply_bytes, stretched};
 
 use super::Ask::{For, Probe, Raw};
 use super::Expect::{Fast, Kernel, Silent};
 use super::first::commands;
-use super::{L, X, ask, base, check, run_all, when};
+use super::{L, TAGGED, X, ask, base, check, run_all, when};
 
 /// Ends the test, recorded as skipped, where it needs root and has it not, or a kind of device that there is not.
 macro_rules! needs_devices {
@@ -108,9 +108,9 @@ fn k024_a_tag_with_a_device_for_it() -> Result<()> {
     needs_devices!("vlan");
     const VLAN: &[&str] = &["link add link v0 name v0.100 type vlan id 100", "link set v0.100 up"];
     check(&[
-        when(VLAN, Raw(|p0| tagged(p0, 0)), Kernel(UNCOUNTED)),
-        ask(Raw(|p0| tagged(p0, 100)), Kernel(UNCOUNTED)),
-        ask(Raw(|p0| tagged(p0, 200)), Silent(UNCOUNTED)),
+        when(VLAN, Raw(|p0| tagged(p0, 0)), Kernel(TAGGED)),
+        ask(Raw(|p0| tagged(p0, 100)), Kernel(TAGGED)),
+        ask(Raw(|p0| tagged(p0, 200)), Silent(TAGGED)),
         ask(For(L), Kernel("interface_has_upper")),
         when(&["link del v0.100"], For(L), Fast),
     ])
