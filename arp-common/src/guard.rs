@@ -135,7 +135,8 @@ pub struct Policy {
     pub modes: u32,
     /// The list of allowed senders in `ALLOWED`; 0 for none.
     pub list: u32,
-    /// Most collectable neighbour entries that the interface may cause.
+    /// Most collectable neighbour entries that the interface may cause. The last eighth of them is for requests that come
+    /// while the agent writes the tables.
     pub limit: u64,
     /// How many it has, as the mirror knows.
     pub entries: u64,
@@ -281,6 +282,12 @@ pub enum Class {
 /// write gets no more than these. Eight, and then one a second.
 pub const IN_DOUBT: Rate = Rate { interval: 1_000_000_000, depth: 8_000_000_000 };
 
+/// Of the entries that an interface may cause, those that are kept for senders that ask while the agent is writing, and that
+/// may have their entry already: an eighth.
+const fn kept_for_doubt(limit: u64) -> u64 {
+    limit / 8
+}
+
 /// GCRA: when the budget will be whole again once a frame has been taken from it at `now`; `None` if there is none left.
 /// `whole_at` is when it would be so without. All in ns.
 #[inline(always)]
@@ -363,8 +370,10 @@ pub fn judge(
     if is_trusted
         && makes_entry
         && is_on(policy, ENTRIES)
-        && policy.entries.wrapping_add(memory.let_up().wrapping_sub(policy.settled)) >= policy.limit
-        && has_no_doubt(is_certain(sequence, tables.sequence_after()))
+        && let caused = policy.entries.wrapping_add(memory.let_up().wrapping_sub(policy.settled))
+        && caused >= policy.limit - kept_for_doubt(policy.limit)
+        // In doubt there is a little more room, and then there is none.
+        && (caused >= policy.limit || has_no_doubt(is_certain(sequence, tables.sequence_after())))
         && let Some(reason) = refuse(DropReason::EntryLimit, ENTRIES, policy, memory)
     {
         return Some(reason);

@@ -28,7 +28,8 @@ pub struct ProtectionOptions {
     #[arg(long, value_name = "TIME", default_value = "2s", help_heading = HEADING)]
     pub sender_grace: Interval<0, 60_000>,
     /// Entry-limit: `off`, `count` or `drop` requests of unknown senders while the interface has N neighbour entries (64
-    /// unless N is given). Of several patterns that match an interface the last one counts.
+    /// unless N is given). The last eighth of N is for requests that come while the agent writes its tables, and that may
+    /// be of known senders. Of several patterns that match an interface the last one counts.
     #[arg(long, value_name = "GLOB=MODE[:N]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
     pub entry_limit: Vec<For<Limit>>,
     /// Budget: `off`, `count` or `drop` ARP frames above a rate in frames a second, with a burst: of frames that the kernel

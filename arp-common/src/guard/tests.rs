@@ -262,8 +262,9 @@ fn in_doubt_the_sender_guard_lets_up() {
 fn while_the_agent_writes_few_frames_pass() {
     let writing = || std::vec![WRITING; 100].into();
     let senders = World { sequence: writing(), ..world(Mode::Drop, Mode::Off, Mode::Off) };
-    let entries = World { sequence: writing(), ..world(Mode::Off, Mode::Drop, Mode::Off) };
-    entries.change(|state| state.let_up = 4);
+    let mut entries = World { sequence: writing(), ..world(Mode::Off, Mode::Drop, Mode::Off) };
+    entries.policy.limit = 128;
+    entries.change(|state| state.let_up = 112);
     for (world, reason) in [(senders, DropReason::SenderElsewhere), (entries, DropReason::EntryLimit)] {
         for number in 0..12 {
             let expected = if number < 8 { None } else { Some(reason) };
@@ -322,6 +323,23 @@ fn unknown_senders_are_limited_and_nothing_else() {
     assert_eq!(world.judge(&unknown(5)), dropped);
     world.lease = false;
     assert_eq!(world.judge(&unknown(5)), None, "the mirror may be behind");
+}
+
+#[test]
+fn the_last_eighth_of_the_entries_is_for_requests_that_come_while_the_agent_writes() {
+    let mut world = world(Mode::Off, Mode::Drop, Mode::Off);
+    (world.policy.limit, world.policy.entries) = (16, 14);
+    let unknown = |last: u8| from([10, 5, 1, last]);
+    let dropped = Some(DropReason::EntryLimit);
+    assert_eq!(world.judge(&unknown(1)), dropped, "nothing is in doubt");
+    let in_doubt = |last| {
+        world.sequence.borrow_mut().extend([WRITING; 3]);
+        world.judge(&unknown(last))
+    };
+    assert_eq!((in_doubt(2), in_doubt(3)), (None, None));
+    assert_eq!(in_doubt(4), dropped, "there are sixteen");
+    world.now.set(world.now.get() + 60 * SECOND);
+    assert_eq!(in_doubt(5), dropped, "and there is no more room a minute later");
 }
 
 #[test]
