@@ -97,6 +97,11 @@ impl Protection {
         }
     }
 
+    /// How often the guard could not be attached.
+    pub(super) fn failures(&self) -> u64 {
+        self.guards.as_ref().map_or(0, Guards::failures)
+    }
+
     /// The identifier of the guard's program.
     pub(super) fn guard_id(&self) -> Option<u32> {
         self.guards.as_ref().map(Guards::id)
