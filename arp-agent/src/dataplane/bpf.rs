@@ -166,10 +166,12 @@ impl Bpf {
             }
             Guarding::Nothing | Guarding::Arp => (1, Default::default()),
         };
+        // Of both lists there is room for those of a change, too, while those before it are still there.
         let (deviating, gateways) =
-            if manner == Manner::ByPolicy { (guard::MAX_GUARDS, deviation::MAX_GATEWAYS) } else { (1, 1) };
+            if manner == Manner::ByPolicy { (guard::MAX_GUARDS, 2 * deviation::MAX_GATEWAYS) } else { (1, 1) };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(guard::names::GUARDS, guarded)
+            .map_max_entries(guard::names::ALLOWED, 2 * guard::MAX_ALLOWED)
             .map_max_entries(unresolved::names::ADMITTED, admitted)
             .override_global(unresolved::names::TABLE_OFFSETS, &table, true)
             .map_max_entries(deviation::names::DEVIATIONS, deviating)
@@ -264,6 +266,11 @@ impl Bpf {
     /// When a decision last depended on a static proxy entry, in nanoseconds of CLOCK_MONOTONIC; 0: none has.
     pub fn proxies_asked(&self) -> u64 {
         self.global.long(PROXIES_ASKED).load(Ordering::Relaxed)
+    }
+
+    /// In which manner the programs answer.
+    pub fn manner(&self) -> Manner {
+        self.manner
     }
 
     /// Whether the kernel knows XDP programs that take frames in several buffers.
