@@ -3,9 +3,9 @@
 //! Each test names the document and what to change there. A claim that no test here checks can grow stale unseen, so
 //! documents say as little as possible that the code can change.
 
+use crate::capabilities::CAPABILITIES;
 use crate::cli::Cli;
 use crate::commands::check_config::{self, CheckedConfig};
-use crate::commands::run::CAPABILITIES;
 use crate::commands::{stats, top};
 use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
 use crate::control::{InterfaceStatus, Peer, ShadowStatus, ShadowVerdict, Status};

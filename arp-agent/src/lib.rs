@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod arp_rules;
+mod capabilities;
 #[cfg(test)]
 mod claims;
 pub mod cli;
@@ -21,7 +22,9 @@ pub mod event;
 pub mod events;
 pub mod explain;
 pub mod hooks;
+pub mod interval;
 pub mod kernel;
+pub mod link;
 pub mod logging;
 pub mod metrics;
 pub mod mirror;

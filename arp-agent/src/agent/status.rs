@@ -37,7 +37,9 @@ impl Agent {
     fn explain(&mut self, question: &Question, run_program: bool) -> anyhow::Result<Explanation> {
         let mut explanation = explain(question, &self.bpf, TablesFrom::Agent);
         let reason = explanation.reason.as_deref().and_then(Reason::from_name);
-        if let Some((by, mode, mac)) = reason.and_then(|reason| self.bpf.deviates(question, reason)) {
+        if let Some((by, mode, mac)) =
+            reason.and_then(|reason| self.bpf.deviates(question.ifindex, &question.frame(), reason))
+        {
             explanation.deviate(by, mode, mac);
         }
         if self.shadow.is_some() {
@@ -50,7 +52,7 @@ impl Agent {
             let run = self.bpf.run_on(how, question.ifindex, &question.frame().to_bytes())?;
             if self.shadow.is_some() {
                 // The kernel has not seen this frame.
-                self.bpf.forget_question(question);
+                self.bpf.forget_request(question.ifindex, &question.frame());
             }
             let after = self.counters_of_frames_on(question.ifindex);
             let by_policy = (&by_policy, &self.bpf.answers_by_policy(question.ifindex));

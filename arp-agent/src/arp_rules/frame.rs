@@ -2,7 +2,7 @@
 
 use super::passage::Passage;
 use super::{ArpRules, Chain, Concern, Field, Hook, Place, Rule, Step, Test, Values, Verdict, What};
-use crate::event::Link;
+use crate::link::Link;
 
 /// How many rules are followed at most.
 const MOST: usize = 100_000;

@@ -9,7 +9,7 @@ mod passage;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::event::Link;
+use crate::link::Link;
 use passage::Passage;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};

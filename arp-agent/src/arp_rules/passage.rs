@@ -1,7 +1,7 @@
 //! The way of an interface's frames through the chains.
 
 use super::{ArpRules, Chain, Concern, Field, Hook, Place, Rule, Step, Test, Values, Verdict, What};
-use crate::event::Link;
+use crate::link::Link;
 use std::collections::HashMap;
 
 /// How deep chains may lead to others (`NFT_JUMP_STACK_SIZE`, include/net/netfilter/nf_tables.h; arptables knows no bound).

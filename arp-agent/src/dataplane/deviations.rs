@@ -2,11 +2,10 @@
 
 use super::bpf::Bpf;
 use super::memory::Words;
-use crate::explain::Question;
 use anyhow::Context as _;
 use arp_common::deviation::{Configured, Deviation, Deviations, Lists, Mode, ROOM, deviation};
 use arp_common::maps::IfaceAddr;
-use arp_common::{Lladdr, PackedArp, Reason, Tables as _};
+use arp_common::{ArpFrame, Lladdr, PackedArp, Reason, Tables as _};
 use aya::maps::{HashMap, Map, MapData};
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -119,15 +118,15 @@ impl Bpf {
         total
     }
 
-    /// Which policy answers a frame that is passed for this reason, with which link-layer address; with [`Mode::Count`] it
+    /// Which policy answers a frame that came in on an interface and is passed for this reason, with which link-layer address; with [`Mode::Count`] it
     /// only would.
-    pub fn deviates(&self, question: &Question, reason: Reason) -> Option<(Deviation, Mode, Lladdr)> {
-        let index = self.counters.index(question.ifindex)?;
+    pub fn deviates(&self, ifindex: u32, frame: &ArpFrame, reason: Reason) -> Option<(Deviation, Mode, Lladdr)> {
+        let index = self.counters.index(ifindex)?;
         let word = self.deviations.word(index, offset_of!(Deviations, configured), |at| at.load(Ordering::Acquire));
         let configured: Configured = transmute!(word);
-        let frame = PackedArp::from(&question.frame());
-        let found = deviation(&frame, question.ifindex, reason, &configured, self, self)?;
-        Some((found, configured.mode(found), self.iface(question.ifindex)?.lladdr()))
+        let frame = PackedArp::from(frame);
+        let found = deviation(&frame, ifindex, reason, &configured, self, self)?;
+        Some((found, configured.mode(found), self.iface(ifindex)?.lladdr()))
     }
 }
 

@@ -3,10 +3,9 @@
 use super::bpf::Bpf;
 use super::memory::Words;
 use super::refusal;
-use crate::explain::Question;
 use anyhow::Context as _;
-use arp_common::PackedArp;
 use arp_common::shadow::{Asked, Sample, asked, names};
+use arp_common::{ArpFrame, PackedArp};
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::SchedClassifier;
 use std::sync::atomic::Ordering;
@@ -64,9 +63,9 @@ impl Bpf {
         let _ = self.shadow.samples.remove(&transmute!(asked));
     }
 
-    /// The same for the request of a question.
-    pub fn forget_question(&mut self, question: &Question) {
-        if let Some(asked) = asked(&PackedArp::from(&question.frame()), question.ifindex) {
+    /// The same for a request that came in on an interface.
+    pub fn forget_request(&mut self, ifindex: u32, frame: &ArpFrame) {
+        if let Some(asked) = asked(&PackedArp::from(frame), ifindex) {
             self.forget_sample(asked);
         }
     }

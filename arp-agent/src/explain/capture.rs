@@ -5,8 +5,9 @@ use super::kernel_answer::headline;
 use super::state::{OnInterface, State};
 use super::{Answer, Question};
 use crate::mirror::walk::{End, LOOPBACK};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use arp_common::{ArpFrame, Lladdr};
+use pcap_file::DataLink;
 use pcap_file::pcap::PcapReader;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
 use pcap_file::pcapng::{Block, PcapNgReader};
@@ -72,6 +73,7 @@ pub fn frames(mut file: impl Read) -> (Vec<Captured>, Result<()>) {
 
 fn pcap(bytes: &[u8], frames: &mut Vec<Captured>) -> Result<()> {
     let mut reader = PcapReader::new(bytes).context("it is neither pcap nor pcapng (tcpdump -w makes pcap)")?;
+    is_ethernet(reader.header().datalink)?;
     while let Some(packet) = reader.next_packet() {
         let packet = packet.with_context(|| format!("it is cut off, or broken, after {} frames", frames.len()))?;
         frames.push(Captured { at: packet.timestamp, interface: None, bytes: packet.data.into_owned() });
@@ -88,6 +90,7 @@ fn pcapng(bytes: &[u8], frames: &mut Vec<Captured>) -> Result<()> {
         match block {
             Block::SectionHeader(_) => interfaces.clear(),
             Block::InterfaceDescription(interface) => {
+                is_ethernet(interface.linktype)?;
                 let (mut name, mut units) = (None, MICROSECONDS);
                 for option in &interface.options {
                     match option {
@@ -109,6 +112,15 @@ fn pcapng(bytes: &[u8], frames: &mut Vec<Captured>) -> Result<()> {
             _ => {}
         }
     }
+    Ok(())
+}
+
+fn is_ethernet(link: DataLink) -> Result<()> {
+    ensure!(
+        link == DataLink::ETHERNET,
+        "its frames are {link:?} and have no Ethernet header; capture on the interface itself (tcpdump -i IF -w FILE arp), not \
+         on `any`"
+    );
     Ok(())
 }
 
@@ -288,5 +300,15 @@ mod tests {
     fn what_is_no_capture_is_said_to_be_none() {
         let (frames, read) = frames(&b"hello, this is no capture at all"[..]);
         assert!(frames.is_empty() && read.unwrap_err().to_string().contains("neither pcap nor pcapng"));
+    }
+
+    /// `tcpdump -i any` writes such ones (LINKTYPE_LINUX_SLL2).
+    #[test]
+    fn a_capture_without_ethernet_headers_is_refused() {
+        const SLL2: [u8; 2] = 276_u16.to_le_bytes();
+        let header = [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, SLL2[0], SLL2[1], 0, 0];
+        let (frames, read) = frames(&header[..]);
+        let why = read.unwrap_err().to_string();
+        assert!(frames.is_empty() && why.contains("LINUX_SLL2") && why.contains("tcpdump -i IF"), "{why}");
     }
 }

@@ -105,12 +105,16 @@ fn samples(snapshot: &Snapshot) -> Vec<(Prefix, Ipv4Addr)> {
     prefixes.extend(snapshot.proxies.iter().map(|key| (Prefix::new(key.addr, 32), ())));
     // Something that only a default route, or nothing, covers.
     prefixes.entry(Prefix { addr: 0, len: 0 }).or_default();
-    let inside =
-        |prefix: &Prefix, addr: u32| prefixes.keys().any(|other| other.len > prefix.len && other.contains(addr));
     let sample = |prefix: &Prefix| {
-        // 9.0.0.0/8 and 8.8.8.8 are as good as any in 0/0.
-        let first = if prefix.len == 0 { 0x0909_0909 } else { prefix.addr };
-        (0..512).map(|step: u32| first.wrapping_add(step)).find(|&addr| prefix.contains(addr) && !inside(prefix, addr))
+        // 9.0.0.0/8 is as good as any in 0/0.
+        let mut addr = if prefix.len == 0 { 0x0909_0909 } else { prefix.addr };
+        loop {
+            let longer = (prefix.len + 1..=32).map(|len| Prefix::new(addr.to_be_bytes(), len));
+            let Some(inside) = longer.into_iter().find(|longer| prefixes.contains_key(longer)) else {
+                return Some(addr);
+            };
+            addr = inside.last().checked_add(1).filter(|&next| prefix.contains(next))?;
+        }
     };
     prefixes.keys().filter_map(|prefix| Some((*prefix, sample(prefix)?.into()))).collect()
 }
@@ -175,5 +179,37 @@ impl Table {
         }
         self.oddities.iter().for_each(|odd| text += &format!("odd        {odd}\n"));
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, Placement, Route};
+    use crate::explain::kernel_view::KernelView;
+    use crate::mirror::snapshot::Dirty;
+    use crate::mirror::tests::{CALI, dump};
+
+    fn sampled(prefixes: &[([u8; 4], u8)]) -> BTreeMap<String, Ipv4Addr> {
+        let mut snapshot = KernelView::new(dump(), CALI).unwrap().snapshot().clone();
+        let known = snapshot.routes.at(crate::mirror::snapshot::TABLE_MAIN, Prefix::new([0; 4], 0))[0].clone();
+        for &(to, len) in prefixes {
+            let route = Route { prefix: Prefix::new(to, len), ..known.clone() };
+            snapshot.apply(Event::Route(route, Placement::Last), &mut Dirty::default());
+        }
+        samples(&snapshot).into_iter().map(|(prefix, addr)| (text(prefix), addr)).collect()
+    }
+
+    #[test]
+    fn each_prefix_has_a_sample_that_no_longer_one_covers() {
+        let samples =
+            sampled(&[([172, 16, 0, 0], 12), ([172, 16, 0, 0], 22), ([172, 16, 4, 0], 24), ([9, 9, 0, 0], 16)]);
+        let of = |prefix: &str| samples.get(prefix).map(Ipv4Addr::to_string);
+        assert_eq!(of("172.16.0.0/12").as_deref(), Some("172.16.5.0"), "behind the two that begin it");
+        assert_eq!(of("172.16.0.0/22").as_deref(), Some("172.16.0.0"));
+        assert_eq!(of("everything else").as_deref(), Some("9.10.0.0"));
+        // Two halves leave nothing of the whole.
+        let halves = sampled(&[([20, 0, 0, 0], 8), ([20, 0, 0, 0], 9), ([20, 128, 0, 0], 9)]);
+        assert!(!halves.contains_key("20.0.0.0/8") && halves.contains_key("20.128.0.0/9"), "{halves:?}");
     }
 }

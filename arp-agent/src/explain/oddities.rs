@@ -70,7 +70,9 @@ fn hidden(snapshot: &Snapshot, link: &Link) -> Option<String> {
     if !matches!(ignore.value(), 1 | 2) {
         return None;
     }
-    let elsewhere = |address: &&Address| address.ifindex != link.ifindex && !address.local.is_loopback();
+    let holds = |local| snapshot.addresses.iter().any(|own| own.ifindex == link.ifindex && own.local == local);
+    let elsewhere =
+        |address: &&Address| address.ifindex != link.ifindex && !address.local.is_loopback() && !holds(address.local);
     let hidden: Vec<String> = snapshot
         .addresses
         .iter()
@@ -160,6 +162,16 @@ mod tests {
         assert_eq!(all([calm(|_, _| {})]), Vec::<String>::new());
         let passive = cali(|_, settings| settings.proxy_arp = 0);
         assert_eq!(all([passive]), Vec::<String>::new(), "rp_filter 0 matters where others are answered for");
+    }
+
+    #[test]
+    fn an_address_that_the_interface_holds_too_is_not_hidden() {
+        let strict = |more: Vec<Event>| {
+            let ignoring = calm(|_, settings| settings.arp_ignore = 1);
+            all([ignoring, address(UPLINK, [10, 9, 0, 1], 24)].into_iter().chain(more))
+        };
+        assert!(strict(vec![])[0].contains("does not answer for 10.9.0.1"), "{:?}", strict(vec![]));
+        assert_eq!(strict(vec![address(CALI, [10, 9, 0, 1], 32)]), [""; 0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What would change the kernel's answer, both ways. Each change is tried on a copy of the state before it is named.
 
 use super::kernel::settings::{Setting, set, value as value_of};
-use super::kernel::{Beyond, Kernel, Lookup, ObjectsOf};
+use super::kernel::{Beyond, Kernel, Lookup, MAX_NESTED, ObjectsOf, on_master};
 use super::words::{describe_route, describe_rule, sysctl_name, table_name};
 use super::{Answer, Question, Remedy};
 use crate::arp_rules::{Step, Tool, Verdict as Ruling};
@@ -11,6 +11,7 @@ use crate::mirror::walk::End;
 use crate::prefix::Prefix;
 use arp_common::settings as names;
 use nix::libc;
+use std::iter::successors;
 use std::net::Ipv4Addr;
 
 const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
@@ -50,15 +51,18 @@ pub fn remedies(
     question: &Question,
     now: Answer,
 ) -> Vec<Remedy> {
+    // What a port of a bridge, bond or team says counts for nothing: what its master says does.
+    let of_masters = successors(Some(question.clone()), |question| on_master(snapshot, question));
+    let Some(on) = &of_masters.take(MAX_NESTED).last() else { return Vec::new() };
     let lookup = ObjectsOf(lookup);
-    let Some(link) = snapshot.links.get(&question.ifindex) else { return Vec::new() };
-    let node = Node { snapshot, link, question, now };
+    let Some(link) = snapshot.links.get(&on.ifindex) else { return Vec::new() };
+    let node = Node { snapshot, link, question: on, now };
     let after = |candidates: &[&Candidate]| {
         let mut changed = snapshot.clone();
         let mut dirty = Dirty::default();
         for candidate in candidates {
             candidate.events.iter().cloned().for_each(|event| changed.apply(event, &mut dirty));
-            let link = changed.links.get_mut(&question.ifindex);
+            let link = changed.links.get_mut(&on.ifindex);
             if let Some(((key, value), settings)) = candidate.setting.zip(link.and_then(|link| link.settings.as_mut()))
             {
                 set(settings, key, value);

@@ -61,7 +61,12 @@ fn verdict(explanation: &Explanation) -> String {
     };
     // The cause follows on a line of its own.
     let headline = kernel.why.strip_suffix(&format!(": {}", kernel.decided_by.what)).unwrap_or(&kernel.why);
-    format!("{asked}: {style}the kernel {headline}{style:#}")
+    let answers = matches!(kernel.answer, Answer::Answers | Answer::AnswersAfterDelay);
+    let unless = match answers && !explanation.not_seen.is_empty() {
+        true => ", unless something prevents it that only root sees",
+        false => "",
+    };
+    format!("{asked}: {style}the kernel {headline}{unless}{style:#}")
 }
 
 fn fast_path(explanation: &Explanation) -> String {

@@ -33,6 +33,9 @@ pub struct Snapshot {
     pub listeners: Vec<Listener>,
     /// The programs of others, by interface.
     pub programs: BTreeMap<u32, String>,
+    /// The base chains of nft's bridge family.
+    #[serde(default)]
+    pub bridge_chains: Vec<String>,
     /// What could not be read.
     pub not_seen: Vec<String>,
 }
@@ -53,6 +56,7 @@ impl Snapshot {
             host_addresses: state.host_addresses.into_iter().collect(),
             table_size: state.table_size,
             listeners: state.listeners,
+            bridge_chains: state.bridge_chains,
             not_seen: state.not_seen,
         })
     }
@@ -99,6 +103,7 @@ impl Snapshot {
             table_size: self.table_size,
             host_addresses: self.host_addresses.into_iter().collect(),
             programs: self.programs,
+            bridge_chains: self.bridge_chains,
             not_seen: self.not_seen,
         }
     }

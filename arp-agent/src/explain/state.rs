@@ -1,6 +1,6 @@
 //! All that explanations are made of: the kernel's state, what counts beside it, and the kernel to ask.
 
-use super::kernel::{Beyond, Lookup, MAX_NESTED};
+use super::kernel::{Beyond, Lookup, MAX_NESTED, taken_by};
 use super::kernel_view::KernelView;
 use super::remedies::remedies;
 use super::words::interface;
@@ -10,8 +10,10 @@ use crate::hooks::clsact::filters_of_others;
 use crate::hooks::owners::Programs;
 use crate::kernel::{Listener, Lookups, Reader, TableSize, listeners};
 use crate::mirror::snapshot::Snapshot;
+use crate::netlink::socket::errno;
 use anyhow::{Context as _, Result, anyhow, bail};
 use arp_common::{Lladdr, Reason};
+use nix::libc;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::successors;
@@ -39,6 +41,8 @@ pub struct State {
     pub(super) host_addresses: BTreeSet<(u32, Ipv4Addr)>,
     /// Of a state from a file, the programs of others, by interface.
     pub(super) programs: BTreeMap<u32, String>,
+    /// The base chains of nft's bridge family.
+    pub(super) bridge_chains: Vec<String>,
     pub(super) not_seen: Vec<String>,
 }
 
@@ -59,7 +63,15 @@ impl State {
     pub fn read() -> Result<Self> {
         let mut reader = Reader::for_any_user()?;
         let dump = reader.everything()?;
+        let bridge_chains = reader.bridge_chains();
         let mut not_seen = reader.not_seen().to_vec();
+        let bridge_chains = match bridge_chains {
+            Err(error) if errno(&error) == Some(libc::EPERM) => {
+                not_seen.push("chains of nft's bridge family".to_owned());
+                Vec::new()
+            }
+            chains => chains?,
+        };
         let mut lookups = Lookups::new()?;
         let (table_size, host_addresses) = (lookups.table_size()?, lookups.host_addresses()?);
         let listeners = listeners()?;
@@ -76,6 +88,7 @@ impl State {
             table_size,
             host_addresses: host_addresses.into_iter().collect(),
             programs: BTreeMap::new(),
+            bridge_chains,
             not_seen,
         })
     }
@@ -123,6 +136,7 @@ impl State {
         let beyond = Beyond {
             host_addresses: self.host_addresses.clone(),
             program: self.program_on_the_way(&link)?,
+            bridge_chain: self.bridge_chains.first().cloned(),
             table_full: entries >= most,
         };
         Ok(OnInterface { state: self, view, beyond, link })
@@ -244,8 +258,11 @@ impl OnInterface<'_> {
             text.trim().parse::<i32>().ok()
         };
         let live = self.state.lookups.is_some();
-        let arp_accept = [&self.link.name, "all"].into_iter().filter(|_| live).filter_map(read).max();
-        oddities::oddities(self.snapshot(), self.link.ifindex, arp_accept, self.state.table_size)
+        // A port's own settings count for nothing.
+        let masters = successors(Some(&self.link), |link| taken_by(self.snapshot(), link.ifindex));
+        let link = masters.take(MAX_NESTED).last().unwrap_or(&self.link);
+        let arp_accept = [&link.name, "all"].into_iter().filter(|_| live).filter_map(read).max();
+        oddities::oddities(self.snapshot(), link.ifindex, arp_accept, self.state.table_size)
     }
 
     fn listeners(&self) -> Vec<String> {

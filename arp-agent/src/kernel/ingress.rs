@@ -15,8 +15,12 @@ pub(crate) const TC_LEN: usize = size_of::<raw::tcmsg>();
 /// `NFPROTO_ARP` and `NFPROTO_NETDEV`.
 pub(super) const FAMILY_ARP: u8 = libc::NFPROTO_ARP as u8;
 pub(super) const FAMILY_NETDEV: u8 = libc::NFPROTO_NETDEV as u8;
+/// `NFPROTO_BRIDGE`.
+pub(super) const FAMILY_BRIDGE: u8 = libc::NFPROTO_BRIDGE as u8;
 
 // NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
 pub(super) const CHAIN_HOOK: u16 = 4;
 const HOOK_DEV: u16 = 3;
 const HOOK_DEVS: u16 = 4;
@@ -91,6 +95,17 @@ pub(super) fn base_chain(message: &Message<'_>, family: u8) -> Result<Option<Vec
         }
     }
     Ok(Some(bound))
+}
+
+/// A base chain of nft's bridge family, by the name of its table and its own.
+pub(super) fn bridge_chain(message: &Message<'_>) -> Result<Option<String>> {
+    if base_chain(message, FAMILY_BRIDGE)?.is_none() {
+        return Ok(None);
+    }
+    let (_, rest) = message.split::<NFGEN_LEN>()?;
+    let named =
+        |attribute| Ok::<_, anyhow::Error>(wire::attribute(rest, attribute)?.map(wire::text).unwrap_or_default());
+    Ok(Some(format!("nft chain bridge {} {}", named(CHAIN_TABLE)?, named(CHAIN_NAME)?)))
 }
 
 fn device(kind: u16, value: &[u8]) -> Bound {

@@ -29,6 +29,14 @@ const XDP_ATTACHED_MULTI: u8 = raw::XDP_ATTACHED_MULTI as u8;
 const BR_STATE_FORWARDING: u8 = 3;
 const BOND_STATE_ACTIVE: u8 = 0;
 
+/// What lets a bridge answer ARP requests itself (`br_do_proxy_suppress_arp`, net/bridge/br_arp_nd_proxy.c, 6.18).
+const ANSWERING: [u16; 4] = [
+    raw::IFLA_BRPORT_PROXYARP as u16,
+    raw::IFLA_BRPORT_PROXYARP_WIFI as u16,
+    raw::IFLA_BRPORT_NEIGH_SUPPRESS as u16,
+    raw::IFLA_BRPORT_NEIGH_VLAN_SUPPRESS as u16,
+];
+
 /// Half the dump would be IPv6's counters. (Those of the link itself come all the same.)
 pub(super) const SKIP_STATS: u32 = libc::RTEXT_FILTER_SKIP_STATS as u32;
 
@@ -62,6 +70,8 @@ pub(super) fn link(message: &Message<'_>) -> Result<Option<Link>> {
                 }
                 link.ports_differ = ports_differ(value).context("IFLA_INFO_DATA")?;
                 link.forwards = forwards(value).context("IFLA_INFO_SLAVE_DATA")?;
+                link.locked = bridge_port_has(value, &[raw::IFLA_BRPORT_LOCKED as u16])?;
+                link.bridge_answers = bridge_port_has(value, &ANSWERING)?;
             }
             libc::IFLA_AF_SPEC => link.settings = settings(value).context("IFLA_AF_SPEC")?,
             libc::IFLA_CARRIER => link.carrier = value.first().is_some_and(|c| *c != 0),
@@ -179,4 +189,16 @@ fn altnames(nested: &[u8]) -> Result<Vec<String>> {
         .filter(|a| !matches!(a, Ok((kind, _)) if *kind != libc::IFLA_ALT_IFNAME))
         .map(|a| a.map(|(_, value)| wire::text(value)))
         .collect()
+}
+
+/// Whether a port of a bridge has any of these flags.
+fn bridge_port_has(info: &[u8], flags: &[u16]) -> Result<bool> {
+    let is_bridge = wire::attribute(info, libc::IFLA_INFO_SLAVE_KIND)?.map(wire::text).as_deref() == Some("bridge");
+    let Some(data) = wire::attribute(info, libc::IFLA_INFO_SLAVE_DATA)?.filter(|_| is_bridge) else { return Ok(false) };
+    for &flag in flags {
+        if wire::attribute(data, flag)?.is_some_and(|value| value.first().is_some_and(|on| *on != 0)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

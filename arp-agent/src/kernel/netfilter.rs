@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::libc;
 
 use super::{
-    ingress::{CHAIN_HOOK, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables},
+    ingress::{CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables},
     nft_rule::{self, Expression, Named},
 };
 use crate::arp_rules::{ArpRules, Base, Chain, Hook, Rule, Tool};
@@ -18,8 +18,6 @@ const GET_SET_ELEMENTS: u16 = nftables(libc::NFT_MSG_GETSETELEM);
 const GET_GENERATION: u16 = nftables(libc::NFT_MSG_GETGEN);
 
 // NFTA_*, include/uapi/linux/netfilter/nf_tables.h: no crate has them.
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
 const CHAIN_POLICY: u16 = 5;
 const HOOK_NUMBER: u16 = 1;
 const RULE_TABLE: u16 = 1;

@@ -540,6 +540,16 @@ impl Reader {
         changed(&mut self.last.ingress_hooks, hooks).map(Event::IngressHooks)
     }
 
+    /// The base chains of nft's bridge family, in words. They see what the ports of bridges take, and what bridges send: the
+    /// agent attaches to no port and no bridge with ports of its own, so that only `explain` asks.
+    ///
+    /// # Errors
+    /// The kernel gives no answer.
+    pub fn bridge_chains(&mut self) -> Result<Vec<String>> {
+        let request = NetlinkRequest::new(ingress::GET_CHAIN, &[ingress::FAMILY_BRIDGE, 0, 0, 0]);
+        self.nftables("nftables chains", &request, ingress::bridge_chain)
+    }
+
     /// The base chains of a family, each as the devices that it names.
     fn base_chains(&mut self, family: u8) -> Result<Vec<Vec<Bound>>> {
         let request = NetlinkRequest::new(ingress::GET_CHAIN, &[family, 0, 0, 0]);

@@ -30,6 +30,8 @@ fn a_veth() {
         vrf_table: None,
         // Its bridge was down.
         forwards: Some(false),
+        locked: false,
+        bridge_answers: false,
         ports_differ: false,
         ifindex: 3,
         name: "v0".into(),

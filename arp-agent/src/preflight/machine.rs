@@ -1,7 +1,7 @@
 //! Whether the kernel and this process can do what the agent needs. Programs and maps are loaded, and dropped again;
 //! nothing is attached or pinned.
 
-use crate::commands::run::{CAPABILITIES, missing_capabilities};
+use crate::capabilities::{CAPABILITIES, missing_capabilities};
 use crate::dataplane::{HookKind, bpf::Bpf, refusal};
 use crate::hooks::bpf_syscalls::knows_tcx;
 use crate::hooks::cgroup::cgroup_root;

@@ -1,6 +1,6 @@
 //! The settings of `arp-agent run` about policies, each value checked by itself.
 
-use crate::config::Interval;
+use crate::interval::Interval;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use arp_common::binding::Kind;

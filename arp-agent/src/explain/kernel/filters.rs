@@ -54,11 +54,44 @@ impl Kernel<'_> {
             || self.snapshot.foreign_tc.get(&link.ifindex) == Some(&ForeignTc::After)
         {
             let what = format!(
-                "a chain of nft's netdev family on {name}, or tc filters that it shares with others, sees the frame first{would}"
+                "a chain of nft's netdev family on {name}, or tc filters that it shares with others, sees the frame first, or the reply{would}"
             );
             return open(Reason::INGRESS_HOOK, Cause::new("program", what).at("nft list hooks"));
         }
         verdict
+    }
+}
+
+impl Kernel<'_> {
+    /// The verdict of a bridge, with what its own family of chains, and its ports, may make of it.
+    pub(super) fn bridged(&self, link: &Link, verdict: Verdict) -> Verdict {
+        let name = &link.name;
+        let without = |verdict: &Verdict| match verdict.answer {
+            Answer::Undecided => String::new(),
+            Answer::Silent => format!("; else it stays silent, because {}", verdict.cause.what),
+            _ => format!("; else it answers, because {}", verdict.cause.what),
+        };
+        let answering =
+            self.snapshot.links.values().find(|port| port.master == Some(link.ifindex) && port.bridge_answers);
+        if let Some(port) = answering {
+            let what = format!(
+                "{} is a port of {name} with neigh_suppress or proxy_arp: {name} may answer by its neighbours and its \
+                 forwarding table, before the node is asked{}",
+                port.name,
+                without(&verdict)
+            );
+            return open(
+                Reason::INTERFACE_HAS_MASTER,
+                Cause::new("link", what).at(format!("bridge -d link show dev {}", port.name)),
+            );
+        }
+        match &self.beyond.bridge_chain {
+            Some(rules) if verdict.answer != Answer::Silent => {
+                let what = format!("{rules} sees the frame before {name} does, or the reply{}", without(&verdict));
+                open(Reason::ARP_NETFILTER, Cause::new("chain", what).at("nft -a list ruleset bridge"))
+            }
+            _ => verdict,
+        }
     }
 }
 

@@ -97,6 +97,8 @@ pub struct Beyond {
     pub host_addresses: BTreeSet<(u32, Ipv4Addr)>,
     /// A program of others that sees the frames of the interface before the kernel does, or the kernel's replies.
     pub program: Option<String>,
+    /// A base chain of nft's bridge family, in words: it may drop what a bridge's ports take, or what the bridge sends.
+    pub bridge_chain: Option<String>,
     /// The neighbour table has no room for another sender.
     pub table_full: bool,
 }
@@ -144,7 +146,8 @@ impl Kernel<'_> {
             return verdict;
         }
         let verdict = self.process(link, question);
-        self.filtered(link, question, verdict)
+        let verdict = self.filtered(link, question, verdict);
+        if link.kind.as_deref() == Some("bridge") { self.bridged(link, verdict) } else { verdict }
     }
 
     /// What the interface itself decides.
@@ -154,6 +157,11 @@ impl Kernel<'_> {
         if link.flags & IFF_UP == 0 {
             let cause = Cause::new("link", format!("{name} is down: it takes no frames")).at(shown);
             return Some(silent(Reason::INTERFACE_DOWN, cause));
+        }
+        // Tunnels and the like. A port's frames are its master's, whatever the port says of ARP.
+        if link.flags & IFF_NOARP != 0 && link.master.is_none() {
+            let cause = Cause::new("link", format!("{name} does no ARP (NOARP)")).at(shown);
+            return Some(silent(Reason::INTERFACE_NOARP, cause));
         }
         if link.hardware_type != libc::ARPHRD_ETHER || link.mac.is_none() {
             let cause = Cause::new("link", format!("{name} is no Ethernet device: other rules hold there")).at(shown);
@@ -194,6 +202,11 @@ impl Kernel<'_> {
                 let port = Cause::new("link", what).at(format!("bridge link show dev {}", link.name));
                 return silent(Reason::INTERFACE_HAS_MASTER, port);
             }
+            (Some("bridge"), _) if link.locked => {
+                let what = format!("{what} only from senders that {of} knows there, because it is locked");
+                let port = Cause::new("link", what).at(format!("bridge fdb show brport {}", link.name));
+                return open(Reason::INTERFACE_HAS_MASTER, port);
+            }
             (Some("bridge"), _) if device.ports_differ => {
                 let what = format!("{what} as far as its VLAN filter lets them");
                 let port = Cause::new("link", what).at(format!("bridge vlan show dev {}", link.name));
@@ -207,7 +220,16 @@ impl Kernel<'_> {
             (Some(kind), _) if TAKING.contains(&kind) => {}
             _ => return open(Reason::INTERFACE_HAS_MASTER, port),
         }
-        let on_master = Question { ifindex: master, interface: of, ..question.clone() };
+        // Whom a frame is for is judged by its first device: a frame to the port itself is the node's, and stays so. A bridge
+        // looks for its own address, too (`br_handle_frame`, net/bridge/br_input.c, 6.18); bonds and teams do not.
+        let to_others = question.destination.filter(|to| !to.is_group() && Some(to.bytes()) != link.mac);
+        if let Some(to) = to_others.filter(|_| device.kind.as_deref() != Some("bridge")) {
+            let cause = Cause::new("frame", format!("it is sent to {to}, which is not the address of {}", link.name));
+            return silent(Reason::OTHER_DESTINATION, cause.at(format!("ip link show {}", link.name)));
+        }
+        let Some(on_master) = on_master(self.snapshot, question) else {
+            return open(Reason::INTERFACE_HAS_MASTER, port);
+        };
         let mut verdict = self.verdict(&on_master);
         verdict.cause.what = format!("{what}; there, {}", verdict.cause.what);
         verdict
@@ -385,6 +407,23 @@ impl Kernel<'_> {
         let what = format!("the route `{}` (table {table}{by}) {what}", describe_route(self.snapshot, route));
         Cause::new("route", what).at(format!("ip route show table {table}"))
     }
+}
+
+/// The bridge, bond or team that takes an interface's frames as its own.
+pub(super) fn taken_by(snapshot: &Snapshot, ifindex: u32) -> Option<&Link> {
+    let master = snapshot.links.get(&snapshot.links.get(&ifindex)?.master?)?;
+    TAKING.contains(&master.kind.as_deref()?).then_some(master)
+}
+
+/// The question as it is put to the device that takes the interface's frames: a bridge, bond or team.
+pub(super) fn on_master(snapshot: &Snapshot, question: &Question) -> Option<Question> {
+    let (link, master) = (snapshot.links.get(&question.ifindex)?, taken_by(snapshot, question.ifindex)?);
+    let is_to_port = |to: &Lladdr| Some(to.bytes()) == link.mac;
+    let destination = match question.destination {
+        Some(to) if is_to_port(&to) => master.mac.map(Lladdr::new),
+        destination => destination,
+    };
+    Some(Question { ifindex: master.ifindex, interface: master.name.clone(), destination, ..question.clone() })
 }
 
 /// It gives no answer.

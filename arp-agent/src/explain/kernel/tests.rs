@@ -239,6 +239,36 @@ fn a_port_is_as_its_master_lets_it() {
     assert_eq!(of("openvswitch", false, None).0, Answer::Undecided);
 }
 
+/// `eth_type_trans` (net/ethernet/eth.c) judges by the device that a frame comes in on; a bridge looks again.
+#[test]
+fn a_frame_to_the_port_itself_is_for_its_master_too() {
+    const MASTER: u32 = 9;
+    const MASTER_MAC: [u8; 6] = [2, 0, 0, 0, 0xbb, 1];
+    let of = |kind: &str, to: [u8; 6]| {
+        let link = after([]).links[&CALI].clone();
+        let (name, kind) = ("br0".to_owned(), Some(kind.to_owned()));
+        let master = Link { ifindex: MASTER, name, kind, mac: Some(MASTER_MAC), ..link };
+        let port = cali(|link, _| (link.master, link.forwards) = (Some(MASTER), Some(true)));
+        let delays = Event::ProxyDelays(vec![(MASTER, 0), (CALI, 0)]);
+        let asked = Question { destination: Some(Lladdr::new(to)), ..question("8.8.8.8") };
+        verdict([Event::Link(master), delays, port], &asked).answer
+    };
+    let port = after([]).links[&CALI].mac.unwrap();
+    for kind in ["bridge", "bond"] {
+        assert_eq!(of(kind, port), Answer::Answers, "{kind}");
+        assert_eq!(of(kind, [2, 0, 0, 0, 0xcc, 1]), Answer::Silent, "{kind}");
+    }
+    assert_eq!(of("bridge", MASTER_MAC), Answer::Answers);
+    assert_eq!(of("bond", MASTER_MAC), Answer::Silent);
+}
+
+/// Tunnels and the like (`arp_process`, net/ipv4/arp.c: never for a device with IFF_NOARP).
+#[test]
+fn a_device_without_arp_is_silent_whatever_it_is() {
+    let tunnel = cali(|link, _| (link.hardware_type, link.mac, link.flags) = (65534, None, link.flags | IFF_NOARP));
+    assert_eq!(short(&verdict([tunnel], &question("8.8.8.8"))), (Answer::Silent, Some("interface_noarp")));
+}
+
 #[test]
 fn a_state_in_which_two_devices_are_ports_of_each_other_has_an_end() {
     let mut other = after([]).links[&CALI].clone();
