@@ -5,10 +5,10 @@ use crate::cli;
 use crate::control::Request;
 use crate::control::client::{Answer, ask};
 use crate::hooks::clsact::Filters;
+use crate::hooks::interface_name as name;
 use crate::hooks::pins::Pins;
 use anyhow::{Context as _, bail};
 use globset::{Glob, GlobSetBuilder};
-use nix::net::if_::if_indextoname;
 
 /// Removes what agents of this network namespace left that no longer run, and prints what it removed.
 ///
@@ -95,13 +95,5 @@ impl Outcome {
                 eprintln!("{} failed: {error:#}", what());
             }
         }
-    }
-}
-
-/// The name of an interface, or its number if it is gone.
-fn name(ifindex: u32) -> String {
-    match if_indextoname(ifindex) {
-        Ok(name) => name.to_string_lossy().into_owned(),
-        Err(_) => format!("interface {ifindex}"),
     }
 }

@@ -294,7 +294,7 @@ impl Attachments {
         };
         self.attached.remove(&ifindex);
         if let Some(Err(error)) = pin.as_deref().map(unpin) {
-            log::warn!("interface {ifindex}: cannot remove the pin of its BPF link: {error}");
+            log::warn!("{}: cannot remove the pin of its BPF link: {error}", super::interface_name(ifindex));
         }
         let number = self.worker.attach(ifindex, entry, self.serving, Some(link));
         let waiting = Waiting { number, candidates: [candidate].into(), refused: Vec::new() };
@@ -585,7 +585,8 @@ impl Attachments {
         let pins = self.pins.as_ref().filter(|_| how != HookKind::XdpVeth);
         let pin = pins.and_then(|pins| {
             let kept = pins.keep(&link, ifindex, how);
-            kept.inspect_err(|error| log::warn!("interface {ifindex}: cannot pin its BPF link: {error}")).ok()
+            kept.inspect_err(|error| log::warn!("{}: cannot pin its BPF link: {error}", super::interface_name(ifindex)))
+                .ok()
         });
         Handle::Link { link, program: entry.id, pin }
     }
@@ -601,10 +602,15 @@ impl Attachments {
     fn remove_left(&mut self, filters: Vec<LeftFilter>, links: Vec<LeftLink>) {
         for left in filters {
             match self.filters.remove_left(&left) {
-                Ok(true) => log::info!("interface {}: removed the tc filter of a dead agent", left.ifindex()),
+                Ok(true) => {
+                    log::info!("{}: removed the tc filter of a dead agent", super::interface_name(left.ifindex()))
+                }
                 Ok(false) => {}
                 Err(error) => {
-                    log::warn!("interface {}: cannot remove the tc filter of a dead agent: {error:#}", left.ifindex())
+                    log::warn!(
+                        "{}: cannot remove the tc filter of a dead agent: {error:#}",
+                        super::interface_name(left.ifindex())
+                    )
                 }
             }
         }
@@ -613,7 +619,7 @@ impl Attachments {
             let path = left.path().to_owned();
             match left.unpin() {
                 Ok(link) => {
-                    log::info!("interface {ifindex}: removed the pinned link of a dead agent");
+                    log::info!("{}: removed the pinned link of a dead agent", super::interface_name(ifindex));
                     self.close(how, link);
                 }
                 Err(error) => log::warn!("{}: cannot remove the pinned link of a dead agent: {error}", path.display()),
@@ -657,7 +663,11 @@ impl Drop for Attachments {
                 Handle::Link { .. } => Ok(()),
             };
             if let Err(error) = removed {
-                log::warn!("interface {ifindex}: cannot detach the {} program: {error:#}", candidate.how.hook());
+                log::warn!(
+                    "{}: cannot detach the {} program: {error:#}",
+                    super::interface_name(ifindex),
+                    candidate.how.hook()
+                );
             }
         }
         if let Some(pins) = &self.pins {

@@ -309,7 +309,7 @@ impl Filters {
             let dumped = match self.dumped(ifindex, INGRESS) {
                 Ok(dumped) => dumped,
                 Err(error) => {
-                    log::warn!("tc filters of interface {ifindex} could not be read: {error:#}");
+                    log::warn!("tc filters of {} could not be read: {error:#}", super::interface_name(ifindex));
                     continue;
                 }
             };
@@ -382,7 +382,8 @@ impl Filters {
             marked.or_else(|error| if errno(&error) == Some(libc::EEXIST) { Ok(()) } else { Err(error) })
         {
             log::warn!(
-                "interface {ifindex}: cannot mark the new clsact, so `arp-agent detach` will leave it there: {error:#}"
+                "{}: cannot mark the new clsact, so `arp-agent detach` will leave it there: {error:#}",
+                super::interface_name(ifindex)
             );
         }
     }

@@ -100,7 +100,7 @@ impl Guards {
             Some(Handle::Tcx(link)) => self.worker.detach_from(link),
             Some(Handle::Filter(filter)) => {
                 if let Err(error) = self.filters.remove(&filter) {
-                    log::debug!("interface {ifindex}: its guard's filter: {error:#}");
+                    log::debug!("{}: its guard's filter: {error:#}", super::interface_name(ifindex));
                 }
             }
             Some(Handle::Waiting(_) | Handle::Refused(_)) | None => {}
@@ -142,7 +142,10 @@ impl Guards {
         if place.is_some() && guard.attached_at.elapsed() < AGAIN {
             return;
         }
-        log::warn!("interface {ifindex}: another program has taken the guard's place; it is attached again");
+        log::warn!(
+            "{}: another program has taken the guard's place; it is attached again",
+            super::interface_name(ifindex)
+        );
         if let Some(Guard { handle: Handle::Tcx(link), .. }) = self.by_ifindex.remove(&ifindex) {
             self.attach(ifindex, Some(link));
         }
@@ -162,7 +165,10 @@ impl Guards {
 }
 
 fn refused(ifindex: u32, why: String) -> Handle {
-    log::warn!("interface {ifindex}: its policies do nothing, because the guard cannot be attached: {why}");
+    log::warn!(
+        "{}: its policies do nothing, because the guard cannot be attached: {why}",
+        super::interface_name(ifindex)
+    );
     Handle::Refused(why)
 }
 
