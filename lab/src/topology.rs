@@ -49,7 +49,7 @@ pub fn calico(pods: u8) -> Result<Lab> {
 /// Adds pod number `pod` to a Calico node.
 pub fn add_calico_pod(lab: &mut Lab, pod: u8) -> Result<&Host> {
     let (name, node_end) = (format!("p{pod}"), format!("cali{pod}"));
-    let ip = [10, 244, 235, 132 + pod];
+    let ip = (u32::from_be_bytes([10, 244, 235, 132]) + u32::from(pod)).to_be_bytes();
     lab.attach(&name, Lladdr::new([0x02, 0, 0, 0, 0x02, pod]), &node_end, CALICO_MAC)?;
     let host = with_ip(lab, &name, ip)?;
     let (ip, gateway) = (Ipv4Addr::from(ip), Ipv4Addr::from(CALICO_GATEWAY));

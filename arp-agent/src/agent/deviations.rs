@@ -2,15 +2,19 @@
 
 use super::Agent;
 use crate::dataplane::bpf::Bpf;
+use crate::dataplane::programs::Manner;
 use crate::deviations::policies::{Held, Policies};
 use crate::event::Link;
 use crate::mirror::Change;
+use anyhow::bail;
 use arp_common::deviation::{Configured, Deviation, ROOM};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The policies that answer, and where they hold.
 pub(super) struct Deviations {
     policies: Policies,
+    /// The number of the last list of gateways that the kernel has got.
+    lists: u32,
     interfaces: BTreeMap<u32, Held>,
 }
 
@@ -19,11 +23,55 @@ impl Deviations {
     ///
     /// # Errors
     /// The kernel has no room for them.
-    pub(super) fn start(policies: Policies, bpf: &mut Bpf) -> anyhow::Result<Self> {
-        for (list, address) in policies.gateways() {
-            bpf.add_gateway(list, address)?;
+    pub(super) fn start(mut policies: Policies, bpf: &mut Bpf) -> anyhow::Result<Self> {
+        for (list, address) in policies.lists().after(0) {
+            bpf.add_gateway(list, address.octets())?;
         }
-        Ok(Deviations { policies, interfaces: BTreeMap::new() })
+        let lists = policies.lists().last();
+        Ok(Deviations { policies, lists, interfaces: BTreeMap::new() })
+    }
+
+    /// Makes room for other policies. They hold from [`Deviations::change`] on.
+    ///
+    /// # Errors
+    /// Their programs are not loaded, or the kernel has no room: then all is as before.
+    pub(super) fn prepare(&self, mut policies: Policies, bpf: &mut Bpf) -> anyhow::Result<Policies> {
+        if !policies.are_off() && bpf.manner() != Manner::ByPolicy {
+            bail!(
+                "{}: the programs that answer by policy are not loaded, because no policy that answers was on when the \
+                 agent started; restart it (systemctl restart arp-agent)",
+                policies.on().join(", ")
+            );
+        }
+        policies.keep_lists_of(&self.policies);
+        if bpf.manner() != Manner::ByPolicy {
+            return Ok(policies);
+        }
+        for (list, address) in policies.lists().after(self.lists) {
+            if let Err(error) = bpf.add_gateway(list, address.octets()) {
+                self.discard(policies, bpf);
+                return Err(error);
+            }
+        }
+        Ok(policies)
+    }
+
+    /// Lets go of policies that were prepared.
+    pub(super) fn discard(&self, mut policies: Policies, bpf: &mut Bpf) {
+        for (list, address) in policies.lists().after(self.lists) {
+            bpf.remove_gateway(list, address.octets());
+        }
+    }
+
+    /// From here on these policies hold on these interfaces, which are those with an entry in the maps.
+    pub(super) fn change(&mut self, policies: Policies, bpf: &mut Bpf, links: &[&Link]) {
+        self.policies = policies;
+        self.lists = self.policies.lists().last();
+        links.iter().for_each(|link| self.configure(bpf, link));
+        let used = self.policies.numbers().iter().copied().collect();
+        for (list, address) in self.policies.lists().keep(&used) {
+            bpf.remove_gateway(list, address.octets());
+        }
     }
 
     /// Each policy that is on, on an interface.

@@ -71,7 +71,20 @@ impl Agent {
             trace_clients: self.traces.clients(),
             trace_lost: self.bpf.trace_lost(),
             neighbour_table: self.events.table(),
+            shadow: self.shadow_figures(),
+            attach_failures: self.attach_failures(),
+            maps: self.bpf.map_sizes().map(|map| (map.name.to_owned(), [map.entries, map.most])).into(),
         }
+    }
+
+    /// How often each kind of program could not be attached.
+    fn attach_failures(&self) -> BTreeMap<String, u64> {
+        let mut failures = BTreeMap::from([
+            ("answer".to_owned(), self.attachments.failures()),
+            ("guard".to_owned(), self.protection.failures()),
+        ]);
+        failures.extend(self.shadow.as_ref().map(|shadow| ("shadow".to_owned(), shadow.failures())));
+        failures
     }
 
     fn interface_groups(&self) -> Vec<InterfaceGroup> {

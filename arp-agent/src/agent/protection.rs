@@ -11,6 +11,7 @@ use crate::hooks::worker::Done;
 use crate::mirror::Change;
 use crate::mirror::snapshot::Snapshot;
 use crate::protection::policies::{Held, Policies};
+use anyhow::bail;
 use arp_common::maps::IfaceAddr;
 use nix::libc;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,7 @@ pub(super) struct Protection {
     policies: Policies,
     /// `None` where every policy is off.
     guards: Option<Guards>,
-    /// How many lists of allowed senders the kernel has.
+    /// The number of the last list of allowed senders that the kernel has got.
     lists: u32,
     interfaces: BTreeMap<u32, Guarded>,
     counted_at: Instant,
@@ -97,6 +98,74 @@ impl Protection {
         }
     }
 
+    /// Makes room for other policies on these interfaces. They hold from [`Protection::change`] on.
+    ///
+    /// # Errors
+    /// One of them needs a program that is not loaded, or the kernel has no room: then all is as before.
+    pub(super) fn prepare(
+        &mut self,
+        mut policies: Policies,
+        bpf: &mut Bpf,
+        links: &[&Link],
+    ) -> anyhow::Result<Policies> {
+        const RESTART: &str = "is not loaded, because none that needs it was on when the agent started; restart it \
+                               (systemctl restart arp-agent)";
+        match (bpf.guarding(), Self::guarding(&policies)) {
+            (Guarding::Nothing, Guarding::Arp | Guarding::ArpAndIp) => {
+                bail!("{}: the program of policies that drop {RESTART}", policies.on().join(", "))
+            }
+            (Guarding::Arp, Guarding::ArpAndIp) => bail!("unresolved-budget: the program of this policy {RESTART}"),
+            _ => {}
+        }
+        policies.keep_lists_of(&self.policies);
+        for link in links {
+            policies.of(&link.name);
+        }
+        for (list, allowed) in policies.lists().after(self.lists) {
+            if let Err(error) = bpf.allow(list, allowed.prefix, allowed.lladdr) {
+                self.discard(policies, bpf);
+                return Err(error);
+            }
+        }
+        Ok(policies)
+    }
+
+    /// Lets go of policies that were prepared.
+    pub(super) fn discard(&self, mut policies: Policies, bpf: &mut Bpf) {
+        for (list, allowed) in policies.lists().after(self.lists) {
+            bpf.disallow(list, allowed.prefix);
+        }
+    }
+
+    /// From here on these policies hold, which were prepared for these interfaces. What is counted and remembered of an
+    /// interface stays; only budgets whose numbers have changed begin whole.
+    pub(super) fn change(&mut self, policies: Policies, bpf: &mut Bpf, links: &[&Link]) {
+        if bpf.guarding() == Guarding::ArpAndIp
+            && policies.unresolved_of_the_node() != self.policies.unresolved_of_the_node()
+        {
+            bpf.set_budget_of_the_node(policies.unresolved_of_the_node());
+        }
+        self.policies = policies;
+        self.lists = self.policies.lists().last();
+        for link in links {
+            let before = self.interfaces.get(&link.ifindex).map(|guarded| &guarded.held);
+            if before != self.policies.of(&link.name).as_ref() {
+                self.configure(bpf, link);
+            }
+        }
+        let used = self.interfaces.values().map(|guarded| guarded.held.configured.list).collect();
+        for (list, allowed) in self.policies.lists().keep(&used) {
+            bpf.disallow(list, allowed.prefix);
+        }
+        // Where there is a limit now, the entries have not been counted yet.
+        self.recount_at = Some(Instant::now());
+    }
+
+    /// How often the guard could not be attached.
+    pub(super) fn failures(&self) -> u64 {
+        self.guards.as_ref().map_or(0, Guards::failures)
+    }
+
     /// The identifier of the guard's program.
     pub(super) fn guard_id(&self) -> Option<u32> {
         self.guards.as_ref().map(Guards::id)
@@ -152,33 +221,35 @@ impl Protection {
             }
             return;
         };
-        for list in self.lists + 1..=self.policies.lists() {
-            for allowed in self.policies.allowed(list) {
-                if let Err(error) = bpf.allow(list, allowed.prefix, allowed.lladdr) {
-                    log::warn!("{}: not guarded: {error:#}", link.name);
-                    return;
-                }
+        for (list, allowed) in self.policies.lists().after(self.lists) {
+            if let Err(error) = bpf.allow(list, allowed.prefix, allowed.lladdr) {
+                log::warn!("{}: not guarded: {error:#}", link.name);
+                return;
             }
-            self.lists = list;
         }
+        self.lists = self.policies.lists().last();
         let before = self.interfaces.get(&ifindex);
-        let is_new = before.is_none_or(|before| before.held != held);
         let has_come_up = before.is_none_or(|before| before.carrier_changes != link.carrier_changes);
+        let had_limit = before.is_some_and(|before| before.held.configured.limit > 0);
+        let let_up = bpf.let_up(ifindex);
+        if let Some(before) = before {
+            bpf.refill_changed(ifindex, &before.held.configured, &held.configured);
+        }
+        if !had_limit {
+            // What was counted for an earlier limit is old: senders are let up until entries have been counted.
+            bpf.set_entries(ifindex, 0, let_up);
+        }
         if !bpf.configure_guard(ifindex, &held.configured) {
             return;
         }
         if has_come_up {
             bpf.set_grace(ifindex, monotonic_ns() + self.policies.grace().as_nanos() as u64);
         }
-        let (carrier_changes, let_up) = (link.carrier_changes, bpf.let_up(ifindex));
-        match self.interfaces.get_mut(&ifindex) {
-            Some(guarded) if !is_new => guarded.carrier_changes = carrier_changes,
-            _ => {
-                let unsettled = Unsettled { arrivals: 0, came: let_up };
-                let guarded = Guarded { held, carrier_changes, unsettled };
-                self.interfaces.insert(ifindex, guarded);
-            }
-        }
+        let unsettled = match before {
+            Some(before) if had_limit => before.unsettled,
+            _ => Unsettled { arrivals: 0, came: let_up },
+        };
+        self.interfaces.insert(ifindex, Guarded { held, carrier_changes: link.carrier_changes, unsettled });
         guards.guard(ifindex);
     }
 

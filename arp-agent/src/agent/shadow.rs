@@ -3,6 +3,7 @@
 use super::Agent;
 use crate::clock::monotonic_ns;
 use crate::control::ShadowStatus;
+use crate::control::figures::ShadowFigures;
 use crate::dataplane::bpf::Bpf;
 use crate::event::Link;
 use crate::hooks::attachments::Attachments;
@@ -40,6 +41,11 @@ impl Shadow {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Ok(Shadow { taps, tally: Tally::default(), looks, last_disagreement: None, told_at: None })
+    }
+
+    /// How often the tap could not be attached.
+    pub(super) fn failures(&self) -> u64 {
+        self.taps.failures()
     }
 
     /// The identifier of the tap's program.
@@ -116,6 +122,12 @@ impl Agent {
                 None => shadow.taps.forget(*ifindex),
             }
         }
+    }
+
+    /// The same for metrics.
+    pub(super) fn shadow_figures(&self) -> Option<ShadowFigures> {
+        let shadow = self.shadow.as_ref()?;
+        Some(shadow.tally.figures(self.bpf.not_sampled(), shadow.taps.refused().count()))
     }
 
     /// What the comparison has come to; `None` where the agent answers.

@@ -33,7 +33,8 @@ arp-agent: /etc/arp-agent/arp-agent.toml:2: there is no setting `interfaces`; di
 
 `arp-agent reload` or SIGHUP lets the running agent read its settings again. Either all of them come into force, or the
 agent keeps the old ones: if one is wrong, or if one has changed that cannot change while the agent runs (\"restart\" in
-the table). `arp-agent reload` then says why and ends with exit code 1; the log has the same line.
+the table). `arp-agent reload` then says why and ends with exit code 1; the log has the same line. Policies change by a
+reload if the programs that they need were loaded at the start (docs/protection.md, *Change policies*).
 
 ## Settings
 ";

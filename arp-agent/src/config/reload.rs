@@ -3,8 +3,26 @@
 use super::sources::Settings;
 use anyhow::bail;
 
-/// The settings that a running agent takes over; all others need a restart.
-pub const LIVE: [&str; 6] = ["interface", "reread-interval", "lease", "metrics-interfaces", "log-level", "log-format"];
+/// The settings that a running agent takes over; all others need a restart. Of policies some may need a program that is
+/// not loaded: the agent refuses those.
+pub const LIVE: [&str; 16] = [
+    "interface",
+    "reread-interval",
+    "lease",
+    "metrics-interfaces",
+    "log-level",
+    "log-format",
+    "sender-guard",
+    "sender-allow",
+    "sender-grace",
+    "entry-limit",
+    "budget",
+    "binding",
+    "unresolved-budget",
+    "unresolved-node",
+    "gateway",
+    "no-delay",
+];
 
 /// The names and values of the settings that differ, as `name = value`.
 ///

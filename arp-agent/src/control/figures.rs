@@ -74,6 +74,41 @@ pub struct Figures {
     pub trace_lost: u64,
     /// Entries in the machine's neighbour table, and the most that it may hold; `None` while it is not known.
     pub neighbour_table: Option<(u64, u64)>,
+    /// What the comparison with the kernel has come to; `None` where the agent answers.
+    pub shadow: Option<ShadowFigures>,
+    /// How often a program could not be attached to an interface, by what it does.
+    pub attach_failures: BTreeMap<String, u64>,
+    /// The entries of each map, and the most that it may have.
+    pub maps: BTreeMap<String, [u32; 2]>,
+}
+
+/// What came of the requests that `--shadow` has compared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ShadowFigures {
+    /// Requests that the fast path would have answered, and that the kernel answered with the same bytes.
+    pub would_have_answered: u64,
+    /// Those that it would have answered, and that the kernel did not, or with other bytes.
+    pub disagreements: u64,
+    /// Those that were not compared.
+    pub not_compared: u64,
+    /// Interfaces on which the kernel's answers cannot be seen.
+    pub not_seen: usize,
+    /// By what the fast path would have done.
+    pub verdicts: Vec<VerdictFigures>,
+}
+
+/// What the kernel did with the requests of one verdict.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct VerdictFigures {
+    /// `answer`, or the name of the reason for a pass.
+    pub verdict: String,
+    /// Requests that the kernel answered.
+    pub kernel_answered: u64,
+    /// Those that it did not.
+    pub kernel_silent: u64,
+    /// How long its answers took together, in seconds.
+    pub kernel_seconds: f64,
 }
 
 /// Interfaces that share a state.

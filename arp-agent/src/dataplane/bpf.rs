@@ -20,10 +20,10 @@ use crate::mirror::Change;
 use anyhow::{Context as _, anyhow};
 use arp_common::Tables;
 use arp_common::buckets::{PLACES, choices};
-use arp_common::fib::Entry;
+use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS};
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket, IfaceEntry,
-    NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
+    MAX_IFACE_ADDRS, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES, Neighbour, NeighbourBucket, Oif, names,
 };
 use arp_common::notice;
 use arp_common::settings::Whose;
@@ -32,6 +32,7 @@ use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -56,8 +57,45 @@ const PROXIES_UNTIL: usize = offset_of!(Global, proxies_until) / 8;
 const PROXIES_ASKED: usize = offset_of!(Global, proxies_asked) / 8;
 const COMMON_VIEW: usize = offset_of!(Global, common_view) / 8;
 
-/// A hash map whose keys and values cross the kernel boundary as bytes.
-type Bytes<const K: usize, const V: usize> = HashMap<MapData, [u8; K], [u8; V]>;
+/// A map of interfaces' addresses, without values.
+struct Addresses {
+    map: HashMap<MapData, [u8; 8], [u8; 4]>,
+    entries: u32,
+}
+
+impl Addresses {
+    fn new(map: Map) -> anyhow::Result<Self> {
+        Ok(Addresses { map: HashMap::try_from(map)?, entries: 0 })
+    }
+
+    /// Adds or removes an address. Gives 1 if it finds no room: without it, frames pass.
+    fn put(&mut self, key: IfaceAddr, present: bool) -> anyhow::Result<u64> {
+        /// BPF_NOEXIST (include/uapi/linux/bpf.h): the entry must be new.
+        const NEW: u64 = 1;
+        let key: [u8; 8] = transmute!(key);
+        if !present {
+            self.entries -= u32::from(removed(self.map.remove(&key))?);
+            return Ok(0);
+        }
+        match self.map.insert(key, [0; 4], NEW) {
+            Ok(()) => self.entries += 1,
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::AlreadyExists => {}
+            Err(_) => return Ok(1),
+        }
+        Ok(0)
+    }
+}
+
+/// How full a map is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSize {
+    /// What it holds.
+    pub name: &'static str,
+    /// How many of them.
+    pub entries: u32,
+    /// How many there is room for.
+    pub most: u32,
+}
 
 /// Loaded maps and program. Dropped, the program detaches from everything, and all is gone.
 pub struct Bpf {
@@ -71,8 +109,8 @@ pub struct Bpf {
     /// How many of those have been read.
     doubted_read: u64,
     doubts: Doubts,
-    proxies: Bytes<8, 4>,
-    own_addresses: Bytes<8, 4>,
+    proxies: Addresses,
+    own_addresses: Addresses,
     pub(super) counters: CounterPool,
     pub(super) guards: Guards,
     pub(super) deviations: DeviationMaps,
@@ -128,10 +166,12 @@ impl Bpf {
             }
             Guarding::Nothing | Guarding::Arp => (1, Default::default()),
         };
+        // Of both lists there is room for those of a change, too, while those before it are still there.
         let (deviating, gateways) =
-            if manner == Manner::ByPolicy { (guard::MAX_GUARDS, deviation::MAX_GATEWAYS) } else { (1, 1) };
+            if manner == Manner::ByPolicy { (guard::MAX_GUARDS, 2 * deviation::MAX_GATEWAYS) } else { (1, 1) };
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(guard::names::GUARDS, guarded)
+            .map_max_entries(guard::names::ALLOWED, 2 * guard::MAX_ALLOWED)
             .map_max_entries(unresolved::names::ADMITTED, admitted)
             .override_global(unresolved::names::TABLE_OFFSETS, &table, true)
             .map_max_entries(deviation::names::DEVIATIONS, deviating)
@@ -178,8 +218,8 @@ impl Bpf {
             doubted,
             doubted_read: 0,
             doubts: Doubts::default(),
-            proxies: HashMap::try_from(take(names::PROXIES)?)?,
-            own_addresses: HashMap::try_from(take(names::OWN_ADDRESSES)?)?,
+            proxies: Addresses::new(take(names::PROXIES)?)?,
+            own_addresses: Addresses::new(take(names::OWN_ADDRESSES)?)?,
             counters: CounterPool::new(counters)?,
             guards,
             pressure,
@@ -226,6 +266,11 @@ impl Bpf {
     /// When a decision last depended on a static proxy entry, in nanoseconds of CLOCK_MONOTONIC; 0: none has.
     pub fn proxies_asked(&self) -> u64 {
         self.global.long(PROXIES_ASKED).load(Ordering::Relaxed)
+    }
+
+    /// In which manner the programs answer.
+    pub fn manner(&self) -> Manner {
+        self.manner
     }
 
     /// Whether the kernel knows XDP programs that take frames in several buffers.
@@ -344,6 +389,19 @@ impl Bpf {
         }
     }
 
+    /// How many entries each map has that follows the kernel's state, and how many it may have.
+    pub fn map_sizes(&self) -> [MapSize; 6] {
+        let size = |name, (entries, most)| MapSize { name, entries, most };
+        [
+            size("counters", self.counters.size()),
+            size("fib_nodes", (self.trie.nodes(), CHUNK_NODES * MAX_CHUNKS)),
+            size("interfaces", self.ifaces.size()),
+            size("neighbours", self.neighbours.size()),
+            size("own_addresses", (self.own_addresses.entries, MAX_IFACE_ADDRS)),
+            size("proxies", (self.proxies.entries, MAX_IFACE_ADDRS)),
+        ]
+    }
+
     /// Entries for which a map had no room.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -375,10 +433,8 @@ impl Bpf {
             Change::Neighbour(key, neighbour) => {
                 self.apply_neighbour(key, neighbour);
             }
-            Change::Proxy(key, present) => put(&mut self.proxies, key, present.then_some([0; 4]), &mut self.refused)?,
-            Change::OwnAddress(key, present) => {
-                put(&mut self.own_addresses, key, present.then_some([0; 4]), &mut self.refused)?;
-            }
+            Change::Proxy(key, present) => self.refused += self.proxies.put(key, present)?,
+            Change::OwnAddress(key, present) => self.refused += self.own_addresses.put(key, present)?,
             Change::Oif(slot, oif) => self.oifs.long(usize::from(slot)).store(transmute!(oif), Ordering::Relaxed),
             Change::Insert(view, prefix, leaf) => self.trie.insert(&mut self.fib, view, prefix, leaf)?,
             Change::Forget(view) => self.trie.forget(&mut self.fib, view),
@@ -509,11 +565,11 @@ impl Tables for Bpf {
     }
 
     fn proxied(&self, key: IfaceAddr) -> bool {
-        self.proxies.get(&transmute!(key), 0).is_ok()
+        self.proxies.map.get(&transmute!(key), 0).is_ok()
     }
 
     fn owned(&self, key: IfaceAddr) -> bool {
-        self.own_addresses.get(&transmute!(key), 0).is_ok()
+        self.own_addresses.map.get(&transmute!(key), 0).is_ok()
     }
 
     fn oif(&self, slot: u16) -> Option<Oif> {
@@ -562,29 +618,12 @@ fn array(map: Map) -> anyhow::Result<MapData> {
     }
 }
 
-/// Sets or removes an entry. One that finds no room is left out and counted: without it, frames pass.
-fn put<const V: usize>(
-    map: &mut Bytes<8, V>,
-    key: IfaceAddr,
-    value: Option<[u8; V]>,
-    refused: &mut u64,
-) -> anyhow::Result<()> {
-    let key: [u8; 8] = transmute!(key);
-    let Some(value) = value else {
-        return absent_is_fine(map.remove(&key)).context("removing an entry failed");
-    };
-    if map.insert(key, value, 0).is_err() {
-        *refused += 1;
-        // What was there before must not outlive the change.
-        absent_is_fine(map.remove(&key)).context("removing an entry failed")?;
-    }
-    Ok(())
-}
-
-fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
+/// Whether there was something to remove.
+fn removed(removed: Result<(), MapError>) -> anyhow::Result<bool> {
     match removed {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        Ok(()) => Ok(true),
+        Err(MapError::KeyNotFound) => Ok(false),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).context("removing an entry failed"),
     }
 }

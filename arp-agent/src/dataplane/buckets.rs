@@ -12,6 +12,8 @@ pub(super) struct BucketTable<const WORDS: usize> {
     buckets: u32,
     /// In how many places of a bucket keys may lie.
     places: usize,
+    /// How many keys there are.
+    used: u32,
 }
 
 /// Both buckets of a key are full.
@@ -22,7 +24,13 @@ impl<const WORDS: usize> BucketTable<WORDS> {
     /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places`
     /// places of a bucket.
     pub(super) fn new(words: Words, buckets: u32, places: usize) -> Self {
-        BucketTable { words, buckets, places: places.min(PLACES) }
+        BucketTable { words, buckets, places: places.min(PLACES), used: 0 }
+    }
+
+    /// How many keys there are, and how many places. Not every key finds a place in a table that is more than three
+    /// quarters full.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.used, self.buckets * self.places as u32)
     }
 
     /// The value of a key.
@@ -40,7 +48,11 @@ impl<const WORDS: usize> BucketTable<WORDS> {
     pub(super) fn insert(&mut self, key: u64, value: [u64; WORDS]) -> Result<(), Full> {
         let (bucket, place) = match self.find(key) {
             Some(found) => found,
-            None => self.free_place(key).or_else(|| self.make_place(key)).ok_or(Full)?,
+            None => {
+                let place = self.free_place(key).or_else(|| self.make_place(key)).ok_or(Full)?;
+                self.used += 1;
+                place
+            }
         };
         self.put(bucket, place, key, value);
         Ok(())
@@ -50,6 +62,7 @@ impl<const WORDS: usize> BucketTable<WORDS> {
     pub(super) fn remove(&mut self, key: u64) {
         if let Some((bucket, place)) = self.find(key) {
             self.words.long(key_at::<WORDS>(bucket, place)).store(0, Ordering::Relaxed);
+            self.used -= 1;
         }
     }
 
@@ -140,6 +153,7 @@ mod tests {
         table.remove(7);
         table.remove(9);
         assert_eq!((table.get(7), table.get(8)), (None, Some([80])));
+        assert_eq!(table.size(), (1, 16 * NEIGHBOUR_PLACES as u32));
     }
 
     /// The layout is the one that the program reads: the same bytes, looked at as a bucket.
@@ -162,6 +176,7 @@ mod tests {
             assert_eq!(bucket.find(key).map(|neighbour| neighbour.is_doubted()), Some(true));
         }
         assert_eq!(table.insert(5, [50]), Err(Full));
+        assert_eq!(table.size(), (NEIGHBOUR_PLACES as u32, NEIGHBOUR_PLACES as u32));
         assert_eq!(bucket.find(5).or(bucket.find(8)).or(bucket.find(9)), None);
         let settled = NeighbourBucket { settled: 8, ..bucket };
         assert_eq!(settled.find(1).map(|neighbour| neighbour.flags), Some(0));

@@ -1,7 +1,7 @@
 //! The counters that the program adds to, by interface.
 
 use super::memory::Chunks;
-use arp_common::maps::{CHUNK_COUNTERS, Counters, UNKNOWN_INGRESS};
+use arp_common::maps::{CHUNK_COUNTERS, Counters, MAX_COUNTER_CHUNKS, UNKNOWN_INGRESS};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
@@ -53,6 +53,11 @@ impl CounterPool {
     /// The number of the interface's counters, if it has some.
     pub(super) fn index(&self, ifindex: u32) -> Option<u32> {
         self.of.get(&ifindex).copied()
+    }
+
+    /// How many are in use, those of unknown interfaces included, and how many there may be.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (1 + self.of.len() as u32, MAX_COUNTER_CHUNKS * CHUNK_COUNTERS)
     }
 
     /// The numbers of all that interfaces have.

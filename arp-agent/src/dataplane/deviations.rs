@@ -89,6 +89,14 @@ impl Bpf {
         added.context("the kernel has no room for the addresses that gateway lists")
     }
 
+    /// Removes an address from a list of gateways.
+    pub fn remove_gateway(&mut self, list: u32, address: [u8; 4]) {
+        let key: [u8; 8] = transmute!(IfaceAddr { ifindex: list, addr: address });
+        if let Err(error) = self.deviations.gateways.remove(&key) {
+            log::debug!("removing an address from a list of gateways failed: {error}");
+        }
+    }
+
     /// Sets the policies that answer on an interface that has an entry; says whether it has.
     pub fn configure_deviations(&mut self, ifindex: u32, configured: Configured) -> bool {
         let Some(index) = self.counters.index(ifindex) else { return false };

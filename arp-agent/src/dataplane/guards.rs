@@ -163,6 +163,20 @@ impl Bpf {
         true
     }
 
+    /// Has the budgets of an interface begin whole whose numbers are others now than before.
+    pub fn refill_changed(&mut self, ifindex: u32, before: &Configured, now: &Configured) {
+        let Some(index) = self.counters.index(ifindex) else { return };
+        for (at, is_changed) in [
+            (offset_of!(State, learn), before.learn != now.learn),
+            (offset_of!(State, other), before.other != now.other),
+            (offset_of!(State, unresolved), before.unresolved != now.unresolved),
+        ] {
+            if is_changed {
+                self.guards.set(index, STATE + at, 0);
+            }
+        }
+    }
+
     /// Lets some frames of senders without a route back pass until then, in ns of CLOCK_MONOTONIC.
     pub fn set_grace(&mut self, ifindex: u32, until: u64) {
         let Some(index) = self.counters.index(ifindex) else { return };
@@ -202,11 +216,22 @@ impl Bpf {
     /// # Errors
     /// The kernel has no room for it.
     pub fn allow(&mut self, list: u32, prefix: Prefix, lladdr: Option<Lladdr>) -> anyhow::Result<()> {
-        let key: [u8; 8] = transmute!(ListedPrefix { list: list.to_be_bytes(), addr: prefix.addr.to_be_bytes() });
-        let key = Key::new(u32::BITS + u32::from(prefix.len), key);
         self.guards
             .allowed
-            .insert(&key, lladdr.map_or(0, Lladdr::word), 0)
+            .insert(&listed(list, prefix), lladdr.map_or(0, Lladdr::word), 0)
             .context("the kernel has no room for the senders that sender-allow lists")
     }
+
+    /// Removes a prefix from a list of allowed senders.
+    pub fn disallow(&mut self, list: u32, prefix: Prefix) {
+        if let Err(error) = self.guards.allowed.remove(&listed(list, prefix)) {
+            log::debug!("removing a prefix from a list of allowed senders failed: {error}");
+        }
+    }
+}
+
+/// The key of a prefix of a list.
+fn listed(list: u32, prefix: Prefix) -> Key<[u8; 8]> {
+    let key: [u8; 8] = transmute!(ListedPrefix { list: list.to_be_bytes(), addr: prefix.addr.to_be_bytes() });
+    Key::new(u32::BITS + u32::from(prefix.len), key)
 }

@@ -17,6 +17,8 @@ const JUDGED_UNTIL: usize = offset_of!(Pressure, judged_until) / 8;
 const ENTRIES: usize = offset_of!(Pressure, entries) / 8;
 const MOST: usize = offset_of!(Pressure, most) / 8;
 const BUDGET: usize = offset_of!(Pressure, budget) / 8;
+const DROPPING: usize = offset_of!(Pressure, dropping) / 8;
+const COUNTING: usize = offset_of!(Pressure, counting) / 8;
 
 /// How full the neighbour table of the machine was when the last entry was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +43,7 @@ impl Bpf {
                 "unresolved-budget needs the kernel's types, to see the neighbour table fill: {why}; {WITHOUT}"
             );
         }
-        let interval = offset_of!(Rate, interval) / 8;
-        self.pressure.long(BUDGET + interval).store(budget.interval, Ordering::Release);
-        self.pressure.long(BUDGET + offset_of!(Rate, depth) / 8).store(budget.depth, Ordering::Release);
+        self.set_budget_of_the_node(budget);
         let name = names::PRESSURE_PROGRAM;
         let program: &mut RawTracePoint = self.program(name)?.try_into()?;
         program.load().map_err(|error| refusal::of_program(name, &error))?;
@@ -51,6 +51,17 @@ impl Bpf {
         program.attach(TRACEPOINT).map(drop).with_context(|| {
             format!("unresolved-budget: the kernel refuses to tell of new neighbour entries ({TRACEPOINT}); {WITHOUT}")
         })
+    }
+
+    /// Gives all interfaces with an unresolved-budget together this budget. It begins whole.
+    pub fn set_budget_of_the_node(&mut self, budget: Rate) {
+        let set = |word, value| self.pressure.long(word).store(value, Ordering::Release);
+        let depth = BUDGET + offset_of!(Rate, depth) / 8;
+        // Nothing is dropped by values that are half written.
+        set(depth, u64::MAX);
+        set(BUDGET + offset_of!(Rate, interval) / 8, budget.interval);
+        [DROPPING, COUNTING].into_iter().for_each(|word| set(word, 0));
+        set(depth, budget.depth);
     }
 
     /// What was seen of the table; `None` before the first entry, and where it is not watched.

@@ -2,15 +2,20 @@
 //! contradict each other.
 
 use super::options::{DeviationOptions, Gateways};
+use crate::protection::lists::NumberedLists;
 use crate::protection::options::For;
 use crate::protection::patterns::{Fault, Patterns, contradictions};
 use arp_common::deviation::{Configured, MAX_GATEWAYS, Mode};
+use std::net::Ipv4Addr;
 
 /// The policies that were asked for.
 #[derive(Debug)]
 pub struct Policies {
     options: DeviationOptions,
     patterns: Patterns,
+    lists: NumberedLists<Ipv4Addr>,
+    /// The number of the list of each value of `gateway`.
+    numbers: Vec<u32>,
 }
 
 /// What holds for an interface.
@@ -41,26 +46,56 @@ impl Policies {
             let why = format!("has {addresses} addresses, and there is room for {MAX_GATEWAYS}");
             faults.push(Fault { setting: "gateway", why });
         }
-        if faults.is_empty() { Ok(Policies { options: options.clone(), patterns }) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let mut policies =
+            Policies { options: options.clone(), patterns, lists: NumberedLists::default(), numbers: Vec::new() };
+        policies.number_lists();
+        Ok(policies)
     }
 
     /// Whether none is asked for: then the programs are those that answer as the kernel.
     pub fn are_off(&self) -> bool {
-        let DeviationOptions { gateway, no_delay } = &self.options;
-        gateway.iter().all(|of| of.value.mode == Mode::Off) && no_delay.iter().all(|of| of.value.0 == Mode::Off)
+        self.on().is_empty()
     }
 
-    /// The addresses of each list of gateways, with the list's number.
-    pub fn gateways(&self) -> impl Iterator<Item = (u32, [u8; 4])> {
-        let lists = (1..).zip(&self.options.gateway);
-        lists.flat_map(|(list, of)| of.value.addresses.iter().map(move |address| (list, address.octets())))
+    /// The names of those that are on somewhere.
+    pub fn on(&self) -> Vec<&'static str> {
+        let DeviationOptions { gateway, no_delay } = &self.options;
+        let each = [
+            ("gateway", gateway.iter().any(|of| of.value.mode != Mode::Off)),
+            ("no-delay", no_delay.iter().any(|of| of.value.0 != Mode::Off)),
+        ];
+        each.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect()
+    }
+
+    /// The lists of gateways.
+    pub fn lists(&mut self) -> &mut NumberedLists<Ipv4Addr> {
+        &mut self.lists
+    }
+
+    /// The numbers of those that are given now.
+    pub fn numbers(&self) -> &[u32] {
+        &self.numbers
+    }
+
+    /// Lets equal lists have the numbers that they had in these policies.
+    pub fn keep_lists_of(&mut self, before: &Policies) {
+        self.lists = before.lists.clone();
+        self.number_lists();
+    }
+
+    fn number_lists(&mut self) {
+        let lists = self.options.gateway.iter().map(|of| of.value.addresses.clone());
+        self.numbers = lists.map(|addresses| self.lists.number(addresses)).collect();
     }
 
     /// What holds for an interface; `None` if nothing does.
     pub fn of(&self, name: &str) -> Option<Held> {
         let gateways = self.last(&self.options.gateway, name).filter(|(_, of)| of.mode != Mode::Off);
         let no_delay = self.last(&self.options.no_delay, name).map_or(Mode::Off, |(_, of)| of.0);
-        let (gateway, list) = gateways.map_or((Mode::Off, 0), |(list, of)| (of.mode, list));
+        let (gateway, list) = gateways.map_or((Mode::Off, 0), |(place, of)| (of.mode, self.numbers[place]));
         let mut words = Vec::new();
         words.extend(gateways.map(|(_, Gateways { mode, addresses })| {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
@@ -70,9 +105,9 @@ impl Policies {
         (!words.is_empty()).then(|| Held { configured: Configured::new(gateway, no_delay, list), words })
     }
 
-    /// The last value that is given for the interface, and its place, from 1 on.
-    fn last<'a, T>(&self, values: &'a [For<T>], name: &str) -> Option<(u32, &'a T)> {
-        let matching = (1..).zip(values).filter(|(_, of)| self.patterns.match_name(&of.glob, name));
+    /// The last value that is given for the interface, and its place.
+    fn last<'a, T>(&self, values: &'a [For<T>], name: &str) -> Option<(usize, &'a T)> {
+        let matching = values.iter().enumerate().filter(|(_, of)| self.patterns.match_name(&of.glob, name));
         matching.last().map(|(place, of)| (place, &of.value))
     }
 }
@@ -105,7 +140,7 @@ mod tests {
     fn the_last_pattern_that_matches_counts() {
         let line =
             "--gateway cali*=169.254.1.1 cali7=count:10.0.0.1,10.0.0.2 cali8=off --no-delay cali*=count cali7=answer";
-        let policies = policies(line).unwrap();
+        let mut policies = policies(line).unwrap();
         let of = |name: &str| policies.of(name).unwrap();
         assert_eq!(of("cali1").configured, Configured::new(Mode::Answer, Mode::Count, 1));
         assert_eq!(of("cali1").words, ["gateway: answer 169.254.1.1", "no-delay: count"]);
@@ -113,9 +148,19 @@ mod tests {
         assert_eq!(of("cali7").words, ["gateway: count 10.0.0.1 10.0.0.2", "no-delay: answer"]);
         assert_eq!(of("cali8").configured, Configured::new(Mode::Off, Mode::Count, 0));
         assert_eq!(policies.of("eth0"), None);
-        let gateways: Vec<_> = policies.gateways().collect();
+        let gateways: Vec<_> =
+            policies.lists().after(0).into_iter().map(|(list, address)| (list, address.octets())).collect();
         assert_eq!(gateways, [(1, [169, 254, 1, 1]), (2, [10, 0, 0, 1]), (2, [10, 0, 0, 2])]);
         assert!(!policies.are_off());
+    }
+
+    #[test]
+    fn lists_keep_their_numbers_when_the_policies_change() {
+        let before = policies("--gateway cali1=169.254.1.1 cali2=10.0.0.1").unwrap();
+        let mut after = policies("--gateway cali0=10.0.0.2 cali1=count:169.254.1.1").unwrap();
+        after.keep_lists_of(&before);
+        assert_eq!(after.numbers(), [3, 1]);
+        assert_eq!(after.of("cali1").unwrap().configured, Configured::new(Mode::Count, Mode::Off, 1));
     }
 
     #[test]

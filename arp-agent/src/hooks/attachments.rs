@@ -44,6 +44,7 @@ pub struct Attachments {
     /// The interfaces of the start whose turn has not come yet; `None` before the start.
     first_round: Option<BTreeSet<u32>>,
     serving: bool,
+    failures: u64,
 }
 
 /// The state of an interface that matches.
@@ -130,6 +131,7 @@ impl Attachments {
             left_links: Vec::new(),
             first_round: None,
             serving: false,
+            failures: 0,
         })
     }
 
@@ -417,6 +419,11 @@ impl Attachments {
         self.settle(dumped, attachment);
     }
 
+    /// How often an interface has refused, each cause once in a row.
+    pub fn failures(&self) -> u64 {
+        self.failures
+    }
+
     /// The interfaces that match, and that the program cannot be attached to.
     pub fn refused(&self) -> impl Iterator<Item = u32> {
         let any = self.by_ifindex.len() > self.attached.len();
@@ -434,7 +441,10 @@ impl Attachments {
             }
             (Attachment::Waiting(_), _) => None,
             (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
-            (Attachment::Refused(why), _) => Some(why.clone()),
+            (Attachment::Refused(why), _) => {
+                self.failures += 1;
+                Some(why.clone())
+            }
         };
         // What became of an interface is told when it is known whether it answers.
         if let Some(news) = news {

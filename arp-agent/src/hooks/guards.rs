@@ -23,6 +23,7 @@ pub struct Guards {
     /// The program judges IP packets, too.
     judges_ip: bool,
     by_ifindex: BTreeMap<u32, Guard>,
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,13 @@ impl Guards {
             knows_tcx: knows_tcx(),
             judges_ip: bpf.guarding() == Guarding::ArpAndIp,
             by_ifindex: BTreeMap::new(),
+            failures: 0,
         })
+    }
+
+    /// How often an interface has refused.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// The identifier of the program.
@@ -78,7 +85,10 @@ impl Guards {
         } else {
             match self.filters.set_first(ifindex, self.program.program.as_fd().as_raw_fd(), self.judges_ip) {
                 Ok(filter) => Handle::Filter(filter),
-                Err(error) => refused(ifindex, format!("{error:#}")),
+                Err(error) => {
+                    self.failures += 1;
+                    refused(ifindex, format!("{error:#}"))
+                }
             }
         };
         self.by_ifindex.insert(ifindex, Guard { handle, is_late: false, attached_at: Instant::now() });
@@ -109,7 +119,10 @@ impl Guards {
                 guard.attached_at = Instant::now();
                 guard.handle = match link {
                     Ok(link) => Handle::Tcx(link),
-                    Err(error) => refused(ifindex, error.to_string()),
+                    Err(error) => {
+                        self.failures += 1;
+                        refused(ifindex, error.to_string())
+                    }
                 };
             }
             // No longer wanted.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 pub struct Taps {
     id: u32,
     by_ifindex: BTreeMap<u32, Result<SchedClassifierLink, String>>,
+    failures: u64,
 }
 
 impl Taps {
@@ -27,7 +28,12 @@ impl Taps {
             );
         }
         let id = bpf.tap()?.info().context("asking for the tap's identifier failed")?.id();
-        Ok(Taps { id, by_ifindex: BTreeMap::new() })
+        Ok(Taps { id, by_ifindex: BTreeMap::new(), failures: 0 })
+    }
+
+    /// How often an interface has refused.
+    pub fn failures(&self) -> u64 {
+        self.failures
     }
 
     /// The identifier of the program.
@@ -45,6 +51,7 @@ impl Taps {
             let link = program.attach_with_options(name, TcAttachType::Egress, options)?;
             Ok(program.take_link(link)?)
         });
+        self.failures += u64::from(attached.is_err());
         let attached = attached.map_err(|error| {
             log::warn!("{name}: shadow does not see what the kernel answers there: {error:#}");
             format!("{error:#}")

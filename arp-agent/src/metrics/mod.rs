@@ -4,7 +4,7 @@
 
 pub mod http;
 
-use crate::control::figures::{Figures, InterfaceGroup};
+use crate::control::figures::{Figures, InterfaceGroup, ShadowFigures};
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::collections::BTreeMap;
@@ -45,6 +45,19 @@ macro_rules! single {
             labels: &[],
             help: $help,
             samples: |scrape| of(scrape, |$figures| vec![(Vec::new(), $value)]),
+        }
+    };
+}
+
+/// The same from those of `--shadow`.
+macro_rules! shadow {
+    ($kind:ident $name:literal, $help:literal, |$shadow:ident| $value:expr) => {
+        Family {
+            name: $name,
+            kind: Kind::$kind,
+            labels: &[],
+            help: $help,
+            samples: |scrape| of_shadow(scrape, |$shadow| vec![(Vec::new(), $value)]),
         }
     };
 }
@@ -178,6 +191,58 @@ const FAMILIES: &[Family] = &[
         samples: |scrape| of(scrape, |figures| table(figures.neighbour_table.map(|(_, most)| most))),
     },
     Family {
+        name: "arp_agent_attach_failures_total",
+        kind: Kind::Counter,
+        labels: &["program"],
+        help: "How often a program could not be attached to an interface: `answer`, `guard` (of policies that drop), `shadow`.",
+        samples: |scrape| of(scrape, |figures| by_label(&figures.attach_failures)),
+    },
+    Family {
+        name: "arp_agent_map_entries",
+        kind: Kind::Gauge,
+        labels: &["map"],
+        help: "Entries of a BPF map that follows the kernel's state.",
+        samples: |scrape| of(scrape, |figures| by_map(&figures.maps, 0)),
+    },
+    Family {
+        name: "arp_agent_map_max_entries",
+        kind: Kind::Gauge,
+        labels: &["map"],
+        help: "The most entries that the map may have. Above three quarters of it `interfaces` and `neighbours` may find no room for one more.",
+        samples: |scrape| of(scrape, |figures| by_map(&figures.maps, 1)),
+    },
+    Family {
+        name: "arp_agent_shadow_compared_total",
+        kind: Kind::Counter,
+        labels: &["verdict", "kernel"],
+        help: "Requests that were compared with what the kernel does (only with shadow): `answer` or the reason for a pass, and whether the kernel `answered` or was `silent`.",
+        samples: |scrape| {
+            of_shadow(scrape, |shadow| {
+                let each = shadow.verdicts.iter();
+                let both = each.flat_map(|of| {
+                    [("answered", of.kernel_answered), ("silent", of.kernel_silent)]
+                        .map(|(kernel, count)| (vec![of.verdict.clone(), kernel.to_owned()], count as f64))
+                });
+                both.collect()
+            })
+        },
+    },
+    Family {
+        name: "arp_agent_shadow_kernel_seconds_total",
+        kind: Kind::Counter,
+        labels: &["verdict"],
+        help: "Time that the kernel's answers to these requests took (only with shadow).",
+        samples: |scrape| {
+            of_shadow(scrape, |shadow| {
+                shadow.verdicts.iter().map(|of| (vec![of.verdict.clone()], of.kernel_seconds)).collect()
+            })
+        },
+    },
+    shadow!(Counter "arp_agent_shadow_would_reply_total", "Requests that the fast path would have answered as the kernel did (only with shadow).", |shadow| shadow.would_have_answered as f64),
+    shadow!(Counter "arp_agent_shadow_disagreements_total", "Requests that the fast path would have answered, and the kernel did not, or otherwise (only with shadow).", |shadow| shadow.disagreements as f64),
+    shadow!(Counter "arp_agent_shadow_not_compared_total", "Requests that came faster than the comparison, or again before it was done (only with shadow).", |shadow| shadow.not_compared as f64),
+    shadow!(Gauge "arp_agent_shadow_unseen_interfaces", "Interfaces on which the kernel's answers cannot be seen (only with shadow).", |shadow| shadow.not_seen as f64),
+    Family {
         name: "arp_agent_interface_replies_total",
         kind: Kind::Counter,
         labels: &["interface"],
@@ -206,6 +271,14 @@ const FAMILIES: &[Family] = &[
 
 fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<Sample>) -> Vec<Sample> {
     scrape.figures.as_ref().map(samples).unwrap_or_default()
+}
+
+fn of_shadow(scrape: &Scrape, samples: impl FnOnce(&ShadowFigures) -> Vec<Sample>) -> Vec<Sample> {
+    of(scrape, |figures| figures.shadow.as_ref().map(samples).unwrap_or_default())
+}
+
+fn by_map(maps: &BTreeMap<String, [u32; 2]>, which: usize) -> Vec<Sample> {
+    maps.iter().map(|(map, size)| (vec![map.clone()], f64::from(size[which]))).collect()
 }
 
 fn by_policy(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
@@ -261,7 +334,7 @@ mod document;
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::control::figures::InterfaceCounts;
+    use crate::control::figures::{InterfaceCounts, VerdictFigures};
 
     /// Figures in which each family has a sample.
     pub(crate) fn scrape() -> Scrape {
@@ -280,6 +353,19 @@ pub(crate) mod tests {
             interfaces: vec![InterfaceGroup { hook: "tc".into(), count: 2, ..InterfaceGroup::default() }],
             each_interface: vec![InterfaceCounts { name: "cali0".into(), answered: 5, passed: passed.into() }],
             patterns: [("cali*".to_owned(), 2)].into(),
+            shadow: Some(ShadowFigures {
+                would_have_answered: 11,
+                disagreements: 1,
+                verdicts: vec![VerdictFigures {
+                    verdict: "answer".into(),
+                    kernel_answered: 12,
+                    kernel_silent: 0,
+                    kernel_seconds: 0.5,
+                }],
+                ..ShadowFigures::default()
+            }),
+            attach_failures: [("guard".to_owned(), 3)].into(),
+            maps: [("neighbours".to_owned(), [13, 98_304])].into(),
             ..Figures::default()
         };
         Scrape { figures: Some(figures), heartbeat_age: Some(0.25) }
@@ -300,6 +386,14 @@ pub(crate) mod tests {
             "arp_agent_would_drop_total{reason=\"entry_limit\"} 6\n",
             "arp_agent_events_total{kind=\"spoofed\"} 9\n",
             "arp_agent_neighbour_table_limit 1024\n",
+            "arp_agent_attach_failures_total{program=\"guard\"} 3\n",
+            "arp_agent_map_entries{map=\"neighbours\"} 13\n",
+            "arp_agent_map_max_entries{map=\"neighbours\"} 98304\n",
+            "arp_agent_shadow_compared_total{kernel=\"answered\",verdict=\"answer\"} 12\n",
+            "arp_agent_shadow_compared_total{kernel=\"silent\",verdict=\"answer\"} 0\n",
+            "arp_agent_shadow_kernel_seconds_total{verdict=\"answer\"} 0.5\n",
+            "arp_agent_shadow_would_reply_total 11\n",
+            "arp_agent_shadow_disagreements_total 1\n",
             "arp_agent_interface_passes_total{interface=\"cali0\",reason=\"no_route\"} 3\n",
             "process_open_fds ",
         ] {

@@ -1,6 +1,7 @@
 //! What the policies say of an interface, by its name: the options put together, and refused where they contradict each
 //! other.
 
+use super::lists::NumberedLists;
 use super::options::{Allowed, For, ProtectionOptions};
 use super::patterns::{Fault, Patterns, contradictions};
 use crate::dataplane::guards::Configured;
@@ -15,8 +16,8 @@ use std::time::Duration;
 pub struct Policies {
     options: ProtectionOptions,
     patterns: Patterns,
-    /// The lists that were handed out, by the numbers of the values of `sender-allow` in them; the first list is 1.
-    lists: Vec<Vec<usize>>,
+    /// The lists of allowed senders that interfaces have.
+    lists: NumberedLists<Allowed>,
 }
 
 /// What holds for an interface.
@@ -79,22 +80,30 @@ impl Policies {
         if !faults.is_empty() {
             return Err(faults);
         }
-        Ok(Policies { options: options.clone(), patterns, lists: Vec::new() })
+        Ok(Policies { options: options.clone(), patterns, lists: NumberedLists::default() })
     }
 
     /// Whether none is asked for: then nothing is loaded, nor attached.
     pub fn are_off(&self) -> bool {
-        let ProtectionOptions { sender_guard, entry_limit, budget, binding, .. } = &self.options;
-        !self.judge_ip()
-            && sender_guard.iter().all(|of| of.value.0 == Mode::Off)
-            && entry_limit.iter().all(|of| of.value.mode == Mode::Off)
-            && budget.iter().all(|of| of.value.mode == Mode::Off)
-            && binding.iter().all(|of| of.value.mode == Mode::Off)
+        self.on().is_empty()
+    }
+
+    /// The names of those that are on somewhere.
+    pub fn on(&self) -> Vec<&'static str> {
+        let ProtectionOptions { sender_guard, entry_limit, budget, binding, unresolved_budget, .. } = &self.options;
+        let each = [
+            ("sender-guard", sender_guard.iter().any(|of| of.value.0 != Mode::Off)),
+            ("entry-limit", entry_limit.iter().any(|of| of.value.mode != Mode::Off)),
+            ("budget", budget.iter().any(|of| of.value.mode != Mode::Off)),
+            ("binding", binding.iter().any(|of| of.value.mode != Mode::Off)),
+            ("unresolved-budget", unresolved_budget.iter().any(|of| of.value.mode != Mode::Off)),
+        ];
+        each.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect()
     }
 
     /// Whether an unresolved-budget is on: the only policy that looks at IP packets.
     pub fn judge_ip(&self) -> bool {
-        self.options.unresolved_budget.iter().any(|of| of.value.mode != Mode::Off)
+        self.on().contains(&"unresolved-budget")
     }
 
     /// What all interfaces with an unresolved-budget may have together.
@@ -134,7 +143,7 @@ impl Policies {
         let kind = binding.map(|of| of.kind).unwrap_or_default();
         let configured = Configured {
             modes: Policy::with_binding(modes, bound, kind),
-            list: if sender == Mode::Off { 0 } else { self.list(name) },
+            list: if sender == Mode::Off && bound == Mode::Off { 0 } else { self.list(name) },
             limit: limit.map_or(0, |limit| limit.entries),
             learn: budgets.map(|budgets| budgets.learn).unwrap_or_default(),
             other: budgets.map(|budgets| budgets.other).unwrap_or_default(),
@@ -143,30 +152,21 @@ impl Policies {
         Some(Held { configured, words, drops_senders: sender == Mode::Drop })
     }
 
-    /// The senders on a list.
-    pub fn allowed(&self, list: u32) -> impl Iterator<Item = Allowed> {
-        let numbers = (list as usize).checked_sub(1).and_then(|at| self.lists.get(at));
-        numbers.into_iter().flatten().map(|&number| self.options.sender_allow[number].value)
+    /// The lists of allowed senders.
+    pub fn lists(&mut self) -> &mut NumberedLists<Allowed> {
+        &mut self.lists
     }
 
-    /// How many lists there are: their numbers are from 1 to this.
-    pub fn lists(&self) -> u32 {
-        self.lists.len() as u32
+    /// Lets equal lists have the numbers that they had in these policies. To be called before [`Policies::of`].
+    pub fn keep_lists_of(&mut self, before: &Policies) {
+        self.lists = before.lists.clone();
     }
 
     /// The list of all that the patterns that match allow; 0 if that is nothing.
     fn list(&mut self, name: &str) -> u32 {
-        let numbers = self.options.sender_allow.iter().enumerate();
-        let numbers: Vec<usize> =
-            numbers.filter(|(_, of)| self.matches(&of.glob, name)).map(|(number, _)| number).collect();
-        if numbers.is_empty() {
-            return 0;
-        }
-        let at = self.lists.iter().position(|list| *list == numbers).unwrap_or_else(|| {
-            self.lists.push(numbers);
-            self.lists.len() - 1
-        });
-        at as u32 + 1
+        let matching = self.options.sender_allow.iter().filter(|of| self.matches(&of.glob, name));
+        let senders = matching.map(|of| of.value).collect();
+        self.lists.number(senders)
     }
 
     /// The last value that is given for the interface.
@@ -237,9 +237,28 @@ mod tests {
         let mut list = |name| policies.of(name).unwrap().configured.list;
         let lists = ["cali1", "cali2", "cali7"].map(&mut list);
         assert_eq!(lists, [1, 1, 2]);
-        assert_eq!(policies.lists(), 2);
-        assert_eq!(policies.allowed(2).count(), 2);
-        assert_eq!(policies.allowed(0).count(), 0);
+        assert_eq!(policies.lists().after(0).len(), 3);
+        assert_eq!(policies.lists().after(1).len(), 2);
+    }
+
+    #[test]
+    fn the_binding_alone_has_the_list_of_senders_too() {
+        let mut policies = policies("--binding eth0=drop --sender-allow eth0=10.8.0.7").unwrap();
+        assert_eq!(policies.of("eth0").unwrap().configured.list, 1);
+        assert_eq!(policies.lists().after(0).len(), 1);
+    }
+
+    #[test]
+    fn lists_keep_their_numbers_when_the_policies_change() {
+        let guard = "--sender-guard cali*=drop";
+        let mut before =
+            policies(&format!("{guard} --sender-allow cali1=10.8.0.0/24 --sender-allow cali2=10.9.0.0/24")).unwrap();
+        let of = |policies: &mut Policies| ["cali1", "cali2"].map(|name| policies.of(name).unwrap().configured.list);
+        assert_eq!(of(&mut before), [1, 2]);
+        let mut after =
+            policies(&format!("{guard} --sender-allow cali1=10.7.0.0/24 --sender-allow cali2=10.9.0.0/24")).unwrap();
+        after.keep_lists_of(&before);
+        assert_eq!(of(&mut after), [3, 2]);
     }
 
     #[test]

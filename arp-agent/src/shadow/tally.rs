@@ -1,5 +1,6 @@
 //! What came of the requests that were compared. No I/O.
 
+use crate::control::figures::{ShadowFigures, VerdictFigures};
 use crate::control::{ShadowStatus, ShadowVerdict};
 use arp_common::Reason;
 use arp_common::shadow::Sample;
@@ -84,6 +85,28 @@ impl Tally {
         fate
     }
 
+    /// All of it for metrics, every verdict from the start: a rate needs a 0 first.
+    pub fn figures(&self, not_compared: u64, not_seen: usize) -> ShadowFigures {
+        let verdicts = std::iter::once(None).chain(Reason::ALL.iter().copied().map(Some));
+        let verdicts = verdicts.map(|verdict| {
+            let counts = self.by_verdict.get(&verdict).copied().unwrap_or_default();
+            VerdictFigures {
+                verdict: verdict.map_or("answer", Reason::name).to_owned(),
+                kernel_answered: counts.answered + counts.otherwise,
+                kernel_silent: counts.silent,
+                kernel_seconds: Duration::from_nanos(counts.time).as_secs_f64(),
+            }
+        });
+        let of_answers = self.by_verdict.get(&None).copied().unwrap_or_default();
+        ShadowFigures {
+            would_have_answered: of_answers.answered,
+            disagreements: of_answers.otherwise + of_answers.silent,
+            not_compared,
+            not_seen,
+            verdicts: verdicts.collect(),
+        }
+    }
+
     /// All of it, for people and programs.
     pub fn status(&self, not_compared: u64, not_seen: Vec<String>, last_disagreement: Option<String>) -> ShadowStatus {
         let verdicts = self.by_verdict.iter().map(|(reason, counts)| {
@@ -147,5 +170,14 @@ mod tests {
         assert_eq!((reply.kernel_answered, reply.kernel_silent, reply.disagreements), (3, 1, 2));
         assert_eq!((pass.verdict.as_str(), pass.kernel_answered, pass.kernel_silent), ("neighbour_unknown", 1, 1));
         assert_eq!(pass.disagreements, 0, "a pass is never wrong");
+        let figures = tally.figures(4, 1);
+        assert_eq!((figures.would_have_answered, figures.disagreements), (2, 2));
+        assert_eq!((figures.not_compared, figures.not_seen), (4, 1));
+        assert_eq!(figures.verdicts.len(), 1 + Reason::ALL.len());
+        let of = |name: &str| figures.verdicts.iter().find(|of| of.verdict == name).unwrap();
+        let (reply, pass) = (of("answer"), of("neighbour_unknown"));
+        assert_eq!((reply.kernel_answered, reply.kernel_silent, reply.kernel_seconds), (3, 1, 9e-6));
+        assert_eq!((pass.kernel_answered, pass.kernel_silent, pass.kernel_seconds), (1, 1, 7e-6));
+        assert_eq!((of("no_route").kernel_answered, of("no_route").kernel_silent), (0, 0));
     }
 }

@@ -10,6 +10,7 @@ mod flapping;
 mod flips;
 mod hooks;
 mod looking;
+mod pods;
 mod sysctls;
 mod table;
 

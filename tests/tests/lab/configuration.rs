@@ -110,7 +110,10 @@ fn a_bad_file_leaves_the_old_settings_in_force() -> Result<()> {
         ("interface = [\n", "arp-agent.toml:1"),
         ("lease = 900\n", "no interface"),
         ("interface = \"cali*\"\nlease = 100\narp-listeners = \"ignore\"\n", "arp-listeners: cannot change"),
-        ("interface = \"cali*\"\nlease = 100\nbudget = \"cali*=drop\"\n", "budget: cannot change"),
+        (
+            "interface = \"cali*\"\nlease = 100\nbudget = \"cali*=drop\"\n",
+            "budget: the program of policies that drop is not loaded",
+        ),
         ("interface = \"cali*\"\nbudget = \"eth0=drop\"\n", "arp-agent.toml:2: budget eth0: `interface` names no such"),
     ];
     for (text, named) in bad {

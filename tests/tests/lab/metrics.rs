@@ -122,6 +122,65 @@ fn promtool_takes_the_metrics() -> Result<()> {
 }
 
 #[test]
+fn the_sizes_of_maps_are_what_the_kernel_has() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(2)?;
+    // The interface's own addresses matter, and are mirrored, where they alone are answered for.
+    lab.node().sysctl("net.ipv4.conf.cali0.arp_ignore", 1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    for pod in ["p0", "p1"] {
+        assert_eq!(answered_of_ten(&mut agent, lab.host(pod), CALICO_GATEWAY)?, 10);
+    }
+    let mut sizes = || {
+        agent.in_sync()?;
+        let scraped = samples(&String::from_utf8(agent.command(&["metrics"])?.stdout)?);
+        let of = |map: &str| {
+            let most = scraped[&format!("arp_agent_map_max_entries{{map=\"{map}\"}}")];
+            let entries = scraped[&format!("arp_agent_map_entries{{map=\"{map}\"}}")];
+            assert!(entries < most, "{map}: {entries} of {most}");
+            entries
+        };
+        assert_eq!(of("fib_nodes"), scraped["arp_agent_fib_nodes"]);
+        Ok::<_, anyhow::Error>(["interfaces", "neighbours", "own_addresses", "proxies"].map(of))
+    };
+    let before = sizes()?;
+    assert_eq!(before[..2], [2.0, 2.0], "two pods, each with its entry");
+    lab.node().ip_each(
+        "addr add 10.77.0.1/32 dev cali0
+         neigh add proxy 10.77.0.2 dev cali1
+         neigh flush dev cali0 nud all",
+    )?;
+    let after = sizes()?;
+    assert_eq!(after, [2.0, 1.0, before[2] + 1.0, before[3] + 1.0]);
+    lab.node().ip_each(
+        "addr del 10.77.0.1/32 dev cali0
+         neigh del proxy 10.77.0.2 dev cali1",
+    )?;
+    assert_eq!(sizes()?[2..], before[2..]);
+    Ok(())
+}
+
+#[test]
+fn an_interface_that_refuses_the_program_is_counted() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let failures = || {
+        let scraped = samples(&String::from_utf8(agent.command(&["metrics"])?.stdout)?);
+        Ok::<_, anyhow::Error>(
+            ["answer", "guard"]
+                .map(|program| scraped[&format!("arp_agent_attach_failures_total{{program=\"{program}\"}}")]),
+        )
+    };
+    assert_eq!(failures()?, [0.0, 0.0]);
+    // A device without Ethernet.
+    lab.node().ip("tuntap add dev cali9 mode tun")?;
+    agent.wait_for_interface("cali9", |cali9| cali9["state"] == "detached")?;
+    assert_eq!(failures()?, [1.0, 0.0]);
+    Ok(())
+}
+
+#[test]
 fn no_counter_falls_when_an_interface_goes() -> Result<()> {
     needs_root!();
     let mut lab = topology::calico(2)?;

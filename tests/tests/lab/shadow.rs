@@ -63,6 +63,24 @@ fn on_a_plain_node_all_that_would_be_answered_is_answered_by_the_kernel() -> Res
     );
     let said = String::from_utf8_lossy(&agent.command(&["status"])?.stdout).into_owned();
     assert!(said.contains("would have answered 71.4 %, 0 disagreements in 8"), "{said}");
+    let metrics = String::from_utf8(agent.command(&["metrics"])?.stdout)?;
+    for line in [
+        "arp_agent_shadow_compared_total{kernel=\"answered\",verdict=\"answer\"} 5",
+        "arp_agent_shadow_compared_total{kernel=\"answered\",verdict=\"neighbour_unknown\"} 2",
+        "arp_agent_shadow_compared_total{kernel=\"silent\",verdict=\"probe_not_local\"} 1",
+        "arp_agent_shadow_compared_total{kernel=\"silent\",verdict=\"no_route\"} 0",
+        "arp_agent_shadow_would_reply_total 5",
+        "arp_agent_shadow_disagreements_total 0",
+        "arp_agent_shadow_unseen_interfaces 0",
+    ] {
+        assert!(metrics.lines().any(|has| has == line), "{line}: {metrics}");
+    }
+    let seconds = |line: &str| {
+        let value = line.strip_prefix("arp_agent_shadow_kernel_seconds_total{verdict=\"answer\"} ")?;
+        value.parse::<f64>().ok()
+    };
+    let seconds = metrics.lines().find_map(seconds).unwrap_or_default();
+    assert!((1e-6..5.0).contains(&seconds), "five answers took the kernel {seconds} s");
     Ok(())
 }
 
@@ -103,10 +121,12 @@ fn a_kernel_that_turns_silent_unseen_is_a_disagreement() -> Result<()> {
 fn another_answer_of_the_kernel_is_a_disagreement() -> Result<()> {
     needs_root!();
     needs_kernel!(6, 6, "tcx");
-    let (_lab, _agent, found) =
+    let (_lab, agent, found) =
         behind_its_back(1, |lab| lab.node().ip("link set cali0 address 02:00:00:00:00:77").map(drop))?;
     let last = found["last_disagreement"].as_str().unwrap_or_default();
     assert!(last.contains("answered with other bytes"), "{last}");
+    let metrics = String::from_utf8(agent.command(&["metrics"])?.stdout)?;
+    assert!(metrics.contains("arp_agent_shadow_disagreements_total 1\n"), "{metrics}");
     Ok(())
 }
 

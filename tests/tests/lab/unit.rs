@@ -52,12 +52,19 @@ struct Systemd {
 
 impl Systemd {
     fn start(lab: Lab, configuration: &str) -> Result<Self> {
+        Self::start_with(lab, configuration, "")
+    }
+
+    /// The same with a drop-in.
+    fn start_with(lab: Lab, configuration: &str, drop_in: &str) -> Result<Self> {
         let files = tempfile::Builder::new().prefix("arp-lab-").tempdir()?;
         let write = |name: &str, text: &str| fs::write(files.path().join(name), text);
         fs::copy(agent_binary()?, files.path().join("arp-agent"))?;
         let unit = UNIT.replace("/usr/sbin/arp-agent", "/run/trial/arp-agent");
         write("arp-agent.service", &unit.replace("arp-agent run", "arp-agent run --config /run/trial/arp-agent.toml"))?;
         write("arp-agent.toml", configuration)?;
+        fs::create_dir(files.path().join("arp-agent.service.d"))?;
+        write("arp-agent.service.d/override.conf", drop_in)?;
         for target in TARGETS {
             write(&format!("{target}.target"), "[Unit]\nDefaultDependencies=no\n")?;
         }
@@ -184,4 +191,39 @@ fn a_real_systemd_runs_reloads_and_restarts_the_unit() -> Result<()> {
         bail!("an agent still runs");
     }
     Ok(())
+}
+
+#[test]
+fn the_drop_in_of_the_installation_s_page_is_taken() -> Result<()> {
+    needs_root!();
+    if !Path::new(SYSTEMD).exists() {
+        skip("there is no systemd");
+        return Ok(());
+    }
+    let page = include_str!("../../../docs/install.md");
+    let sample = page.split("```ini\n").nth(1).and_then(|text| text.split("```").next()).context("no sample")?;
+    let drop_in = sample
+        .replace("/usr/sbin/arp-agent", "/run/trial/arp-agent")
+        .replace("/etc/arp-agent/other.toml", "/run/trial/arp-agent.toml");
+    let systemd = Systemd::start_with(topology::calico(1)?, "interface = \"cali*\"\nlease = \"3s\"\n", &drop_in)?;
+    systemd.wait_for("StatusText", "answering on 1 of 1 interfaces")?;
+    assert_eq!(systemd.show("WatchdogUSec")?, "30s");
+    let status = systemd.run("/run/trial/arp-agent status --json")?;
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout)?;
+    assert_eq!(status["lease_ms"], 2_000, "the environment is above the file");
+    Ok(())
+}
+
+#[test]
+fn the_group_s_drop_in_needs_the_group() -> Result<()> {
+    needs_root!();
+    if !Path::new(SYSTEMD).exists() {
+        skip("there is no systemd");
+        return Ok(());
+    }
+    let drop_in = include_str!("../../../packaging/group.conf").replace("Group=arp-agent", "Group=arp-lab-nobody");
+    assert!(drop_in.contains("Group=arp-lab-nobody"));
+    let systemd = Systemd::start_with(topology::calico(1)?, "interface = \"cali*\"\n", &drop_in)?;
+    // EXIT_GROUP, systemd.exec(5).
+    systemd.wait_for("ExecMainStatus", "216")
 }

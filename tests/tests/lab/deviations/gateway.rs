@@ -163,3 +163,56 @@ fn without_an_agent_the_gateway_is_silent_again() -> Result<()> {
     assert!(p0.ask(&p0.who_has(CALICO_GATEWAY))?.is_empty());
     Ok(())
 }
+
+#[test]
+fn a_reload_changes_which_addresses_are_answered() -> Result<()> {
+    needs_root!();
+    let lab = without_default_route()?;
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("arp-agent.toml");
+    let write = |policies: &str| std::fs::write(&path, format!("interface = \"cali*\"\n{policies}"));
+    write("gateway = [\"cali*=169.254.1.1\", \"cali1=10.9.9.9\"]\n")?;
+    let mut agent = AgentOptions::new(&[]).arg("--config").arg(&path).start(lab.node())?;
+    agent.in_sync()?;
+    for (policies, in_words, answered, silent) in [
+        (
+            "gateway = [\"cali*=169.254.1.2\", \"cali1=10.9.9.9\"]\n",
+            serde_json::json!(["gateway: answer 169.254.1.2"]),
+            vec![[169, 254, 1, 2]],
+            vec![CALICO_GATEWAY, [10, 9, 9, 9]],
+        ),
+        // The list that another interface had before.
+        (
+            "gateway = \"cali0=10.9.9.9\"\n",
+            serde_json::json!(["gateway: answer 10.9.9.9"]),
+            vec![[10, 9, 9, 9]],
+            vec![CALICO_GATEWAY, [169, 254, 1, 2]],
+        ),
+        (
+            "gateway = \"cali*=count:169.254.1.1\"\n",
+            serde_json::json!(["gateway: count 169.254.1.1"]),
+            vec![],
+            vec![CALICO_GATEWAY, [10, 9, 9, 9]],
+        ),
+        ("", serde_json::json!([]), vec![], vec![CALICO_GATEWAY]),
+        (
+            "gateway = \"cali*=169.254.1.1\"\n",
+            serde_json::json!(["gateway: answer 169.254.1.1"]),
+            vec![CALICO_GATEWAY],
+            vec![],
+        ),
+    ] {
+        write(policies)?;
+        let reloaded = agent.command(&["reload"])?;
+        assert_eq!(reloaded.status.code(), Some(0), "{reloaded:?}");
+        assert_eq!(agent.status()?.interface("cali0")["policies"], in_words);
+        let p0 = lab.host("p0");
+        for (targets, number) in [(answered, 1), (silent, 0)] {
+            for target in targets {
+                assert_eq!(p0.ask(&p0.who_has(target))?.len(), number, "{policies}: {target:?}");
+            }
+        }
+    }
+    assert_eq!(count(&agent, "cali0", "would_answer", "gateway")?, 1, "counted while it only counted");
+    Ok(())
+}

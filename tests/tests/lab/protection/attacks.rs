@@ -4,9 +4,9 @@ use anyhow::Result;
 use arp_common::ArpFrame;
 use lab::stream::answered_of_ten;
 use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use lab::{Host, Lab, needs_root};
+use lab::{AgentOptions, Host, Lab, needs_root};
 
-use super::{count, entries, request, send, start};
+use super::{await_guard, count, entries, request, send, start};
 
 /// Few enough for the neighbour table that all labs share.
 const SENDERS: u8 = 60;
@@ -121,6 +121,44 @@ fn a_pod_with_a_wide_route_causes_no_more_entries_than_its_limit() -> Result<()>
             || Ok(!p0.ask(&request(p0, [10, 66, 2, 1], CALICO_GATEWAY))?.is_empty()),
             || "a new sender is answered once there is room".to_owned(),
         )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn room_is_found_although_the_count_was_put_off() -> Result<()> {
+    needs_root!();
+    const LIMIT: u8 = 5;
+    let lab = topology::calico(1)?;
+    lab.node().ip("route add 10.66.0.0/20 dev cali0 scope link")?;
+    // The heartbeat, which counts, too, comes every twenty seconds.
+    let rare = ["--lease", "60s", "--reread-interval", "60s"];
+    let options = AgentOptions::new(&["cali*"]).default_reread().args(&rare);
+    let agent = options.args(&["--entry-limit", &format!("cali*=drop:{LIMIT}")]).start(lab.node())?;
+    await_guard(&agent)?;
+    let p0 = lab.host("p0");
+    let settle = || std::thread::sleep(std::time::Duration::from_millis(150));
+    let mut last = 0_u8;
+    let mut is_answered = || {
+        last += 1;
+        Ok::<_, anyhow::Error>(!p0.ask(&request(p0, [10, 66, 1, last], CALICO_GATEWAY))?.is_empty())
+    };
+    for round in 0..8 {
+        let mut answered = 0;
+        while is_answered()? {
+            answered += 1;
+            assert!(answered <= LIMIT + 8, "round {round}: the limit holds");
+        }
+        assert!(answered >= LIMIT, "round {round}: {answered} had room");
+        settle();
+        assert!(!is_answered()?, "round {round}: it is full");
+        settle();
+        // What comes first is counted; what frees the room comes within the pause after that.
+        lab.node().ip_each(
+            "neigh replace 10.66.2.1 lladdr 02:00:00:00:66:01 dev cali0 nud reachable
+                            neigh flush dev cali0 nud all",
+        )?;
+        settle();
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod clients;
 mod lapses;
 mod never_hurt;
 mod refused;
+mod reload;
 
 use std::time::Duration;
 
