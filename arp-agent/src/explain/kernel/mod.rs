@@ -227,6 +227,12 @@ impl Kernel<'_> {
             let cause = Cause::new("frame", format!("it is sent to {to}, which is not the address of {}", link.name));
             return silent(Reason::OTHER_DESTINATION, cause.at(format!("ip link show {}", link.name)));
         }
+        // `is_valid_ether_addr`, first thing in `br_handle_frame`.
+        let source = question.sender_mac;
+        if device.kind.as_deref() == Some("bridge") && (source.is_group() || source == Lladdr::new([0; 6])) {
+            let what = format!("{what}, but none from {source}, which is no address of a host");
+            return silent(Reason::INTERFACE_HAS_MASTER, Cause::new("frame", what));
+        }
         let Some(on_master) = on_master(self.snapshot, question) else {
             return open(Reason::INTERFACE_HAS_MASTER, port);
         };

@@ -262,6 +262,25 @@ fn a_frame_to_the_port_itself_is_for_its_master_too() {
     assert_eq!(of("bond", MASTER_MAC), Answer::Silent);
 }
 
+/// `br_handle_frame` (net/bridge/br_input.c, 6.18) begins with that.
+#[test]
+fn a_bridge_takes_nothing_from_what_is_no_address_of_a_host() {
+    const MASTER: u32 = 9;
+    let of = |kind: &str, from: [u8; 6]| {
+        let link = after([]).links[&CALI].clone();
+        let (name, kind) = ("br0".to_owned(), Some(kind.to_owned()));
+        let master = Link { ifindex: MASTER, name, kind, ..link };
+        let port = cali(|link, _| (link.master, link.forwards) = (Some(MASTER), Some(true)));
+        let delays = Event::ProxyDelays(vec![(MASTER, 0), (CALI, 0)]);
+        let asked = Question { sender_mac: Lladdr::new(from), ..question("8.8.8.8") };
+        verdict([Event::Link(master), delays, port], &asked).answer
+    };
+    for from in [[0; 6], [3, 0, 0, 0, 0, 1]] {
+        assert_eq!((of("bridge", from), of("bond", from)), (Answer::Silent, Answer::Answers), "{from:?}");
+    }
+    assert_eq!(of("bridge", POD_MAC), Answer::Answers);
+}
+
 /// Tunnels and the like (`arp_process`, net/ipv4/arp.c: never for a device with IFF_NOARP).
 #[test]
 fn a_device_without_arp_is_silent_whatever_it_is() {
