@@ -150,6 +150,28 @@ impl Node<'_> {
         vec![Candidate::new(format!("ip neigh add proxy {target} dev {name}"), there, Some(also))]
     }
 
+    /// Routes by interfaces without carrier count again.
+    fn without_carrier(&self) -> impl Iterator<Item = Candidate> {
+        let ignores = |link: &&Link| {
+            !link.carrier && Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on()
+        };
+        self.snapshot.links.values().filter(ignores).map(|link| {
+            let (mut link, mut all, mut commands) = (link.clone(), self.snapshot.all, Vec::new());
+            let name = sysctl_name(&link.name);
+            let of = [(name.as_str(), link.settings.as_mut()), ("all", all.as_mut())];
+            for (scope, settings) in of {
+                if let Some(settings) = settings.filter(|settings| settings.ignore_routes_with_linkdown != 0) {
+                    settings.ignore_routes_with_linkdown = 0;
+                    let key = names::IGNORE_ROUTES_WITH_LINKDOWN;
+                    commands.push(format!("sysctl -w net.ipv4.conf.{scope}.{key}=0"));
+                }
+            }
+            let also = format!("packets are sent out of {} then, although it has no carrier", link.name);
+            let events = [Event::Link(link)].into_iter().chain(all.map(Event::AllSettings)).collect();
+            Candidate::new(commands.join(" && "), events, Some(&also))
+        })
+    }
+
     fn settings(&self) -> Vec<Candidate> {
         let name = &self.link.name;
         let everything =
@@ -198,6 +220,7 @@ impl Node<'_> {
                 candidates.push(Candidate::new(command, vec![Event::AllSettings(all)], Some(&also)));
             }
         }
+        candidates.extend(self.without_carrier());
         let delay = self.snapshot.proxy_delays.get(&self.link.ifindex);
         if delay.is_some_and(|&delay| delay > 0) {
             let command = format!("sysctl -w net.ipv4.neigh.{}.{}=0", sysctl_name(name), names::PROXY_DELAY);

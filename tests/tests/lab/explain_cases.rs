@@ -136,7 +136,7 @@ fn cases() -> Vec<Case> {
         case("a stranger and rp_filter 1 of all", &["all.rp_filter=1"], Z)
             .from(STRANGER).gets("silent", "sysctl", &["rp_filter is 1 in `all` (v0 has 0)"]).changed_by("sysctl -w net.ipv4.conf.all.rp_filter=0"),
         case("an own address as the sender", &[], Z)
-            .from(U).gets("silent", "sysctl", &["accept_local is 0", "an address of this node itself (on u0)"]),
+            .from(U).gets("silent", "sysctl", &["accept_local is 0", "an address of this node itself (on u0)"]).changed_by("sysctl -w net.ipv4.conf.v0.accept_local=1"),
         case("two interfaces in one segment and arp_filter", &["w0.arp_filter=1", "addr add 10.5.1.1/24 dev v0", "addr add 10.5.1.2/24 dev w0", "route replace 10.5.0.7/32 dev v0 scope link"], [10, 5, 1, 1])
             .on_w0().gets("silent", "sysctl", &["arp_filter is 1 on w0", "leaves by v0"]).changed_by("sysctl -w net.ipv4.conf.w0.arp_filter=0"),
         case("two interfaces in one segment and rp_filter", &["w0.rp_filter=1", "route replace 10.5.0.7/32 dev v0 scope link"], L)
@@ -180,6 +180,12 @@ fn cases() -> Vec<Case> {
             .gets("silent", "sysctl", &["v0 is a port of br0", "proxy_arp is 0 on br0"]).changed_by("sysctl -w net.ipv4.conf.br0.proxy_arp=1"),
         case("a port of a bridge that blocks", &[BRIDGE[0], "link set br0 type bridge stp_state 1 forward_delay 3000", BRIDGE[1], BRIDGE[2], BRIDGE[3], BRIDGE[4], BRIDGE[5]], Z)
             .gets("silent", "link", &["v0 is a port of br0", "it does not"]),
+        case("an uplink without carrier whose routes do not count", &["u0.ignore_routes_with_linkdown=1", "unplug external", "pause 300"], Z)
+            .gets("silent", "sysctl", &["ignore_routes_with_linkdown is 1 on u0", "u0 has no carrier", "`default via 10.9.0.254 dev u0`"]).changed_by("sysctl -w net.ipv4.conf.u0.ignore_routes_with_linkdown=0"),
+        case("a rule refuses the way back", &["v0.rp_filter=1", "rule add pref 50 not iif v0 unreachable"], Z)
+            .gets("silent", "sysctl", &["rp_filter is 1 on v0", "the routing rule `50: not from all iif v0 unreachable` refuses 10.5.0.5"]).changed_by("ip rule del pref 50"),
+        case("an own address as the sender, and accept_local", &["v0.accept_local=1"], Z)
+            .from(U).gets("answers", "sysctl", &["proxy_arp is 1 on v0"]),
         case("a bridge that answers for no own address", &[BRIDGE[0], BRIDGE[1], BRIDGE[2], BRIDGE[3], BRIDGE[4], BRIDGE[5], "br0.arp_ignore=8"], L)
             .gets("silent", "sysctl", &["arp_ignore is 8 on br0"]).changed_by("sysctl -w net.ipv4.conf.br0.arp_ignore=0"),
         case("a target behind the bridge itself", &[BRIDGE[0], BRIDGE[1], BRIDGE[2], BRIDGE[3], BRIDGE[4], BRIDGE[5], "route replace 10.5.0.6/32 dev br0"], Y)

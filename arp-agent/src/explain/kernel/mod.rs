@@ -16,8 +16,9 @@ use super::words::{describe_route, describe_rule, interface};
 use super::{Answer, Cause, Question};
 use crate::event::{Link, Route, RouteKind, RoutingRule};
 use crate::kernel::LookedUp;
-use crate::mirror::snapshot::{IFF_UP, Snapshot};
+use crate::mirror::snapshot::{IFF_UP, Snapshot, TABLE_MAIN};
 use crate::mirror::walk::{End, LOOPBACK};
+use crate::prefix::Prefix;
 use arp_common::{Lladdr, Reason, settings as names};
 use nix::libc;
 use sender::Accepted;
@@ -304,6 +305,9 @@ impl Kernel<'_> {
                 return self.asked(link, question, self.rule_cause(rule, "it is not known whether it applies"));
             }
             End::NoRoute => {
+                if let Some(cause) = self.without_carrier(target) {
+                    return silent(Reason::NO_ROUTE, cause);
+                }
                 let cause = Cause::new("route", format!("no routing rule leads to a route to {target}"));
                 return silent(Reason::NO_ROUTE, cause.at(format!("ip route get {target}")));
             }
@@ -352,6 +356,25 @@ impl Kernel<'_> {
                 self.route_cause(Some(rule), route, "is of a type that is never answered for"),
             ),
         }
+    }
+
+    /// The setting for which a route of table main counts for nothing, if that is why there is none.
+    fn without_carrier(&self, target: Ipv4Addr) -> Option<Cause> {
+        let prefixes = (0..=32).rev().map(|len| Prefix::new(target.octets(), len));
+        let routes = prefixes.flat_map(|prefix| self.snapshot.routes.at(TABLE_MAIN, prefix));
+        let mut unicast = routes.filter(|route| route.kind == RouteKind::Unicast);
+        let is_without = |link: &&Link| {
+            let ignores = Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on();
+            link.flags & IFF_UP != 0 && !link.carrier && ignores
+        };
+        let by = |route: &Route| route.legs().iter().filter_map(|leg| self.snapshot.links.get(leg)).find(is_without);
+        let (route, link) = unicast.find_map(|route| Some((route, by(route)?)))?;
+        let so = format!(
+            "and {} has no carrier: the route `{}` counts for nothing",
+            link.name,
+            describe_route(self.snapshot, route)
+        );
+        Some(Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).cause(&so))
     }
 
     /// Where the mirror's knowledge ends: the kernel's own lookup.

@@ -4,7 +4,7 @@
 use super::settings::Setting;
 use super::{Cause, Kernel, Question};
 use crate::event::{Link, RouteKind};
-use crate::explain::words::{describe_route, interface};
+use crate::explain::words::{describe_route, describe_rule, interface};
 use crate::mirror::walk::End;
 use arp_common::{Reason, settings as names};
 
@@ -41,7 +41,9 @@ impl Kernel<'_> {
                 );
             }
             End::NoRoute => Back::Nothing(format!("there is no route back to {sender}")),
-            End::Refused(_, None) => Back::Nothing(format!("a routing rule refuses {sender}")),
+            End::Refused(rule, None) => {
+                Back::Nothing(format!("the routing rule `{}` refuses {sender}", describe_rule(rule)))
+            }
             End::Refused(_, Some(route)) => {
                 Back::Nothing(format!("the route back to {sender} is `{}`", describe_route(self.snapshot, route)))
             }
@@ -56,6 +58,11 @@ impl Kernel<'_> {
                             route,
                             "leads back to the sender, and its next hops are not told",
                         ));
+                    }
+                    // Then own addresses are as good as others.
+                    (RouteKind::Local, Some(legs)) if accept_local.is_on() && legs.contains(&link.ifindex) => Back::Via,
+                    (RouteKind::Local, _) if accept_local.is_on() => {
+                        Back::Else(format!("{what}, not by {}", link.name))
                     }
                     (kind, _) => Back::Other { what, local: kind == RouteKind::Local },
                 }

@@ -79,7 +79,7 @@ fn an_own_address_without_its_local_route_is_left_open_as_a_sender() {
     let route = || {
         let other =
             after([]).routes.table(255).and_then(|table| table.all().find(|route| route.prefix.len == 32).cloned());
-        Route { prefix: crate::prefix::Prefix::new(own.octets(), 32), ..other.unwrap() }
+        Route { prefix: Prefix::new(own.octets(), 32), ..other.unwrap() }
     };
     let from_own = Question { sender: own, ..question("8.8.8.8") };
     let local = || Event::Route(route(), Placement::Last);
@@ -163,7 +163,7 @@ fn next_hops_that_differ_answer_some_of_the_time() {
     let route = |hops: &[u32]| {
         let other =
             after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
-        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        let prefix = Prefix::new([8, 8, 8, 0], 24);
         Event::Route(Route { prefix, oif: None, gateway: None, hops: hops.into(), ..other.unwrap() }, Placement::Last)
     };
     const UPLINK: u32 = 3;
@@ -182,7 +182,7 @@ fn next_hops_that_a_route_does_not_tell_are_those_of_its_object() {
     let route = || {
         let other =
             after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
-        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        let prefix = Prefix::new([8, 8, 8, 0], 24);
         let nexthop = std::num::NonZeroU32::new(4);
         Event::Route(Route { prefix, oif: None, gateway: None, nexthop, ..other.unwrap() }, Placement::Last)
     };
@@ -204,7 +204,7 @@ fn a_throw_route_of_table_local_ends_the_one_lookup_that_there_is() {
     let throw = || {
         let other =
             after([]).routes.table(254).and_then(|table| table.all().find(|route| route.prefix.len == 0).cloned());
-        let prefix = crate::prefix::Prefix::new([8, 8, 8, 0], 24);
+        let prefix = Prefix::new([8, 8, 8, 0], 24);
         let route = Route { table: 255, prefix, oif: None, gateway: None, kind: RouteKind::Throw, ..other.unwrap() };
         Event::Route(route, Placement::Last)
     };
