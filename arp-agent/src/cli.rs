@@ -166,9 +166,9 @@ pub struct Explain {
     /// Explain each request that comes in on an interface, and say whether a reply was seen.
     #[arg(long, value_name = "IF", conflicts_with_all = ["on", "given_interface", "pcap", "kernel"])]
     pub listen: Option<String>,
-    /// For how long to listen, in seconds.
-    #[arg(long = "for", id = "seconds", value_name = "SECONDS", default_value = "10s", value_parser = seconds, requires = "listen")]
-    pub seconds: Duration,
+    /// For how long to listen, in seconds; ten by default.
+    #[arg(long = "for", id = "seconds", value_name = "SECONDS", value_parser = seconds)]
+    pub seconds: Option<Duration>,
     /// Explain over a file that `arp-agent snapshot` wrote. Agents, and the kernel's own lookup, are not asked then.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["listen", "netns", "kernel"])]
     pub state: Option<PathBuf>,

@@ -3,12 +3,13 @@
 use arp_agent::cli::{Cli, Command};
 use arp_agent::config::sources::Sources;
 use arp_agent::{commands, logging};
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = Cli::command().try_get_matches().unwrap_or_else(|error| refuse(&error));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse(&error));
     // There -v is about what is printed.
     logging::start(if matches!(cli.command, Command::Explain(_)) { 0 } else { cli.verbose });
     let sources = |config| {
@@ -39,4 +40,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints what is wrong with the command line, and ends: a wrong value in one line, because it says all that there is to
+/// say.
+fn refuse(error: &clap::Error) -> ! {
+    let text = error.to_string();
+    if error.kind() != ErrorKind::ValueValidation {
+        error.exit();
+    }
+    let first = text.lines().next().unwrap_or_default();
+    eprintln!("arp-agent: {}", first.strip_prefix("error: ").unwrap_or(first));
+    std::process::exit(error.exit_code())
 }

@@ -22,6 +22,9 @@ use std::net::{IpAddr, Ipv4Addr};
 /// # Errors
 /// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
 pub fn explain(arguments: &cli::Explain, verbose: bool) -> Result<Exit> {
+    if arguments.seconds.is_some() && arguments.listen.is_none() {
+        bail!("--for says how long --listen listens, and there is no --listen IF");
+    }
     if let Some(name) = &arguments.netns {
         enter(name)?;
     }
@@ -37,6 +40,9 @@ pub fn explain(arguments: &cli::Explain, verbose: bool) -> Result<Exit> {
     }
     let on = state.on(arguments.interface()?)?;
     let Some(target) = &arguments.target() else {
+        if arguments.dot {
+            bail!("--dot draws one decision: name a TARGET behind {}", on.link().name);
+        }
         return table(arguments, &on);
     };
     let question = question(arguments, &on, ipv4(target)?)?;
@@ -116,18 +122,19 @@ fn ipv4(text: &str) -> Result<Ipv4Addr> {
 /// The request to explain. What the arguments leave open is taken from the kernel's state.
 fn question(arguments: &cli::Explain, on: &OnInterface<'_>, target: Ipv4Addr) -> Result<Question> {
     let link = on.link();
-    let sender = match arguments.sender {
-        _ if arguments.probe => Ipv4Addr::UNSPECIFIED,
-        Some(sender) => sender,
-        None => on.sender()?,
-    };
+    let sender = sender(arguments).map_or_else(|| on.sender(), Ok)?;
     let sender_mac = arguments.sender_mac.unwrap_or_else(|| on.sender_mac(sender));
     let destination = link.mac.map(arp_common::Lladdr::new).filter(|_| arguments.unicast);
     Ok(Question { interface: link.name.clone(), ifindex: link.ifindex, target, sender, sender_mac, destination })
 }
 
+/// The sender that was given.
+fn sender(arguments: &cli::Explain) -> Option<Ipv4Addr> {
+    if arguments.probe { Some(Ipv4Addr::UNSPECIFIED) } else { arguments.sender }
+}
+
 fn table(arguments: &cli::Explain, on: &OnInterface<'_>) -> Result<Exit> {
-    let table = interface::table(on)?;
+    let table = interface::table(on, sender(arguments));
     if arguments.json {
         anstream::println!("{}", serde_json::to_string_pretty(&table)?);
     } else {

@@ -8,7 +8,6 @@ use super::{Answer, Question};
 use crate::event::{Route, RouteKind};
 use crate::mirror::snapshot::Snapshot;
 use crate::prefix::Prefix;
-use anyhow::Result;
 use arp_common::Lladdr;
 use arp_common::settings as names;
 use serde::Serialize;
@@ -50,14 +49,14 @@ pub struct Row {
     pub why: String,
 }
 
-/// What the interface answers for.
-///
-/// # Errors
-/// There is no sender to assume.
-pub fn table(on: &OnInterface<'_>) -> Result<Table> {
+/// Whom the table takes for the sender where nothing of the node's tells of one (RFC 5737, TEST-NET-1).
+const SOMEBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// What the interface answers for, if this sender asks; without one, a neighbour or another likely one.
+pub fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> Table {
     let link = on.link();
     let snapshot = on.snapshot();
-    let sender = on.sender()?;
+    let sender = sender.unwrap_or_else(|| on.sender().unwrap_or(SOMEBODY));
     let kernel = Kernel { snapshot, beyond: on.beyond(), lookup: on.lookup() };
     let mut rows: Vec<Row> = Vec::new();
     for (prefix, sample) in samples(snapshot) {
@@ -77,7 +76,7 @@ pub fn table(on: &OnInterface<'_>) -> Result<Table> {
     rows.sort_by_key(|row| matches!(row.answer, Answer::Silent));
     let left_out = rows.len().saturating_sub(MOST);
     rows.truncate(MOST);
-    Ok(Table {
+    Table {
         version: crate::DOCUMENT_VERSION,
         interface: link.name.clone(),
         sender,
@@ -85,7 +84,7 @@ pub fn table(on: &OnInterface<'_>) -> Result<Table> {
         rows,
         left_out,
         oddities: on.oddities(),
-    })
+    }
 }
 
 /// Every prefix of a table that a rule looks up, and of the static proxy entries, each with an address in it and in no

@@ -11,6 +11,8 @@ use std::io::stdin;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// How long it listens unless that is said.
+const LISTEN: Duration = Duration::from_secs(10);
 /// How old a state may be that a request on the wire is judged by.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -37,7 +39,7 @@ pub(super) fn listen(arguments: &cli::Explain, name: &str) -> Result<Exit> {
     let mut state = State::read()?;
     let tap = Tap::open(state.on(name)?.link().ifindex)?;
     let begin = Instant::now();
-    let end = begin + arguments.seconds;
+    let end = begin + arguments.seconds.unwrap_or(LISTEN);
     let mut read = begin;
     // Those whose reply may still come.
     let mut open: Vec<(Instant, Line)> = Vec::new();
