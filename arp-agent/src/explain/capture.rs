@@ -35,6 +35,20 @@ pub struct Captured {
     pub bytes: Vec<u8>,
 }
 
+impl Captured {
+    /// Whether it is ARP behind one VLAN tag or more (802.1Q, 802.1ad).
+    pub fn is_tagged_arp(&self) -> bool {
+        const TAG_LEN: usize = 4;
+        let mut types = self.bytes.get(12..).unwrap_or_default();
+        let mut is_tagged = false;
+        while let [0x81, 0, ..] | [0x88, 0xa8, ..] = types {
+            is_tagged = true;
+            types = types.get(TAG_LEN..).unwrap_or_default();
+        }
+        is_tagged && types.starts_with(&[0x08, 0x06])
+    }
+}
+
 /// A request, what is said of it, and what was seen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
@@ -300,6 +314,16 @@ mod tests {
     fn what_is_no_capture_is_said_to_be_none() {
         let (frames, read) = frames(&b"hello, this is no capture at all"[..]);
         assert!(frames.is_empty() && read.unwrap_err().to_string().contains("neither pcap nor pcapng"));
+    }
+
+    #[test]
+    fn arp_behind_tags_is_told_from_other_frames() {
+        let is = |types: &[u8]| {
+            let bytes = [&[2; 12], types, &[0; 28]].concat();
+            Captured { at: Duration::ZERO, interface: None, bytes }.is_tagged_arp()
+        };
+        assert!(is(&[0x81, 0, 0, 7, 8, 6]) && is(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9, 8, 6]));
+        assert!(!is(&[8, 6]) && !is(&[0x81, 0, 0, 7, 8, 0]) && !is(&[0x81, 0]));
     }
 
     /// `tcpdump -i any` writes such ones (LINKTYPE_LINUX_SLL2).

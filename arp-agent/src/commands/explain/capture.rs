@@ -30,6 +30,12 @@ pub(super) fn file(arguments: &cli::Explain, state: &State, path: &Path) -> Resu
     for line in Judge::new(state, given).lines(&frames) {
         print(arguments, &line)?;
     }
+    let tagged = frames.iter().filter(|captured| captured.is_tagged_arp()).count();
+    if tagged > 0 {
+        eprintln!(
+            "{shown}: {tagged} ARP frames have a VLAN tag and are left out: they come in by the VLAN's own device; capture there"
+        );
+    }
     read.with_context(|| format!("{shown}: not all of it was read"))?;
     Ok(Exit::Ok)
 }
