@@ -1,6 +1,6 @@
 //! Requests out of a capture, or from the wire: a line for each.
 
-use super::kernel::{Kernel, taken_by};
+use super::kernel::{Kernel, is_of_a_host, taken_by};
 use super::kernel_answer::headline;
 use super::state::{OnInterface, State};
 use super::{Answer, Question};
@@ -215,8 +215,7 @@ impl<'a> Judge<'a> {
         // A bridge judges by the Ethernet source, and a question has one link-layer address of the sender's.
         let source = Lladdr::new(frame.src);
         let by_bridge = taken_by(on.snapshot(), ifindex).is_some_and(|master| master.kind.as_deref() == Some("bridge"));
-        let is_no_host = source.is_group() || source == Lladdr::new([0; 6]);
-        let sender_mac = if by_bridge && is_no_host { source } else { sender_mac };
+        let sender_mac = if by_bridge && !is_of_a_host(source) { source } else { sender_mac };
         let question = Question { interface, ifindex, target, sender, sender_mac, destination };
         let kernel = Kernel { snapshot: on.snapshot(), beyond: on.beyond(), lookup: on.lookup() }.verdict(&question);
         line.kernel = Some(kernel.answer);

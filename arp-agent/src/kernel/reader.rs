@@ -540,8 +540,8 @@ impl Reader {
         changed(&mut self.last.ingress_hooks, hooks).map(Event::IngressHooks)
     }
 
-    /// The base chains of nft's bridge family, in words. They see what the ports of bridges take, and what bridges send: the
-    /// agent attaches to no port and no bridge with ports of its own, so that only `explain` asks.
+    /// The base chains of nft's bridge family, in words. Only `explain` asks: what they drop never reaches a program on the
+    /// bridge, and what such a program sends goes through them, as the kernel's own reply does.
     ///
     /// # Errors
     /// The kernel gives no answer.

@@ -159,8 +159,9 @@ impl Kernel<'_> {
             let cause = Cause::new("link", format!("{name} is down: it takes no frames")).at(shown);
             return Some(silent(Reason::INTERFACE_DOWN, cause));
         }
-        // Tunnels and the like. A port's frames are its master's, whatever the port says of ARP.
-        if link.flags & IFF_NOARP != 0 && link.master.is_none() {
+        let master = link.master.filter(|_| self.snapshot.vrf_of(link.ifindex).is_none());
+        // Before the type: tunnels have the flag. A port's frames are its master's, whatever the port says of ARP.
+        if link.flags & IFF_NOARP != 0 && master.is_none() {
             let cause = Cause::new("link", format!("{name} does no ARP (NOARP)")).at(shown);
             return Some(silent(Reason::INTERFACE_NOARP, cause));
         }
@@ -168,12 +169,8 @@ impl Kernel<'_> {
             let cause = Cause::new("link", format!("{name} is no Ethernet device: other rules hold there")).at(shown);
             return Some(open(Reason::INTERFACE_NOT_ETHERNET, cause));
         }
-        if let Some(master) = link.master.filter(|_| self.snapshot.vrf_of(link.ifindex).is_none()) {
+        if let Some(master) = master {
             return Some(self.port(link, master, question));
-        }
-        if link.flags & IFF_NOARP != 0 {
-            let cause = Cause::new("link", format!("{name} does no ARP (NOARP)")).at(shown);
-            return Some(silent(Reason::INTERFACE_NOARP, cause));
         }
         if link.settings.is_none() {
             let cause = Cause::new("link", format!("{name} has no IPv4 (its MTU is below 68)")).at(shown);
@@ -230,7 +227,7 @@ impl Kernel<'_> {
         }
         // `is_valid_ether_addr`, first thing in `br_handle_frame`.
         let source = question.sender_mac;
-        if device.kind.as_deref() == Some("bridge") && (source.is_group() || source == Lladdr::new([0; 6])) {
+        if device.kind.as_deref() == Some("bridge") && !is_of_a_host(source) {
             let what = format!("{what}, but none from {source}, which is no address of a host");
             return silent(Reason::INTERFACE_HAS_MASTER, Cause::new("frame", what));
         }
@@ -358,8 +355,12 @@ impl Kernel<'_> {
         }
     }
 
-    /// The setting for which a route of table main counts for nothing, if that is why there is none.
+    /// The setting for which a route of table main counts for nothing, if that is why there is none: with other rules than
+    /// the default ones there may be another reason.
     fn without_carrier(&self, target: Ipv4Addr) -> Option<Cause> {
+        if !self.snapshot.rules.are_default() {
+            return None;
+        }
         let prefixes = (0..=32).rev().map(|len| Prefix::new(target.octets(), len));
         let routes = prefixes.flat_map(|prefix| self.snapshot.routes.at(TABLE_MAIN, prefix));
         let mut unicast = routes.filter(|route| route.kind == RouteKind::Unicast);
@@ -436,6 +437,11 @@ impl Kernel<'_> {
         let what = format!("the route `{}` (table {table}{by}) {what}", describe_route(self.snapshot, route));
         Cause::new("route", what).at(format!("ip route show table {table}"))
     }
+}
+
+/// Whether a link-layer address can be a host's (`is_valid_ether_addr`, include/linux/etherdevice.h).
+pub(super) fn is_of_a_host(address: Lladdr) -> bool {
+    !address.is_group() && address != Lladdr::new([0; 6])
 }
 
 /// The bridge, bond or team that takes an interface's frames as its own.
