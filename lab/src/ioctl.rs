@@ -1,4 +1,5 @@
-//! Static proxy entries by the ioctls that `arp -s … pub` and `arp -d … pub` use. In the calling thread's namespace.
+//! What goes by ioctls: static proxy entries, as `arp -s … pub` and `arp -d … pub` make and remove them, and receive
+//! offload, as `ethtool -K` switches it. In the calling thread's namespace.
 
 use std::os::fd::AsRawFd as _;
 
@@ -9,7 +10,11 @@ mod requests {
     use nix::ioctl_write_ptr_bad;
     ioctl_write_ptr_bad!(siocsarp, libc::SIOCSARP, libc::arpreq);
     ioctl_write_ptr_bad!(siocdarp, libc::SIOCDARP, libc::arpreq);
+    ioctl_write_ptr_bad!(siocethtool, libc::SIOCETHTOOL, libc::ifreq);
 }
+
+/// ETHTOOL_SGRO of linux/ethtool.h.
+const SET_GRO: u32 = 0x2c;
 
 /// A static proxy entry, as `arp -i INTERFACE -s ADDRESS … pub` makes it (SIOCSARP).
 pub fn publish(address: [u8; 4], interface: &str) -> Result<()> {
@@ -19,6 +24,25 @@ pub fn publish(address: [u8; 4], interface: &str) -> Result<()> {
 /// Removes such an entry; with an empty netmask and address, turns `proxy_arp` of the interface off (SIOCDARP).
 pub fn unpublish(address: [u8; 4], netmask: [u8; 4], interface: &str) -> Result<()> {
     request(address, netmask, interface, false)
+}
+
+/// Switches an interface's generic receive offload, so many times, on and off in turns: each a change, and no process.
+pub fn toggle_gro(interface: &str, times: u32) -> Result<()> {
+    let mut name = [0; libc::IFNAMSIZ];
+    ensure!(interface.len() < name.len(), "{interface} is no interface's name");
+    copy(interface.as_bytes(), &mut name);
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    for number in 0..times {
+        // struct ethtool_value: what to do, and the value.
+        let mut value = [SET_GRO, 1 - number % 2];
+        let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_data: value.as_mut_ptr().cast() };
+        let request = libc::ifreq { ifr_name: name, ifr_ifru };
+        // SAFETY: the descriptor is a socket, and the pointer is to a whole ifreq, which points to a whole ethtool_value;
+        // both outlive the call.
+        let done = unsafe { requests::siocethtool(socket.as_raw_fd(), &raw const request) };
+        done.with_context(|| format!("switching the receive offload of {interface}"))?;
+    }
+    Ok(())
 }
 
 fn request(address: [u8; 4], netmask: [u8; 4], interface: &str, add: bool) -> Result<()> {
