@@ -121,7 +121,12 @@ impl Agent {
     fn look_at(&mut self, look: Poll) -> anyhow::Result<()> {
         self.lease.looked(monotonic_ns());
         self.sweep();
+        let is_turn = matches!(look, Poll::Cheap) && self.is_turn_of_rarer_ones();
         let events = match look {
+            Poll::Cheap if is_turn => self.reader.unnotified_changes_of_the_node().and_then(|mut events| {
+                events.extend(self.reader.changed_proxies()?);
+                Ok(events)
+            }),
             Poll::Cheap => self.reader.unnotified_changes_of_the_node(),
             Poll::All => self.reader.unnotified_changes(),
         };
@@ -132,7 +137,7 @@ impl Agent {
                 let is_rare = matches!(look, Poll::All) && some_looks_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
                 // A look at all has asked for these already.
-                if matches!(look, Poll::Cheap) && self.is_turn_of_uppers() {
+                if is_turn {
                     events.extend(self.uppers_news(&interfaces));
                 }
                 events.extend(self.ask_for_tc(interfaces));
@@ -167,9 +172,11 @@ impl Agent {
     /// Driver mode takes a pod's segmentation offload even while it only passes, so it goes where it cannot answer. At a
     /// look, not at once: a pod that switches its GRO all the time has it attached so often at most.
     fn detach_from_the_deaf(&mut self) {
-        let held = &self.mirror.snapshot().blocked;
-        let is_deaf = |ifindex: &u32| held.get(ifindex) == Some(&Reason::PEER_DROPS_XDP);
-        let deaf: Vec<u32> = self.attachments.attached().iter().copied().filter(is_deaf).collect();
+        let deaf = |(ifindex, reason): (&u32, &Reason)| (*reason == Reason::PEER_DROPS_XDP).then_some(*ifindex);
+        let attached = self.attachments.attached();
+        // At rest nothing is blocked, while all interfaces are attached to.
+        let blocked = self.mirror.snapshot().blocked.iter();
+        let deaf: Vec<u32> = blocked.filter_map(deaf).filter(|ifindex| attached.contains(ifindex)).collect();
         for ifindex in deaf {
             self.attachments.forget(ifindex);
             self.again.insert(ifindex);
@@ -249,8 +256,9 @@ impl Agent {
         self.tcx.forget_one(ifindex);
     }
 
-    /// Whether this little look asks for devices elsewhere too: that costs as much as the rest of it, so one in a few does.
-    fn is_turn_of_uppers(&mut self) -> bool {
+    /// Whether this cheap poll also looks for devices elsewhere and for new static proxy entries: that costs as much as the
+    /// rest of it, so one in a few does. A proxy entry that has gone allows no answer meanwhile (docs/adr/0010).
+    fn is_turn_of_rarer_ones(&mut self) -> bool {
         const EACH: u32 = 4;
         self.cheap_polls = self.cheap_polls.wrapping_add(1);
         self.cheap_polls.is_multiple_of(EACH)

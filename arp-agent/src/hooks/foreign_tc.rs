@@ -15,6 +15,9 @@ const A_TURN: usize = 8;
 /// The same where new BPF links are seen and all interfaces are queried from time to time: only programs attached
 /// without a link remain to be found.
 const A_SHORT_TURN: usize = 1;
+/// Of more interfaces than these, turns that short would take longer than a minute to come round, and within a minute all
+/// are queried anyway.
+const MOST_IN_TURNS: usize = 240;
 
 /// Which interfaces are next, and what was found on each.
 #[derive(Debug, Default)]
@@ -102,6 +105,7 @@ impl ForeignPrograms {
             newest if newest != before => usize::MAX,
             // None was ever seen: it takes CAP_SYS_ADMIN, or none was ever made.
             0 => A_TURN,
+            _ if all_are_asked && self.found.len() > MOST_IN_TURNS => 0,
             _ if all_are_asked => A_SHORT_TURN,
             _ => A_TURN,
         }

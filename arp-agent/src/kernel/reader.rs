@@ -197,8 +197,8 @@ impl Reader {
         Ok(changed(&mut self.last.uppers_elsewhere, uppers).map(Event::UppersElsewhere))
     }
 
-    /// The part of [`Reader::unnotified_changes`] that is not about settings and costs the same however many interfaces
-    /// there are: proxy entries, arptables, packet sockets.
+    /// The part of [`Reader::unnotified_changes`] that is not about settings, costs the same however many interfaces there
+    /// are, and may stop an answer: arptables, packet sockets.
     pub fn unnotified_changes_of_the_node(&mut self) -> Result<Vec<Event>> {
         let events = self.changes_at_large();
         if events.is_err() {
@@ -364,7 +364,8 @@ impl Reader {
     }
 
     fn changes_without_links(&mut self) -> Result<Vec<Event>> {
-        let mut events = self.changes_at_large()?;
+        let mut events = self.changed_proxies()?;
+        events.extend(self.changes_at_large()?);
         let settings = self.all_settings.read()?;
         events.extend(changed(&mut self.last.all_settings, settings).map(Event::AllSettings));
         let delays = self.proxy_delays()?;
@@ -381,7 +382,7 @@ impl Reader {
     }
 
     fn changes_at_large(&mut self) -> Result<Vec<Event>> {
-        let mut events = self.changed_proxies()?;
+        let mut events = Vec::new();
         // An ARP chain of nftables is notified.
         if !self.is_lenient && self.last.arp_netfilter.is_some() && self.last.arptables != Some(self.arptables.rules()?)
         {

@@ -19,8 +19,8 @@ use nix::{
 
 use super::wire::{self, Message, NetlinkRequest};
 
-/// How much memory is kept from one answer to the next: enough for a thousand links.
-const ANSWER_LEN: usize = 2 << 20;
+/// How much memory is kept from one answer to the next. What a node with many links fills is given back.
+const ANSWER_LEN: usize = 1 << 18;
 /// How long the kernel may take for the next part of an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a dump is repeated if changes interrupt it.
