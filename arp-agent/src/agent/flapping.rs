@@ -57,6 +57,7 @@ impl Agent {
                 held.push(Who::Interface(ifindex));
             }
         }
+        batch.reread.told_links.retain(|&ifindex| !self.damper.holds(Who::Interface(ifindex)));
         if let IfSet::These(these) = &mut batch.reread.links {
             these.retain(|&ifindex| !self.damper.holds(Who::Interface(ifindex)));
             if these.is_empty() {

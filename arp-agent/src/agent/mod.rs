@@ -61,7 +61,6 @@ use states::States;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use supervisor::Supervisor;
-use tokio::time::sleep_until;
 use trace::Traces;
 
 /// How many batches of notifications are applied before other work has its turn.
@@ -251,27 +250,27 @@ impl Agent {
                     self.tell_states();
                     self.note_pressure();
                 }
-                () = sleep_until(due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && due.is_some() => {
+                () = at(due.unwrap_or(retry_at)), if self.in_sync.is_ok() && due.is_some() => {
                     self.do_what_is_due()?;
                     self.renew_lease()?;
                 }
-                () = sleep_until(trusted_again.unwrap_or(retry_at).into()),
+                () = at(trusted_again.unwrap_or(retry_at)),
                     if self.in_sync.is_ok() && trusted_again.is_some() =>
                 {
                     self.renew_lease()?;
                 }
-                () = sleep_until(proxies_due.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && proxies_due.is_some() => {
+                () = at(proxies_due.unwrap_or(retry_at)), if self.in_sync.is_ok() && proxies_due.is_some() => {
                     self.read_proxies()?;
                 }
-                () = sleep_until(events_due.unwrap_or(retry_at).into()), if events_due.is_some() => {
+                () = at(events_due.unwrap_or(retry_at)), if events_due.is_some() => {
                     self.tell_due_events();
                 }
-                () = sleep_until(recount_at.unwrap_or(retry_at).into()), if self.in_sync.is_ok() && recount_at.is_some() => {
+                () = at(recount_at.unwrap_or(retry_at)), if self.in_sync.is_ok() && recount_at.is_some() => {
                     self.protection.recount_at = None;
                     self.renew_lease()?;
                 }
                 () = self.bpf.noticed() => self.read_notices(),
-                () = sleep_until(retry_at.into()), if self.in_sync.is_err() => {
+                () = at(retry_at), if self.in_sync.is_err() => {
                     self.resync("retry")?;
                 }
                 // A loop that waits for long is alive all the same.
@@ -427,7 +426,10 @@ impl Agent {
     }
 
     /// Folds what was notified, and what has to be asked because of it. Says whether the routes must be read again.
-    fn fold_batch(&mut self, Batch { mut events, reread, .. }: Batch) -> anyhow::Result<bool> {
+    fn fold_batch(&mut self, mut batch: Batch) -> anyhow::Result<bool> {
+        let links = &self.mirror.snapshot().links;
+        batch.check_settings(|ifindex| links.get(&ifindex));
+        let Batch { mut events, reread, .. } = batch;
         let filters = events.iter().filter_map(|event| match event {
             Event::FiltersTouched(ifindex) => Some(*ifindex),
             _ => None,
@@ -685,6 +687,14 @@ impl Agent {
             log::log!(level, "in sync: {prefixes} prefixes, {neighbours} neighbours, {matching} interfaces match");
         }
         Ok(())
+    }
+}
+
+/// Waits until then; not at all if that has passed. The timers of tokio count whole milliseconds, rounded up, for what is
+/// due at once as well.
+async fn at(when: Instant) {
+    if when > Instant::now() {
+        tokio::time::sleep_until(when.into()).await;
     }
 }
 

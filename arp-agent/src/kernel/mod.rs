@@ -13,9 +13,9 @@
 //!
 //! Everything here is about the network namespace of the thread that called the constructor.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt, mem};
 
-use crate::event::{Event, IfSet};
+use crate::event::{Event, IfSet, Link};
 
 mod arptables;
 #[cfg(test)]
@@ -68,15 +68,37 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.reread == Reread::default() && !self.more
     }
+
+    /// Has the settings read again of those notified links of which something else is told than is known. Where both agree,
+    /// reading would say nothing new: whatever changes a setting is told, hooked or polled for by itself. To be called before
+    /// the events are folded.
+    pub fn check_settings<'a>(&mut self, known: impl Fn(u32) -> Option<&'a Link>) {
+        for ifindex in mem::take(&mut self.reread.told_links) {
+            let known = known(ifindex).filter(|known| known.settings.is_some());
+            let agrees = |event: &Event| match event {
+                Event::Link(told) if told.ifindex == ifindex => {
+                    known.is_some_and(|known| told.name == known.name && told.settings == known.settings)
+                }
+                // Another may have its index since.
+                Event::LinkGone(gone) => *gone != ifindex,
+                _ => true,
+            };
+            if !self.events.iter().all(agrees) {
+                self.reread.links.add(ifindex);
+            }
+        }
+    }
 }
 
 /// What notifications say has changed without saying how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reread {
-    /// Settings of links ([`Reader::links`]): a setting was written; or a link was notified, whose settings in
-    /// that message may be older than what [`Reader::unnotified_changes`] has shown since. All else in it counts: a later
-    /// change of that is notified, too.
+    /// Settings of links ([`Reader::links`]): a setting was written.
     pub links: IfSet,
+    /// Links that were notified. Their settings in that message may be older than what [`Reader::unnotified_changes`] has
+    /// shown since, so they are read again if they differ from what is known. All else in it counts: a later change of that
+    /// is notified, too.
+    pub told_links: BTreeSet<u32>,
     /// All routes ([`Reader::routes`]): an address or a nexthop object went, and may have taken routes along silently.
     pub routes: bool,
     /// Routing rules ([`Reader::rules`]).

@@ -184,7 +184,10 @@ pub(super) fn decode(message: &Message<'_>, batch: &mut Batch) -> Result<()> {
         NLMSG_OVERRUN => bail!("the kernel lost notifications"),
         libc::RTM_NEWLINK => {
             let link = link::link(message)?;
-            batch.reread.links.add(link::ifindex(message)?);
+            match &link {
+                Some(link) => drop(batch.reread.told_links.insert(link.ifindex)),
+                None => batch.reread.links.add(link::ifindex(message)?),
+            }
             // Down, or without carrier: it may have taken routes and nexthop objects along. That the notification says
             // so counts, not that it is news: a dump may have overtaken it.
             if let Some(link) = &link {

@@ -122,7 +122,10 @@ impl Session {
 
     /// The agent follows what was notified, and reads again what it has to, as `Agent::follow` does.
     fn follow(&mut self) {
-        let Batch { events, reread, .. } = mem::take(&mut self.batch);
+        let mut batch = mem::take(&mut self.batch);
+        let links = &self.mirror.as_ref().unwrap().snapshot().links;
+        batch.check_settings(|ifindex| links.get(&ifindex));
+        let Batch { events, reread, .. } = batch;
         self.note(&events);
         let mut dump_routes = reread.routes || events.iter().any(|event| matches!(event, Event::RoutesDoubted { .. }));
         dump_routes |= self.apply(events);

@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use proptest::{collection::vec, prelude::*};
 
-use super::{Batch, captured::*, ingress, link, neighbour, notifications, route};
+use super::{Batch, Reread, captured::*, ingress, link, neighbour, notifications, route};
 use crate::event::{
-    Event, Link, LocalAndMain, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings,
+    Event, IfSet, Link, LocalAndMain, NeighbourEntry, Placement, Route, RouteKind, RoutingRule, RuleAction, Settings,
 };
 use crate::netlink::{socket, wire::Message};
 use crate::prefix::Prefix;
@@ -265,6 +265,33 @@ fn a_rule_takes_the_tables_apart_and_one_of_multicast_routing_does_not() {
     };
     assert_eq!(told(2), (true, vec![Event::LocalAndMain(Some(LocalAndMain::Split))]));
     assert_eq!(told(128), (false, vec![]), "RTNL_FAMILY_IPMR");
+}
+
+#[test]
+fn settings_are_read_again_where_a_notified_link_tells_others_than_are_known() {
+    let settings = |proxy_arp| Settings { proxy_arp, ..Settings::default() };
+    let link =
+        |proxy_arp| Link { ifindex: 3, name: "v0".into(), settings: Some(settings(proxy_arp)), ..Link::default() };
+    let read = |known: Option<&Link>, events: Vec<Event>| {
+        let reread = Reread { told_links: [3].into(), ..Reread::default() };
+        let mut batch = Batch { events, reread, more: false };
+        batch.check_settings(|ifindex| known.filter(|known| known.ifindex == ifindex));
+        assert!(batch.reread.told_links.is_empty());
+        batch.reread.links
+    };
+    let known = link(1);
+    let up = Link { flags: 1, ..link(1) };
+    let three = IfSet::These([3].into());
+    assert_eq!(read(Some(&known), vec![Event::Link(up.clone())]), IfSet::None);
+    assert_eq!(read(Some(&known), vec![Event::Link(link(0))]), three);
+    assert_eq!(read(Some(&known), vec![Event::Link(link(0)), Event::Link(up.clone())]), three, "it was another");
+    assert_eq!(read(Some(&known), vec![Event::Link(Link { name: "v1".into(), ..link(1) })]), three);
+    assert_eq!(read(None, vec![Event::Link(up.clone())]), three, "a new one's settings may not be there yet");
+    assert_eq!(read(Some(&known), vec![Event::LinkGone(3), Event::Link(up.clone())]), three, "another one's index");
+    let unread = Link { settings: None, ..link(1) };
+    assert_eq!(read(Some(&unread), vec![Event::Link(unread.clone())]), three, "they could not be read");
+    let other = Event::Link(Link { ifindex: 4, ..link(0) });
+    assert_eq!(read(Some(&known), vec![other, Event::Link(up)]), IfSet::None, "another interface");
 }
 
 #[test]

@@ -139,8 +139,7 @@ fn links_up_down_and_gone() {
         assert_eq!(link(&batch.events, "v0").flags & 1, 0);
         let v0 = index("v0");
         // Its peer loses the carrier, now or later.
-        let has_v0 = |which: &IfSet| matches!(which, IfSet::These(these) if these.contains(&v0));
-        assert!(has_v0(&batch.reread.links) && !batch.reread.concerns_all(), "{:?}", batch.reread);
+        assert!(batch.reread.told_links.contains(&v0) && !batch.reread.concerns_all(), "{:?}", batch.reread);
         let doubted = Event::RoutesDoubted { ifindex: v0, carrier: false };
         assert!(batch.events.contains(&doubted), "{:?}", batch.events);
         let batch = after(notifications, "ip link set v0 up");
