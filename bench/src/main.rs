@@ -56,6 +56,9 @@ struct Arguments {
     /// Measure nothing: take the results from this JSON document
     #[arg(long, value_name = "FILE", conflicts_with_all = ["names", "quick"])]
     from: Option<PathBuf>,
+    /// Have the metrics of every agent scraped each second, as by Prometheus
+    #[arg(long, conflicts_with = "from")]
+    scrape: bool,
     /// List the benchmarks, and do nothing
     #[arg(long)]
     list: bool,
@@ -98,6 +101,9 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
     }
     if let Some(missing) = lab::missing_privilege() {
         bail!("cannot measure: {missing}");
+    }
+    if arguments.scrape {
+        lab::scrape_all();
     }
     let chosen = |benchmark: &&Benchmark| {
         arguments.names.is_empty() || arguments.names.iter().any(|name| name == benchmark.name)

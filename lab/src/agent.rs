@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::hook::Hook;
 use crate::namespace::Namespace;
+use crate::scraper::{self, Scraper};
 use crate::slack::{stretched, wait_until};
 
 /// Exit code of `status` while the agent runs and is not ready.
@@ -194,7 +195,12 @@ impl AgentOptions {
         if !self.arguments.iter().any(|argument| argument == "--hook") {
             command.args(Hook::chosen()?.arguments());
         }
+        let metrics = scraper::address();
+        if let Some(address) = metrics {
+            command.arg("--listen-address").arg(address.to_string());
+        }
         command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let scraper = metrics.map(|address| Scraper::start(node, address)).transpose()?;
         let child = node.run(|| command.spawn())?.with_context(|| format!("starting {}", binary.display()))?;
         Ok(Agent {
             child,
@@ -205,6 +211,7 @@ impl AgentOptions {
             log,
             reread: self.reread.unwrap_or(DEFAULT_REREAD),
             _scratch: scratch,
+            _scraper: scraper,
         })
     }
 }
@@ -220,6 +227,7 @@ pub struct Agent {
     log: PathBuf,
     reread: Duration,
     _scratch: TempDir,
+    _scraper: Option<Scraper>,
 }
 
 impl Agent {

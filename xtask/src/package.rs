@@ -73,6 +73,12 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Makes the binary that packages for this machine's processor hold; where it is.
+pub(crate) fn binary_alone() -> Result<PathBuf> {
+    let arch = Arch::own().context("this machine's processor is none that packages are made for")?;
+    binary::compile(arch, &Package::new()?)
+}
+
 /// Makes the packages for this machine's processor, and in the folder `last` the same ones of a lower version; the folder.
 pub(crate) fn for_tests() -> Result<PathBuf> {
     let package = Package::new()?;

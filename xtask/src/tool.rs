@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need};
-use crate::{machine, process, workspace};
+use crate::{machine, package, process, workspace};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -52,7 +52,10 @@ pub(crate) fn run(tool: Tool, Args { arguments }: &Args) -> Result<ExitCode> {
     let mut command = Command::new(&program);
     command.args(arguments).current_dir(workspace::root()).env("PATH", process::lab_path());
     command.env("ARP_AGENT_BIN", workspace::find_executable(&made, "arp-agent")?);
-    if tool == Tool::Bench && wants_peers(arguments) {
+    if tool == Tool::Bench && wants("scale", arguments) {
+        command.env("ARP_BENCH_SHIPPED", package::binary_alone()?);
+    }
+    if tool == Tool::Bench && wants("peers", arguments) {
         match setup::unpack_peers() {
             Ok(folder) => drop(command.env("ARP_BENCH_PEERS", folder)),
             // The benchmark that wants them says what it could not measure.
@@ -63,13 +66,13 @@ pub(crate) fn run(tool: Tool, Args { arguments }: &Args) -> Result<ExitCode> {
     Err(command.exec()).with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Whether the benchmark of the others' programs is going to run: by name, or because no benchmark is named.
-fn wants_peers(arguments: &[OsString]) -> bool {
+/// Whether a benchmark is going to run: by name, or because none is named.
+fn wants(name: &str, arguments: &[OsString]) -> bool {
     let words: Vec<_> = arguments.iter().filter_map(|word| word.to_str()).collect();
     // A bare word names a benchmark; a file has a dot or a slash.
     let names_one = words.iter().any(|word| !word.starts_with('-') && !word.contains(['.', '/']));
     let measures = !["--help", "-h", "--list", "--from"].iter().any(|option| words.contains(option));
-    measures && (!names_one || words.contains(&"peers"))
+    measures && (!names_one || words.contains(&name))
 }
 
 #[cfg(test)]
@@ -77,8 +80,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn peers_are_fetched_only_where_they_are_measured() {
-        let wants = |line: &str| wants_peers(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+    fn what_a_benchmark_needs_is_made_only_where_it_runs() {
+        let wants = |line: &str| wants("peers", &line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
         assert!(wants("") && wants("--quick --json out.json --plots docs/plots") && wants("decide peers"));
         assert!(!wants("decide --json out.json") && !wants("--list") && !wants("--from docs/performance.json"));
     }

@@ -3,7 +3,9 @@
 //! The program itself shows whether an interface is answered on ([`Watch`]): it gets a probe (RFC 5227) for an address
 //! of the node, which needs neither a route nor a neighbour entry of the pod.
 
+use std::env;
 use std::ops::Range;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -76,8 +78,15 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         "CPU: of the agent's threads (schedstat), over {rest:?} at rest and {churn:?} of churn, in parts of a core; memory: VmRSS."
     ));
     findings.note("The agent's options are the defaults, so it attaches by tcx and pins its links.");
+    findings.note(match env::var_os(SHIPPED) {
+        Some(_) => "The agent is the binary that packages hold: static, and made small.",
+        None => "The agent is an ordinary release build: dynamic, and larger than what packages hold.",
+    });
     Ok(())
 }
+
+/// Names the binary that packages hold.
+const SHIPPED: &str = "ARP_BENCH_SHIPPED";
 
 /// How much is done at each size.
 struct Work {
@@ -164,6 +173,10 @@ fn one_size(context: &Context, size: u32, findings: &mut Findings) -> Result<()>
 /// An agent as it runs on a node: its links pinned.
 fn pinning(bpffs: &BpfFs, crowd: &Crowd) -> Result<Agent> {
     let options = AgentOptions::new(&["cali*"]).sysctl_hook().bpffs(bpffs.path());
+    let options = match env::var_os(SHIPPED) {
+        Some(binary) => options.binary(Path::new(&binary)),
+        None => options,
+    };
     let options = HOOK.iter().fold(options, |options, argument| options.arg(argument));
     Ok(process::start(options, crowd.node())?.0)
 }

@@ -15,6 +15,12 @@ pub(super) const SOURCE: &str = "/usr/src/arp-agent";
 
 /// Builds the agent for a processor: static, stripped, without paths of this machine in it.
 pub(super) fn build(arch: Arch, package: &Package) -> Result<Vec<u8>> {
+    let path = compile(arch, package)?;
+    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The same, left where cargo puts it.
+pub(super) fn compile(arch: Arch, package: &Package) -> Result<PathBuf> {
     let target = arch.static_target();
     arch::add_target(&target)?;
     let mut cargo = workspace::cargo();
@@ -34,8 +40,7 @@ pub(super) fn build(arch: Arch, package: &Package) -> Result<Vec<u8>> {
     let flags = remaps.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).join("\x1f");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags).env("SOURCE_DATE_EPOCH", package.epoch.to_string());
     process::run(&mut cargo)?;
-    let path = workspace::target_directory(&workspace::metadata()?)?.join(target).join("dist/arp-agent");
-    fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    Ok(workspace::target_directory(&workspace::metadata()?)?.join(target).join("dist/arp-agent"))
 }
 
 /// Fails unless a binary is for that processor, static, and small enough.
