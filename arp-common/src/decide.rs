@@ -4,11 +4,12 @@
 //! The order follows `arp_process` (net/ipv4/arp.c) and `ip_route_input` (net/ipv4/route.c); docs/semantics.md has
 //! the table, with the test of each row.
 
-use crate::fib::{self, Entry, Kind};
+use crate::fib::Kind;
 use crate::lladdr::Lladdr;
-use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use crate::maps::{Iface, IfaceAddr, Oif};
 use crate::packed::PackedArp;
 use crate::reason::Reason;
+use crate::tables::{Tables, lookup, lookup_in};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,37 +18,6 @@ pub enum Verdict {
     Reply(Lladdr),
     /// Hand the frame up, untouched.
     Pass(Reason),
-}
-
-/// The tables that a decision reads. The program has BPF maps behind it, `explain` the same maps through the agent,
-/// tests plain memory.
-pub trait Tables {
-    /// The writers' sequence, before all other reads: odd while a batch is being written.
-    fn sequence(&self) -> u64;
-    /// The same after all other reads. Where it is what it was, and even, they saw no half of a batch (ADR 19).
-    fn sequence_after(&self) -> u64 {
-        self.sequence()
-    }
-    /// Whether the agent's lease has not run out.
-    fn lease_is_valid(&self) -> bool;
-    /// Whether every setting that was written is in the tables as it is now.
-    fn settings_are_read(&self) -> bool;
-    /// The ingress interface.
-    fn iface(&self, ifindex: u32) -> Option<Iface>;
-    /// The valid neighbour entry, if there is one, and whether it is in doubt.
-    fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour>;
-    /// Whether there is a static proxy entry (pneigh).
-    fn proxied(&self, key: IfaceAddr) -> bool;
-    /// Whether the static proxy entries were read a moment ago: the kernel notifies nobody that one is removed.
-    fn proxies_are_confirmed(&self) -> bool;
-    /// Whether `arp_ignore` 1 lets the interface answer for the address.
-    fn owned(&self, key: IfaceAddr) -> bool;
-    /// What is in a slot of what routes leave by.
-    fn oif(&self, slot: u16) -> Option<Oif>;
-    /// An entry of a view's root; [`Entry::OPAQUE`] if there is no such view.
-    fn fib_root(&self, view: u16, index: u8) -> Entry;
-    /// An entry of a FIB node; [`Entry::OPAQUE`] if there is no such node.
-    fn fib_node(&self, node: u32, index: u8) -> Entry;
 }
 
 /// Decides on a frame of EtherType ARP that came in on `ingress`.
@@ -97,7 +67,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
 
     // A probe asks the local table alone: no sender, no neighbour, no proxying, and no rules that its view could share.
     if spa == [0; 4] {
-        let route = fib::lookup_in(tables, iface.probe_view, tpa);
+        let route = lookup_in(tables, iface.probe_view, tpa);
         return if !matches!(route.kind(), Kind::Local) || route.is_elsewhere() {
             Verdict::Pass(Reason::PROBE_NOT_LOCAL)
         } else if may_answer_local(&iface, ingress, tpa, tables) {
@@ -125,7 +95,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         }
     }
 
-    let route = fib::lookup(tables, neighbour.view(), tpa);
+    let route = lookup(tables, neighbour.view(), tpa);
     if !neighbour.is_accepted(route.differs()) {
         return Verdict::Pass(Reason::SENDER_ROUTE);
     }

@@ -1,11 +1,11 @@
 //! The policies that answer where the kernel would not, or not at once (docs/adr/0017-policies-that-answer.md). By default
 //! there are none, and none of this is in the program. Everything else that an answer takes holds for them, too.
 
-use crate::decide::Tables;
-use crate::fib::{self, Kind};
+use crate::fib::Kind;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
 use crate::reason::Reason;
+use crate::tables::{Tables, lookup};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the maps and programs in the eBPF object.
@@ -174,11 +174,11 @@ pub fn deviation(
     }
     if is_unknown {
         let view = lists.common_view();
-        let is_back = match fib::lookup(tables, view, frame.spa()) {
+        let is_back = match lookup(tables, view, frame.spa()) {
             route if matches!(route.kind(), Kind::Unicast) => tables.oif(route.slot())?.ifindex == ingress,
             _ => false,
         };
-        if !is_back || !matches!(fib::lookup(tables, view, frame.tpa()).kind(), Kind::None) {
+        if !is_back || !matches!(lookup(tables, view, frame.tpa()).kind(), Kind::None) {
             return None;
         }
     }

@@ -5,12 +5,12 @@
 //! bits; a node has as many, for the next 8. So a lookup reads at most four entries. The agent expands prefixes into
 //! entries when it writes (arp-agent `dataplane::trie`); the longest prefix has already won when the program reads.
 
-use crate::decide::Tables;
-
 /// Most views, and so roots (256 KiB).
 pub const MAX_VIEWS: u16 = 256;
 /// The view of everything that finds no view of its own any more: all of it is [`Kind::OpaqueRule`].
 pub const LAST_VIEW: u16 = MAX_VIEWS - 1;
+/// Most views that one lookup goes through.
+pub const MAX_FALLS: usize = 3;
 /// Nodes in one chunk of the pool (1 MiB).
 pub const CHUNK_NODES: u32 = 1024;
 /// Most chunks: 2,097,152 nodes, 2 GiB: room for a million routes to hosts, each in a /24 of its own.
@@ -134,36 +134,6 @@ impl Entry {
     pub const fn slot(self) -> u16 {
         self.0 as u16
     }
-}
-
-/// Most views that one lookup goes through.
-pub const MAX_FALLS: usize = 3;
-
-/// What `view` says of `addr` (wire order), after at most [`MAX_FALLS`] walks; a leaf of kind [`Kind::Fall`] if that was not
-/// enough, which nobody answers by.
-#[inline(always)]
-pub fn lookup(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
-    let mut leaf = lookup_in(tables, view, addr);
-    for _ in 1..MAX_FALLS {
-        if !matches!(leaf.kind(), Kind::Fall) {
-            break;
-        }
-        leaf = lookup_in(tables, leaf.slot(), addr);
-    }
-    leaf
-}
-
-/// The leaf of the longest prefix of `view` that covers `addr` (wire order).
-#[inline(always)]
-pub fn lookup_in(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
-    let entry = tables.fib_root(view, addr[0]);
-    let Some(node) = entry.node_index() else { return entry };
-    let entry = tables.fib_node(node, addr[1]);
-    let Some(node) = entry.node_index() else { return entry };
-    let entry = tables.fib_node(node, addr[2]);
-    let Some(node) = entry.node_index() else { return entry };
-    // Should this be a node again, its kind is opaque.
-    tables.fib_node(node, addr[3])
 }
 
 #[cfg(test)]

@@ -2,13 +2,14 @@
 //! By default there are none. Whatever is not known for certain goes up.
 
 use crate::binding;
-use crate::decide::{Tables, Verdict, decide};
-use crate::fib::{self, Kind};
+use crate::decide::{Verdict, decide};
+use crate::fib::Kind;
 use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
 use crate::reason::{COUNTERS, Reason};
 use crate::sequence::{are_routes_certain, is_certain};
+use crate::tables::{Tables, lookup};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the guard's program and maps in the eBPF object.
@@ -446,7 +447,7 @@ fn charge(class: Class, policy: &Policy, memory: &impl Memory) -> Option<DropRea
 #[inline(always)]
 fn is_elsewhere(frame: &PackedArp, ingress: u32, policy: &Policy, tables: &impl Tables, memory: &impl Memory) -> bool {
     let spa = frame.spa();
-    let route = fib::lookup(tables, memory.common_view(), spa);
+    let route = lookup(tables, memory.common_view(), spa);
     let is_accepted = match route.kind() {
         Kind::Opaque | Kind::OpaqueRule | Kind::Fall => true,
         Kind::Unicast => match tables.oif(route.slot()) {

@@ -1,5 +1,5 @@
 //! What the eBPF program and userspace share: the frame ([`frame`], [`packed`]), the decision ([`mod@decide`]), why a frame is
-//! passed ([`reason`]), the routing lookup ([`fib`]), the policies that drop ([`guard`], [`unresolved`], [`binding`]) and those that
+//! passed ([`reason`]), the tables that it reads ([`tables`], [`fib`]), the policies that drop ([`guard`], [`unresolved`], [`binding`]) and those that
 //! answer ([`mod@deviation`]), what is compared without answering ([`shadow`]), what programs tell of single frames
 //! ([`notice`], [`trace`]), and the layout of the BPF maps ([`maps`], [`buckets`]).
 //!
@@ -28,11 +28,13 @@ pub mod reason;
 pub mod sequence;
 pub mod settings;
 pub mod shadow;
+pub mod tables;
 pub mod trace;
 pub mod unresolved;
 
-pub use decide::{Tables, Verdict, decide};
+pub use decide::{Verdict, decide};
 pub use frame::ArpFrame;
 pub use lladdr::Lladdr;
 pub use packed::PackedArp;
 pub use reason::Reason;
+pub use tables::Tables;

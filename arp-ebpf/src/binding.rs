@@ -1,8 +1,8 @@
 //! The binding: what the guard remembers of addresses that somebody else claims, and how their owner is asked. The claim
 //! itself goes back as the question: no agent is needed for it, and nobody waits.
 
-use crate::guard::now;
-use crate::tc::make_fresh;
+use crate::skb::make_fresh;
+use crate::time::now;
 use arp_common::binding::{CLAIMS as CLAIMS_LEN, Claim, Next, place_of};
 use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, PackedArp};

@@ -1,13 +1,13 @@
 //! The guard: a tc program before all others, which drops what policies refuse (docs/adr/0015-protection.md). It is loaded
 //! only where there are policies.
 
-use crate::notices;
 use crate::packet_access::read;
+use crate::skb::{TC_ACT_UNSPEC, pull};
 use crate::tables::{Maps, fetch_add_one, global_word};
-use crate::tc::{TC_ACT_UNSPEC, pull};
-use crate::{binding, unresolved};
+use crate::time::now;
+use crate::{binding, notices};
 use arp_common::binding::Next;
-use arp_common::fib::{self, Kind};
+use arp_common::fib::Kind;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::guard::{
     Class, DropReason, GRACE_FRAMES, Guard, ListedPrefix, MAX_ALLOWED, MAX_GUARDS, Memory, NOTED as NOTED_LEN, Policy,
@@ -15,20 +15,19 @@ use arp_common::guard::{
 };
 use arp_common::maps::IfaceAddr;
 use arp_common::notice::{EventCode, Notice};
+use arp_common::tables::lookup;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Tables as _};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, LpmTrie};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 use core::arch::asm;
 use core::cell::Cell;
 
 /// The frame is dropped, and no further program sees it.
-const TC_ACT_SHOT: i32 = 2;
+pub(crate) const TC_ACT_SHOT: i32 = 2;
 /// For another host, in `skb->pkt_type`: ARP takes no notice of it (`arp_rcv`, net/ipv4/arp.c).
 const PACKET_OTHERHOST: u32 = 3;
-const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const _: () = assert!(NOTED_LEN == 1 << 12, "the upper bits of a hash are a place");
 /// How often a budget is tried while other CPUs take from it, too.
 const TRIES: usize = 3;
@@ -48,19 +47,8 @@ pub(crate) fn arp_guard(ctx: TcContext) -> i32 {
     guard(&ctx)
 }
 
-/// The same, and drops the IP packets that the unresolved-budget refuses.
-#[classifier]
-pub(crate) fn arp_guard_ip(ctx: TcContext) -> i32 {
-    // SAFETY: the context is the one that the kernel called us with.
-    let protocol = unsafe { (*ctx.skb.skb).protocol };
-    if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_IPV4)) {
-        return guard(&ctx);
-    }
-    if unresolved::is_refused(&ctx) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
-}
-
 #[inline(always)]
-fn guard(ctx: &TcContext) -> i32 {
+pub(crate) fn guard(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the one that the kernel called us with.
     let protocol = unsafe { (*skb).protocol };
@@ -118,7 +106,7 @@ const NOTHING: u32 = u32::MAX;
 fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, view: u16) -> u16 {
     if reason == DropReason::SenderElsewhere as u32 {
         let addr = frame.spa();
-        let route = fib::lookup(maps, view, addr);
+        let route = lookup(maps, view, addr);
         match route.kind() {
             Kind::Local => return EventCode::ClaimsNode.number(),
             Kind::Unicast => {
@@ -243,13 +231,6 @@ impl Memory for Remembered<'_> {
             self.would_drop.set(reason as u32);
         }
     }
-}
-
-/// CLOCK_MONOTONIC in ns.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Puts `after` into a word that holds `before`. Gives what it held.

@@ -32,6 +32,8 @@ mod probe;
 #[cfg(target_arch = "bpf")]
 mod shadow;
 #[cfg(target_arch = "bpf")]
+mod skb;
+#[cfg(target_arch = "bpf")]
 mod stub;
 #[cfg(target_arch = "bpf")]
 mod sysctl;
@@ -39,6 +41,8 @@ mod sysctl;
 mod tables;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod time;
 #[cfg(target_arch = "bpf")]
 mod trace;
 #[cfg(target_arch = "bpf")]

@@ -1,12 +1,12 @@
 //! What is told to the agent of single frames, through a ring buffer that is there only once the agent has made it
 //! (docs/adr/0016-events-and-trace.md).
 
-use crate::tables::{fetch_add_one, jiffies};
+use crate::tables::fetch_add_one;
+use crate::time::{jiffies, now};
 use arp_common::PackedArp;
 use arp_common::guard::MAX_GUARDS;
 use arp_common::notice::{MAX_CODES, Marks, Notice, NoticeControl};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, RingBuf};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::btf_map;
 
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
@@ -53,8 +53,7 @@ pub(crate) fn event(counters: u32, ingress: u32, kind: u16, code: u16, frame: &P
 fn tell(ingress: u32, kind: u16, code: u16, word: u64, frame: &PackedArp) -> bool {
     let Some(ring) = NOTICES.get(0) else { return true };
     let [a, b, c, d, e] = frame.words;
-    // SAFETY: a helper without arguments.
-    let time = unsafe { bpf_ktime_get_ns() };
+    let time = now();
     let frame = [a, b, c, d, e, u64::from(frame.rest)];
     ring.output(Notice { time, ifindex: ingress, kind, code, word, frame }, 0).is_ok()
 }

@@ -2,14 +2,14 @@
 
 use crate::packet::Decided;
 use crate::packet_access::read;
+use crate::skb::{TC_ACT_UNSPEC, pull};
 use crate::tables::{Maps, fetch_add_one};
-use crate::tc::{TC_ACT_UNSPEC, pull};
+use crate::time::now;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::shadow::{Asked, MAX_SAMPLES, Sample, asked, replied_to};
 use arp_common::{ArpFrame, PackedArp, Reason};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier};
 use aya_ebpf::programs::TcContext;
 
@@ -67,11 +67,4 @@ fn compare(reply: &PackedArp, egress: u32) {
         (&raw mut (*sample).differs).write_volatile(u32::from(differs));
         (&raw mut (*sample).answered_at).write_volatile(now());
     }
-}
-
-/// CLOCK_MONOTONIC in ns.
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: a helper without arguments.
-    unsafe { bpf_ktime_get_ns() }
 }

@@ -7,7 +7,7 @@
 //! and empties elements one after the other, with a grace period for each.
 
 use crate::packet::{Class, classify, is_tag};
-use crate::tc::TC_ACT_UNSPEC;
+use crate::skb::TC_ACT_UNSPEC;
 use arp_common::frame::ETHERTYPE_ARP;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::ProgramArray;

@@ -1,8 +1,8 @@
 //! The BPF maps, and [`Maps`], through which the decision reads them.
 
+use crate::time::{jiffies, now};
 use arp_common::Reason;
 use arp_common::buckets::choices;
-use arp_common::decide::Tables;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, MAX_VIEWS};
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket,
@@ -10,9 +10,9 @@ use arp_common::maps::{
     STRANGERS as STRANGERS_LEN, SettingWrite, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
+use arp_common::tables::Tables;
 use arp_common::{Lladdr, PackedArp};
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, RingBuf};
-use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::btf_map;
 use core::arch::asm;
 use core::cell::Cell;
@@ -122,8 +122,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn proxies_are_confirmed(&self) -> bool {
         // Jiffies stand still while the CPU that counts them does, and a tick may be half of what is allowed.
-        // SAFETY: a helper without arguments.
-        let now = unsafe { bpf_ktime_get_ns() };
+        let now = now();
         // SAFETY: as in `sequence_as_it_is`. All CPUs write nearly the same time, so the last writer may win; the agent
         // only looks whether it moves.
         unsafe { (&raw mut (*self.global.cast_mut()).proxies_asked).write_volatile(now) };
@@ -274,14 +273,6 @@ fn is_another_stranger(key: u64, sha: Lladdr) -> bool {
         );
     }
     before != 0 && before != who
-}
-
-/// The time in jiffies: the verifier makes a load of it, where every other clock is a call, which on CPUs that must
-/// guard their returns costs as much as the two lookups of a decision.
-#[inline(always)]
-pub(crate) fn jiffies() -> u64 {
-    // SAFETY: a helper without arguments (5.6).
-    unsafe { bpf_jiffies64() }
 }
 
 /// Leaves the time where the agent reads it.

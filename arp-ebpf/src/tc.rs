@@ -6,24 +6,21 @@
 use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
 use crate::packet::{Class, behind_tags, classify, is_tag};
 use crate::packet_access::read;
+use crate::skb::{PACKET_HOST, TC_ACT_UNSPEC, make_fresh, pull};
 use crate::tables::Maps;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::maps::Iface;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Reason};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_redirect, bpf_redirect_peer, bpf_set_hash_invalid, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data,
-    bpf_skb_store_bytes,
+    bpf_redirect, bpf_redirect_peer, bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_pull_data, bpf_skb_store_bytes,
 };
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-/// Nothing is said about the frame: the next program, the next filter, then the stack.
-pub(crate) const TC_ACT_UNSPEC: i32 = -1;
 /// An ARP frame behind as many tags as are looked behind.
 const BEHIND_TAGS: usize = ArpFrame::LEN + 4 * 4;
-/// Delivered to us, in `skb->pkt_type`; the two kinds of group addresses follow.
-const PACKET_HOST: u32 = 0;
+/// The last of the kinds of group addresses, in `skb->pkt_type`; they follow [`PACKET_HOST`].
 const PACKET_MULTICAST: u32 = 2;
 
 /// Answers the ARP requests that the kernel would answer, and passes everything else.
@@ -109,38 +106,6 @@ fn is_taken_by_arp(skb: *mut __sk_buff, frame: &PackedArp) -> bool {
     // SAFETY: the context is the one that the kernel called us with.
     let noted = unsafe { (*skb).pkt_type };
     noted == PACKET_HOST || noted <= PACKET_MULTICAST && frame.dst().is_group()
-}
-
-/// Makes the frame's socket buffer as that of a reply that the kernel has just made (`arp_create`, net/ipv4/arp.c): what
-/// programs and queueing disciplines on the way out look at. Of what a program can read, only `ingress_ifindex`,
-/// `napi_id` and `hwtstamp` remain as they were.
-#[inline(always)]
-pub(crate) fn make_fresh(skb: *mut __sk_buff) {
-    // SAFETY: the context is the one that the kernel called us with, and each field is one that a tc program may write.
-    // One by one: the verifier knows no stores over several fields.
-    unsafe {
-        (&raw mut (*skb).mark).write_volatile(0);
-        (&raw mut (*skb).priority).write_volatile(0);
-        (&raw mut (*skb).queue_mapping).write_volatile(0);
-        (&raw mut (*skb).tc_index).write_volatile(0);
-        (&raw mut (*skb).tc_classid).write_volatile(0);
-        (&raw mut (*skb).cb[0]).write_volatile(0);
-        (&raw mut (*skb).cb[1]).write_volatile(0);
-        (&raw mut (*skb).cb[2]).write_volatile(0);
-        (&raw mut (*skb).cb[3]).write_volatile(0);
-        (&raw mut (*skb).cb[4]).write_volatile(0);
-        bpf_set_hash_invalid(skb);
-        bpf_skb_change_type(skb, PACKET_HOST);
-    }
-}
-
-/// Makes the first `len` bytes of the frame readable, or all of a shorter one.
-#[inline(always)]
-pub(crate) fn pull(ctx: &TcContext, len: usize) {
-    if ctx.data() + len > ctx.data_end() && ctx.len() as usize > ctx.data_end() - ctx.data() {
-        // SAFETY: the context is the one that the kernel called us with. It moves bytes, and changes none.
-        unsafe { bpf_skb_pull_data(ctx.skb.skb, (len as u32).min(ctx.len())) };
-    }
 }
 
 #[inline(always)]

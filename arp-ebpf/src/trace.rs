@@ -5,12 +5,12 @@ use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
 use crate::packet::Decided;
 use crate::tables::{Maps, fetch_add_one};
 use crate::tc;
+use crate::time::now;
 use crate::xdp::{self, Exit, whole_len, whole_of_one};
 use arp_common::trace::{Told, TraceControl};
 use arp_common::{Lladdr, PackedArp, Reason};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, RingBuf};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use core::marker::PhantomData;
@@ -76,9 +76,8 @@ fn tell(frame: &PackedArp, maps: &Maps, reason: u32, policy: u32, mac: Lladdr) {
         unsafe { fetch_add_one(&raw mut (*control).lost) };
         return;
     };
-    // SAFETY: a helper without arguments. The verdict is known, so it is the only clock that is read: one costs as much
-    // as the ring.
-    let time = unsafe { bpf_ktime_get_ns() };
+    // The verdict is known, so it is the only clock that is read: one costs as much as the ring.
+    let time = now();
     let (ifindex, reason, policy) = (maps.ingress(), reason as u16, policy as u16);
     entry.write(Told { time, ifindex, reason, policy, frame: Told::pack(frame, mac) });
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));

@@ -1,8 +1,10 @@
 //! The unresolved-budget (docs/adr/0018-scans-and-owners.md): the guard's judgement of IP packets, and the program that
 //! sees the neighbour table fill. Both are loaded only where the policy is on.
 
-use crate::guard::{GUARDS, exchange, now};
+use crate::guard::{GUARDS, TC_ACT_SHOT, exchange, guard};
+use crate::skb::TC_ACT_UNSPEC;
 use crate::tables::Maps;
+use crate::time::now;
 use arp_common::guard::{DropReason, Guard, Rate, is_the_interface_s_own, take};
 use arp_common::maps::IfaceAddr;
 use arp_common::unresolved::{
@@ -13,12 +15,13 @@ use aya_ebpf::Global;
 use aya_ebpf::btf_maps::Array;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_skb_load_bytes};
-use aya_ebpf::macros::{btf_map, raw_tracepoint};
+use aya_ebpf::macros::{btf_map, classifier, raw_tracepoint};
 use aya_ebpf::programs::{RawTracePointContext, TcContext};
 
 /// For another host, in `skb->pkt_type`: the kernel routes it nowhere.
 const PACKET_OTHERHOST: u32 = 3;
 const AF_INET: u8 = 2;
+const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
 const ETHERNET_HEADER: u32 = 14;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: the packet is routed, and its next hop has no valid neighbour entry.
 const NO_NEIGH: i64 = 7;
@@ -61,6 +64,17 @@ pub(crate) fn arp_pressure(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// As [`arp_guard`](crate::guard::arp_guard), and drops the IP packets that the unresolved-budget refuses.
+#[classifier]
+pub(crate) fn arp_guard_ip(ctx: TcContext) -> i32 {
+    // SAFETY: the context is the one that the kernel called us with.
+    let protocol = unsafe { (*ctx.skb.skb).protocol };
+    if protocol != u32::from(u16::from_ne_bytes(ETHERTYPE_IPV4)) {
+        return guard(&ctx);
+    }
+    if is_refused(&ctx) { TC_ACT_SHOT } else { TC_ACT_UNSPEC }
+}
+
 /// An integer so many bytes after an address of the kernel's. `None` where nothing can be read.
 #[inline(always)]
 fn at(address: u64, offset: u32) -> Option<i32> {
@@ -70,7 +84,7 @@ fn at(address: u64, offset: u32) -> Option<i32> {
 
 /// Whether an IP packet is to be dropped.
 #[inline(always)]
-pub(crate) fn is_refused(ctx: &TcContext) -> bool {
+fn is_refused(ctx: &TcContext) -> bool {
     let Some(pressure) = PRESSURE.get_ptr_mut(0) else { return false };
     // SAFETY: an aligned word of an array's element, which lives as long as the program.
     let until = unsafe { (&raw const (*pressure).judged_until).read_volatile() };

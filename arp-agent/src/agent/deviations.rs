@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::dataplane::bpf::Bpf;
-use crate::dataplane::programs::Manner;
+use crate::dataplane::bpf::programs::Manner;
 use crate::deviations::policies::{Held, Policies};
 use crate::event::Link;
 use crate::mirror::Change;

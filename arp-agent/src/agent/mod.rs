@@ -31,7 +31,7 @@ use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::HookKind;
 use crate::dataplane::bpf::Bpf;
-use crate::dataplane::programs::Manner;
+use crate::dataplane::bpf::programs::Manner;
 use crate::deviations::policies::Policies as AnswerPolicies;
 use crate::event::{Event, IfSet};
 use crate::hooks::attachments::Attachments;

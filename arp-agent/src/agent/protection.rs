@@ -3,7 +3,7 @@
 use super::Agent;
 use crate::clock::monotonic_ns;
 use crate::dataplane::bpf::Bpf;
-use crate::dataplane::guards::{Configured, Guarding};
+use crate::dataplane::bpf::guards::{Configured, Guarding};
 use crate::event::Link;
 use crate::hooks::attachments::Attachments;
 use crate::hooks::guards::Guards;

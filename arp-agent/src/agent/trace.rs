@@ -5,7 +5,7 @@ use super::Agent;
 use crate::clock::monotonic_ns;
 use crate::control::Response;
 use crate::control::feed::{Feed, Follower};
-use crate::dataplane::trace::TraceReader;
+use crate::dataplane::bpf::trace::TraceReader;
 use crate::trace::Shown;
 use crate::trace::filter::{Filter, Wanted};
 use anyhow::{Context as _, bail};

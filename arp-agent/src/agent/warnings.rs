@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::clock::monotonic_ns;
-use crate::dataplane::pressure::Seen;
+use crate::dataplane::bpf::pressure::Seen;
 use crate::mirror::snapshot::Snapshot;
 use std::collections::BTreeSet;
 use std::fs;

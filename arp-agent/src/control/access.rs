@@ -2,7 +2,6 @@
 //! changes nothing.
 
 use super::Request;
-use super::run_dir::own_user;
 use anyhow::Context as _;
 use nix::libc;
 use nix::unistd::{Gid, Group, chown};
@@ -65,6 +64,11 @@ impl Access {
 }
 
 const ROOT: u32 = 0;
+
+/// The user that this process acts as.
+pub(super) fn own_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
 
 /// Opens a file or directory of the agent's to [`GROUP`], if there is one; else it stays for this user alone.
 ///

@@ -1,6 +1,6 @@
 //! The run directory: each agent has its own, and only the agent's user may write there.
 
-use super::access::restrict;
+use super::access::{own_user, restrict};
 use super::socket_path;
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
@@ -65,11 +65,6 @@ impl RunDir {
     pub fn socket(&self) -> PathBuf {
         socket_path(&self.path)
     }
-}
-
-/// The user that this process acts as.
-pub fn own_user() -> u32 {
-    nix::unistd::geteuid().as_raw()
 }
 
 /// Opens and locks the lock file of a run directory; refuses a directory that other users can write in.

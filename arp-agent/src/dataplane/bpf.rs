@@ -1,19 +1,20 @@
 //! The BPF maps and the program in the kernel.
 
+pub mod deviations;
+pub mod guards;
+pub mod notices;
+pub mod pressure;
+pub mod programs;
+pub mod shadow;
+pub mod trace;
+
 use super::Dataplane;
 use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
-use super::deviations::DeviationMaps;
 use super::doubts::{Doubts, PAUSE};
-use super::guards::{Guarding, Guards};
 use super::layout::{netns_offsets, table_offsets};
 use super::memory::{Chunks, MappedFib, Words};
-use super::notices::Notices;
-pub use super::programs::ProgramRun;
-use super::programs::{Manner, Stubs};
 use super::refusal;
-use super::shadow::ShadowMaps;
-use super::trace::TraceMaps;
 use super::trie::{Entries as _, Trie};
 use crate::clock::{monotonic_ns, tick_ns};
 use crate::mirror::Change;
@@ -27,15 +28,24 @@ use arp_common::maps::{
 };
 use arp_common::notice;
 use arp_common::settings::Whose;
-use arp_common::{deviation, guard, sequence, shadow, trace, unresolved};
+use arp_common::shadow::{MAX_SAMPLES, names as shadow_names};
+use arp_common::trace::names as trace_names;
+use arp_common::{deviation, guard, sequence, unresolved};
 use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use deviations::DeviationMaps;
+use guards::{Guarding, Guards};
+use notices::Notices;
+pub use programs::ProgramRun;
+use programs::{Manner, Stubs};
+use shadow::ShadowMaps;
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::mem::offset_of;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
+use trace::TraceMaps;
 use zerocopy::transmute;
 
 /// The eBPF object, as `build.rs` made it.
@@ -111,18 +121,18 @@ pub struct Bpf {
     doubts: Doubts,
     proxies: Addresses,
     own_addresses: Addresses,
-    pub(super) counters: CounterPool,
-    pub(super) guards: Guards,
-    pub(super) deviations: DeviationMaps,
-    pub(super) shadow: ShadowMaps,
-    pub(super) manner: Manner,
+    counters: CounterPool,
+    guards: Guards,
+    deviations: DeviationMaps,
+    shadow: ShadowMaps,
+    manner: Manner,
     /// Whether the programs that tell of each frame are in place.
-    pub(super) is_traced: bool,
-    pub(super) trace: TraceMaps,
-    pub(super) pressure: Words,
+    is_traced: bool,
+    trace: TraceMaps,
+    pressure: Words,
     /// Why the neighbour table cannot be watched, where that is wanted.
-    pub(super) cannot_watch: Option<String>,
-    pub(super) notices: Notices,
+    cannot_watch: Option<String>,
+    notices: Notices,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -132,11 +142,11 @@ pub struct Bpf {
     /// `CLOCK_MONOTONIC` nanoseconds until which the tables may be trusted; 0 while they may not.
     lease_until: u64,
     /// Nanoseconds of a jiffy.
-    pub(super) tick_ns: u64,
+    tick_ns: u64,
     knows_frags: bool,
     /// Why the sysctl hook cannot know whose a setting is.
     cannot_tell_whose: Option<String>,
-    pub(super) stubs: Stubs,
+    stubs: Stubs,
 }
 
 impl Bpf {
@@ -176,7 +186,7 @@ impl Bpf {
             .override_global(unresolved::names::TABLE_OFFSETS, &table, true)
             .map_max_entries(deviation::names::DEVIATIONS, deviating)
             .map_max_entries(deviation::names::GATEWAYS, gateways)
-            .map_max_entries(shadow::names::SAMPLES, if manner == Manner::Shadow { shadow::MAX_SAMPLES } else { 1 })
+            .map_max_entries(shadow_names::SAMPLES, if manner == Manner::Shadow { MAX_SAMPLES } else { 1 })
             .map_max_entries(notice::names::EVENT_MARKS, guarded)
             .override_global(names::NETNS_OFFSETS, &offsets, true)
             .load(OBJECT)
@@ -197,14 +207,14 @@ impl Bpf {
         let pressure = Words::new(array(take(unresolved::names::PRESSURE)?)?, size_of::<unresolved::Pressure>())?;
         let deviations = array(take(deviation::names::DEVIATIONS)?)?;
         let deviations = DeviationMaps::new(deviations, deviating, take(deviation::names::GATEWAYS)?)?;
-        let not_sampled = array(take(shadow::names::NOT_SAMPLED)?)?;
-        let shadow = ShadowMaps::new(take(shadow::names::SAMPLES)?, not_sampled)?;
+        let not_sampled = array(take(shadow_names::NOT_SAMPLED)?)?;
+        let shadow = ShadowMaps::new(take(shadow_names::SAMPLES)?, not_sampled)?;
         let control = array(take(notice::names::NOTICE_CONTROL)?)?;
         let marks = array(take(notice::names::EVENT_MARKS)?)?;
         let rings = ArrayOfMaps::try_from(take(notice::names::NOTICES)?)?;
         let notices = Notices::new(control, marks, guarded, rings)?;
-        let control = array(take(trace::names::TRACE_CONTROL)?)?;
-        let trace_maps = TraceMaps::new(control, ArrayOfMaps::try_from(take(trace::names::TRACES)?)?)?;
+        let control = array(take(trace_names::TRACE_CONTROL)?)?;
+        let trace_maps = TraceMaps::new(control, ArrayOfMaps::try_from(take(trace_names::TRACES)?)?)?;
         Ok(Bpf {
             deviations,
             shadow,
@@ -254,7 +264,7 @@ impl Bpf {
     }
 
     /// 1 more than the number of the view that all senders share; 0 if there is none.
-    pub(super) fn common_view_number(&self) -> u16 {
+    fn common_view_number(&self) -> u16 {
         self.global.long(COMMON_VIEW).load(Ordering::Relaxed) as u16
     }
 
@@ -274,7 +284,7 @@ impl Bpf {
     }
 
     /// Whether the kernel knows XDP programs that take frames in several buffers.
-    pub(super) fn knows_frags(&self) -> bool {
+    fn knows_frags(&self) -> bool {
         self.knows_frags
     }
 

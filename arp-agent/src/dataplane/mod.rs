@@ -4,21 +4,14 @@
 pub mod bpf;
 mod buckets;
 mod counters;
-pub mod deviations;
 mod doubts;
 pub mod fake;
-pub mod guards;
 mod hook_kind;
 mod layout;
 mod memory;
-pub mod notices;
-pub mod pressure;
-pub mod programs;
 pub(crate) mod refusal;
-pub mod shadow;
 #[cfg(test)]
 mod stack;
-pub mod trace;
 pub mod trie;
 
 use crate::mirror::Change;

@@ -1,5 +1,5 @@
 //! Writes prefixes into the entries of views: each prefix is expanded over the entries that it covers, so that the
-//! reader ([`arp_common::fib::lookup`]) finds the longest one without searching.
+//! reader ([`arp_common::tables::lookup`]) finds the longest one without searching.
 
 use crate::prefix::Prefix;
 use anyhow::bail;

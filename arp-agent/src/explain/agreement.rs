@@ -3,8 +3,8 @@
 
 use super::{Explanation, Question};
 use crate::dataplane::HookKind;
-use crate::dataplane::deviations::Counts;
-use crate::dataplane::programs::{ProgramRun, actions};
+use crate::dataplane::bpf::deviations::Counts;
+use crate::dataplane::bpf::programs::{ProgramRun, actions};
 use anyhow::bail;
 use arp_common::deviation::Deviation;
 use arp_common::maps::Counters;
@@ -78,7 +78,7 @@ fn name(counter: usize) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dataplane::programs::{XDP_PASS, XDP_TX};
+    use crate::dataplane::bpf::programs::{XDP_PASS, XDP_TX};
     use crate::event::Event;
     use crate::explain::kernel_view::KernelView;
     use crate::mirror::tests::{CALI, POD, POD_MAC, dump};

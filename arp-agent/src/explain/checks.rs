@@ -1,7 +1,8 @@
 //! What `decide` asks, one check after another, in words.
 
-use arp_common::fib::{self, Entry, Kind};
+use arp_common::fib::{Entry, Kind};
 use arp_common::maps::IfaceAddr;
+use arp_common::tables::lookup;
 use arp_common::{ArpFrame, Reason, Tables, Verdict};
 use serde::{Deserialize, Serialize};
 
@@ -72,7 +73,7 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
     asked.push((in_the_way, "nothing about the interface or the node prevents an answer"));
     asked.extend(DESTINATION);
     let sender = tables.neighbour(IfaceAddr { ifindex: ingress, addr: frame.arp.spa });
-    let route = sender.map_or(Entry::NONE, |sender| fib::lookup(tables, sender.view(), frame.arp.tpa));
+    let route = sender.map_or(Entry::NONE, |sender| lookup(tables, sender.view(), frame.arp.tpa));
     if frame.arp.spa == [0; 4] {
         asked.extend(PROBE);
     } else {

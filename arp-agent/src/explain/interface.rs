@@ -141,7 +141,7 @@ fn senders(on: &OnInterface<'_>) -> String {
 
 fn back(snapshot: &Snapshot, ifindex: u32) -> String {
     const SHOWN: usize = 4;
-    let tables = [crate::mirror::snapshot::TABLE_MAIN];
+    let tables = [crate::mirror::routes::TABLE_MAIN];
     let routes = tables.iter().filter_map(|&table| snapshot.routes.table(table)).flat_map(|table| table.all());
     let by: Vec<&Route> =
         routes.filter(|route| route.kind == RouteKind::Unicast && route.legs().contains(&ifindex)).collect();
@@ -191,7 +191,7 @@ mod tests {
 
     fn sampled(prefixes: &[([u8; 4], u8)]) -> BTreeMap<String, Ipv4Addr> {
         let mut snapshot = KernelView::new(dump(), CALI).unwrap().snapshot().clone();
-        let known = snapshot.routes.at(crate::mirror::snapshot::TABLE_MAIN, Prefix::new([0; 4], 0))[0].clone();
+        let known = snapshot.routes.at(crate::mirror::routes::TABLE_MAIN, Prefix::new([0; 4], 0))[0].clone();
         for &(to, len) in prefixes {
             let route = Route { prefix: Prefix::new(to, len), ..known.clone() };
             snapshot.apply(Event::Route(route, Placement::Last), &mut Dirty::default());

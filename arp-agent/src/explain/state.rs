@@ -193,8 +193,7 @@ impl OnInterface<'_> {
         if let Some((_, entry)) = neighbour {
             return Ok(entry.addr);
         }
-        let routes =
-            snapshot.routes.table(crate::mirror::snapshot::TABLE_MAIN).into_iter().flat_map(|table| table.all());
+        let routes = snapshot.routes.table(crate::mirror::routes::TABLE_MAIN).into_iter().flat_map(|table| table.all());
         if let Some(route) = routes.into_iter().find(|route| route.legs() == [ifindex] && route.prefix.len == 32) {
             return Ok(route.prefix.addr.into());
         }

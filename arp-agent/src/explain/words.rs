@@ -1,7 +1,8 @@
 //! What the kernel's state is called: links, routes and rules, nearly as `ip` prints them.
 
 use crate::event::{Link, NeighbourEntry, Route, RouteKind, RoutingRule, RuleAction};
-use crate::mirror::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::routes::{TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::snapshot::Snapshot;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
 use std::net::Ipv4Addr;

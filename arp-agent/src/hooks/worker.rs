@@ -2,7 +2,7 @@
 //! The agent goes on meanwhile. Between two jobs the thread pauses, so that others who wait for the lock get it.
 
 use super::bpf_syscalls::HookLink;
-use crate::dataplane::programs::Entry;
+use crate::dataplane::bpf::programs::Entry;
 use crate::descriptors;
 use std::collections::VecDeque;
 use std::io;

@@ -7,7 +7,7 @@ use nix::libc;
 
 use super::{
     ingress::{CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables},
-    nft_rule::{self, Expression, Named},
+    nft_rule::{self, Contents, Expression, Named, number},
 };
 use crate::arp_rules::{ArpRules, Base, Chain, Hook, Rule, Tool};
 use crate::netlink::wire::{self, Message, NetlinkRequest};
@@ -83,19 +83,6 @@ pub(super) struct Element {
     /// It stands for just its key.
     is_plain: bool,
     has_expressions: bool,
-}
-
-/// A set or a map with its elements.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Contents {
-    /// How long keys are.
-    pub(super) key_len: usize,
-    /// Keys, each with its verdict if it has one.
-    pub(super) elements: BTreeMap<Vec<u8>, Option<nft_rule::Verdict>>,
-    /// A key is in it if it is listed, and only then.
-    pub(super) is_plain: bool,
-    /// To look into it may change it.
-    pub(super) changes: bool,
 }
 
 /// What was dumped.
@@ -297,11 +284,6 @@ fn named(attributes: &[u8], table: u16, name: u16) -> Result<Named> {
 fn of_family<'a>(message: &Message<'a>) -> Result<Option<&'a [u8]>> {
     let (header, attributes) = message.split::<NFGEN_LEN>()?;
     Ok((header[0] == FAMILY_ARP).then_some(attributes))
-}
-
-/// nftables numbers are big-endian.
-pub(super) fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>> {
-    wire::attribute(attributes, kind)?.map(|value| wire::bytes(value).map(u32::from_be_bytes)).transpose()
 }
 
 #[cfg(test)]

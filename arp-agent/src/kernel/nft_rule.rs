@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use nix::libc;
 
-use super::netfilter::{Contents, number};
 use crate::arp_rules::{self, Field, Step, Test, Values};
 use crate::netlink::wire;
 
@@ -68,6 +67,19 @@ impl Named {
 pub(super) struct Verdict {
     code: i32,
     chain: Option<String>,
+}
+
+/// A set or a map with its elements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// How long keys are.
+    pub(super) key_len: usize,
+    /// Keys, each with its verdict if it has one.
+    pub(super) elements: BTreeMap<Vec<u8>, Option<Verdict>>,
+    /// A key is in it if it is listed, and only then.
+    pub(super) is_plain: bool,
+    /// To look into it may change it.
+    pub(super) changes: bool,
 }
 
 /// An expression, as far as it is known here.
@@ -310,6 +322,11 @@ fn len(field: Field) -> usize {
         Field::InIndex | Field::OutIndex => INDEX_LEN,
         Field::Packet { len, .. } => len,
     }
+}
+
+/// nftables numbers are big-endian.
+pub(super) fn number(attributes: &[u8], kind: u16) -> Result<Option<u32>> {
+    wire::attribute(attributes, kind)?.map(|value| wire::bytes(value).map(u32::from_be_bytes)).transpose()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the maps must hold for a snapshot. Where the snapshot does not say for certain what the kernel would do, the
 //! answer is a reason to pass, or an opaque leaf.
 
+use super::followed::{followed, is_usable};
 use super::outcome::{Outcome, outcome};
 use super::slots::{Legs, Slots};
 use super::snapshot::{IFF_UP, Snapshot};
@@ -15,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
-const IFF_RUNNING: u32 = libc::IFF_RUNNING as u32;
 
 /// `__neigh_update` leaves them alone.
 const NUD_FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
@@ -188,31 +188,6 @@ pub(super) fn oif(snapshot: &Snapshot, legs: &Legs) -> Oif {
         Legs::Several(_) => Oif::MIXED,
     };
     Oif { ifindex, medium_id }
-}
-
-/// Whether the kernel follows a route with these next hops, and surely the one that the mirror has. It skips the route only
-/// where all of them are dead.
-pub(super) fn is_followed_by(snapshot: &Snapshot, legs: &[u32]) -> bool {
-    legs.iter().all(|&ifindex| followed(snapshot, ifindex).is_some())
-        && legs.iter().any(|&ifindex| is_usable(snapshot, ifindex))
-}
-
-/// The IPv4 settings of an interface that is followed, and that has not lost routes.
-fn followed(snapshot: &Snapshot, ifindex: u32) -> Option<Settings> {
-    let untrusted = [&snapshot.doubted, &snapshot.stale, &snapshot.flapping];
-    if untrusted.iter().any(|untrusted| untrusted.contains(&ifindex)) {
-        return None;
-    }
-    snapshot.links.get(&ifindex)?.settings
-}
-
-/// Whether the kernel follows routes by the interface (`fib_lookup_good_nhc`, net/ipv4/fib_trie.c, 6.18).
-fn is_usable(snapshot: &Snapshot, ifindex: u32) -> bool {
-    let Some(link) = snapshot.links.get(&ifindex) else { return false };
-    let (Some(own), Some(all)) = (link.settings, snapshot.all) else { return false };
-    let ignores_linkdown = all.ignore_routes_with_linkdown != 0 || own.ignore_routes_with_linkdown != 0;
-    let has_carrier = link.carrier && link.flags & IFF_RUNNING != 0;
-    link.flags & IFF_UP != 0 && (has_carrier || !ignores_linkdown)
 }
 
 /// The neighbour entry, if the kernel would leave it as it is; without what is decided about the sender.

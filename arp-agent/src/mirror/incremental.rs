@@ -8,7 +8,8 @@ use crate::dataplane::fake::Fake;
 use crate::event::{
     Address, ForeignTc, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
 };
-use arp_common::fib::{self, Kind};
+use arp_common::fib::Kind;
+use arp_common::tables;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use outcome::Outcome;
 use proptest::collection::{btree_set, vec};
@@ -304,7 +305,7 @@ fn jumps() -> impl Strategy<Value = Vec<Event>> {
 
 /// What the tables say of a target, as an outcome.
 fn found(mirror: &Mirror, tables: &Fake, view: u16, target: [u8; 4]) -> Outcome {
-    let leaf = fib::lookup(tables, view, target);
+    let leaf = tables::lookup(tables, view, target);
     match leaf.kind() {
         Kind::None => Outcome::NoRoute,
         Kind::Local => Outcome::Local { elsewhere: leaf.is_elsewhere() },

@@ -4,6 +4,7 @@
 //! difference to what they hold comes out as [`Change`]s, for the dataplane to apply as one batch.
 
 pub mod desired;
+mod followed;
 pub mod objects;
 mod outcome;
 pub mod routes;

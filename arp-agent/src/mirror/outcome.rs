@@ -1,8 +1,9 @@
 //! What becomes of the targets of a prefix, by the steps that the routing rules come down to.
 
+use super::routes::{TABLE_LOCAL, TABLE_MAIN};
 use super::rules::{Action, Holds, Lookup, Step, TABLE_LOCAL_AND_MAIN};
 use super::slots::Legs;
-use super::snapshot::{Snapshot, TABLE_LOCAL, TABLE_MAIN};
+use super::snapshot::Snapshot;
 use crate::event::{Route, RouteKind};
 use crate::prefix::Prefix;
 

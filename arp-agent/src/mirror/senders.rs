@@ -1,10 +1,11 @@
 //! What is decided about a sender before it asks: in which view its targets are looked up, and whether source validation is
 //! sure to accept it (`__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
 
-use super::desired;
+use super::followed::is_followed_by;
 use super::outcome::{Found, look_up};
+use super::routes::{TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use super::rules::{Action, Condition, Holds, Ingress, Lookup, Step, TABLE_LOCAL_AND_MAIN};
-use super::snapshot::{Snapshot, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use super::snapshot::Snapshot;
 use super::views::Ways;
 use crate::event::{Link, LocalAndMain, Route, RouteKind};
 use crate::prefix::Prefix;
@@ -195,12 +196,12 @@ impl<'a> Judge<'a> {
         let legs = route.legs();
         if legs.contains(&self.ingress) {
             let is_alone = legs.iter().all(|&leg| leg == self.ingress);
-            return desired::is_followed_by(self.snapshot, &[self.ingress])
+            return is_followed_by(self.snapshot, &[self.ingress])
                 && (!self.strict || is_alone && route.prefix.len > 0);
         }
         // A route that the kernel skips, because its interface has gone down, is followed by nobody knows what.
         self.depends = true;
-        let is_sure = desired::is_followed_by(self.snapshot, legs);
+        let is_sure = is_followed_by(self.snapshot, legs);
         is_sure && !self.strict && (self.rp_filter == 0 || self.rp_filter == 2 && self.numbered)
     }
 }

@@ -14,13 +14,6 @@ use nix::libc;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
-/// `RT_TABLE_LOCAL`.
-pub const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
-/// `RT_TABLE_MAIN`.
-pub const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
-/// `RT_TABLE_DEFAULT`.
-pub const TABLE_DEFAULT: u32 = libc::RT_TABLE_DEFAULT as u32;
-
 /// IFF_UP.
 pub const IFF_UP: u32 = libc::IFF_UP as u32;
 

@@ -8,9 +8,10 @@
 use super::Change;
 use super::outcome::{Outcome, Tables, outcome};
 use super::routes::RouteTable;
+use super::routes::{TABLE_LOCAL, TABLE_MAIN};
 use super::rules::{Action, Condition, Holds, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
 use super::slots::Slots;
-use super::snapshot::{Dirty, Snapshot, TABLE_LOCAL, TABLE_MAIN};
+use super::snapshot::{Dirty, Snapshot};
 use super::sweep::Sweep;
 use crate::prefix::Prefix;
 use arp_common::fib::{Entry, LAST_VIEW, MAX_FALLS};

@@ -5,9 +5,10 @@
 //! 6.18).
 
 use super::outcome::refuses;
+use super::routes::{TABLE_LOCAL, TABLE_MAIN};
 use super::rules::{Action, Holds, Ingress, Lookup, TABLE_LOCAL_AND_MAIN};
 use super::senders;
-use super::snapshot::{IFF_UP, Snapshot, TABLE_LOCAL, TABLE_MAIN};
+use super::snapshot::{IFF_UP, Snapshot};
 use crate::event::{Link, LocalAndMain, Route, RouteKind, RoutingRule};
 use crate::prefix::Prefix;
 use nix::libc;

@@ -4,7 +4,7 @@
 use super::lists::NumberedLists;
 use super::options::{Allowed, For, ProtectionOptions};
 use super::patterns::{Fault, Patterns, contradictions};
-use crate::dataplane::guards::Configured;
+use crate::dataplane::bpf::guards::Configured;
 use crate::prefix::Prefix;
 use arp_common::guard::{MAX_ALLOWED, Mode, Policy, Rate};
 use std::collections::BTreeMap;

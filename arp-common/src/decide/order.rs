@@ -5,6 +5,8 @@
 //! is local; in the second, it has another and the target is not answered. So nobody may be told the second address.
 
 use super::*;
+use crate::fib::Entry;
+use crate::maps::Neighbour;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use loom::thread;

@@ -3,6 +3,8 @@
 
 use super::*;
 use crate::ArpFrame;
+use crate::fib::Entry;
+use crate::maps::Neighbour;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::Dataplane as _;
 use arp_agent::dataplane::bpf::Bpf;
-use arp_agent::dataplane::trace::TraceReader;
+use arp_agent::dataplane::bpf::trace::TraceReader;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::ArpFrame;

@@ -3,8 +3,8 @@
 use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, VIEW};
 use anyhow::ensure;
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::deviations::Counts;
-use arp_agent::dataplane::programs::actions;
+use arp_agent::dataplane::bpf::deviations::Counts;
+use arp_agent::dataplane::bpf::programs::actions;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::deviation::{Configured, Deviation, Mode, ROOM};

@@ -4,7 +4,7 @@
 use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables, neighbour};
 use anyhow::ensure;
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::programs::actions;
+use arp_agent::dataplane::bpf::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Iface, Neighbour};
 use arp_common::reason::ANSWERED;

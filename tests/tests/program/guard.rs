@@ -2,8 +2,8 @@
 
 use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables};
 use anyhow::ensure;
-use arp_agent::dataplane::guards::Configured;
-use arp_agent::dataplane::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use arp_agent::dataplane::bpf::guards::Configured;
+use arp_agent::dataplane::bpf::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::guard::{Class, DropReason, Memory, Mode, Policy, Rate, judge};

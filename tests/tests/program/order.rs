@@ -8,7 +8,7 @@ use crate::tables::{INGRESS, POD, POD_MAC, ProgramTables, VIEW, neighbour};
 use anyhow::{Context as _, ensure};
 use arp_agent::dataplane::Dataplane as _;
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::programs::actions;
+use arp_agent::dataplane::bpf::programs::actions;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::ArpFrame;

@@ -3,7 +3,7 @@
 
 use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, OTHER_VIEW, POD, POD_MAC, ProgramTables, VIEW, neighbour};
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::programs::actions;
+use arp_agent::dataplane::bpf::programs::actions;
 use arp_agent::mirror::Change;
 use arp_common::maps::{Counters, Iface, Neighbour, Oif};
 use arp_common::reason::{ANSWERED, COUNTERS};

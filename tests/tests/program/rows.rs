@@ -3,7 +3,7 @@
 use crate::tables::{INGRESS, MAC, ProgramTables};
 use arp_agent::clock::monotonic_ns;
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::programs::{ProgramRun, actions};
+use arp_agent::dataplane::bpf::programs::{ProgramRun, actions};
 use arp_agent::mirror::Change;
 use arp_common::Reason;
 use arp_common::maps::{Iface, IfaceAddr};

@@ -4,8 +4,8 @@
 use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, VIEW};
 use anyhow::{Context as _, ensure};
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::programs::{ProgramRun, actions};
-use arp_agent::dataplane::trace::TraceReader;
+use arp_agent::dataplane::bpf::programs::{ProgramRun, actions};
+use arp_agent::dataplane::bpf::trace::TraceReader;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
 use arp_common::deviation::{Configured, Deviation, Mode};

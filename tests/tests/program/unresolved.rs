@@ -3,9 +3,9 @@
 use crate::tables::{INGRESS, MAC, POD_MAC, ProgramTables};
 use anyhow::ensure;
 use arp_agent::clock::monotonic_ns;
-use arp_agent::dataplane::guards::Configured;
-use arp_agent::dataplane::pressure::Seen;
-use arp_agent::dataplane::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use arp_agent::dataplane::bpf::guards::Configured;
+use arp_agent::dataplane::bpf::pressure::Seen;
+use arp_agent::dataplane::bpf::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use arp_common::guard::{DropReason, Mode, Policy, Rate};
 use lab::needs_root;
 use std::process::Command;

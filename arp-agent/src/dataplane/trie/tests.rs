@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::dataplane::fake::Fib;
-use arp_common::fib::{self, Kind};
+use arp_common::fib::Kind;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
+use arp_common::tables::lookup;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -78,7 +79,7 @@ impl Pair {
     }
 
     fn check(&self, addr: u32) {
-        let found = fib::lookup(&OnlyFib(&self.memory), VIEW, addr.to_be_bytes());
+        let found = lookup(&OnlyFib(&self.memory), VIEW, addr.to_be_bytes());
         assert_eq!(found, naive(&self.prefixes, addr), "at {}", std::net::Ipv4Addr::from(addr));
     }
 
@@ -141,12 +142,12 @@ fn a_view_that_is_forgotten_leaves_the_others_and_gives_back_its_nodes() {
     trie.forget(&mut memory, VIEW);
     assert_eq!(trie.nodes(), nodes / 2);
     for addr in [[10, 1, 2, 3], [10, 1, 2, 4], [10, 9, 9, 9], [8, 8, 8, 8]] {
-        assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW, addr), Entry::NONE);
-        assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW + 1, addr), Entry::unicast(VIEW + 1));
+        assert_eq!(lookup(&OnlyFib(&memory), VIEW, addr), Entry::NONE);
+        assert_eq!(lookup(&OnlyFib(&memory), VIEW + 1, addr), Entry::unicast(VIEW + 1));
     }
     // A shorter prefix written now covers everything: no length is left behind.
     trie.insert(&mut memory, VIEW, prefix("0.0.0.0/0"), Entry::LOCAL).unwrap();
-    assert_eq!(fib::lookup(&OnlyFib(&memory), VIEW, [10, 1, 2, 3]), Entry::LOCAL);
+    assert_eq!(lookup(&OnlyFib(&memory), VIEW, [10, 1, 2, 3]), Entry::LOCAL);
 }
 
 #[test]

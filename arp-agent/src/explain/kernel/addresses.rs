@@ -4,7 +4,7 @@ use super::settings::Setting;
 use super::{Answer, Cause, Destination, Kernel, Verdict, answers, open, silent};
 use crate::event::{Address, Link, LocalAndMain, Route, RouteKind};
 use crate::kernel::LookedUp;
-use crate::mirror::snapshot::TABLE_LOCAL;
+use crate::mirror::routes::TABLE_LOCAL;
 use crate::mirror::walk::{End, LOOPBACK};
 use crate::prefix::Prefix;
 use arp_common::maps::IfaceAddr;

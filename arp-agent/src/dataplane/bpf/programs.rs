@@ -1,8 +1,8 @@
 //! The programs of the object: each is loaded when it is first needed, and can be run on a frame.
 
-use super::HookKind;
-use super::bpf::Bpf;
-use super::refusal;
+use super::Bpf;
+use crate::dataplane::HookKind;
+use crate::dataplane::refusal;
 use anyhow::{Context as _, anyhow};
 use arp_common::ArpFrame;
 use arp_common::deviation::names as by_policy;

@@ -1,7 +1,7 @@
 //! The policies that answer in the kernel, by interface ([`arp_common::deviation`]).
 
-use super::bpf::Bpf;
-use super::memory::Words;
+use super::Bpf;
+use crate::dataplane::memory::Words;
 use anyhow::Context as _;
 use arp_common::deviation::{Configured, Deviation, Deviations, Lists, Mode, ROOM, deviation};
 use arp_common::maps::IfaceAddr;

@@ -1,8 +1,8 @@
 //! The requests that are being compared, in the kernel ([`arp_common::shadow`]).
 
-use super::bpf::Bpf;
-use super::memory::Words;
-use super::refusal;
+use super::Bpf;
+use crate::dataplane::memory::Words;
+use crate::dataplane::refusal;
 use anyhow::Context as _;
 use arp_common::shadow::{Asked, Sample, asked, names};
 use arp_common::{ArpFrame, PackedArp};

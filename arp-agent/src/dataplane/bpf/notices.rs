@@ -1,7 +1,7 @@
 //! What the programs tell of single frames ([`arp_common::notice`]), and how much of it they may.
 
-use super::bpf::Bpf;
-use super::memory::Words;
+use super::Bpf;
+use crate::dataplane::memory::Words;
 use anyhow::Context as _;
 use arp_common::notice::{EventCode, Marks, Notice, NoticeControl, RING_LEN};
 use aya::maps::{ArrayOfMaps, Map, MapData, RingBuf};

@@ -1,9 +1,9 @@
 //! The guard's policies in the kernel, by interface ([`arp_common::guard`]).
 
-use super::bpf::Bpf;
-use super::memory::Words;
+use super::Bpf;
 use super::programs::{Entry, ProgramRun, run_tc};
-use super::refusal;
+use crate::dataplane::memory::Words;
+use crate::dataplane::refusal;
 use crate::prefix::Prefix;
 use anyhow::Context as _;
 use arp_common::Lladdr;

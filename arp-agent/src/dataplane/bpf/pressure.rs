@@ -1,7 +1,7 @@
 //! The neighbour table's pressure as the eBPF program sees it, and the node's budget ([`arp_common::unresolved`]).
 
-use super::bpf::Bpf;
-use super::refusal;
+use super::Bpf;
+use crate::dataplane::refusal;
 use anyhow::Context as _;
 use arp_common::guard::Rate;
 use arp_common::unresolved::{Pressure, names};

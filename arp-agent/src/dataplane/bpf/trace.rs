@@ -1,7 +1,7 @@
 //! The ring of a trace, and the programs that fill it ([`arp_common::trace`]).
 
-use super::bpf::Bpf;
-use super::memory::Words;
+use super::Bpf;
+use crate::dataplane::memory::Words;
 use anyhow::Context as _;
 use arp_common::trace::{RING_LEN, Told, TraceControl};
 use aya::maps::{ArrayOfMaps, Map, MapData, RingBuf};
