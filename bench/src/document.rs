@@ -19,7 +19,7 @@ use crate::layout::Table;
 use crate::report::{Goal, Report};
 use bench::units;
 
-use crate::{machine, plots, table};
+use crate::{plots, table};
 
 /// The benchmark whose goals stand before its own tables, because it has a page of its own.
 const APART: &str = "protection";
@@ -107,7 +107,7 @@ fn figure(report: &Report, name: &str) -> Result<Option<String>> {
 /// What belongs into a place; `None` if this report has nothing for it.
 fn content(report: &Report, name: &str) -> Result<Option<String>> {
     match name {
-        "machine" => Ok(Some(format!("{}; `{}`.\n", machine::line(report), report.command))),
+        "machine" => Ok(Some(format!("{}; `{}`.\n", report.headline(), report.command))),
         "goals" => Ok(goals(report, |benchmark| benchmark != APART)),
         name => {
             let known = BENCHMARKS.iter().find(|benchmark| benchmark.name == name);
@@ -183,7 +183,7 @@ mod tests {
         findings.note("core 1");
         let ran = Ran { name: "noise".to_owned(), what: String::new(), seconds: 0.0, failed: None, notes: Vec::new() };
         let mut report = Report::begin(false).unwrap();
-        report.add(findings, ran);
+        findings.report(ran, &mut report);
         report
     }
 

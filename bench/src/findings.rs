@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bench::Spread;
 
-use crate::report::{Beside, Bound, Goal, Measurement, Skipped};
+use crate::report::{Beside, Bound, Goal, Measurement, Ran, Report, Skipped};
 use crate::samples::{Key, Samples};
 
 /// What a benchmark returns; it is kept even if the benchmark fails half-way.
@@ -69,8 +69,8 @@ impl Findings {
         self.notes.push(note.into());
     }
 
-    /// As they go into the report.
-    pub(crate) fn into_parts(self) -> (Vec<Measurement>, Vec<Goal>, Vec<Skipped>, Vec<String>) {
+    /// Puts them into the report of a run, as those of this benchmark.
+    pub(crate) fn report(self, mut ran: Ran, report: &mut Report) {
         let results = self.samples.rows().iter().map(|row| {
             let base = self.bases.iter().find(|(measure, case)| *measure == row.key.measure && *case != row.key.case);
             // A base that was skipped, or measured in other rounds, gives no ratio.
@@ -80,6 +80,10 @@ impl Findings {
             });
             Measurement::new(self.benchmark, row, ratio)
         });
-        (results.collect(), self.goals, self.skipped, self.notes)
+        report.results.extend(results);
+        report.goals.extend(self.goals);
+        report.skipped.extend(self.skipped);
+        ran.notes = self.notes;
+        report.benchmarks.push(ran);
     }
 }

@@ -143,7 +143,7 @@ mod tests {
         findings.compare("p50", "kernel");
         let ran = Ran { name: "noise".to_owned(), what: String::new(), seconds: 0.0, failed: None, notes: Vec::new() };
         let mut report = Report::begin(false).unwrap();
-        report.add(findings, ran);
+        findings.report(ran, &mut report);
         report
     }
 

@@ -10,5 +10,5 @@ pub mod units;
 
 pub use flood::{Flood, Flooded};
 pub use requester::{BURST, InFlight, Requester};
-pub use responder::{DEFAULT_DELAY, KERNEL, Responder, Stand, Subject, gro, received, stands};
+pub use responder::{DEFAULT_DELAY, KERNEL, Responder, Stand, Subject, gro, received, settled, stands};
 pub use sample::{Quartiles, Spread, quantile};

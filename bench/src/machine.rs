@@ -7,8 +7,6 @@ use anyhow::{Context as _, Result};
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
-
 /// The machine that was measured on.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Machine {
@@ -65,18 +63,4 @@ pub(crate) fn revision() -> String {
     let Some(head) = git(&["rev-parse", "--short=12", "HEAD"]) else { return String::new() };
     let changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some_and(|o| !o.stdout.is_empty());
     String::from_utf8_lossy(&head.stdout).trim().to_owned() + if changed { "+" } else { "" }
-}
-
-/// The machine in a line.
-pub(crate) fn line(report: &Report) -> String {
-    let Report { machine, kernel, date, revision, quick, .. } = report;
-    format!(
-        "{}, {} cores{}, {} GiB; Linux {kernel}; load {:.1} at the start; {date}; revision {revision}{}",
-        machine.cpu,
-        machine.cores,
-        if machine.virtual_machine { " of a virtual machine" } else { "" },
-        (machine.memory_mib + 512) / 1024,
-        machine.load,
-        if *quick { "; QUICK: figures not to be quoted" } else { "" },
-    )
 }

@@ -113,7 +113,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
         _ => None,
     };
     let mut report = Report::begin(arguments.quick)?;
-    println!("{}\n", machine::line(&report));
+    println!("{}\n", report.headline());
     for benchmark in BENCHMARKS.iter().filter(chosen) {
         println!("{}: {}", benchmark.name, benchmark.what);
         let begin = Instant::now();
@@ -123,8 +123,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
         if let Some(error) = &failed {
             eprintln!("FAILED: {}: {error:#}", benchmark.name);
         }
-        report.add(
-            findings,
+        findings.report(
             Ran {
                 name: benchmark.name.to_owned(),
                 what: benchmark.what.to_owned(),
@@ -132,6 +131,7 @@ fn run(arguments: &Arguments, context: &Context) -> Result<ExitCode> {
                 failed: failed.map(|error| format!("{error:#}")),
                 notes: Vec::new(),
             },
+            &mut report,
         );
         table::print_benchmark(&report, benchmark.name);
         // After each, so that an interruption loses only the one that it falls into.

@@ -308,7 +308,7 @@ mod tests {
         findings.compare("p50", "kernel");
         let mut report = Report::begin(true).unwrap();
         let (name, what) = ("decide".to_owned(), String::new());
-        report.add(findings, Ran { name, what, seconds: 0.0, failed: None, notes: Vec::new() });
+        findings.report(Ran { name, what, seconds: 0.0, failed: None, notes: Vec::new() }, &mut report);
         let folder = std::env::temp_dir().join(format!("arp-plots-{}", std::process::id()));
         let paths = draw(&report, &folder).unwrap();
         let pictures: Vec<String> = paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect();

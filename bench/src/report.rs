@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, ensure};
 use bench::Spread;
 use serde::{Deserialize, Serialize};
 
-use crate::findings::Findings;
 use crate::machine::{self, Machine};
 use crate::samples::{At, Row};
 
@@ -172,13 +171,18 @@ impl Report {
         fs::write(path, text).with_context(|| format!("writing {}", path.display()))
     }
 
-    pub(crate) fn add(&mut self, findings: Findings, mut ran: Ran) {
-        let (results, goals, skipped, notes) = findings.into_parts();
-        ran.notes = notes;
-        self.benchmarks.push(ran);
-        self.results.extend(results);
-        self.goals.extend(goals);
-        self.skipped.extend(skipped);
+    /// The machine in a line.
+    pub(crate) fn headline(&self) -> String {
+        let Report { machine, kernel, date, revision, quick, .. } = self;
+        format!(
+            "{}, {} cores{}, {} GiB; Linux {kernel}; load {:.1} at the start; {date}; revision {revision}{}",
+            machine.cpu,
+            machine.cores,
+            if machine.virtual_machine { " of a virtual machine" } else { "" },
+            (machine.memory_mib + 512) / 1024,
+            machine.load,
+            if *quick { "; QUICK: figures not to be quoted" } else { "" },
+        )
     }
 
     pub(crate) fn has_failures(&self) -> bool {
@@ -255,6 +259,7 @@ impl Goal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::findings::Findings;
     use crate::samples::Key;
 
     #[test]
@@ -283,7 +288,7 @@ mod tests {
         let ran =
             Ran { name: "reply".to_owned(), what: "latency".to_owned(), seconds: 1.0, failed: None, notes: Vec::new() };
         let mut report = Report::begin(true).unwrap();
-        report.add(findings, ran);
+        findings.report(ran, &mut report);
 
         let json: serde_json::Value = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
         for key in ["schema", "command", "date", "revision", "quick", "machine", "kernel", "skipped"] {

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use arp_common::Lladdr;
@@ -200,6 +202,21 @@ impl Subject {
     /// How many frames have come in on the pod's `eth0`.
     pub fn received(&self) -> Result<u64> {
         received(&self.namespace, "eth0")
+    }
+}
+
+/// The value of a counter once it has stopped moving: what waits in a queue is handled in less than the pause.
+pub fn settled(read: impl Fn() -> Result<u64>) -> Result<u64> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + Duration::from_secs(2);
+    let mut last = read()?;
+    loop {
+        thread::sleep(PAUSE);
+        let now = read()?;
+        if now == last || Instant::now() > deadline {
+            return Ok(now);
+        }
+        last = now;
     }
 }
 

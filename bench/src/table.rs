@@ -11,7 +11,7 @@ use bench::units::{self, grouped, number};
 
 /// Prints a whole report.
 pub(crate) fn print(report: &Report) {
-    println!("{}\n", crate::machine::line(report));
+    println!("{}\n", report.headline());
     for ran in &report.benchmarks {
         println!("{}: {}", ran.name, ran.what);
         print_benchmark(report, &ran.name);

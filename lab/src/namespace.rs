@@ -12,9 +12,6 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 
-use crate::neighbours::Neighbour;
-use crate::netlink::{Netlink, index};
-
 /// Where `ip netns` keeps the names.
 pub const NAMES: &str = "/run/netns";
 
@@ -140,13 +137,6 @@ impl Namespace {
         let mut words = command.split_whitespace();
         let mut program = Command::new(words.next().context("an empty command")?);
         self.run(|| finish(program.args(words), None))?
-    }
-
-    /// The neighbour entry for an address on an interface, if there is one.
-    pub fn neighbour(&self, interface: &str, address: [u8; 4]) -> Result<Option<Neighbour>> {
-        let (index, table) =
-            self.run(|| Ok::<_, anyhow::Error>((index(interface)?, Netlink::here()?.neighbours()?)))??;
-        Ok(table.entries.get(&(index, address.into())).copied())
     }
 
     /// Whether one ping from here to `address` is answered within two seconds.

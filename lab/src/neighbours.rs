@@ -8,7 +8,7 @@ use anyhow::Result;
 use arp_common::Lladdr;
 
 use crate::namespace::Namespace;
-use crate::netlink::{Change, Netlink, find, u16_at, u32_at};
+use crate::netlink::{Change, Netlink, find, index, u16_at, u32_at};
 
 /// What the kernel can do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +96,15 @@ impl fmt::Display for Neighbours {
             writeln!(f, "{addr} ifindex {ifindex} {:?} {:#x} {lladdr}", entry.class(), entry.state)?;
         }
         self.proxies.iter().try_for_each(|(ifindex, addr)| writeln!(f, "{addr} ifindex {ifindex} proxy"))
+    }
+}
+
+impl Namespace {
+    /// The neighbour entry for an address on an interface, if there is one.
+    pub fn neighbour(&self, interface: &str, address: [u8; 4]) -> Result<Option<Neighbour>> {
+        let (index, table) =
+            self.run(|| Ok::<_, anyhow::Error>((index(interface)?, Netlink::here()?.neighbours()?)))??;
+        Ok(table.entries.get(&(index, address.into())).copied())
     }
 }
 

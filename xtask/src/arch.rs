@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::ValueEnum;
 
-use crate::{process, workspace};
+use crate::{paths, process, workspace};
 
 /// A processor, by the name that Debian, Go and OCI give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -58,7 +58,7 @@ pub(crate) fn add_target(target: &str) -> Result<()> {
         bail!("this Rust has no target {target}: install it, as with `rustup target add {target}`");
     };
     let mut add = std::process::Command::new(rustup);
-    add.args(["target", "add", target]).current_dir(workspace::root());
+    add.args(["target", "add", target]).current_dir(paths::root());
     process::run(&mut add)?;
     ensure!(has(target)?, "rustup added the target {target}, but to another toolchain than this one");
     Ok(())

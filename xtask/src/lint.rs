@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need, Toolchain};
-use crate::{machine, process, workspace};
+use crate::{machine, paths, process, workspace};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -139,17 +139,17 @@ fn dependencies() -> Result<Done> {
         Err(error) => return Ok(Done::Less(format!("cannot install cargo-deny: {error:#}"))),
     };
     let mut command = Command::new(deny);
-    clean(command.current_dir(workspace::root()).args(["check", "bans", "licenses", "sources"]))
+    clean(command.current_dir(paths::root()).args(["check", "bans", "licenses", "sources"]))
 }
 
 /// The cargo-deny in PATH, else the project's own, which is built if it is not there.
 fn cargo_deny() -> Result<PathBuf> {
-    let ours = workspace::tools().join("bin/cargo-deny");
+    let ours = paths::tools().join("bin/cargo-deny");
     if let Some(found) = process::find_program("cargo-deny").or_else(|| ours.is_file().then(|| ours.clone())) {
         return Ok(found);
     }
     let mut cargo = workspace::cargo();
-    cargo.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--root"]).arg(workspace::tools());
+    cargo.args(["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--root"]).arg(paths::tools());
     cargo.env_remove("CARGO_TARGET_DIR");
     process::long(&format!("building cargo-deny {CARGO_DENY} (some minutes)"), "cargo-deny", BUILD, &mut cargo)?;
     if !ours.is_file() {

@@ -3,9 +3,12 @@
 mod arch;
 mod build;
 mod docs;
+#[cfg(test)]
+mod imports;
 mod lint;
 mod machine;
 mod package;
+mod paths;
 mod process;
 #[cfg(test)]
 mod rows;

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::arch::Arch;
 use crate::setup::{self, Need};
-use crate::{process, workspace};
+use crate::{paths, process, workspace};
 use files::File;
 
 /// The most that a package may have; an image for several processors, each of them.
@@ -158,7 +158,7 @@ impl Package {
         let version = agent.and_then(|agent| agent["version"].as_str()).context("cargo metadata names no arp-agent")?;
         let git = |format: &str| {
             let mut git = Command::new("git");
-            git.current_dir(workspace::root()).args(["log", "-1", &format!("--format={format}")]);
+            git.current_dir(paths::root()).args(["log", "-1", &format!("--format={format}")]);
             process::output(&mut git).map(|said| said.trim().to_owned())
         };
         // A tree without git is one of a source archive, which has no time of its own.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::workspace;
+use crate::paths;
 
 /// How often a long command says that it is still at work.
 const STILL_HERE: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 
 /// Runs a long command: its output goes to a file of that name under `.tools/log`, the reader sees that it is at work.
 pub(crate) fn long(what: &str, log: &str, limit: Duration, command: &mut Command) -> Result<()> {
-    let folder = workspace::tools().join("log");
+    let folder = paths::tools().join("log");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let path = folder.join(format!("{log}.log"));
     let cannot_log = || format!("cannot write {}", path.display());
@@ -123,7 +123,7 @@ pub(crate) fn cargo_path() -> OsString {
 
 /// Where setup unpacks programs that cannot be installed.
 pub(crate) fn clients() -> PathBuf {
-    workspace::tools().join("clients")
+    paths::tools().join("clients")
 }
 
 /// A PATH with a folder before the others and those of the administrator's programs after them.

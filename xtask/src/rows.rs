@@ -33,7 +33,7 @@ fn read(path: &str) -> Result<String> {
 }
 
 /// The files of the repository with this ending, by their paths from its root; not those that builds and tools write.
-fn files(ending: &str) -> Result<Vec<(String, String)>> {
+pub(crate) fn files(ending: &str) -> Result<Vec<(String, String)>> {
     let mut found = Vec::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {

@@ -17,7 +17,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::arch::Arch;
-use crate::workspace;
+use crate::paths;
 pub(crate) use apt::Apt;
 pub(crate) use cyclonedx::cyclonedx;
 pub(crate) use debian::debian;
@@ -109,7 +109,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 fn find_toolchain() -> Result<Search> {
     let mut search = toolchain::search(linker::refuses)?;
     if search.toolchain.is_none() {
-        packages::refresh_if_never_done();
+        apt::refresh_if_never_done();
         search.add_rust_src(linker::refuses);
     }
     Ok(search)
@@ -134,14 +134,14 @@ fn record(toolchain: &Toolchain) -> Result<()> {
         // The build script reads the variable too; what is recorded stays for the time when it is gone.
         return Ok(());
     }
-    let path = workspace::tools().join("bpf-toolchain");
+    let path = paths::tools().join("bpf-toolchain");
     let line = format!("{}\n", toolchain.name);
     // Written only when it changes: cargo rebuilds what depends on it by its time.
     if fs::read_to_string(&path).is_ok_and(|old| old == line) {
         return Ok(());
     }
     eprintln!("setup: the eBPF program is built with toolchain `{}`", toolchain.name);
-    fs::create_dir_all(workspace::tools())
+    fs::create_dir_all(paths::tools())
         .and_then(|()| fs::write(&path, line))
         .with_context(|| format!("cannot write {}", path.display()))
 }
@@ -150,7 +150,7 @@ fn record(toolchain: &Toolchain) -> Result<()> {
 pub(crate) fn bpf_cargo() -> Result<(Command, Toolchain)> {
     let toolchain = toolchain::inspect(&toolchain::chosen()?).map_err(anyhow::Error::msg)?;
     let mut cargo = toolchain::rustup(["run", &toolchain.name, "cargo"]);
-    cargo.current_dir(workspace::root()).env("RUSTC_BOOTSTRAP", "1");
+    cargo.current_dir(paths::root()).env("RUSTC_BOOTSTRAP", "1");
     Ok((cargo, toolchain))
 }
 
@@ -162,7 +162,7 @@ pub(crate) fn install_distribution_clippy() -> Result<()> {
 /// Unpacks the programs that `cargo xtask bench peers` measures into a folder of the project's: nothing is installed, and
 /// no service starts. The folder.
 pub(crate) fn unpack_peers() -> Result<PathBuf> {
-    let folder = workspace::tools().join("peers");
+    let folder = paths::tools().join("peers");
     Apt::OWN.unpack(&packages::PEERS, &folder)?;
     Ok(folder)
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::setup::{self, Need};
-use crate::{machine, package, process, workspace};
+use crate::{machine, package, paths, process, workspace};
 
 #[derive(clap::Args)]
 #[command(disable_help_flag = true)]
@@ -50,7 +50,7 @@ pub(crate) fn run(tool: Tool, Args { arguments }: &Args) -> Result<ExitCode> {
         workspace::build(&["--release", "-p", "arp-agent", "-p", package, "--bin", "arp-agent", "--bin", binary])?;
     let program = workspace::find_executable(&made, binary)?;
     let mut command = Command::new(&program);
-    command.args(arguments).current_dir(workspace::root()).env("PATH", process::lab_path());
+    command.args(arguments).current_dir(paths::root()).env("PATH", process::lab_path());
     command.env("ARP_AGENT_BIN", workspace::find_executable(&made, "arp-agent")?);
     if tool == Tool::Bench && wants("scale", arguments) {
         command.env("ARP_BENCH_SHIPPED", package::binary_alone()?);

@@ -1,38 +1,26 @@
-//! The paths of the workspace, and calls of cargo.
+//! Calls of cargo.
 
 use std::env;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::process;
-
-/// The folder of the workspace's Cargo.toml.
-pub(crate) fn root() -> PathBuf {
-    // `cargo run` sets the variable anew each time, so that a binary in a shared target folder serves the right tree.
-    let xtask = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&xtask).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
-}
-
-/// What setup installs for this project alone; never in version control.
-pub(crate) fn tools() -> PathBuf {
-    root().join(".tools")
-}
+use crate::{paths, process};
 
 /// The cargo that runs this xtask, at the root of the workspace.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).env("PATH", process::cargo_path());
+    command.current_dir(paths::root()).env("PATH", process::cargo_path());
     command
 }
 
 /// The compiler that this cargo calls.
 pub(crate) fn rustc() -> Command {
     let mut command = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    command.current_dir(root()).env("PATH", process::cargo_path());
+    command.current_dir(paths::root()).env("PATH", process::cargo_path());
     command
 }
 

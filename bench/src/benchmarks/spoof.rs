@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use arp_common::ArpFrame;
-use bench::{Flood, Flooded, KERNEL, Requester, Responder, Stand, stands};
+use bench::{Flood, Flooded, KERNEL, Requester, Responder, Stand, settled, stands};
 use lab::{Lab, topology};
 
 use super::reply;
-use super::storm::settled;
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};

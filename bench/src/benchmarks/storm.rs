@@ -4,13 +4,12 @@
 //! time is the sum of what all of them do. What is left of it over a program that drops every request is the
 //! responder, and the way back of its reply.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::ArpFrame;
 use aya::programs::xdp::XdpMode;
-use bench::{Flood, KERNEL, Responder, Stand, Subject, gro, stands};
+use bench::{Flood, KERNEL, Responder, Stand, Subject, gro, settled, stands};
 use lab::{Lab, OnCore, topology};
 
 use super::{reply, spoof};
@@ -170,21 +169,6 @@ pub(crate) fn send(subject: &Subject, window: Duration, core: usize, settle: boo
     let flooded = flood.run(&[request; 64], window)?;
     let after = if settle { settled(|| subject.received())? } else { subject.received()? };
     Ok(Storm { requests: flooded.requests, replies: after - before, elapsed: flooded.elapsed })
-}
-
-/// The value of a counter once it has stopped moving: what waits in a queue is handled in less than the pause.
-pub(crate) fn settled(read: impl Fn() -> Result<u64>) -> Result<u64> {
-    const PAUSE: Duration = Duration::from_millis(5);
-    let deadline = Instant::now() + Duration::from_secs(2);
-    let mut last = read()?;
-    loop {
-        thread::sleep(PAUSE);
-        let now = read()?;
-        if now == last || Instant::now() > deadline {
-            return Ok(now);
-        }
-        last = now;
-    }
 }
 
 /// A pod whose requests a program drops at the node's end.

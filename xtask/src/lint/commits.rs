@@ -14,7 +14,7 @@ const SUBJECT: usize = 72;
 /// Checks the branch's own commits. Merges are left out: git words them.
 pub(super) fn check() -> Result<Done> {
     let git =
-        |arguments: &[&str]| process::output(Command::new("git").current_dir(crate::workspace::root()).args(arguments));
+        |arguments: &[&str]| process::output(Command::new("git").current_dir(crate::paths::root()).args(arguments));
     if git(&["rev-parse", "--verify", "--quiet", BASE]).is_err() {
         return Ok(Done::Less(format!("there is no {BASE} to compare the branch with")));
     }

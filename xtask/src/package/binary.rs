@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::{LARGEST_BINARY, Package, check_size};
 use crate::arch::{self, Arch};
-use crate::{process, workspace};
+use crate::{paths, process, workspace};
 
 /// Where the workspace lies, as far as what is made of it says.
 pub(super) const SOURCE: &str = "/usr/src/arp-agent";
@@ -36,7 +36,7 @@ pub(super) fn compile(arch: Arch, package: &Package) -> Result<PathBuf> {
         "--target",
         &target,
     ]);
-    let remaps = [(workspace::root(), SOURCE), (cargo_home()?, "/usr/src/cargo")];
+    let remaps = [(paths::root(), SOURCE), (cargo_home()?, "/usr/src/cargo")];
     let flags = remaps.map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())).join("\x1f");
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags).env("SOURCE_DATE_EPOCH", package.epoch.to_string());
     process::run(&mut cargo)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder};
 
-use crate::workspace;
+use crate::paths;
 
 /// A file of a package.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ pub(super) fn documents() -> Result<Vec<File>> {
 
 /// A file of the repository.
 pub(super) fn source(name: &str) -> Result<Vec<u8>> {
-    let path = workspace::root().join(name);
+    let path = paths::root().join(name);
     fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 

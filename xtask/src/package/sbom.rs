@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Package;
 use super::binary::SOURCE;
 use crate::arch::Arch;
-use crate::{process, setup, workspace};
+use crate::{paths, process, setup};
 
 /// Stands in a document's name until it is where it belongs.
 const NAME: &str = "package-sbom";
@@ -34,7 +34,7 @@ struct Documents;
 
 impl Documents {
     fn write(tool: &Path, target: &str, epoch: u64) -> Result<Self> {
-        let manifest = workspace::root().join("arp-agent/Cargo.toml");
+        let manifest = paths::root().join("arp-agent/Cargo.toml");
         let mut command = Command::new(tool);
         command.args(["cyclonedx", "--format", "json", "--spec-version", "1.5", "--override-filename", NAME]);
         command.args(["--target", target, "--no-build-deps", "--quiet", "--manifest-path"]).arg(manifest);
@@ -45,9 +45,9 @@ impl Documents {
 
     /// Puts a crate's document among the packages. `parts`: some that it cannot lack.
     fn take(&self, name: &str, parts: &[&str], package: &Package, of: &str) -> Result<PathBuf> {
-        let from = workspace::root().join(name).join(format!("{NAME}.json"));
+        let from = paths::root().join(name).join(format!("{NAME}.json"));
         let text = fs::read_to_string(&from).with_context(|| format!("cargo-cyclonedx made no {}", from.display()))?;
-        let text = without_paths(&text, &workspace::root());
+        let text = without_paths(&text, &paths::root());
         check(&text, parts).with_context(|| format!("what cargo-cyclonedx says of {name}"))?;
         let path = package.out.join(format!("arp-agent-{}-{of}.cdx.json", package.version));
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -57,7 +57,7 @@ impl Documents {
 
 impl Drop for Documents {
     fn drop(&mut self) {
-        for folder in fs::read_dir(workspace::root()).into_iter().flatten().flatten() {
+        for folder in fs::read_dir(paths::root()).into_iter().flatten().flatten() {
             let _ = fs::remove_file(folder.path().join(format!("{NAME}.json")));
         }
     }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::packages::refresh_if_never_done;
 use crate::arch::Arch;
-use crate::{process, workspace};
+use crate::{machine, paths, process};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -28,7 +27,7 @@ impl Apt {
         if Arch::own() == Some(arch) {
             return Ok(Apt::OWN);
         }
-        let folder = workspace::tools().join("apt").join(arch.debian());
+        let folder = paths::tools().join("apt").join(arch.debian());
         let status = folder.join("status");
         for part in ["state/lists/partial", "cache/archives/partial"] {
             let part = folder.join(part);
@@ -127,6 +126,17 @@ impl Apt {
             process::output(Command::new("dpkg-deb").arg("-x").arg(archive?.path()).arg(folder))?;
         }
         fs::write(&done, wanted).with_context(|| format!("cannot write {}", done.display()))
+    }
+}
+
+/// Reads the list of packages on a machine where nobody ever did, as in a fresh container.
+pub(super) fn refresh_if_never_done() {
+    let lists = fs::read_dir("/var/lib/apt/lists");
+    let known = lists.is_ok_and(|mut lists| {
+        lists.any(|list| list.is_ok_and(|list| list.file_name().to_string_lossy().contains("_Packages")))
+    });
+    if !known && machine::is_root() && process::find_program("apt-get").is_some() {
+        Apt::OWN.refresh();
     }
 }
 

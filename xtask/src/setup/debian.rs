@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use super::apt::PATIENCE;
-use crate::{process, workspace};
+use crate::{paths, process};
 
 const RELEASE: &str = "bookworm";
 /// Besides what every Debian has. `rpm` is there to try the other package.
@@ -14,8 +14,8 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,rpm";
 
 /// The folder with it, which is made once.
 pub(crate) fn debian() -> Result<PathBuf> {
-    let root = workspace::tools().join("debian");
-    let (made, wanted) = (workspace::tools().join("debian.made"), format!("{RELEASE} {PACKAGES}"));
+    let root = paths::tools().join("debian");
+    let (made, wanted) = (paths::tools().join("debian.made"), format!("{RELEASE} {PACKAGES}"));
     if fs::read_to_string(&made).is_ok_and(|text| text == wanted) {
         return Ok(root);
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use super::packages;
-use crate::{process, workspace};
+use crate::{paths, process, workspace};
 
 const VERSION: &str = "0.13.0";
 /// The LLVM versions that it can be built for (its features llvm-21 …).
@@ -21,7 +21,7 @@ const BUILD: Duration = Duration::from_secs(30 * 60);
 
 /// Where `.cargo/config.toml` looks for it.
 fn ours() -> PathBuf {
-    workspace::tools().join("bin/bpf-linker")
+    paths::tools().join("bin/bpf-linker")
 }
 
 /// Describes the linker that is installed.
@@ -73,7 +73,7 @@ pub(super) fn ensure(rustc: u32) -> Result<()> {
             {
                 return Err(error).with_context(|| format!("cannot replace {}", ours.display()));
             }
-            let folder = workspace::tools().join("bin");
+            let folder = paths::tools().join("bin");
             return fs::create_dir_all(&folder)
                 .and_then(|()| symlink(&found, &ours))
                 .with_context(|| format!("cannot link {} to {}", ours.display(), found.display()));
@@ -89,7 +89,7 @@ pub(super) fn ensure(rustc: u32) -> Result<()> {
     cargo
         .args(["install", "bpf-linker", "--version", VERSION, "--locked", "--force", "--no-default-features"])
         .args(["--features", &format!("llvm-{llvm}"), "--root"])
-        .arg(workspace::tools())
+        .arg(paths::tools())
         .env("LLVM_PREFIX", &prefix)
         .env(format!("LLVM_SYS_{llvm}1_PREFIX"), &prefix)
         // Its hundred dependencies are of no use to this workspace's own builds.

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use super::apt::{Apt, PATIENCE};
+use super::apt::{Apt, PATIENCE, refresh_if_never_done};
 use crate::arch::Arch;
 use crate::{machine, process};
 
@@ -221,17 +221,6 @@ pub(super) fn exists(package: &str) -> bool {
         .args(["show", "--no-all-versions", package])
         .output()
         .is_ok_and(|output| output.status.success() && !output.stdout.is_empty())
-}
-
-/// Reads the list of packages on a machine where nobody ever did, as in a fresh container.
-pub(super) fn refresh_if_never_done() {
-    let lists = fs::read_dir("/var/lib/apt/lists");
-    let known = lists.is_ok_and(|mut lists| {
-        lists.any(|list| list.is_ok_and(|list| list.file_name().to_string_lossy().contains("_Packages")))
-    });
-    if !known && machine::is_root() && process::find_program("apt-get").is_some() {
-        Apt::OWN.refresh();
-    }
 }
 
 /// Installs packages, or fails with what to type.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::{process, workspace};
+use crate::{paths, process};
 
 /// Names the toolchain, a rustup name or an absolute path; nothing else is tried then.
 pub(super) const VARIABLE: &str = "ARP_BPF_TOOLCHAIN";
@@ -147,7 +147,7 @@ pub(super) fn chosen() -> Result<String> {
     if let Some(name) = env::var_os(VARIABLE) {
         return Ok(name.to_string_lossy().into_owned());
     }
-    let recorded = fs::read_to_string(workspace::tools().join("bpf-toolchain"));
+    let recorded = fs::read_to_string(paths::tools().join("bpf-toolchain"));
     Ok(recorded.map_or_else(|_| NIGHTLY.to_owned(), |line| line.trim().to_owned()))
 }
 

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::qemu;
 use crate::arch::Arch;
 use crate::test::report::{Libtest, Outcome, Skip};
 use crate::test::{HOOK, Tier};
@@ -64,6 +63,16 @@ pub(super) struct Plan<'a> {
     pub(super) modules: &'a [&'static str],
     /// Random scenarios, after the tiers: for how many seconds, and the seed.
     pub(super) parity: Option<(u64, u64)>,
+}
+
+/// What came out of a guest.
+pub(super) struct Output {
+    /// What the tests printed.
+    pub(super) tests: Vec<String>,
+    /// What became of them.
+    pub(super) results: String,
+    /// Why the guest did not come to its end by itself, if it did not.
+    pub(super) cut_short: Option<String>,
 }
 
 /// Mounts what the tests expect. `set -u` and no `set -e`: whatever fails here, the guest must come to its end.
@@ -186,8 +195,8 @@ pub(super) fn came_to_its_end(results: &str) -> bool {
 }
 
 /// What became of each tier.
-pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> Vec<Outcome> {
-    let qemu::Output { tests, results, cut_short } = output;
+pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &Output) -> Vec<Outcome> {
+    let Output { tests, results, cut_short } = output;
     tiers
         .iter()
         .map(|tier| {
@@ -204,12 +213,12 @@ pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &qemu::Output) -> 
 }
 
 /// The last line of the random scenarios, which says how many there were, and in how many frames the fast path differed.
-pub(super) fn scenarios(output: &qemu::Output) -> Option<String> {
+pub(super) fn scenarios(output: &Output) -> Option<String> {
     section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last().map(str::to_owned)
 }
 
 /// What became of the random scenarios: one test, as the report counts.
-pub(super) fn parity_outcome(release: &str, output: &qemu::Output) -> Outcome {
+pub(super) fn parity_outcome(release: &str, output: &Output) -> Outcome {
     let label = format!("{release} {PARITY_WORD}");
     match TierResult::find(&output.results, PARITY_WORD) {
         Some(TierResult { success: true, took, .. }) => Outcome::passed(&label, took),
@@ -275,7 +284,7 @@ mod tests {
     fn a_guest_cut_short_fails_what_it_left() {
         let tests =
             "== program\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\n== lab\ntest b ... ok";
-        let output = qemu::Output {
+        let output = Output {
             tests: tests.lines().map(str::to_owned).collect(),
             results: "tier program\ndone 0 1 2\ntier lab\n".to_owned(),
             cut_short: Some("too slow".to_owned()),
@@ -288,7 +297,7 @@ mod tests {
     #[test]
     fn random_scenarios_are_one_test_and_one_line() {
         let tests = "== parity\nseed 7\nparity: scenarios=3 frames=9 divergences=0\n";
-        let mut output = qemu::Output {
+        let mut output = Output {
             tests: tests.lines().map(str::to_owned).collect(),
             results: "tier parity\ndone 0 100 6100\nend\n".to_owned(),
             cut_short: None,

@@ -10,7 +10,7 @@ use super::cpio::Archive;
 use super::kernel::{Kernel, Modules};
 use super::userland::Userland;
 use super::{Programs, file_name, guest};
-use crate::workspace;
+use crate::paths;
 
 /// What the guest's init and the tests run.
 const GUEST_PROGRAMS: [&str; 19] = [
@@ -65,7 +65,7 @@ pub(super) fn write(
         }
     }
 
-    let regressions = workspace::root().join("tests/regressions");
+    let regressions = paths::root().join("tests/regressions");
     for script in fs::read_dir(&regressions).with_context(|| format!("cannot list {}", regressions.display()))? {
         let script = script.with_context(|| format!("cannot list {}", regressions.display()))?.path();
         archive.file(&format!("{}/{}", guest::REGRESSIONS, file_name(&script)?), 0o644, &read(&script)?)?;

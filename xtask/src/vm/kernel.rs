@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::arch::Arch;
 use crate::setup::Apt;
-use crate::{process, workspace};
+use crate::{paths, process};
 
 /// What the tests use and a kernel may have as a module. The kernel loads most of it by itself when a test asks for it;
 /// to name all of it here is how a guest gets the files, and how one learns what a kernel lacks.
@@ -100,7 +100,7 @@ pub(super) struct Modules {
 
 /// The newest kernel of that version that apt can fetch; an older one from an earlier fetch if apt knows none.
 pub(super) fn fetch(version: &Version, arch: Arch) -> Result<Kernel> {
-    let kernels = workspace::tools().join("kernels");
+    let kernels = paths::tools().join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
     let apt = Apt::of(arch)?;
     let newest = |names| newest(*version, arch, names);

@@ -26,16 +26,6 @@ pub(super) struct Machine<'a> {
     pub(super) cpus: usize,
 }
 
-/// What came out of a guest.
-pub(super) struct Output {
-    /// What the tests printed.
-    pub(super) tests: Vec<String>,
-    /// What became of them, see [`guest`].
-    pub(super) results: String,
-    /// Why the guest did not come to its end by itself, if it did not.
-    pub(super) cut_short: Option<String>,
-}
-
 impl Machine<'_> {
     /// The command line. The first line is the kernel's console, the second what the tests print, the third what
     /// became of them (guest.rs has their names in the guest).
@@ -87,7 +77,7 @@ impl Machine<'_> {
     }
 
     /// Boots the guest, passes on what its tests print, and ends it if it takes longer than `limit`.
-    pub(super) fn run(&self, console: &Path, results: &Path, limit: Duration) -> Result<Output> {
+    pub(super) fn run(&self, console: &Path, results: &Path, limit: Duration) -> Result<guest::Output> {
         for file in [console, results] {
             File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
         }
@@ -134,7 +124,7 @@ impl Machine<'_> {
         if cut_short.is_some() {
             show_console(console);
         }
-        Ok(Output { tests, results, cut_short })
+        Ok(guest::Output { tests, results, cut_short })
     }
 }
 

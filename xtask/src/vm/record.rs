@@ -9,11 +9,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
 
-use super::{guest, qemu};
+use super::guest;
 use crate::arch::Arch;
 use crate::test::Tier;
 use crate::test::report::{Outcome, Skip};
-use crate::{process, workspace};
+use crate::{paths, process};
 
 /// Tests about kinds of devices: each is a row of the second table. They are in these modules.
 const DEVICES: [&str; 4] = ["matrix::cards::", "matrix::devices::", "matrix::kinds::", "matrix::vrf::"];
@@ -40,7 +40,7 @@ pub(super) struct Run<'a> {
 }
 
 /// What became of a tier's tests about devices.
-pub(super) fn devices(output: &qemu::Output, tier: Tier, skips: &[Skip]) -> BTreeMap<String, String> {
+pub(super) fn devices(output: &guest::Output, tier: Tier, skips: &[Skip]) -> BTreeMap<String, String> {
     words(guest::section(&output.tests, tier.name()), skips)
 }
 
@@ -133,16 +133,16 @@ pub(crate) fn write_page() -> Result<()> {
 }
 
 fn git(arguments: &[&str]) -> Result<String> {
-    let said = process::output(Command::new("git").current_dir(workspace::root()).args(arguments))?;
+    let said = process::output(Command::new("git").current_dir(paths::root()).args(arguments))?;
     Ok(said.trim().to_owned())
 }
 
 fn file() -> PathBuf {
-    workspace::root().join("docs/kernels.json")
+    paths::root().join("docs/kernels.json")
 }
 
 fn page() -> PathBuf {
-    workspace::root().join("docs/kernels.md")
+    paths::root().join("docs/kernels.md")
 }
 
 fn kept() -> Result<Vec<Value>> {

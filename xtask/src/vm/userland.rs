@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::arch::Arch;
 use crate::setup::Apt;
-use crate::{process, workspace};
+use crate::{paths, process};
 
 /// The packages that hold what a guest runs (`image::GUEST_PROGRAMS`).
 const PACKAGES: [&str; 10] =
@@ -37,7 +37,7 @@ impl Userland {
         let wanted: Vec<&str> = PACKAGES.into_iter().chain([ESSENTIAL]).collect();
         let packages = apt.with_dependencies(&wanted)?;
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-        let root = workspace::tools().join("guests").join(arch.debian());
+        let root = paths::tools().join("guests").join(arch.debian());
         apt.unpack(&packages, &root)?;
         Ok(Userland::Unpacked { root, arch })
     }
