@@ -304,26 +304,8 @@ impl Filters {
         let hooked: Vec<u32> = wire::messages(answer)
             .filter_map(|message| message.and_then(|m| ingress::ingress_qdisc(&m)).transpose())
             .collect::<Result<_>>()?;
-        let mut found = FoundFilters::default();
-        for &ifindex in &hooked {
-            let dumped = match self.dumped(ifindex, INGRESS) {
-                Ok(dumped) => dumped,
-                Err(error) => {
-                    log::warn!("tc filters of {} could not be read: {error:#}", super::interface_name(ifindex));
-                    continue;
-                }
-            };
-            for dumped in dumped {
-                let Some(owner) = dumped.owner().map(str::to_owned).filter(|owner| *owner != self.name) else {
-                    continue;
-                };
-                match is_alive(&owner) {
-                    Ok(true) => found.living.push((ifindex, owner)),
-                    Ok(false) => found.left.push(LeftFilter { ifindex, dumped }),
-                    Err(error) => log::warn!("cannot tell whether agent {owner} is alive: {error}"),
-                }
-            }
-        }
+        let own = self.name.clone();
+        let mut found = sort(&hooked, &own, |ifindex| self.dumped(ifindex, INGRESS), is_alive);
         found.hooked = hooked;
         Ok(found)
     }
@@ -489,6 +471,37 @@ pub fn is_alive(name: &str) -> io::Result<bool> {
     Ok(listens == 0 || named == Some(listens))
 }
 
+/// Which of the filters on these interfaces other agents have, or have left. An interface that cannot be read, or a name of
+/// which nothing is known, keeps no other waiting.
+fn sort(
+    hooked: &[u32],
+    own: &str,
+    mut dumped: impl FnMut(u32) -> Result<Vec<DumpedFilter>>,
+    is_alive: impl Fn(&str) -> io::Result<bool>,
+) -> FoundFilters {
+    let mut found = FoundFilters::default();
+    for &ifindex in hooked {
+        let dumped = match dumped(ifindex) {
+            Ok(dumped) => dumped,
+            Err(error) => {
+                log::warn!("tc filters of {} could not be read: {error:#}", super::interface_name(ifindex));
+                continue;
+            }
+        };
+        for dumped in dumped {
+            let Some(owner) = dumped.owner().map(str::to_owned).filter(|owner| owner != own) else {
+                continue;
+            };
+            match is_alive(&owner) {
+                Ok(true) => found.living.push((ifindex, owner)),
+                Ok(false) => found.left.push(LeftFilter { ifindex, dumped }),
+                Err(error) => log::warn!("cannot tell whether agent {owner} is alive: {error}"),
+            }
+        }
+    }
+    found
+}
+
 /// Success if the filter was gone already: somebody else removed it, or it went with the interface.
 fn gone_is_fine(removed: Result<()>) -> Result<()> {
     match removed {
@@ -548,6 +561,23 @@ mod tests {
         assert!(others(&[filter(0, 7, None), filter(1, 7, ours), filter(2, 7, Some("else"))]));
         assert!(others(&[filter(0, 7, None)]), "a priority of which nothing more is known");
         assert!(others(&[filter(1, 7, None)]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_keeps_no_other_interface_from_being_swept() {
+        let dumped = |ifindex| match ifindex {
+            1 => Err(io::Error::from_raw_os_error(libc::ENODEV).into()),
+            2 => Ok(vec![filter(1, 7, Some("arp-agent:unknown"))]),
+            3 => Ok(vec![filter(1, 7, Some("arp-agent:own")), filter(1, 8, Some("arp-agent:alive"))]),
+            _ => Ok(vec![filter(1, 7, Some("arp-agent:dead")), filter(1, 8, Some("else"))]),
+        };
+        let is_alive = |name: &str| match name {
+            "unknown" => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            name => Ok(name != "dead"),
+        };
+        let found = sort(&[1, 2, 3, 4], "own", dumped, is_alive);
+        assert_eq!(found.left.iter().map(LeftFilter::ifindex).collect::<Vec<_>>(), [4]);
+        assert_eq!(found.living, [(3, "alive".to_owned())]);
     }
 
     #[test]
