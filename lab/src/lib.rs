@@ -44,4 +44,4 @@ pub use side_by_side::{Answerer, Counted, LOST, Outcome, SideBySide, UNCOUNTED};
 pub use skip::{fetched_program, kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched, wait_until};
 pub use stop::{INTERRUPTED, Stop};
-pub use traffic::under_traffic;
+pub use traffic::{beside_busy_loops, under_traffic};
