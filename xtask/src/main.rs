@@ -4,6 +4,8 @@ mod arch;
 mod build;
 mod docs;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod imports;
 mod lint;
 mod machine;

@@ -28,7 +28,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn read(path: &str) -> Result<String> {
+pub(crate) fn read(path: &str) -> Result<String> {
     fs::read_to_string(root().join(path)).with_context(|| format!("reading {path}"))
 }
 
@@ -86,7 +86,7 @@ fn rows(page: &str) -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// The names of the tests in a source file: functions after `#[test]`, and the entries `k001_…: ` of macros such as `rows!`.
-fn tests(source: &str) -> Vec<String> {
+pub(crate) fn tests(source: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut marked = false;
     for line in source.lines().map(str::trim_start) {
