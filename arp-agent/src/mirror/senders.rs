@@ -199,9 +199,10 @@ impl<'a> Judge<'a> {
             return is_followed_by(self.snapshot, &[self.ingress])
                 && (!self.strict || is_alone && route.prefix.len > 0);
         }
-        // A route that the kernel skips, because its interface has gone down, is followed by nobody knows what.
+        // A route that the kernel skips, because its interfaces have gone down, is followed by nobody knows what. It skips
+        // none with one next hop that is alive, whatever has become of the others, and which of them it chooses is the same.
         self.depends = true;
-        let is_sure = is_followed_by(self.snapshot, legs);
+        let is_sure = legs.iter().any(|&leg| is_followed_by(self.snapshot, &[leg]));
         is_sure && !self.strict && (self.rp_filter == 0 || self.rp_filter == 2 && self.numbered)
     }
 }

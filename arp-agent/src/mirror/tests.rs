@@ -351,7 +351,12 @@ fn a_sender_that_is_routed_elsewhere_is_accepted_as_rp_filter_says() {
     let second = |flags: u32| link(9, "u1", move |link, _| link.flags = flags);
     assert_eq!(asks(0, vec![second(0x1002), several(&[UPLINK, 9])]), REPLY);
     assert_eq!(asks(0, vec![second(0x1002), several(&[UPLINK, 9]), is_down()]), pass(Reason::SENDER_ROUTE));
-    assert_eq!(asks(0, vec![several(&[UPLINK, 9])]), pass(Reason::SENDER_ROUTE), "one of them is not there");
+    assert_eq!(asks(0, vec![several(&[UPLINK, 9])]), REPLY, "one of them is not there");
+    let Event::Link(second_link) = second(UP) else { panic!("no link") };
+    let without_ipv4 = Event::Link(Link { settings: None, ..second_link });
+    assert_eq!(asks(0, vec![without_ipv4, several(&[UPLINK, 9])]), REPLY, "one of them has no IPv4 settings");
+    assert_eq!(asks(0, vec![several(&[9, 10])]), pass(Reason::SENDER_ROUTE), "none of them is there");
+    assert_eq!(asks(1, vec![several(&[UPLINK, 9])]), pass(Reason::SENDER_ROUTE));
     let filtered = cali(|_, settings| settings.arp_filter = 1);
     assert_eq!(after(elsewhere().into_iter().chain([filtered]), "8.8.8.8"), pass(Reason::SENDER_ROUTE));
     // By the default route out of the interface.
