@@ -11,11 +11,13 @@ use crate::config::{Hook, HookConfig, TcAttach, XdpMode};
 use crate::control::{InterfaceStatus, Peer, ShadowStatus, ShadowVerdict, Status};
 use crate::dataplane::HookKind;
 use crate::event::Link;
-use crate::events::{Event, Kind};
+use crate::events::{EventKind, RaisedEvent};
 use crate::explain::checks::Check;
-use crate::explain::{AgentIs, Answer, ByPolicy, Cause, Explanation, Fact, KernelAnswer, Question, Remedy, TablesFrom};
+use crate::explain::{
+    AgentIs, Answer, Cause, Explanation, Fact, KernelAnswer, PolicyAnswer, Question, Remedy, TablesFrom,
+};
 use crate::hooks::policy::{Surroundings, candidates};
-use crate::preflight::interfaces::{Foreseen, Limit};
+use crate::preflight::interfaces::{Foreseen, Unanswered};
 use crate::preflight::{Preflight, machine};
 use arp_common::Reason;
 use arp_common::guard::DropReason;
@@ -362,19 +364,19 @@ fn every_field_of_stats_is_documented() {
 
 #[test]
 fn every_field_and_every_kind_of_events_is_documented() {
-    let event = Event {
+    let event = RaisedEvent {
         interface: Some(String::new()),
         ifindex: Some(7),
         address: Some(Ipv4Addr::LOCALHOST),
         lladdr: Some(arp_common::Lladdr::new([0; 6])),
         reason: Some(String::new()),
         dropped: Some(true),
-        ..Event::default()
+        ..RaisedEvent::default()
     };
     assert_fields_are_documented(&serde_json::to_value(event).unwrap(), "### Fields of `events --json`");
     let text = section(&document("docs/operations.md"), "## Events");
     let claimed: Vec<String> = table(&text).into_iter().map(|row| format!("| {} |", row.join(" | "))).collect();
-    let is: Vec<String> = Kind::ALL.iter().map(|kind| format!("| `{}` | {} |", kind.name(), kind.why())).collect();
+    let is: Vec<String> = EventKind::ALL.iter().map(|kind| format!("| `{}` | {} |", kind.name(), kind.why())).collect();
     assert!(claimed == is, "docs/operations.md, Events: the rows must be\n{}", is.join("\n"));
 }
 
@@ -392,7 +394,7 @@ fn every_field_of_top_is_documented() {
 
 #[test]
 fn every_field_of_preflight_is_documented() {
-    let limit = Limit { reason_id: String::new(), reason: String::new(), passes: true };
+    let limit = Unanswered { reason_id: String::new(), reason: String::new(), passes: true };
     let interface = Foreseen {
         name: "cali0".into(),
         ifindex: 7,
@@ -409,7 +411,7 @@ fn every_field_of_preflight_is_documented() {
         agent_version: String::new(),
         kernel: String::new(),
         can_run: true,
-        checks: vec![machine::Check { check: String::new(), ok: true, needed: true, found: String::new() }],
+        checks: vec![machine::MachineCheck { check: String::new(), ok: true, needed: true, found: String::new() }],
         patterns: BTreeMap::new(),
         interfaces: vec![interface],
     };
@@ -453,7 +455,7 @@ fn every_field_of_explain_is_documented() {
         agent: AgentIs::None,
         would_answer_if: vec![String::new()],
         program: Some(String::new()),
-        policy: Some(ByPolicy { name: String::new(), answers: true, why: String::new() }),
+        policy: Some(PolicyAnswer { name: String::new(), answers: true, why: String::new() }),
     };
     assert_fields_are_documented(&serde_json::to_value(explanation).unwrap(), "### Fields of `explain --json`");
 }

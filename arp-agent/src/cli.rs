@@ -3,7 +3,7 @@
 
 use crate::config::{BPFFS, Hook, Options, RUN_DIR, TcAttach, XdpMode};
 use crate::prefix::Prefix;
-use crate::trace::{Verdict, filter};
+use crate::trace::{FrameVerdict, filter};
 use arp_common::{Lladdr, Reason};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::Ipv4Addr;
@@ -24,49 +24,49 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Attach to interfaces and answer ARP requests, until SIGTERM or SIGINT.
-    Run(Run),
+    Run(RunArgs),
     /// Say what an agent would answer here and why not, before anything is installed. Attaches nothing. Exit code 0 if it
     /// would answer all that the kernel answers at once, 3 if some frames would pass, 1 if it cannot run.
-    Preflight(Preflight),
+    Preflight(PreflightArgs),
     /// Print the settings that `run` would use, and where each comes from, or what is wrong with them. Needs no root.
     /// Exit code 0 if they are right, 1 if not.
-    CheckConfig(CheckConfig),
+    CheckConfig(CheckConfigArgs),
     /// Let the running agent read its configuration again. If it is wrong, the old one stays in force. Exit code 0 if the
     /// new one is in force, 1 if not, 4 if no agent runs.
-    Reload(Reload),
+    Reload(ReloadArgs),
     /// Show whether an agent runs, on which interfaces it answers, and why not on the others. Exit code 0 ready, 1 failed,
     /// 3 running but not ready, 4 not running, 5 ready but no matching interface answers.
-    Status(Status),
+    Status(StatusArgs),
     /// Explain what this node's kernel and the fast path do with an ARP request, which one thing decides, and what would
     /// change it; -v adds facts and checks. Exit code 0 if the fast path replies, 3 if it passes.
-    Explain(Explain),
+    Explain(ExplainArgs),
     /// Print this node's state as a file that `explain --state` reads on another machine.
-    Snapshot(Snapshot),
+    Snapshot(SnapshotArgs),
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
-    Stats(Stats),
+    Stats(StatsArgs),
     /// Show what each interface does in a second, the busiest first, until the agent ends. Exit code 0, 1 failed, 3 no
     /// response, 4 not running.
-    Top(Top),
+    Top(TopArgs),
     /// Show what has happened on the node: addresses that moved or are claimed by others, what policies refused, a neighbour
     /// table that fills. Exit code 0, 1 failed, 3 no response, 4 not running.
-    Events(Events),
+    Events(EventsArgs),
     /// Show each ARP frame that reaches the program and what becomes of it, as it comes, until the agent ends: the only
     /// capture that has the fast path's replies. Only for root and the agent's own user. Exit code 0, 1 failed, 3 no
     /// response, 4 not running.
-    Trace(Trace),
+    Trace(TraceArgs),
     /// Print the agent's metrics in Prometheus' text format, for node_exporter's textfile collector. If no agent answers,
     /// `arp_agent_up` is 0; exit code 0 all the same.
-    Metrics(Metrics),
+    Metrics(MetricsArgs),
     /// Uninstall: remove everything that dead agents have left on interfaces. Exit code 0 if nothing is left, 3 if an
     /// agent still runs.
-    Detach(Detach),
+    Detach(DetachArgs),
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "Each option but --config may also be a key of the file, and an environment variable \
     (ARP_AGENT_LEASE for --lease). The command line overrides the environment, the environment the file.")]
-pub struct Run {
+pub struct RunArgs {
     #[command(flatten)]
     pub options: Options,
     /// Configuration file; by default /etc/arp-agent/arp-agent.toml, if it is there.
@@ -75,7 +75,7 @@ pub struct Run {
 }
 
 #[derive(Debug, Args)]
-pub struct Preflight {
+pub struct PreflightArgs {
     /// Interfaces to look at: names or patterns such as `cali*`.
     #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required = true)]
     pub interfaces: Vec<String>,
@@ -97,44 +97,44 @@ pub struct Preflight {
 }
 
 #[derive(Debug, Args)]
-pub struct CheckConfig {
+pub struct CheckConfigArgs {
     #[command(flatten)]
-    pub run: Run,
+    pub run: RunArgs,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Metrics {
+pub struct MetricsArgs {
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct Reload {
+pub struct ReloadArgs {
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
 }
 
 #[derive(Debug, Args)]
-pub struct RunDir {
+pub struct RunDirArgs {
     /// Directory of the control socket: one for each agent.
     #[arg(long = "run-dir", value_name = "DIR", default_value = RUN_DIR, env = "ARP_AGENT_RUN_DIR", hide_env_values = true)]
     pub path: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct Status {
+pub struct StatusArgs {
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Explain {
+pub struct ExplainArgs {
     /// The interface that the request comes in on.
     #[arg(value_name = "IF", required_unless_present_any = ["given_interface", "pcap", "listen"])]
     pub on: Option<String>,
@@ -182,7 +182,7 @@ pub struct Explain {
     #[arg(long)]
     pub kernel: bool,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print one JSON document.
     #[arg(long)]
     pub json: bool,
@@ -195,7 +195,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-impl Explain {
+impl ExplainArgs {
     /// The interface, in whichever way it was given.
     pub fn interface(&self) -> anyhow::Result<&str> {
         let given = self.on.as_deref().or(self.given_interface.as_deref());
@@ -209,7 +209,7 @@ impl Explain {
 }
 
 #[derive(Debug, Args)]
-pub struct Snapshot {
+pub struct SnapshotArgs {
     /// Replace addresses, the same by the same: prefixes stay prefixes, and the first byte stays. What stands for what goes
     /// to stderr.
     #[arg(long)]
@@ -217,7 +217,7 @@ pub struct Snapshot {
 }
 
 #[derive(Debug, Args)]
-pub struct Stats {
+pub struct StatsArgs {
     /// Only this interface.
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
@@ -230,14 +230,14 @@ pub struct Stats {
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print one JSON document; with --watch one a line each time.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Top {
+pub struct TopArgs {
     /// What comes first.
     #[arg(long, value_enum, default_value_t)]
     pub sort: Sort,
@@ -255,7 +255,7 @@ pub struct Top {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print a JSON document each turn, one a line.
     #[arg(long)]
     pub json: bool,
@@ -276,19 +276,19 @@ pub enum Sort {
 }
 
 #[derive(Debug, Args)]
-pub struct Events {
+pub struct EventsArgs {
     /// Go on with the events to come, until the agent ends.
     #[arg(short, long)]
     pub follow: bool,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print a JSON document for each event, one a line.
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct Trace {
+pub struct TraceArgs {
     /// Only frames that come in on interfaces that match: names or patterns such as `cali*` [default: all].
     #[arg(long = "interface", value_name = "GLOB", num_args = 1..)]
     pub interfaces: Vec<String>,
@@ -300,7 +300,7 @@ pub struct Trace {
     pub target: Option<Prefix>,
     /// Only frames with this verdict.
     #[arg(long, value_enum)]
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<FrameVerdict>,
     /// Only frames that are passed for one of these reasons, named as `stats` does.
     #[arg(long = "reason", value_name = "NAME", num_args = 1.., value_parser = filter::reason)]
     pub reasons: Vec<Reason>,
@@ -311,7 +311,7 @@ pub struct Trace {
     #[arg(long = "for", id = "for_seconds", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Option<Duration>,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
     /// Print a JSON document for each frame, one a line.
     #[arg(long, conflicts_with = "pcapng")]
     pub json: bool,
@@ -321,7 +321,7 @@ pub struct Trace {
 }
 
 #[derive(Debug, Args)]
-pub struct Detach {
+pub struct DetachArgs {
     /// Only interfaces that match: names or patterns such as `cali*` [default: all].
     #[arg(long = "interface", value_name = "GLOB", num_args = 1..)]
     pub interfaces: Vec<String>,
@@ -332,5 +332,5 @@ pub struct Detach {
     #[arg(long, value_name = "DIR", default_value = BPFFS, env = "ARP_AGENT_BPFFS", hide_env_values = true)]
     pub bpffs: PathBuf,
     #[command(flatten)]
-    pub run_dir: RunDir,
+    pub run_dir: RunDirArgs,
 }

@@ -46,7 +46,7 @@ pub struct Options {
     pub reread_interval: Interval<10, 60_000>,
     /// Whether an eBPF program on the root of the cgroup tree reports writes of sysctls before they take effect.
     #[arg(long, value_enum, default_value_t)]
-    pub sysctl_hook: SysctlHook,
+    pub sysctl_hook: UseSysctlHook,
     /// What to do while a program on the node has a packet socket for ARP (an ARP daemon).
     #[arg(long, value_enum, default_value_t)]
     pub arp_listeners: ArpListeners,
@@ -71,7 +71,7 @@ pub struct Options {
     /// Whether the agent answers nothing, and compares what it would do with what the kernel does; `status` says what came of
     /// it. Needs Linux 6.6.
     #[arg(long, value_enum, default_value_t, num_args = 0..=1, default_missing_value = "on", value_name = "WHETHER")]
-    pub shadow: Shadow,
+    pub shadow: ShadowOption,
     /// The policies that protect the node.
     #[command(flatten)]
     pub protection: ProtectionOptions,
@@ -137,7 +137,7 @@ pub enum TcAttach {
 
 /// Whether writes of sysctls are noticed before they take effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum SysctlHook {
+pub enum UseSysctlHook {
     /// Yes, where the kernel, the capabilities and the mounts allow it; `status` says so, or why not.
     #[default]
     Auto,
@@ -157,7 +157,7 @@ pub enum ArpListeners {
 
 /// Whether nothing is answered, and all is compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Shadow {
+pub enum ShadowOption {
     /// No: the agent answers.
     #[default]
     Off,

@@ -20,7 +20,7 @@ pub const ASKED_FOR: u64 = 10_000_000_000;
 /// How a binding comes about, and what ends it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Kind {
+pub enum BindingKind {
     /// An address is its neighbour entry's, until the owner is silent when it is asked.
     #[default]
     Learn = 0,
@@ -44,7 +44,7 @@ pub struct Claim {
 
 /// What becomes of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum ClaimFate {
     /// The owner is asked, and the claim refused.
     Ask,
     /// It is refused.
@@ -56,14 +56,14 @@ pub enum Next {
 impl Claim {
     /// What becomes of another frame that claims the address.
     #[inline(always)]
-    pub const fn next(&self, key: u64, now: u64) -> Next {
+    pub const fn next(&self, key: u64, now: u64) -> ClaimFate {
         let since = now.wrapping_sub(self.asked);
         if self.key != key || since >= ASKED_FOR {
-            Next::Ask
+            ClaimFate::Ask
         } else if self.seen == 0 && since >= SILENT_FOR {
-            Next::Cede
+            ClaimFate::Cede
         } else {
-            Next::Refuse
+            ClaimFate::Refuse
         }
     }
 }
@@ -92,15 +92,15 @@ mod tests {
     fn an_owner_is_asked_and_whoever_is_silent_cedes() {
         let (key, place) = place_of(ADDR);
         assert!(place < CLAIMS);
-        assert_eq!(Claim::default().next(key, NOW), Next::Ask);
+        assert_eq!(Claim::default().next(key, NOW), ClaimFate::Ask);
         let asked = Claim { key, asked: NOW, seen: 0 };
-        assert_eq!(asked.next(key, NOW + SILENT_FOR - 1), Next::Refuse, "it may answer yet");
-        assert_eq!(asked.next(key, NOW + SILENT_FOR), Next::Cede);
+        assert_eq!(asked.next(key, NOW + SILENT_FOR - 1), ClaimFate::Refuse, "it may answer yet");
+        assert_eq!(asked.next(key, NOW + SILENT_FOR), ClaimFate::Cede);
         let seen = Claim { seen: 1, ..asked };
-        assert_eq!(seen.next(key, NOW + SILENT_FOR), Next::Refuse);
+        assert_eq!(seen.next(key, NOW + SILENT_FOR), ClaimFate::Refuse);
         for claim in [asked, seen] {
-            assert_eq!(claim.next(key, NOW + ASKED_FOR), Next::Ask, "it was long ago");
-            assert_eq!(claim.next(key + 1, NOW + SILENT_FOR), Next::Ask, "another address");
+            assert_eq!(claim.next(key, NOW + ASKED_FOR), ClaimFate::Ask, "it was long ago");
+            assert_eq!(claim.next(key + 1, NOW + SILENT_FOR), ClaimFate::Ask, "another address");
         }
     }
 }

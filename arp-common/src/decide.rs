@@ -4,7 +4,7 @@
 //! The order follows `arp_process` (net/ipv4/arp.c) and `ip_route_input` (net/ipv4/route.c); docs/semantics.md has
 //! the table, with the test of each row.
 
-use crate::fib::Kind;
+use crate::fib::LeafKind;
 use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr, Oif};
 use crate::packed::PackedArp;
@@ -68,7 +68,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
     // A probe asks the local table alone: no sender, no neighbour, no proxying, and no rules that its view could share.
     if spa == [0; 4] {
         let route = lookup_in(tables, iface.probe_view, tpa);
-        return if !matches!(route.kind(), Kind::Local) || route.is_elsewhere() {
+        return if !matches!(route.kind(), LeafKind::Local) || route.is_elsewhere() {
             Verdict::Pass(Reason::PROBE_NOT_LOCAL)
         } else if may_answer_local(&iface, ingress, tpa, tables) {
             Verdict::Reply(mac)
@@ -100,11 +100,11 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
         return Verdict::Pass(Reason::SENDER_ROUTE);
     }
     match route.kind() {
-        Kind::None => return Verdict::Pass(Reason::NO_ROUTE),
-        Kind::Unanswerable => return Verdict::Pass(Reason::UNANSWERABLE_ROUTE),
-        Kind::Opaque | Kind::Fall => return Verdict::Pass(Reason::OPAQUE_ROUTE),
-        Kind::OpaqueRule => return Verdict::Pass(Reason::OPAQUE_RULE),
-        Kind::Local => {
+        LeafKind::None => return Verdict::Pass(Reason::NO_ROUTE),
+        LeafKind::Unanswerable => return Verdict::Pass(Reason::UNANSWERABLE_ROUTE),
+        LeafKind::Opaque | LeafKind::Fall => return Verdict::Pass(Reason::OPAQUE_ROUTE),
+        LeafKind::OpaqueRule => return Verdict::Pass(Reason::OPAQUE_RULE),
+        LeafKind::Local => {
             return if route.is_elsewhere() && iface.has(Iface::ARP_FILTER) {
                 Verdict::Pass(Reason::ARP_FILTER)
             } else if may_answer_local(&iface, ingress, tpa, tables) {
@@ -113,7 +113,7 @@ fn decide_unbracketed(frame: &PackedArp, ingress: u32, tables: &impl Tables) -> 
                 Verdict::Pass(Reason::ARP_IGNORE)
             };
         }
-        Kind::Unicast => {}
+        LeafKind::Unicast => {}
     }
 
     if !iface.has(Iface::FORWARDING) {

@@ -1,7 +1,7 @@
 //! The policies that answer where the kernel would not, or not at once (docs/adr/0017-policies-that-answer.md). By default
 //! there are none, and none of this is in the program. Everything else that an answer takes holds for them, too.
 
-use crate::fib::Kind;
+use crate::fib::LeafKind;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
 use crate::reason::Reason;
@@ -71,7 +71,7 @@ pub const ROOM: usize = 3;
 /// What a policy does on an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Mode {
+pub enum AnswerMode {
     /// Nothing.
     #[default]
     Off = 0,
@@ -84,9 +84,9 @@ pub enum Mode {
 /// An interface's policies that answer, and what came of them; a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
-pub struct Deviations {
+pub struct InterfaceDeviations {
     /// What is configured. The agent writes it as one word.
-    pub configured: Configured,
+    pub configured: DeviationConfig,
     /// How many frames each has answered. The program adds to it.
     pub answered: [u64; ROOM],
     /// How many it would have answered where it only counts.
@@ -98,33 +98,33 @@ pub struct Deviations {
 /// What is configured for an interface.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
-pub struct Configured {
-    /// Two bits for each [`Deviation`], see [`Configured::new`].
+pub struct DeviationConfig {
+    /// Two bits for each [`Deviation`], see [`DeviationConfig::new`].
     pub modes: u32,
     /// The list of gateways; 0 for none.
     pub list: u32,
 }
 
 const _: () = {
-    assert!(size_of::<Deviations>() == 64);
-    assert!(size_of::<Configured>() == 8);
+    assert!(size_of::<InterfaceDeviations>() == 64);
+    assert!(size_of::<DeviationConfig>() == 8);
 };
 
-impl Configured {
+impl DeviationConfig {
     /// With these modes.
-    pub const fn new(gateway: Mode, no_delay: Mode, list: u32) -> Self {
+    pub const fn new(gateway: AnswerMode, no_delay: AnswerMode, list: u32) -> Self {
         let modes =
             (gateway as u32) << Self::shift(Deviation::Gateway) | (no_delay as u32) << Self::shift(Deviation::NoDelay);
-        Configured { modes, list }
+        DeviationConfig { modes, list }
     }
 
     /// What one of them does.
     #[inline(always)]
-    pub const fn mode(&self, deviation: Deviation) -> Mode {
+    pub const fn mode(&self, deviation: Deviation) -> AnswerMode {
         match self.modes >> Self::shift(deviation) & 3 {
-            1 => Mode::Count,
-            2 => Mode::Answer,
-            _ => Mode::Off,
+            1 => AnswerMode::Count,
+            2 => AnswerMode::Answer,
+            _ => AnswerMode::Off,
         }
     }
 
@@ -151,7 +151,7 @@ pub fn deviation(
     frame: &PackedArp,
     ingress: u32,
     reason: Reason,
-    configured: &Configured,
+    configured: &DeviationConfig,
     tables: &impl Tables,
     lists: &impl Lists,
 ) -> Option<Deviation> {
@@ -175,10 +175,10 @@ pub fn deviation(
     if is_unknown {
         let view = lists.common_view();
         let is_back = match lookup(tables, view, frame.spa()) {
-            route if matches!(route.kind(), Kind::Unicast) => tables.oif(route.slot())?.ifindex == ingress,
+            route if matches!(route.kind(), LeafKind::Unicast) => tables.oif(route.slot())?.ifindex == ingress,
             _ => false,
         };
-        if !is_back || !matches!(lookup(tables, view, frame.tpa()).kind(), Kind::None) {
+        if !is_back || !matches!(lookup(tables, view, frame.tpa()).kind(), LeafKind::None) {
             return None;
         }
     }
@@ -186,8 +186,8 @@ pub fn deviation(
 }
 
 #[inline(always)]
-fn is_on(configured: &Configured, deviation: Deviation) -> bool {
-    !matches!(configured.mode(deviation), Mode::Off)
+fn is_on(configured: &DeviationConfig, deviation: Deviation) -> bool {
+    !matches!(configured.mode(deviation), AnswerMode::Off)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 /// Most views, and so roots (256 KiB).
 pub const MAX_VIEWS: u16 = 256;
-/// The view of everything that finds no view of its own any more: all of it is [`Kind::OpaqueRule`].
+/// The view of everything that finds no view of its own any more: all of it is [`LeafKind::OpaqueRule`].
 pub const LAST_VIEW: u16 = MAX_VIEWS - 1;
 /// Most views that one lookup goes through.
 pub const MAX_FALLS: usize = 3;
@@ -16,7 +16,7 @@ pub const CHUNK_NODES: u32 = 1024;
 /// Most chunks: 2,097,152 nodes, 2 GiB: room for a million routes to hosts, each in a /24 of its own.
 pub const MAX_CHUNKS: u32 = 2048;
 
-/// One word of a trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`Kind`], bit 27 is
+/// One word of a trie: bit 31 says node, and the rest its index; else bits 28–30 are the leaf's [`LeafKind`], bit 27 is
 /// [`Entry::differs`], and bits 0–15 are the slot of what a unicast route leaves by, the view at which the lookup goes on,
 /// or 1 for a local route of another table than local that is not an address in a VRF.
 #[repr(transparent)]
@@ -25,7 +25,7 @@ pub struct Entry(u32);
 
 /// What a leaf says of the addresses under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum LeafKind {
     /// No route.
     None,
     /// A local route.
@@ -101,15 +101,15 @@ impl Entry {
 
     /// The leaf's kind; anything that is not a leaf known to this version is opaque.
     #[inline(always)]
-    pub const fn kind(self) -> Kind {
+    pub const fn kind(self) -> LeafKind {
         match self.0 >> Self::KIND_SHIFT {
-            0 => Kind::None,
-            1 => Kind::Local,
-            2 => Kind::Unicast,
-            3 => Kind::Unanswerable,
-            5 => Kind::OpaqueRule,
-            6 => Kind::Fall,
-            _ => Kind::Opaque,
+            0 => LeafKind::None,
+            1 => LeafKind::Local,
+            2 => LeafKind::Unicast,
+            3 => LeafKind::Unanswerable,
+            5 => LeafKind::OpaqueRule,
+            6 => LeafKind::Fall,
+            _ => LeafKind::Opaque,
         }
     }
 
@@ -168,8 +168,15 @@ mod tests {
 
     #[test]
     fn a_leaf_says_its_kind_whether_its_targets_differ_or_not() {
-        let kinds =
-            [Kind::None, Kind::Local, Kind::Unicast, Kind::Unanswerable, Kind::Opaque, Kind::OpaqueRule, Kind::Fall];
+        let kinds = [
+            LeafKind::None,
+            LeafKind::Local,
+            LeafKind::Unicast,
+            LeafKind::Unanswerable,
+            LeafKind::Opaque,
+            LeafKind::OpaqueRule,
+            LeafKind::Fall,
+        ];
         for (number, kind) in (0..).zip(kinds) {
             let leaf = Entry::from_raw(number << 28 | 5);
             assert_eq!((leaf.kind(), leaf.slot(), leaf.differs()), (kind, 5, false));
@@ -178,7 +185,7 @@ mod tests {
             assert_eq!(marked.with_difference(), marked, "marked twice is marked");
         }
         for unknown in 7..16 {
-            assert_eq!(Entry::from_raw(unknown << 28).kind(), Kind::Opaque, "kind {unknown}");
+            assert_eq!(Entry::from_raw(unknown << 28).kind(), LeafKind::Opaque, "kind {unknown}");
         }
         assert!(Entry::LOCAL_ELSEWHERE.is_elsewhere() && !Entry::LOCAL.is_elsewhere());
     }

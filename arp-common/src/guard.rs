@@ -3,7 +3,7 @@
 
 use crate::binding;
 use crate::decide::{Verdict, decide};
-use crate::fib::Kind;
+use crate::fib::LeafKind;
 use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
@@ -117,7 +117,7 @@ impl DropReason {
 /// What a policy does on an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Mode {
+pub enum DropMode {
     /// Nothing.
     #[default]
     Off = 0,
@@ -141,11 +141,11 @@ pub struct Policy {
     pub limit: u64,
     /// How many it has, as the mirror knows.
     pub entries: u64,
-    /// The count of [`State::let_up`] up to which `entries` holds what came of it.
+    /// The count of [`GuardState::let_up`] up to which `entries` holds what came of it.
     pub settled: u64,
     /// CLOCK_MONOTONIC in ns until which senders without a route back may pass.
     pub grace_until: u64,
-    /// The count of [`State::graced`] when that was set.
+    /// The count of [`GuardState::graced`] when that was set.
     pub graced_before: u64,
     /// The budget of frames that the kernel may learn from.
     pub learn: Rate,
@@ -168,7 +168,7 @@ pub struct Rate {
 /// What the program remembers of an interface. Only the program writes it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, Immutable, IntoBytes, KnownLayout)]
-pub struct State {
+pub struct GuardState {
     /// When the budget of frames to learn from is whole again, in ns of CLOCK_MONOTONIC.
     pub learn: u64,
     /// The same for the others.
@@ -196,7 +196,7 @@ pub struct Guard {
     /// 0.
     pub unused: [u64; 4],
     /// Written by the program.
-    pub state: State,
+    pub state: GuardState,
 }
 
 /// A prefix of a list: what follows `prefix_len` in a key of `ALLOWED`. The prefix's length counts the 32 bits of `list`.
@@ -225,35 +225,35 @@ const KIND: u32 = 10;
 
 impl Policy {
     /// The modes of sender-guard, entry-limit and budget in a word.
-    pub const fn modes_of(sender: Mode, entries: Mode, budget: Mode) -> u32 {
+    pub const fn modes_of(sender: DropMode, entries: DropMode, budget: DropMode) -> u32 {
         (sender as u32) << SENDER | (entries as u32) << ENTRIES | (budget as u32) << BUDGET
     }
 
     /// The same word, and the mode of the unresolved-budget in it.
-    pub const fn with_unresolved(modes: u32, unresolved: Mode) -> u32 {
+    pub const fn with_unresolved(modes: u32, unresolved: DropMode) -> u32 {
         modes | (unresolved as u32) << UNRESOLVED
     }
 
     /// The same word, and the binding's mode and kind in it.
-    pub const fn with_binding(modes: u32, binding: Mode, kind: binding::Kind) -> u32 {
+    pub const fn with_binding(modes: u32, binding: DropMode, kind: binding::BindingKind) -> u32 {
         modes | (binding as u32) << BINDING | (kind as u32) << KIND
     }
 
     /// Whether the unresolved-budget does anything, and whether it drops.
     #[inline(always)]
     pub const fn unresolved_mode(&self) -> (bool, bool) {
-        (is_on(self, UNRESOLVED), mode(self, UNRESOLVED) == Mode::Drop as u32)
+        (is_on(self, UNRESOLVED), mode(self, UNRESOLVED) == DropMode::Drop as u32)
     }
 }
 
 /// What the program remembers of an interface, and what it asks for a judgement besides the tables.
-pub trait Memory {
+pub trait GuardMemory {
     /// The number of the view that all senders share; one that does not exist if there is none.
     fn common_view(&self) -> u16;
     /// The link-layer address from which a list allows a sender, in a word; 0 for any.
     fn allowed(&self, list: u32, spa: [u8; 4]) -> Option<u64>;
     /// Takes a frame from a budget; says whether it was there.
-    fn take(&self, class: Class, rate: &Rate) -> bool;
+    fn take(&self, class: BudgetClass, rate: &Rate) -> bool;
     /// Whether the grace is not over, and has not been used up; if so, one frame of it is used.
     fn has_grace(&self, policy: &Policy) -> bool;
     /// How many unknown senders were let up so far.
@@ -270,7 +270,7 @@ pub trait Memory {
 
 /// What a budget is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
+pub enum BudgetClass {
     /// Frames that the kernel may learn from.
     Learn,
     /// All others.
@@ -307,7 +307,7 @@ pub fn judge(
     iface: &Iface,
     policy: &Policy,
     tables: &impl Tables,
-    memory: &impl Memory,
+    memory: &impl GuardMemory,
 ) -> Option<DropReason> {
     if policy.modes == 0 {
         return None;
@@ -318,11 +318,11 @@ pub fn judge(
     let sequence = tables.sequence();
     let spa = frame.spa();
     if !frame.is_ipv4_over_ethernet() || !frame.is_request_or_reply() {
-        return charge(Class::Other, policy, memory);
+        return charge(BudgetClass::Other, policy, memory);
     }
     if spa == [0; 4] {
         let is_answered = is_on(policy, BUDGET) && matches!(decide(frame, ingress, tables), Verdict::Reply(_));
-        return if is_answered { None } else { charge(Class::Other, policy, memory) };
+        return if is_answered { None } else { charge(BudgetClass::Other, policy, memory) };
     }
 
     let is_request = frame.is_request();
@@ -334,7 +334,8 @@ pub fn judge(
         None => (false, false, Lladdr::of_word(0)),
     };
     let is_bound = is_on(policy, BINDING);
-    let is_disguised = is_bound && mode(policy, KIND) == binding::Kind::Strict as u32 && frame.src() != frame.sha();
+    let is_disguised =
+        is_bound && mode(policy, KIND) == binding::BindingKind::Strict as u32 && frame.src() != frame.sha();
     if is_bound && is_same {
         memory.saw_owner(of);
     }
@@ -343,7 +344,7 @@ pub fn judge(
     }
     let is_trusted = tables.lease_is_valid();
     // While a batch is written, half of it may be seen.
-    let has_no_doubt = |is_certain: bool| is_certain || !memory.take(Class::Doubt, &IN_DOUBT);
+    let has_no_doubt = |is_certain: bool| is_certain || !memory.take(BudgetClass::Doubt, &IN_DOUBT);
 
     if is_trusted
         && !is_same
@@ -381,7 +382,7 @@ pub fn judge(
     }
     // The node may wait for it: there is an entry without an address, which is not mirrored.
     let may_be_awaited = !is_request && !is_known && !is_announcement && !frame.dst().is_group();
-    if !may_be_awaited && let Some(reason) = charge(Class::Learn, policy, memory) {
+    if !may_be_awaited && let Some(reason) = charge(BudgetClass::Learn, policy, memory) {
         return Some(reason);
     }
     if makes_entry {
@@ -408,21 +409,22 @@ const fn mode(policy: &Policy, which: u32) -> u32 {
 
 #[inline(always)]
 const fn is_on(policy: &Policy, which: u32) -> bool {
-    mode(policy, which) != Mode::Off as u32
+    mode(policy, which) != DropMode::Off as u32
 }
 
 /// Whether the owner of an address has left it to whoever asks for it. Only who drops has the owner asked: to count changes
 /// nothing.
 #[inline(always)]
-fn is_ceded(of: IfaceAddr, owner: Lladdr, policy: &Policy, memory: &impl Memory) -> bool {
-    let asks = mode(policy, KIND) == binding::Kind::Learn as u32 && mode(policy, BINDING) == Mode::Drop as u32;
+fn is_ceded(of: IfaceAddr, owner: Lladdr, policy: &Policy, memory: &impl GuardMemory) -> bool {
+    let asks =
+        mode(policy, KIND) == binding::BindingKind::Learn as u32 && mode(policy, BINDING) == DropMode::Drop as u32;
     asks && memory.may_move(of, owner)
 }
 
 /// Drops the frame, or counts it and lets it go on.
 #[inline(always)]
-fn refuse(reason: DropReason, which: u32, policy: &Policy, memory: &impl Memory) -> Option<DropReason> {
-    if mode(policy, which) == Mode::Drop as u32 {
+fn refuse(reason: DropReason, which: u32, policy: &Policy, memory: &impl GuardMemory) -> Option<DropReason> {
+    if mode(policy, which) == DropMode::Drop as u32 {
         return Some(reason);
     }
     memory.would_drop(reason);
@@ -430,31 +432,37 @@ fn refuse(reason: DropReason, which: u32, policy: &Policy, memory: &impl Memory)
 }
 
 #[inline(always)]
-fn charge(class: Class, policy: &Policy, memory: &impl Memory) -> Option<DropReason> {
+fn charge(class: BudgetClass, policy: &Policy, memory: &impl GuardMemory) -> Option<DropReason> {
     if !is_on(policy, BUDGET) {
         return None;
     }
     let (rate, reason) = match class {
-        Class::Learn => (&policy.learn, DropReason::LearnBudget),
-        Class::Other => (&policy.other, DropReason::OtherBudget),
+        BudgetClass::Learn => (&policy.learn, DropReason::LearnBudget),
+        BudgetClass::Other => (&policy.other, DropReason::OtherBudget),
         // No policy's.
-        Class::Doubt => return None,
+        BudgetClass::Doubt => return None,
     };
     if memory.take(class, rate) { None } else { refuse(reason, BUDGET, policy, memory) }
 }
 
 /// Whether the sender is surely routed otherwise than back by the interface, and nothing else speaks for it.
 #[inline(always)]
-fn is_elsewhere(frame: &PackedArp, ingress: u32, policy: &Policy, tables: &impl Tables, memory: &impl Memory) -> bool {
+fn is_elsewhere(
+    frame: &PackedArp,
+    ingress: u32,
+    policy: &Policy,
+    tables: &impl Tables,
+    memory: &impl GuardMemory,
+) -> bool {
     let spa = frame.spa();
     let route = lookup(tables, memory.common_view(), spa);
     let is_accepted = match route.kind() {
-        Kind::Opaque | Kind::OpaqueRule | Kind::Fall => true,
-        Kind::Unicast => match tables.oif(route.slot()) {
+        LeafKind::Opaque | LeafKind::OpaqueRule | LeafKind::Fall => true,
+        LeafKind::Unicast => match tables.oif(route.slot()) {
             Some(oif) => oif.ifindex == ingress || oif.ifindex == 0 || oif.is_several(),
             None => true,
         },
-        Kind::None | Kind::Local | Kind::Unanswerable => false,
+        LeafKind::None | LeafKind::Local | LeafKind::Unanswerable => false,
     };
     if is_accepted {
         return false;
@@ -464,7 +472,7 @@ fn is_elsewhere(frame: &PackedArp, ingress: u32, policy: &Policy, tables: &impl 
 
 /// Whether the list of allowed senders has the sender, with this link-layer address or any.
 #[inline(always)]
-fn is_listed(frame: &PackedArp, policy: &Policy, memory: &impl Memory) -> bool {
+fn is_listed(frame: &PackedArp, policy: &Policy, memory: &impl GuardMemory) -> bool {
     policy.list != 0
         && match memory.allowed(policy.list, frame.spa()) {
             Some(0) => true,

@@ -83,10 +83,10 @@ impl Whose {
 }
 
 /// A name (the path's last component) as machine words, for comparing it at once. The rest is 0.
-pub type Word = [u64; 4];
+pub type PackedName = [u64; 4];
 
 /// All names as words.
-pub const NAMES: [Word; CONF.len() + 2] = {
+pub const NAMES: [PackedName; CONF.len() + 2] = {
     let mut names = [[0; 4]; CONF.len() + 2];
     let mut at = 0;
     while at < CONF.len() {
@@ -98,9 +98,9 @@ pub const NAMES: [Word; CONF.len() + 2] = {
     names
 };
 
-const fn words(name: &str) -> Word {
+const fn words(name: &str) -> PackedName {
     let bytes = name.as_bytes();
-    assert!(bytes.len() < size_of::<Word>(), "there must be room for the kernel's final 0");
+    assert!(bytes.len() < size_of::<PackedName>(), "there must be room for the kernel's final 0");
     let mut words = [[0; 8]; 4];
     let mut at = 0;
     while at < bytes.len() {
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn words_are_the_names_bytes() {
-        let text = |word: Word| -> std::string::String {
+        let text = |word: PackedName| -> std::string::String {
             let bytes = word.into_iter().flat_map(u64::to_ne_bytes);
             bytes.take_while(|&byte| byte != 0).map(char::from).collect()
         };

@@ -30,7 +30,7 @@ pub const MAX_SAMPLES: u32 = 8_192;
 /// A request, as its reply names it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, Immutable, IntoBytes, KnownLayout)]
-pub struct Asked {
+pub struct ShadowRequest {
     /// The interface that it came in on, and the reply leaves by.
     pub ifindex: u32,
     /// Who asks.
@@ -60,27 +60,33 @@ pub struct Sample {
 }
 
 const _: () = {
-    assert!(size_of::<Asked>() == 20);
+    assert!(size_of::<ShadowRequest>() == 20);
     assert!(size_of::<Sample>() == 32);
 };
 
 /// The request to compare; `None` for a frame that is none.
 #[inline(always)]
-pub fn asked(frame: &PackedArp, ingress: u32) -> Option<Asked> {
+pub fn asked(frame: &PackedArp, ingress: u32) -> Option<ShadowRequest> {
     if !frame.is_ipv4_over_ethernet() || !frame.is_request() {
         return None;
     }
-    Some(Asked { ifindex: ingress, spa: frame.spa(), tpa: frame.tpa(), sha: frame.sha().bytes(), unused: 0 })
+    Some(ShadowRequest { ifindex: ingress, spa: frame.spa(), tpa: frame.tpa(), sha: frame.sha().bytes(), unused: 0 })
 }
 
 /// The request that a frame on its way out replies to; `None` if it is no reply.
 #[inline(always)]
-pub fn replied_to(frame: &PackedArp, egress: u32) -> Option<Asked> {
+pub fn replied_to(frame: &PackedArp, egress: u32) -> Option<ShadowRequest> {
     if !frame.is_ipv4_over_ethernet() || !frame.is_request_or_reply() || frame.is_request() {
         return None;
     }
     let request = frame.turned();
-    Some(Asked { ifindex: egress, spa: request.spa(), tpa: request.tpa(), sha: request.sha().bytes(), unused: 0 })
+    Some(ShadowRequest {
+        ifindex: egress,
+        spa: request.spa(),
+        tpa: request.tpa(),
+        sha: request.sha().bytes(),
+        unused: 0,
+    })
 }
 
 impl Sample {

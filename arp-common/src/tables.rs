@@ -1,6 +1,6 @@
 //! The tables that a decision reads, and the routing lookup in them.
 
-use crate::fib::{Entry, Kind, MAX_FALLS};
+use crate::fib::{Entry, LeafKind, MAX_FALLS};
 use crate::maps::{Iface, IfaceAddr, Neighbour, Oif};
 
 /// The tables that a decision reads. The program has BPF maps behind it, `explain` the same maps through the agent,
@@ -34,13 +34,13 @@ pub trait Tables {
     fn fib_node(&self, node: u32, index: u8) -> Entry;
 }
 
-/// What `view` says of `addr` (wire order), after at most [`MAX_FALLS`] walks; a leaf of kind [`Kind::Fall`] if that was not
+/// What `view` says of `addr` (wire order), after at most [`MAX_FALLS`] walks; a leaf of kind [`LeafKind::Fall`] if that was not
 /// enough, which nobody answers by.
 #[inline(always)]
 pub fn lookup(tables: &impl Tables, view: u16, addr: [u8; 4]) -> Entry {
     let mut leaf = lookup_in(tables, view, addr);
     for _ in 1..MAX_FALLS {
-        if !matches!(leaf.kind(), Kind::Fall) {
+        if !matches!(leaf.kind(), LeafKind::Fall) {
             break;
         }
         leaf = lookup_in(tables, leaf.slot(), addr);

@@ -76,7 +76,7 @@ pub const fn is_tight(entries: u64, most: u64) -> bool {
 }
 
 /// What is remembered, and the clock.
-pub trait Memory {
+pub trait UnresolvedMemory {
     /// Whether the next hop was paid for a moment ago.
     fn is_admitted(&self, hop: IfaceAddr) -> bool;
     /// Remembers that it was paid for.
@@ -94,7 +94,7 @@ pub trait Memory {
 /// Who has used up half of its own budget is heavy: it gets nothing while the table is tight, and leaves half of the node's
 /// budget to the others. So one interface that scans, or many, take from themselves first.
 #[inline(always)]
-pub fn is_refused(hop: IfaceAddr, budget: &Rate, memory: &impl Memory) -> bool {
+pub fn is_refused(hop: IfaceAddr, budget: &Rate, memory: &impl UnresolvedMemory) -> bool {
     if memory.is_admitted(hop) {
         return false;
     }
@@ -158,7 +158,7 @@ mod tests {
 
     struct Of<'a>(&'a Node, u32);
 
-    impl Memory for Of<'_> {
+    impl UnresolvedMemory for Of<'_> {
         fn is_admitted(&self, hop: IfaceAddr) -> bool {
             let (place, who) = place_of(hop);
             let admitted = self.0.admitted.borrow();

@@ -3,7 +3,7 @@
 
 use crate::skb::make_fresh;
 use crate::time::now;
-use arp_common::binding::{CLAIMS as CLAIMS_LEN, Claim, Next, place_of};
+use arp_common::binding::{CLAIMS as CLAIMS_LEN, Claim, ClaimFate, place_of};
 use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, PackedArp};
 use aya_ebpf::bindings::__sk_buff;
@@ -31,9 +31,9 @@ pub(crate) fn saw_owner(of: IfaceAddr) {
 
 /// What becomes of a frame that claims an address.
 #[inline(always)]
-pub(crate) fn next(of: IfaceAddr) -> Next {
+pub(crate) fn next(of: IfaceAddr) -> ClaimFate {
     let (key, place) = place_of(of);
-    let Some(claim) = CLAIMS.get_ptr_mut(place) else { return Next::Refuse };
+    let Some(claim) = CLAIMS.get_ptr_mut(place) else { return ClaimFate::Refuse };
     let now = now();
     // SAFETY: as in `saw_owner`.
     unsafe {
@@ -43,7 +43,7 @@ pub(crate) fn next(of: IfaceAddr) -> Next {
             seen: (&raw const (*claim).seen).read_volatile(),
         };
         let next = read.next(key, now);
-        if matches!(next, Next::Ask) {
+        if matches!(next, ClaimFate::Ask) {
             (&raw mut (*claim).seen).write_volatile(0);
             (&raw mut (*claim).asked).write_volatile(now);
             (&raw mut (*claim).key).write_volatile(key);

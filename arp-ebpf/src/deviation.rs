@@ -3,7 +3,7 @@
 
 use crate::packet::Decided;
 use crate::tables::{Maps, fetch_add_one, global_word};
-use arp_common::deviation::{Deviation, Deviations, Lists, MAX_GATEWAYS, Mode, deviation};
+use arp_common::deviation::{AnswerMode, Deviation, InterfaceDeviations, Lists, MAX_GATEWAYS, deviation};
 use arp_common::guard::MAX_GUARDS;
 use arp_common::maps::IfaceAddr;
 use arp_common::{PackedArp, Reason, Tables as _};
@@ -13,7 +13,7 @@ use aya_ebpf::macros::btf_map;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static DEVIATIONS: Array<Deviations, { MAX_GUARDS as usize }, MMAPABLE> = Array::new();
+static DEVIATIONS: Array<InterfaceDeviations, { MAX_GUARDS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static GATEWAYS: HashMap<IfaceAddr, u32, { MAX_GATEWAYS as usize }> = HashMap::new();
 
@@ -42,7 +42,7 @@ pub(crate) fn decide(frame: &PackedArp, maps: &Maps) -> (Decided, u32) {
         return (decided, 0);
     }
     match configured.mode(found) {
-        Mode::Answer => {
+        AnswerMode::Answer => {
             decided.reason = 0;
             decided.mac = iface.lladdr();
             return (decided, found as u32 + 1);

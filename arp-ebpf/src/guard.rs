@@ -6,12 +6,12 @@ use crate::skb::{TC_ACT_UNSPEC, pull};
 use crate::tables::{Maps, fetch_add_one, global_word};
 use crate::time::now;
 use crate::{binding, notices};
-use arp_common::binding::Next;
-use arp_common::fib::Kind;
+use arp_common::binding::ClaimFate;
+use arp_common::fib::LeafKind;
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::guard::{
-    Class, DropReason, GRACE_FRAMES, Guard, ListedPrefix, MAX_ALLOWED, MAX_GUARDS, Memory, NOTED as NOTED_LEN, Policy,
-    Rate, SETTLED_AFTER, judge, take,
+    BudgetClass, DropReason, GRACE_FRAMES, Guard, GuardMemory, ListedPrefix, MAX_ALLOWED, MAX_GUARDS,
+    NOTED as NOTED_LEN, Policy, Rate, SETTLED_AFTER, judge, take,
 };
 use arp_common::maps::IfaceAddr;
 use arp_common::notice::{EventCode, Notice};
@@ -73,7 +73,7 @@ fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
     // SAFETY: an element of an array map lives as long as the program. The agent writes whole words of it through its own
     // mapping, and each word is good for itself.
     let policy = unsafe { &(*guard).policy };
-    let remembered = Remembered { maps: &maps, guard, asks: Cell::new(0), would_drop: Cell::new(NOTHING) };
+    let remembered = GuardRecord { maps: &maps, guard, asks: Cell::new(0), would_drop: Cell::new(NOTHING) };
     let verdict = judge(&frame, ingress, &entry.iface, policy, &maps, &remembered);
     let (kind, reason) = match verdict {
         Some(reason) => {
@@ -108,8 +108,8 @@ fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, view: u16) -> u16 {
         let addr = frame.spa();
         let route = lookup(maps, view, addr);
         match route.kind() {
-            Kind::Local => return EventCode::ClaimsNode.number(),
-            Kind::Unicast => {
+            LeafKind::Local => return EventCode::ClaimsNode.number(),
+            LeafKind::Unicast => {
                 // There is no neighbour on 0, nor on what stands for several interfaces.
                 let ifindex = maps.oif(route.slot()).map_or(0, |oif| oif.ifindex);
                 if maps.neighbour(IfaceAddr { ifindex, addr }).is_some() {
@@ -123,7 +123,7 @@ fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, view: u16) -> u16 {
 }
 
 /// What is remembered of the interface.
-struct Remembered<'a> {
+struct GuardRecord<'a> {
     maps: &'a Maps,
     guard: *mut Guard,
     /// The owner of the address that the frame claims, if it is to be asked; else 0. Not an `Option`, see `Maps`.
@@ -132,7 +132,7 @@ struct Remembered<'a> {
     would_drop: Cell<u32>,
 }
 
-impl Memory for Remembered<'_> {
+impl GuardMemory for GuardRecord<'_> {
     #[inline(always)]
     fn common_view(&self) -> u16 {
         // SAFETY: it is a field of a live element; nothing is read or written here.
@@ -147,13 +147,13 @@ impl Memory for Remembered<'_> {
     }
 
     #[inline(always)]
-    fn take(&self, class: Class, rate: &Rate) -> bool {
+    fn take(&self, class: BudgetClass, rate: &Rate) -> bool {
         // SAFETY: aligned words of an array's element, which lives as long as the program.
         let word = unsafe {
             match class {
-                Class::Learn => &raw mut (*self.guard).state.learn,
-                Class::Other => &raw mut (*self.guard).state.other,
-                Class::Doubt => &raw mut (*self.guard).state.doubt,
+                BudgetClass::Learn => &raw mut (*self.guard).state.learn,
+                BudgetClass::Other => &raw mut (*self.guard).state.other,
+                BudgetClass::Doubt => &raw mut (*self.guard).state.doubt,
             }
         };
         let now = now();
@@ -215,9 +215,9 @@ impl Memory for Remembered<'_> {
     #[inline(always)]
     fn may_move(&self, of: IfaceAddr, owner: Lladdr) -> bool {
         match binding::next(of) {
-            Next::Cede => true,
-            Next::Refuse => false,
-            Next::Ask => {
+            ClaimFate::Cede => true,
+            ClaimFate::Refuse => false,
+            ClaimFate::Ask => {
                 self.asks.set(owner.word());
                 false
             }

@@ -8,7 +8,7 @@ use crate::tables::Maps;
 use arp_common::{Lladdr, PackedArp, Reason, decide};
 
 /// What a program does with a frame.
-pub(crate) trait Manner {
+pub(crate) trait ProgramManner {
     /// By what a reply is given, where that is not always the same.
     type By: Copy + Default;
 
@@ -37,7 +37,7 @@ pub(crate) trait Manner {
 /// As the kernel would, and never else.
 pub(crate) struct AsTheKernel;
 
-impl Manner for AsTheKernel {
+impl ProgramManner for AsTheKernel {
     type By = ();
 
     #[inline(always)]
@@ -54,7 +54,7 @@ impl Manner for AsTheKernel {
 /// The same, and what policies answer besides (docs/adr/0017-policies-that-answer.md).
 pub(crate) struct ByPolicy;
 
-impl Manner for ByPolicy {
+impl ProgramManner for ByPolicy {
     /// 1 more than the number of the policy; 0 where the kernel would reply.
     type By = u32;
 
@@ -80,7 +80,7 @@ impl Manner for ByPolicy {
 /// Not at all: what would be done is noted, and the kernel decides.
 pub(crate) struct Shadow;
 
-impl Manner for Shadow {
+impl ProgramManner for Shadow {
     type By = ();
 
     #[inline(always)]

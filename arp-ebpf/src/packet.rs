@@ -6,7 +6,7 @@ use arp_common::{ArpFrame, Lladdr, PackedArp, Verdict};
 use core::arch::asm;
 
 /// What a frame is, before anything is decided.
-pub(crate) enum Class {
+pub(crate) enum FrameClass {
     /// Not ARP, or too short to say: none of our business, not counted.
     Other,
     /// A VLAN tag is in front of what it is.
@@ -19,21 +19,21 @@ pub(crate) enum Class {
 
 /// Looks at the packet memory from `start` to `end`.
 #[inline(always)]
-pub(crate) fn classify(start: usize, end: usize) -> Class {
+pub(crate) fn classify(start: usize, end: usize) -> FrameClass {
     const ETHERNET_HEADER: usize = 14;
     if start + ETHERNET_HEADER > end {
-        return Class::Other;
+        return FrameClass::Other;
     }
     // SAFETY: the two bytes lie inside the 14 that were just checked.
     let ethertype = unsafe { load!("u16", start, "12") as u16 };
     if is_tag(ethertype) {
-        Class::Tagged
+        FrameClass::Tagged
     } else if ethertype != u16::from_ne_bytes(ETHERTYPE_ARP) {
-        Class::Other
+        FrameClass::Other
     } else if start + ArpFrame::LEN > end {
-        Class::TooShort
+        FrameClass::TooShort
     } else {
-        Class::Arp
+        FrameClass::Arp
     }
 }
 

@@ -6,7 +6,7 @@ use crate::skb::{TC_ACT_UNSPEC, pull};
 use crate::tables::{Maps, fetch_add_one};
 use crate::time::now;
 use arp_common::frame::ETHERTYPE_ARP;
-use arp_common::shadow::{Asked, MAX_SAMPLES, Sample, asked, replied_to};
+use arp_common::shadow::{MAX_SAMPLES, Sample, ShadowRequest, asked, replied_to};
 use arp_common::{ArpFrame, PackedArp, Reason};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::{Array, HashMap};
@@ -16,7 +16,7 @@ use aya_ebpf::programs::TcContext;
 const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
 
 #[btf_map]
-static SAMPLES: HashMap<Asked, Sample, { MAX_SAMPLES as usize }> = HashMap::new();
+static SAMPLES: HashMap<ShadowRequest, Sample, { MAX_SAMPLES as usize }> = HashMap::new();
 #[btf_map]
 static NOT_SAMPLED: Array<u64, 1, MMAPABLE> = Array::new();
 

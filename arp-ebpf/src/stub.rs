@@ -6,7 +6,7 @@
 //! An array for each hook: the kernel ties one to a type of program and to whether it takes frames in several buffers,
 //! and empties elements one after the other, with a grace period for each.
 
-use crate::packet::{Class, classify, is_tag};
+use crate::packet::{FrameClass, classify, is_tag};
 use crate::skb::TC_ACT_UNSPEC;
 use arp_common::frame::ETHERTYPE_ARP;
 use aya_ebpf::bindings::xdp_action;
@@ -56,7 +56,7 @@ pub(crate) fn arp_xdpv_stub(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn jump(ctx: &XdpContext, to: &'static ProgramArray<1>) -> u32 {
-    if !matches!(classify(ctx.data(), ctx.data_end()), Class::Other) {
+    if !matches!(classify(ctx.data(), ctx.data_end()), FrameClass::Other) {
         // SAFETY: nothing here waits to be dropped. It comes back only if the array is empty.
         unsafe { to.tail_call(ctx, 0) };
     }

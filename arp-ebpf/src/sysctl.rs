@@ -2,7 +2,7 @@
 
 use crate::tables::{SETTING_WRITES, count_globally, global_word, set_global_word};
 use arp_common::maps::{Global as Words, SettingWrite};
-use arp_common::settings::{EVERYBODY, NAMES, NEIGH, NETNS_WAY, PREFIX, Whose, Word};
+use arp_common::settings::{EVERYBODY, NAMES, NEIGH, NETNS_WAY, PREFIX, PackedName, Whose};
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_SYSCTL_BASE_NAME, bpf_sysctl};
 use aya_ebpf::helpers::bpf_probe_read_kernel;
@@ -112,11 +112,12 @@ fn at<T>(address: *const u8, offset: u32) -> Option<T> {
 /// Whether the setting's own name, without the path, is one that matters.
 #[inline(always)]
 fn matters(sysctl: *mut bpf_sysctl) -> bool {
-    let mut name = MaybeUninit::<Aligned<Word>>::uninit();
+    let mut name = MaybeUninit::<Aligned<PackedName>>::uninit();
     let Aligned(name) = zeroed(&mut name);
     let flags = u64::from(BPF_F_SYSCTL_BASE_NAME);
     // SAFETY: the kernel's context, and a buffer with its length. A name that does not fit is none of those.
-    let length = unsafe { bpf_sysctl_get_name(sysctl, name.as_mut_ptr().cast(), size_of::<Word>() as u64, flags) };
+    let length =
+        unsafe { bpf_sysctl_get_name(sysctl, name.as_mut_ptr().cast(), size_of::<PackedName>() as u64, flags) };
     let [a, b, c, d] = *name;
     // Word by word: a comparison of whole arrays would be a call.
     length > 0 && NAMES.iter().any(|known| known[0] == a && known[1] == b && known[2] == c && known[3] == d)

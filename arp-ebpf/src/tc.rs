@@ -3,8 +3,8 @@
 //! It writes no packet memory itself: for a program that does, the kernel makes every cloned packet writable before
 //! it runs (`tc_cls_act_prologue`, net/core/filter.c), also those that are not ARP. The reply goes in by a helper.
 
-use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
-use crate::packet::{Class, behind_tags, classify, is_tag};
+use crate::manner::{AsTheKernel, ByPolicy, ProgramManner, Shadow};
+use crate::packet::{FrameClass, behind_tags, classify, is_tag};
 use crate::packet_access::read;
 use crate::skb::{PACKET_HOST, TC_ACT_UNSPEC, make_fresh, pull};
 use crate::tables::Maps;
@@ -42,7 +42,7 @@ pub(crate) fn arp_tc_shadow(ctx: TcContext) -> i32 {
 }
 
 #[inline(always)]
-pub(crate) fn answer<M: Manner>(ctx: &TcContext) -> i32 {
+pub(crate) fn answer<M: ProgramManner>(ctx: &TcContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context is the one that the kernel called us with.
     let (protocol, ingress, tagged) = unsafe { ((*skb).protocol, (*skb).ifindex, (*skb).vlan_present) };
@@ -67,9 +67,9 @@ pub(crate) fn answer<M: Manner>(ctx: &TcContext) -> i32 {
         return pass(&maps, Reason::VLAN_TAG);
     }
     match classify(ctx.data(), ctx.data_end()) {
-        Class::Other | Class::Tagged => return TC_ACT_UNSPEC,
-        Class::TooShort => return pass(&maps, Reason::TOO_SHORT),
-        Class::Arp => {}
+        FrameClass::Other | FrameClass::Tagged => return TC_ACT_UNSPEC,
+        FrameClass::TooShort => return pass(&maps, Reason::TOO_SHORT),
+        FrameClass::Arp => {}
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return TC_ACT_UNSPEC };
     let (mut decided, by) = M::decide(&frame, &maps);
@@ -116,7 +116,14 @@ fn pass(maps: &Maps, reason: Reason) -> i32 {
 
 /// Puts the reply in the frame's place and sends it back.
 #[inline(always)]
-fn send<M: Manner>(skb: *mut __sk_buff, maps: &Maps, frame: &PackedArp, mac: Lladdr, by: M::By, to_peer: bool) -> i32 {
+fn send<M: ProgramManner>(
+    skb: *mut __sk_buff,
+    maps: &Maps,
+    frame: &PackedArp,
+    mac: Lladdr,
+    by: M::By,
+    to_peer: bool,
+) -> i32 {
     const LEN: u32 = ArpFrame::LEN as u32;
     let reply = frame.reply(mac);
     let refused = || {

@@ -1,12 +1,12 @@
 //! Trace: each frame that is answered or passed is told, with what became of it. Each program here is made of the same
 //! code as one that tells nothing, and is in its place only while somebody listens (docs/adr/0020-trace.md).
 
-use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
+use crate::manner::{AsTheKernel, ByPolicy, ProgramManner, Shadow};
 use crate::packet::Decided;
 use crate::tables::{Maps, fetch_add_one};
 use crate::tc;
 use crate::time::now;
-use crate::xdp::{self, Exit, whole_len, whole_of_one};
+use crate::xdp::{self, ReplyExit, whole_len, whole_of_one};
 use arp_common::trace::{Told, TraceControl};
 use arp_common::{Lladdr, PackedArp, Reason};
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
@@ -27,7 +27,7 @@ static TRACE_CONTROL: Array<TraceControl, 1, MMAPABLE> = Array::new();
 /// As another manner, and tells what becomes of each frame.
 struct Traced<M>(PhantomData<M>);
 
-impl<M: Manner> Manner for Traced<M> {
+impl<M: ProgramManner> ProgramManner for Traced<M> {
     type By = M::By;
 
     #[inline(always)]
@@ -104,53 +104,53 @@ pub(crate) fn arp_tc_strace(ctx: TcContext) -> i32 {
 /// [`xdp::arp_xdp`], and tells.
 #[xdp]
 pub(crate) fn arp_xdp_trace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<AsTheKernel>>(&ctx, Exit::Bounce, whole_of_one)
+    xdp::answer::<Traced<AsTheKernel>>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// [`xdp::arp_xdp_frags`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpf_trace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<AsTheKernel>>(&ctx, Exit::Bounce, whole_len)
+    xdp::answer::<Traced<AsTheKernel>>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// [`xdp::arp_xdp_veth`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpv_trace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<AsTheKernel>>(&ctx, Exit::Redirect, whole_len)
+    xdp::answer::<Traced<AsTheKernel>>(&ctx, ReplyExit::Redirect, whole_len)
 }
 
 /// [`xdp::arp_xdp_policy`], and tells.
 #[xdp]
 pub(crate) fn arp_xdp_ptrace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<ByPolicy>>(&ctx, Exit::Bounce, whole_of_one)
+    xdp::answer::<Traced<ByPolicy>>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// [`xdp::arp_xdpf_policy`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpf_ptrace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<ByPolicy>>(&ctx, Exit::Bounce, whole_len)
+    xdp::answer::<Traced<ByPolicy>>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// [`xdp::arp_xdpv_policy`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpv_ptrace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<ByPolicy>>(&ctx, Exit::Redirect, whole_len)
+    xdp::answer::<Traced<ByPolicy>>(&ctx, ReplyExit::Redirect, whole_len)
 }
 
 /// [`xdp::arp_xdp_shadow`], and tells.
 #[xdp]
 pub(crate) fn arp_xdp_strace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<Shadow>>(&ctx, Exit::Bounce, whole_of_one)
+    xdp::answer::<Traced<Shadow>>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// [`xdp::arp_xdpf_shadow`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpf_strace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<Shadow>>(&ctx, Exit::Bounce, whole_len)
+    xdp::answer::<Traced<Shadow>>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// [`xdp::arp_xdpv_shadow`], and tells.
 #[xdp(frags)]
 pub(crate) fn arp_xdpv_strace(ctx: XdpContext) -> u32 {
-    xdp::answer::<Traced<Shadow>>(&ctx, Exit::Redirect, whole_len)
+    xdp::answer::<Traced<Shadow>>(&ctx, ReplyExit::Redirect, whole_len)
 }

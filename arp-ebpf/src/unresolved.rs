@@ -8,8 +8,8 @@ use crate::time::now;
 use arp_common::guard::{DropReason, Guard, Rate, is_the_interface_s_own, take};
 use arp_common::maps::IfaceAddr;
 use arp_common::unresolved::{
-    ADMITTED as ADMITTED_LEN, JUDGED_FOR, Memory, Pressure, TABLE_WAY, is_fresh, is_pressed, is_refused as judge,
-    is_tight, place_of, stamp,
+    ADMITTED as ADMITTED_LEN, JUDGED_FOR, Pressure, TABLE_WAY, UnresolvedMemory, is_fresh, is_pressed,
+    is_refused as judge, is_tight, place_of, stamp,
 };
 use aya_ebpf::Global;
 use aya_ebpf::btf_maps::Array;
@@ -119,7 +119,7 @@ fn is_refused_under_pressure(ctx: &TcContext, pressure: *mut Pressure, now: u64)
         return false;
     }
     let Some(hop) = unresolved_hop(ctx, ingress) else { return false };
-    if !judge(hop, &policy.unresolved, &Remembered { pressure, guard, now, drops }) {
+    if !judge(hop, &policy.unresolved, &BudgetRecord { pressure, guard, now, drops }) {
         return false;
     }
     let reason = DropReason::UnresolvedBudget;
@@ -129,7 +129,7 @@ fn is_refused_under_pressure(ctx: &TcContext, pressure: *mut Pressure, now: u64)
 
 /// `struct bpf_fib_lookup` (include/uapi/linux/bpf.h), as far as it concerns IPv4.
 #[repr(C)]
-struct Lookup {
+struct FibLookup {
     family: u8,
     protocol: u8,
     ports: [u8; 4],
@@ -142,7 +142,7 @@ struct Lookup {
     addresses: [u32; 3],
 }
 
-const _: () = assert!(size_of::<Lookup>() == 64);
+const _: () = assert!(size_of::<FibLookup>() == 64);
 
 /// The packet's next hop, if the kernel would route it to one that has no valid entry. The kernel looks it up itself, in
 /// its own tables: no lease is needed.
@@ -160,7 +160,7 @@ fn unresolved_hop(ctx: &TcContext, ingress: u32) -> Option<IfaceAddr> {
         return None;
     }
     let protocol = (third >> 16) as u8;
-    let mut lookup = Lookup {
+    let mut lookup = FibLookup {
         family: AF_INET,
         protocol,
         ports: [0; 4],
@@ -178,7 +178,7 @@ fn unresolved_hop(ctx: &TcContext, ingress: u32) -> Option<IfaceAddr> {
         // SAFETY: as above. If it fails they are 0.
         unsafe { bpf_skb_load_bytes(skb.cast(), behind, lookup.ports.as_mut_ptr().cast(), 4) };
     }
-    let len = size_of::<Lookup>() as i32;
+    let len = size_of::<FibLookup>() as i32;
     // SAFETY: the kernel's context, and its structure with its length.
     let found = unsafe { bpf_fib_lookup(skb.cast(), (&raw mut lookup).cast(), len, 0) };
     // A next hop may be one of IPv6, which has another table.
@@ -189,14 +189,14 @@ fn unresolved_hop(ctx: &TcContext, ingress: u32) -> Option<IfaceAddr> {
 }
 
 /// What is remembered of the interface, and of all of them.
-struct Remembered {
+struct BudgetRecord {
     pressure: *mut Pressure,
     guard: *mut Guard,
     now: u64,
     drops: bool,
 }
 
-impl Memory for Remembered {
+impl UnresolvedMemory for BudgetRecord {
     #[inline(always)]
     fn is_admitted(&self, hop: IfaceAddr) -> bool {
         let (place, who) = place_of(hop);

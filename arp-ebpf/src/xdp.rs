@@ -1,7 +1,7 @@
 //! The XDP entry points. They differ in whether frames may lie in several buffers, and in how a reply leaves.
 
-use crate::manner::{AsTheKernel, ByPolicy, Manner, Shadow};
-use crate::packet::{Class, behind_tags, classify};
+use crate::manner::{AsTheKernel, ByPolicy, ProgramManner, Shadow};
+use crate::packet::{FrameClass, behind_tags, classify};
 use crate::packet_access::{read, write};
 use crate::tables::Maps;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Reason};
@@ -14,7 +14,7 @@ use aya_ebpf::{
 
 /// How a reply leaves.
 #[derive(Clone, Copy)]
-pub(crate) enum Exit {
+pub(crate) enum ReplyExit {
     /// By XDP_TX.
     Bounce,
     /// By redirect to the ingress interface. Out of a veth in driver mode it is the only way that also wakes a pod end
@@ -26,55 +26,55 @@ pub(crate) enum Exit {
 #[xdp]
 pub(crate) fn arp_xdp(ctx: XdpContext) -> u32 {
     // The older helpers know nothing of frames in several buffers, and the kernel shows this program none.
-    answer::<AsTheKernel>(&ctx, Exit::Bounce, whole_of_one)
+    answer::<AsTheKernel>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// The same for Linux 5.18 and later: frames in several buffers need not be copied into one for it.
 #[xdp(frags)]
 pub(crate) fn arp_xdp_frags(ctx: XdpContext) -> u32 {
-    answer::<AsTheKernel>(&ctx, Exit::Bounce, whole_len)
+    answer::<AsTheKernel>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// The same for a veth in driver mode.
 #[xdp(frags)]
 pub(crate) fn arp_xdp_veth(ctx: XdpContext) -> u32 {
-    answer::<AsTheKernel>(&ctx, Exit::Redirect, whole_len)
+    answer::<AsTheKernel>(&ctx, ReplyExit::Redirect, whole_len)
 }
 
 /// [`arp_xdp`], which also answers what policies do.
 #[xdp]
 pub(crate) fn arp_xdp_policy(ctx: XdpContext) -> u32 {
-    answer::<ByPolicy>(&ctx, Exit::Bounce, whole_of_one)
+    answer::<ByPolicy>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// The same of [`arp_xdp_frags`].
 #[xdp(frags)]
 pub(crate) fn arp_xdpf_policy(ctx: XdpContext) -> u32 {
-    answer::<ByPolicy>(&ctx, Exit::Bounce, whole_len)
+    answer::<ByPolicy>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// The same of [`arp_xdp_veth`].
 #[xdp(frags)]
 pub(crate) fn arp_xdpv_policy(ctx: XdpContext) -> u32 {
-    answer::<ByPolicy>(&ctx, Exit::Redirect, whole_len)
+    answer::<ByPolicy>(&ctx, ReplyExit::Redirect, whole_len)
 }
 
 /// [`arp_xdp`], which answers nothing, and notes what it would.
 #[xdp]
 pub(crate) fn arp_xdp_shadow(ctx: XdpContext) -> u32 {
-    answer::<Shadow>(&ctx, Exit::Bounce, whole_of_one)
+    answer::<Shadow>(&ctx, ReplyExit::Bounce, whole_of_one)
 }
 
 /// The same of [`arp_xdp_frags`].
 #[xdp(frags)]
 pub(crate) fn arp_xdpf_shadow(ctx: XdpContext) -> u32 {
-    answer::<Shadow>(&ctx, Exit::Bounce, whole_len)
+    answer::<Shadow>(&ctx, ReplyExit::Bounce, whole_len)
 }
 
 /// The same of [`arp_xdp_veth`].
 #[xdp(frags)]
 pub(crate) fn arp_xdpv_shadow(ctx: XdpContext) -> u32 {
-    answer::<Shadow>(&ctx, Exit::Redirect, whole_len)
+    answer::<Shadow>(&ctx, ReplyExit::Redirect, whole_len)
 }
 
 /// The length of a frame that lies in one buffer.
@@ -97,18 +97,18 @@ pub(crate) fn whole_len(ctx: &XdpContext) -> i32 {
 }
 
 #[inline(always)]
-pub(crate) fn answer<M: Manner>(ctx: &XdpContext, exit: Exit, len: impl Fn(&XdpContext) -> i32) -> u32 {
+pub(crate) fn answer<M: ProgramManner>(ctx: &XdpContext, exit: ReplyExit, len: impl Fn(&XdpContext) -> i32) -> u32 {
     let class = classify(ctx.data(), ctx.data_end());
-    if matches!(class, Class::Other) {
+    if matches!(class, FrameClass::Other) {
         return xdp_action::XDP_PASS;
     }
     let ingress = ctx.ingress_ifindex() as u32;
     let Some(maps) = Maps::new(ingress) else { return xdp_action::XDP_PASS };
-    if matches!(class, Class::Tagged) {
+    if matches!(class, FrameClass::Tagged) {
         behind_tags(ctx.data(), ctx.data_end(), |frame| maps.hand_up(frame));
         return xdp_action::XDP_PASS;
     }
-    if matches!(class, Class::TooShort) {
+    if matches!(class, FrameClass::TooShort) {
         return pass(&maps, Reason::TOO_SHORT);
     }
     let Some(frame) = read(ctx.data(), ctx.data_end()) else { return xdp_action::XDP_PASS };
@@ -133,13 +133,13 @@ fn pass(maps: &Maps, reason: Reason) -> u32 {
 }
 
 #[inline(always)]
-fn reply<M: Manner>(
+fn reply<M: ProgramManner>(
     ctx: &XdpContext,
     maps: &Maps,
     frame: &PackedArp,
     mac: Lladdr,
     by: M::By,
-    exit: Exit,
+    exit: ReplyExit,
     len: i32,
 ) -> u32 {
     let answer = frame.reply(mac);
@@ -161,8 +161,8 @@ fn reply<M: Manner>(
     M::count_answer(by, maps);
     M::tell_answer(frame, maps, by, mac);
     match exit {
-        Exit::Bounce => xdp_action::XDP_TX,
+        ReplyExit::Bounce => xdp_action::XDP_TX,
         // SAFETY: a helper without pointers; it only notes where to.
-        Exit::Redirect => unsafe { bpf_redirect(maps.ingress(), 0) as u32 },
+        ReplyExit::Redirect => unsafe { bpf_redirect(maps.ingress(), 0) as u32 },
     }
 }

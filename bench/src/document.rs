@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
     use crate::findings::Findings;
-    use crate::report::{Bound, Ran};
+    use crate::report::{GoalBound, Ran};
     use crate::samples::Key;
 
     fn report() -> Report {
@@ -178,7 +178,7 @@ mod tests {
         }
         findings.compare(one_run, "it");
         findings.skip("another", "there is none");
-        findings.goal("P3", ["p50", "itself"], Bound::AtMost(0.87), "×", &[0.5]);
+        findings.goal("P3", ["p50", "itself"], GoalBound::AtMost(0.87), "×", &[0.5]);
         findings.beside("it", &[1.0]);
         findings.note("core 1");
         let ran = Ran { name: "noise".to_owned(), what: String::new(), seconds: 0.0, failed: None, notes: Vec::new() };

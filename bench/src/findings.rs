@@ -3,7 +3,7 @@
 use anyhow::Result;
 use bench::Spread;
 
-use crate::report::{Beside, Bound, Goal, Measurement, Ran, Report, Skipped};
+use crate::report::{Beside, Goal, GoalBound, Measurement, Ran, Report, Skipped};
 use crate::samples::{Key, Samples};
 
 /// What a benchmark returns; it is kept even if the benchmark fails half-way.
@@ -42,7 +42,7 @@ impl Findings {
 
     /// Judges the median of `values`, one a round, by a goal of the project: `id` as in docs/performance.md, then what is
     /// judged and which case of it.
-    pub(crate) fn goal(&mut self, id: &str, what: [&str; 2], bound: Bound, unit: &str, values: &[f64]) {
+    pub(crate) fn goal(&mut self, id: &str, what: [&str; 2], bound: GoalBound, unit: &str, values: &[f64]) {
         self.goals.push(Goal::judge(self.benchmark, id, what, bound, unit, values));
     }
 

@@ -27,7 +27,7 @@ pub(crate) const CHOICES: usize = 1 << 20;
 const LIVE_BATCH: u32 = 64;
 
 /// Loaded programs and maps; unloaded when dropped.
-pub(crate) struct Programs {
+pub(crate) struct LoadedPrograms {
     ebpf: Ebpf,
     request: Array<MapData, [u32; 12]>,
     targets: Array<MapData, [u32; 2]>,
@@ -61,7 +61,7 @@ pub(crate) struct Runs {
     pub(crate) action: u32,
 }
 
-impl Programs {
+impl LoadedPrograms {
     /// Without the memory of the program `wall`.
     pub(crate) fn load() -> Result<Self> {
         Self::load_with_blocks(1)
@@ -83,7 +83,7 @@ impl Programs {
         }
         let mut take =
             |name: &str| ebpf.take_map(name).ok_or_else(|| anyhow!("the benchmarks' eBPF object has no map {name}"));
-        Ok(Programs {
+        Ok(LoadedPrograms {
             request: Array::try_from(take("REQUEST")?)?,
             targets: Array::try_from(take("TARGETS")?)?,
             discarded: PerCpuArray::try_from(take("DISCARDED")?)?,
@@ -173,7 +173,7 @@ impl Programs {
         self.feed(&fd, ingress, repeat)
     }
 
-    /// Places a program behind `feed`, for [`Programs::run_placed`].
+    /// Places a program behind `feed`, for [`LoadedPrograms::run_placed`].
     pub(crate) fn place(&mut self, program: &ProgramFd) -> Result<()> {
         self.next.set(0, program, 0).context("placing a program behind `feed`")
     }

@@ -81,7 +81,7 @@ pub(crate) struct Goal {
     pub(crate) what: String,
     /// Which case of it.
     pub(crate) case: String,
-    pub(crate) bound: Bound,
+    pub(crate) bound: GoalBound,
     pub(crate) unit: String,
     #[serde(flatten)]
     pub(crate) value: Spread,
@@ -103,7 +103,7 @@ pub(crate) struct Beside {
 /// Which side of a value is good.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Bound {
+pub(crate) enum GoalBound {
     AtMost(f64),
     AtLeast(f64),
 }
@@ -223,15 +223,15 @@ impl Goal {
         benchmark: &str,
         id: &str,
         [what, case]: [&str; 2],
-        bound: Bound,
+        bound: GoalBound,
         unit: &str,
         values: &[f64],
     ) -> Self {
         let value = Spread::of(values);
         let met = !values.is_empty()
             && match bound {
-                Bound::AtMost(most) => value.median <= most,
-                Bound::AtLeast(least) => value.median >= least,
+                GoalBound::AtMost(most) => value.median <= most,
+                GoalBound::AtLeast(least) => value.median >= least,
             };
         Goal {
             id: id.to_owned(),
@@ -250,8 +250,8 @@ impl Goal {
     pub(crate) fn excess(&self) -> f64 {
         match self.bound {
             _ if self.value.samples == 0 => f64::INFINITY,
-            Bound::AtMost(most) => self.value.median / most,
-            Bound::AtLeast(least) => least / self.value.median,
+            GoalBound::AtMost(most) => self.value.median / most,
+            GoalBound::AtLeast(least) => least / self.value.median,
         }
     }
 }
@@ -265,12 +265,12 @@ mod tests {
     #[test]
     fn a_goal_is_judged_by_its_median() {
         let judge = |bound, values: &[f64]| Goal::judge("reply", "P3", ["p50", ""], bound, "×", values).met;
-        assert!(judge(Bound::AtMost(0.87), &[0.86, 0.87, 2.0]));
-        assert!(!judge(Bound::AtMost(0.87), &[0.1, 0.88, 0.9]));
-        assert!(judge(Bound::AtLeast(1.3), &[1.3]));
-        assert!(!judge(Bound::AtLeast(1.3), &[1.29, 1.2, 1.5]));
-        assert!(!judge(Bound::AtMost(1.0), &[]));
-        assert!(!judge(Bound::AtMost(1.0), &[f64::NAN]));
+        assert!(judge(GoalBound::AtMost(0.87), &[0.86, 0.87, 2.0]));
+        assert!(!judge(GoalBound::AtMost(0.87), &[0.1, 0.88, 0.9]));
+        assert!(judge(GoalBound::AtLeast(1.3), &[1.3]));
+        assert!(!judge(GoalBound::AtLeast(1.3), &[1.29, 1.2, 1.5]));
+        assert!(!judge(GoalBound::AtMost(1.0), &[]));
+        assert!(!judge(GoalBound::AtMost(1.0), &[f64::NAN]));
     }
 
     /// The documented fields, by the names that scripts rely on.
@@ -282,7 +282,7 @@ mod tests {
             findings.push(Key::new("p50", "fast path").at("routes", 100), "µs", fast);
         }
         findings.compare("p50", "kernel");
-        findings.goal("P3", ["p50 to the kernel's", "tcx"], Bound::AtMost(0.87), "×", &[0.75, 0.5, 0.75]);
+        findings.goal("P3", ["p50 to the kernel's", "tcx"], GoalBound::AtMost(0.87), "×", &[0.75, 0.5, 0.75]);
         findings.beside("clsact", &[0.8]);
         findings.note("core 1");
         let ran =

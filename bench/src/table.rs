@@ -6,7 +6,7 @@ use tabled::settings::{Alignment, Modify, Style};
 
 use bench::Spread;
 
-use crate::report::{Bound, Goal, Measurement, Report};
+use crate::report::{Goal, GoalBound, Measurement, Report};
 use bench::units::{self, grouped, number};
 
 /// Prints a whole report.
@@ -114,8 +114,8 @@ fn worst<'a>(group: &[&'a Goal]) -> Option<&'a Goal> {
 
 fn goal_cells(goal: &Goal, of: usize) -> [String; 7] {
     let (sign, bound) = match goal.bound {
-        Bound::AtMost(value) => ("≤", value),
-        Bound::AtLeast(value) => ("≥", value),
+        GoalBound::AtMost(value) => ("≤", value),
+        GoalBound::AtLeast(value) => ("≥", value),
     };
     let bound = if bound >= 1000.0 { grouped(bound as u64) } else { bound.to_string() };
     let beside = goal.beside.as_ref().map(|it| format!("{}: {}", it.case, number(it.value.median)));
@@ -149,10 +149,10 @@ mod tests {
     fn the_worst_of_like_goals_decides() {
         let judge = |id, what, bound, values: &[f64]| Goal::judge("tax", id, what, bound, "×", values);
         let goals = [
-            judge("P11", ["start", "1,000 veths"], Bound::AtMost(20_000.0), &[1191.0]),
-            judge("P7", ["tcx", "UDP"], Bound::AtLeast(0.97), &[0.96, 0.95, 0.99]),
-            judge("P7", ["tcx", "TCP"], Bound::AtLeast(0.97), &[1.0, 1.0]),
-            judge("P7", ["xdp", "TCP"], Bound::AtLeast(0.97), &[]),
+            judge("P11", ["start", "1,000 veths"], GoalBound::AtMost(20_000.0), &[1191.0]),
+            judge("P7", ["tcx", "UDP"], GoalBound::AtLeast(0.97), &[0.96, 0.95, 0.99]),
+            judge("P7", ["tcx", "TCP"], GoalBound::AtLeast(0.97), &[1.0, 1.0]),
+            judge("P7", ["xdp", "TCP"], GoalBound::AtLeast(0.97), &[]),
         ];
         let rows: Vec<String> = goal_rows(&goals).iter().map(|row| row.join("|")).collect();
         assert_eq!(

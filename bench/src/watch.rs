@@ -11,7 +11,7 @@ use aya::programs::loaded_programs;
 use lab::Agent;
 
 use crate::process::Process;
-use crate::programs::Programs;
+use crate::programs::LoadedPrograms;
 
 /// XDP_TX (include/uapi/linux/bpf.h): the reply is sent.
 const XDP_TX: u32 = 3;
@@ -22,11 +22,11 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// A running agent's program, and the request that it is asked about.
-pub(crate) struct Watch {
-    programs: Programs,
+pub(crate) struct ProgramWatch {
+    programs: LoadedPrograms,
 }
 
-impl Watch {
+impl ProgramWatch {
     /// Finds the XDP program that the agent has loaded.
     pub(crate) fn on(agent: &Agent) -> Result<Self> {
         let held = Process(agent.pid()).descriptor_fields("prog_id")?;
@@ -34,9 +34,9 @@ impl Watch {
             .filter_map(Result::ok)
             .find(|info| held.contains(&u64::from(info.id())) && info.name_as_str().is_some_and(is_ours))
             .context("the agent has no XDP program loaded")?;
-        let mut programs = Programs::load()?;
+        let mut programs = LoadedPrograms::load()?;
         programs.place(&info.fd().context("opening the agent's program")?)?;
-        Ok(Watch { programs })
+        Ok(ProgramWatch { programs })
     }
 
     /// Asks about this request from now on.
@@ -69,7 +69,7 @@ impl Watch {
         }
     }
 
-    /// What one look costs: the resolution of [`Watch::until`].
+    /// What one look costs: the resolution of [`ProgramWatch::until`].
     pub(crate) fn resolution(&mut self, ifindex: u32) -> Result<Duration> {
         const LOOKS: u32 = 1000;
         let begin = Instant::now();

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::hook::Hook;
+use crate::hook::TestHook;
 use crate::namespace::Namespace;
 use crate::scraper::{self, Scraper};
 use crate::slack::{stretched, wait_until};
@@ -193,7 +193,7 @@ impl AgentOptions {
             command.args(["--sysctl-hook", "off"]);
         }
         if !self.arguments.iter().any(|argument| argument == "--hook") {
-            command.args(Hook::chosen()?.arguments());
+            command.args(TestHook::chosen()?.arguments());
         }
         let metrics = scraper::address();
         if let Some(address) = metrics {
@@ -254,7 +254,7 @@ impl Agent {
     }
 
     /// What `status --json` says.
-    pub fn status(&self) -> Result<Status> {
+    pub fn status(&self) -> Result<AgentStatus> {
         let output = self.command(&["status", "--json"])?;
         let stdout = String::from_utf8_lossy(&output.stdout);
         let json = serde_json::from_str(&stdout).with_context(|| {
@@ -265,7 +265,7 @@ impl Agent {
                 self.log()
             )
         })?;
-        Ok(Status(json))
+        Ok(AgentStatus(json))
     }
 
     /// Asks over the control socket; `request` and the answer are JSON.
@@ -392,9 +392,9 @@ impl Drop for Agent {
 
 /// What `status --json` says.
 #[derive(Clone, Debug)]
-pub struct Status(pub Value);
+pub struct AgentStatus(pub Value);
 
-impl Status {
+impl AgentStatus {
     /// Whether the agent is ready.
     pub fn ready(&self) -> bool {
         self.0["ready"] == true

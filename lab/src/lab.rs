@@ -12,7 +12,7 @@ use std::{fs, process, thread};
 use anyhow::{Context, Result, ensure};
 use arp_common::settings::CONF;
 
-use crate::hook::Hook;
+use crate::hook::TestHook;
 use crate::host::Host;
 use crate::namespace::{NAMES, Namespace, remove_name};
 use crate::netlink::Netlink;
@@ -228,7 +228,7 @@ impl Drop for Lab {
 
 /// Lets the far end of a veth take what XDP sends it, if that is the hook.
 pub(crate) fn take_xdp(namespace: &Namespace, interface: &str) -> Result<()> {
-    if Hook::chosen()? == Hook::XdpDriver {
+    if TestHook::chosen()? == TestHook::XdpDriver {
         namespace.exec(&format!("ethtool -K {interface} gro on"))?;
     }
     Ok(())

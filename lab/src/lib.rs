@@ -30,17 +30,19 @@ pub mod team;
 pub mod topology;
 mod traffic;
 
-pub use agent::{Agent, AgentOptions, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, Status, agent_binary};
+pub use agent::{
+    Agent, AgentOptions, AgentStatus, STATUS_NONE_ANSWERS, STATUS_NOT_READY, STATUS_NOT_RUNNING, agent_binary,
+};
 pub use bpffs::BpfFs;
 pub use bytes::reply_bytes;
-pub use hook::Hook;
+pub use hook::TestHook;
 pub use host::{Host, OnCore, allowed_cores};
 pub use lab::{Alone, Lab};
 pub use namespace::{NAMES, Namespace};
-pub use neighbours::{Class, Neighbour, Neighbours};
+pub use neighbours::{Class, NeighbourState, Neighbours};
 pub use packet::Wire;
 pub use scraper::scrape_all;
-pub use side_by_side::{Answerer, Counted, LOST, Outcome, SideBySide, UNCOUNTED};
+pub use side_by_side::{Answerer, Counted, LOST, SameOutcome, SideBySide, UNCOUNTED};
 pub use skip::{fetched_program, kernel_is_since, missing_privilege, skip};
 pub use slack::{slack, stretched, wait_until};
 pub use stop::{INTERRUPTED, Stop};

@@ -8,7 +8,7 @@ use anyhow::Result;
 use arp_common::Lladdr;
 
 use crate::namespace::Namespace;
-use crate::netlink::{Change, Netlink, find, index, u16_at, u32_at};
+use crate::netlink::{KernelChange, Netlink, find, index, u16_at, u32_at};
 
 /// What the kernel can do with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,14 +23,14 @@ pub enum Class {
 
 /// An entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub struct NeighbourState {
     /// `NUD_*`.
     pub state: u16,
     /// Its link-layer address, if it has one.
     pub lladdr: Option<Lladdr>,
 }
 
-impl Neighbour {
+impl NeighbourState {
     /// What the kernel can do with it.
     pub fn class(self) -> Class {
         const FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
@@ -47,7 +47,7 @@ impl Neighbour {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Neighbours {
     /// The entries, without those that the kernel makes for multicast and broadcast.
-    pub entries: BTreeMap<(u32, Ipv4Addr), Neighbour>,
+    pub entries: BTreeMap<(u32, Ipv4Addr), NeighbourState>,
     /// The static proxies; index 0 stands for any interface.
     pub proxies: BTreeSet<(u32, Ipv4Addr)>,
 }
@@ -63,7 +63,7 @@ impl Neighbours {
     pub fn settled(mut self) -> Self {
         for entry in self.entries.values_mut() {
             match entry.class() {
-                Class::Invalid => *entry = Neighbour { state: libc::NUD_NONE, lladdr: None },
+                Class::Invalid => *entry = NeighbourState { state: libc::NUD_NONE, lladdr: None },
                 Class::Valid => entry.state = libc::NUD_STALE,
                 Class::Fixed => {}
             }
@@ -101,7 +101,7 @@ impl fmt::Display for Neighbours {
 
 impl Namespace {
     /// The neighbour entry for an address on an interface, if there is one.
-    pub fn neighbour(&self, interface: &str, address: [u8; 4]) -> Result<Option<Neighbour>> {
+    pub fn neighbour(&self, interface: &str, address: [u8; 4]) -> Result<Option<NeighbourState>> {
         let (index, table) =
             self.run(|| Ok::<_, anyhow::Error>((index(interface)?, Netlink::here()?.neighbours()?)))??;
         Ok(table.entries.get(&(index, address.into())).copied())
@@ -124,7 +124,7 @@ impl Netlink {
                 return;
             }
             let lladdr = find(attributes, libc::NDA_LLADDR).map(Lladdr::new);
-            table.entries.insert((u32_at(ndmsg, 4), addr.into()), Neighbour { state: u16_at(ndmsg, 8), lladdr });
+            table.entries.insert((u32_at(ndmsg, 4), addr.into()), NeighbourState { state: u16_at(ndmsg, 8), lladdr });
         })?;
         let proxies = &mut table.proxies;
         self.dump(libc::RTM_GETNEIGH, ndmsg(libc::NTF_PROXY), |ndmsg, attributes| {
@@ -133,9 +133,9 @@ impl Netlink {
         Ok(table)
     }
 
-    /// Deletes the static proxy entries that hold on every interface, see [`Change::add_proxy`].
+    /// Deletes the static proxy entries that hold on every interface, see [`KernelChange::add_proxy`].
     pub fn forget_proxies_on_any(&mut self) -> Result<()> {
         let any = self.neighbours()?.proxies.into_iter().filter(|&(ifindex, _)| ifindex == 0);
-        any.map(|(_, addr)| addr.octets()).try_for_each(|addr| self.change(Change::delete_proxy(addr, 0)))
+        any.map(|(_, addr)| addr.octets()).try_for_each(|addr| self.change(KernelChange::delete_proxy(addr, 0)))
     }
 }

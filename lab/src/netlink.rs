@@ -29,13 +29,13 @@ const FIB_RULE_INVERT: u32 = 2;
 
 /// A change that the kernel can be asked for.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct KernelChange {
     kind: u16,
     flags: libc::c_int,
     body: Vec<u8>,
 }
 
-/// A routing rule for [`Change::add_rule`].
+/// A routing rule for [`KernelChange::add_rule`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rule<'a> {
     /// Its place among the rules.
@@ -64,7 +64,7 @@ pub fn index(interface: &str) -> Result<u32> {
 }
 
 /// Makes one change in the calling thread's namespace.
-pub fn change(change: Change) -> Result<()> {
+pub fn change(change: KernelChange) -> Result<()> {
     Netlink::here()?.change(change)
 }
 
@@ -94,7 +94,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses: the cause is an [`std::io::Error`].
-    pub fn change(&mut self, change: Change) -> Result<()> {
+    pub fn change(&mut self, change: KernelChange) -> Result<()> {
         self.change_all([change])
     }
 
@@ -102,10 +102,10 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel refuses one; those before it in the buffer, and perhaps those after it, are made.
-    pub fn change_all(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<()> {
+    pub fn change_all(&mut self, changes: impl IntoIterator<Item = KernelChange>) -> Result<()> {
         let mut changes = changes.into_iter().peekable();
         let mut buffer = Vec::with_capacity(AT_ONCE + 128);
-        while let Some(Change { kind, flags, body }) = changes.next() {
+        while let Some(KernelChange { kind, flags, body }) = changes.next() {
             let last = buffer.len() >= AT_ONCE || changes.peek().is_none();
             self.append(&mut buffer, kind, if last { flags | libc::NLM_F_ACK } else { flags }, &body);
             if last {
@@ -269,44 +269,44 @@ impl Notices {
     }
 }
 
-impl Change {
+impl KernelChange {
     fn new(kind: u16, flags: libc::c_int, body: Vec<u8>) -> Self {
-        Change { kind, flags, body }
+        KernelChange { kind, flags, body }
     }
 
     /// A route to one host by an interface, in table main.
     pub fn add_route(to: [u8; 4], oif: u32) -> Self {
-        Change::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, route(libc::RTPROT_BOOT, to, oif))
+        KernelChange::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, route(libc::RTPROT_BOOT, to, oif))
     }
 
     /// That route gone, whoever made it.
     pub fn delete_route(to: [u8; 4], oif: u32) -> Self {
-        Change::new(libc::RTM_DELROUTE, 0, route(libc::RTPROT_UNSPEC, to, oif))
+        KernelChange::new(libc::RTM_DELROUTE, 0, route(libc::RTPROT_UNSPEC, to, oif))
     }
 
     /// A permanent neighbour entry on an interface.
     pub fn set_neighbour(addr: [u8; 4], ifindex: u32, lladdr: Lladdr) -> Self {
         let mut body = ndmsg(addr, ifindex, libc::NUD_PERMANENT, 0);
         body.extend(attribute(libc::NDA_LLADDR, &lladdr.bytes()));
-        Change::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, body)
+        KernelChange::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE | libc::NLM_F_REPLACE, body)
     }
 
     /// A neighbour entry gone.
     pub fn delete_neighbour(addr: [u8; 4], ifindex: u32) -> Self {
-        Change::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, 0))
+        KernelChange::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, 0))
     }
 
     /// A static proxy entry without a state, as LXC adds it: `ip neigh add proxy` makes a permanent one, which outlives a loss
     /// of carrier. With the index 0 it holds on every interface, which `ip` cannot say either; then nothing but
-    /// [`Change::delete_proxy`] removes it: on 6.18 it outlives its namespace, and turns up in a later one that the kernel
+    /// [`KernelChange::delete_proxy`] removes it: on 6.18 it outlives its namespace, and turns up in a later one that the kernel
     /// happens to put at the same place.
     pub fn add_proxy(addr: [u8; 4], ifindex: u32) -> Self {
-        Change::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
+        KernelChange::new(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
     }
 
     /// A static proxy entry gone.
     pub fn delete_proxy(addr: [u8; 4], ifindex: u32) -> Self {
-        Change::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
+        KernelChange::new(libc::RTM_DELNEIGH, 0, ndmsg(addr, ifindex, 0, libc::NTF_PROXY))
     }
 
     /// A routing rule, also one that `ip` has no words for.
@@ -318,17 +318,17 @@ impl Change {
         body.extend(attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes()));
         body.extend(rule.to.map(|to| attribute(FRA_DST, &to)).unwrap_or_default());
         body.extend(rule.attributes.iter().flat_map(|(kind, value)| attribute(*kind, value)));
-        Change::new(libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
+        KernelChange::new(libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
     }
 
     /// What a family of generic netlink is asked for.
     pub(crate) fn of_family(family: u16, body: Vec<u8>) -> Self {
-        Change::new(family, 0, body)
+        KernelChange::new(family, 0, body)
     }
 
     /// A link up, or down.
     pub fn set_up(ifindex: u32, up: bool) -> Self {
-        Change::new(libc::RTM_NEWLINK, 0, ifinfomsg(ifindex, u32::from(up), libc::IFF_UP as u32))
+        KernelChange::new(libc::RTM_NEWLINK, 0, ifinfomsg(ifindex, u32::from(up), libc::IFF_UP as u32))
     }
 
     /// An interface's `IPV4_DEVCONF_*` set (RTM_SETLINK, IFLA_INET_CONF).
@@ -337,13 +337,13 @@ impl Change {
         let settings = attribute(IFLA_INET_CONF, &attribute(key, &value.to_ne_bytes()));
         let mut body = ifinfomsg(ifindex, 0, 0);
         body.extend(attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET as u16, &settings)));
-        Change::new(libc::RTM_SETLINK, 0, body)
+        KernelChange::new(libc::RTM_SETLINK, 0, body)
     }
 
     /// A veth pair whose other end, `eth0`, is in another namespace.
     pub fn add_veth(interface: &str, other: &File) -> Self {
         const VETH_INFO_PEER: u16 = 1;
-        Change::add_pair("veth", interface, &attribute(VETH_INFO_PEER, &other_end(other)))
+        KernelChange::add_pair("veth", interface, &attribute(VETH_INFO_PEER, &other_end(other)))
     }
 
     /// A netkit pair for Ethernet frames (mode `l2`), the same way; this is the primary end. `ip` before 6.7 has no words
@@ -355,7 +355,7 @@ impl Change {
         const NETKIT_L2: u32 = 0;
         let mut data = attribute(IFLA_NETKIT_PEER_INFO, &other_end(other));
         data.extend(attribute(IFLA_NETKIT_MODE, &NETKIT_L2.to_ne_bytes()));
-        Change::add_pair("netkit", interface, &data)
+        KernelChange::add_pair("netkit", interface, &data)
     }
 
     fn add_pair(kind: &str, interface: &str, data: &[u8]) -> Self {
@@ -364,7 +364,7 @@ impl Change {
         let mut body = ifinfomsg(0, 0, 0);
         body.extend(attribute(libc::IFLA_IFNAME, format!("{interface}\0").as_bytes()));
         body.extend(attribute(libc::IFLA_LINKINFO, &info));
-        Change::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
+        KernelChange::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL, body)
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use crate::agent::{Agent, AgentOptions, Status};
+use crate::agent::{Agent, AgentOptions, AgentStatus};
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::neighbours::Neighbours;
@@ -51,7 +51,7 @@ impl Answerer {
 
 /// What both labs did with a request; they did the same.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct SameOutcome {
     /// The frames that came back.
     pub replies: Vec<Vec<u8>>,
     /// Who sent them in the lab with the agent.
@@ -122,7 +122,7 @@ impl SideBySide {
     ///
     /// A static proxy entry is read again by the agent once a request has needed it: until then the kernel answers, and
     /// who answers is asked again.
-    pub fn ask<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<Outcome> {
+    pub fn ask<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<SameOutcome> {
         const TIMES: usize = 20;
         for _ in 1..TIMES {
             let outcome = self.ask_once(host, &frame)?;
@@ -133,7 +133,7 @@ impl SideBySide {
         self.ask_once(host, frame)
     }
 
-    fn ask_once<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<Outcome> {
+    fn ask_once<B: AsRef<[u8]>>(&mut self, host: &str, frame: impl Fn(&Host) -> B) -> Result<SameOutcome> {
         let (alone, fast) = (self.alone.host(host), self.fast.host(host));
         let ingress = fast.node_end();
         let frame = frame(fast);
@@ -157,7 +157,7 @@ impl SideBySide {
         ensure!(fast == alone, "other hosts heard of it: kernel alone {alone:02x?}, with the fast path {fast:02x?}");
         self.compare_neighbours()?;
         let by = counted.answerer(!replies.is_empty())?;
-        Ok(Outcome { replies, by })
+        Ok(SameOutcome { replies, by })
     }
 
     /// Sends several frames of a host, one after another, in both labs: how many of them were answered, and by how much the
@@ -210,7 +210,7 @@ pub struct Counted {
 
 impl Counted {
     /// Between two looks at the agent's status.
-    pub fn between(before: &Status, after: &Status, interface: &str) -> Self {
+    pub fn between(before: &AgentStatus, after: &AgentStatus, interface: &str) -> Self {
         let old = before.passed(interface);
         let mut passed = after.passed(interface);
         for (reason, count) in &mut passed {

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One request of a stream.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct StreamRequest {
     /// Before it was sent.
     pub sent: Instant,
     /// After all its replies had arrived.
@@ -24,7 +24,7 @@ pub struct Asked {
     pub frames: Vec<Vec<u8>>,
 }
 
-impl Asked {
+impl StreamRequest {
     /// How many replies there were.
     pub fn replies(&self) -> usize {
         self.frames.len()
@@ -35,7 +35,7 @@ impl Asked {
 #[derive(Debug)]
 pub struct Stream {
     /// The requests, in order.
-    pub asked: Vec<Asked>,
+    pub asked: Vec<StreamRequest>,
     /// Before the change began.
     pub before: Instant,
     /// After the command that made it had come back.
@@ -57,7 +57,7 @@ impl Stream {
                     let is_last = stop.load(Ordering::Relaxed);
                     let sent = Instant::now();
                     let frames = host.ask(&frame)?;
-                    asked.push(Asked { sent, seen: Instant::now(), frames });
+                    asked.push(StreamRequest { sent, seen: Instant::now(), frames });
                     if is_last {
                         return Ok(asked);
                     }
@@ -70,25 +70,26 @@ impl Stream {
             let changed = Instant::now();
             thread::sleep(if done.is_ok() { stretched(after) } else { Duration::ZERO });
             stop.store(true, Ordering::Relaxed);
-            let asked: Result<Vec<Asked>> = asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let asked: Result<Vec<StreamRequest>> =
+                asking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             done?;
             Ok(Stream { asked: asked?, before, changed })
         })
     }
 
     /// The requests whose replies had arrived before the change began.
-    pub fn earlier(&self) -> impl Iterator<Item = &Asked> {
+    pub fn earlier(&self) -> impl Iterator<Item = &StreamRequest> {
         self.asked.iter().filter(|asked| asked.seen <= self.before)
     }
 
     /// The requests that were sent after the change was made.
-    pub fn later(&self) -> impl Iterator<Item = &Asked> {
+    pub fn later(&self) -> impl Iterator<Item = &StreamRequest> {
         self.asked.iter().filter(|asked| asked.sent >= self.changed)
     }
 
     /// How many of the later requests were answered, and how long after the change the last of those was sent.
     pub fn answered_later(&self) -> (usize, Duration) {
-        let answered: Vec<&Asked> = self.later().filter(|asked| asked.replies() > 0).collect();
+        let answered: Vec<&StreamRequest> = self.later().filter(|asked| asked.replies() > 0).collect();
         let last = answered.last().map_or(Duration::ZERO, |asked| asked.sent - self.changed);
         (answered.len(), last)
     }

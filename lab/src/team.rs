@@ -5,7 +5,7 @@ use std::io;
 use anyhow::{Context as _, Result};
 
 use crate::namespace::Namespace;
-use crate::netlink::{self, Change, Netlink, attribute};
+use crate::netlink::{self, KernelChange, Netlink, attribute};
 
 /// `GENL_ID_CTRL`, its command that lists families, and what is told of each (include/uapi/linux/genetlink.h).
 const CONTROLLER: u16 = 16;
@@ -62,7 +62,7 @@ fn set(
         let mut body = SET_OPTIONS.to_vec();
         body.extend(attribute(TEAM_IFINDEX, &netlink::index(team)?.to_ne_bytes()));
         body.extend(attribute(LIST_OPTION, &attribute(ITEM_OPTION, &item)));
-        match netlink.change(Change::of_family(family, body)) {
+        match netlink.change(KernelChange::of_family(family, body)) {
             // It is set, and nobody listens to what is told of it (`team_nl_options_set`, drivers/net/team/team_core.c).
             Err(error) if error.downcast_ref().and_then(io::Error::raw_os_error) == Some(libc::ESRCH) => Ok(()),
             result => result.with_context(|| format!("setting {option} of {team}")),

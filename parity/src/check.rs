@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use crate::explained::{self, Explained};
 use crate::oracle::{self, Expectation};
-use crate::pair::{Batch, Divergence, Frame, Pair, Step};
-use crate::state::State;
+use crate::pair::{Divergence, Frame, FrameBatch, Pair, ScriptStep};
+use crate::state::NodeState;
 use lab::packet::hex;
 
 /// Something that must not be.
@@ -58,9 +58,9 @@ impl fmt::Display for Finding {
 }
 
 /// What the oracle knows after a configuration; nothing once there was a filter, which it does not know.
-pub(crate) fn state(pair: &Pair, steps: &[Step], filtered: &mut bool) -> Result<Option<State>> {
-    *filtered |= steps.iter().any(|step| matches!(step, Step::Nft(_)));
-    if *filtered { Ok(None) } else { State::read(pair.node()).map(Some) }
+pub(crate) fn state(pair: &Pair, steps: &[ScriptStep], filtered: &mut bool) -> Result<Option<NodeState>> {
+    *filtered |= steps.iter().any(|step| matches!(step, ScriptStep::Nft(_)));
+    if *filtered { Ok(None) } else { NodeState::read(pair.node()).map(Some) }
 }
 
 /// Sends frames, and hands each batch over with what the oracle says of its frames, and `explain` of those of the first
@@ -68,8 +68,8 @@ pub(crate) fn state(pair: &Pair, steps: &[Step], filtered: &mut bool) -> Result<
 pub(crate) fn exchange(
     pair: &mut Pair,
     frames: &[Frame],
-    state: Option<&State>,
-    mut each: impl FnMut(&Batch<'_>, &[Option<Expectation>], &Explained),
+    state: Option<&NodeState>,
+    mut each: impl FnMut(&FrameBatch<'_>, &[Option<Expectation>], &Explained),
 ) -> Result<Option<Finding>> {
     let first = pair.ifindex(0);
     let node = pair.node().clone();
@@ -105,11 +105,11 @@ pub(crate) fn exchange(
 }
 
 /// Does steps and sends frames in their order, up to the first finding.
-pub(crate) fn play(pair: &mut Pair, steps: &[Step]) -> Result<Option<Finding>> {
+pub(crate) fn play(pair: &mut Pair, steps: &[ScriptStep]) -> Result<Option<Finding>> {
     let mut filtered = false;
     let mut known = state(pair, &[], &mut filtered)?;
     for part in steps.chunk_by(|one, other| one.frame().is_some() == other.frame().is_some()) {
-        let frames: Vec<Frame> = part.iter().filter_map(Step::frame).cloned().collect();
+        let frames: Vec<Frame> = part.iter().filter_map(ScriptStep::frame).cloned().collect();
         if frames.is_empty() {
             pair.apply(part)?;
             known = state(pair, part, &mut filtered)?;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use lab::{Hook, Stop};
+use lab::{Stop, TestHook};
 use pair::FastPath;
 
 /// Random configurations and frames: the kernel alone against the kernel with the fast path.
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     kernel_vs_kernel: bool,
     /// Where the fast path answers; by default as ARP_TEST_HOOK says, else tc
     #[arg(long, value_enum)]
-    hook: Option<Hook>,
+    hook: Option<TestHook>,
     /// Every policy of the agent is in `count`: it counts, and changes nothing
     #[arg(long)]
     count_policies: bool,
@@ -75,7 +75,7 @@ impl Args {
     fn fast_path(&self) -> Result<Option<FastPath>> {
         let hook = match self.hook {
             _ if self.kernel_vs_kernel => return Ok(None),
-            None => Hook::chosen()?,
+            None => TestHook::chosen()?,
             Some(hook) => hook,
         };
         Ok(Some(FastPath { hook, count_policies: self.count_policies }))

@@ -12,7 +12,7 @@ mod vrf;
 
 use std::net::Ipv4Addr;
 
-use crate::pair::Step;
+use crate::pair::ScriptStep;
 use arp_common::Lladdr;
 
 use crate::plan::Plan;
@@ -285,7 +285,7 @@ fn proxy_removed(plan: &mut Plan) {
 /// An entry for all interfaces (K093), which `ip` does not make.
 fn proxy_on_any(plan: &mut Plan) {
     let ip = plan.some_address();
-    let [add, undo] = [true, false].map(|add| Step::AnyProxy { add, ip });
+    let [add, undo] = [true, false].map(|add| ScriptStep::AnyProxy { add, ip });
     plan.step(add, Some(undo));
     plan.targets.push(ip);
 }
@@ -303,7 +303,7 @@ fn sender(plan: &mut Plan) {
 
 /// The new one finds by itself what the other one was told.
 fn agent_restarted(plan: &mut Plan) {
-    plan.step(Step::Restart, None);
+    plan.step(ScriptStep::Restart, None);
 }
 
 /// An address for which nothing is configured.

@@ -23,15 +23,15 @@ use arp_common::Lladdr;
 use lab::Neighbours;
 
 use crate::pair::Frame;
-use crate::state::{Kind, LOCAL, Link, MAIN, State};
-use lookup::{End, Flow, Known};
+use crate::state::{Interface, LOCAL, MAIN, NodeState, RouteType};
+use lookup::{Flow, Known, LookupEnd};
 use senders::effective;
 
 /// What §10 says, and why not.
 pub(crate) type Expectation = Result<(), &'static str>;
 
 /// What §10 says of a frame that comes in on `ingress`.
-pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, frame: &Frame) -> Expectation {
+pub(crate) fn verdict(state: &NodeState, neighbours: &Neighbours, ingress: u32, frame: &Frame) -> Expectation {
     let arp = frame.arp().ok_or("not ARP, or too short")?;
     let (dst, arp) = (arp.dst, arp.arp);
     ensure(matches!(arp.htype, [0, 1] | [0, 6]) && arp.ptype == [8, 0] && (arp.hlen, arp.plen) == (6, 4), "header")?;
@@ -69,24 +69,24 @@ pub(crate) fn verdict(state: &State, neighbours: &Neighbours, ingress: u32, fram
     };
     let class = class(state, &flow)?;
     let legs = match &class {
-        Class::Unicast(legs) => legs.clone(),
+        RequestClass::Unicast(legs) => legs.clone(),
         _ => BTreeSet::new(),
     };
     ensure(senders::is_accepted(state, ingress, spa, tpa, &legs), "sender's route")?;
     match class {
-        Class::Local => {
+        RequestClass::Local => {
             // The filter looks for the address itself in table local.
             let known = effective(state, link, "arp_filter") == 0 || state.is_own(tpa) || is_local_in(state, None, tpa);
             ensure(known, "arp_filter, local in another table")?;
             local(state, link, tpa)
         }
-        Class::Unicast(legs) => forwarded(state, neighbours, ingress, link, tpa, &legs, to_us),
-        Class::Nothing => Err("no route"),
-        Class::Unanswerable => Err("route or rule that refuses"),
+        RequestClass::Unicast(legs) => forwarded(state, neighbours, ingress, link, tpa, &legs, to_us),
+        RequestClass::Nothing => Err("no route"),
+        RequestClass::Unanswerable => Err("route or rule that refuses"),
     }
 }
 
-fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Expectation {
+fn local(state: &NodeState, link: &Interface, tpa: Ipv4Addr) -> Expectation {
     match effective(state, link, "arp_ignore") {
         1 => {
             let own = link.addresses.iter().any(|&(own, _, _)| own == tpa);
@@ -100,10 +100,10 @@ fn local(state: &State, link: &Link, tpa: Ipv4Addr) -> Expectation {
 }
 
 fn forwarded(
-    state: &State,
+    state: &NodeState,
     neighbours: &Neighbours,
     ingress: u32,
-    link: &Link,
+    link: &Interface,
     tpa: Ipv4Addr,
     legs: &BTreeSet<u32>,
     to_us: bool,
@@ -115,7 +115,8 @@ fn forwarded(
         ensure(effective("proxy_arp_pvlan"), "same interface, pvlan off")?;
     } else if ![ingress, 0].iter().any(|&ifindex| neighbours.proxies.contains(&(ifindex, tpa))) {
         ensure(effective("proxy_arp"), "proxy_arp off")?;
-        let medium = |ifindex| state.links.get(ifindex).map_or(-1, |leg: &Link| state.setting(&leg.name, "medium_id"));
+        let medium =
+            |ifindex| state.links.get(ifindex).map_or(-1, |leg: &Interface| state.setting(&leg.name, "medium_id"));
         let (from, to) = (state.setting(&link.name, "medium_id"), legs.iter().map(medium).collect::<BTreeSet<i64>>());
         ensure(from == 0 || to.len() == 1, "several medium_ids")?;
         ensure(from == 0 || (from != -1 && !to.contains(&from) && !to.contains(&-1)), "medium_id")?;
@@ -124,14 +125,14 @@ fn forwarded(
 }
 
 /// Whether any route leads to the interface and to others.
-fn is_next_hop(state: &State, ifindex: u32) -> bool {
-    let mut several = state.routes.iter().map(crate::state::Route::interfaces).filter(|legs| legs.len() > 1);
+fn is_next_hop(state: &NodeState, ifindex: u32) -> bool {
+    let mut several = state.routes.iter().map(crate::state::KernelRoute::interfaces).filter(|legs| legs.len() > 1);
     several.any(|legs| legs.contains(&ifindex))
 }
 
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Class {
+enum RequestClass {
     Local,
     /// By one of these interfaces.
     Unicast(BTreeSet<u32>),
@@ -140,9 +141,9 @@ enum Class {
 }
 
 /// Where the lookup leads, if that is certain.
-fn class(state: &State, flow: &Flow) -> Result<Class, &'static str> {
+fn class(state: &NodeState, flow: &Flow) -> Result<RequestClass, &'static str> {
     let classes = lookup::ends(state, flow).into_iter().map(|end| class_of(state, end));
-    let mut classes: Vec<Class> = classes.collect::<Result<_, _>>()?;
+    let mut classes: Vec<RequestClass> = classes.collect::<Result<_, _>>()?;
     classes.sort();
     classes.dedup();
     let class = classes.pop().ok_or("no end")?;
@@ -150,34 +151,34 @@ fn class(state: &State, flow: &Flow) -> Result<Class, &'static str> {
     Ok(class)
 }
 
-fn class_of(state: &State, end: End) -> Result<Class, &'static str> {
+fn class_of(state: &NodeState, end: LookupEnd) -> Result<RequestClass, &'static str> {
     let at = match end {
-        End::Nothing => return Ok(Class::Nothing),
-        End::Refusal => return Ok(Class::Unanswerable),
-        End::Unknown => return Err("rule that is not known"),
-        End::Route(at) => at,
+        LookupEnd::Nothing => return Ok(RequestClass::Nothing),
+        LookupEnd::Refusal => return Ok(RequestClass::Unanswerable),
+        LookupEnd::Unknown => return Err("rule that is not known"),
+        LookupEnd::Route(at) => at,
     };
     let route = &state.routes[at];
     ensure(!route.object.is_some_and(|object| state.opaque_objects.contains(&object)), "nexthop object")?;
     Ok(match route.kind {
-        Kind::Local => Class::Local,
-        Kind::Unicast => {
+        RouteType::Local => RequestClass::Local,
+        RouteType::Unicast => {
             let legs = route.interfaces();
             ensure(legs.iter().all(|&leg| state.does_ipv4(leg)), "next hop without IPv4 settings")?;
-            Class::Unicast(legs)
+            RequestClass::Unicast(legs)
         }
-        _ => Class::Unanswerable,
+        _ => RequestClass::Unanswerable,
     })
 }
 
 /// Whether table local, or the table of a VRF, alone says that the address is the node's.
-fn is_local_in(state: &State, vrf: Option<u32>, addr: Ipv4Addr) -> bool {
+fn is_local_in(state: &NodeState, vrf: Option<u32>, addr: Ipv4Addr) -> bool {
     let tables: &[u32] = if state.merged { &[LOCAL, MAIN] } else { &[LOCAL] };
     let end = match vrf {
         Some(table) => lookup::search(state, &[table], addr),
         None => lookup::search(state, tables, addr),
     };
-    matches!(end, Some(End::Route(at)) if state.routes[at].kind == Kind::Local)
+    matches!(end, Some(LookupEnd::Route(at)) if state.routes[at].kind == RouteType::Local)
 }
 
 fn contains(subnet: Ipv4Addr, len: u8, addr: Ipv4Addr) -> bool {

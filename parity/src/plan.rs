@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::pair::{NODE_MAC, PORTS, Step};
+use crate::pair::{NODE_MAC, PORTS, ScriptStep};
 use arp_common::Lladdr;
 
 use crate::rng::Rng;
@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     /// How many ports the scenario uses.
     pub(crate) ports: u8,
     /// Configuration that has not been handed out yet.
-    steps: Vec<Step>,
+    steps: Vec<ScriptStep>,
     /// How often each kind of configuration occurs.
     pub(crate) features: BTreeMap<&'static str, usize>,
     /// Who asks, with good manners.
@@ -42,7 +42,7 @@ pub(crate) struct Plan {
     /// The rules that every namespace begins with are there again at the end.
     pub(crate) restores_rules: bool,
     /// What undoes the scenario, in order of need.
-    undo: Vec<Step>,
+    undo: Vec<ScriptStep>,
     next_host: u8,
 }
 
@@ -72,18 +72,18 @@ impl Plan {
     }
 
     /// The steps planned since the last call.
-    pub(crate) fn take_steps(&mut self) -> Vec<Step> {
+    pub(crate) fn take_steps(&mut self) -> Vec<ScriptStep> {
         std::mem::take(&mut self.steps)
     }
 
     /// The steps that undo the scenario, last first.
-    pub(crate) fn take_undo(&mut self) -> Vec<Step> {
+    pub(crate) fn take_undo(&mut self) -> Vec<ScriptStep> {
         let mut undo = std::mem::take(&mut self.undo);
         undo.reverse();
         // Files at once, then commands at once.
-        undo.sort_by_key(|step| !matches!(step, Step::Sysctl(..)));
-        if undo.iter().any(|step| matches!(step, Step::Peer(_))) {
-            undo.push(Step::Settle);
+        undo.sort_by_key(|step| !matches!(step, ScriptStep::Sysctl(..)));
+        if undo.iter().any(|step| matches!(step, ScriptStep::Peer(_))) {
+            undo.push(ScriptStep::Settle);
         }
         undo
     }
@@ -91,28 +91,32 @@ impl Plan {
     /// Files before commands, except those of devices that are not there before: for plans whose order does not matter.
     pub(crate) fn sort_steps(&mut self) {
         self.steps.sort_by_key(|step| match step {
-            Step::Sysctl(path, _) if ["/br0/", "/x0/", "/red/", "/blue/"].iter().any(|added| path.contains(added)) => 2,
-            Step::Sysctl(..) => 0,
+            ScriptStep::Sysctl(path, _)
+                if ["/br0/", "/x0/", "/red/", "/blue/"].iter().any(|added| path.contains(added)) =>
+            {
+                2
+            }
+            ScriptStep::Sysctl(..) => 0,
             _ => 1,
         });
     }
 
     pub(crate) fn ip(&mut self, command: impl Into<String>) {
-        self.steps.push(Step::Ip(command.into()));
+        self.steps.push(ScriptStep::Ip(command.into()));
     }
 
     /// An `ip` command, and the one that undoes it.
     pub(crate) fn ip_undone(&mut self, command: impl Into<String>, undo: impl Into<String>) {
         self.ip(command);
-        self.undo.push(Step::Ip(undo.into()));
+        self.undo.push(ScriptStep::Ip(undo.into()));
     }
 
     /// A step at the end of the scenario, after those that undo what comes later.
-    pub(crate) fn undone_by(&mut self, undo: Step) {
+    pub(crate) fn undone_by(&mut self, undo: ScriptStep) {
         self.undo.push(undo);
     }
 
-    pub(crate) fn step(&mut self, step: Step, undo: Option<Step>) {
+    pub(crate) fn step(&mut self, step: ScriptStep, undo: Option<ScriptStep>) {
         self.steps.push(step);
         self.undo.extend(undo);
     }
@@ -120,8 +124,8 @@ impl Plan {
     /// Writes a file below /proc/sys/net/ipv4, and its default at the end.
     pub(crate) fn sysctl(&mut self, path: &str, value: impl ToString, default: i64) {
         let path = format!("net/ipv4/{path}");
-        self.steps.push(Step::Sysctl(path.clone(), value.to_string()));
-        let undo = Step::Sysctl(path, default.to_string());
+        self.steps.push(ScriptStep::Sysctl(path.clone(), value.to_string()));
+        let undo = ScriptStep::Sysctl(path, default.to_string());
         if !self.undo.contains(&undo) {
             self.undo.push(undo);
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use crate::pair::{Batch, Frame, Pair};
+use crate::pair::{Frame, FrameBatch, Pair};
 use arp_common::Lladdr;
 use lab::packet::hex;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const SHOWN: usize = 8;
 
 /// What happened so far.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct Progress {
     pub(crate) scenarios: u64,
     /// Configurations: the scenarios' first ones, and each change to one.
     pub(crate) configurations: u64,
@@ -64,7 +64,7 @@ pub(crate) struct Report {
     pub(crate) spent: BTreeMap<&'static str, Duration>,
 }
 
-impl Report {
+impl Progress {
     pub(crate) fn scenario(&mut self, scenario: &Scenario) {
         self.scenarios += 1;
         self.configurations += scenario.phases.len() as u64;
@@ -76,7 +76,13 @@ impl Report {
     }
 
     /// Counts a batch, with what the oracle says of each frame; `first` is the index of `v0`.
-    pub(crate) fn batch(&mut self, batch: &Batch<'_>, verdicts: &[Option<Expectation>], first: u32, scenario: u64) {
+    pub(crate) fn batch(
+        &mut self,
+        batch: &FrameBatch<'_>,
+        verdicts: &[Option<Expectation>],
+        first: u32,
+        scenario: u64,
+    ) {
         for (seen, verdict) in batch.seen.iter().zip(verdicts) {
             self.frames += 1;
             self.answered += u64::from(seen.answered);
@@ -222,7 +228,7 @@ impl Report {
 }
 
 /// Why the agent would pass the request that the frame is about; if it would not, what the program counted meanwhile.
-fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
+fn agents_reason(batch: &FrameBatch<'_>, ingress: u32, frame: &Frame) -> String {
     let (Some(agent), Some(arp)) = (batch.agent, frame.arp()) else { return "no agent".to_owned() };
     let [sender, target] = [arp.arp.spa, arp.arp.tpa].map(|addr| Ipv4Addr::from(addr).to_string());
     let question = json!({"interface": format!("v{}", frame.port), "ifindex": ingress, "target": target,
@@ -238,7 +244,7 @@ fn agents_reason(batch: &Batch<'_>, ingress: u32, frame: &Frame) -> String {
 }
 
 /// Of the reasons to pass that are about the moment, not the frame: those that were counted since the batch began.
-fn passing_reasons(batch: &Batch<'_>, ingress: u32) -> String {
+fn passing_reasons(batch: &FrameBatch<'_>, ingress: u32) -> String {
     let after = batch.agent.and_then(|agent| agent.ask("\"status\"").ok()).unwrap_or_default();
     let count = |status: &Value, reason: &str| {
         let interfaces = status["interfaces"].as_array().into_iter().flatten();

@@ -6,12 +6,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use std::{fs, thread};
 
 use crate::check::{self, Finding};
-use crate::pair::{Pair, Script, Step};
+use crate::pair::{Pair, Script, ScriptStep};
 use anyhow::{Context as _, Result};
 use lab::{Lab, Stop, allowed_cores};
 
 use crate::Args;
-use crate::report::Report;
+use crate::report::Progress;
 use crate::scenario::{GENERATION, Scenario};
 use crate::shrink;
 
@@ -29,13 +29,13 @@ struct Shared<'a> {
     start: Instant,
     next: AtomicU64,
     shrunk: AtomicU64,
-    report: Mutex<Report>,
+    report: Mutex<Progress>,
 }
 
 /// A scenario on its way through a pair.
 struct Played {
     /// All that was done, up to the finding.
-    steps: Vec<Step>,
+    steps: Vec<ScriptStep>,
     finding: Option<Finding>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<bool> {
     };
     if args.print {
         for (configuration, frames) in Scenario::draw(seed, args.first, args.frames, has_vrfs()?).phases {
-            let frames = frames.into_iter().map(Step::Frame);
+            let frames = frames.into_iter().map(ScriptStep::Frame);
             print!("{}", Script(configuration.into_iter().chain(frames).collect()));
         }
         return Ok(true);
@@ -108,14 +108,14 @@ impl Shared<'_> {
         Ok(())
     }
 
-    fn report(&self) -> MutexGuard<'_, Report> {
+    fn report(&self) -> MutexGuard<'_, Progress> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn generation(&self, scenarios: std::ops::Range<u64>, core: usize) -> Result<()> {
         let fast_path = self.args.fast_path()?;
         let mut pair = Pair::new(fast_path, core)?;
-        let mut history: Vec<Step> = Vec::new();
+        let mut history: Vec<ScriptStep> = Vec::new();
         for number in scenarios {
             if self.is_over() {
                 break;
@@ -147,7 +147,7 @@ impl Shared<'_> {
 
     /// Takes a scenario through a pair, up to the first finding.
     fn play(&self, pair: &mut Pair, scenario: &Scenario) -> Result<Played> {
-        let mut steps: Vec<Step> = Vec::new();
+        let mut steps: Vec<ScriptStep> = Vec::new();
         let mut filtered = false;
         for (configuration, frames) in &scenario.phases {
             let refused = pair.apply(configuration)?;
@@ -162,14 +162,14 @@ impl Shared<'_> {
             *self.report().spent.entry("oracle's reading").or_default() += start.elapsed();
             let first = pair.ifindex(0);
             let finding = check::exchange(pair, frames, state.as_ref(), |batch, verdicts, explained| {
-                steps.extend(batch.seen.iter().map(|seen| Step::Frame(seen.frame.clone())));
+                steps.extend(batch.seen.iter().map(|seen| ScriptStep::Frame(seen.frame.clone())));
                 let mut report = self.report();
                 report.explained += explained.certain;
                 report.explained_openly += explained.open;
                 report.batch(batch, verdicts, first, scenario.number);
             })?;
             if let Some(finding) = finding {
-                steps.extend(finding.frames().iter().cloned().map(Step::Frame));
+                steps.extend(finding.frames().iter().cloned().map(ScriptStep::Frame));
                 return Ok(Played { steps, finding: Some(finding) });
             }
         }
@@ -181,8 +181,8 @@ impl Shared<'_> {
     fn found(
         &self,
         scenario: &Scenario,
-        history: &[Step],
-        steps: Vec<Step>,
+        history: &[ScriptStep],
+        steps: Vec<ScriptStep>,
         finding: &Finding,
         core: usize,
     ) -> Result<bool> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::pair::{Frame, Step};
+use crate::pair::{Frame, ScriptStep};
 
 use crate::plan::Plan;
 use crate::rng::Rng;
@@ -13,9 +13,9 @@ pub(crate) struct Scenario {
     /// Its number in the run.
     pub(crate) number: u64,
     /// Configuration and the frames that follow it.
-    pub(crate) phases: Vec<(Vec<Step>, Vec<Frame>)>,
+    pub(crate) phases: Vec<(Vec<ScriptStep>, Vec<Frame>)>,
     /// What undoes it.
-    pub(crate) undo: Vec<Step>,
+    pub(crate) undo: Vec<ScriptStep>,
     /// How often each kind of configuration occurs.
     pub(crate) features: BTreeMap<&'static str, usize>,
 }

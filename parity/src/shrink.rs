@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::check::{self, Finding};
-use crate::pair::{FastPath, Pair, Step};
+use crate::pair::{FastPath, Pair, ScriptStep};
 use anyhow::Result;
 use lab::Stop;
 
@@ -14,7 +14,7 @@ const TRIALS: usize = 3;
 
 /// What came of it.
 pub(crate) struct Shrunk {
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<ScriptStep>,
     /// `None` if it was not seen again.
     pub(crate) finding: Option<Finding>,
     pub(crate) trials: usize,
@@ -31,14 +31,14 @@ struct Trials<'a> {
 /// Looks for the smallest part of `steps` that shows something wrong on a fresh pair; if none does, of `history` and
 /// `steps`.
 pub(crate) fn shrink(
-    history: &[Step],
-    steps: Vec<Step>,
+    history: &[ScriptStep],
+    steps: Vec<ScriptStep>,
     fast_path: Option<FastPath>,
     core: usize,
     stop: &Stop,
 ) -> Result<Shrunk> {
     let mut trials = Trials { stop, fast_path, core, count: 0, start: Instant::now() };
-    let with_history: Vec<Step> = history.iter().cloned().chain(steps.iter().cloned()).collect();
+    let with_history: Vec<ScriptStep> = history.iter().cloned().chain(steps.iter().cloned()).collect();
     for _ in 0..TRIALS {
         for candidate in [&steps, &with_history] {
             if let Some(finding) = trials.shows(candidate)? {
@@ -50,7 +50,7 @@ pub(crate) fn shrink(
 }
 
 impl Trials<'_> {
-    fn shows(&mut self, steps: &[Step]) -> Result<Option<Finding>> {
+    fn shows(&mut self, steps: &[ScriptStep]) -> Result<Option<Finding>> {
         self.count += 1;
         check::play(&mut Pair::new(self.fast_path, self.core)?, steps)
     }
@@ -60,7 +60,7 @@ impl Trials<'_> {
     }
 
     /// Leaves out halves, quarters, … single steps, as long as what is left still shows it.
-    fn minimise(mut self, mut steps: Vec<Step>, mut finding: Finding) -> Result<Shrunk> {
+    fn minimise(mut self, mut steps: Vec<ScriptStep>, mut finding: Finding) -> Result<Shrunk> {
         let mut size = steps.len().div_ceil(2);
         loop {
             let mut at = 0;

@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use lab::Namespace;
 use serde_json::Value;
 
-pub(crate) use routes::{Kind, Leg, Route};
-pub(crate) use rules::{Action, Rule};
+pub(crate) use routes::{KernelRoute, Leg, RouteType};
+pub(crate) use rules::{KernelRule, RuleEffect};
 
 /// The numbers of the tables with names.
 pub(crate) const LOCAL: u32 = 255;
@@ -24,13 +24,13 @@ pub(crate) const DEFAULT: u32 = 253;
 
 /// The node.
 #[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) links: BTreeMap<u32, Link>,
+pub(crate) struct NodeState {
+    pub(crate) links: BTreeMap<u32, Interface>,
     /// The routes of all tables; those of one prefix are in the kernel's order.
-    pub(crate) routes: Vec<Route>,
+    pub(crate) routes: Vec<KernelRoute>,
     /// The nexthop objects whose routes have no certain answer.
     pub(crate) opaque_objects: BTreeSet<u64>,
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<KernelRule>,
     /// There are only the rules that every namespace begins with.
     pub(crate) default_rules: bool,
     /// The tables local and main are still one, because there has never been another rule.
@@ -41,7 +41,7 @@ pub(crate) struct State {
 
 /// An interface.
 #[derive(Debug, Default)]
-pub(crate) struct Link {
+pub(crate) struct Interface {
     pub(crate) name: String,
     pub(crate) mac: String,
     pub(crate) up: bool,
@@ -73,10 +73,10 @@ const SETTINGS: [&str; 8] = [
 /// What `ip` prints of the one encapsulation that scenarios have.
 const ENCAP: &str = r#""id":7,"src":"0.0.0.0","dst":"10.9.0.254","ttl":0,"tos":0,"#;
 
-impl State {
+impl NodeState {
     pub(crate) fn read(node: &Namespace) -> Result<Self> {
         node.run(|| {
-            let mut state = State::default();
+            let mut state = NodeState::default();
             let commands = ["link", "addr", "route show table all", "rule"];
             let [links, addresses, routes, rules] = show(&["-4", "-d"], commands)?;
             links.iter().for_each(|link| state.link(link));
@@ -85,13 +85,13 @@ impl State {
                 link.has_upper = below.contains(&link.name);
             }
             addresses.iter().for_each(|row| state.addresses(row));
-            state.routes = routes.iter().filter_map(|row| Route::of(row, |name| state.ifindex(name))).collect();
+            state.routes = routes.iter().filter_map(|row| KernelRoute::of(row, |name| state.ifindex(name))).collect();
             if state.routes.iter().any(|route| route.object.is_some()) {
                 // Without a family, or groups are not shown.
                 let [objects] = show(&[], ["nexthop"])?;
                 state.opaque_objects = routes::opaque_objects(&objects, &state.routes);
             }
-            state.rules = rules.iter().map(Rule::of).collect();
+            state.rules = rules.iter().map(KernelRule::of).collect();
             state.default_rules = rules::are_default(&state.rules);
             state.merged = state.default_rules && main_is_local()?;
             state.settings();
@@ -121,7 +121,7 @@ impl State {
     }
 
     /// The VRF that an interface is, or is a port of.
-    pub(crate) fn vrf(&self, ifindex: u32) -> Option<&Link> {
+    pub(crate) fn vrf(&self, ifindex: u32) -> Option<&Interface> {
         let link = self.links.get(&ifindex)?;
         if link.vrf_table.is_some() {
             return Some(link);
@@ -139,7 +139,7 @@ impl State {
         let Some(ifindex) = row["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok()) else { return };
         let info = &row["linkinfo"];
         let vrf_table = (info["info_kind"] == "vrf").then(|| info["info_data"]["table"].as_u64().unwrap_or_default());
-        let link = Link {
+        let link = Interface {
             name: text(row, "ifname"),
             mac: text(row, "address"),
             up: has_flag(row, "UP"),

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::setup::{self, Need};
 use crate::{machine, package, process, workspace};
-use report::{Counts, Libtest, Outcome, Skip};
+use report::{Libtest, Skip, TestCounts, TierOutcome};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -169,15 +169,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             Some(why) => not_run(tier, args.filter.as_deref(), &metadata, why),
             None => match lab.environment(tier) {
                 Ok(given) => run_tier(tier, args.filter.as_deref(), &given, &workspace::target_directory(&metadata)?)?,
-                Err(error) => Outcome::broken(tier.name(), format!("{error:#}")),
+                Err(error) => TierOutcome::broken(tier.name(), format!("{error:#}")),
             },
         };
         outcomes.push(outcome);
     }
 
-    let total: Counts = outcomes.iter().map(|outcome| outcome.counts).sum();
+    let total: TestCounts = outcomes.iter().map(|outcome| outcome.counts).sum();
     let ci = env::var_os("CI").is_some_and(|value| !value.is_empty());
-    let refused = report::verdict(total, outcomes.iter().any(Outcome::has_skips), ci);
+    let refused = report::verdict(total, outcomes.iter().any(TierOutcome::has_skips), ci);
     // The last line is for machines: nothing may follow it, on either stream.
     print!("{}", report::summary(&outcomes, "This machine"));
     if let Some(why) = refused {
@@ -234,7 +234,7 @@ fn run_tier(
     filter: Option<&str>,
     given: &[(&'static str, PathBuf)],
     target_directory: &Path,
-) -> Result<Outcome> {
+) -> Result<TierOutcome> {
     let skips = target_directory.join(format!("test-skips-{}-{}", tier.name(), std::process::id()));
     fs::create_dir_all(target_directory)
         .and_then(|()| fs::write(&skips, ""))
@@ -281,10 +281,10 @@ fn run_tier(
 }
 
 /// The outcome of a tier that this machine cannot run: its tests are counted all the same.
-fn not_run(tier: Tier, filter: Option<&str>, metadata: &Value, why: String) -> Outcome {
+fn not_run(tier: Tier, filter: Option<&str>, metadata: &Value, why: String) -> TierOutcome {
     println!("not run: {why}");
     let there = tier.target().is_none_or(|(package, target)| workspace::has_target(metadata, package, "test", target));
     let listed = there.then(|| process::output(tier.cargo_test().args(tier.filter(filter)).args(["--", "--list"])));
     let tests = listed.and_then(Result::ok).map(|list| report::count_listed(&list));
-    Outcome::not_run(tier.name(), tests, why)
+    TierOutcome::not_run(tier.name(), tests, why)
 }

@@ -24,7 +24,7 @@ use clap::ValueEnum as _;
 
 use crate::arch::{self, Arch};
 use crate::setup::{self, Need};
-use crate::test::report::{self, Counts, Outcome};
+use crate::test::report::{self, TestCounts, TierOutcome};
 use crate::test::{AGENT, Tier};
 use crate::workspace;
 use kernel::Version;
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Build, Need::Lab, Need::Vm(args.arch)])?;
     // Of what is built here: guests take so long that there may be another when they end.
     let commit = record::commit()?;
-    let programs = Programs::build(args.arch, &tiers, args.parity.is_some())?;
+    let programs = GuestPrograms::build(args.arch, &tiers, args.parity.is_some())?;
     let userland = Userland::of(args.arch)?;
 
     let (mut outcomes, mut scenarios) = (Vec::new(), Vec::new());
@@ -128,10 +128,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 outcomes.extend(of_kernel);
                 scenarios.extend(of_scenarios);
             }
-            Err(error) => outcomes.push(Outcome::broken(&version.to_string(), format!("{error:#}"))),
+            Err(error) => outcomes.push(TierOutcome::broken(&version.to_string(), format!("{error:#}"))),
         }
     }
-    let total: Counts = outcomes.iter().map(|outcome| outcome.counts).sum();
+    let total: TestCounts = outcomes.iter().map(|outcome| outcome.counts).sum();
     // A kernel without a feature is what this verb is for: its skips are told, also to CI, and are no failure.
     let refused = report::verdict(total, false, false);
     print!("{}", report::summary(&outcomes, "The guests"));
@@ -146,7 +146,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// What runs in the guest, built once on this machine.
-struct Programs {
+struct GuestPrograms {
     /// Only where something in the guest starts it.
     agent: Option<PathBuf>,
     /// By tier, which names them in the guest too.
@@ -154,7 +154,7 @@ struct Programs {
     parity: Option<PathBuf>,
 }
 
-impl Programs {
+impl GuestPrograms {
     fn build(arch: Arch, tiers: &[Tier], parity: bool) -> Result<Self> {
         // For another processor without libraries, whose linker comes with Rust.
         let target = if Arch::own() == Some(arch) { None } else { Some(arch.static_target()) };
@@ -179,25 +179,25 @@ impl Programs {
         };
         let tests = tiers.iter().map(test).collect::<Result<_>>()?;
         let parity = parity.then(|| build(&["-p", "parity", "--bin", "parity"], "parity")).transpose()?;
-        Ok(Programs { agent, tests, parity })
+        Ok(GuestPrograms { agent, tests, parity })
     }
 }
 
 fn run_kernel(
     version: &Version,
     tiers: &[Tier],
-    programs: &Programs,
+    programs: &GuestPrograms,
     userland: &Userland,
     args: &Args,
     commit: &str,
-) -> Result<(Vec<Outcome>, Option<String>)> {
+) -> Result<(Vec<TierOutcome>, Option<String>)> {
     let kernel = kernel::fetch(version, args.arch)?;
     println!("\n== {} (package {})", kernel.release, kernel.package);
     let modules = kernel.modules(guest::line_modules(args.arch))?;
     for absent in &modules.absent {
         println!("this kernel has no module {absent}");
     }
-    let plan = guest::Plan {
+    let plan = guest::GuestPlan {
         arch: args.arch,
         tiers: tiers.to_vec(),
         filters: &args.filter,
@@ -211,7 +211,7 @@ fn run_kernel(
     image::write(&image, &kernel, &modules, programs, userland, &plan)
         .with_context(|| format!("cannot make the guest's image {}", image.display()))?;
     let limit = Duration::from_secs(60 * args.limit);
-    let machine = qemu::Machine {
+    let machine = qemu::VirtualMachine {
         arch: args.arch,
         kernel: &kernel.image,
         initramfs: &image,
@@ -231,10 +231,10 @@ fn run_kernel(
     outcomes.extend(args.parity.map(|_| guest::parity_outcome(&kernel.release, &output)));
     if args.record {
         let names = tiers.iter().map(|tier| Some(*tier)).chain([None]);
-        let runs: Vec<record::Run> = outcomes
+        let runs: Vec<record::TierRun> = outcomes
             .iter()
             .zip(names)
-            .map(|(outcome, tier)| record::Run {
+            .map(|(outcome, tier)| record::TierRun {
                 kernel: version.to_string(),
                 arch: args.arch,
                 package: &kernel.package,

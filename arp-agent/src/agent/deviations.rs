@@ -3,19 +3,19 @@
 use super::Agent;
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::bpf::programs::Manner;
-use crate::deviations::policies::{Held, Policies};
+use crate::deviations::policies::{DeviationPolicies, InterfaceAnswers};
 use crate::event::Link;
 use crate::mirror::Change;
 use anyhow::bail;
-use arp_common::deviation::{Configured, Deviation, ROOM};
+use arp_common::deviation::{Deviation, DeviationConfig, ROOM};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The policies that answer, and where they hold.
 pub(super) struct Deviations {
-    policies: Policies,
+    policies: DeviationPolicies,
     /// The number of the last list of gateways that the kernel has got.
     lists: u32,
-    interfaces: BTreeMap<u32, Held>,
+    interfaces: BTreeMap<u32, InterfaceAnswers>,
 }
 
 impl Deviations {
@@ -23,7 +23,7 @@ impl Deviations {
     ///
     /// # Errors
     /// The kernel has no room for them.
-    pub(super) fn start(mut policies: Policies, bpf: &mut Bpf) -> anyhow::Result<Self> {
+    pub(super) fn start(mut policies: DeviationPolicies, bpf: &mut Bpf) -> anyhow::Result<Self> {
         for (list, address) in policies.lists().after(0) {
             bpf.add_gateway(list, address.octets())?;
         }
@@ -35,7 +35,7 @@ impl Deviations {
     ///
     /// # Errors
     /// Their programs are not loaded, or the kernel has no room: then all is as before.
-    pub(super) fn prepare(&self, mut policies: Policies, bpf: &mut Bpf) -> anyhow::Result<Policies> {
+    pub(super) fn prepare(&self, mut policies: DeviationPolicies, bpf: &mut Bpf) -> anyhow::Result<DeviationPolicies> {
         if !policies.are_off() && bpf.manner() != Manner::ByPolicy {
             bail!(
                 "{}: the programs that answer by policy are not loaded, because no policy that answers was on when the \
@@ -57,14 +57,14 @@ impl Deviations {
     }
 
     /// Lets go of policies that were prepared.
-    pub(super) fn discard(&self, mut policies: Policies, bpf: &mut Bpf) {
+    pub(super) fn discard(&self, mut policies: DeviationPolicies, bpf: &mut Bpf) {
         for (list, address) in policies.lists().after(self.lists) {
             bpf.remove_gateway(list, address.octets());
         }
     }
 
     /// From here on these policies hold on these interfaces, which are those with an entry in the maps.
-    pub(super) fn change(&mut self, policies: Policies, bpf: &mut Bpf, links: &[&Link]) {
+    pub(super) fn change(&mut self, policies: DeviationPolicies, bpf: &mut Bpf, links: &[&Link]) {
         self.policies = policies;
         self.lists = self.policies.lists().last();
         links.iter().for_each(|link| self.configure(bpf, link));
@@ -85,7 +85,7 @@ impl Deviations {
         if self.interfaces.get(&link.ifindex) == held.as_ref() {
             return;
         }
-        let configured = held.as_ref().map_or(Configured::default(), |held| held.configured);
+        let configured = held.as_ref().map_or(DeviationConfig::default(), |held| held.configured);
         if bpf.configure_deviations(link.ifindex, configured) {
             self.interfaces.remove(&link.ifindex);
             self.interfaces.extend(held.map(|held| (link.ifindex, held)));

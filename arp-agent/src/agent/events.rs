@@ -1,14 +1,14 @@
 //! Raises events: what the guard tells, and what the mirror shows.
 
 use super::Agent;
-use super::warnings::Pressure;
+use super::warnings::TablePressure;
 use crate::control::Response;
 use crate::control::feed::{Feed, Follower};
 use crate::event::{Event as Said, NeighbourEntry};
-use crate::events::book::{Book, Key, Times, Told};
-use crate::events::places::{Place, Places};
+use crate::events::book::{Book, EventKey, Recorded, Times};
+use crate::events::places::{NeighbourPlaces, Place};
 use crate::events::pressure::Gauge;
-use crate::events::{Event, Kind};
+use crate::events::{EventKind, RaisedEvent};
 use crate::kernel::Lookups;
 use arp_common::guard::DropReason;
 use arp_common::maps::IfaceAddr;
@@ -31,10 +31,10 @@ const NAMED: usize = 3;
 /// The events, and those who follow them.
 pub(super) struct Events {
     book: Book,
-    places: Places,
+    places: NeighbourPlaces,
     gauge: Gauge,
     followers: Vec<Follower>,
-    size: Option<Pressure>,
+    size: Option<TablePressure>,
     size_at: Instant,
     lookups: Option<Lookups>,
 }
@@ -43,7 +43,7 @@ impl Events {
     pub(super) fn new(now: Instant) -> Self {
         Events {
             book: Book::default(),
-            places: Places::default(),
+            places: NeighbourPlaces::default(),
             gauge: Gauge::default(),
             followers: Vec::new(),
             size: None,
@@ -68,9 +68,9 @@ impl Events {
     }
 
     /// What happened with `key` comes to those who want to know.
-    fn pass_on(&mut self, kind: Kind, told: Told) {
+    fn pass_on(&mut self, kind: EventKind, told: Recorded) {
         if let Some(line) = told.line {
-            let level = if kind == Kind::Moved { log::Level::Info } else { log::Level::Warn };
+            let level = if kind == EventKind::Moved { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{line}");
         }
         let Some(event) = told.event else { return };
@@ -81,10 +81,10 @@ impl Events {
         self.followers.retain_mut(|follower| follower.send(&line));
     }
 
-    fn happened(&mut self, key: Key, event: Event, times: Times) {
+    fn happened(&mut self, key: EventKey, event: RaisedEvent, times: Times) {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time = (time.as_secs_f64() * 1000.0).round() / 1000.0;
-        let event = Event { time, kind: key.1.name().to_owned(), ..event };
+        let event = RaisedEvent { time, kind: key.1.name().to_owned(), ..event };
         let told = self.book.happened(key, event, times, Instant::now());
         self.pass_on(key.1, told);
     }
@@ -102,17 +102,17 @@ impl Events {
     }
 
     /// The size of the neighbour table, and how long that is good for.
-    fn read_size(&mut self) -> (Option<Pressure>, Duration) {
-        if let Some(size) = Pressure::read() {
+    fn read_size(&mut self) -> (Option<TablePressure>, Duration) {
+        if let Some(size) = TablePressure::read() {
             return (Some(size), SIZE_PAUSE);
         }
-        let read = || -> anyhow::Result<Option<Pressure>> {
+        let read = || -> anyhow::Result<Option<TablePressure>> {
             let lookups = match &mut self.lookups {
                 Some(lookups) => lookups,
                 none => none.insert(Lookups::new()?),
             };
             let size = lookups.table_size()?;
-            Ok(size.map(|size| Pressure { entries: size.entries.into(), most: size.most.into() }))
+            Ok(size.map(|size| TablePressure { entries: size.entries.into(), most: size.most.into() }))
         };
         match { read }() {
             Ok(size) => (size, SIZE_DUMP_PAUSE),
@@ -126,14 +126,16 @@ impl Events {
 }
 
 /// The guard's code for what is told in a series, if the guard counts it.
-fn codes(kind: Kind) -> &'static [EventCode] {
+fn codes(kind: EventKind) -> &'static [EventCode] {
     match kind {
-        Kind::ClaimsNode => &[EventCode::ClaimsNode],
-        Kind::ClaimsNeighbour => &[EventCode::ClaimsNeighbour, EventCode::Refused(DropReason::OtherOwner)],
-        Kind::Spoofed => &[EventCode::Refused(DropReason::SenderElsewhere)],
-        Kind::OverLimit => &[EventCode::Refused(DropReason::EntryLimit)],
-        Kind::OverBudget => &[EventCode::Refused(DropReason::LearnBudget), EventCode::Refused(DropReason::OtherBudget)],
-        Kind::Moved | Kind::Flapping | Kind::TablePressure => &[],
+        EventKind::ClaimsNode => &[EventCode::ClaimsNode],
+        EventKind::ClaimsNeighbour => &[EventCode::ClaimsNeighbour, EventCode::Refused(DropReason::OtherOwner)],
+        EventKind::Spoofed => &[EventCode::Refused(DropReason::SenderElsewhere)],
+        EventKind::OverLimit => &[EventCode::Refused(DropReason::EntryLimit)],
+        EventKind::OverBudget => {
+            &[EventCode::Refused(DropReason::LearnBudget), EventCode::Refused(DropReason::OtherBudget)]
+        }
+        EventKind::Moved | EventKind::Flapping | EventKind::TablePressure => &[],
     }
 }
 
@@ -198,7 +200,7 @@ impl Agent {
             EventCode::Refused(reason) => reason,
             EventCode::ClaimsNode | EventCode::ClaimsNeighbour => DropReason::SenderElsewhere,
         };
-        let event = Event {
+        let event = RaisedEvent {
             interface: self.interface_name(notice.ifindex),
             ifindex: Some(notice.ifindex),
             address: Some(spa),
@@ -206,15 +208,15 @@ impl Agent {
             reason: Some(reason.name().to_owned()),
             dropped: Some(dropped),
             text: format!("{what}: {does}"),
-            ..Event::default()
+            ..RaisedEvent::default()
         };
-        let kind = Kind::of(code);
+        let kind = EventKind::of(code);
         let total = self.guard_counts((notice.ifindex, kind)).unwrap_or(1);
         self.events.happened((notice.ifindex, kind), event, Times::Total(total));
     }
 
     /// How often the guard has seen what a series is about, if it is the guard that counts it.
-    fn guard_counts(&self, (ifindex, kind): Key) -> Option<u64> {
+    fn guard_counts(&self, (ifindex, kind): EventKey) -> Option<u64> {
         let codes = codes(kind);
         (!codes.is_empty()).then(|| codes.iter().map(|&code| self.bpf.events_of(ifindex, code)).sum())
     }
@@ -226,8 +228,8 @@ impl Agent {
         self.events.book = book;
         for told in told {
             let kind =
-                told.event.as_ref().and_then(|event| Kind::ALL.into_iter().find(|kind| kind.name() == event.kind));
-            self.events.pass_on(kind.unwrap_or(Kind::Flapping), told);
+                told.event.as_ref().and_then(|event| EventKind::ALL.into_iter().find(|kind| kind.name() == event.kind));
+            self.events.pass_on(kind.unwrap_or(EventKind::Flapping), told);
         }
     }
 
@@ -248,20 +250,20 @@ impl Agent {
                 let was = self.interface_name(from.ifindex).unwrap_or_else(|| "an interface that is gone".to_owned());
                 format!("{addr} ({}) is here now, before it was on {was} ({})", place.lladdr, from.lladdr)
             };
-            let event = Event {
+            let event = RaisedEvent {
                 interface: self.interface_name(place.ifindex),
                 ifindex: Some(place.ifindex),
                 address: Some(addr),
                 lladdr: Some(place.lladdr),
                 text,
-                ..Event::default()
+                ..RaisedEvent::default()
             };
             if moved.flaps {
                 let text = format!("{addr} has moved 5 times within 3 minutes; at last {}", event.text);
-                let event = Event { text, ..event.clone() };
-                self.events.happened((place.ifindex, Kind::Flapping), event, Times::Once);
+                let event = RaisedEvent { text, ..event.clone() };
+                self.events.happened((place.ifindex, EventKind::Flapping), event, Times::Once);
             }
-            self.events.happened((place.ifindex, Kind::Moved), event, Times::Once);
+            self.events.happened((place.ifindex, EventKind::Moved), event, Times::Once);
         }
         let neighbours = &self.mirror.snapshot().neighbours;
         if self.events.places.len() > 2 * neighbours.len() + 1024 {
@@ -288,14 +290,14 @@ impl Agent {
 
     /// Somebody changes too often to be followed.
     pub(super) fn note_flapping(&mut self, ifindex: u32, address: Option<Ipv4Addr>, who: &str) {
-        let event = Event {
+        let event = RaisedEvent {
             interface: self.interface_name(ifindex),
             ifindex: Some(ifindex),
             address,
             text: format!("{who} changes too often to be followed: the kernel answers it until it is quiet"),
-            ..Event::default()
+            ..RaisedEvent::default()
         };
-        self.events.happened((ifindex, Kind::Flapping), event, Times::Once);
+        self.events.happened((ifindex, EventKind::Flapping), event, Times::Once);
     }
 
     /// Looks how full the neighbour table is, if it was not looked at for a time.
@@ -306,7 +308,7 @@ impl Agent {
         }
         let (size, good_for) = self.events.read_size();
         (self.events.size, self.events.size_at) = (size, now + good_for);
-        let Some(Pressure { entries, most }) = size else { return };
+        let Some(TablePressure { entries, most }) = size else { return };
         let Some(mark) = self.events.gauge.reads(entries, most) else { return };
         let snapshot = self.mirror.snapshot();
         let mut by_interface: BTreeMap<u32, u64> = BTreeMap::new();
@@ -327,6 +329,10 @@ impl Agent {
             "the neighbour table of the machine is {mark}, with {entries} of at most {most} entries (gc_thresh3): {}",
             parts.join(", ")
         );
-        self.events.happened((0, Kind::TablePressure), Event { text, ..Event::default() }, Times::Once);
+        self.events.happened(
+            (0, EventKind::TablePressure),
+            RaisedEvent { text, ..RaisedEvent::default() },
+            Times::Once,
+        );
     }
 }

@@ -25,14 +25,14 @@ mod trace;
 mod warnings;
 
 use crate::clock::monotonic_ns;
-use crate::config::sources::{Settings, Sources};
-use crate::config::{ArpListeners, Options, Shadow as ShadowWanted, SysctlHook as HookWanted};
+use crate::config::sources::{SourcedSettings, Sources};
+use crate::config::{ArpListeners, Options, ShadowOption, UseSysctlHook};
 use crate::control::{Request, Response};
 use crate::dataplane::Dataplane as _;
 use crate::dataplane::HookKind;
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::bpf::programs::Manner;
-use crate::deviations::policies::Policies as AnswerPolicies;
+use crate::deviations::policies::DeviationPolicies;
 use crate::event::{Event, IfSet};
 use crate::hooks::attachments::Attachments;
 use crate::hooks::foreign_tc::ForeignPrograms;
@@ -77,7 +77,7 @@ const SWEEP: Duration = Duration::from_secs(60);
 
 /// The agent.
 pub struct Agent {
-    settings: Settings,
+    settings: SourcedSettings,
     /// What the settings are read from again.
     sources: Sources,
     notifications: Notifications,
@@ -130,15 +130,15 @@ impl Agent {
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(settings: Settings, sources: Sources) -> anyhow::Result<Self> {
+    pub fn start(settings: SourcedSettings, sources: Sources) -> anyhow::Result<Self> {
         let options = &settings.options;
         // Whoever read the settings has told their faults; here there is none.
         let policies = Policies::new(&options.protection, &options.interface).map_err(patterns::error)?;
-        let answering = AnswerPolicies::new(&options.deviations, &options.interface).map_err(patterns::error)?;
+        let answering = DeviationPolicies::new(&options.deviations, &options.interface).map_err(patterns::error)?;
         let manner = match options.shadow {
-            ShadowWanted::On => Manner::Shadow,
-            ShadowWanted::Off if answering.are_off() => Manner::AsTheKernel,
-            ShadowWanted::Off => Manner::ByPolicy,
+            ShadowOption::On => Manner::Shadow,
+            ShadowOption::Off if answering.are_off() => Manner::AsTheKernel,
+            ShadowOption::Off => Manner::ByPolicy,
         };
         let mut attachments = Attachments::new(&options.interface, options.hook_config(), &options.bpffs)?;
         let mut bpf = Bpf::load_with(Protection::guarding(&policies), manner)?;
@@ -154,7 +154,7 @@ impl Agent {
         }
         attachments.look_for_left();
         // Both before the first dump: what changes during it is told as well.
-        let sysctl_hook = SysctlHook::start(options.sysctl_hook == HookWanted::Auto, &mut bpf);
+        let sysctl_hook = SysctlHook::start(options.sysctl_hook == UseSysctlHook::Auto, &mut bpf);
         let mut notifications =
             Notifications::subscribe().context("subscribing to the kernel's notifications failed")?;
         notifications.ignore(attachments.port()?);

@@ -3,14 +3,14 @@
 use super::Agent;
 use crate::clock::monotonic_ns;
 use crate::dataplane::bpf::Bpf;
-use crate::dataplane::bpf::guards::{Configured, Guarding};
+use crate::dataplane::bpf::guards::{GuardConfig, Guarding};
 use crate::event::Link;
 use crate::hooks::attachments::Attachments;
 use crate::hooks::guards::Guards;
-use crate::hooks::worker::Done;
+use crate::hooks::worker::JobDone;
 use crate::mirror::Change;
 use crate::mirror::snapshot::Snapshot;
-use crate::protection::policies::{Held, Policies};
+use crate::protection::policies::{InterfaceProtection, Policies};
 use anyhow::bail;
 use arp_common::maps::IfaceAddr;
 use nix::libc;
@@ -37,7 +37,7 @@ pub(super) struct Protection {
 
 /// An interface with policies.
 struct Guarded {
-    held: Held,
+    held: InterfaceProtection,
     carrier_changes: u32,
     unsettled: Unsettled,
 }
@@ -172,7 +172,7 @@ impl Protection {
     }
 
     /// Waits until the next interface is guarded.
-    pub(super) async fn done(&mut self) -> Done {
+    pub(super) async fn done(&mut self) -> JobDone {
         match &mut self.guards {
             Some(guards) => guards.done().await,
             None => std::future::pending().await,
@@ -180,7 +180,7 @@ impl Protection {
     }
 
     /// Takes the result of [`Protection::done`].
-    pub(super) fn complete(&mut self, done: Done) {
+    pub(super) fn complete(&mut self, done: JobDone) {
         if let Some(guards) = &mut self.guards {
             guards.complete(done);
         }
@@ -216,7 +216,7 @@ impl Protection {
         let (ifindex, Some(guards)) = (link.ifindex, &mut self.guards) else { return };
         let Some(held) = self.policies.of(&link.name) else {
             if self.interfaces.remove(&ifindex).is_some() {
-                bpf.configure_guard(ifindex, &Configured::default());
+                bpf.configure_guard(ifindex, &GuardConfig::default());
                 guards.forget(ifindex);
             }
             return;

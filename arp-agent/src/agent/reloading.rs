@@ -3,8 +3,8 @@
 use super::Agent;
 use crate::config::Options;
 use crate::config::reload::changes;
-use crate::config::sources::Settings;
-use crate::deviations::policies::Policies as AnswerPolicies;
+use crate::config::sources::SourcedSettings;
+use crate::deviations::policies::DeviationPolicies;
 use crate::event::Link;
 use crate::logging;
 use crate::protection::patterns;
@@ -52,7 +52,7 @@ impl Agent {
 
     fn take_over_policies(&mut self, new: &Options) -> anyhow::Result<()> {
         let protection = Policies::new(&new.protection, &new.interface).map_err(patterns::error)?;
-        let answering = AnswerPolicies::new(&new.deviations, &new.interface).map_err(patterns::error)?;
+        let answering = DeviationPolicies::new(&new.deviations, &new.interface).map_err(patterns::error)?;
         let known = self.mirror.snapshot().links.values();
         let links: Vec<&Link> = known.filter(|link| self.mirror.iface(link.ifindex).is_some()).collect();
         let answering = self.deviations.prepare(answering, &mut self.bpf)?;
@@ -68,7 +68,7 @@ impl Agent {
         Ok(())
     }
 
-    fn take_over(&mut self, new: Settings) -> anyhow::Result<()> {
+    fn take_over(&mut self, new: SourcedSettings) -> anyhow::Result<()> {
         let (old, new) = (std::mem::replace(&mut self.settings, new), &self.settings.options);
         logging::set(new.log_level, new.log_format);
         self.lease.set(new.lease.duration(), new.reread_interval.duration());

@@ -5,7 +5,7 @@ use crate::dataplane::HookKind;
 use crate::dataplane::bpf::Bpf;
 use crate::event::{Event, Link};
 use crate::hooks::link_counters::LinkCounters;
-use crate::hooks::self_test::{Action, FRAMES, SelfTests, frame};
+use crate::hooks::self_test::{FRAMES, SelfTestAction, SelfTests, frame};
 use arp_common::Reason;
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -38,7 +38,7 @@ impl Agent {
 /// Does what the test of an interface asks for, until it has to wait. Gives why the interface must not answer.
 fn drive(
     tests: &mut SelfTests,
-    first: Action,
+    first: SelfTestAction,
     bpf: &mut Bpf,
     counters: &mut LinkCounters,
     link: &Link,
@@ -46,7 +46,7 @@ fn drive(
 ) -> Option<Reason> {
     let ifindex = link.ifindex;
     let mut next = first;
-    while next != Action::Nothing {
+    while next != SelfTestAction::Nothing {
         next = match act(tests, next, bpf, counters, ifindex, how) {
             Ok(next) => next,
             Err(error) => {
@@ -54,11 +54,11 @@ fn drive(
                     log::warn!("{}: the self-test failed: {error:#}", link.name);
                 }
                 tests.failed(ifindex, Instant::now());
-                Action::Nothing
+                SelfTestAction::Nothing
             }
         };
     }
-    if first != Action::Nothing && tests.failures(ifindex) == 1 {
+    if first != SelfTestAction::Nothing && tests.failures(ifindex) == 1 {
         log::debug!("{}: no replies by {} {} for now", link.name, how.hook(), how.mode());
     }
     tests.blocked(ifindex)
@@ -66,21 +66,21 @@ fn drive(
 
 fn act(
     tests: &mut SelfTests,
-    action: Action,
+    action: SelfTestAction,
     bpf: &mut Bpf,
     counters: &mut LinkCounters,
     ifindex: u32,
     how: HookKind,
-) -> anyhow::Result<Action> {
+) -> anyhow::Result<SelfTestAction> {
     Ok(match action {
-        Action::Nothing => Action::Nothing,
-        Action::Send { len } => {
+        SelfTestAction::Nothing => SelfTestAction::Nothing,
+        SelfTestAction::Send { len } => {
             let before = counters.transmitted(ifindex)?;
             bpf.send_probes(how, ifindex, &frame(len), FRAMES)?;
             // Now: the first call loads the program, and the kernel sets up memory for live frames in each.
             tests.sent(ifindex, before, Instant::now())
         }
-        Action::ReadCounters => {
+        SelfTestAction::ReadCounters => {
             let counted = counters.transmitted(ifindex)?;
             tests.counted(ifindex, counted, Instant::now())
         }

@@ -7,7 +7,7 @@ use crate::control::Response;
 use crate::control::feed::{Feed, Follower};
 use crate::dataplane::bpf::trace::TraceReader;
 use crate::trace::Shown;
-use crate::trace::filter::{Filter, Wanted};
+use crate::trace::filter::{CheckedFilter, Filter};
 use anyhow::{Context as _, bail};
 use arp_common::trace::Told;
 use nix::net::if_::if_indextoname;
@@ -35,7 +35,7 @@ const NAME: Duration = Duration::from_secs(1);
 pub(super) struct Traces {
     clients: Vec<Present>,
     /// To the thread that reads; `None` while there is none.
-    thread: Option<Sender<Client>>,
+    thread: Option<Sender<TraceClient>>,
     look: Option<Interval>,
 }
 
@@ -46,8 +46,8 @@ struct Present {
 }
 
 /// The same, as the thread knows it.
-struct Client {
-    wanted: Wanted,
+struct TraceClient {
+    wanted: CheckedFilter,
     follower: Follower,
     has_gone: Arc<AtomicBool>,
     lines: String,
@@ -87,7 +87,7 @@ impl Agent {
         let has_gone = Arc::new(AtomicBool::new(false));
         let (follower, feed): (Follower, Feed) = Follower::new(Response::Trace { interfaces });
         let present = Present { mask: wanted.mask(), has_gone: Arc::clone(&has_gone) };
-        let client = Client { wanted, follower, has_gone, lines: String::new(), count: 0 };
+        let client = TraceClient { wanted, follower, has_gone, lines: String::new(), count: 0 };
         match &self.traces.thread {
             Some(thread) => thread.send(client).ok().context("the thread that reads the trace has ended")?,
             None => {
@@ -132,8 +132,8 @@ impl Agent {
 }
 
 /// Reads what the programs tell, and passes it on, until the agent lets go of `clients`.
-fn read(mut reader: TraceReader, arriving: Receiver<Client>) {
-    let mut clients: Vec<Client> = Vec::new();
+fn read(mut reader: TraceReader, arriving: Receiver<TraceClient>) {
+    let mut clients: Vec<TraceClient> = Vec::new();
     let mut names = Names::default();
     let mut lost = reader.lost();
     loop {
@@ -176,7 +176,7 @@ fn json(told: &Told, interface: &str, wall: i128) -> String {
     serde_json::to_string(&Shown::new(told, interface, wall)).unwrap_or_default()
 }
 
-impl Client {
+impl TraceClient {
     fn send(&mut self, line: &str) {
         if self.count > 0 {
             self.lines.push('\n');

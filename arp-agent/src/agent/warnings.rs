@@ -2,7 +2,7 @@
 
 use super::Agent;
 use crate::clock::monotonic_ns;
-use crate::dataplane::bpf::pressure::Seen;
+use crate::dataplane::bpf::pressure::SeenPressure;
 use crate::mirror::snapshot::Snapshot;
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +18,7 @@ impl Agent {
         let snapshot = self.mirror.snapshot();
         let is_open = |ifindex: &u32| !self.protection.drops_senders(*ifindex);
         let open: BTreeSet<u32> = self.attachments.attached().iter().copied().filter(is_open).collect();
-        let pressure = Pressure::read().map(|pressure| (pressure, snapshot.neighbours.len() as u64));
+        let pressure = TablePressure::read().map(|pressure| (pressure, snapshot.neighbours.len() as u64));
         let judged = self.bpf.pressure().and_then(|seen| judged(seen, monotonic_ns()));
         [unvalidated(snapshot, &open), pressure.and_then(|(pressure, own)| pressure.warning(own)), judged]
             .into_iter()
@@ -47,8 +47,8 @@ fn unvalidated(snapshot: &Snapshot, interfaces: &BTreeSet<u32>) -> Option<String
 }
 
 /// Whether the unresolved-budget is at work.
-fn judged(seen: Seen, now: u64) -> Option<String> {
-    let Seen { entries, most, judged_until } = seen;
+fn judged(seen: SeenPressure, now: u64) -> Option<String> {
+    let SeenPressure { entries, most, judged_until } = seen;
     (judged_until > now).then(|| {
         format!(
             "the neighbour table is filling ({entries} of at most {most} entries): the unresolved-budget judges IP packets to \
@@ -59,12 +59,12 @@ fn judged(seen: Seen, now: u64) -> Option<String> {
 
 /// How full the neighbour table of the machine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pressure {
+pub(super) struct TablePressure {
     pub(super) entries: u64,
     pub(super) most: u64,
 }
 
-impl Pressure {
+impl TablePressure {
     /// Both files exist in the initial network namespace alone.
     pub(super) fn read() -> Option<Self> {
         let statistics = fs::read_to_string("/proc/thread-self/net/stat/arp_cache").ok()?;
@@ -75,12 +75,12 @@ impl Pressure {
     /// The first column of each line is the number of entries, in hexadecimal.
     fn parse(statistics: &str, most: &str) -> Option<Self> {
         let entries = statistics.lines().nth(1)?.split_whitespace().next()?;
-        Some(Pressure { entries: u64::from_str_radix(entries, 16).ok()?, most: most.trim().parse().ok()? })
+        Some(TablePressure { entries: u64::from_str_radix(entries, 16).ok()?, most: most.trim().parse().ok()? })
     }
 
     /// `own`: how many of the entries are in this network namespace.
     fn warning(self, own: u64) -> Option<String> {
-        let Pressure { entries, most } = self;
+        let TablePressure { entries, most } = self;
         (most > 0 && entries * 100 >= most * FULL).then(|| {
             format!(
                 "the neighbour table holds {entries} of at most {most} entries (gc_thresh3), {} of them in other network \
@@ -99,16 +99,16 @@ mod tests {
     fn a_table_that_is_half_full_is_worth_a_warning() {
         // As Linux 6.18 prints it, shortened.
         let statistics = "entries  allocs   destroys hash_grows\n00000201 00000300 00000010 00000002\n00000201 0 0 0\n";
-        let pressure = Pressure::parse(statistics, "1024\n").unwrap();
-        assert_eq!(pressure, Pressure { entries: 0x201, most: 1024 });
+        let pressure = TablePressure::parse(statistics, "1024\n").unwrap();
+        assert_eq!(pressure, TablePressure { entries: 0x201, most: 1024 });
         let warning = pressure.warning(13).unwrap();
         assert!(warning.contains("513 of at most 1024") && warning.contains("500 of them in other"), "{warning}");
-        assert_eq!(Pressure { entries: 511, most: 1024 }.warning(0), None);
+        assert_eq!(TablePressure { entries: 511, most: 1024 }.warning(0), None);
     }
 
     #[test]
     fn a_budget_at_work_is_told_until_it_rests() {
-        let seen = Seen { entries: 300, most: 1024, judged_until: 7 };
+        let seen = SeenPressure { entries: 300, most: 1024, judged_until: 7 };
         assert!(judged(seen, 6).is_some_and(|told| told.contains("300 of at most 1024")));
         assert_eq!(judged(seen, 7), None);
     }

@@ -1,7 +1,7 @@
 //! What chains do to one frame, every byte of which is known.
 
 use super::passage::Passage;
-use super::{ArpRules, Chain, Concern, Field, Hook, Place, Rule, Step, Test, Values, Verdict, What};
+use super::{ArpRules, Chain, ChainHook, ChainRule, ChainVerdict, Concern, Field, RulePlace, Step, Test, Values, What};
 use crate::link::Link;
 
 /// How many rules are followed at most.
@@ -21,9 +21,9 @@ pub enum Ruling {
 }
 
 /// One frame on its way.
-struct Way<'a> {
+struct FrameWay<'a> {
     rules: &'a ArpRules,
-    hook: Hook,
+    hook: ChainHook,
     name: Option<[u8; 16]>,
     index: [u8; 4],
     /// The ARP packet.
@@ -32,17 +32,17 @@ struct Way<'a> {
 }
 
 /// Where a frame is: a chain, a rule, a step of it.
-type At = (usize, usize, usize);
+type Position = (usize, usize, usize);
 
 impl ArpRules {
     /// What chains at the hook do to a frame on the interface whose ARP packet is `packet`: a request that comes in, or a
     /// reply that leaves.
-    pub fn ruling(&self, hook: Hook, link: &Link, packet: &[u8]) -> Ruling {
+    pub fn ruling(&self, hook: ChainHook, link: &Link, packet: &[u8]) -> Ruling {
         if let Some(why) = &self.unread {
-            return Ruling::Unknown(Concern { place: Place::Nowhere, what: What::Unread(why) }.to_string());
+            return Ruling::Unknown(Concern { place: RulePlace::Nowhere, what: What::Unread(why) }.to_string());
         }
         for base in &self.bases {
-            if base.hook == Hook::Other {
+            if base.hook == ChainHook::Other {
                 if let Err(concern) = Passage::new(self, link, base.hook).chain(base.chain, 0) {
                     return Ruling::Unknown(concern.to_string());
                 }
@@ -58,7 +58,7 @@ impl ArpRules {
                 name
             });
             let index = link.ifindex.to_ne_bytes();
-            let mut way = Way { rules: self, hook, name, index, packet, left: MOST };
+            let mut way = FrameWay { rules: self, hook, name, index, packet, left: MOST };
             match way.go((base.chain, 0, 0), Vec::new(), base.accepts) {
                 Ruling::Accepts => {}
                 ruling => return ruling,
@@ -68,11 +68,11 @@ impl ArpRules {
     }
 }
 
-impl<'a> Way<'a> {
-    fn go(&mut self, (mut chain, mut rule, mut step): At, mut back: Vec<At>, accepts: bool) -> Ruling {
+impl<'a> FrameWay<'a> {
+    fn go(&mut self, (mut chain, mut rule, mut step): Position, mut back: Vec<Position>, accepts: bool) -> Ruling {
         loop {
             self.left = self.left.saturating_sub(1);
-            let too_deep = || Ruling::Unknown(Concern { place: Place::Nowhere, what: What::TooDeep }.to_string());
+            let too_deep = || Ruling::Unknown(Concern { place: RulePlace::Nowhere, what: What::TooDeep }.to_string());
             let Some(here) = self.rules.chains.get(chain).filter(|_| self.left > 0 && back.len() < DEEPEST) else {
                 return too_deep();
             };
@@ -80,7 +80,7 @@ impl<'a> Way<'a> {
                 match back.pop() {
                     Some(at) => (chain, rule, step) = at,
                     None if accepts => return Ruling::Accepts,
-                    None => return Ruling::Drops(format!("the policy of {}", Place::Chain(here))),
+                    None => return Ruling::Drops(format!("the policy of {}", RulePlace::Chain(here))),
                 }
                 continue;
             };
@@ -97,9 +97,9 @@ impl<'a> Way<'a> {
                         (rule, step) = (rule + 1, 0);
                         continue;
                     }
-                    None => vec![Verdict::Continue],
+                    None => vec![ChainVerdict::Continue],
                 },
-                Step::Perhaps => vec![Verdict::Continue],
+                Step::Perhaps => vec![ChainVerdict::Continue],
                 Step::Unknown(name) => return unknown(here, now, name),
                 Step::OneOf(verdicts) => verdicts.clone(),
                 Step::Verdict(verdict) => match self.verdict(here, now, verdict, (chain, rule, step), &mut back) {
@@ -146,23 +146,23 @@ impl<'a> Way<'a> {
     fn verdict(
         &self,
         chain: &Chain,
-        rule: &Rule,
-        verdict: &Verdict,
-        (at, in_rule, step): At,
-        back: &mut Vec<At>,
-    ) -> Result<At, Ruling> {
+        rule: &ChainRule,
+        verdict: &ChainVerdict,
+        (at, in_rule, step): Position,
+        back: &mut Vec<Position>,
+    ) -> Result<Position, Ruling> {
         match verdict {
-            Verdict::Continue => Ok((at, in_rule, step)),
-            Verdict::Accept => Err(Ruling::Accepts),
-            Verdict::Drop => Err(Ruling::Drops(Place::Rule(chain, rule).to_string())),
-            Verdict::Unknown => Err(unknown(chain, rule, "verdict")),
+            ChainVerdict::Continue => Ok((at, in_rule, step)),
+            ChainVerdict::Accept => Err(Ruling::Accepts),
+            ChainVerdict::Drop => Err(Ruling::Drops(RulePlace::Rule(chain, rule).to_string())),
+            ChainVerdict::Unknown => Err(unknown(chain, rule, "verdict")),
             // As at the end of the chain.
-            Verdict::Return => Ok((at, chain.rules.len(), 0)),
-            Verdict::Jump(to) => {
+            ChainVerdict::Return => Ok((at, chain.rules.len(), 0)),
+            ChainVerdict::Jump(to) => {
                 back.push((at, in_rule + 1, 0));
                 Ok((*to, 0, 0))
             }
-            Verdict::Goto(to) => Ok((*to, 0, 0)),
+            ChainVerdict::Goto(to) => Ok((*to, 0, 0)),
         }
     }
 
@@ -190,24 +190,24 @@ impl<'a> Way<'a> {
 
     fn value(&self, field: Field) -> Option<&[u8]> {
         match (field, self.hook) {
-            (Field::InName, Hook::Input) | (Field::OutName, Hook::Output) => {
+            (Field::InName, ChainHook::Input) | (Field::OutName, ChainHook::Output) => {
                 self.name.as_ref().map(<[u8; 16]>::as_slice)
             }
-            (Field::InIndex, Hook::Input) | (Field::OutIndex, Hook::Output) => Some(&self.index),
+            (Field::InIndex, ChainHook::Input) | (Field::OutIndex, ChainHook::Output) => Some(&self.index),
             (Field::Packet { offset, len }, _) => self.packet.get(offset..offset.checked_add(len)?),
             _ => None,
         }
     }
 }
 
-fn unknown(chain: &Chain, rule: &Rule, name: &str) -> Ruling {
-    Ruling::Unknown(Concern { place: Place::Rule(chain, rule), what: What::Unknown(name) }.to_string())
+fn unknown(chain: &Chain, rule: &ChainRule, name: &str) -> Ruling {
+    Ruling::Unknown(Concern { place: RulePlace::Rule(chain, rule), what: What::Unknown(name) }.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arp_rules::{Base, Tool};
+    use crate::arp_rules::{Base, ChainTool};
 
     const TARGET: [u8; 4] = [10, 0, 0, 1];
 
@@ -219,23 +219,23 @@ mod tests {
     fn ruling(chains: Vec<Vec<Vec<Step>>>, accepts: bool, target: [u8; 4]) -> Ruling {
         let chain = |(at, rules): (usize, Vec<Vec<Step>>)| {
             let rules = rules.into_iter().enumerate();
-            let rules = rules.map(|(number, steps)| Rule { number: number as u64 + 1, steps }).collect();
-            Chain { tool: Tool::Nft, name: format!("arp t c{at}"), rules }
+            let rules = rules.map(|(number, steps)| ChainRule { number: number as u64 + 1, steps }).collect();
+            Chain { tool: ChainTool::Nft, name: format!("arp t c{at}"), rules }
         };
         let rules = ArpRules {
-            bases: vec![Base { hook: Hook::Input, chain: 0, accepts }],
+            bases: vec![Base { hook: ChainHook::Input, chain: 0, accepts }],
             chains: chains.into_iter().enumerate().map(chain).collect(),
             unread: None,
         };
         let link = Link { name: "v0".into(), ..Link::default() };
         let mut packet = [0; 28];
         packet[24..].copy_from_slice(&target);
-        rules.ruling(Hook::Input, &link, &packet)
+        rules.ruling(ChainHook::Input, &link, &packet)
     }
 
     #[test]
     fn one_target_is_dropped_and_no_other() {
-        let rules = || vec![vec![vec![is_target(false), Step::Verdict(Verdict::Drop)]]];
+        let rules = || vec![vec![vec![is_target(false), Step::Verdict(ChainVerdict::Drop)]]];
         assert_eq!(ruling(rules(), true, TARGET), Ruling::Drops("nft rule arp t c0 handle 1".into()));
         assert_eq!(ruling(rules(), true, [10, 0, 0, 2]), Ruling::Accepts);
         assert_eq!(ruling(rules(), false, [10, 0, 0, 2]), Ruling::Drops("the policy of nft chain arp t c0".into()));
@@ -244,21 +244,24 @@ mod tests {
     #[test]
     fn a_condition_that_is_not_followed_is_known_where_it_makes_no_difference() {
         let rule = |verdict| vec![vec![vec![Step::Perhaps, Step::Verdict(verdict)]]];
-        assert_eq!(ruling(rule(Verdict::Accept), true, TARGET), Ruling::Accepts);
-        assert!(matches!(ruling(rule(Verdict::Drop), true, TARGET), Ruling::Unknown(_)));
-        assert!(matches!(ruling(rule(Verdict::Drop), false, TARGET), Ruling::Drops(_)));
+        assert_eq!(ruling(rule(ChainVerdict::Accept), true, TARGET), Ruling::Accepts);
+        assert!(matches!(ruling(rule(ChainVerdict::Drop), true, TARGET), Ruling::Unknown(_)));
+        assert!(matches!(ruling(rule(ChainVerdict::Drop), false, TARGET), Ruling::Drops(_)));
     }
 
     #[test]
     fn chains_that_are_jumped_to_come_back() {
         let jumps = |verdict| {
-            let base = vec![vec![Step::Verdict(Verdict::Jump(1))], vec![Step::Verdict(Verdict::Drop)]];
+            let base = vec![vec![Step::Verdict(ChainVerdict::Jump(1))], vec![Step::Verdict(ChainVerdict::Drop)]];
             vec![base, vec![vec![is_target(true), Step::Verdict(verdict)]]]
         };
-        assert_eq!(ruling(jumps(Verdict::Accept), true, [10, 0, 0, 2]), Ruling::Accepts);
-        assert_eq!(ruling(jumps(Verdict::Accept), true, TARGET), Ruling::Drops("nft rule arp t c0 handle 2".into()));
-        assert!(matches!(ruling(jumps(Verdict::Return), true, [10, 0, 0, 2]), Ruling::Drops(_)));
-        let circle = vec![vec![vec![Step::Verdict(Verdict::Jump(0))]]];
+        assert_eq!(ruling(jumps(ChainVerdict::Accept), true, [10, 0, 0, 2]), Ruling::Accepts);
+        assert_eq!(
+            ruling(jumps(ChainVerdict::Accept), true, TARGET),
+            Ruling::Drops("nft rule arp t c0 handle 2".into())
+        );
+        assert!(matches!(ruling(jumps(ChainVerdict::Return), true, [10, 0, 0, 2]), Ruling::Drops(_)));
+        let circle = vec![vec![vec![Step::Verdict(ChainVerdict::Jump(0))]]];
         assert!(matches!(ruling(circle, true, TARGET), Ruling::Unknown(_)));
     }
 }

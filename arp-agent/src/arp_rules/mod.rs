@@ -34,7 +34,7 @@ pub struct ArpRules {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// Where it is.
-    pub hook: Hook,
+    pub hook: ChainHook,
     /// Its place among the chains.
     pub chain: usize,
     /// Whether its policy is to accept.
@@ -43,7 +43,7 @@ pub struct Base {
 
 /// Where a chain sees frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Hook {
+pub enum ChainHook {
     /// A request, before it is looked at (`arp_rcv`, net/ipv4/arp.c).
     Input,
     /// A reply, before it is sent (`arp_xmit`).
@@ -56,16 +56,16 @@ pub enum Hook {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Who made it.
-    pub tool: Tool,
+    pub tool: ChainTool,
     /// As its tool names it: `arp t c`, `INPUT`.
     pub name: String,
     /// In order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<ChainRule>,
 }
 
 /// By which tool chains are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Tool {
+pub enum ChainTool {
     /// nft; a rule's number is its handle.
     Nft,
     /// arptables; a rule's number is its place in the chain, from 1.
@@ -74,8 +74,8 @@ pub enum Tool {
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rule {
-    /// Which one it is, see [`Tool`].
+pub struct ChainRule {
+    /// Which one it is, see [`ChainTool`].
     pub number: u64,
     /// What it does, one after another. What changes nothing (counters, comments) is left out.
     pub steps: Vec<Step>,
@@ -89,17 +89,17 @@ pub enum Step {
     /// On only if something else holds, which is not known here.
     Perhaps,
     /// This becomes of the frame.
-    Verdict(Verdict),
+    Verdict(ChainVerdict),
     /// The verdict that a map has; on to the next rule if it has none.
     Map {
         /// For what it has verdicts.
         of: Field,
         /// All of them.
         #[serde(with = "pairs")]
-        verdicts: BTreeMap<Vec<u8>, Verdict>,
+        verdicts: BTreeMap<Vec<u8>, ChainVerdict>,
     },
     /// One of these verdicts, or on to the next rule.
-    OneOf(Vec<Verdict>),
+    OneOf(Vec<ChainVerdict>),
     /// Something of this name, which may do anything.
     Unknown(String),
 }
@@ -151,7 +151,7 @@ pub enum Field {
 
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
+pub enum ChainVerdict {
     /// It has got through this base chain and all that it leads to.
     Accept,
     /// It is gone.
@@ -171,15 +171,15 @@ pub enum Verdict {
 /// The rule, or the policy, that may do something to frames of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concern<'a> {
-    place: Place<'a>,
+    place: RulePlace<'a>,
     what: What<'a>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place<'a> {
+enum RulePlace<'a> {
     Nowhere,
     Chain(&'a Chain),
-    Rule(&'a Chain, &'a Rule),
+    Rule(&'a Chain, &'a ChainRule),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,8 +200,8 @@ impl ArpRules {
     /// These as well.
     pub fn append(&mut self, other: Self) {
         let by = self.chains.len();
-        let moved = |mut verdict: Verdict| {
-            if let Verdict::Jump(to) | Verdict::Goto(to) = &mut verdict {
+        let moved = |mut verdict: ChainVerdict| {
+            if let ChainVerdict::Jump(to) | ChainVerdict::Goto(to) = &mut verdict {
                 *to += by;
             }
             verdict
@@ -214,7 +214,7 @@ impl ArpRules {
             }
             step => step,
         };
-        let rules = |rule: Rule| Rule { steps: rule.steps.into_iter().map(steps).collect(), ..rule };
+        let rules = |rule: ChainRule| ChainRule { steps: rule.steps.into_iter().map(steps).collect(), ..rule };
         let chains = other.chains.into_iter();
         self.chains.extend(chains.map(|chain| Chain { rules: chain.rules.into_iter().map(rules).collect(), ..chain }));
         self.bases.extend(other.bases.into_iter().map(|base| Base { chain: base.chain + by, ..base }));
@@ -225,11 +225,11 @@ impl ArpRules {
     /// same interface; but for what [`ArpRules::held_back`] says.
     pub fn concern(&self, link: &Link) -> Option<Concern<'_>> {
         if let Some(why) = &self.unread {
-            return Some(Concern { place: Place::Nowhere, what: What::Unread(why) });
+            return Some(Concern { place: RulePlace::Nowhere, what: What::Unread(why) });
         }
         self.bases.iter().find_map(|base| match Passage::new(self, link, base.hook).chain(base.chain, 0) {
             Ok(comes_back) if comes_back && !base.accepts => {
-                let place = self.chains.get(base.chain).map_or(Place::Nowhere, Place::Chain);
+                let place = self.chains.get(base.chain).map_or(RulePlace::Nowhere, RulePlace::Chain);
                 Some(Concern { place, what: What::Policy })
             }
             Ok(_) => None,
@@ -240,17 +240,17 @@ impl ArpRules {
     /// The replies that rules drop, and that is all they do: the name of the interface, and `spa`.
     pub fn held_back(&self) -> Vec<(String, Ipv4Addr)> {
         let rules = self.chains.iter().flat_map(|chain| &chain.rules);
-        let mut held_back: Vec<_> = rules.filter_map(Rule::holds_back).collect();
+        let mut held_back: Vec<_> = rules.filter_map(ChainRule::holds_back).collect();
         held_back.sort_unstable();
         held_back.dedup();
         held_back
     }
 }
 
-impl Rule {
+impl ChainRule {
     /// If all that the rule can do is to drop frames that leave by one interface and have one address as `spa`: these.
     fn holds_back(&self) -> Option<(String, Ipv4Addr)> {
-        let (Step::Verdict(Verdict::Drop), before) = self.steps.split_last()? else { return None };
+        let (Step::Verdict(ChainVerdict::Drop), before) = self.steps.split_last()? else { return None };
         let (mut interface, mut address) = (None, None);
         for step in before {
             match step {
@@ -273,16 +273,16 @@ impl Rule {
     }
 }
 
-impl Display for Place<'_> {
+impl Display for RulePlace<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Nowhere => Ok(()),
-            Place::Chain(Chain { tool: Tool::Nft, name, .. }) => write!(f, "nft chain {name}"),
-            Place::Chain(Chain { tool: Tool::Arptables, name, .. }) => write!(f, "arptables chain {name}"),
-            Place::Rule(Chain { tool: Tool::Nft, name, .. }, rule) => {
+            RulePlace::Nowhere => Ok(()),
+            RulePlace::Chain(Chain { tool: ChainTool::Nft, name, .. }) => write!(f, "nft chain {name}"),
+            RulePlace::Chain(Chain { tool: ChainTool::Arptables, name, .. }) => write!(f, "arptables chain {name}"),
+            RulePlace::Rule(Chain { tool: ChainTool::Nft, name, .. }, rule) => {
                 write!(f, "nft rule {name} handle {}", rule.number)
             }
-            Place::Rule(Chain { tool: Tool::Arptables, name, .. }, rule) => {
+            RulePlace::Rule(Chain { tool: ChainTool::Arptables, name, .. }, rule) => {
                 write!(f, "arptables chain {name}, rule {}", rule.number)
             }
         }
@@ -291,7 +291,7 @@ impl Display for Place<'_> {
 
 impl Display for Concern<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        if !matches!(self.place, Place::Nowhere) {
+        if !matches!(self.place, RulePlace::Nowhere) {
             write!(f, "{}: ", self.place)?;
         }
         match self.what {
@@ -306,15 +306,15 @@ impl Display for Concern<'_> {
 
 /// A map whose keys are no text, as a list of pairs: JSON has no other.
 mod pairs {
-    use super::Verdict;
+    use super::ChainVerdict;
     use serde::{Deserialize as _, Deserializer, Serializer};
     use std::collections::BTreeMap;
 
-    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Vec<u8>, Verdict>, to: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Vec<u8>, ChainVerdict>, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Vec<u8>, Verdict>, D::Error> {
-        Ok(Vec::<(Vec<u8>, Verdict)>::deserialize(from)?.into_iter().collect())
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<Vec<u8>, ChainVerdict>, D::Error> {
+        Ok(Vec::<(Vec<u8>, ChainVerdict)>::deserialize(from)?.into_iter().collect())
     }
 }

@@ -1,6 +1,6 @@
 //! The way of an interface's frames through the chains.
 
-use super::{ArpRules, Chain, Concern, Field, Hook, Place, Rule, Step, Test, Values, Verdict, What};
+use super::{ArpRules, Chain, ChainHook, ChainRule, ChainVerdict, Concern, Field, RulePlace, Step, Test, Values, What};
 use crate::link::Link;
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const REPLY: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 2];
 /// All frames of an interface that the fast path could answer, or those answers, on their way through a base chain.
 pub(super) struct Passage<'a> {
     rules: &'a ArpRules,
-    hook: Hook,
+    hook: ChainHook,
     /// The interface's name; `None` if its bytes are not known.
     name: Option<[u8; 16]>,
     index: [u8; 4],
@@ -42,7 +42,7 @@ impl After {
 }
 
 impl<'a> Passage<'a> {
-    pub(super) fn new(rules: &'a ArpRules, link: &Link, hook: Hook) -> Self {
+    pub(super) fn new(rules: &'a ArpRules, link: &Link, hook: ChainHook) -> Self {
         // Where bytes of a name are no text, the link has this character instead.
         let is_known = link.name.len() < 16 && !link.name.contains(char::REPLACEMENT_CHARACTER);
         let name = is_known.then(|| {
@@ -59,7 +59,7 @@ impl<'a> Passage<'a> {
             return Ok(known);
         }
         let Some(chain) = self.rules.chains.get(at).filter(|_| depth < DEEPEST) else {
-            return Err(Concern { place: Place::Nowhere, what: What::TooDeep });
+            return Err(Concern { place: RulePlace::Nowhere, what: What::TooDeep });
         };
         let mut here = NEXT;
         for rule in &chain.rules {
@@ -75,11 +75,11 @@ impl<'a> Passage<'a> {
     }
 
     /// Where a frame may go after a rule.
-    fn rule(&mut self, chain: &'a Chain, rule: &'a Rule, depth: usize) -> Result<After, Concern<'a>> {
+    fn rule(&mut self, chain: &'a Chain, rule: &'a ChainRule, depth: usize) -> Result<After, Concern<'a>> {
         // What a frame may do that some step does not hold for, or that has been given a verdict.
         let mut so_far = NOWHERE;
         for step in &rule.steps {
-            let verdicts: Vec<&Verdict> = match step {
+            let verdicts: Vec<&ChainVerdict> = match step {
                 Step::If(test) => match self.holds(test) {
                     Some(true) => continue,
                     Some(false) => return Ok(so_far.or(NEXT)),
@@ -93,7 +93,7 @@ impl<'a> Passage<'a> {
                     continue;
                 }
                 Step::Unknown(name) => {
-                    return Err(Concern { place: Place::Rule(chain, rule), what: What::Unknown(name) });
+                    return Err(Concern { place: RulePlace::Rule(chain, rule), what: What::Unknown(name) });
                 }
                 Step::Verdict(verdict) => vec![verdict],
                 Step::OneOf(verdicts) => {
@@ -115,7 +115,7 @@ impl<'a> Passage<'a> {
             for &verdict in &verdicts {
                 so_far = so_far.or(self.verdict(chain, rule, verdict, depth)?);
             }
-            if !verdicts.contains(&&Verdict::Continue) {
+            if !verdicts.contains(&&ChainVerdict::Continue) {
                 return Ok(so_far);
             }
         }
@@ -126,20 +126,20 @@ impl<'a> Passage<'a> {
     fn verdict(
         &mut self,
         chain: &'a Chain,
-        rule: &'a Rule,
-        verdict: &Verdict,
+        rule: &'a ChainRule,
+        verdict: &ChainVerdict,
         depth: usize,
     ) -> Result<After, Concern<'a>> {
-        let concern = |what| Err(Concern { place: Place::Rule(chain, rule), what });
+        let concern = |what| Err(Concern { place: RulePlace::Rule(chain, rule), what });
         match verdict {
-            Verdict::Accept | Verdict::Continue => Ok(NOWHERE),
-            Verdict::Return => Ok(After { next: false, back: true }),
-            Verdict::Jump(to) => Ok(After { next: self.chain(*to, depth + 1)?, back: false }),
-            Verdict::Goto(to) => Ok(After { next: false, back: self.chain(*to, depth + 1)? }),
+            ChainVerdict::Accept | ChainVerdict::Continue => Ok(NOWHERE),
+            ChainVerdict::Return => Ok(After { next: false, back: true }),
+            ChainVerdict::Jump(to) => Ok(After { next: self.chain(*to, depth + 1)?, back: false }),
+            ChainVerdict::Goto(to) => Ok(After { next: false, back: self.chain(*to, depth + 1)? }),
             // What is dropped is accounted for elsewhere, and not all frames are.
-            Verdict::Drop if self.hook == Hook::Output && rule.holds_back().is_some() => Ok(NEXT),
-            Verdict::Drop => concern(What::Drops),
-            Verdict::Unknown => concern(What::Unknown("verdict")),
+            ChainVerdict::Drop if self.hook == ChainHook::Output && rule.holds_back().is_some() => Ok(NEXT),
+            ChainVerdict::Drop => concern(What::Drops),
+            ChainVerdict::Unknown => concern(What::Unknown("verdict")),
         }
     }
 
@@ -169,8 +169,8 @@ impl<'a> Passage<'a> {
     /// arptables an empty name.
     fn cannot_be(&self, field: Field, mut bytes: impl Iterator<Item = u8>) -> bool {
         let has_none = match field {
-            Field::InName | Field::InIndex => self.hook == Hook::Output,
-            Field::OutName | Field::OutIndex => self.hook == Hook::Input,
+            Field::InName | Field::InIndex => self.hook == ChainHook::Output,
+            Field::OutName | Field::OutIndex => self.hook == ChainHook::Input,
             Field::Packet { .. } => false,
         };
         has_none && bytes.any(|byte| byte != 0)
@@ -179,14 +179,14 @@ impl<'a> Passage<'a> {
     /// What a field is in every frame, if that is known.
     fn value(&self, field: Field) -> Option<&[u8]> {
         match (field, self.hook) {
-            (Field::InName, Hook::Input) | (Field::OutName, Hook::Output) => {
+            (Field::InName, ChainHook::Input) | (Field::OutName, ChainHook::Output) => {
                 self.name.as_ref().map(<[u8; 16]>::as_slice)
             }
-            (Field::InIndex, Hook::Input) | (Field::OutIndex, Hook::Output) => Some(&self.index),
-            (Field::Packet { offset, len }, Hook::Input) => {
+            (Field::InIndex, ChainHook::Input) | (Field::OutIndex, ChainHook::Output) => Some(&self.index),
+            (Field::Packet { offset, len }, ChainHook::Input) => {
                 offset.checked_sub(2).and_then(|at| part(&REQUEST, at, len))
             }
-            (Field::Packet { offset, len }, Hook::Output) => part(&REPLY, offset, len),
+            (Field::Packet { offset, len }, ChainHook::Output) => part(&REPLY, offset, len),
             _ => None,
         }
     }

@@ -34,24 +34,24 @@ fn to(name: &str) -> Step {
     equals(Field::OutName, &padded(name.as_bytes()))
 }
 
-const ACCEPT: Step = Step::Verdict(Verdict::Accept);
-const DROP: Step = Step::Verdict(Verdict::Drop);
-const RETURN: Step = Step::Verdict(Verdict::Return);
-const CONTINUE: Step = Step::Verdict(Verdict::Continue);
+const ACCEPT: Step = Step::Verdict(ChainVerdict::Accept);
+const DROP: Step = Step::Verdict(ChainVerdict::Drop);
+const RETURN: Step = Step::Verdict(ChainVerdict::Return);
+const CONTINUE: Step = Step::Verdict(ChainVerdict::Continue);
 
 const fn jump(to: usize) -> Step {
-    Step::Verdict(Verdict::Jump(to))
+    Step::Verdict(ChainVerdict::Jump(to))
 }
 
 const fn goto(to: usize) -> Step {
-    Step::Verdict(Verdict::Goto(to))
+    Step::Verdict(ChainVerdict::Goto(to))
 }
 
 /// Chains of these rules; the first is at the hook.
-fn rules<const N: usize>(hook: Hook, accepts: bool, chains: [Vec<Vec<Step>>; N]) -> ArpRules {
-    let rule = |(at, steps)| Rule { number: at as u64 + 1, steps };
+fn rules<const N: usize>(hook: ChainHook, accepts: bool, chains: [Vec<Vec<Step>>; N]) -> ArpRules {
+    let rule = |(at, steps)| ChainRule { number: at as u64 + 1, steps };
     let chain = |(at, rules): (usize, Vec<Vec<Step>>)| Chain {
-        tool: Tool::Nft,
+        tool: ChainTool::Nft,
         name: format!("arp t c{at}"),
         rules: rules.into_iter().enumerate().map(rule).collect(),
     };
@@ -64,7 +64,7 @@ fn rules<const N: usize>(hook: Hook, accepts: bool, chains: [Vec<Vec<Step>>; N])
 
 /// A chain for what comes in that drops what is from this interface.
 pub(crate) fn dropping_from(name: &str) -> ArpRules {
-    rules(Hook::Input, true, [vec![vec![from(name), DROP]]])
+    rules(ChainHook::Input, true, [vec![vec![from(name), DROP]]])
 }
 
 fn concerns(rules: &ArpRules) -> bool {
@@ -73,12 +73,12 @@ fn concerns(rules: &ArpRules) -> bool {
 
 /// Whether a chain for what comes in, with the policy to accept, concerns it.
 fn incoming(chain: Vec<Vec<Step>>) -> bool {
-    concerns(&rules(Hook::Input, true, [chain]))
+    concerns(&rules(ChainHook::Input, true, [chain]))
 }
 
 /// The same for what goes out.
 fn outgoing(chain: Vec<Vec<Step>>) -> bool {
-    concerns(&rules(Hook::Output, true, [chain]))
+    concerns(&rules(ChainHook::Output, true, [chain]))
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn the_order_of_rules_and_steps() {
 
 #[test]
 fn policies() {
-    let policy = |chain| concerns(&rules(Hook::Input, false, [chain]));
+    let policy = |chain| concerns(&rules(ChainHook::Input, false, [chain]));
     assert!(policy(vec![]));
     assert!(!policy(vec![vec![from("cali0"), ACCEPT]]));
     assert!(policy(vec![vec![from("cali1"), ACCEPT]]));
@@ -206,7 +206,7 @@ fn policies() {
 
 #[test]
 fn jumps_and_gotos() {
-    let drops = |base: Vec<Vec<Step>>, other: Vec<Vec<Step>>| concerns(&rules(Hook::Input, true, [base, other]));
+    let drops = |base: Vec<Vec<Step>>, other: Vec<Vec<Step>>| concerns(&rules(ChainHook::Input, true, [base, other]));
     assert!(!drops(vec![], vec![vec![DROP]]), "nothing leads there");
     for lead in [jump, goto] {
         assert!(drops(vec![vec![lead(1)]], vec![vec![DROP]]));
@@ -219,14 +219,14 @@ fn jumps_and_gotos() {
     for end in [vec![], vec![vec![RETURN], vec![DROP]], vec![vec![from("cali1"), DROP]]] {
         assert!(drops(vec![vec![jump(1)], vec![DROP]], end.clone()), "it comes back: {end:?}");
         assert!(!drops(vec![vec![goto(1)], vec![DROP]], end.clone()), "it does not: {end:?}");
-        assert!(concerns(&rules(Hook::Input, false, [vec![vec![goto(1)], vec![ACCEPT]], end])), "to the policy");
+        assert!(concerns(&rules(ChainHook::Input, false, [vec![vec![goto(1)], vec![ACCEPT]], end])), "to the policy");
     }
     let through = [vec![vec![jump(1)], vec![DROP]], vec![vec![goto(2)], vec![ACCEPT]], vec![]];
-    assert!(concerns(&rules(Hook::Input, true, through)), "back to who jumped");
+    assert!(concerns(&rules(ChainHook::Input, true, through)), "back to who jumped");
     let round = [vec![vec![jump(1)]], vec![vec![jump(0)]]];
-    assert!(concerns(&rules(Hook::Input, true, round)), "the kernel refuses it");
-    assert!(concerns(&rules(Hook::Input, true, [vec![vec![jump(9)]]])), "to nowhere");
-    assert!(incoming(vec![vec![Step::Verdict(Verdict::Unknown)]]));
+    assert!(concerns(&rules(ChainHook::Input, true, round)), "the kernel refuses it");
+    assert!(concerns(&rules(ChainHook::Input, true, [vec![vec![jump(9)]]])), "to nowhere");
+    assert!(incoming(vec![vec![Step::Verdict(ChainVerdict::Unknown)]]));
 }
 
 #[test]
@@ -235,30 +235,30 @@ fn chains_are_not_followed_more_often_than_needed() {
     let chain = |at: usize| vec![vec![jump(at + 1)], vec![jump(at + 1)]];
     let mut chains: [Vec<Vec<Step>>; 15] = std::array::from_fn(chain);
     chains[14] = vec![];
-    assert!(!concerns(&rules(Hook::Input, true, chains)));
+    assert!(!concerns(&rules(ChainHook::Input, true, chains)));
 }
 
 #[test]
 fn maps() {
-    let map = |of, verdicts: &[(&str, Verdict)]| {
+    let map = |of, verdicts: &[(&str, ChainVerdict)]| {
         let verdicts = verdicts.iter().map(|(name, verdict)| (padded(name.as_bytes()), verdict.clone()));
         Step::Map { of, verdicts: verdicts.collect() }
     };
-    let by_name = |verdicts: &[(&str, Verdict)]| map(Field::InName, verdicts);
-    assert!(incoming(vec![vec![by_name(&[("cali0", Verdict::Drop)])]]));
-    assert!(!incoming(vec![vec![by_name(&[("cali1", Verdict::Drop)])]]));
-    let both = || by_name(&[("cali0", Verdict::Accept), ("cali1", Verdict::Drop)]);
+    let by_name = |verdicts: &[(&str, ChainVerdict)]| map(Field::InName, verdicts);
+    assert!(incoming(vec![vec![by_name(&[("cali0", ChainVerdict::Drop)])]]));
+    assert!(!incoming(vec![vec![by_name(&[("cali1", ChainVerdict::Drop)])]]));
+    let both = || by_name(&[("cali0", ChainVerdict::Accept), ("cali1", ChainVerdict::Drop)]);
     assert!(!incoming(vec![vec![both()]]) && !incoming(vec![vec![both()], vec![DROP]]));
-    assert!(incoming(vec![vec![by_name(&[("cali1", Verdict::Accept)])], vec![DROP]]));
-    assert!(incoming(vec![vec![by_name(&[("cali0", Verdict::Continue)]), DROP]]));
+    assert!(incoming(vec![vec![by_name(&[("cali1", ChainVerdict::Accept)])], vec![DROP]]));
+    assert!(incoming(vec![vec![by_name(&[("cali0", ChainVerdict::Continue)]), DROP]]));
     assert!(!outgoing(vec![vec![both(), DROP]]), "nothing that goes out came in by an interface of a name");
-    assert!(outgoing(vec![vec![by_name(&[("", Verdict::Drop)])]]));
-    assert!(incoming(vec![vec![Step::OneOf(vec![Verdict::Accept, Verdict::Drop])]]));
-    assert!(!incoming(vec![vec![Step::OneOf(vec![Verdict::Accept, Verdict::Return])]]));
-    assert!(incoming(vec![vec![Step::OneOf(vec![Verdict::Accept])], vec![DROP]]), "or none");
+    assert!(outgoing(vec![vec![by_name(&[("", ChainVerdict::Drop)])]]));
+    assert!(incoming(vec![vec![Step::OneOf(vec![ChainVerdict::Accept, ChainVerdict::Drop])]]));
+    assert!(!incoming(vec![vec![Step::OneOf(vec![ChainVerdict::Accept, ChainVerdict::Return])]]));
+    assert!(incoming(vec![vec![Step::OneOf(vec![ChainVerdict::Accept])], vec![DROP]]), "or none");
     let dispatch = |verdict| {
         rules(
-            Hook::Output,
+            ChainHook::Output,
             true,
             [
                 vec![vec![jump(1)]],
@@ -267,20 +267,20 @@ fn maps() {
             ],
         )
     };
-    assert!(concerns(&dispatch(Verdict::Goto(2))));
-    assert!(dispatch(Verdict::Goto(2)).concern(&Link { name: "cali1".into(), ..cali0() }).is_none());
+    assert!(concerns(&dispatch(ChainVerdict::Goto(2))));
+    assert!(dispatch(ChainVerdict::Goto(2)).concern(&Link { name: "cali1".into(), ..cali0() }).is_none());
 }
 
 #[test]
 fn all_chains_that_see_a_frame_count() {
-    let mut two = rules(Hook::Input, true, [vec![vec![from("cali0"), ACCEPT]], vec![vec![DROP]]]);
+    let mut two = rules(ChainHook::Input, true, [vec![vec![from("cali0"), ACCEPT]], vec![vec![DROP]]]);
     assert!(!concerns(&two));
-    two.bases.push(Base { hook: Hook::Input, chain: 1, accepts: true });
+    two.bases.push(Base { hook: ChainHook::Input, chain: 1, accepts: true });
     assert!(concerns(&two), "accepted by one, dropped by the other");
-    let mut appended = rules(Hook::Input, true, [vec![vec![jump(1)]], vec![vec![from("cali1"), DROP]]]);
-    appended.append(rules(Hook::Output, true, [vec![vec![jump(1)]], vec![vec![to("cali1"), DROP]]]));
+    let mut appended = rules(ChainHook::Input, true, [vec![vec![jump(1)]], vec![vec![from("cali1"), DROP]]]);
+    appended.append(rules(ChainHook::Output, true, [vec![vec![jump(1)]], vec![vec![to("cali1"), DROP]]]));
     assert!(!concerns(&appended));
-    appended.append(rules(Hook::Output, true, [vec![vec![jump(1)]], vec![vec![to("cali0"), DROP]]]));
+    appended.append(rules(ChainHook::Output, true, [vec![vec![jump(1)]], vec![vec![to("cali0"), DROP]]]));
     assert!(concerns(&appended));
     let mut unread = ArpRules::default();
     unread.append(ArpRules::unread("test"));
@@ -289,7 +289,7 @@ fn all_chains_that_see_a_frame_count() {
 
 #[test]
 fn a_hook_that_is_not_known_sees_any_interface() {
-    let other = |chain| concerns(&rules(Hook::Other, true, [chain]));
+    let other = |chain| concerns(&rules(ChainHook::Other, true, [chain]));
     assert!(!other(vec![]));
     assert!(other(vec![vec![from("cali1"), DROP]]) && other(vec![vec![to("cali1"), DROP]]));
     assert!(other(vec![vec![equals(Field::Packet { offset: 6, len: 2 }, &[0, 9]), DROP]]));
@@ -306,7 +306,7 @@ fn replies_that_are_held_back() {
         vec![spa(), Step::Perhaps, to("cali0"), DROP],
         vec![short, spa(), DROP],
     ] {
-        let rules = rules(Hook::Output, true, [vec![rule]]);
+        let rules = rules(ChainHook::Output, true, [vec![rule]]);
         assert_eq!((concerns(&rules), rules.held_back()), (false, held_back.clone()));
     }
     let others = [
@@ -317,24 +317,24 @@ fn replies_that_are_held_back() {
         vec![to("cali0"), equals(Field::Packet { offset: 14, len: 4 }, &[10, 0, 0]), DROP],
         vec![to("cali0"), not(spa()), DROP],
         vec![to("cali0"), spa(), Step::Unknown("meta".into()), DROP],
-        vec![to("cali0"), spa(), Step::Verdict(Verdict::Unknown)],
+        vec![to("cali0"), spa(), Step::Verdict(ChainVerdict::Unknown)],
     ];
     for other in others {
-        let rules = rules(Hook::Output, true, [vec![other.clone()]]);
+        let rules = rules(ChainHook::Output, true, [vec![other.clone()]]);
         assert_eq!((concerns(&rules), rules.held_back()), (true, vec![]), "{other:?}");
     }
-    let first = rules(Hook::Output, true, [vec![vec![to("cali0"), spa(), DROP], vec![DROP]]]);
+    let first = rules(ChainHook::Output, true, [vec![vec![to("cali0"), spa(), DROP], vec![DROP]]]);
     assert!(concerns(&first), "the others go on");
 }
 
 #[test]
 fn it_says_which_rule() {
     let said = |rules: &ArpRules| rules.concern(&cali0()).unwrap().to_string();
-    let rule = rules(Hook::Input, true, [vec![vec![jump(1)]], vec![vec![], vec![DROP]]]);
+    let rule = rules(ChainHook::Input, true, [vec![vec![jump(1)]], vec![vec![], vec![DROP]]]);
     assert_eq!(said(&rule), "nft rule arp t c1 handle 2: it may drop frames");
-    assert_eq!(said(&rules(Hook::Input, false, [vec![]])), "nft chain arp t c0: its policy may drop frames");
-    let mut legacy = rules(Hook::Input, true, [vec![vec![Step::Unknown("-j mangle".into())]]]);
-    legacy.chains[0].tool = Tool::Arptables;
+    assert_eq!(said(&rules(ChainHook::Input, false, [vec![]])), "nft chain arp t c0: its policy may drop frames");
+    let mut legacy = rules(ChainHook::Input, true, [vec![vec![Step::Unknown("-j mangle".into())]]]);
+    legacy.chains[0].tool = ChainTool::Arptables;
     legacy.chains[0].name = "INPUT".into();
     assert_eq!(said(&legacy), "arptables chain INPUT, rule 1: `-j mangle` may do anything");
     assert_eq!(said(&ArpRules::unread("not readable")), "not readable");

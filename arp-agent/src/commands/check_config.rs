@@ -1,7 +1,7 @@
 //! `arp-agent check-config`: the settings as `run` would read them.
 
 use super::Exit;
-use crate::config::sources::{Setting, Settings, Sources};
+use crate::config::sources::{Setting, SourcedSettings, Sources};
 use serde::Serialize;
 use std::path::PathBuf;
 use tabled::builder::Builder;
@@ -36,7 +36,7 @@ pub struct CheckedConfig {
 }
 
 /// The document of these settings.
-pub fn document(settings: Settings) -> CheckedConfig {
+pub fn document(settings: SourcedSettings) -> CheckedConfig {
     CheckedConfig { version: crate::DOCUMENT_VERSION, file: settings.file, settings: settings.each }
 }
 

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::cli;
 use crate::control::Request;
-use crate::control::client::{Answer, ask};
+use crate::control::client::{AgentAnswer, ask};
 use crate::hooks::clsact::Filters;
 use crate::hooks::interface_name as name;
 use crate::hooks::pins::Pins;
@@ -14,10 +14,10 @@ use globset::{Glob, GlobSetBuilder};
 ///
 /// # Errors
 /// An agent runs, or the kernel refuses.
-pub fn detach(arguments: &cli::Detach) -> anyhow::Result<Exit> {
+pub fn detach(arguments: &cli::DetachArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let dry_run = arguments.dry_run;
-    if !dry_run && !matches!(ask(run_dir, &Request::Status)?, Answer::NotRunning) {
+    if !dry_run && !matches!(ask(run_dir, &Request::Status)?, AgentAnswer::NotRunning) {
         bail!("an agent runs with run directory {}: end it first (systemctl stop, SIGTERM)", run_dir.display());
     }
     let mut wanted = GlobSetBuilder::new();
@@ -27,7 +27,7 @@ pub fn detach(arguments: &cli::Detach) -> anyhow::Result<Exit> {
     let wanted = wanted.build()?;
     let is_wanted = |ifindex: u32| wanted.is_empty() || wanted.is_match(name(ifindex));
     let did = if dry_run { "would remove" } else { "removed" };
-    let mut outcome = Outcome { done: 0, failed: 0 };
+    let mut outcome = Detached { done: 0, failed: 0 };
 
     let mut filters = Filters::new()?;
     let found = filters.find().context("looking for tc filters failed")?;
@@ -76,12 +76,12 @@ pub fn detach(arguments: &cli::Detach) -> anyhow::Result<Exit> {
     Ok(if living.is_empty() { Exit::Ok } else { Exit::No })
 }
 
-struct Outcome {
+struct Detached {
     done: usize,
     failed: usize,
 }
 
-impl Outcome {
+impl Detached {
     /// Says what was done, unless there was nothing to do.
     fn say(&mut self, removed: &anyhow::Result<bool>, what: impl Fn() -> String) {
         match removed {

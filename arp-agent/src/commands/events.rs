@@ -3,10 +3,10 @@
 use super::Exit;
 use super::status::{self, Fetched};
 use crate::cli;
-use crate::control::client::{Answer, Lines, Next, follow};
-use crate::control::feed::Lost;
+use crate::control::client::{AgentAnswer, Lines, NextLine, follow};
+use crate::control::feed::LostLines;
 use crate::control::{Request, Response};
-use crate::events::Event;
+use crate::events::RaisedEvent;
 use anyhow::bail;
 use jiff::Timestamp;
 use std::io::{self, ErrorKind, Write as _};
@@ -16,7 +16,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// What listens in the run directory is no agent that knows events.
-pub fn events(arguments: &cli::Events) -> anyhow::Result<Exit> {
+pub fn events(arguments: &cli::EventsArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let request = Request::Events { follow: arguments.follow };
     let (kept, lines) = match begin(run_dir, &request, "events", arguments.json)? {
@@ -28,7 +28,7 @@ pub fn events(arguments: &cli::Events) -> anyhow::Result<Exit> {
         eprintln!("nothing has happened since the agent started");
     }
     let mut out = io::stdout().lock();
-    let mut print = |event: &Event| -> io::Result<()> {
+    let mut print = |event: &RaisedEvent| -> io::Result<()> {
         if arguments.json {
             writeln!(out, "{}", serde_json::to_string(event)?)
         } else {
@@ -42,8 +42,8 @@ pub fn events(arguments: &cli::Events) -> anyhow::Result<Exit> {
     }
     let Some(mut lines) = lines.filter(|_| arguments.follow) else { return Ok(Exit::Ok) };
     let mut line = String::new();
-    while lines.next(&mut line, None)? != Next::Ended {
-        if let Ok(Lost { lost }) = serde_json::from_str(&line) {
+    while lines.next(&mut line, None)? != NextLine::Ended {
+        if let Ok(LostLines { lost }) = serde_json::from_str(&line) {
             eprintln!("{lost} events are left out: they came faster than they were read");
         } else if is_over(print(&serde_json::from_str(&line)?))? {
             return Ok(Exit::Ok);
@@ -69,15 +69,15 @@ pub(super) enum Begun {
 pub(super) fn begin(run_dir: &Path, request: &Request, what: &str, json: bool) -> anyhow::Result<Begun> {
     let (answer, lines) = follow(run_dir, request)?;
     match answer {
-        Answer::NotRunning => Ok(Begun::Exit(status::without(&Fetched::NotRunning, run_dir, json)?)),
-        Answer::Silent => Ok(Begun::Exit(status::without(&Fetched::Silent, run_dir, json)?)),
-        Answer::Response(Response::Error(error)) if error.starts_with("not a request of this version") => {
+        AgentAnswer::NotRunning => Ok(Begun::Exit(status::without(&Fetched::NotRunning, run_dir, json)?)),
+        AgentAnswer::Silent => Ok(Begun::Exit(status::without(&Fetched::Silent, run_dir, json)?)),
+        AgentAnswer::Response(Response::Error(error)) if error.starts_with("not a request of this version") => {
             bail!(
                 "the agent that runs is of an older version, which has no `{what}`: restart it (`arp-agent status` names its version)"
             )
         }
-        Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
-        Answer::Response(response) => Ok(Begun::Response(response, lines)),
+        AgentAnswer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
+        AgentAnswer::Response(response) => Ok(Begun::Response(response, lines)),
     }
 }
 

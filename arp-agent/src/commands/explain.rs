@@ -5,9 +5,9 @@ mod capture;
 use super::Exit;
 use super::status::not_running;
 use crate::cli;
-use crate::control::client::{Answer, ask, silent};
+use crate::control::client::{AgentAnswer, ask, silent};
 use crate::control::{Request, Response};
-use crate::explain::snapshot::Snapshot;
+use crate::explain::snapshot::SnapshotFile;
 use crate::explain::state::{OnInterface, State, agent_is};
 use crate::explain::{AgentIs, Explanation, Question, dot, interface, render};
 use anyhow::{Context as _, Result, bail};
@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr};
 ///
 /// # Errors
 /// No such interface, no sender to assume, a kernel that does not answer, or a program that decides otherwise.
-pub fn explain(arguments: &cli::Explain, verbose: bool) -> Result<Exit> {
+pub fn explain(arguments: &cli::ExplainArgs, verbose: bool) -> Result<Exit> {
     if arguments.seconds.is_some() && arguments.listen.is_none() {
         bail!("--for says how long --listen listens, and there is no --listen IF");
     }
@@ -32,7 +32,7 @@ pub fn explain(arguments: &cli::Explain, verbose: bool) -> Result<Exit> {
         return capture::listen(arguments, name);
     }
     let state = match &arguments.state {
-        Some(file) => Snapshot::read(file)?.into_state(),
+        Some(file) => SnapshotFile::read(file)?.into_state(),
         None => State::read()?,
     };
     if let Some(file) = &arguments.pcap {
@@ -57,30 +57,32 @@ pub fn explain(arguments: &cli::Explain, verbose: bool) -> Result<Exit> {
     Ok(if explanation.verdict == "reply" { Exit::Ok } else { Exit::No })
 }
 
-fn explanation(arguments: &cli::Explain, mut on: OnInterface<'_>, question: &Question) -> Result<Explanation> {
+fn explanation(arguments: &cli::ExplainArgs, mut on: OnInterface<'_>, question: &Question) -> Result<Explanation> {
     let request = Request::Explain { question: question.clone(), run_program: arguments.kernel };
     let run_dir = &arguments.run_dir.path;
     let mut not_seen = None;
     // An agent of another namespace knows other interfaces, by the same numbers.
     let answer = match ask(run_dir, &request) {
-        _ if arguments.state.is_some() || arguments.netns.is_some() && !arguments.kernel => Answer::NotRunning,
+        _ if arguments.state.is_some() || arguments.netns.is_some() && !arguments.kernel => AgentAnswer::NotRunning,
         Err(error) if !arguments.kernel && is_forbidden(&error) => {
             not_seen = Some("whether an agent runs".to_owned());
-            Answer::NotRunning
+            AgentAnswer::NotRunning
         }
         answer => answer?,
     };
     let mut explanation = match answer {
-        Answer::Response(Response::Explanation(of_agent)) => match agent_is(&of_agent) {
+        AgentAnswer::Response(Response::Explanation(of_agent)) => match agent_is(&of_agent) {
             AgentIs::Here => Explanation { agent: AgentIs::Here, ..*of_agent },
             _ if arguments.kernel => *of_agent,
             is => Explanation { agent: is, ..on.without_agent(question) },
         },
-        Answer::Response(Response::Error(error)) => bail!("{error}"),
-        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
-        Answer::Silent => bail!(silent(run_dir)),
-        Answer::NotRunning if arguments.kernel => bail!("--kernel runs the loaded program: {}", not_running(run_dir)),
-        Answer::NotRunning => on.without_agent(question),
+        AgentAnswer::Response(Response::Error(error)) => bail!("{error}"),
+        AgentAnswer::Response(_) => bail!("the agent sent an unexpected answer"),
+        AgentAnswer::Silent => bail!(silent(run_dir)),
+        AgentAnswer::NotRunning if arguments.kernel => {
+            bail!("--kernel runs the loaded program: {}", not_running(run_dir))
+        }
+        AgentAnswer::NotRunning => on.without_agent(question),
     };
     on.complete(question, &mut explanation)?;
     explanation.not_seen.extend(not_seen);
@@ -120,7 +122,7 @@ fn ipv4(text: &str) -> Result<Ipv4Addr> {
 }
 
 /// The request to explain. What the arguments leave open is taken from the kernel's state.
-fn question(arguments: &cli::Explain, on: &OnInterface<'_>, target: Ipv4Addr) -> Result<Question> {
+fn question(arguments: &cli::ExplainArgs, on: &OnInterface<'_>, target: Ipv4Addr) -> Result<Question> {
     let link = on.link();
     let sender = sender(arguments).map_or_else(|| on.sender(), Ok)?;
     let sender_mac = arguments.sender_mac.unwrap_or_else(|| on.sender_mac(sender));
@@ -129,11 +131,11 @@ fn question(arguments: &cli::Explain, on: &OnInterface<'_>, target: Ipv4Addr) ->
 }
 
 /// The sender that was given.
-fn sender(arguments: &cli::Explain) -> Option<Ipv4Addr> {
+fn sender(arguments: &cli::ExplainArgs) -> Option<Ipv4Addr> {
     if arguments.probe { Some(Ipv4Addr::UNSPECIFIED) } else { arguments.sender }
 }
 
-fn table(arguments: &cli::Explain, on: &OnInterface<'_>) -> Result<Exit> {
+fn table(arguments: &cli::ExplainArgs, on: &OnInterface<'_>) -> Result<Exit> {
     let table = interface::table(on, sender(arguments));
     if arguments.json {
         anstream::println!("{}", serde_json::to_string_pretty(&table)?);

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::cli;
 use crate::commands::status::not_running;
-use crate::control::client::{Answer, ask, silent};
+use crate::control::client::{AgentAnswer, ask, silent};
 use crate::control::{Request, Response};
 use crate::metrics::{Scrape, text};
 use anyhow::bail;
@@ -12,17 +12,17 @@ use anyhow::bail;
 ///
 /// # Errors
 /// What listens in the run directory is no agent of this version.
-pub fn metrics(arguments: &cli::Metrics) -> anyhow::Result<Exit> {
+pub fn metrics(arguments: &cli::MetricsArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let figures = match ask(run_dir, &Request::Figures)? {
-        Answer::Response(Response::Figures(figures)) => Some(*figures),
-        Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
-        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
-        Answer::Silent => {
+        AgentAnswer::Response(Response::Figures(figures)) => Some(*figures),
+        AgentAnswer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
+        AgentAnswer::Response(_) => bail!("the agent sent an unexpected answer"),
+        AgentAnswer::Silent => {
             eprintln!("{}", silent(run_dir));
             None
         }
-        Answer::NotRunning => {
+        AgentAnswer::NotRunning => {
             eprintln!("{}", not_running(run_dir));
             None
         }

@@ -4,7 +4,7 @@ use super::Exit;
 use crate::cli;
 use crate::config::HookConfig;
 use crate::preflight::interfaces::Foreseen;
-use crate::preflight::{Preflight, Wanted};
+use crate::preflight::{Preflight, PreflightOptions};
 use anyhow::bail;
 use std::collections::BTreeMap;
 use tabled::builder::Builder;
@@ -14,12 +14,12 @@ use tabled::settings::Style;
 ///
 /// # Errors
 /// The agent could not run here, a pattern is not a glob, or options contradict each other.
-pub fn preflight(arguments: &cli::Preflight) -> anyhow::Result<Exit> {
+pub fn preflight(arguments: &cli::PreflightArgs) -> anyhow::Result<Exit> {
     let hooks = HookConfig { hook: arguments.hook, xdp_mode: arguments.xdp_mode, tc_attach: arguments.tc_attach };
     if let Some(contradiction) = hooks.contradiction() {
         bail!("{contradiction}");
     }
-    let wanted = Wanted { patterns: &arguments.interfaces, hooks, bpffs: &arguments.bpffs };
+    let wanted = PreflightOptions { patterns: &arguments.interfaces, hooks, bpffs: &arguments.bpffs };
     let preflight = Preflight::new(&wanted)?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&preflight)?);

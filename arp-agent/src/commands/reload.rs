@@ -3,7 +3,7 @@
 use super::Exit;
 use super::status::not_running;
 use crate::cli;
-use crate::control::client::{Answer, ask, silent};
+use crate::control::client::{AgentAnswer, ask, silent};
 use crate::control::{Request, Response};
 use anyhow::bail;
 
@@ -11,15 +11,15 @@ use anyhow::bail;
 ///
 /// # Errors
 /// The agent keeps its old configuration, or does not answer.
-pub fn reload(arguments: &cli::Reload) -> anyhow::Result<Exit> {
+pub fn reload(arguments: &cli::ReloadArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     match ask(run_dir, &Request::Reload)? {
-        Answer::Response(Response::Reloaded(changes)) if changes.is_empty() => println!("nothing has changed"),
-        Answer::Response(Response::Reloaded(changes)) => changes.iter().for_each(|change| println!("{change}")),
-        Answer::Response(Response::Error(error)) => bail!("the agent keeps its old configuration: {error}"),
-        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
-        Answer::Silent => bail!(silent(run_dir)),
-        Answer::NotRunning => {
+        AgentAnswer::Response(Response::Reloaded(changes)) if changes.is_empty() => println!("nothing has changed"),
+        AgentAnswer::Response(Response::Reloaded(changes)) => changes.iter().for_each(|change| println!("{change}")),
+        AgentAnswer::Response(Response::Error(error)) => bail!("the agent keeps its old configuration: {error}"),
+        AgentAnswer::Response(_) => bail!("the agent sent an unexpected answer"),
+        AgentAnswer::Silent => bail!(silent(run_dir)),
+        AgentAnswer::NotRunning => {
             eprintln!("{}", not_running(run_dir));
             return Ok(Exit::NotRunning);
         }

@@ -3,7 +3,7 @@
 use super::Exit;
 use crate::agent::Agent;
 use crate::capabilities::missing_capabilities;
-use crate::config::sources::{Settings, Sources};
+use crate::config::sources::{SourcedSettings, Sources};
 use crate::control::{Request, run_dir::RunDir, server};
 use crate::metrics::http;
 use crate::{descriptors, logging};
@@ -36,7 +36,7 @@ pub fn run(sources: Sources) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-async fn serve(settings: Settings, sources: Sources) -> anyhow::Result<()> {
+async fn serve(settings: SourcedSettings, sources: Sources) -> anyhow::Result<()> {
     // Before anything is made that a signal could leave behind.
     let mut signals = Signals::new().context("handling signals failed")?;
     let run_dir = RunDir::take(&settings.options.run_dir)?;

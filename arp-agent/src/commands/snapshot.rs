@@ -2,7 +2,7 @@
 
 use super::Exit;
 use crate::cli;
-use crate::explain::snapshot::Snapshot;
+use crate::explain::snapshot::SnapshotFile;
 use crate::explain::state::State;
 use anyhow::Result;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -11,8 +11,8 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 ///
 /// # Errors
 /// The kernel gives no answer.
-pub fn snapshot(arguments: &cli::Snapshot) -> Result<Exit> {
-    let mut snapshot = Snapshot::of(State::read()?)?;
+pub fn snapshot(arguments: &cli::SnapshotArgs) -> Result<Exit> {
+    let mut snapshot = SnapshotFile::of(State::read()?)?;
     if arguments.anonymise {
         // Another key each time: nobody can turn it back.
         let (other, addresses) = snapshot.anonymised(RandomState::new().build_hasher().finish());

@@ -18,7 +18,7 @@ use tabled::settings::Style;
 ///
 /// # Errors
 /// The agent does not serve that interface, or what listens in the run directory is no agent of this version.
-pub fn stats(arguments: &cli::Stats) -> anyhow::Result<Exit> {
+pub fn stats(arguments: &cli::StatsArgs) -> anyhow::Result<Exit> {
     let pause = arguments.watch.map(Duration::from_secs);
     let mut turns = Turns::new(&arguments.run_dir.path, arguments.json, pause, arguments.count);
     let mut is_first = true;

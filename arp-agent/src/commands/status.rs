@@ -2,7 +2,7 @@
 
 use super::Exit;
 use crate::cli;
-use crate::control::client::{Answer, ask, silent};
+use crate::control::client::{AgentAnswer, ask, silent};
 use crate::control::{InterfaceStatus, Request, Response, ShadowStatus, Status};
 use anyhow::bail;
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use tabled::settings::Style;
 ///
 /// # Errors
 /// What listens in the run directory is no agent of this version.
-pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
+pub fn status(arguments: &cli::StatusArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let status = match fetch(run_dir)? {
         Fetched::Status(status) => status,
@@ -33,9 +33,9 @@ pub fn status(arguments: &cli::Status) -> anyhow::Result<Exit> {
 pub enum Fetched {
     /// The agent's status.
     Status(Box<Status>),
-    /// No agent runs ([`Answer::NotRunning`]).
+    /// No agent runs ([`AgentAnswer::NotRunning`]).
     NotRunning,
-    /// The agent does not answer ([`Answer::Silent`]).
+    /// The agent does not answer ([`AgentAnswer::Silent`]).
     Silent,
 }
 
@@ -45,11 +45,11 @@ pub enum Fetched {
 /// What listens in the run directory is no agent of this version.
 pub fn fetch(run_dir: &Path) -> anyhow::Result<Fetched> {
     match ask(run_dir, &Request::Status)? {
-        Answer::NotRunning => Ok(Fetched::NotRunning),
-        Answer::Silent => Ok(Fetched::Silent),
-        Answer::Response(Response::Status(status)) => Ok(Fetched::Status(status)),
-        Answer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
-        Answer::Response(_) => bail!("the agent sent an unexpected answer"),
+        AgentAnswer::NotRunning => Ok(Fetched::NotRunning),
+        AgentAnswer::Silent => Ok(Fetched::Silent),
+        AgentAnswer::Response(Response::Status(status)) => Ok(Fetched::Status(status)),
+        AgentAnswer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
+        AgentAnswer::Response(_) => bail!("the agent sent an unexpected answer"),
     }
 }
 

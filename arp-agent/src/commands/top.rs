@@ -24,7 +24,7 @@ const CLEAR: &str = "\x1b[H\x1b[J";
 ///
 /// # Errors
 /// What listens in the run directory is no agent of this version.
-pub fn top(arguments: &cli::Top) -> anyhow::Result<Exit> {
+pub fn top(arguments: &cli::TopArgs) -> anyhow::Result<Exit> {
     // The first turn is what the next one is compared with.
     let count = if arguments.once { Some(1) } else { arguments.count }.map(|count| count + 1);
     let pause = Duration::from_secs(arguments.interval);
@@ -74,7 +74,7 @@ pub struct Top {
     /// All interfaces together.
     pub total: Rates,
     /// Each interface, the first of the order first.
-    pub interfaces: Vec<Row>,
+    pub interfaces: Vec<InterfaceRow>,
 }
 
 /// How often something happens in a second.
@@ -94,7 +94,7 @@ pub struct Rates {
 
 /// What an interface does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Row {
+pub struct InterfaceRow {
     /// Its name.
     pub interface: String,
     /// As in a status.
@@ -109,18 +109,18 @@ pub struct Row {
 }
 
 /// The counters of an interface, or of all.
-type Counts<'a> = (u64, &'a BTreeMap<String, u64>, &'a BTreeMap<String, u64>, &'a BTreeMap<String, u64>);
+type CounterDeltas<'a> = (u64, &'a BTreeMap<String, u64>, &'a BTreeMap<String, u64>, &'a BTreeMap<String, u64>);
 
-fn counts(of: &InterfaceStatus) -> Counts<'_> {
+fn counts(of: &InterfaceStatus) -> CounterDeltas<'_> {
     (of.answered, &of.passed, &of.dropped, &of.would_drop)
 }
 
-fn totals(of: &Status) -> Counts<'_> {
+fn totals(of: &Status) -> CounterDeltas<'_> {
     (of.answered, &of.passed, &of.dropped, &of.would_drop)
 }
 
 /// `None` if a counter began anew.
-fn rates(now: Counts<'_>, before: Counts<'_>, passed: Duration) -> Option<Rates> {
+fn rates(now: CounterDeltas<'_>, before: CounterDeltas<'_>, passed: Duration) -> Option<Rates> {
     let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
     let reason = |(reason, &count): (&String, &u64)| {
         let before = before.1.get(reason).copied().unwrap_or_default();
@@ -145,7 +145,7 @@ fn document(turn: &Turn, sort: Sort) -> Option<Top> {
         // One that has come since began at 0; and so did one that came again under its index.
         let before = was.get(&of.ifindex).filter(|before| before.name == of.name).copied().unwrap_or(&none);
         let rates = rates(counts(of), counts(before), *passed).or_else(|| rates(counts(of), counts(&none), *passed));
-        Row {
+        InterfaceRow {
             interface: of.name.clone(),
             state: of.state.clone(),
             hook: of.hook.clone(),
@@ -153,7 +153,7 @@ fn document(turn: &Turn, sort: Sort) -> Option<Top> {
             rates: rates.unwrap_or_default(),
         }
     };
-    let mut interfaces: Vec<Row> = turn.now.interfaces.iter().map(row).collect();
+    let mut interfaces: Vec<InterfaceRow> = turn.now.interfaces.iter().map(row).collect();
     interfaces.sort_by(|a, b| order(a, b, sort));
     Some(Top {
         version: turn.now.version,
@@ -164,8 +164,8 @@ fn document(turn: &Turn, sort: Sort) -> Option<Top> {
 }
 
 /// The most first, then by name.
-fn order(a: &Row, b: &Row, sort: Sort) -> Ordering {
-    let key = |row: &Row| match sort {
+fn order(a: &InterfaceRow, b: &InterfaceRow, sort: Sort) -> Ordering {
+    let key = |row: &InterfaceRow| match sort {
         Sort::Replies => row.rates.answered_per_second,
         Sort::Passes => row.rates.passes_per_second,
         Sort::Drops => row.rates.dropped_per_second + row.rates.would_drop_per_second,
@@ -207,7 +207,7 @@ fn render(top: &Top, status: &Status, shown: usize) -> String {
 /// A document with every field.
 #[cfg(test)]
 pub(crate) fn sample() -> Top {
-    Top { version: 1, seconds: 1.0, total: Rates::default(), interfaces: vec![Row::default()] }
+    Top { version: 1, seconds: 1.0, total: Rates::default(), interfaces: vec![InterfaceRow::default()] }
 }
 
 #[cfg(test)]

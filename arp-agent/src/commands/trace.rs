@@ -3,8 +3,8 @@
 use super::Exit;
 use super::events::{Begun, begin, is_over};
 use crate::cli;
-use crate::control::client::{Lines, Next};
-use crate::control::feed::Lost;
+use crate::control::client::{Lines, NextLine};
+use crate::control::feed::LostLines;
 use crate::control::{Request, Response};
 use crate::trace::Shown;
 use crate::trace::filter::Filter;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// The filter lets nothing through, the capture cannot be written, or what listens in the run directory is no agent that
 /// knows traces.
-pub fn trace(arguments: &cli::Trace) -> anyhow::Result<Exit> {
+pub fn trace(arguments: &cli::TraceArgs) -> anyhow::Result<Exit> {
     let filter = Filter {
         interfaces: arguments.interfaces.clone(),
         sender: arguments.sender,
@@ -49,22 +49,28 @@ pub fn trace(arguments: &cli::Trace) -> anyhow::Result<Exit> {
         (count, _) => eprintln!("tracing {count} interfaces"),
     }
     let output = match (&arguments.pcapng, arguments.json) {
-        (Some(path), _) => Output::capture(path)?,
-        (None, true) => Output::Json,
-        (None, false) => Output::Text,
+        (Some(path), _) => FrameSink::capture(path)?,
+        (None, true) => FrameSink::Json,
+        (None, false) => FrameSink::Text,
     };
-    Watch { output, lines, left: arguments.count, until: arguments.seconds.map(|seconds| began + seconds), lost: 0 }
-        .run()
+    FrameWatch {
+        output,
+        lines,
+        left: arguments.count,
+        until: arguments.seconds.map(|seconds| began + seconds),
+        lost: 0,
+    }
+    .run()
 }
 
 /// Where frames go to.
-enum Output {
+enum FrameSink {
     Text,
     Json,
     Capture(PathBuf, Box<Capture<Box<dyn Write>>>),
 }
 
-impl Output {
+impl FrameSink {
     fn capture(path: &Path) -> anyhow::Result<Self> {
         let into: Box<dyn Write> = if path == Path::new("-") {
             Box::new(io::stdout())
@@ -73,23 +79,23 @@ impl Output {
         };
         let capture: Capture<Box<dyn Write>> =
             Capture::new(Box::new(BufWriter::new(into)) as Box<dyn Write>).with_context(|| cannot_write(path))?;
-        Ok(Output::Capture(path.to_owned(), Box::new(capture)))
+        Ok(FrameSink::Capture(path.to_owned(), Box::new(capture)))
     }
 
     /// Writes a frame; says whether whoever reads has gone.
     fn write(&mut self, shown: &Shown, line: &str) -> anyhow::Result<bool> {
         match self {
-            Output::Text => is_over(writeln!(io::stdout().lock(), "{}", shown.line())),
-            Output::Json => is_over(writeln!(io::stdout().lock(), "{line}")),
-            Output::Capture(path, capture) => is_capture_over(path, capture.write(shown)),
+            FrameSink::Text => is_over(writeln!(io::stdout().lock(), "{}", shown.line())),
+            FrameSink::Json => is_over(writeln!(io::stdout().lock(), "{line}")),
+            FrameSink::Capture(path, capture) => is_capture_over(path, capture.write(shown)),
         }
     }
 
     fn flush(&mut self) -> anyhow::Result<bool> {
         match self {
             // A line is written when it is whole.
-            Output::Text | Output::Json => Ok(false),
-            Output::Capture(path, capture) => is_capture_over(path, capture.flush().map_err(Into::into)),
+            FrameSink::Text | FrameSink::Json => Ok(false),
+            FrameSink::Capture(path, capture) => is_capture_over(path, capture.flush().map_err(Into::into)),
         }
     }
 }
@@ -109,15 +115,15 @@ fn cannot_write(path: &Path) -> String {
 }
 
 /// Frames that come, until there are enough.
-struct Watch {
-    output: Output,
+struct FrameWatch {
+    output: FrameSink,
     lines: Lines,
     left: Option<u64>,
     until: Option<Instant>,
     lost: u64,
 }
 
-impl Watch {
+impl FrameWatch {
     fn run(mut self) -> anyhow::Result<Exit> {
         let mut line = String::new();
         let mut shown = 0_u64;
@@ -127,16 +133,16 @@ impl Watch {
             }
             let wait = self.until.map(|until| until.saturating_duration_since(Instant::now()));
             match self.lines.next(&mut line, wait.map(|wait| wait.min(Duration::from_secs(3600))))? {
-                Next::Line => {}
-                Next::Nothing if wait.is_some_and(|wait| !wait.is_zero()) => continue,
-                Next::Nothing => break,
-                Next::Ended => {
+                NextLine::Line => {}
+                NextLine::Nothing if wait.is_some_and(|wait| !wait.is_zero()) => continue,
+                NextLine::Nothing => break,
+                NextLine::Ended => {
                     self.output.flush()?;
                     eprintln!("the agent has ended, or has hung up because it waited for too long");
                     return Ok(Exit::NotRunning);
                 }
             }
-            if let Ok(Lost { lost }) = serde_json::from_str(&line) {
+            if let Ok(LostLines { lost }) = serde_json::from_str(&line) {
                 self.lose(lost);
             } else {
                 let frame: Shown = serde_json::from_str(&line).context("the agent sent something else than a frame")?;
@@ -159,7 +165,7 @@ impl Watch {
     fn lose(&mut self, lost: u64) {
         self.lost += lost;
         eprintln!("{lost} frames are left out: they came faster than they were read");
-        if let Output::Capture(_, capture) = &mut self.output {
+        if let FrameSink::Capture(_, capture) = &mut self.output {
             capture.lost(lost);
         }
     }

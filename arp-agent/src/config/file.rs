@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 
 /// A key of the file, with its value as the command line would have it.
 #[derive(Debug, PartialEq)]
-pub(super) struct Entry {
+pub(super) struct FileKey {
     /// The line of the key, from 1 on.
     pub(super) line: usize,
     pub(super) name: String,
@@ -19,23 +19,23 @@ pub(super) struct Entry {
 ///
 /// # Errors
 /// The text is no TOML: the line and what is wrong there.
-pub(super) fn parse(text: &str) -> Result<Vec<Entry>, (usize, String)> {
+pub(super) fn parse(text: &str) -> Result<Vec<FileKey>, (usize, String)> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         (line(text, at), error.message().to_owned())
     })?;
-    let mut entries: Vec<Entry> =
+    let mut entries: Vec<FileKey> =
         table.get_ref().iter().map(|(key, value)| entry(text, key.span().start, key.get_ref(), value)).collect();
     entries.sort_by_key(|entry| entry.line);
     Ok(entries)
 }
 
-fn entry(text: &str, at: usize, name: &str, value: &Spanned<DeValue<'_>>) -> Entry {
+fn entry(text: &str, at: usize, name: &str, value: &Spanned<DeValue<'_>>) -> FileKey {
     let (values, is_list) = match value.get_ref() {
         DeValue::Array(values) => (values.iter().map(|value| scalar(value.get_ref())).collect(), true),
         value => (scalar(value).map(|value| vec![value]), false),
     };
-    Entry { line: line(text, at), name: name.to_owned(), values, is_list }
+    FileKey { line: line(text, at), name: name.to_owned(), values, is_list }
 }
 
 /// A single value as text.

@@ -1,6 +1,6 @@
 //! What a running agent makes of changed settings.
 
-use super::sources::Settings;
+use super::sources::SourcedSettings;
 use anyhow::bail;
 
 /// The settings that a running agent takes over; all others need a restart. Of policies some may need a program that is
@@ -28,7 +28,7 @@ pub const LIVE: [&str; 16] = [
 ///
 /// # Errors
 /// A setting differs that cannot change while the agent runs.
-pub fn changes(old: &Settings, new: &Settings) -> anyhow::Result<Vec<String>> {
+pub fn changes(old: &SourcedSettings, new: &SourcedSettings) -> anyhow::Result<Vec<String>> {
     let differs = |(old, new): &(&super::sources::Setting, &super::sources::Setting)| old.value != new.value;
     let changed: Vec<_> = old.each.iter().zip(&new.each).filter(differs).map(|(_, new)| new).collect();
     let fixed: Vec<&str> =

@@ -1,8 +1,8 @@
 //! Where settings come from: the command line, the environment, the file, the default, in this order. All of them go
 //! through clap's definition of the option, which alone knows names, values and defaults.
 
-use super::{Options, Shadow, file};
-use crate::deviations::policies::Policies as AnswerPolicies;
+use super::{Options, ShadowOption, file};
+use crate::deviations::policies::DeviationPolicies;
 use crate::protection::policies::Policies;
 use anyhow::{Context as _, bail};
 use clap::parser::ValueSource;
@@ -32,7 +32,7 @@ pub struct Sources {
 
 /// All settings, and where each one comes from.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SourcedSettings {
     /// As the agent takes them.
     pub options: Options,
     /// The file that was read.
@@ -89,7 +89,7 @@ impl Sources {
     ///
     /// # Errors
     /// The file cannot be read, a key or a value is wrong, or settings contradict each other: a line for each fault.
-    pub fn read(&self) -> anyhow::Result<Settings> {
+    pub fn read(&self) -> anyhow::Result<SourcedSettings> {
         let path = self.file.as_deref().unwrap_or(Path::new(FILE));
         let text = match std::fs::read_to_string(path) {
             Ok(text) => Some(text),
@@ -105,7 +105,7 @@ impl Sources {
     }
 }
 
-impl Settings {
+impl SourcedSettings {
     /// Whether interfaces to attach to are named.
     ///
     /// # Errors
@@ -142,12 +142,12 @@ fn merge(
     given: &[OsString],
     environment: &BTreeMap<String, OsString>,
     file: Option<(&Path, &str)>,
-) -> Result<Settings, Vec<String>> {
+) -> Result<SourcedSettings, Vec<String>> {
     let mut command = Options::command().no_binary_name(true);
     let known: Vec<String> =
         command.get_arguments().map(|argument| name(argument).to_owned()).filter(|name| name != "help").collect();
     let (mut faults, mut from) = (Vec::new(), BTreeMap::new());
-    for Found { name, values, origin } in from_file(&command, &known, file, &mut faults) {
+    for FoundSetting { name, values, origin } in from_file(&command, &known, file, &mut faults) {
         from.insert(name.clone(), origin);
         command = command.mut_arg(id(&name), |argument| argument.default_values(values));
     }
@@ -195,8 +195,8 @@ fn merge(
     }
     if faults.is_empty() {
         let dropping = Policies::new(&options.protection, &options.interface).err();
-        let answers = AnswerPolicies::new(&options.deviations, &options.interface);
-        if options.shadow == Shadow::On && answers.as_ref().is_ok_and(|policies| !policies.are_off()) {
+        let answers = DeviationPolicies::new(&options.deviations, &options.interface);
+        if options.shadow == ShadowOption::On && answers.as_ref().is_ok_and(|policies| !policies.are_off()) {
             let from = each.iter().find(|setting| setting.name == "shadow").map_or("", |setting| &setting.from);
             faults
                 .push(format!("{from}: shadow answers nothing, so gateway and no-delay contradict it: leave out one"));
@@ -209,17 +209,22 @@ fn merge(
     }
     let warnings = misspelt(environment, &known);
     let file = file.map(|(path, _)| path.to_owned());
-    if faults.is_empty() { Ok(Settings { options, file, each, warnings }) } else { Err(faults) }
+    if faults.is_empty() { Ok(SourcedSettings { options, file, each, warnings }) } else { Err(faults) }
 }
 
 /// A setting in the file.
-struct Found {
+struct FoundSetting {
     name: String,
     values: Vec<OsString>,
     origin: String,
 }
 
-fn from_file(command: &Command, known: &[String], file: Option<(&Path, &str)>, faults: &mut Vec<String>) -> Vec<Found> {
+fn from_file(
+    command: &Command,
+    known: &[String],
+    file: Option<(&Path, &str)>,
+    faults: &mut Vec<String>,
+) -> Vec<FoundSetting> {
     let Some((path, text)) = file else { return Vec::new() };
     let entries = match file::parse(text) {
         Ok(entries) => entries,
@@ -229,7 +234,7 @@ fn from_file(command: &Command, known: &[String], file: Option<(&Path, &str)>, f
         }
     };
     let mut found = Vec::new();
-    for file::Entry { line, name: key, values, is_list } in entries {
+    for file::FileKey { line, name: key, values, is_list } in entries {
         let origin = format!("{}:{line}", path.display());
         let argument = command.get_arguments().find(|argument| name(argument) == key && known.contains(&key));
         let Some(argument) = argument else {
@@ -251,7 +256,11 @@ fn from_file(command: &Command, known: &[String], file: Option<(&Path, &str)>, f
         });
         match checked {
             Ok(values) => {
-                found.push(Found { name: key, values: values.into_iter().map(OsString::from).collect(), origin });
+                found.push(FoundSetting {
+                    name: key,
+                    values: values.into_iter().map(OsString::from).collect(),
+                    origin,
+                });
             }
             Err(why) => faults.push(format!("{origin}: {key} = {why}")),
         }
@@ -312,18 +321,18 @@ pub(crate) mod tests {
     use crate::config::{Hook, LogLevel, XdpMode};
     use clap::Parser as _;
 
-    fn read(given: &[&str], environment: &[(&str, &str)], file: Option<&str>) -> Result<Settings, Vec<String>> {
+    fn read(given: &[&str], environment: &[(&str, &str)], file: Option<&str>) -> Result<SourcedSettings, Vec<String>> {
         let given: Vec<OsString> = given.iter().map(OsString::from).collect();
         let environment = environment.iter().map(|&(name, value)| (name.to_owned(), value.into())).collect();
         merge(&given, &environment, file.map(|text| (Path::new("/x.toml"), text)))
     }
 
     /// The settings of a command line alone.
-    pub(crate) fn of_line(given: &[&str]) -> Settings {
+    pub(crate) fn of_line(given: &[&str]) -> SourcedSettings {
         read(given, &[], None).unwrap()
     }
 
-    fn from<'a>(settings: &'a Settings, name: &str) -> (&'a str, &'a str) {
+    fn from<'a>(settings: &'a SourcedSettings, name: &str) -> (&'a str, &'a str) {
         let setting = settings.each.iter().find(|setting| setting.name == name).unwrap();
         (&setting.value, &setting.from)
     }
@@ -422,7 +431,7 @@ pub(crate) mod tests {
 
     #[test]
     fn shadow_is_a_flag_and_a_setting_and_contradicts_policies_that_answer() {
-        let is_on = |given: &[&str], file| read(given, &[], file).unwrap().options.shadow == Shadow::On;
+        let is_on = |given: &[&str], file| read(given, &[], file).unwrap().options.shadow == ShadowOption::On;
         assert!(is_on(&["--shadow"], None) && is_on(&["--shadow=on"], None) && is_on(&[], Some("shadow = \"on\"")));
         assert!(!is_on(&[], None) && !is_on(&["--shadow=off"], Some("shadow = \"on\"")));
         let file = "interface = \"cali*\"\nshadow = \"on\"\ngateway = \"cali*=169.254.1.1\"\n";

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The outcome of a request.
 #[derive(Debug)]
-pub enum Answer {
+pub enum AgentAnswer {
     /// Nobody listens: no agent runs.
     NotRunning,
     /// An agent runs, but does not answer: it is stopped or overloaded, and its lease has run out or soon will.
@@ -23,7 +23,7 @@ pub enum Answer {
 ///
 /// # Errors
 /// The directory cannot be read, or what listens there is no agent of this version.
-pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<Answer> {
+pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<AgentAnswer> {
     Ok(follow(run_dir, request)?.0)
 }
 
@@ -37,16 +37,16 @@ impl Lines {
     ///
     /// # Errors
     /// The connection fails.
-    pub fn next(&mut self, into: &mut String, wait: Option<Duration>) -> anyhow::Result<Next> {
+    pub fn next(&mut self, into: &mut String, wait: Option<Duration>) -> anyhow::Result<NextLine> {
         // What has come of a line that is not whole yet stays in `into`.
         if wait.is_some_and(|wait| wait.is_zero()) {
-            return Ok(Next::Nothing);
+            return Ok(NextLine::Nothing);
         }
         self.from.get_ref().set_read_timeout(wait)?;
         match self.from.read_line(into) {
-            Ok(0) => Ok(Next::Ended),
-            Ok(_) => Ok(Next::Line),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(Next::Nothing),
+            Ok(0) => Ok(NextLine::Ended),
+            Ok(_) => Ok(NextLine::Line),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(NextLine::Nothing),
             Err(error) => Err(error).context("the agent closed the connection"),
         }
     }
@@ -61,7 +61,7 @@ impl Lines {
 
 /// What came next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum NextLine {
     /// A line.
     Line,
     /// Nothing, within the time.
@@ -74,12 +74,12 @@ pub enum Next {
 ///
 /// # Errors
 /// As [`ask`].
-pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(Answer, Option<Lines>)> {
+pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(AgentAnswer, Option<Lines>)> {
     let path = socket_path(run_dir);
     let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-            return Ok((Answer::NotRunning, None));
+            return Ok((AgentAnswer::NotRunning, None));
         }
         Err(error) => {
             return Err(error).with_context(|| {
@@ -103,7 +103,7 @@ pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(Answer, Opti
     match from.read_line(&mut answer) {
         Ok(_) => {}
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            return Ok((Answer::Silent, None));
+            return Ok((AgentAnswer::Silent, None));
         }
         Err(error) => {
             return Err(error).with_context(|| format!("{}: the agent closed the connection", path.display()));
@@ -111,10 +111,10 @@ pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(Answer, Opti
     }
     let response = serde_json::from_str(&answer)
         .with_context(|| format!("{}: cannot read the agent's answer; is it another version?", path.display()))?;
-    Ok((Answer::Response(response), Some(Lines { from })))
+    Ok((AgentAnswer::Response(response), Some(Lines { from })))
 }
 
-/// What to tell people when an agent is [`Answer::Silent`].
+/// What to tell people when an agent is [`AgentAnswer::Silent`].
 pub fn silent(run_dir: &Path) -> String {
     format!(
         "{}: an agent runs, but did not answer within {PATIENCE:?}: it is stopped or overloaded; without its heartbeat \

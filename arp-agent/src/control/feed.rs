@@ -19,7 +19,7 @@ pub struct Feed {
 
 /// The line that stands for those that were left out, because the client does not read fast enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
+pub struct LostLines {
     /// How many.
     pub lost: u64,
 }
@@ -53,7 +53,7 @@ impl Follower {
         if self.lost == 0 {
             return !self.is_gone();
         }
-        let told = serde_json::to_string(&Lost { lost: self.lost }).unwrap_or_default();
+        let told = serde_json::to_string(&LostLines { lost: self.lost }).unwrap_or_default();
         match self.lines.try_send(told) {
             Ok(()) => self.lost = 0,
             Err(TrySendError::Full(_)) => {}

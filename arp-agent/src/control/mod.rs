@@ -7,7 +7,7 @@ pub mod figures;
 pub mod run_dir;
 pub mod server;
 
-use crate::events::Event;
+use crate::events::RaisedEvent;
 use crate::explain::{Explanation, Question};
 use crate::trace::filter::Filter;
 use feed::Feed;
@@ -61,7 +61,7 @@ pub enum Response {
     /// The answer to [`Request::Figures`].
     Figures(Box<Figures>),
     /// The answer to [`Request::Events`].
-    Events(Vec<Event>),
+    Events(Vec<RaisedEvent>),
     /// The answer to [`Request::Trace`]: on how many interfaces that the filter names the program runs.
     Trace {
         /// Those.

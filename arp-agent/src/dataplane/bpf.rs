@@ -11,7 +11,7 @@ pub mod trace;
 use super::Dataplane;
 use super::buckets::{BucketTable, Full};
 use super::counters::CounterPool;
-use super::doubts::{Doubts, PAUSE};
+use super::doubts::{DoubtedBuckets, PAUSE};
 use super::layout::{netns_offsets, table_offsets};
 use super::memory::{Chunks, MappedFib, Words};
 use super::refusal;
@@ -35,8 +35,8 @@ use aya::maps::{ArrayOfMaps, HashMap, Map, MapData, MapError};
 use aya::programs::{Program, ProgramError, TestRun as _, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use deviations::DeviationMaps;
-use guards::{Guarding, Guards};
-use notices::Notices;
+use guards::{GuardMaps, Guarding};
+use notices::NoticeMaps;
 pub use programs::ProgramRun;
 use programs::{Manner, Stubs};
 use shadow::ShadowMaps;
@@ -118,11 +118,11 @@ pub struct Bpf {
     doubted: Words,
     /// How many of those have been read.
     doubted_read: u64,
-    doubts: Doubts,
+    doubts: DoubtedBuckets,
     proxies: Addresses,
     own_addresses: Addresses,
     counters: CounterPool,
-    guards: Guards,
+    guards: GuardMaps,
     deviations: DeviationMaps,
     shadow: ShadowMaps,
     manner: Manner,
@@ -132,7 +132,7 @@ pub struct Bpf {
     pressure: Words,
     /// Why the neighbour table cannot be watched, where that is wanted.
     cannot_watch: Option<String>,
-    notices: Notices,
+    notices: NoticeMaps,
     fib: MappedFib,
     trie: Trie,
     /// Entries for which a map had no room: their frames are passed.
@@ -203,7 +203,7 @@ impl Bpf {
         let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
         let guards = array(take(guard::names::GUARDS)?)?;
-        let guards = Guards::new(guarding, guards, guarded, take(guard::names::ALLOWED)?)?;
+        let guards = GuardMaps::new(guarding, guards, guarded, take(guard::names::ALLOWED)?)?;
         let pressure = Words::new(array(take(unresolved::names::PRESSURE)?)?, size_of::<unresolved::Pressure>())?;
         let deviations = array(take(deviation::names::DEVIATIONS)?)?;
         let deviations = DeviationMaps::new(deviations, deviating, take(deviation::names::GATEWAYS)?)?;
@@ -212,7 +212,7 @@ impl Bpf {
         let control = array(take(notice::names::NOTICE_CONTROL)?)?;
         let marks = array(take(notice::names::EVENT_MARKS)?)?;
         let rings = ArrayOfMaps::try_from(take(notice::names::NOTICES)?)?;
-        let notices = Notices::new(control, marks, guarded, rings)?;
+        let notices = NoticeMaps::new(control, marks, guarded, rings)?;
         let control = array(take(trace_names::TRACE_CONTROL)?)?;
         let trace_maps = TraceMaps::new(control, ArrayOfMaps::try_from(take(trace_names::TRACES)?)?)?;
         Ok(Bpf {
@@ -227,7 +227,7 @@ impl Bpf {
             neighbours: BucketTable::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES),
             doubted,
             doubted_read: 0,
-            doubts: Doubts::default(),
+            doubts: DoubtedBuckets::default(),
             proxies: Addresses::new(take(names::PROXIES)?)?,
             own_addresses: Addresses::new(take(names::OWN_ADDRESSES)?)?,
             counters: CounterPool::new(counters)?,

@@ -19,11 +19,11 @@ const SOON: Duration = Duration::from_secs(1);
 const REMEMBERED: usize = 4096;
 
 /// The two words of a bucket: the program's count of doubts, the agent's of those that are settled.
-pub(super) type Counts<'a> = [&'a AtomicU64; 2];
+pub(super) type DoubtCounts<'a> = [&'a AtomicU64; 2];
 
 /// The buckets in doubt that the agent knows of.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(super) struct DoubtedBuckets {
     waiting: BTreeMap<u32, DoubtedBucket>,
     /// The buckets that were trusted again: when, and after which pause.
     trusted: BTreeMap<u32, (Instant, Duration)>,
@@ -40,9 +40,9 @@ struct DoubtedBucket {
     pause: Duration,
 }
 
-impl Doubts {
+impl DoubtedBuckets {
     /// Notes that a bucket is in doubt.
-    pub(super) fn note(&mut self, bucket: u32, [doubts, settled]: Counts<'_>, now: Instant) {
+    pub(super) fn note(&mut self, bucket: u32, [doubts, settled]: DoubtCounts<'_>, now: Instant) {
         let Entry::Vacant(place) = self.waiting.entry(bucket) else { return };
         let doubts = doubts.load(Ordering::SeqCst);
         if doubts == settled.load(Ordering::SeqCst) {
@@ -59,7 +59,7 @@ impl Doubts {
         &mut self,
         since_drained: Instant,
         at_least: Option<Duration>,
-        counts: impl Fn(u32) -> Counts<'a>,
+        counts: impl Fn(u32) -> DoubtCounts<'a>,
     ) {
         let trusted = &mut self.trusted;
         self.waiting.retain(|&bucket, waiting| {
@@ -105,7 +105,7 @@ mod tests {
     struct TestBucket {
         doubts: AtomicU64,
         settled: AtomicU64,
-        known: Doubts,
+        known: DoubtedBuckets,
         start: Instant,
     }
 
@@ -114,7 +114,7 @@ mod tests {
             TestBucket {
                 doubts: AtomicU64::new(0),
                 settled: AtomicU64::new(0),
-                known: Doubts::default(),
+                known: DoubtedBuckets::default(),
                 start: Instant::now(),
             }
         }

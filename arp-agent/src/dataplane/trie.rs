@@ -41,7 +41,7 @@ impl Default for Trie {
 
 /// One place in the tries: the root of a view, or a node.
 #[derive(Clone, Copy, PartialEq)]
-enum Place {
+enum TriePlace {
     Root(u16),
     Node(u32),
 }
@@ -66,7 +66,7 @@ impl Trie {
     /// # Errors
     /// No more nodes: the pool is at its end, or memory is. The prefix is then stored in part.
     pub fn insert(&mut self, memory: &mut impl Entries, view: u16, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
-        self.write(memory, Place::Root(view), 0, prefix, NodeWrite::Insert, leaf, prefix.len)
+        self.write(memory, TriePlace::Root(view), 0, prefix, NodeWrite::Insert, leaf, prefix.len)
     }
 
     /// Takes all prefixes of a view away.
@@ -101,7 +101,7 @@ impl Trie {
         cover: Entry,
         cover_len: u8,
     ) -> anyhow::Result<()> {
-        self.write(memory, Place::Root(view), 0, prefix, NodeWrite::Remove { own: prefix.len }, cover, cover_len)
+        self.write(memory, TriePlace::Root(view), 0, prefix, NodeWrite::Remove { own: prefix.len }, cover, cover_len)
     }
 
     /// Writes below `place`, whose entries stand for what follows the first `depth` bits of an address.
@@ -109,7 +109,7 @@ impl Trie {
     fn write(
         &mut self,
         memory: &mut impl Entries,
-        place: Place,
+        place: TriePlace,
         depth: u32,
         prefix: Prefix,
         write: NodeWrite,
@@ -128,13 +128,13 @@ impl Trie {
                 None if matches!(write, NodeWrite::Remove { .. }) => return Ok(()),
                 None => self.split(memory, place, first)?,
             };
-            self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
+            self.write(memory, TriePlace::Node(child), end, prefix, write, leaf, leaf_len)?;
             self.merge(memory, place, first, end, write);
             return Ok(());
         }
         for index in first..first + count {
             if let Some(child) = entry(memory, place, index).node_index() {
-                self.write(memory, Place::Node(child), end, prefix, write, leaf, leaf_len)?;
+                self.write(memory, TriePlace::Node(child), end, prefix, write, leaf, leaf_len)?;
                 self.merge(memory, place, index, end, write);
                 continue;
             }
@@ -152,7 +152,7 @@ impl Trie {
     }
 
     /// Puts a node in the place of a leaf, which all its entries then repeat.
-    fn split(&mut self, memory: &mut impl Entries, place: Place, index: u32) -> anyhow::Result<u32> {
+    fn split(&mut self, memory: &mut impl Entries, place: TriePlace, index: u32) -> anyhow::Result<u32> {
         let leaf = entry(memory, place, index);
         let len = *self.len_at(place, index);
         let node = match self.free.pop() {
@@ -181,7 +181,7 @@ impl Trie {
     /// Puts a leaf back in the place of a node none of whose entries needs more than the first `end` bits, after a
     /// removal: an insertion shortens none. The node is free at once: a program run that may still read it finds that
     /// the sequence has moved.
-    fn merge(&mut self, memory: &mut impl Entries, place: Place, index: u32, end: u32, write: NodeWrite) {
+    fn merge(&mut self, memory: &mut impl Entries, place: TriePlace, index: u32, end: u32, write: NodeWrite) {
         if matches!(write, NodeWrite::Insert) {
             return;
         }
@@ -198,25 +198,25 @@ impl Trie {
         self.free.push(node);
     }
 
-    fn len_at(&mut self, place: Place, index: u32) -> &mut u8 {
+    fn len_at(&mut self, place: TriePlace, index: u32) -> &mut u8 {
         match place {
-            Place::Root(view) => &mut self.roots[usize::from(view)][index as usize],
-            Place::Node(node) => &mut self.nodes[node as usize][index as usize],
+            TriePlace::Root(view) => &mut self.roots[usize::from(view)][index as usize],
+            TriePlace::Node(node) => &mut self.nodes[node as usize][index as usize],
         }
     }
 }
 
-fn entry(memory: &impl Entries, place: Place, index: u32) -> Entry {
+fn entry(memory: &impl Entries, place: TriePlace, index: u32) -> Entry {
     match place {
-        Place::Root(view) => memory.root(view, index),
-        Place::Node(node) => memory.node(node, index),
+        TriePlace::Root(view) => memory.root(view, index),
+        TriePlace::Node(node) => memory.node(node, index),
     }
 }
 
-fn set(memory: &mut impl Entries, place: Place, index: u32, entry: Entry) {
+fn set(memory: &mut impl Entries, place: TriePlace, index: u32, entry: Entry) {
     match place {
-        Place::Root(view) => memory.set_root(view, index, entry),
-        Place::Node(node) => memory.set_node(node, index, entry),
+        TriePlace::Root(view) => memory.set_root(view, index, entry),
+        TriePlace::Node(node) => memory.set_node(node, index, entry),
     }
 }
 

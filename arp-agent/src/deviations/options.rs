@@ -1,7 +1,7 @@
 //! The settings of `arp-agent run` about policies that answer, each value checked by itself.
 
 use crate::protection::options::For;
-use arp_common::deviation::Mode;
+use arp_common::deviation::AnswerMode;
 use clap::Args;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -20,28 +20,28 @@ pub struct DeviationOptions {
     /// No-delay: `answer` at once what the kernel answers after a `proxy_delay`, `count` it, or `off`. Setting the sysctl to
     /// 0 does the same without a policy. Of several patterns that match an interface the last one counts.
     #[arg(long, value_name = "GLOB=MODE", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
-    pub no_delay: Vec<For<OnlyMode>>,
+    pub no_delay: Vec<For<NoDelayOption>>,
 }
 
 /// `off`, `count` or `answer`.
-fn mode(text: &str) -> Result<Mode, String> {
+fn mode(text: &str) -> Result<AnswerMode, String> {
     match text {
-        "off" => Ok(Mode::Off),
-        "count" => Ok(Mode::Count),
-        "answer" => Ok(Mode::Answer),
+        "off" => Ok(AnswerMode::Off),
+        "count" => Ok(AnswerMode::Count),
+        "answer" => Ok(AnswerMode::Answer),
         _ => Err(format!("`{text}` is none of off, count and answer")),
     }
 }
 
 /// The mode of no-delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnlyMode(pub Mode);
+pub struct NoDelayOption(pub AnswerMode);
 
-impl FromStr for OnlyMode {
+impl FromStr for NoDelayOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        mode(text).map(OnlyMode)
+        mode(text).map(NoDelayOption)
     }
 }
 
@@ -49,8 +49,8 @@ impl FromStr for OnlyMode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateways {
     /// The mode.
-    pub mode: Mode,
-    /// The addresses; none with [`Mode::Off`].
+    pub mode: AnswerMode,
+    /// The addresses; none with [`AnswerMode::Off`].
     pub addresses: Vec<Ipv4Addr>,
 }
 
@@ -59,12 +59,12 @@ impl FromStr for Gateways {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "off" {
-            return Ok(Gateways { mode: Mode::Off, addresses: Vec::new() });
+            return Ok(Gateways { mode: AnswerMode::Off, addresses: Vec::new() });
         }
         let (mode, addresses) = match text.split_once(':') {
             Some((first, addresses)) => (mode(first)?, addresses),
             None if mode(text).is_ok() => return Err(format!("the addresses are missing: {text}:169.254.1.1")),
-            None => (Mode::Answer, text),
+            None => (AnswerMode::Answer, text),
         };
         let addresses = addresses.split(',').map(address).collect::<Result<Vec<_>, _>>()?;
         Ok(Gateways { mode, addresses })
@@ -87,15 +87,15 @@ mod tests {
         let gateways = |text: &str| text.parse::<For<Gateways>>().map(|of| of.value);
         let [first, second] = [Ipv4Addr::new(169, 254, 1, 1), Ipv4Addr::new(10, 0, 0, 1)];
         for (text, mode, addresses) in [
-            ("cali*=169.254.1.1", Mode::Answer, vec![first]),
-            ("cali*=169.254.1.1,10.0.0.1", Mode::Answer, vec![first, second]),
-            ("cali*=count:169.254.1.1", Mode::Count, vec![first]),
-            ("cali*=answer:10.0.0.1", Mode::Answer, vec![second]),
-            ("cali*=off", Mode::Off, vec![]),
+            ("cali*=169.254.1.1", AnswerMode::Answer, vec![first]),
+            ("cali*=169.254.1.1,10.0.0.1", AnswerMode::Answer, vec![first, second]),
+            ("cali*=count:169.254.1.1", AnswerMode::Count, vec![first]),
+            ("cali*=answer:10.0.0.1", AnswerMode::Answer, vec![second]),
+            ("cali*=off", AnswerMode::Off, vec![]),
         ] {
             assert_eq!(gateways(text), Ok(Gateways { mode, addresses }), "{text}");
         }
-        assert_eq!("v0=answer".parse::<For<OnlyMode>>().unwrap().value, OnlyMode(Mode::Answer));
+        assert_eq!("v0=answer".parse::<For<NoDelayOption>>().unwrap().value, NoDelayOption(AnswerMode::Answer));
     }
 
     #[test]
@@ -109,6 +109,6 @@ mod tests {
             assert!(refused(&format!("v0={nobodys}")).contains("no host's address"), "{nobodys}");
         }
         assert!(refused("169.254.1.1").contains("`=`"));
-        assert!("v0=drop".parse::<For<OnlyMode>>().unwrap_err().contains("off, count and answer"));
+        assert!("v0=drop".parse::<For<NoDelayOption>>().unwrap_err().contains("off, count and answer"));
     }
 }

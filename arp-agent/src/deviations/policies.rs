@@ -5,12 +5,12 @@ use super::options::{DeviationOptions, Gateways};
 use crate::protection::lists::NumberedLists;
 use crate::protection::options::For;
 use crate::protection::patterns::{Fault, Patterns, contradictions};
-use arp_common::deviation::{Configured, MAX_GATEWAYS, Mode};
+use arp_common::deviation::{AnswerMode, DeviationConfig, MAX_GATEWAYS};
 use std::net::Ipv4Addr;
 
 /// The policies that were asked for.
 #[derive(Debug)]
-pub struct Policies {
+pub struct DeviationPolicies {
     options: DeviationOptions,
     patterns: Patterns,
     lists: NumberedLists<Ipv4Addr>,
@@ -20,14 +20,14 @@ pub struct Policies {
 
 /// What holds for an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct InterfaceAnswers {
     /// For the dataplane.
-    pub configured: Configured,
+    pub configured: DeviationConfig,
     /// Each policy that is on, in words.
     pub words: Vec<String>,
 }
 
-impl Policies {
+impl DeviationPolicies {
     /// Puts the settings together. `interfaces`: the patterns of the interfaces that the agent attaches to.
     ///
     /// # Errors
@@ -49,8 +49,12 @@ impl Policies {
         if !faults.is_empty() {
             return Err(faults);
         }
-        let mut policies =
-            Policies { options: options.clone(), patterns, lists: NumberedLists::default(), numbers: Vec::new() };
+        let mut policies = DeviationPolicies {
+            options: options.clone(),
+            patterns,
+            lists: NumberedLists::default(),
+            numbers: Vec::new(),
+        };
         policies.number_lists();
         Ok(policies)
     }
@@ -64,8 +68,8 @@ impl Policies {
     pub fn on(&self) -> Vec<&'static str> {
         let DeviationOptions { gateway, no_delay } = &self.options;
         let each = [
-            ("gateway", gateway.iter().any(|of| of.value.mode != Mode::Off)),
-            ("no-delay", no_delay.iter().any(|of| of.value.0 != Mode::Off)),
+            ("gateway", gateway.iter().any(|of| of.value.mode != AnswerMode::Off)),
+            ("no-delay", no_delay.iter().any(|of| of.value.0 != AnswerMode::Off)),
         ];
         each.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect()
     }
@@ -81,7 +85,7 @@ impl Policies {
     }
 
     /// Lets equal lists have the numbers that they had in these policies.
-    pub fn keep_lists_of(&mut self, before: &Policies) {
+    pub fn keep_lists_of(&mut self, before: &DeviationPolicies) {
         self.lists = before.lists.clone();
         self.number_lists();
     }
@@ -92,17 +96,18 @@ impl Policies {
     }
 
     /// What holds for an interface; `None` if nothing does.
-    pub fn of(&self, name: &str) -> Option<Held> {
-        let gateways = self.last(&self.options.gateway, name).filter(|(_, of)| of.mode != Mode::Off);
-        let no_delay = self.last(&self.options.no_delay, name).map_or(Mode::Off, |(_, of)| of.0);
-        let (gateway, list) = gateways.map_or((Mode::Off, 0), |(place, of)| (of.mode, self.numbers[place]));
+    pub fn of(&self, name: &str) -> Option<InterfaceAnswers> {
+        let gateways = self.last(&self.options.gateway, name).filter(|(_, of)| of.mode != AnswerMode::Off);
+        let no_delay = self.last(&self.options.no_delay, name).map_or(AnswerMode::Off, |(_, of)| of.0);
+        let (gateway, list) = gateways.map_or((AnswerMode::Off, 0), |(place, of)| (of.mode, self.numbers[place]));
         let mut words = Vec::new();
         words.extend(gateways.map(|(_, Gateways { mode, addresses })| {
             let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             format!("gateway: {} {}", in_words(*mode), addresses.join(" "))
         }));
-        words.extend((no_delay != Mode::Off).then(|| format!("no-delay: {}", in_words(no_delay))));
-        (!words.is_empty()).then(|| Held { configured: Configured::new(gateway, no_delay, list), words })
+        words.extend((no_delay != AnswerMode::Off).then(|| format!("no-delay: {}", in_words(no_delay))));
+        (!words.is_empty())
+            .then(|| InterfaceAnswers { configured: DeviationConfig::new(gateway, no_delay, list), words })
     }
 
     /// The last value that is given for the interface, and its place.
@@ -112,11 +117,11 @@ impl Policies {
     }
 }
 
-fn in_words(mode: Mode) -> &'static str {
+fn in_words(mode: AnswerMode) -> &'static str {
     match mode {
-        Mode::Off => "off",
-        Mode::Count => "count",
-        Mode::Answer => "answer",
+        AnswerMode::Off => "off",
+        AnswerMode::Count => "count",
+        AnswerMode::Answer => "answer",
     }
 }
 
@@ -131,9 +136,9 @@ mod tests {
         options: DeviationOptions,
     }
 
-    fn policies(line: &str) -> Result<Policies, Vec<Fault>> {
+    fn policies(line: &str) -> Result<DeviationPolicies, Vec<Fault>> {
         let line = Line::parse_from(["run"].into_iter().chain(line.split_whitespace()));
-        Policies::new(&line.options, &["cali*".to_owned(), "eth0".to_owned()])
+        DeviationPolicies::new(&line.options, &["cali*".to_owned(), "eth0".to_owned()])
     }
 
     #[test]
@@ -142,11 +147,11 @@ mod tests {
             "--gateway cali*=169.254.1.1 cali7=count:10.0.0.1,10.0.0.2 cali8=off --no-delay cali*=count cali7=answer";
         let mut policies = policies(line).unwrap();
         let of = |name: &str| policies.of(name).unwrap();
-        assert_eq!(of("cali1").configured, Configured::new(Mode::Answer, Mode::Count, 1));
+        assert_eq!(of("cali1").configured, DeviationConfig::new(AnswerMode::Answer, AnswerMode::Count, 1));
         assert_eq!(of("cali1").words, ["gateway: answer 169.254.1.1", "no-delay: count"]);
-        assert_eq!(of("cali7").configured, Configured::new(Mode::Count, Mode::Answer, 2));
+        assert_eq!(of("cali7").configured, DeviationConfig::new(AnswerMode::Count, AnswerMode::Answer, 2));
         assert_eq!(of("cali7").words, ["gateway: count 10.0.0.1 10.0.0.2", "no-delay: answer"]);
-        assert_eq!(of("cali8").configured, Configured::new(Mode::Off, Mode::Count, 0));
+        assert_eq!(of("cali8").configured, DeviationConfig::new(AnswerMode::Off, AnswerMode::Count, 0));
         assert_eq!(policies.of("eth0"), None);
         let gateways: Vec<_> =
             policies.lists().after(0).into_iter().map(|(list, address)| (list, address.octets())).collect();
@@ -160,7 +165,7 @@ mod tests {
         let mut after = policies("--gateway cali0=10.0.0.2 cali1=count:169.254.1.1").unwrap();
         after.keep_lists_of(&before);
         assert_eq!(after.numbers(), [3, 1]);
-        assert_eq!(after.of("cali1").unwrap().configured, Configured::new(Mode::Count, Mode::Off, 1));
+        assert_eq!(after.of("cali1").unwrap().configured, DeviationConfig::new(AnswerMode::Count, AnswerMode::Off, 1));
     }
 
     #[test]

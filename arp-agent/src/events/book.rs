@@ -1,7 +1,7 @@
 //! The events of the last time, at a bounded rate: of one kind on one interface at most one a second, with the number of
 //! those that it stands for.
 
-use super::{Event, Kind};
+use super::{EventKind, RaisedEvent};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// What happens of one kind on one interface (0: on none).
-pub type Key = (u32, Kind);
+pub type EventKey = (u32, EventKind);
 
 /// How often something has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ struct Series {
     told: u64,
     /// Until when the next ones only count, if so; and the last of them.
     until: Option<Instant>,
-    last: Event,
+    last: RaisedEvent,
     /// When the log may have the next line, and how many it has not had.
     log_at: Instant,
     unlogged: u64,
@@ -41,24 +41,24 @@ struct Series {
 /// Keeps events, and counts them.
 #[derive(Debug, Default)]
 pub struct Book {
-    kept: VecDeque<Event>,
+    kept: VecDeque<RaisedEvent>,
     number: u64,
-    series: BTreeMap<Key, Series>,
-    counts: [u64; Kind::ALL.len()],
+    series: BTreeMap<EventKey, Series>,
+    counts: [u64; EventKind::ALL.len()],
 }
 
 /// What comes of it that something has happened.
 #[derive(Debug, Default, PartialEq)]
-pub struct Told {
+pub struct Recorded {
     /// The event, if it is told now.
-    pub event: Option<Event>,
+    pub event: Option<RaisedEvent>,
     /// A line for the log, if it is to have one.
     pub line: Option<String>,
 }
 
 impl Book {
     /// Something has happened. `event` needs no number, and no count.
-    pub fn happened(&mut self, key: Key, event: Event, times: Times, now: Instant) -> Told {
+    pub fn happened(&mut self, key: EventKey, event: RaisedEvent, times: Times, now: Instant) -> Recorded {
         let new = || Series { total: 0, told: 0, until: None, last: event.clone(), log_at: now, unlogged: 0 };
         let series = self.series.entry(key).or_insert_with(new);
         series.total = match times {
@@ -67,7 +67,7 @@ impl Book {
         };
         series.last = event;
         if series.until.is_some() {
-            return Told::default();
+            return Recorded::default();
         }
         self.tell(key, now)
     }
@@ -78,9 +78,9 @@ impl Book {
     }
 
     /// Tells what happened in the pauses that have ended. `total`: how often by now, where somebody else counts.
-    pub fn tell_due(&mut self, now: Instant, total: impl Fn(Key) -> Option<u64>) -> Vec<Told> {
+    pub fn tell_due(&mut self, now: Instant, total: impl Fn(EventKey) -> Option<u64>) -> Vec<Recorded> {
         let is_due = |series: &Series| series.until.is_some_and(|until| until <= now);
-        let due: Vec<Key> = self.series.iter().filter(|(_, series)| is_due(series)).map(|(&key, _)| key).collect();
+        let due: Vec<EventKey> = self.series.iter().filter(|(_, series)| is_due(series)).map(|(&key, _)| key).collect();
         let mut told = Vec::new();
         for key in due {
             let Some(series) = self.series.get_mut(&key) else { continue };
@@ -93,24 +93,24 @@ impl Book {
         told
     }
 
-    fn tell(&mut self, key: Key, now: Instant) -> Told {
-        let Some(series) = self.series.get_mut(&key) else { return Told::default() };
+    fn tell(&mut self, key: EventKey, now: Instant) -> Recorded {
+        let Some(series) = self.series.get_mut(&key) else { return Recorded::default() };
         let count = (series.total - series.told).max(1);
         series.told = series.total;
         series.until = Some(now + PAUSE);
         self.number += 1;
         self.counts[key.1 as usize] += count;
-        let event = Event { number: self.number, count, ..series.last.clone() };
+        let event = RaisedEvent { number: self.number, count, ..series.last.clone() };
         series.unlogged += count;
         let line = (series.log_at <= now).then(|| {
             series.log_at = now + LOG_PAUSE;
-            Event { count: std::mem::take(&mut series.unlogged), ..event.clone() }.line()
+            RaisedEvent { count: std::mem::take(&mut series.unlogged), ..event.clone() }.line()
         });
         if self.kept.len() == KEPT {
             self.kept.pop_front();
         }
         self.kept.push_back(event.clone());
-        Told { event: Some(event), line }
+        Recorded { event: Some(event), line }
     }
 
     /// An interface is gone: another one may get its index, whose counts begin anew.
@@ -119,13 +119,13 @@ impl Book {
     }
 
     /// The events of the last time, the oldest first.
-    pub fn kept(&self) -> Vec<Event> {
+    pub fn kept(&self) -> Vec<RaisedEvent> {
         self.kept.iter().cloned().collect()
     }
 
     /// How often each kind has happened.
-    pub fn counts(&self) -> impl Iterator<Item = (Kind, u64)> {
-        Kind::ALL.into_iter().map(|kind| (kind, self.counts[kind as usize]))
+    pub fn counts(&self) -> impl Iterator<Item = (EventKind, u64)> {
+        EventKind::ALL.into_iter().map(|kind| (kind, self.counts[kind as usize]))
     }
 }
 
@@ -133,10 +133,10 @@ impl Book {
 mod tests {
     use super::*;
 
-    const KEY: Key = (7, Kind::Spoofed);
+    const KEY: EventKey = (7, EventKind::Spoofed);
 
-    fn named(text: &str) -> Event {
-        Event { text: text.into(), ..Event::default() }
+    fn named(text: &str) -> RaisedEvent {
+        RaisedEvent { text: text.into(), ..RaisedEvent::default() }
     }
 
     fn told(book: &mut Book, now: Instant, total: Option<u64>) -> Vec<(u64, u64, String)> {
@@ -151,9 +151,9 @@ mod tests {
         assert_eq!(first.event.map(|event| (event.number, event.count)), Some((1, 1)));
         assert!(first.line.is_some());
         for text in ["b", "c"] {
-            assert_eq!(book.happened(KEY, named(text), Times::Once, now), Told::default());
+            assert_eq!(book.happened(KEY, named(text), Times::Once, now), Recorded::default());
         }
-        let other = book.happened((8, Kind::Spoofed), named("d"), Times::Once, now);
+        let other = book.happened((8, EventKind::Spoofed), named("d"), Times::Once, now);
         assert_eq!(other.event.map(|event| event.number), Some(2), "another interface has its own second");
         assert_eq!(book.due(), Some(now + PAUSE));
         assert_eq!(told(&mut book, now + PAUSE / 2, None), []);
@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(told(&mut book, now + 2 * PAUSE, None), [], "nothing more has happened");
         assert_eq!(book.due(), None, "at rest nothing is due");
         assert_eq!(book.kept().iter().map(|event| event.number).collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(book.counts().find(|(kind, _)| *kind == Kind::Spoofed), Some((Kind::Spoofed, 4)));
+        assert_eq!(book.counts().find(|(kind, _)| *kind == EventKind::Spoofed), Some((EventKind::Spoofed, 4)));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 /// What kind of event it is. Names are a promise, as reasons are: never used for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum EventKind {
     /// A neighbour has another link-layer address, or is on another interface, than before.
     Moved,
     /// An address moves again and again, or an interface changes too often to be followed.
@@ -32,62 +32,64 @@ pub enum Kind {
     TablePressure,
 }
 
-impl Kind {
+impl EventKind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
-        Kind::Moved,
-        Kind::Flapping,
-        Kind::ClaimsNode,
-        Kind::ClaimsNeighbour,
-        Kind::Spoofed,
-        Kind::OverLimit,
-        Kind::OverBudget,
-        Kind::TablePressure,
+    pub const ALL: [EventKind; 8] = [
+        EventKind::Moved,
+        EventKind::Flapping,
+        EventKind::ClaimsNode,
+        EventKind::ClaimsNeighbour,
+        EventKind::Spoofed,
+        EventKind::OverLimit,
+        EventKind::OverBudget,
+        EventKind::TablePressure,
     ];
 
     /// The name that metrics and `--json` use.
     pub const fn name(self) -> &'static str {
         match self {
-            Kind::Moved => "moved",
-            Kind::Flapping => "flapping",
-            Kind::ClaimsNode => "claims_node",
-            Kind::ClaimsNeighbour => "claims_neighbour",
-            Kind::Spoofed => "spoofed",
-            Kind::OverLimit => "over_limit",
-            Kind::OverBudget => "over_budget",
-            Kind::TablePressure => "table_pressure",
+            EventKind::Moved => "moved",
+            EventKind::Flapping => "flapping",
+            EventKind::ClaimsNode => "claims_node",
+            EventKind::ClaimsNeighbour => "claims_neighbour",
+            EventKind::Spoofed => "spoofed",
+            EventKind::OverLimit => "over_limit",
+            EventKind::OverBudget => "over_budget",
+            EventKind::TablePressure => "table_pressure",
         }
     }
 
     /// What it means, for people.
     pub const fn why(self) -> &'static str {
         match self {
-            Kind::Moved => "a neighbour has another link-layer address, or is on another interface, than before",
-            Kind::Flapping => {
+            EventKind::Moved => "a neighbour has another link-layer address, or is on another interface, than before",
+            EventKind::Flapping => {
                 "an address has moved five times in three minutes, or something changes too often to be followed"
             }
-            Kind::ClaimsNode => "a sender claims an address of the node's (needs the sender-guard)",
-            Kind::ClaimsNeighbour => {
+            EventKind::ClaimsNode => "a sender claims an address of the node's (needs the sender-guard)",
+            EventKind::ClaimsNeighbour => {
                 "a sender claims the address of another neighbour (needs the sender-guard, or the binding on the same interface)"
             }
-            Kind::Spoofed => "the node does not route the sender back by this interface (needs the sender-guard)",
-            Kind::OverLimit => "an interface has caused all the neighbour entries that it may (needs the entry-limit)",
-            Kind::OverBudget => "an interface sends more than its budget (needs the budget)",
-            Kind::TablePressure => "the neighbour table of the machine is half full, three quarters full, or full",
+            EventKind::Spoofed => "the node does not route the sender back by this interface (needs the sender-guard)",
+            EventKind::OverLimit => {
+                "an interface has caused all the neighbour entries that it may (needs the entry-limit)"
+            }
+            EventKind::OverBudget => "an interface sends more than its budget (needs the budget)",
+            EventKind::TablePressure => "the neighbour table of the machine is half full, three quarters full, or full",
         }
     }
 
     /// The kind of what the guard tells.
     pub const fn of(code: EventCode) -> Self {
         match code {
-            EventCode::ClaimsNode => Kind::ClaimsNode,
-            EventCode::ClaimsNeighbour => Kind::ClaimsNeighbour,
-            EventCode::Refused(DropReason::SenderElsewhere) => Kind::Spoofed,
-            EventCode::Refused(DropReason::EntryLimit) => Kind::OverLimit,
+            EventCode::ClaimsNode => EventKind::ClaimsNode,
+            EventCode::ClaimsNeighbour => EventKind::ClaimsNeighbour,
+            EventCode::Refused(DropReason::SenderElsewhere) => EventKind::Spoofed,
+            EventCode::Refused(DropReason::EntryLimit) => EventKind::OverLimit,
             EventCode::Refused(DropReason::LearnBudget | DropReason::OtherBudget | DropReason::UnresolvedBudget) => {
-                Kind::OverBudget
+                EventKind::OverBudget
             }
-            EventCode::Refused(DropReason::OtherOwner) => Kind::ClaimsNeighbour,
+            EventCode::Refused(DropReason::OtherOwner) => EventKind::ClaimsNeighbour,
         }
     }
 }
@@ -95,12 +97,12 @@ impl Kind {
 /// An event, as `events --json` prints it. What an agent of another version leaves out is empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Event {
+pub struct RaisedEvent {
     /// Its number since the agent's start, from 1 on.
     pub number: u64,
     /// When it was, in seconds since 1970.
     pub time: f64,
-    /// The name of its [`Kind`].
+    /// The name of its [`EventKind`].
     pub kind: String,
     /// The interface; `null` if it is about none.
     pub interface: Option<String>,
@@ -121,7 +123,7 @@ pub struct Event {
     pub text: String,
 }
 
-impl Event {
+impl RaisedEvent {
     /// A line for people: with what it is about, and how many there were.
     pub fn line(&self) -> String {
         let more = if self.count > 1 { format!(" ({} since the last such event)", self.count) } else { String::new() };
@@ -136,21 +138,21 @@ mod tests {
 
     #[test]
     fn names_of_kinds_are_unique() {
-        for (at, kind) in Kind::ALL.iter().enumerate() {
-            assert!(!Kind::ALL[..at].iter().any(|before| before.name() == kind.name()));
+        for (at, kind) in EventKind::ALL.iter().enumerate() {
+            assert!(!EventKind::ALL[..at].iter().any(|before| before.name() == kind.name()));
         }
     }
 
     #[test]
     fn a_line_says_what_where_and_how_often() {
-        let event = Event {
+        let event = RaisedEvent {
             kind: "spoofed".into(),
             interface: Some("cali0".into()),
             count: 3,
             text: "x".into(),
-            ..Event::default()
+            ..RaisedEvent::default()
         };
         assert_eq!(event.line(), "spoofed: cali0: x (3 since the last such event)");
-        assert_eq!(Event { count: 1, interface: None, ..event }.line(), "spoofed: x");
+        assert_eq!(RaisedEvent { count: 1, interface: None, ..event }.line(), "spoofed: x");
     }
 }

@@ -22,7 +22,7 @@ pub struct Place {
 }
 
 #[derive(Debug)]
-struct Seen {
+struct SeenAt {
     place: Place,
     moves: u32,
     since: Instant,
@@ -39,17 +39,17 @@ pub struct Move {
 
 /// Where the neighbours are.
 #[derive(Debug, Default)]
-pub struct Places {
-    seen: HashMap<Ipv4Addr, Seen>,
+pub struct NeighbourPlaces {
+    seen: HashMap<Ipv4Addr, SeenAt>,
 }
 
-impl Places {
+impl NeighbourPlaces {
     /// A neighbour is there now. Says whether it was elsewhere before. `is_still`: whether an entry elsewhere is valid still:
     /// one address may be in use on two interfaces.
     pub fn is(&mut self, addr: Ipv4Addr, place: Place, now: Instant, is_still: impl Fn(Place) -> bool) -> Option<Move> {
         let Some(seen) = self.seen.get_mut(&addr) else {
             if self.seen.len() < MOST {
-                self.seen.insert(addr, Seen { place, moves: 0, since: now });
+                self.seen.insert(addr, SeenAt { place, moves: 0, since: now });
             }
             return None;
         };
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn another_address_or_another_interface_is_a_move() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (NeighbourPlaces::default(), Instant::now());
         let moved = |from| Some(Move { from, flaps: false });
         assert_eq!(places.is(ADDR, place(7, 1), now, |_| false), None);
         assert_eq!(places.is(ADDR, place(7, 1), now, |_| false), None);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn five_moves_in_three_minutes_are_flapping_and_told_once() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (NeighbourPlaces::default(), Instant::now());
         let mut flaps = |times: u8, at: Instant| -> Vec<bool> {
             (0..times)
                 .filter_map(|n| places.is(ADDR, place(7, n % 2), at, |_| false))
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn who_is_gone_for_long_is_forgotten() {
-        let (mut places, now) = (Places::default(), Instant::now());
+        let (mut places, now) = (NeighbourPlaces::default(), Instant::now());
         places.is(ADDR, place(7, 1), now, |_| false);
         places.keep(now, |_, _| false);
         assert_eq!(places.len(), 1);

@@ -3,7 +3,7 @@
 
 use super::{Explanation, Question};
 use crate::dataplane::HookKind;
-use crate::dataplane::bpf::deviations::Counts;
+use crate::dataplane::bpf::deviations::PolicyReplies;
 use crate::dataplane::bpf::programs::{ProgramRun, actions};
 use anyhow::bail;
 use arp_common::deviation::Deviation;
@@ -23,7 +23,7 @@ pub fn agree(
     explanation: &Explanation,
     run: &ProgramRun,
     (before, after): (&Counters, &Counters),
-    by_policy: (&Counts, &Counts),
+    by_policy: (&PolicyReplies, &PolicyReplies),
 ) -> anyhow::Result<String> {
     let (passes, replies) = actions(how);
     let hook = how.hook();
@@ -113,7 +113,7 @@ mod tests {
             after[counter] += count;
         }
         let run = ProgramRun { action, frame: frame.to_vec() };
-        let none = Counts::default();
+        let none = PolicyReplies::default();
         agree(HookKind::XdpSkb, question, explanation, &run, (&before, &after), (&none, &none))
             .map_err(|error| error.to_string())
     }

@@ -157,17 +157,17 @@ fn arp(bytes: &[u8], oper: [u8; 2]) -> Option<ArpFrame> {
 }
 
 /// What is said of requests over one state.
-pub struct Judge<'a> {
+pub struct CaptureJudge<'a> {
     state: &'a State,
     /// The interface that all frames are taken to come in by, if one was named.
     given: Option<String>,
     known: BTreeMap<String, Option<OnInterface<'a>>>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> CaptureJudge<'a> {
     /// Over a state.
     pub fn new(state: &'a State, given: Option<&str>) -> Self {
-        Judge { state, given: given.map(str::to_owned), known: BTreeMap::new() }
+        CaptureJudge { state, given: given.map(str::to_owned), known: BTreeMap::new() }
     }
 
     /// All requests of a capture.

@@ -1,6 +1,6 @@
 //! What `decide` asks, one check after another, in words.
 
-use arp_common::fib::{Entry, Kind};
+use arp_common::fib::{Entry, LeafKind};
 use arp_common::maps::IfaceAddr;
 use arp_common::tables::lookup;
 use arp_common::{ArpFrame, Reason, Tables, Verdict};
@@ -17,9 +17,9 @@ pub struct Check {
     pub holds: bool,
 }
 
-type Asked = (Reason, &'static str);
+type CheckedFor = (Reason, &'static str);
 
-const FIRST: [Asked; 6] = [
+const FIRST: [CheckedFor; 6] = [
     (Reason::UPDATING, "the agent is not writing the tables"),
     (Reason::BAD_HEADER, "the header is that of IPv4 over Ethernet"),
     (Reason::NOT_REQUEST, "it is a request"),
@@ -27,39 +27,39 @@ const FIRST: [Asked; 6] = [
     (Reason::SETTING_WRITTEN, "every setting that was written has been read again"),
     (Reason::INTERFACE_UNKNOWN, "the tables know the interface"),
 ];
-const DESTINATION: [Asked; 2] = [
+const DESTINATION: [CheckedFor; 2] = [
     (Reason::OTHER_DESTINATION, "it is sent to the interface's address or to a group"),
     (Reason::SPECIAL_TARGET, "the target is an ordinary address"),
 ];
-const PROBE: [Asked; 2] = [
+const PROBE: [CheckedFor; 2] = [
     (Reason::PROBE_NOT_LOCAL, "the target of a probe is one of the node's own addresses"),
     (Reason::ARP_IGNORE, "arp_ignore lets the interface answer for it"),
 ];
-const SENDER: [Asked; 5] = [
+const SENDER: [CheckedFor; 5] = [
     (Reason::SPECIAL_SENDER, "the sender is an ordinary address"),
     (Reason::ANNOUNCEMENT, "the sender does not ask for itself"),
     (Reason::NEIGHBOUR_UNKNOWN, "the kernel has a valid neighbour entry for the sender"),
     (Reason::NEIGHBOUR_DIFFERS, "that entry holds the sender's link-layer address, or never changes"),
     (Reason::SENDER_ROUTE, "source validation (rp_filter, arp_filter) is sure to accept the sender"),
 ];
-const ROUTE: [Asked; 4] = [
+const ROUTE: [CheckedFor; 4] = [
     (Reason::OPAQUE_RULE, "it is known what the routing rules do"),
     (Reason::NO_ROUTE, "there is a route to the target"),
     (Reason::UNANSWERABLE_ROUTE, "it is of a type that is answered"),
     (Reason::OPAQUE_ROUTE, "it is one that the mirror follows"),
 ];
-const LOCAL: Asked =
+const LOCAL: CheckedFor =
     (Reason::ARP_IGNORE, "the target is the node's own, and arp_ignore lets the interface answer for it");
-const TABLE: Asked = (Reason::ARP_FILTER, "the target is in table local, or arp_filter is off");
-const FORWARDING: Asked = (Reason::FORWARDING_OFF, "the interface forwards");
-const BACK: Asked = (Reason::PVLAN_OFF, "the route leads back to the interface, and proxy_arp_pvlan is on");
-const ELSEWHERE: [Asked; 2] = [
+const TABLE: CheckedFor = (Reason::ARP_FILTER, "the target is in table local, or arp_filter is off");
+const FORWARDING: CheckedFor = (Reason::FORWARDING_OFF, "the interface forwards");
+const BACK: CheckedFor = (Reason::PVLAN_OFF, "the route leads back to the interface, and proxy_arp_pvlan is on");
+const ELSEWHERE: [CheckedFor; 2] = [
     (Reason::PROXY_ARP_OFF, "the route leads elsewhere, and proxy_arp is on or a static proxy entry is there"),
     (Reason::MEDIUM_ID, "the medium ids of the two interfaces allow it, or a static proxy entry is there"),
 ];
-const CONFIRMED: Asked =
+const CONFIRMED: CheckedFor =
     (Reason::PROXY_UNCONFIRMED, "no static proxy entry decides, or the agent has read it again a moment ago");
-const DELAY: Asked = (Reason::PROXY_DELAY, "it is sent to the interface's own address, or proxy_delay is 0");
+const DELAY: CheckedFor = (Reason::PROXY_DELAY, "it is sent to the interface's own address, or proxy_delay is 0");
 
 /// The checks up to the one that decided, in the order of `decide`.
 pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Verdict) -> Vec<Check> {
@@ -80,7 +80,7 @@ pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Ver
         asked.extend(SENDER);
         asked.extend(ROUTE);
         match route.kind() {
-            Kind::Local => asked.extend([TABLE, LOCAL]),
+            LeafKind::Local => asked.extend([TABLE, LOCAL]),
             _ if tables.oif(route.slot()).is_some_and(|oif| oif.ifindex == ingress) => {
                 asked.extend([FORWARDING, BACK, DELAY])
             }

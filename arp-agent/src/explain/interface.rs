@@ -21,7 +21,7 @@ const MOST: usize = 40;
 
 /// What `explain IF` prints.
 #[derive(Debug, Serialize)]
-pub struct Table {
+pub struct InterfaceTable {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The interface.
@@ -31,7 +31,7 @@ pub struct Table {
     /// Which senders are answered.
     pub senders: String,
     /// What it answers for.
-    pub rows: Vec<Row>,
+    pub rows: Vec<AddressRow>,
     /// How many prefixes are left out.
     pub left_out: usize,
     /// What is odd about it.
@@ -40,7 +40,7 @@ pub struct Table {
 
 /// Addresses that are treated alike.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct Row {
+pub struct AddressRow {
     /// A prefix, or one address: those in it, and in no longer prefix of a route.
     pub addresses: String,
     /// What the kernel does.
@@ -53,12 +53,12 @@ pub struct Row {
 const SOMEBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// What the interface answers for, if this sender asks; without one, a neighbour or another likely one.
-pub fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> Table {
+pub fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> InterfaceTable {
     let link = on.link();
     let snapshot = on.snapshot();
     let sender = sender.unwrap_or_else(|| on.sender().unwrap_or(SOMEBODY));
     let kernel = Kernel { snapshot, beyond: on.beyond(), lookup: on.lookup() };
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<AddressRow> = Vec::new();
     for (prefix, sample) in samples(snapshot) {
         let question = Question {
             interface: link.name.clone(),
@@ -69,14 +69,14 @@ pub fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> Table {
             destination: None::<Lladdr>,
         };
         let verdict = kernel.verdict(&question);
-        rows.push(Row { addresses: text(prefix), answer: verdict.answer, why: verdict.cause.what });
+        rows.push(AddressRow { addresses: text(prefix), answer: verdict.answer, why: verdict.cause.what });
     }
     // What is answered first; silence that is nobody's business (broadcast addresses) not at all.
     rows.retain(|row| !row.why.contains("`broadcast "));
     rows.sort_by_key(|row| matches!(row.answer, Answer::Silent));
     let left_out = rows.len().saturating_sub(MOST);
     rows.truncate(MOST);
-    Table {
+    InterfaceTable {
         version: crate::DOCUMENT_VERSION,
         interface: link.name.clone(),
         sender,
@@ -153,7 +153,7 @@ fn back(snapshot: &Snapshot, ifindex: u32) -> String {
     }
 }
 
-impl Table {
+impl InterfaceTable {
     /// For people.
     pub fn text(&self) -> String {
         let mut builder = Builder::default();

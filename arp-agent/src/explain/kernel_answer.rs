@@ -1,6 +1,6 @@
 //! The kernel's verdict in words.
 
-use super::kernel::{Beyond, Kernel, Lookup, Verdict};
+use super::kernel::{Beyond, Kernel, KernelLookup, KernelVerdict};
 use super::kernel_view::KernelView;
 use super::{Answer, Cause, KernelAnswer, Question};
 use arp_common::Reason;
@@ -17,14 +17,14 @@ impl KernelView {
         &self,
         question: &Question,
         beyond: &Beyond,
-        lookup: &dyn Lookup,
+        lookup: &dyn KernelLookup,
         agents: Option<Reason>,
     ) -> KernelAnswer {
         let mut verdict = Kernel { snapshot: self.snapshot(), beyond, lookup }.verdict(question);
         if agents == Some(Reason::INGRESS_HOOK) && !matches!(verdict.answer, Answer::Silent | Answer::Undecided) {
             let would = format!("without that it would answer, because {}", verdict.cause.what);
             let what = format!("the agent knows of a program or chain of others on {}; {would}", question.interface);
-            verdict = Verdict {
+            verdict = KernelVerdict {
                 answer: Answer::Undecided,
                 reason: agents,
                 within_ms: None,
@@ -44,7 +44,7 @@ impl KernelView {
     }
 
     /// What an answer does to the neighbour entry of the sender.
-    fn learns(&self, question: &Question, verdict: &Verdict) -> &'static str {
+    fn learns(&self, question: &Question, verdict: &KernelVerdict) -> &'static str {
         let answers = matches!(verdict.answer, Answer::Answers | Answer::AnswersAfterDelay);
         if !answers || question.sender.is_unspecified() {
             return "";
@@ -60,7 +60,7 @@ impl KernelView {
 }
 
 /// The verdict in a few words.
-pub fn headline(verdict: &Verdict) -> String {
+pub fn headline(verdict: &KernelVerdict) -> String {
     let mac = verdict.mac.map(|mac| format!(" with {mac}")).unwrap_or_default();
     match verdict.answer {
         Answer::Answers => format!("answers at once{mac}"),

@@ -17,8 +17,8 @@ pub mod snapshot;
 pub mod state;
 pub mod words;
 
-use arp_common::deviation::{Deviation, Mode};
-use arp_common::fib::{Entry, Kind};
+use arp_common::deviation::{AnswerMode, Deviation};
+use arp_common::fib::{Entry, LeafKind};
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::{ArpFrame, Lladdr, Reason, Tables, Verdict, decide, settings};
 use checks::Check;
@@ -94,12 +94,12 @@ pub struct Explanation {
     pub program: Option<String>,
     /// The policy that answers, or would, where the kernel does not, or not at once.
     #[serde(default)]
-    pub policy: Option<ByPolicy>,
+    pub policy: Option<PolicyAnswer>,
 }
 
 /// A policy that answers, or would.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ByPolicy {
+pub struct PolicyAnswer {
     /// Its name, such as `gateway`.
     pub name: String,
     /// Whether it answers; else it only counts.
@@ -120,9 +120,9 @@ impl Explanation {
     }
 
     /// Takes over what a policy makes of a pass.
-    pub fn deviate(&mut self, by: Deviation, mode: Mode, mac: Lladdr) {
-        let answers = mode == Mode::Answer;
-        self.policy = Some(ByPolicy { name: by.name().to_owned(), answers, why: by.why().to_owned() });
+    pub fn deviate(&mut self, by: Deviation, mode: AnswerMode, mac: Lladdr) {
+        let answers = mode == AnswerMode::Answer;
+        self.policy = Some(PolicyAnswer { name: by.name().to_owned(), answers, why: by.why().to_owned() });
         if answers {
             self.verdict = "reply".to_owned();
             self.reply_mac = Some(mac);
@@ -417,14 +417,14 @@ fn describe_entry(entry: Entry) -> String {
         return format!("node {node}");
     }
     let kind = match entry.kind() {
-        Kind::None => "no route".into(),
-        Kind::Local if entry.is_elsewhere() => "local, not in table local".into(),
-        Kind::Local => "local".into(),
-        Kind::Unicast => format!("unicast by slot {}", entry.slot()),
-        Kind::Unanswerable => "a type that is never answered".into(),
-        Kind::Opaque => "not followed".into(),
-        Kind::OpaqueRule => "a rule is not followed".into(),
-        Kind::Fall => format!("as view {} says", entry.slot()),
+        LeafKind::None => "no route".into(),
+        LeafKind::Local if entry.is_elsewhere() => "local, not in table local".into(),
+        LeafKind::Local => "local".into(),
+        LeafKind::Unicast => format!("unicast by slot {}", entry.slot()),
+        LeafKind::Unanswerable => "a type that is never answered".into(),
+        LeafKind::Opaque => "not followed".into(),
+        LeafKind::OpaqueRule => "a rule is not followed".into(),
+        LeafKind::Fall => format!("as view {} says", entry.slot()),
     };
     if entry.differs() { format!("{kind} (the way back to the sender may differ)") } else { kind }
 }

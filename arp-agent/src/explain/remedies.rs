@@ -1,10 +1,10 @@
 //! What would change the kernel's answer, both ways. Each change is tried on a copy of the state before it is named.
 
 use super::kernel::settings::{Setting, set, value as value_of};
-use super::kernel::{Beyond, Kernel, Lookup, MAX_NESTED, ObjectsOf, on_master};
+use super::kernel::{Beyond, Kernel, KernelLookup, MAX_NESTED, ObjectsOf, on_master};
 use super::words::{describe_route, describe_rule, sysctl_name, table_name};
 use super::{Answer, Question, Remedy};
-use crate::arp_rules::{Step, Tool, Verdict as Ruling};
+use crate::arp_rules::{ChainTool, ChainVerdict as Ruling, Step};
 use crate::event::{Address, Event, Link, Placement, Route, RouteKind};
 use crate::mirror::routes::{TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::mirror::snapshot::{Dirty, IFF_UP, Snapshot};
@@ -20,7 +20,7 @@ const IFF_NOARP: u32 = libc::IFF_NOARP as u32;
 const MOST_RULES: usize = 64;
 
 /// A change worth trying.
-struct Candidate {
+struct Trial {
     /// What to type, as root.
     command: String,
     events: Vec<Event>,
@@ -32,9 +32,9 @@ struct Candidate {
     pairs: bool,
 }
 
-impl Candidate {
+impl Trial {
     fn new(command: impl Into<String>, events: Vec<Event>, also: Option<&str>) -> Self {
-        Candidate { command: command.into(), events, setting: None, also: also.map(str::to_owned), pairs: true }
+        Trial { command: command.into(), events, setting: None, also: also.map(str::to_owned), pairs: true }
     }
 
     fn alone(mut self) -> Self {
@@ -48,7 +48,7 @@ impl Candidate {
 pub fn remedies(
     snapshot: &Snapshot,
     beyond: &Beyond,
-    lookup: &dyn Lookup,
+    lookup: &dyn KernelLookup,
     question: &Question,
     now: Answer,
 ) -> Vec<Remedy> {
@@ -57,8 +57,8 @@ pub fn remedies(
     let Some(on) = &of_masters.take(MAX_NESTED).last() else { return Vec::new() };
     let lookup = ObjectsOf(lookup);
     let Some(link) = snapshot.links.get(&on.ifindex) else { return Vec::new() };
-    let node = Node { snapshot, link, question: on, now };
-    let after = |candidates: &[&Candidate]| {
+    let node = TrialNode { snapshot, link, question: on, now };
+    let after = |candidates: &[&Trial]| {
         let mut changed = snapshot.clone();
         let mut dirty = Dirty::default();
         for candidate in candidates {
@@ -94,14 +94,10 @@ fn is_certain(answer: Answer) -> bool {
 }
 
 /// The first few pairs after which it is as wanted.
-fn pairs(
-    candidates: &[Candidate],
-    after: impl Fn(&[&Candidate]) -> Answer,
-    wanted: impl Fn(Answer) -> bool,
-) -> Vec<Remedy> {
+fn pairs(candidates: &[Trial], after: impl Fn(&[&Trial]) -> Answer, wanted: impl Fn(Answer) -> bool) -> Vec<Remedy> {
     const MOST: usize = 3;
     let mut found: Vec<Remedy> = Vec::new();
-    let halves: Vec<&Candidate> = candidates.iter().filter(|candidate| candidate.pairs).collect();
+    let halves: Vec<&Trial> = candidates.iter().filter(|candidate| candidate.pairs).collect();
     for (at, one) in halves.iter().enumerate() {
         for other in &halves[at + 1..] {
             let then = after(&[one, other]);
@@ -116,15 +112,15 @@ fn pairs(
     found
 }
 
-struct Node<'a> {
+struct TrialNode<'a> {
     snapshot: &'a Snapshot,
     link: &'a Link,
     question: &'a Question,
     now: Answer,
 }
 
-impl Node<'_> {
-    fn candidates(&self) -> Vec<Candidate> {
+impl TrialNode<'_> {
+    fn candidates(&self) -> Vec<Trial> {
         let mut candidates = self.proxies();
         candidates.extend(self.settings());
         candidates.extend(self.routes());
@@ -135,7 +131,7 @@ impl Node<'_> {
         candidates
     }
 
-    fn proxies(&self) -> Vec<Candidate> {
+    fn proxies(&self) -> Vec<Trial> {
         let (name, target) = (&self.link.name, self.question.target);
         let entries = |keep: &dyn Fn(u32, Ipv4Addr) -> bool, more: Option<(u32, Ipv4Addr)>| {
             let entries = self.snapshot.proxies.iter().map(|key| (key.ifindex, Ipv4Addr::from(key.addr)));
@@ -144,15 +140,15 @@ impl Node<'_> {
         let of = |ifindex| arp_common::maps::IfaceAddr { ifindex, addr: target.octets() };
         if self.snapshot.proxies.contains(&of(self.link.ifindex)) {
             let gone = |ifindex, addr| (ifindex, addr) != (self.link.ifindex, target);
-            return vec![Candidate::new(format!("ip neigh del proxy {target} dev {name}"), entries(&gone, None), None)];
+            return vec![Trial::new(format!("ip neigh del proxy {target} dev {name}"), entries(&gone, None), None)];
         }
         let there = entries(&|_, _| true, Some((self.link.ifindex, target)));
         let also = "it is lost when the interface goes down";
-        vec![Candidate::new(format!("ip neigh add proxy {target} dev {name}"), there, Some(also))]
+        vec![Trial::new(format!("ip neigh add proxy {target} dev {name}"), there, Some(also))]
     }
 
     /// Routes by interfaces without carrier count again.
-    fn without_carrier(&self) -> impl Iterator<Item = Candidate> {
+    fn without_carrier(&self) -> impl Iterator<Item = Trial> {
         let ignores = |link: &&Link| {
             !link.carrier && Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on()
         };
@@ -169,11 +165,11 @@ impl Node<'_> {
             }
             let also = format!("packets are sent out of {} then, although it has no carrier", link.name);
             let events = [Event::Link(link)].into_iter().chain(all.map(Event::AllSettings)).collect();
-            Candidate::new(commands.join(" && "), events, Some(&also))
+            Trial::new(commands.join(" && "), events, Some(&also))
         })
     }
 
-    fn settings(&self) -> Vec<Candidate> {
+    fn settings(&self) -> Vec<Trial> {
         let name = &self.link.name;
         let everything =
             format!("{name} then answers for everything that the node has a route to by another interface");
@@ -208,8 +204,8 @@ impl Node<'_> {
             let own = self.link.settings.map(|settings| value_of(&settings, key));
             if own.is_some_and(|own| own != value) {
                 let command = format!("sysctl -w net.ipv4.conf.{}.{key}={value}", sysctl_name(name));
-                let candidate = Candidate::new(command, Vec::new(), also);
-                candidates.push(Candidate { setting: Some((key, value)), ..candidate });
+                let candidate = Trial::new(command, Vec::new(), also);
+                candidates.push(Trial { setting: Some((key, value)), ..candidate });
             }
             // What `all` says counts for every interface: that is changed only where it decides.
             let lowers = value == 0 && now.is_on();
@@ -218,7 +214,7 @@ impl Node<'_> {
                 let command = format!("sysctl -w net.ipv4.conf.all.{key}={value}");
                 let also =
                     also.map_or_else(|| "on all interfaces".to_owned(), |also| format!("{also}; on all interfaces"));
-                candidates.push(Candidate::new(command, vec![Event::AllSettings(all)], Some(&also)));
+                candidates.push(Trial::new(command, vec![Event::AllSettings(all)], Some(&also)));
             }
         }
         candidates.extend(self.without_carrier());
@@ -226,12 +222,12 @@ impl Node<'_> {
         if delay.is_some_and(|&delay| delay > 0) {
             let command = format!("sysctl -w net.ipv4.neigh.{}.{}=0", sysctl_name(name), names::PROXY_DELAY);
             let event = Event::ProxyDelay(self.link.ifindex, Some(0));
-            candidates.push(Candidate::new(command, vec![event], None).alone());
+            candidates.push(Trial::new(command, vec![event], None).alone());
         }
         candidates
     }
 
-    fn routes(&self) -> Vec<Candidate> {
+    fn routes(&self) -> Vec<Trial> {
         let Question { ifindex, target, sender, .. } = *self.question;
         let name = &self.link.name;
         let mut candidates = Vec::new();
@@ -247,7 +243,7 @@ impl Node<'_> {
                 format!("ip route del {}", describe_route(self.snapshot, route))
             };
             let also = format!("the node then has no such route to {}", to(route.prefix));
-            candidates.push(Candidate::new(command, vec![Event::RouteGone(route.clone())], Some(&also)).alone());
+            candidates.push(Trial::new(command, vec![Event::RouteGone(route.clone())], Some(&also)).alone());
         }
         let others = self.snapshot.links.values().filter(|other| {
             other.ifindex != ifindex && other.name != "lo" && other.flags & IFF_UP != 0 && other.settings.is_some()
@@ -259,7 +255,7 @@ impl Node<'_> {
         if let Some(other) = other.filter(|_| !is_there(target)) {
             let also = format!("packets to {target} are sent by {}, too", other.name);
             let command = format!("ip route add {target}/32 dev {}", other.name);
-            candidates.push(Candidate::new(
+            candidates.push(Trial::new(
                 command,
                 add(host_route(target, RouteKind::Unicast, Some(other.ifindex))),
                 Some(&also),
@@ -268,7 +264,7 @@ impl Node<'_> {
         if !is_there(sender) && !sender.is_unspecified() {
             let also = format!("packets to {sender} are sent by {name}, too");
             let command = format!("ip route add {sender}/32 dev {name}");
-            candidates.push(Candidate::new(
+            candidates.push(Trial::new(
                 command,
                 add(host_route(sender, RouteKind::Unicast, Some(ifindex))),
                 Some(&also),
@@ -277,14 +273,13 @@ impl Node<'_> {
         if !is_there(target) {
             let also = format!("packets to {target} are dropped, too");
             let command = format!("ip route add blackhole {target}/32");
-            candidates.push(
-                Candidate::new(command, add(host_route(target, RouteKind::Blackhole, None)), Some(&also)).alone(),
-            );
+            candidates
+                .push(Trial::new(command, add(host_route(target, RouteKind::Blackhole, None)), Some(&also)).alone());
         }
         candidates
     }
 
-    fn rules(&self) -> Vec<Candidate> {
+    fn rules(&self) -> Vec<Trial> {
         let Question { ifindex, target, sender, .. } = *self.question;
         let by = |end| match end {
             End::Route(rule, _) | End::Refused(rule, _) | End::Unknown(rule) => Some(rule),
@@ -300,7 +295,7 @@ impl Node<'_> {
             [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].iter().any(|&of| *table == crate::event::RuleAction::lookup(of))
         };
         let rules = [forward, back].into_iter().flatten().filter(|rule| !is_default(&rule.action));
-        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut candidates: Vec<Trial> = Vec::new();
         for rule in rules {
             let command = format!("ip rule del pref {}", describe_rule(rule).replacen(':', "", 1));
             if candidates.iter().any(|other| other.command == command) {
@@ -308,12 +303,12 @@ impl Node<'_> {
             }
             let rest = self.snapshot.rules.list().filter(|other| *other != rule).cloned().collect();
             let also = "packets are no longer routed by it either";
-            candidates.push(Candidate::new(command, vec![Event::Rules(rest)], Some(also)).alone());
+            candidates.push(Trial::new(command, vec![Event::Rules(rest)], Some(also)).alone());
         }
         candidates
     }
 
-    fn addresses(&self) -> Vec<Candidate> {
+    fn addresses(&self) -> Vec<Trial> {
         let Question { ifindex, target, .. } = *self.question;
         let holders: Vec<&Address> = self.snapshot.addresses.iter().filter(|address| address.local == target).collect();
         let [holder] = holders.as_slice() else { return Vec::new() };
@@ -327,17 +322,17 @@ impl Node<'_> {
                 true => format!("ip addr del {target}/{} dev {on}", holder.prefix_len),
                 false => format!("ip addr del {target} peer {}/{} dev {on}", holder.peer, holder.prefix_len),
             };
-            candidates.push(Candidate::new(command, events, Some("the node no longer has the address")).alone());
+            candidates.push(Trial::new(command, events, Some("the node no longer has the address")).alone());
         }
         if holder.ifindex != ifindex {
             let more = Address { ifindex, local: target, peer: target, prefix_len: 32 };
             let command = format!("ip addr add {target}/32 dev {}", self.link.name);
-            candidates.push(Candidate::new(command, vec![Event::Address(more)], None));
+            candidates.push(Trial::new(command, vec![Event::Address(more)], None));
         }
         candidates
     }
 
-    fn chains(&self) -> Vec<Candidate> {
+    fn chains(&self) -> Vec<Trial> {
         let rules = &self.snapshot.arp_netfilter;
         let drops = |step: &Step| matches!(step, Step::Verdict(Ruling::Drop | Ruling::Unknown) | Step::Unknown(_));
         let mut candidates = Vec::new();
@@ -347,28 +342,28 @@ impl Node<'_> {
                 changed.chains[at].rules.remove(place);
                 let held_back = changed.held_back();
                 let command = match chain.tool {
-                    Tool::Nft => format!("nft delete rule {} handle {}", chain.name, rule.number),
-                    Tool::Arptables => format!("arptables -D {} {}", chain.name, rule.number),
+                    ChainTool::Nft => format!("nft delete rule {} handle {}", chain.name, rule.number),
+                    ChainTool::Arptables => format!("arptables -D {} {}", chain.name, rule.number),
                 };
                 let events = vec![Event::ArpNetfilter(changed), Event::DroppedReplies(held_back)];
-                candidates.push(Candidate::new(command, events, None).alone());
+                candidates.push(Trial::new(command, events, None).alone());
             }
         }
         candidates.truncate(MOST_RULES);
         candidates
     }
 
-    fn links(&self) -> Vec<Candidate> {
+    fn links(&self) -> Vec<Trial> {
         let name = &self.link.name;
         let with = |flags| vec![Event::Link(Link { flags, ..self.link.clone() })];
         let flags = self.link.flags;
         let mut candidates = Vec::new();
         if flags & IFF_UP == 0 {
             let up = flags | IFF_UP | libc::IFF_RUNNING as u32;
-            candidates.push(Candidate::new(format!("ip link set {name} up"), with(up), None));
+            candidates.push(Trial::new(format!("ip link set {name} up"), with(up), None));
         }
         if flags & IFF_NOARP != 0 {
-            candidates.push(Candidate::new(format!("ip link set {name} arp on"), with(flags & !IFF_NOARP), None));
+            candidates.push(Trial::new(format!("ip link set {name} arp on"), with(flags & !IFF_NOARP), None));
         }
         candidates
     }

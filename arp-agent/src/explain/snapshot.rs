@@ -16,7 +16,7 @@ pub const FORMAT: u32 = 1;
 
 /// The file's only object.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Snapshot {
+pub struct SnapshotFile {
     /// [`FORMAT`].
     pub arp_agent_snapshot: u32,
     /// The version of the `arp-agent` that wrote it.
@@ -40,14 +40,14 @@ pub struct Snapshot {
     pub not_seen: Vec<String>,
 }
 
-impl Snapshot {
+impl SnapshotFile {
     /// What was read of this node.
     ///
     /// # Errors
     /// The kernel gives no answer.
     pub fn of(state: State) -> Result<Self> {
         let kernel = nix::sys::utsname::uname().context("uname")?;
-        Ok(Snapshot {
+        Ok(SnapshotFile {
             arp_agent_snapshot: FORMAT,
             written_by: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: kernel.release().to_string_lossy().into_owned(),

@@ -1,6 +1,6 @@
 //! All that explanations are made of: the kernel's state, what counts beside it, and the kernel to ask.
 
-use super::kernel::{Beyond, Lookup, MAX_NESTED, taken_by};
+use super::kernel::{Beyond, KernelLookup, MAX_NESTED, taken_by};
 use super::kernel_view::KernelView;
 use super::remedies::remedies;
 use super::words::interface;
@@ -173,7 +173,7 @@ impl OnInterface<'_> {
     }
 
     /// The kernel to ask.
-    pub fn lookup(&self) -> &dyn Lookup {
+    pub fn lookup(&self) -> &dyn KernelLookup {
         match &self.state.lookups {
             Some(lookups) => lookups,
             None => &(),

@@ -1,15 +1,15 @@
 //! Which interfaces the program runs on, and why not on the others.
 
 use super::bpf_syscalls::{HookLink, knows_tcx, tcx_programs};
-use super::clsact::{Filter, Filters, LeftFilter, OtherFilters};
+use super::clsact::{Filters, LeftFilter, OtherFilters, OwnFilter};
 use super::foreign_tc::{Places, tcx_around};
 use super::owners::Programs;
 use super::pins::{LeftLink, Pins};
 use super::policy::{Candidate, Surroundings, candidates};
-use super::worker::{Done, Worker};
+use super::worker::{JobDone, Worker};
 use crate::config::{Hook, HookConfig, TcAttach};
 use crate::dataplane::HookKind;
-use crate::dataplane::bpf::{Bpf, programs::Entry};
+use crate::dataplane::bpf::{Bpf, programs::EntryProgram};
 use crate::descriptors;
 use crate::event::Link;
 use anyhow::Context as _;
@@ -84,7 +84,7 @@ pub struct Waiting {
 #[derive(Debug)]
 enum Handle {
     Link { link: HookLink, program: u32, pin: Option<PathBuf> },
-    Filter(Filter),
+    Filter(OwnFilter),
 }
 
 fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
@@ -218,7 +218,7 @@ impl Attachments {
 
     /// Waits until the worker has attached, or failed to attach, the next interface; pass the result to
     /// [`Attachments::complete`]. May be dropped while it waits.
-    pub(crate) async fn done(&mut self) -> Done {
+    pub(crate) async fn done(&mut self) -> JobDone {
         self.worker.done().await
     }
 
@@ -391,9 +391,9 @@ impl Attachments {
         bpf: &mut Bpf,
         links: &BTreeMap<u32, Link>,
         takes_xdp: impl Fn(u32) -> bool,
-        done: Done,
+        done: JobDone,
     ) {
-        let Done { ifindex, number, entry, link } = done;
+        let JobDone { ifindex, number, entry, link } = done;
         let awaited = matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(w)) if w.number == number);
         let (Some(dumped), true) = (links.get(&ifindex), awaited) else {
             // The interface went, or is no longer wanted.
@@ -557,7 +557,7 @@ impl Attachments {
     }
 
     /// Takes over the link that a dead agent left for a hook. Links that are in its way are removed.
-    fn adopt(&mut self, link: &Link, how: HookKind, entry: &Entry) -> Option<Handle> {
+    fn adopt(&mut self, link: &Link, how: HookKind, entry: &EntryProgram) -> Option<Handle> {
         let ifindex = link.ifindex;
         let left = self.take_left_links(ifindex, |left| left.is_xdp() == how.is_xdp());
         let is_there = |left: &LeftLink| {
@@ -582,7 +582,7 @@ impl Attachments {
     }
 
     /// Pins a link, except XDP in a veth's driver: without an agent it would still cost the pod its offloads.
-    fn keep(&self, link: HookLink, ifindex: u32, how: HookKind, entry: &Entry) -> Handle {
+    fn keep(&self, link: HookLink, ifindex: u32, how: HookKind, entry: &EntryProgram) -> Handle {
         let pins = self.pins.as_ref().filter(|_| how != HookKind::XdpVeth);
         let pin = pins.and_then(|pins| {
             let kept = pins.keep(&link, ifindex, how);

@@ -68,7 +68,7 @@ const HANDLE: u32 = 1;
 
 /// A filter that this agent has set. Dropping it removes nothing: [`Filters::remove`] does.
 #[derive(Debug)]
-pub struct Filter {
+pub struct OwnFilter {
     ifindex: u32,
     /// Priority in the upper half, protocol in the lower, as in `tcm_info`.
     info: u32,
@@ -182,7 +182,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses; then nothing is left that was not there before.
-    pub fn set(&mut self, ifindex: u32, program: i32, left: &[LeftFilter]) -> Result<Filter> {
+    pub fn set(&mut self, ifindex: u32, program: i32, left: &[LeftFilter]) -> Result<OwnFilter> {
         // There may be a guard's filter, too.
         if let Some(left) = left.iter().find(|left| (left.dumped.info, left.dumped.handle) == (LAST, HANDLE)) {
             let info = left.dumped.info;
@@ -190,7 +190,7 @@ impl Filters {
                 if left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) {
                     self.mark(ifindex);
                 }
-                return Ok(Filter { ifindex, info });
+                return Ok(OwnFilter { ifindex, info });
             }
         }
         self.set_new(ifindex, |filters| {
@@ -208,14 +208,14 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses, or the first place is taken; then nothing is left that was not there before.
-    pub fn set_first(&mut self, ifindex: u32, program: i32, for_all: bool) -> Result<Filter> {
+    pub fn set_first(&mut self, ifindex: u32, program: i32, for_all: bool) -> Result<OwnFilter> {
         let first = if for_all { FIRST_OF_ALL } else { FIRST };
         self.set_new(ifindex, |filters| filters.add_filter(ifindex, program, first, NLM_F_CREATE | NLM_F_EXCL))
             .context("setting a tc filter with priority 1 failed (others may have one)")
     }
 
     /// Sets a filter, on a queueing discipline that is made for it if there is none.
-    fn set_new(&mut self, ifindex: u32, set: impl FnOnce(&mut Self) -> Result<u32>) -> Result<Filter> {
+    fn set_new(&mut self, ifindex: u32, set: impl FnOnce(&mut Self) -> Result<u32>) -> Result<OwnFilter> {
         let made = self.add_qdisc(ifindex)?;
         let set = set(self);
         if made {
@@ -226,7 +226,7 @@ impl Filters {
                 let _ = self.remove_qdisc(ifindex);
             }
         }
-        Ok(Filter { ifindex, info: set? })
+        Ok(OwnFilter { ifindex, info: set? })
     }
 
     /// Removes a filter that was set here, if it is still there. Its queueing discipline stays: removing it would cut
@@ -234,7 +234,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses. That it is gone already, perhaps with its interface, is no error.
-    pub fn remove(&mut self, filter: &Filter) -> Result<()> {
+    pub fn remove(&mut self, filter: &OwnFilter) -> Result<()> {
         let name = format!("{PREFIX}{}", self.name);
         let dumped = DumpedFilter { info: filter.info, handle: HANDLE, chain: 0, name: Some(name) };
         self.remove_shown(filter.ifindex, &dumped).map(drop)
@@ -277,7 +277,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, ifindex: u32, filter: Option<&Filter>) -> Result<OtherFilters> {
+    pub fn beside(&mut self, ifindex: u32, filter: Option<&OwnFilter>) -> Result<OtherFilters> {
         let own = format!("{PREFIX}{}", self.name);
         let is_own = |dumped: &DumpedFilter| dumped.name.as_deref() == Some(&*own);
         let incoming = self.dumped(ifindex, INGRESS)?;

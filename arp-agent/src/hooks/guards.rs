@@ -1,11 +1,11 @@
 //! The guard's program on interfaces: before all others, and only where a policy is on.
 
 use super::bpf_syscalls::{HookLink, knows_tcx};
-use super::clsact::{Filter, Filters};
-use super::worker::{Done, Worker};
+use super::clsact::{Filters, OwnFilter};
+use super::worker::{JobDone, Worker};
 use crate::dataplane::bpf::Bpf;
 use crate::dataplane::bpf::guards::Guarding;
-use crate::dataplane::bpf::programs::Entry;
+use crate::dataplane::bpf::programs::EntryProgram;
 use anyhow::Context as _;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -16,29 +16,29 @@ const AGAIN: Duration = Duration::from_secs(60);
 
 /// The interfaces that are guarded.
 pub struct Guards {
-    program: Entry,
+    program: EntryProgram,
     worker: Worker,
     filters: Filters,
     knows_tcx: bool,
     /// The program judges IP packets, too.
     judges_ip: bool,
-    by_ifindex: BTreeMap<u32, Guard>,
+    by_ifindex: BTreeMap<u32, AttachedGuard>,
     failures: u64,
 }
 
 #[derive(Debug)]
-struct Guard {
-    handle: Handle,
+struct AttachedGuard {
+    handle: GuardHandle,
     /// Something of others comes before it.
     is_late: bool,
     attached_at: Instant,
 }
 
 #[derive(Debug)]
-enum Handle {
+enum GuardHandle {
     Waiting(u64),
     Tcx(HookLink),
-    Filter(Filter),
+    Filter(OwnFilter),
     Refused(String),
 }
 
@@ -71,8 +71,10 @@ impl Guards {
 
     /// Guards an interface, unless it is guarded already.
     pub fn guard(&mut self, ifindex: u32) {
-        if let Some(Guard { handle: Handle::Waiting(_) | Handle::Tcx(_) | Handle::Filter(_), .. }) =
-            self.by_ifindex.get(&ifindex)
+        if let Some(AttachedGuard {
+            handle: GuardHandle::Waiting(_) | GuardHandle::Tcx(_) | GuardHandle::Filter(_),
+            ..
+        }) = self.by_ifindex.get(&ifindex)
         {
             return;
         }
@@ -81,44 +83,44 @@ impl Guards {
 
     fn attach(&mut self, ifindex: u32, before: Option<HookLink>) {
         let handle = if self.knows_tcx {
-            Handle::Waiting(self.worker.attach(ifindex, self.program.clone(), true, before))
+            GuardHandle::Waiting(self.worker.attach(ifindex, self.program.clone(), true, before))
         } else {
             match self.filters.set_first(ifindex, self.program.program.as_fd().as_raw_fd(), self.judges_ip) {
-                Ok(filter) => Handle::Filter(filter),
+                Ok(filter) => GuardHandle::Filter(filter),
                 Err(error) => {
                     self.failures += 1;
                     refused(ifindex, format!("{error:#}"))
                 }
             }
         };
-        self.by_ifindex.insert(ifindex, Guard { handle, is_late: false, attached_at: Instant::now() });
+        self.by_ifindex.insert(ifindex, AttachedGuard { handle, is_late: false, attached_at: Instant::now() });
     }
 
     /// Guards an interface no more, or forgets one that is gone.
     pub fn forget(&mut self, ifindex: u32) {
         match self.by_ifindex.remove(&ifindex).map(|guard| guard.handle) {
-            Some(Handle::Tcx(link)) => self.worker.detach_from(link),
-            Some(Handle::Filter(filter)) => {
+            Some(GuardHandle::Tcx(link)) => self.worker.detach_from(link),
+            Some(GuardHandle::Filter(filter)) => {
                 if let Err(error) = self.filters.remove(&filter) {
                     log::debug!("{}: its guard's filter: {error:#}", super::interface_name(ifindex));
                 }
             }
-            Some(Handle::Waiting(_) | Handle::Refused(_)) | None => {}
+            Some(GuardHandle::Waiting(_) | GuardHandle::Refused(_)) | None => {}
         }
     }
 
     /// Waits until the next interface is guarded, or cannot be. May be dropped while it waits.
-    pub(crate) async fn done(&mut self) -> Done {
+    pub(crate) async fn done(&mut self) -> JobDone {
         self.worker.done().await
     }
 
     /// Takes the result of [`Guards::done`].
-    pub(crate) fn complete(&mut self, Done { ifindex, number, link, .. }: Done) {
+    pub(crate) fn complete(&mut self, JobDone { ifindex, number, link, .. }: JobDone) {
         match self.by_ifindex.get_mut(&ifindex) {
-            Some(guard) if matches!(guard.handle, Handle::Waiting(awaited) if awaited == number) => {
+            Some(guard) if matches!(guard.handle, GuardHandle::Waiting(awaited) if awaited == number) => {
                 guard.attached_at = Instant::now();
                 guard.handle = match link {
-                    Ok(link) => Handle::Tcx(link),
+                    Ok(link) => GuardHandle::Tcx(link),
                     Err(error) => {
                         self.failures += 1;
                         refused(ifindex, error.to_string())
@@ -134,7 +136,7 @@ impl Guards {
     /// attached again: at most once a minute, because others may want to be the first, too.
     pub fn note_place(&mut self, ifindex: u32, place: Option<usize>) {
         let Some(guard) = self.by_ifindex.get_mut(&ifindex) else { return };
-        if !matches!(guard.handle, Handle::Tcx(_)) || place == Some(0) {
+        if !matches!(guard.handle, GuardHandle::Tcx(_)) || place == Some(0) {
             guard.is_late = false;
             return;
         }
@@ -146,7 +148,7 @@ impl Guards {
             "{}: another program has taken the guard's place; it is attached again",
             super::interface_name(ifindex)
         );
-        if let Some(Guard { handle: Handle::Tcx(link), .. }) = self.by_ifindex.remove(&ifindex) {
+        if let Some(AttachedGuard { handle: GuardHandle::Tcx(link), .. }) = self.by_ifindex.remove(&ifindex) {
             self.attach(ifindex, Some(link));
         }
     }
@@ -155,28 +157,28 @@ impl Guards {
     pub fn state(&self, ifindex: u32) -> Option<String> {
         let guard = self.by_ifindex.get(&ifindex)?;
         Some(match &guard.handle {
-            Handle::Waiting(_) => "waiting to be attached".to_owned(),
-            Handle::Tcx(_) if guard.is_late => "attached (tcx), but programs of others come before it".to_owned(),
-            Handle::Tcx(_) => "attached (tcx)".to_owned(),
-            Handle::Filter(_) => "attached (clsact)".to_owned(),
-            Handle::Refused(why) => format!("not attached: {why}"),
+            GuardHandle::Waiting(_) => "waiting to be attached".to_owned(),
+            GuardHandle::Tcx(_) if guard.is_late => "attached (tcx), but programs of others come before it".to_owned(),
+            GuardHandle::Tcx(_) => "attached (tcx)".to_owned(),
+            GuardHandle::Filter(_) => "attached (clsact)".to_owned(),
+            GuardHandle::Refused(why) => format!("not attached: {why}"),
         })
     }
 }
 
-fn refused(ifindex: u32, why: String) -> Handle {
+fn refused(ifindex: u32, why: String) -> GuardHandle {
     log::warn!(
         "{}: its policies do nothing, because the guard cannot be attached: {why}",
         super::interface_name(ifindex)
     );
-    Handle::Refused(why)
+    GuardHandle::Refused(why)
 }
 
 /// Links go with their descriptors.
 impl Drop for Guards {
     fn drop(&mut self) {
         for guard in std::mem::take(&mut self.by_ifindex).into_values() {
-            if let Handle::Filter(filter) = guard.handle
+            if let GuardHandle::Filter(filter) = guard.handle
                 && let Err(error) = self.filters.remove(&filter)
             {
                 log::warn!("cannot remove the guard's tc filter: {error:#}");

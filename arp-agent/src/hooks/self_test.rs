@@ -41,7 +41,7 @@ pub fn frame(len: usize) -> Vec<u8> {
 /// What the caller does next for an interface; it then reports the result.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum SelfTestAction {
     /// Nothing: [`SelfTests::blocked`] says what is known.
     Nothing,
     /// Read the counters, then send [`FRAMES`] frames of this length, then call [`SelfTests::sent`].
@@ -69,12 +69,12 @@ struct SelfTest {
     carrier_changes: u32,
     /// Whether the other end took XDP frames at the test.
     takes_xdp: bool,
-    state: State,
+    state: TestState,
 }
 
 /// The state of an interface's test.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
+enum TestState {
     /// Replies arrive.
     Proven,
     /// Replies cannot arrive as the interface is; there is nothing to test.
@@ -124,36 +124,38 @@ impl Sent {
     }
 }
 
-impl State {
+impl TestState {
     fn blocked(&self) -> Option<Reason> {
         match *self {
-            State::Proven => None,
-            State::Blocked(reason) => Some(reason),
-            State::Sending { .. } | State::Sent(_) | State::Failed { .. } => Some(Reason::SELF_TEST_PENDING),
+            TestState::Proven => None,
+            TestState::Blocked(reason) => Some(reason),
+            TestState::Sending { .. } | TestState::Sent(_) | TestState::Failed { .. } => {
+                Some(Reason::SELF_TEST_PENDING)
+            }
         }
     }
 
     fn due(&self) -> Option<Instant> {
         match *self {
-            State::Proven | State::Blocked(_) | State::Sending { .. } => None,
-            State::Sent(Sent { at, next, .. }) => Some(next.unwrap_or(at)),
-            State::Failed { again, .. } => Some(again),
+            TestState::Proven | TestState::Blocked(_) | TestState::Sending { .. } => None,
+            TestState::Sent(Sent { at, next, .. }) => Some(next.unwrap_or(at)),
+            TestState::Failed { again, .. } => Some(again),
         }
     }
 
     fn failures(&self) -> u32 {
         match *self {
-            State::Proven | State::Blocked(_) => 0,
-            State::Sending { failures } | State::Sent(Sent { failures, .. }) | State::Failed { failures, .. } => {
-                failures
-            }
+            TestState::Proven | TestState::Blocked(_) => 0,
+            TestState::Sending { failures }
+            | TestState::Sent(Sent { failures, .. })
+            | TestState::Failed { failures, .. } => failures,
         }
     }
 
     /// The state after another failure at `now`, with `failures` before it.
     fn failed(failures: u32, now: Instant) -> Self {
         let pause = FIRST_RETRY.saturating_mul(1 << failures.min(16)).min(LAST_RETRY);
-        State::Failed { again: now + pause, failures: failures + 1 }
+        TestState::Failed { again: now + pause, failures: failures + 1 }
     }
 }
 
@@ -167,48 +169,48 @@ impl SelfTests {
     /// What to do to learn whether replies arrive by this hook. An interface is tested if it never was, if its carrier
     /// or its other end has changed since, or if the last test failed long enough ago. `takes_xdp`: its other end takes
     /// XDP frames in driver mode.
-    pub fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> Action {
+    pub fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> SelfTestAction {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
             // There is no other end to be asked, and what is sent would be on somebody's wire.
             self.forget(ifindex);
-            return Action::Nothing;
+            return SelfTestAction::Nothing;
         }
         let known = self
             .by_ifindex
             .get(&ifindex)
             .filter(|test| (test.how, test.carrier_changes, test.takes_xdp) == (how, carrier_changes, takes_xdp));
         let state = match known.map(|test| test.state) {
-            Some(state) if state.due().is_none_or(|due| now < due) => return Action::Nothing,
-            Some(State::Sent(_)) => return Action::ReadCounters,
-            Some(state) => State::Sending { failures: state.failures() },
-            None if !link.carrier => State::Blocked(Reason::SELF_TEST_PENDING),
-            None if how == HookKind::XdpVeth && !takes_xdp => State::Blocked(Reason::PEER_DROPS_XDP),
-            None => State::Sending { failures: 0 },
+            Some(state) if state.due().is_none_or(|due| now < due) => return SelfTestAction::Nothing,
+            Some(TestState::Sent(_)) => return SelfTestAction::ReadCounters,
+            Some(state) => TestState::Sending { failures: state.failures() },
+            None if !link.carrier => TestState::Blocked(Reason::SELF_TEST_PENDING),
+            None if how == HookKind::XdpVeth && !takes_xdp => TestState::Blocked(Reason::PEER_DROPS_XDP),
+            None => TestState::Sending { failures: 0 },
         };
         self.by_ifindex.insert(ifindex, SelfTest { how, carrier_changes, takes_xdp, state });
         self.enter(ifindex, state)
     }
 
     /// Notes that the frames were sent. On most devices they have arrived by then.
-    pub fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> Action {
+    pub fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> SelfTestAction {
         match self.state(ifindex) {
-            Some(State::Sending { failures }) => {
-                self.enter(ifindex, State::Sent(Sent { at: now, len: len(failures), before, failures, next: None }))
+            Some(TestState::Sending { failures }) => {
+                self.enter(ifindex, TestState::Sent(Sent { at: now, len: len(failures), before, failures, next: None }))
             }
-            _ => Action::Nothing,
+            _ => SelfTestAction::Nothing,
         }
     }
 
     /// Notes what the interface has transmitted so far.
-    pub fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> Action {
-        let Some(State::Sent(sent)) = self.state(ifindex) else { return Action::Nothing };
+    pub fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> SelfTestAction {
+        let Some(TestState::Sent(sent)) = self.state(ifindex) else { return SelfTestAction::Nothing };
         let state = match sent.arrival(counted, now) {
-            Arrival::Arrived => State::Proven,
-            Arrival::NotYet => State::Sent(Sent { next: Some(now + STEP), ..sent }),
+            Arrival::Arrived => TestState::Proven,
+            Arrival::NotYet => TestState::Sent(Sent { next: Some(now + STEP), ..sent }),
             // The caller came late: once more. But not if it takes so long to read the counters.
-            Arrival::Uncertain if sent.next.is_some() => State::Sending { failures: sent.failures },
-            Arrival::Uncertain | Arrival::Lost => State::failed(sent.failures, now),
+            Arrival::Uncertain if sent.next.is_some() => TestState::Sending { failures: sent.failures },
+            Arrival::Uncertain | Arrival::Lost => TestState::failed(sent.failures, now),
         };
         self.enter(ifindex, state)
     }
@@ -216,7 +218,7 @@ impl SelfTests {
     /// Notes that the frames could not be sent, or the counters not be read.
     pub fn failed(&mut self, ifindex: u32, now: Instant) {
         if let Some(state) = self.state(ifindex) {
-            let _ = self.enter(ifindex, State::failed(state.failures(), now));
+            let _ = self.enter(ifindex, TestState::failed(state.failures(), now));
         }
     }
 
@@ -241,7 +243,7 @@ impl SelfTests {
         self.pending.iter().filter_map(|&ifindex| self.due_of(ifindex)).min()
     }
 
-    fn state(&self, ifindex: u32) -> Option<State> {
+    fn state(&self, ifindex: u32) -> Option<TestState> {
         self.by_ifindex.get(&ifindex).map(|test| test.state)
     }
 
@@ -250,7 +252,7 @@ impl SelfTests {
     }
 
     /// Sets the state, and gives what to do in it.
-    fn enter(&mut self, ifindex: u32, state: State) -> Action {
+    fn enter(&mut self, ifindex: u32, state: TestState) -> SelfTestAction {
         if let Some(test) = self.by_ifindex.get_mut(&ifindex) {
             test.state = state;
         }
@@ -260,9 +262,9 @@ impl SelfTests {
             self.pending.remove(&ifindex);
         }
         match state {
-            State::Sending { failures } => Action::Send { len: len(failures) },
-            State::Sent(Sent { next: None, .. }) => Action::ReadCounters,
-            _ => Action::Nothing,
+            TestState::Sending { failures } => SelfTestAction::Send { len: len(failures) },
+            TestState::Sent(Sent { next: None, .. }) => SelfTestAction::ReadCounters,
+            _ => SelfTestAction::Nothing,
         }
     }
 }
@@ -288,15 +290,15 @@ mod tests {
         Link { ifindex: IFINDEX, kind: Some("veth".into()), carrier: true, ..Link::default() }
     }
 
-    fn check(tests: &mut SelfTests, now: Instant) -> Action {
+    fn check(tests: &mut SelfTests, now: Instant) -> SelfTestAction {
         tests.check(&veth(), HookKind::Tcx, false, now)
     }
 
     /// Frames are under way since this moment.
     fn sent(at: Instant) -> SelfTests {
         let mut tests = SelfTests::default();
-        assert_eq!(check(&mut tests, at), Action::Send { len: LEN });
-        assert_eq!(tests.sent(IFINDEX, BEFORE, at), Action::ReadCounters);
+        assert_eq!(check(&mut tests, at), SelfTestAction::Send { len: LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at), SelfTestAction::ReadCounters);
         tests
     }
 
@@ -323,7 +325,7 @@ mod tests {
     #[test]
     fn the_pause_after_a_failure_grows_up_to_a_bound() {
         let now = Instant::now();
-        let pause = |failures| State::failed(failures, now).due().map(|due| due - now);
+        let pause = |failures| TestState::failed(failures, now).due().map(|due| due - now);
         assert_eq!(
             [0, 1, 2, 12, 13, 400].map(pause),
             [10, 20, 40, 40_960, 60_000, 60_000].map(|pause| Some(ms(pause)))
@@ -335,21 +337,21 @@ mod tests {
         let at = Instant::now();
         let mut tests = sent(at);
         assert_eq!(tests.blocked(IFINDEX), Some(Reason::SELF_TEST_PENDING));
-        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), Action::Nothing);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), SelfTestAction::Nothing);
         assert_eq!((tests.blocked(IFINDEX), tests.due()), (None, None));
-        assert_eq!(check(&mut tests, at + ms(1_000)), Action::Nothing);
+        assert_eq!(check(&mut tests, at + ms(1_000)), SelfTestAction::Nothing);
     }
 
     #[test]
     fn counters_are_read_again_until_the_frames_arrive() {
         let at = Instant::now();
         let mut tests = sent(at);
-        assert_eq!(tests.counted(IFINDEX, BEFORE, at), Action::Nothing);
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at), SelfTestAction::Nothing);
         assert_eq!(tests.due(), Some(at + STEP));
-        assert_eq!(check(&mut tests, at), Action::Nothing, "too early");
+        assert_eq!(check(&mut tests, at), SelfTestAction::Nothing, "too early");
         assert_eq!(tests.pending(at + STEP), BTreeSet::from([IFINDEX]));
-        assert_eq!(check(&mut tests, at + STEP), Action::ReadCounters);
-        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + STEP), Action::Nothing);
+        assert_eq!(check(&mut tests, at + STEP), SelfTestAction::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + STEP), SelfTestAction::Nothing);
         assert_eq!((tests.blocked(IFINDEX), tests.pending(at + ms(9))), (None, BTreeSet::new()));
     }
 
@@ -357,12 +359,12 @@ mod tests {
     fn a_test_that_failed_is_repeated_with_short_frames() {
         let at = Instant::now();
         let mut tests = sent(at);
-        assert_eq!(tests.counted(IFINDEX, BEFORE, at + ms(3)), Action::Nothing);
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at + ms(3)), SelfTestAction::Nothing);
         assert_eq!((tests.failures(IFINDEX), tests.blocked(IFINDEX)), (1, Some(Reason::SELF_TEST_PENDING)));
         assert_eq!(tests.due(), Some(at + ms(13)));
-        assert_eq!(check(&mut tests, at + ms(13)), Action::Send { len: SHORT_LEN });
-        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(13)), Action::ReadCounters);
-        assert_eq!(tests.counted(IFINDEX, arrived(SHORT_LEN), at + ms(13)), Action::Nothing);
+        assert_eq!(check(&mut tests, at + ms(13)), SelfTestAction::Send { len: SHORT_LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(13)), SelfTestAction::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(SHORT_LEN), at + ms(13)), SelfTestAction::Nothing);
         assert_eq!((tests.failures(IFINDEX), tests.blocked(IFINDEX)), (0, None));
     }
 
@@ -370,11 +372,15 @@ mod tests {
     fn counters_that_are_read_too_late_prove_nothing() {
         let at = Instant::now();
         let mut tests = sent(at);
-        assert_eq!(tests.counted(IFINDEX, BEFORE, at), Action::Nothing);
-        assert_eq!(check(&mut tests, at + ms(20)), Action::ReadCounters);
-        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + ms(20)), Action::Send { len: LEN });
-        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(20)), Action::ReadCounters);
-        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + ms(40)), Action::Nothing, "reading takes too long");
+        assert_eq!(tests.counted(IFINDEX, BEFORE, at), SelfTestAction::Nothing);
+        assert_eq!(check(&mut tests, at + ms(20)), SelfTestAction::ReadCounters);
+        assert_eq!(tests.counted(IFINDEX, arrived(LEN), at + ms(20)), SelfTestAction::Send { len: LEN });
+        assert_eq!(tests.sent(IFINDEX, BEFORE, at + ms(20)), SelfTestAction::ReadCounters);
+        assert_eq!(
+            tests.counted(IFINDEX, arrived(LEN), at + ms(40)),
+            SelfTestAction::Nothing,
+            "reading takes too long"
+        );
         assert_eq!(tests.failures(IFINDEX), 1);
     }
 
@@ -382,10 +388,10 @@ mod tests {
     fn an_error_counts_as_a_failure() {
         let at = Instant::now();
         let mut tests = SelfTests::default();
-        assert_eq!(check(&mut tests, at), Action::Send { len: LEN });
+        assert_eq!(check(&mut tests, at), SelfTestAction::Send { len: LEN });
         tests.failed(IFINDEX, at);
         assert_eq!((tests.failures(IFINDEX), tests.due()), (1, Some(at + FIRST_RETRY)));
-        assert_eq!(check(&mut tests, at + FIRST_RETRY), Action::Send { len: SHORT_LEN });
+        assert_eq!(check(&mut tests, at + FIRST_RETRY), SelfTestAction::Send { len: SHORT_LEN });
         tests.failed(IFINDEX, at);
         assert_eq!((tests.failures(IFINDEX), tests.due()), (2, Some(at + 2 * FIRST_RETRY)));
     }
@@ -395,10 +401,10 @@ mod tests {
         let at = Instant::now();
         let proven = || {
             let mut tests = sent(at);
-            assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), Action::Nothing);
+            assert_eq!(tests.counted(IFINDEX, arrived(LEN), at), SelfTestAction::Nothing);
             tests
         };
-        let send = Action::Send { len: LEN };
+        let send = SelfTestAction::Send { len: LEN };
         let flapped = Link { carrier_changes: 1, ..veth() };
         assert_eq!(proven().check(&flapped, HookKind::Tcx, false, at), send);
         assert_eq!(proven().check(&veth(), HookKind::Tcx, true, at), send);
@@ -413,12 +419,12 @@ mod tests {
         let at = Instant::now();
         let mut tests = SelfTests::default();
         let down = Link { carrier: false, ..veth() };
-        assert_eq!(tests.check(&down, HookKind::Tcx, false, at), Action::Nothing);
+        assert_eq!(tests.check(&down, HookKind::Tcx, false, at), SelfTestAction::Nothing);
         assert_eq!((tests.blocked(IFINDEX), tests.due()), (Some(Reason::SELF_TEST_PENDING), None));
         let up = Link { carrier_changes: 1, ..veth() };
-        assert_eq!(tests.check(&up, HookKind::XdpVeth, false, at), Action::Nothing);
+        assert_eq!(tests.check(&up, HookKind::XdpVeth, false, at), SelfTestAction::Nothing);
         assert_eq!((tests.blocked(IFINDEX), tests.due()), (Some(Reason::PEER_DROPS_XDP), None));
-        assert_eq!(tests.check(&up, HookKind::XdpVeth, true, at), Action::Send { len: LEN });
+        assert_eq!(tests.check(&up, HookKind::XdpVeth, true, at), SelfTestAction::Send { len: LEN });
     }
 
     #[test]
@@ -426,7 +432,7 @@ mod tests {
         let at = Instant::now();
         let mut tests = sent(at);
         let nic = Link { kind: None, ..veth() };
-        assert_eq!(tests.check(&nic, HookKind::XdpDriver, false, at), Action::Nothing);
+        assert_eq!(tests.check(&nic, HookKind::XdpDriver, false, at), SelfTestAction::Nothing);
         assert_eq!((tests.blocked(IFINDEX), tests.due()), (None, None), "what had the index before is forgotten");
     }
 }

@@ -2,7 +2,7 @@
 //! effect, until the new value is in the tables.
 
 use super::cgroup::cgroup_root;
-use super::sysctl_writes::{Budget, Next, NotedWrite, Rest, StaleSettings, Value, Writes};
+use super::sysctl_writes::{Budget, NotedWrite, PauseStep, Rest, StaleSettings, Value, Writes};
 use crate::dataplane::{bpf::Bpf, refusal};
 use anyhow::{Context as _, anyhow, bail};
 use arp_common::maps::{SettingWrite, names};
@@ -107,12 +107,12 @@ impl SysctlHook {
         let Some(rest) = &mut self.rest else { return false };
         let now = Instant::now();
         match rest.next(now, bpf.written_elsewhere()) {
-            Next::Rest => false,
-            Next::Count => {
+            PauseStep::Rest => false,
+            PauseStep::Count => {
                 bpf.set_netns(EVERYBODY);
                 false
             }
-            Next::Over => {
+            PauseStep::Over => {
                 log::info!("sysctl hook resumed: writes are noticed before they take effect");
                 self.rest = None;
                 self.budget = Budget::new(now);

@@ -230,7 +230,7 @@ pub enum Rest {
 
 /// The next step of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum PauseStep {
     /// It goes on.
     Rest,
     /// Writes must count again.
@@ -245,18 +245,18 @@ impl Rest {
     const QUIET: Duration = Duration::from_secs(10);
 
     /// The next step, given the count of writes so far.
-    pub fn next(&mut self, now: Instant, written: u64) -> Next {
+    pub fn next(&mut self, now: Instant, written: u64) -> PauseStep {
         match *self {
             Rest::Since(since, before) if now.saturating_duration_since(since) >= Self::QUIET => {
                 if written - before < Self::FEW {
                     *self = Rest::Until(now + SETTLE_LIMIT);
-                    return Next::Count;
+                    return PauseStep::Count;
                 }
                 *self = Rest::Since(now, written);
-                Next::Rest
+                PauseStep::Rest
             }
-            Rest::Until(then) if now >= then => Next::Over,
-            _ => Next::Rest,
+            Rest::Until(then) if now >= then => PauseStep::Over,
+            _ => PauseStep::Rest,
         }
     }
 }
@@ -451,12 +451,12 @@ mod tests {
         let start = Instant::now();
         let mut rest = Rest::Since(start, 100);
         let mut next = |ms, written| rest.next(start + Duration::from_millis(ms), written);
-        assert_eq!(next(9_999, 100), Next::Rest, "it has not been quiet for long");
-        assert_eq!(next(10_000, 105), Next::Rest, "too many");
-        assert_eq!(next(19_999, 105), Next::Rest, "counted from there on");
-        assert_eq!(next(20_000, 109), Next::Count);
-        assert_eq!(next(20_249, 109), Next::Rest, "one may be under way");
-        assert_eq!(next(20_250, 109), Next::Over);
+        assert_eq!(next(9_999, 100), PauseStep::Rest, "it has not been quiet for long");
+        assert_eq!(next(10_000, 105), PauseStep::Rest, "too many");
+        assert_eq!(next(19_999, 105), PauseStep::Rest, "counted from there on");
+        assert_eq!(next(20_000, 109), PauseStep::Count);
+        assert_eq!(next(20_249, 109), PauseStep::Rest, "one may be under way");
+        assert_eq!(next(20_250, 109), PauseStep::Over);
     }
 
     #[test]

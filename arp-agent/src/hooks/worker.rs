@@ -2,7 +2,7 @@
 //! The agent goes on meanwhile. Between two jobs the thread pauses, so that others who wait for the lock get it.
 
 use super::bpf_syscalls::HookLink;
-use crate::dataplane::bpf::programs::Entry;
+use crate::dataplane::bpf::programs::EntryProgram;
 use crate::descriptors;
 use std::collections::VecDeque;
 use std::io;
@@ -17,18 +17,18 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// A job for the thread.
 enum Job {
-    Attach { ifindex: u32, number: u64, entry: Entry, before: Option<HookLink> },
+    Attach { ifindex: u32, number: u64, entry: EntryProgram, before: Option<HookLink> },
     LetGo(HookLink),
 }
 
 /// The result of a job.
-pub(crate) struct Done {
+pub(crate) struct JobDone {
     /// The interface.
     pub ifindex: u32,
     /// The number that [`Worker::attach`] gave.
     pub number: u64,
     /// The program that is attached.
-    pub entry: Entry,
+    pub entry: EntryProgram,
     /// The link.
     pub link: io::Result<HookLink>,
 }
@@ -45,7 +45,7 @@ type Attach = fn(BorrowedFd<'_>, u32) -> io::Result<HookLink>;
 /// The thread, and its queue.
 pub(crate) struct Worker {
     queue: Arc<Queue>,
-    done: UnboundedReceiver<Done>,
+    done: UnboundedReceiver<JobDone>,
     number: u64,
 }
 
@@ -65,7 +65,7 @@ impl Worker {
     /// Has a program attached to an interface by tcx: before all that waits if it is `urgent`, and after `before`, the
     /// link by which it is attached already, has let go: the kernel takes no program twice. Gives a number by which the
     /// outcome is known.
-    pub(crate) fn attach(&mut self, ifindex: u32, entry: Entry, urgent: bool, before: Option<HookLink>) -> u64 {
+    pub(crate) fn attach(&mut self, ifindex: u32, entry: EntryProgram, urgent: bool, before: Option<HookLink>) -> u64 {
         self.number += 1;
         self.push(Job::Attach { ifindex, number: self.number, entry, before }, urgent);
         self.number
@@ -77,7 +77,7 @@ impl Worker {
     }
 
     /// Waits for the next result, success or failure. May be dropped while it waits.
-    pub(crate) async fn done(&mut self) -> Done {
+    pub(crate) async fn done(&mut self) -> JobDone {
         match self.done.recv().await {
             Some(done) => done,
             None => std::future::pending().await,
@@ -104,7 +104,7 @@ impl Drop for Worker {
     }
 }
 
-fn work(how: Attach, queue: &Queue, tell: &UnboundedSender<Done>) {
+fn work(how: Attach, queue: &Queue, tell: &UnboundedSender<JobDone>) {
     loop {
         let job = {
             let mut jobs = queue.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +126,7 @@ fn work(how: Attach, queue: &Queue, tell: &UnboundedSender<Done>) {
                     Some(too_few) => Err(io::Error::other(too_few)),
                 };
                 // Nobody hears it: the agent ends, and the link goes with the message.
-                let _ = tell.send(Done { ifindex, number, entry, link });
+                let _ = tell.send(JobDone { ifindex, number, entry, link });
             }
             Job::LetGo(link) => drop(link),
         }

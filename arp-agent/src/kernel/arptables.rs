@@ -17,7 +17,9 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-use crate::arp_rules::{ArpRules, Base, Chain, Field, Hook, Rule, Step, Test, Tool, Values, Verdict};
+use crate::arp_rules::{
+    ArpRules, Base, Chain, ChainHook, ChainRule, ChainTool, ChainVerdict, Field, Step, Test, Values,
+};
 
 /// What is said of tables that only root may read.
 pub(super) const FORBIDDEN: &str = "the tables of arptables may not be read";
@@ -167,14 +169,14 @@ impl Info {
 }
 
 /// An entry.
-struct Entry<'a> {
+struct ArptablesEntry<'a> {
     bytes: &'a [u8],
     /// Where the next one is.
     next: usize,
     target: &'a [u8],
 }
 
-impl<'a> Entry<'a> {
+impl<'a> ArptablesEntry<'a> {
     fn read(entries: &'a [u8], at: usize) -> Result<Self> {
         let rest = entries.get(at..).context("an entry behind the end")?;
         let [target, len] = [TARGET_OFFSET_AT, NEXT_OFFSET_AT].map(|at| bytes(rest, at).map(u16::from_ne_bytes));
@@ -234,7 +236,7 @@ fn decode(info: &[u8; INFO_LEN], entries: &[u8]) -> Result<ArpRules> {
         hooks().map(|hook| (info.hooks[hook][0], CHAINS[hook].to_owned())).collect();
     let mut at = 0;
     while at < entries.len() {
-        let entry = Entry::read(entries, at)?;
+        let entry = ArptablesEntry::read(entries, at)?;
         at = entry.next;
         if let Some(name) = entry.heads()?.filter(|_| at < entries.len()) {
             begins.insert(at, name);
@@ -244,38 +246,38 @@ fn decode(info: &[u8; INFO_LEN], entries: &[u8]) -> Result<ArpRules> {
     let policies: Vec<usize> = hooks().map(|hook| info.hooks[hook][1]).collect();
     let mut rules = ArpRules::default();
     for (&begin, name) in &begins {
-        let mut chain = Chain { tool: Tool::Arptables, name: name.clone(), rules: Vec::new() };
+        let mut chain = Chain { tool: ChainTool::Arptables, name: name.clone(), rules: Vec::new() };
         let mut at = begin;
         // A chain of a user's ends where the next begins, that of a hook with its policy.
         while at < entries.len() && !policies.contains(&at) {
-            let entry = Entry::read(entries, at)?;
+            let entry = ArptablesEntry::read(entries, at)?;
             if entry.heads()?.is_some() {
                 break;
             }
             let mut steps = entry.conditions()?;
             steps.push(match (entry.target()?.as_str(), entry.verdict()) {
-                ("", Ok(DROP)) => Step::Verdict(Verdict::Drop),
-                ("", Ok(ACCEPT)) => Step::Verdict(Verdict::Accept),
-                ("", Ok(RETURN)) => Step::Verdict(Verdict::Return),
+                ("", Ok(DROP)) => Step::Verdict(ChainVerdict::Drop),
+                ("", Ok(ACCEPT)) => Step::Verdict(ChainVerdict::Accept),
+                ("", Ok(RETURN)) => Step::Verdict(ChainVerdict::Return),
                 // It only counts.
-                ("", Ok(to)) if usize::try_from(to) == Ok(entry.next) => Step::Verdict(Verdict::Continue),
+                ("", Ok(to)) if usize::try_from(to) == Ok(entry.next) => Step::Verdict(ChainVerdict::Continue),
                 ("", Ok(to)) => {
                     let place = usize::try_from(to).ok().and_then(|to| places.get(&to).copied());
-                    Step::Verdict(place.map_or(Verdict::Unknown, Verdict::Jump))
+                    Step::Verdict(place.map_or(ChainVerdict::Unknown, ChainVerdict::Jump))
                 }
                 (name, _) => Step::Unknown(format!("-j {name}")),
             });
-            chain.rules.push(Rule { number: chain.rules.len() as u64 + 1, steps });
+            chain.rules.push(ChainRule { number: chain.rules.len() as u64 + 1, steps });
             at = entry.next;
         }
         rules.chains.push(chain);
     }
     for hook in hooks().filter(|&hook| hook != FORWARD) {
         let [begin, policy] = info.hooks[hook];
-        let policy = Entry::read(entries, policy)?;
+        let policy = ArptablesEntry::read(entries, policy)?;
         let is_plain = policy.conditions()?.is_empty() && policy.target()?.is_empty();
         rules.bases.push(Base {
-            hook: [Hook::Input, Hook::Output, Hook::Other][hook],
+            hook: [ChainHook::Input, ChainHook::Output, ChainHook::Other][hook],
             chain: *places.get(&begin).context("a hook without a chain")?,
             accepts: is_plain && policy.verdict()? == ACCEPT,
         });

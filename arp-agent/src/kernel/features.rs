@@ -28,7 +28,7 @@ const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
 
 /// The family `netdev`, on kernels that have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Family {
+pub struct NetdevFamily {
     id: u16,
     /// The multicast group that changes are sent to.
     pub(super) group: u32,
@@ -37,7 +37,7 @@ pub struct Family {
 /// Reads the features of devices.
 pub struct Features {
     socket: NetlinkSocket,
-    family: Family,
+    family: NetdevFamily,
 }
 
 impl Features {
@@ -63,7 +63,7 @@ impl Features {
     }
 
     /// The family.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> NetdevFamily {
         self.family
     }
 
@@ -84,7 +84,7 @@ impl Features {
     }
 }
 
-fn family(message: &Message<'_>) -> Result<Family> {
+fn family(message: &Message<'_>) -> Result<NetdevFamily> {
     let (_, rest) = message.split::<GENL_LEN>()?;
     let id = wire::attribute(rest, CTRL_ATTR_FAMILY_ID)?.context("a family without an identifier")?;
     let groups = wire::attribute(rest, CTRL_ATTR_MCAST_GROUPS)?.context("the family netdev has no groups")?;
@@ -92,7 +92,7 @@ fn family(message: &Message<'_>) -> Result<Family> {
         let (_, group) = group?;
         if wire::attribute(group, CTRL_ATTR_MCAST_GRP_NAME)?.map(wire::text).as_deref() == Some("mgmt") {
             let group = wire::attribute(group, CTRL_ATTR_MCAST_GRP_ID)?.context("a group without an identifier")?;
-            return Ok(Family { id: wire::bytes(id).map(u16::from_ne_bytes)?, group: wire::u32_of(group)? });
+            return Ok(NetdevFamily { id: wire::bytes(id).map(u16::from_ne_bytes)?, group: wire::u32_of(group)? });
         }
     }
     anyhow::bail!("the family netdev has no group mgmt")

@@ -7,9 +7,9 @@ use nix::libc;
 
 use super::{
     ingress::{CHAIN_HOOK, CHAIN_NAME, CHAIN_TABLE, FAMILY_ARP, GET_CHAIN, NFGEN_LEN, nftables},
-    nft_rule::{self, Contents, Expression, Named, number},
+    nft_rule::{self, Expression, Named, SetContents, number},
 };
-use crate::arp_rules::{ArpRules, Base, Chain, Hook, Rule, Tool};
+use crate::arp_rules::{ArpRules, Base, Chain, ChainHook, ChainRule, ChainTool};
 use crate::netlink::wire::{self, Message, NetlinkRequest};
 
 const GET_RULE: u16 = nftables(libc::NFT_MSG_GETRULE);
@@ -79,7 +79,7 @@ pub(super) struct NftSet {
 #[derive(Debug)]
 pub(super) struct Element {
     key: Vec<u8>,
-    verdict: Option<nft_rule::Verdict>,
+    verdict: Option<nft_rule::NftVerdict>,
     /// It stands for just its key.
     is_plain: bool,
     has_expressions: bool,
@@ -91,7 +91,7 @@ pub(super) struct Dumped {
     pub(super) chains: Vec<NftChain>,
     pub(super) rules: Vec<NftRule>,
     /// Those of [`Dumped::sets_asked`] that there are.
-    pub(super) sets: BTreeMap<Named, Contents>,
+    pub(super) sets: BTreeMap<Named, SetContents>,
 }
 
 /// Asks about all chains of the family.
@@ -155,7 +155,7 @@ impl Dumped {
         for NftChain { name, .. } in &self.chains {
             places.insert(name.clone(), chains.len());
             let name = format!("arp {} {}", name.table, name.name);
-            chains.push(Chain { tool: Tool::Nft, name, rules: Vec::new() });
+            chains.push(Chain { tool: ChainTool::Nft, name, rules: Vec::new() });
         }
         for NftRule { chain, handle, expressions } in &self.rules {
             let Some(&at) = places.get(chain) else { continue };
@@ -165,13 +165,13 @@ impl Dumped {
                 // One that packets change is as if it were not there: not known.
                 self.sets.get(&set).filter(|_| !updated.contains(&set))
             };
-            chains[at].rules.push(Rule { number: *handle, steps: nft_rule::steps(expressions, place, set) });
+            chains[at].rules.push(ChainRule { number: *handle, steps: nft_rule::steps(expressions, place, set) });
         }
         let bases = self.chains.iter().enumerate().filter_map(|(chain, NftChain { hook, accepts, .. })| {
             let hook = match i32::try_from((*hook)?) {
-                Ok(libc::NF_ARP_IN) => Hook::Input,
-                Ok(libc::NF_ARP_OUT) => Hook::Output,
-                _ => Hook::Other,
+                Ok(libc::NF_ARP_IN) => ChainHook::Input,
+                Ok(libc::NF_ARP_OUT) => ChainHook::Output,
+                _ => ChainHook::Other,
             };
             Some(Base { hook, chain, accepts: *accepts })
         });
@@ -181,10 +181,10 @@ impl Dumped {
 
 impl NftSet {
     /// The set with its elements, which came in several parts.
-    pub(super) fn with(&self, elements: Vec<Vec<Element>>) -> Contents {
+    pub(super) fn with(&self, elements: Vec<Vec<Element>>) -> SetContents {
         let elements: Vec<Element> = elements.into_iter().flatten().collect();
         let is_plain = |element: &Element| element.is_plain && element.key.len() == self.key_len;
-        Contents {
+        SetContents {
             key_len: self.key_len,
             is_plain: self.flags & !PLAIN == 0 && elements.iter().all(is_plain),
             changes: self.flags & CHANGES != 0

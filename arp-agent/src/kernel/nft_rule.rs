@@ -64,18 +64,18 @@ impl Named {
 
 /// A verdict: its code, and the chain that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct NftVerdict {
     code: i32,
     chain: Option<String>,
 }
 
 /// A set or a map with its elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Contents {
+pub(super) struct SetContents {
     /// How long keys are.
     pub(super) key_len: usize,
     /// Keys, each with its verdict if it has one.
-    pub(super) elements: BTreeMap<Vec<u8>, Option<Verdict>>,
+    pub(super) elements: BTreeMap<Vec<u8>, Option<NftVerdict>>,
     /// A key is in it if it is listed, and only then.
     pub(super) is_plain: bool,
     /// To look into it may change it.
@@ -101,7 +101,7 @@ pub(super) enum Expression {
     },
     /// On only if something in registers is so.
     Perhaps,
-    Verdict(Verdict),
+    Verdict(NftVerdict),
     /// On only if a register is in this set, or is not.
     In {
         from: u32,
@@ -217,28 +217,28 @@ pub(super) fn value(data: &[u8]) -> Result<Option<&[u8]>> {
 }
 
 /// The verdict in `struct nft_data`, if it is one.
-pub(super) fn verdict(data: &[u8]) -> Result<Option<Verdict>> {
+pub(super) fn verdict(data: &[u8]) -> Result<Option<NftVerdict>> {
     let Some(verdict) = wire::attribute(data, DATA_VERDICT)? else { return Ok(None) };
     let chain = wire::attribute(verdict, VERDICT_CHAIN)?.map(wire::text);
-    Ok(number(verdict, VERDICT_CODE)?.map(|code| Verdict { code: code.cast_signed(), chain }))
+    Ok(number(verdict, VERDICT_CODE)?.map(|code| NftVerdict { code: code.cast_signed(), chain }))
 }
 
 /// What the expressions do, one after another. `place` finds a chain of the rule's table, `set` a set.
 pub(super) fn steps<'a>(
     expressions: &[Expression],
     place: impl Fn(&str) -> Option<usize>,
-    set: impl Fn(&str) -> Option<&'a Contents>,
+    set: impl Fn(&str) -> Option<&'a SetContents>,
 ) -> Vec<Step> {
-    let verdict = |verdict: &Verdict| {
+    let verdict = |verdict: &NftVerdict| {
         let chain = || verdict.chain.as_deref().and_then(&place);
         match verdict.code {
-            NF_ACCEPT => arp_rules::Verdict::Accept,
-            NF_DROP => arp_rules::Verdict::Drop,
-            libc::NFT_CONTINUE => arp_rules::Verdict::Continue,
-            libc::NFT_RETURN => arp_rules::Verdict::Return,
-            libc::NFT_JUMP => chain().map_or(arp_rules::Verdict::Unknown, arp_rules::Verdict::Jump),
-            libc::NFT_GOTO => chain().map_or(arp_rules::Verdict::Unknown, arp_rules::Verdict::Goto),
-            _ => arp_rules::Verdict::Unknown,
+            NF_ACCEPT => arp_rules::ChainVerdict::Accept,
+            NF_DROP => arp_rules::ChainVerdict::Drop,
+            libc::NFT_CONTINUE => arp_rules::ChainVerdict::Continue,
+            libc::NFT_RETURN => arp_rules::ChainVerdict::Return,
+            libc::NFT_JUMP => chain().map_or(arp_rules::ChainVerdict::Unknown, arp_rules::ChainVerdict::Jump),
+            libc::NFT_GOTO => chain().map_or(arp_rules::ChainVerdict::Unknown, arp_rules::ChainVerdict::Goto),
+            _ => arp_rules::ChainVerdict::Unknown,
         }
     };
     // What was loaded last, and to where: registers overlap, so nothing else is trusted.
@@ -285,7 +285,8 @@ pub(super) fn steps<'a>(
             }
             Expression::Decide { from, set: name } => {
                 let Some(set) = set(name) else { continue };
-                let of_map = |known: &Option<Verdict>| known.as_ref().map_or(arp_rules::Verdict::Unknown, verdict);
+                let of_map =
+                    |known: &Option<NftVerdict>| known.as_ref().map_or(arp_rules::ChainVerdict::Unknown, verdict);
                 match field(*from).filter(|field| set.is_plain && set.key_len == len(*field)) {
                     Some(of) => {
                         let verdicts: BTreeMap<_, _> =
@@ -344,7 +345,7 @@ mod tests {
     }
 
     /// Whether the last step is a comparison of the name.
-    fn compares(expressions: &[Expression], set: Option<&Contents>) -> bool {
+    fn compares(expressions: &[Expression], set: Option<&SetContents>) -> bool {
         let steps = steps(expressions, |_| None, |_| set);
         matches!(steps.last(), Some(Step::If(Test { field: Field::InName, with, .. })) if *with != nothing())
     }
@@ -363,7 +364,7 @@ mod tests {
 
     #[test]
     fn only_sets_of_names_are_looked_into() {
-        let contents = |key_len, is_plain| Contents { key_len, is_plain, elements: BTreeMap::new(), changes: false };
+        let contents = |key_len, is_plain| SetContents { key_len, is_plain, elements: BTreeMap::new(), changes: false };
         let lookup = [load(NAME, 1), Expression::In { from: 1, set: "s".to_owned(), inverted: false }];
         assert!(compares(&lookup, Some(&contents(16, true))));
         assert!(!compares(&lookup, Some(&contents(20, true))), "of names and addresses");

@@ -1,6 +1,6 @@
 //! docs/metrics.md: made of the families, and compared with what is committed. `cargo xtask docs` writes it.
 
-use super::{FAMILIES, Family, Kind, tests::scrape, text};
+use super::{FAMILIES, MetricFamily, MetricKind, tests::scrape, text};
 use std::fmt::Write as _;
 
 const INTRODUCTION: &str = "# Metrics, probes, alerts
@@ -39,8 +39,8 @@ those with the label `interface`. Each reason is there from the start, with 0 (d
 
 fn markdown() -> String {
     let mut markdown = INTRODUCTION.to_owned();
-    for Family { name, kind, labels, help, .. } in FAMILIES {
-        let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+    for MetricFamily { name, kind, labels, help, .. } in FAMILIES {
+        let kind = if *kind == MetricKind::Counter { "counter" } else { "gauge" };
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         writeln!(markdown, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
     }

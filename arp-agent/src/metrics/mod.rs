@@ -19,29 +19,29 @@ pub struct Scrape {
 }
 
 /// A metric.
-struct Family {
+struct MetricFamily {
     name: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     labels: &'static [&'static str],
     help: &'static str,
-    samples: fn(&Scrape) -> Vec<Sample>,
+    samples: fn(&Scrape) -> Vec<MetricSample>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum MetricKind {
     Counter,
     Gauge,
 }
 
 /// The values of the labels, and the value.
-type Sample = (Vec<String>, f64);
+type MetricSample = (Vec<String>, f64);
 
 /// One metric without labels, from the figures.
 macro_rules! single {
     ($kind:ident $name:literal, $help:literal, |$figures:ident| $value:expr) => {
-        Family {
+        MetricFamily {
             name: $name,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             labels: &[],
             help: $help,
             samples: |scrape| of(scrape, |$figures| vec![(Vec::new(), $value)]),
@@ -52,9 +52,9 @@ macro_rules! single {
 /// The same from those of `--shadow`.
 macro_rules! shadow {
     ($kind:ident $name:literal, $help:literal, |$shadow:ident| $value:expr) => {
-        Family {
+        MetricFamily {
             name: $name,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             labels: &[],
             help: $help,
             samples: |scrape| of_shadow(scrape, |$shadow| vec![(Vec::new(), $value)]),
@@ -62,33 +62,33 @@ macro_rules! shadow {
     };
 }
 
-const FAMILIES: &[Family] = &[
-    Family {
+const FAMILIES: &[MetricFamily] = &[
+    MetricFamily {
         name: "arp_agent_build_info",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &["version"],
         help: "Always 1; the label is the version that runs.",
         samples: |scrape| of(scrape, |figures| vec![(vec![figures.version.clone()], 1.0)]),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_up",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &[],
         help: "1 if the agent answered this scrape, 0 if it is gone, stopped or overloaded.",
         samples: |scrape| vec![(Vec::new(), number(scrape.figures.is_some()))],
     },
     single!(Gauge "arp_agent_ready", "1 while the maps are in sync with the kernel and all interfaces of the start are attached.", |figures| number(figures.ready)),
-    Family {
+    MetricFamily {
         name: "arp_agent_heartbeat_age_seconds",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &[],
         help: "Time since the agent's event loop last turned (only over HTTP).",
         samples: |scrape| scrape.heartbeat_age.map(|age| (Vec::new(), age)).into_iter().collect(),
     },
     single!(Counter "arp_agent_replies_total", "ARP requests that the fast path answered.", |figures| figures.answered as f64),
-    Family {
+    MetricFamily {
         name: "arp_agent_passes_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["reason"],
         help: "ARP frames that were left to the kernel, by reason.",
         samples: |scrape| {
@@ -97,23 +97,23 @@ const FAMILIES: &[Family] = &[
             })
         },
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_policy_replies_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["policy"],
         help: "ARP requests that a policy answered, and the kernel would not, or not at once.",
         samples: |scrape| of(scrape, |figures| by_policy(&figures.answered_by_policy)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_policy_would_reply_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["policy"],
         help: "ARP requests that a policy which only counts would have answered.",
         samples: |scrape| of(scrape, |figures| by_policy(&figures.would_answer)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_interfaces",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &["hook", "mode", "state", "reason"],
         help: "Interfaces that match, by state; the reason is empty unless they pass.",
         samples: |scrape| {
@@ -126,9 +126,9 @@ const FAMILIES: &[Family] = &[
             })
         },
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_pattern_interfaces",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &["pattern"],
         help: "Interfaces that match a pattern of the setting `interface`.",
         samples: |scrape| {
@@ -152,23 +152,23 @@ const FAMILIES: &[Family] = &[
     single!(Counter "arp_agent_settings_written_total", "Writes of sysctls that made frames pass.", |figures| figures.settings_written as f64),
     single!(Counter "arp_agent_settings_written_elsewhere_total", "Writes of sysctls that made no frame pass.", |figures| figures.settings_written_elsewhere as f64),
     single!(Gauge "arp_agent_config_stale", "1 if the last reload was refused, and older settings are in force.", |figures| number(figures.config_stale)),
-    Family {
+    MetricFamily {
         name: "arp_agent_dropped_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["reason"],
         help: "ARP frames that policies dropped, by reason.",
         samples: |scrape| of(scrape, |figures| by_label(&figures.dropped)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_would_drop_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["reason"],
         help: "ARP frames that policies which only count would have dropped, by reason.",
         samples: |scrape| of(scrape, |figures| by_label(&figures.would_drop)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_events_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["kind"],
         help: "Events (`arp-agent events`), by kind; those that were not told one by one are included.",
         samples: |scrape| of(scrape, |figures| by_label(&figures.events)),
@@ -176,44 +176,44 @@ const FAMILIES: &[Family] = &[
     single!(Counter "arp_agent_events_lost_total", "Events of policies that were not told, because the ring buffer was full; the counters of drops have them.", |figures| figures.events_lost as f64),
     single!(Gauge "arp_agent_trace_clients", "Clients of `arp-agent trace`; while there is one, each frame costs more.", |figures| figures.trace_clients as f64),
     single!(Counter "arp_agent_trace_lost_total", "Frames that traces left out, because the ring buffer was full; what clients did not read fast enough is not among them.", |figures| figures.trace_lost as f64),
-    Family {
+    MetricFamily {
         name: "arp_agent_neighbour_table_entries",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &[],
         help: "Entries in the neighbour table, which all network namespaces of the machine share.",
         samples: |scrape| of(scrape, |figures| table(figures.neighbour_table.map(|(entries, _)| entries))),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_neighbour_table_limit",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &[],
         help: "The most entries that the neighbour table may hold (gc_thresh3).",
         samples: |scrape| of(scrape, |figures| table(figures.neighbour_table.map(|(_, most)| most))),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_attach_failures_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["program"],
         help: "How often a program could not be attached to an interface: `answer`, `guard` (of policies that drop), `shadow`.",
         samples: |scrape| of(scrape, |figures| by_label(&figures.attach_failures)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_map_entries",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &["map"],
         help: "Entries of a BPF map that follows the kernel's state.",
         samples: |scrape| of(scrape, |figures| by_map(&figures.maps, 0)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_map_max_entries",
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         labels: &["map"],
         help: "The most entries that the map may have. Above three quarters of it `interfaces` and `neighbours` may find no room for one more.",
         samples: |scrape| of(scrape, |figures| by_map(&figures.maps, 1)),
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_shadow_compared_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["verdict", "kernel"],
         help: "Requests that were compared with what the kernel does (only with shadow): `answer` or the reason for a pass, and whether the kernel `answered` or was `silent`.",
         samples: |scrape| {
@@ -227,9 +227,9 @@ const FAMILIES: &[Family] = &[
             })
         },
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_shadow_kernel_seconds_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["verdict"],
         help: "Time that the kernel's answers to these requests took (only with shadow).",
         samples: |scrape| {
@@ -242,9 +242,9 @@ const FAMILIES: &[Family] = &[
     shadow!(Counter "arp_agent_shadow_disagreements_total", "Requests that the fast path would have answered, and the kernel did not, or otherwise (only with shadow).", |shadow| shadow.disagreements as f64),
     shadow!(Counter "arp_agent_shadow_not_compared_total", "Requests that came faster than the comparison, or again before it was done (only with shadow).", |shadow| shadow.not_compared as f64),
     shadow!(Gauge "arp_agent_shadow_unseen_interfaces", "Interfaces on which the kernel's answers cannot be seen (only with shadow).", |shadow| shadow.not_seen as f64),
-    Family {
+    MetricFamily {
         name: "arp_agent_interface_replies_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["interface"],
         help: "ARP requests that the fast path answered on an interface (only with metrics-interfaces).",
         samples: |scrape| {
@@ -253,9 +253,9 @@ const FAMILIES: &[Family] = &[
             })
         },
     },
-    Family {
+    MetricFamily {
         name: "arp_agent_interface_passes_total",
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         labels: &["interface", "reason"],
         help: "ARP frames of an interface that were left to the kernel, by reason (only with metrics-interfaces).",
         samples: |scrape| {
@@ -269,27 +269,27 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<Sample>) -> Vec<Sample> {
+fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<MetricSample>) -> Vec<MetricSample> {
     scrape.figures.as_ref().map(samples).unwrap_or_default()
 }
 
-fn of_shadow(scrape: &Scrape, samples: impl FnOnce(&ShadowFigures) -> Vec<Sample>) -> Vec<Sample> {
+fn of_shadow(scrape: &Scrape, samples: impl FnOnce(&ShadowFigures) -> Vec<MetricSample>) -> Vec<MetricSample> {
     of(scrape, |figures| figures.shadow.as_ref().map(samples).unwrap_or_default())
 }
 
-fn by_map(maps: &BTreeMap<String, [u32; 2]>, which: usize) -> Vec<Sample> {
+fn by_map(maps: &BTreeMap<String, [u32; 2]>, which: usize) -> Vec<MetricSample> {
     maps.iter().map(|(map, size)| (vec![map.clone()], f64::from(size[which]))).collect()
 }
 
-fn by_policy(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
+fn by_policy(counts: &BTreeMap<String, u64>) -> Vec<MetricSample> {
     counts.iter().map(|(policy, &count)| (vec![policy.clone()], count as f64)).collect()
 }
 
-fn by_label(counts: &BTreeMap<String, u64>) -> Vec<Sample> {
+fn by_label(counts: &BTreeMap<String, u64>) -> Vec<MetricSample> {
     counts.iter().map(|(label, &count)| (vec![label.clone()], count as f64)).collect()
 }
 
-fn table(size: Option<u64>) -> Vec<Sample> {
+fn table(size: Option<u64>) -> Vec<MetricSample> {
     size.map(|size| (Vec::new(), size as f64)).into_iter().collect()
 }
 
@@ -303,17 +303,17 @@ fn number(yes: bool) -> f64 {
 /// A name is not one that Prometheus takes.
 pub fn text(scrape: &Scrape) -> anyhow::Result<String> {
     let registry = Registry::new();
-    for Family { name, kind, labels, help, samples } in FAMILIES {
+    for MetricFamily { name, kind, labels, help, samples } in FAMILIES {
         let options = Opts::new(*name, *help);
         match kind {
-            Kind::Counter => {
+            MetricKind::Counter => {
                 let family = CounterVec::new(options, labels)?;
                 for (values, value) in samples(scrape) {
                     family.with_label_values(&values).inc_by(value);
                 }
                 registry.register(Box::new(family))?;
             }
-            Kind::Gauge => {
+            MetricKind::Gauge => {
                 let family = GaugeVec::new(options, labels)?;
                 for (values, value) in samples(scrape) {
                     family.with_label_values(&values).set(value);
@@ -374,8 +374,8 @@ pub(crate) mod tests {
     #[test]
     fn each_family_has_help_type_and_samples() {
         let text = text(&scrape()).unwrap();
-        for Family { name, kind, help, .. } in FAMILIES {
-            let kind = if *kind == Kind::Counter { "counter" } else { "gauge" };
+        for MetricFamily { name, kind, help, .. } in FAMILIES {
+            let kind = if *kind == MetricKind::Counter { "counter" } else { "gauge" };
             assert!(text.contains(&format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{name}")), "{name}: {text}");
         }
         for line in [
@@ -410,8 +410,8 @@ pub(crate) mod tests {
 
     #[test]
     fn counters_end_in_total_and_gauges_do_not() {
-        for Family { name, kind, .. } in FAMILIES {
-            assert_eq!(name.ends_with("_total"), *kind == Kind::Counter, "{name}");
+        for MetricFamily { name, kind, .. } in FAMILIES {
+            assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
         }
     }
 }

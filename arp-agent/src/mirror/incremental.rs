@@ -8,7 +8,7 @@ use crate::dataplane::fake::Fake;
 use crate::event::{
     Address, ForeignTc, Link, LocalAndMain, NeighbourEntry, Placement, RouteKind, RoutingRule, RuleAction, Settings,
 };
-use arp_common::fib::Kind;
+use arp_common::fib::LeafKind;
 use arp_common::tables;
 use arp_common::{ArpFrame, Reason, Verdict, decide};
 use outcome::Outcome;
@@ -244,8 +244,10 @@ fn leaves(mirror: &Mirror, all: &BTreeMap<(u16, Prefix), Entry>, view: u16) -> L
         let slot = entry.slot();
         let without_slot = Entry::from_raw(entry.raw() >> 16 << 16);
         let leaf = match entry.kind() {
-            Kind::Unicast => Leaf { entry: without_slot, legs: mirror.slots.legs(slot).cloned(), tail: Leaves::new() },
-            Kind::Fall => Leaf { entry: without_slot, legs: None, tail: leaves(mirror, all, slot) },
+            LeafKind::Unicast => {
+                Leaf { entry: without_slot, legs: mirror.slots.legs(slot).cloned(), tail: Leaves::new() }
+            }
+            LeafKind::Fall => Leaf { entry: without_slot, legs: None, tail: leaves(mirror, all, slot) },
             _ => Leaf { entry, legs: None, tail: Leaves::new() },
         };
         (prefix, leaf)
@@ -307,13 +309,13 @@ fn jumps() -> impl Strategy<Value = Vec<Event>> {
 fn found(mirror: &Mirror, tables: &Fake, view: u16, target: [u8; 4]) -> Outcome {
     let leaf = tables::lookup(tables, view, target);
     match leaf.kind() {
-        Kind::None => Outcome::NoRoute,
-        Kind::Local => Outcome::Local { elsewhere: leaf.is_elsewhere() },
-        Kind::Unicast => mirror.slots.legs(leaf.slot()).cloned().map_or(Outcome::Opaque, Outcome::Unicast),
-        Kind::Unanswerable => Outcome::Unanswerable,
-        Kind::Opaque => Outcome::Opaque,
-        Kind::OpaqueRule => Outcome::OpaqueRule,
-        Kind::Fall => Outcome::Fall(leaf.slot()),
+        LeafKind::None => Outcome::NoRoute,
+        LeafKind::Local => Outcome::Local { elsewhere: leaf.is_elsewhere() },
+        LeafKind::Unicast => mirror.slots.legs(leaf.slot()).cloned().map_or(Outcome::Opaque, Outcome::Unicast),
+        LeafKind::Unanswerable => Outcome::Unanswerable,
+        LeafKind::Opaque => Outcome::Opaque,
+        LeafKind::OpaqueRule => Outcome::OpaqueRule,
+        LeafKind::Fall => Outcome::Fall(leaf.slot()),
     }
 }
 

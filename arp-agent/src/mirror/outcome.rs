@@ -1,14 +1,14 @@
 //! What becomes of the targets of a prefix, by the steps that the routing rules come down to.
 
 use super::routes::{TABLE_LOCAL, TABLE_MAIN};
-use super::rules::{Action, Holds, Lookup, Step, TABLE_LOCAL_AND_MAIN};
+use super::rules::{Action, Holds, Lookup, LookupStep, TABLE_LOCAL_AND_MAIN};
 use super::slots::Legs;
 use super::snapshot::Snapshot;
 use crate::event::{Route, RouteKind};
 use crate::prefix::Prefix;
 
 /// The routing tables, as they are looked up.
-pub(super) trait Tables<'a> {
+pub(super) trait RoutingTables<'a> {
     /// The state that they are part of.
     fn snapshot(&self) -> &'a Snapshot;
 
@@ -16,7 +16,7 @@ pub(super) trait Tables<'a> {
     fn best(&self, table: u32, prefix: Prefix) -> Option<&'a Route>;
 }
 
-impl<'a> Tables<'a> for &'a Snapshot {
+impl<'a> RoutingTables<'a> for &'a Snapshot {
     fn snapshot(&self) -> &'a Snapshot {
         self
     }
@@ -42,7 +42,7 @@ pub(super) enum Outcome {
 }
 
 /// What a lookup in a table comes to.
-pub(super) enum Found<'a> {
+pub(super) enum TableOutcome<'a> {
     /// Nothing that counts: the rules go on.
     Nothing,
     /// A route of a type that is a destination.
@@ -55,7 +55,7 @@ pub(super) enum Found<'a> {
 
 /// Looks up in a table the addresses that are in `prefix`, and in no longer one of the table's prefixes (`fib_table_lookup`,
 /// net/ipv4/fib_trie.c, and `fib4_rule_suppress`, net/ipv4/fib_rules.c, 6.18).
-pub(super) fn look_up<'a>(tables: &impl Tables<'a>, lookup: &Lookup, prefix: Prefix) -> Found<'a> {
+pub(super) fn look_up<'a>(tables: &impl RoutingTables<'a>, lookup: &Lookup, prefix: Prefix) -> TableOutcome<'a> {
     let snapshot = tables.snapshot();
     let best = |table| tables.best(table, prefix);
     let found = if lookup.table == TABLE_LOCAL_AND_MAIN {
@@ -66,11 +66,11 @@ pub(super) fn look_up<'a>(tables: &impl Tables<'a>, lookup: &Lookup, prefix: Pre
     } else {
         best(lookup.table)
     };
-    let Some(route) = found else { return Found::Nothing };
+    let Some(route) = found else { return TableOutcome::Nothing };
     match route.kind {
-        RouteKind::Throw => return Found::Nothing,
-        _ if refuses(route) => return Found::Refused,
-        RouteKind::Other => return Found::Unknown,
+        RouteKind::Throw => return TableOutcome::Nothing,
+        _ if refuses(route) => return TableOutcome::Refused,
+        RouteKind::Other => return TableOutcome::Unknown,
         _ => {}
     }
     // If the kernel skips the route, because its interface goes down, it looks at these instead.
@@ -78,14 +78,14 @@ pub(super) fn look_up<'a>(tables: &impl Tables<'a>, lookup: &Lookup, prefix: Pre
     let mut others = snapshot.routes.at(route.table, route.prefix).iter().skip(1).chain(shorter);
     if lookup.suppress_prefixlen.is_some_and(|len| route.prefix.len <= len) {
         // They are not longer; but a route that refuses counts, whatever its prefix.
-        return if others.any(refuses) { Found::Unknown } else { Found::Nothing };
+        return if others.any(refuses) { TableOutcome::Unknown } else { TableOutcome::Nothing };
     }
-    let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
+    let Some(group) = lookup.suppress_ifgroup else { return TableOutcome::Route(route) };
     match route.legs().first().map(|first| snapshot.links.get(first)) {
-        Some(Some(link)) if link.group != group => Found::Route(route),
-        Some(Some(_)) if others.next().is_none() => Found::Nothing,
-        None if route.nexthop.is_none() => Found::Route(route),
-        _ => Found::Unknown,
+        Some(Some(link)) if link.group != group => TableOutcome::Route(route),
+        Some(Some(_)) if others.next().is_none() => TableOutcome::Nothing,
+        None if route.nexthop.is_none() => TableOutcome::Route(route),
+        _ => TableOutcome::Unknown,
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn refuses(route: &Route) -> bool {
 }
 
 /// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
-pub(super) fn outcome<'a>(tables: &impl Tables<'a>, steps: &[Step], prefix: Prefix) -> Outcome {
+pub(super) fn outcome<'a>(tables: &impl RoutingTables<'a>, steps: &[LookupStep], prefix: Prefix) -> Outcome {
     let mut at = 0;
     while let Some(step) = steps.get(at) {
         at += 1;
@@ -113,7 +113,7 @@ pub(super) fn outcome<'a>(tables: &impl Tables<'a>, steps: &[Step], prefix: Pref
 }
 
 /// The same where a step may or may not apply: each step's outcome out of those behind it.
-fn outcome_backwards<'a>(tables: &impl Tables<'a>, steps: &[Step], prefix: Prefix) -> Outcome {
+fn outcome_backwards<'a>(tables: &impl RoutingTables<'a>, steps: &[LookupStep], prefix: Prefix) -> Outcome {
     let mut outcomes = vec![Outcome::NoRoute; steps.len() + 1];
     for (at, step) in steps.iter().enumerate().rev() {
         let otherwise = outcomes[at + 1].clone();
@@ -138,7 +138,7 @@ enum Act {
     End(Outcome),
 }
 
-fn act<'a>(tables: &impl Tables<'a>, step: &Step, prefix: Prefix) -> Act {
+fn act<'a>(tables: &impl RoutingTables<'a>, step: &LookupStep, prefix: Prefix) -> Act {
     let lookup = match &step.action {
         Action::Lookup(lookup) => lookup,
         Action::Goto(step) => return Act::Goto(*step),
@@ -147,13 +147,13 @@ fn act<'a>(tables: &impl Tables<'a>, step: &Step, prefix: Prefix) -> Act {
         Action::Unknown => return Act::End(Outcome::OpaqueRule),
     };
     match look_up(tables, lookup, prefix) {
-        Found::Nothing => Act::GoOn,
-        Found::Refused => Act::End(Outcome::Unanswerable),
-        Found::Unknown => Act::End(Outcome::Opaque),
-        Found::Route(route) if lookup.type_alone && route.kind == RouteKind::Local => {
+        TableOutcome::Nothing => Act::GoOn,
+        TableOutcome::Refused => Act::End(Outcome::Unanswerable),
+        TableOutcome::Unknown => Act::End(Outcome::Opaque),
+        TableOutcome::Route(route) if lookup.type_alone && route.kind == RouteKind::Local => {
             Act::End(Outcome::Local { elsewhere: false })
         }
-        Found::Route(route) => Act::End(destination(tables.snapshot(), route)),
+        TableOutcome::Route(route) => Act::End(destination(tables.snapshot(), route)),
     }
 }
 

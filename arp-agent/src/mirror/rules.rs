@@ -179,7 +179,7 @@ impl Lookup {
 
 /// One of the steps in which the kernel looks for a route.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Step {
+pub(super) struct LookupStep {
     pub(super) condition: Condition,
     pub(super) action: Action,
 }
@@ -199,11 +199,11 @@ pub(super) struct Ingress<'a> {
 /// The routing rules, in the order in which they are asked.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    rules: Vec<Rule>,
+    rules: Vec<MirroredRule>,
     /// Those that a goto leads to.
     targets: BTreeSet<usize>,
     /// Runs of rules that are much alike, by the first of them.
-    runs: BTreeMap<usize, Run>,
+    runs: BTreeMap<usize, RuleRun>,
     /// Whether frames of some attached interface may carry a mark.
     frames_may_be_marked: bool,
     /// What the `from` selectors name of rules that may apply.
@@ -220,9 +220,9 @@ pub struct Rules {
 
 /// Rules that follow each other and differ in one selector.
 #[derive(Clone, Debug)]
-enum Run {
+enum RuleRun {
     /// In `to`; all do the same. They come to one step.
-    To { count: usize, step: Step },
+    To { count: usize, step: LookupStep },
     /// In `from`, and in what they look up.
     From { count: usize, lookups: Vec<Lookup>, by_sender: BySender },
 }
@@ -252,7 +252,7 @@ impl BySender {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Rule {
+struct MirroredRule {
     rule: RoutingRule,
     /// Whether an interface was once known by the name in `iif` since the kernel told the rule. One that was not, and
     /// that the kernel takes for attached, is an alternative name: what has it is not followed.
@@ -282,10 +282,10 @@ impl Rules {
                 _ => None,
             })
             .collect();
-        let rules: Vec<Rule> = list
+        let rules: Vec<MirroredRule> = list
             .into_iter()
             .zip(targets)
-            .map(|(rule, target)| Rule { known: rule.iif.is_some() && is_known(&rule), rule, target })
+            .map(|(rule, target)| MirroredRule { known: rule.iif.is_some() && is_known(&rule), rule, target })
             .collect();
         let mut rules = Rules {
             targets: rules.iter().filter_map(|rule| rule.target).collect(),
@@ -344,7 +344,7 @@ impl Rules {
                 let prefixes = rules.iter().filter_map(|rule| rule.rule.to);
                 let condition = Condition::InOneOf(PrefixSet::new(prefixes));
                 let action = action.lookup_of().map_or(Action::Refuse, Action::Lookup);
-                Some(Run::To { count, step: Step { condition, action } })
+                Some(RuleRun::To { count, step: LookupStep { condition, action } })
             } else if from > 1 {
                 let lookups: BTreeSet<Lookup> = rules.iter().filter_map(|rule| rule.rule.action.lookup_of()).collect();
                 let mut by_sender = BySender::default();
@@ -353,7 +353,7 @@ impl Rules {
                         by_sender.insert(at, from, lookup);
                     }
                 }
-                Some(Run::From { count, lookups: lookups.into_iter().collect(), by_sender })
+                Some(RuleRun::From { count, lookups: lookups.into_iter().collect(), by_sender })
             } else {
                 None
             };
@@ -452,21 +452,21 @@ impl Rules {
     }
 
     /// What is left of the rules for the targets of a sender on an interface.
-    pub(super) fn steps(&self, ingress: &Ingress<'_>, sender: u32) -> Vec<Step> {
+    pub(super) fn steps(&self, ingress: &Ingress<'_>, sender: u32) -> Vec<LookupStep> {
         let mut steps = Vec::new();
         let mut gotos = Gotos::default();
         let mut at = 0;
         while let Some(rule) = self.rules.get(at) {
             gotos.rule_begins(self, at, steps.len());
             match self.runs.get(&at) {
-                Some(Run::To { count, step }) => {
+                Some(RuleRun::To { count, step }) => {
                     steps.push(step.clone());
                     at += count;
                     continue;
                 }
-                Some(Run::From { count, by_sender, .. }) => {
+                Some(RuleRun::From { count, by_sender, .. }) => {
                     let lookups = by_sender.of(sender).map(Action::Lookup);
-                    steps.extend(lookups.map(|action| Step { condition: Condition::Any(Yes), action }));
+                    steps.extend(lookups.map(|action| LookupStep { condition: Condition::Any(Yes), action }));
                     at += count;
                     continue;
                 }
@@ -478,7 +478,7 @@ impl Rules {
                 continue;
             }
             gotos.step(rule, steps.len());
-            steps.push(Step { condition, action });
+            steps.push(LookupStep { condition, action });
         }
         for (goto, action) in gotos.actions(steps.len()) {
             steps[goto].action = action;
@@ -506,12 +506,12 @@ impl Rules {
         while let Some(rule) = self.rules.get(at) {
             gotos.rule_begins(self, at, steps.len());
             match self.runs.get(&at) {
-                Some(Run::To { count, step }) => {
+                Some(RuleRun::To { count, step }) => {
                     steps.push((step.condition.at(Prefix { addr: sender, len: 32 }), step.action));
                     at += count;
                     continue;
                 }
-                Some(Run::From { count, lookups, .. }) => {
+                Some(RuleRun::From { count, lookups, .. }) => {
                     // Any of them may apply, or none.
                     let may_apply = lookups.iter().filter(|_| others);
                     steps.extend(may_apply.map(|&lookup| (Perhaps, Action::Lookup(lookup))));
@@ -547,7 +547,7 @@ impl Gotos {
         }
     }
 
-    fn step(&mut self, rule: &Rule, step: usize) {
+    fn step(&mut self, rule: &MirroredRule, step: usize) {
         self.gotos.extend(rule.target.map(|target| (step, target)));
     }
 
@@ -570,7 +570,7 @@ impl RuleAction {
     }
 }
 
-impl Rule {
+impl MirroredRule {
     /// Whether its selectors may all hold for some frame. Where they cannot, nothing depends on any of them.
     fn may_apply(&self, frames_may_be_marked: bool) -> bool {
         let rule = &self.rule;

@@ -2,9 +2,9 @@
 //! sure to accept it (`__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
 
 use super::followed::is_followed_by;
-use super::outcome::{Found, look_up};
+use super::outcome::{TableOutcome, look_up};
 use super::routes::{TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
-use super::rules::{Action, Condition, Holds, Ingress, Lookup, Step, TABLE_LOCAL_AND_MAIN};
+use super::rules::{Action, Condition, Holds, Ingress, Lookup, LookupStep, TABLE_LOCAL_AND_MAIN};
 use super::snapshot::Snapshot;
 use super::views::Ways;
 use crate::event::{Link, LocalAndMain, Route, RouteKind};
@@ -72,7 +72,7 @@ pub(super) fn common_ways(snapshot: &Snapshot) -> Option<Ways> {
 pub(super) fn probe_ways(snapshot: &Snapshot, link: &Link) -> Ways {
     let in_table = |table| {
         let lookup = Lookup { type_alone: true, ..Lookup::all_of(table) };
-        vec![Step { condition: Condition::Any(Holds::Yes), action: Action::Lookup(lookup) }]
+        vec![LookupStep { condition: Condition::Any(Holds::Yes), action: Action::Lookup(lookup) }]
     };
     if let Some((_, table)) = vrf(snapshot, link) {
         return [in_table(table)].into();
@@ -97,8 +97,8 @@ fn default_ways(snapshot: &Snapshot) -> Ways {
     }
 }
 
-fn lookup(table: u32) -> Step {
-    Step { condition: Condition::Any(Holds::Yes), action: Action::Lookup(Lookup::all_of(table)) }
+fn lookup(table: u32) -> LookupStep {
+    LookupStep { condition: Condition::Any(Holds::Yes), action: Action::Lookup(Lookup::all_of(table)) }
 }
 
 /// Whether source validation is sure to accept the sender on the interface.
@@ -174,10 +174,10 @@ impl<'a> Judge<'a> {
                 Action::Refuse => self.accepts_end(&Back::Nothing),
                 Action::Fall(_) | Action::Unknown => self.accepts_end(&Back::Unknown),
                 Action::Lookup(lookup) => match look_up(&self.snapshot, lookup, self.sender) {
-                    Found::Nothing => otherwise,
-                    Found::Refused => self.accepts_end(&Back::Nothing),
-                    Found::Unknown => self.accepts_end(&Back::Unknown),
-                    Found::Route(route) => self.accepts_end(&Back::Route(route)),
+                    TableOutcome::Nothing => otherwise,
+                    TableOutcome::Refused => self.accepts_end(&Back::Nothing),
+                    TableOutcome::Unknown => self.accepts_end(&Back::Unknown),
+                    TableOutcome::Route(route) => self.accepts_end(&Back::Route(route)),
                 },
             };
         }

@@ -1,6 +1,6 @@
 //! Looks up very many prefixes, one after the other in their order: what lies around one is found once for all inside.
 
-use super::outcome::Tables;
+use super::outcome::RoutingTables;
 use super::snapshot::Snapshot;
 use crate::event::Route;
 use crate::prefix::Prefix;
@@ -10,10 +10,10 @@ use std::iter::Peekable;
 /// Some tables, at a prefix.
 pub(super) struct Sweep<'a> {
     snapshot: &'a Snapshot,
-    tables: Vec<Table<'a>>,
+    tables: Vec<SweepTable<'a>>,
 }
 
-struct Table<'a> {
+struct SweepTable<'a> {
     id: u32,
     /// The first routes of prefixes that are still to come.
     rest: Peekable<Box<dyn Iterator<Item = &'a Route> + 'a>>,
@@ -27,7 +27,7 @@ impl<'a> Sweep<'a> {
         let table = |&id: &u32| {
             let table = snapshot.routes.table(id)?;
             let firsts: Box<dyn Iterator<Item = &Route>> = Box::new(table.firsts());
-            Some(Table { id, rest: firsts.peekable(), around: Vec::new() })
+            Some(SweepTable { id, rest: firsts.peekable(), around: Vec::new() })
         };
         Sweep { snapshot, tables: ids.iter().filter_map(table).collect() }
     }
@@ -46,7 +46,7 @@ impl<'a> Sweep<'a> {
     }
 }
 
-impl Table<'_> {
+impl SweepTable<'_> {
     /// Forgets what does not lie around the prefix.
     fn leave(&mut self, prefix: Prefix) {
         let is_around = |route: &Route| route.prefix.len <= prefix.len && route.prefix.contains(prefix.addr);
@@ -54,7 +54,7 @@ impl Table<'_> {
     }
 }
 
-impl<'a> Tables<'a> for Sweep<'a> {
+impl<'a> RoutingTables<'a> for Sweep<'a> {
     fn snapshot(&self) -> &'a Snapshot {
         self.snapshot
     }

@@ -1,15 +1,15 @@
 //! Views: what the routing rules leave of all tables for the frames of some senders (docs/adr/0012-views.md).
 //!
-//! For a sender on an interface the rules come down to a short list of [`Step`]s ([`Rules::steps`](super::rules::Rules)).
+//! For a sender on an interface the rules come down to a short list of [`LookupStep`]s ([`Rules::steps`](super::rules::Rules)).
 //! Senders with equal lists share a view: a leaf for each prefix that any of its tables or conditions knows. An address in
 //! such a prefix, and in no longer one, is treated like all others there, so that the longest prefix of a view says what the
 //! walk over its steps would.
 
 use super::Change;
-use super::outcome::{Outcome, Tables, outcome};
+use super::outcome::{Outcome, RoutingTables, outcome};
 use super::routes::RouteTable;
 use super::routes::{TABLE_LOCAL, TABLE_MAIN};
-use super::rules::{Action, Condition, Holds, PrefixSet, Step, TABLE_LOCAL_AND_MAIN};
+use super::rules::{Action, Condition, Holds, LookupStep, PrefixSet, TABLE_LOCAL_AND_MAIN};
 use super::slots::Slots;
 use super::snapshot::{Dirty, Snapshot};
 use super::sweep::Sweep;
@@ -20,14 +20,14 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 /// The steps that the kernel may take; it takes one of these lists, nobody knows which. What they do not agree on is opaque.
-pub(super) type Ways = Rc<[Vec<Step>]>;
+pub(super) type Ways = Rc<[Vec<LookupStep>]>;
 
 /// `LOOPBACK_IFINDEX` (include/net/net_namespace.h): what a local target's route leaves by, for source validation.
 const LO: u32 = 1;
 
 /// About how many prefixes a view of these ways has.
 fn size(snapshot: &Snapshot, ways: &Ways) -> usize {
-    let prefixes = |step: &Step| match step.action {
+    let prefixes = |step: &LookupStep| match step.action {
         Action::Lookup(lookup) => snapshot.routes.table(lookup.table).map_or(0, RouteTable::len),
         Action::Goto(_) | Action::Refuse | Action::Fall(_) | Action::Unknown => 0,
     };
@@ -118,17 +118,17 @@ impl Views {
 
     /// The steps before the first lookup of a large table, and the ways from there on, if that is to be a view of its own.
     /// While all senders share a view, nothing would be stored twice.
-    fn cut<'a>(&self, snapshot: &Snapshot, ways: &'a Ways, walks: usize) -> Option<(&'a [Step], Ways)> {
+    fn cut<'a>(&self, snapshot: &Snapshot, ways: &'a Ways, walks: usize) -> Option<(&'a [LookupStep], Ways)> {
         let [steps] = &ways[..] else { return None };
         if walks <= 1 || self.large.is_empty() || snapshot.rules.are_common() {
             return None;
         }
         let is_large =
-            |step: &Step| matches!(step.action, Action::Lookup(lookup) if self.large.contains(&lookup.table));
+            |step: &LookupStep| matches!(step.action, Action::Lookup(lookup) if self.large.contains(&lookup.table));
         let at = 1 + steps.get(1..)?.iter().position(is_large)?;
         let (head, rest) = steps.split_at(at);
         // What may or may not apply is compared with what comes after it, and a jump may lead past the cut.
-        let stays = |step: &Step| match step.action {
+        let stays = |step: &LookupStep| match step.action {
             Action::Goto(to) => to <= at,
             _ => true,
         };
@@ -310,8 +310,8 @@ impl Views {
 }
 
 /// Steps that end in another view.
-fn going_on(head: &[Step], tail: u16) -> Ways {
-    let last = Step { condition: Condition::Any(Holds::Yes), action: Action::Fall(tail) };
+fn going_on(head: &[LookupStep], tail: u16) -> Ways {
+    let last = LookupStep { condition: Condition::Any(Holds::Yes), action: Action::Fall(tail) };
     [head.iter().cloned().chain([last]).collect()].into()
 }
 
@@ -335,7 +335,7 @@ fn leaf(snapshot: &Snapshot, differing: &BTreeSet<u32>, slots: &mut Slots, prefi
 }
 
 fn release(slots: &mut Slots, leaf: Entry) {
-    if matches!(leaf.kind(), arp_common::fib::Kind::Unicast) {
+    if matches!(leaf.kind(), arp_common::fib::LeafKind::Unicast) {
         slots.release(leaf.slot());
     }
 }
@@ -420,7 +420,7 @@ impl View {
     }
 
     /// What becomes of exactly `prefix`, or `None` if shorter ones decide there.
-    fn outcome<'a>(&self, tables: &impl Tables<'a>, prefix: Prefix) -> Option<Outcome> {
+    fn outcome<'a>(&self, tables: &impl RoutingTables<'a>, prefix: Prefix) -> Option<Outcome> {
         let Some(ways) = &self.ways else { return (prefix == ALL).then_some(Outcome::OpaqueRule) };
         let is_routed = |&table: &u32| tables.best(table, prefix).is_some_and(|route| route.prefix == prefix);
         if !self.tables.iter().any(is_routed) && !self.named.contains(&prefix) {

@@ -34,7 +34,7 @@ pub enum End<'a> {
 }
 
 /// What a table says of an address.
-enum Found<'a> {
+enum TableAnswer<'a> {
     /// Nothing that counts: the rules go on.
     Nothing,
     Route(&'a Route),
@@ -60,8 +60,8 @@ impl Snapshot {
     /// difference.
     pub fn walk_probe(&self, ingress: u32, to: Ipv4Addr) -> Option<Option<&Route>> {
         let found = |table| match self.look_up_usable(&Lookup::all_of(table), to) {
-            Found::Route(route) | Found::Refused(route) => Some(route),
-            Found::Nothing | Found::Unknown => None,
+            TableAnswer::Route(route) | TableAnswer::Refused(route) => Some(route),
+            TableAnswer::Nothing | TableAnswer::Unknown => None,
         };
         let vrf = self.links.get(&ingress).and_then(|link| senders::vrf(self, link));
         match (vrf, self.local_and_main) {
@@ -136,41 +136,41 @@ impl Snapshot {
                 main.filter(|_| is_merged && route.table == TABLE_MAIN).unwrap_or(rule)
             };
             match self.look_up_usable(&lookup, to) {
-                Found::Nothing => {}
-                Found::Refused(route) => return End::Refused(naming(route), Some(route)),
-                Found::Unknown => return End::Unknown(rule),
-                Found::Route(route) => return End::Route(naming(route), route),
+                TableAnswer::Nothing => {}
+                TableAnswer::Refused(route) => return End::Refused(naming(route), Some(route)),
+                TableAnswer::Unknown => return End::Unknown(rule),
+                TableAnswer::Route(route) => return End::Route(naming(route), route),
             }
         }
         End::NoRoute
     }
 
-    fn look_up_usable(&self, lookup: &Lookup, to: Ipv4Addr) -> Found<'_> {
+    fn look_up_usable(&self, lookup: &Lookup, to: Ipv4Addr) -> TableAnswer<'_> {
         const BOTH: [u32; 2] = [TABLE_LOCAL, TABLE_MAIN];
         let tables = if lookup.table == TABLE_LOCAL_AND_MAIN { &BOTH[..] } else { std::slice::from_ref(&lookup.table) };
         for len in (0..=32).rev() {
             let prefix = Prefix::new(to.octets(), len);
             for route in tables.iter().flat_map(|&table| self.routes.at(table, prefix)) {
                 match route.kind {
-                    RouteKind::Throw => return Found::Nothing,
-                    RouteKind::Other => return Found::Unknown,
-                    _ if refuses(route) => return Found::Refused(route),
+                    RouteKind::Throw => return TableAnswer::Nothing,
+                    RouteKind::Other => return TableAnswer::Unknown,
+                    _ if refuses(route) => return TableAnswer::Refused(route),
                     _ if !self.is_followed(route) => continue,
                     _ => {}
                 }
                 if lookup.suppress_prefixlen.is_some_and(|suppressed| len <= suppressed) {
-                    return Found::Nothing;
+                    return TableAnswer::Nothing;
                 }
-                let Some(group) = lookup.suppress_ifgroup else { return Found::Route(route) };
+                let Some(group) = lookup.suppress_ifgroup else { return TableAnswer::Route(route) };
                 return match route.legs().first().map(|first| self.links.get(first)) {
-                    Some(Some(link)) if link.group == group => Found::Nothing,
-                    Some(None) => Found::Unknown,
-                    None if route.nexthop.is_some() => Found::Unknown,
-                    _ => Found::Route(route),
+                    Some(Some(link)) if link.group == group => TableAnswer::Nothing,
+                    Some(None) => TableAnswer::Unknown,
+                    None if route.nexthop.is_some() => TableAnswer::Unknown,
+                    _ => TableAnswer::Route(route),
                 };
             }
         }
-        Found::Nothing
+        TableAnswer::Nothing
     }
 
     /// Whether the kernel follows the route, or skips it because of its interfaces. Those of local routes do not matter.

@@ -1,7 +1,7 @@
 //! What `run` would make of each interface that matches: by the agent's own policy and mirror, over the kernel's state as
 //! it is now.
 
-use super::Wanted;
+use super::PreflightOptions;
 use super::machine::HooksHere;
 use crate::config::{Hook, HookConfig, TcAttach};
 use crate::dataplane::HookKind;
@@ -41,12 +41,12 @@ pub struct Foreseen {
     /// The tc programs of others on it, as far as the kernel tells their names.
     pub others: Vec<String>,
     /// Requests that would not be answered although the interface answers.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<Unanswered>,
 }
 
 /// A kind of requests that would not be answered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limit {
+pub struct Unanswered {
     /// The name of the reason.
     pub reason_id: String,
     /// Which requests, and why.
@@ -65,7 +65,7 @@ impl Foreseen {
 /// The interfaces that match, and how many match each pattern.
 pub(super) fn foresee(
     dump: Vec<Event>,
-    wanted: &Wanted,
+    wanted: &PreflightOptions,
     globs: &GlobSet,
     hooks: &HooksHere,
     programs: &Programs,
@@ -138,7 +138,7 @@ fn describe(mirror: &Mirror, link: &Link, others: &Others, plan: Result<Candidat
 }
 
 /// What an interface that answers would not answer.
-fn limits(iface: &Iface) -> Vec<Limit> {
+fn limits(iface: &Iface) -> Vec<Unanswered> {
     let proxies = iface.has(Iface::PROXY_ARP) || iface.has(Iface::PVLAN) || iface.has(Iface::HAS_PROXIES);
     let limits = [
         (
@@ -167,7 +167,7 @@ fn limits(iface: &Iface) -> Vec<Limit> {
         ),
     ];
     let holds = limits.into_iter().filter(|(holds, ..)| *holds);
-    let limit = |(_, id, reason, passes): (bool, Reason, &str, bool)| Limit {
+    let limit = |(_, id, reason, passes): (bool, Reason, &str, bool)| Unanswered {
         reason_id: id.name().to_owned(),
         reason: reason.to_owned(),
         passes,

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Something that was looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Check {
+pub struct MachineCheck {
     /// Its name.
     pub check: String,
     /// Whether it is as it should be.
@@ -26,8 +26,8 @@ pub struct Check {
 }
 
 /// What the machine offers.
-pub(super) struct Machine {
-    pub(super) checks: Vec<Check>,
+pub(super) struct ThisMachine {
+    pub(super) checks: Vec<MachineCheck>,
     knows_tcx: bool,
     /// Why programs cannot be loaded: `None` if they can, or if it is not known.
     refused: Vec<(HookKind, String)>,
@@ -48,9 +48,9 @@ impl HooksHere {
     }
 }
 
-impl Machine {
+impl ThisMachine {
     pub(super) fn look(bpffs: &Path) -> Self {
-        let mut machine = Machine { checks: Vec::new(), knows_tcx: true, refused: Vec::new() };
+        let mut machine = ThisMachine { checks: Vec::new(), knows_tcx: true, refused: Vec::new() };
         let may_load = machine.capabilities();
         if may_load {
             machine.programs();
@@ -81,7 +81,7 @@ impl Machine {
     }
 
     fn check(&mut self, check: &str, ok: bool, needed: bool, found: impl Into<String>) {
-        self.checks.push(Check { check: check.to_owned(), ok, needed, found: found.into() });
+        self.checks.push(MachineCheck { check: check.to_owned(), ok, needed, found: found.into() });
     }
 
     fn capabilities(&mut self) -> bool {

@@ -13,7 +13,7 @@ use crate::kernel::Reader;
 use anyhow::Context as _;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use interfaces::Foreseen;
-use machine::{Check, Machine};
+use machine::{MachineCheck, ThisMachine};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub struct Preflight {
     /// Whether `run` would start.
     pub can_run: bool,
     /// What was looked at, in order.
-    pub checks: Vec<Check>,
+    pub checks: Vec<MachineCheck>,
     /// The patterns, and how many interfaces match each.
     pub patterns: BTreeMap<String, usize>,
     /// The interfaces that match.
@@ -38,7 +38,7 @@ pub struct Preflight {
 }
 
 /// What to look at.
-pub struct Wanted<'a> {
+pub struct PreflightOptions<'a> {
     /// `--interface`.
     pub patterns: &'a [String],
     /// Which hooks may be had.
@@ -52,10 +52,10 @@ impl Preflight {
     ///
     /// # Errors
     /// A pattern is not a glob.
-    pub fn new(wanted: &Wanted) -> anyhow::Result<Self> {
+    pub fn new(wanted: &PreflightOptions) -> anyhow::Result<Self> {
         let globs = globs(wanted.patterns)?;
         let programs = Programs::default();
-        let mut machine = Machine::look(wanted.bpffs);
+        let mut machine = ThisMachine::look(wanted.bpffs);
         let state = Reader::new().and_then(|mut reader| {
             let dump = reader.everything()?;
             Ok((dump, reader.knows_features()))

@@ -3,8 +3,8 @@
 use crate::interval::Interval;
 use crate::prefix::Prefix;
 use arp_common::Lladdr;
-use arp_common::binding::Kind;
-use arp_common::guard::{Mode, Rate};
+use arp_common::binding::BindingKind;
+use arp_common::guard::{DropMode, Rate};
 use clap::Args;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ pub struct ProtectionOptions {
     /// Sender-guard: `off`, `count` or `drop` ARP frames whose sender is not routed back by the interface. Of several
     /// patterns that match an interface the last one counts.
     #[arg(long, value_name = "GLOB=MODE", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
-    pub sender_guard: Vec<For<OnlyMode>>,
+    pub sender_guard: Vec<For<SenderGuardOption>>,
     /// Senders that the sender-guard lets up all the same, and whose address may move in spite of the binding: from any
     /// link-layer address, or to one.
     #[arg(long, value_name = "GLOB=PREFIX[=MAC]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
@@ -31,7 +31,7 @@ pub struct ProtectionOptions {
     /// unless N is given). The last eighth of N is for requests that come while the agent writes its tables, and that may
     /// be of known senders. Of several patterns that match an interface the last one counts.
     #[arg(long, value_name = "GLOB=MODE[:N]", num_args = 1.., value_delimiter = ' ', help_heading = HEADING)]
-    pub entry_limit: Vec<For<Limit>>,
+    pub entry_limit: Vec<For<EntryLimit>>,
     /// Budget: `off`, `count` or `drop` ARP frames above a rate in frames a second, with a burst: of frames that the kernel
     /// may learn from (50/512 unless given), and of all others (50/128). Of several patterns that match an interface the
     /// last one counts.
@@ -86,17 +86,17 @@ impl<T: FromStr<Err = String>> FromStr for For<T> {
 }
 
 /// `off`, `count` or `drop`.
-fn mode(text: &str) -> Result<Mode, String> {
+fn mode(text: &str) -> Result<DropMode, String> {
     match text {
-        "off" => Ok(Mode::Off),
-        "count" => Ok(Mode::Count),
-        "drop" => Ok(Mode::Drop),
+        "off" => Ok(DropMode::Off),
+        "count" => Ok(DropMode::Count),
+        "drop" => Ok(DropMode::Drop),
         _ => Err(format!("`{text}` is none of off, count and drop")),
     }
 }
 
 /// The mode, and what stands behind a colon.
-fn mode_and_more(text: &str) -> Result<(Mode, Option<&str>), String> {
+fn mode_and_more(text: &str) -> Result<(DropMode, Option<&str>), String> {
     match text.split_once(':') {
         Some((first, more)) => Ok((mode(first)?, Some(more))),
         None => Ok((mode(text)?, None)),
@@ -105,13 +105,13 @@ fn mode_and_more(text: &str) -> Result<(Mode, Option<&str>), String> {
 
 /// The sender-guard's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OnlyMode(pub Mode);
+pub struct SenderGuardOption(pub DropMode);
 
-impl FromStr for OnlyMode {
+impl FromStr for SenderGuardOption {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        mode(text).map(OnlyMode)
+        mode(text).map(SenderGuardOption)
     }
 }
 
@@ -149,21 +149,21 @@ impl FromStr for Allowed {
 
 /// The entry-limit's mode, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
+pub struct EntryLimit {
     /// The mode.
-    pub mode: Mode,
+    pub mode: DropMode,
     /// Most entries.
     pub entries: u64,
 }
 
-impl FromStr for Limit {
+impl FromStr for EntryLimit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         const DEFAULT: u64 = 64;
         let (mode, entries) = mode_and_more(text)?;
         let entries = entries.map_or(Ok(DEFAULT), |entries| positive(entries, "number of entries"))?;
-        Ok(Limit { mode, entries })
+        Ok(EntryLimit { mode, entries })
     }
 }
 
@@ -171,7 +171,7 @@ impl FromStr for Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budgets {
     /// The mode.
-    pub mode: Mode,
+    pub mode: DropMode,
     /// Of frames that the kernel may learn from.
     pub learn: Rate,
     /// Of all others.
@@ -198,9 +198,9 @@ impl FromStr for Budgets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Binding {
     /// The mode.
-    pub mode: Mode,
+    pub mode: DropMode,
     /// How a binding comes about, and what ends it.
-    pub kind: Kind,
+    pub kind: BindingKind,
 }
 
 impl FromStr for Binding {
@@ -209,9 +209,9 @@ impl FromStr for Binding {
     fn from_str(text: &str) -> Result<Self, String> {
         let (mode, kind) = mode_and_more(text)?;
         let kind = match kind {
-            None | Some("learn") => Kind::Learn,
-            Some("fixed") => Kind::Fixed,
-            Some("strict") => Kind::Strict,
+            None | Some("learn") => BindingKind::Learn,
+            Some("fixed") => BindingKind::Fixed,
+            Some("strict") => BindingKind::Strict,
             Some(other) => return Err(format!("`{other}` is none of learn, fixed and strict")),
         };
         Ok(Binding { mode, kind })
@@ -222,7 +222,7 @@ impl FromStr for Binding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unresolved {
     /// The mode.
-    pub mode: Mode,
+    pub mode: DropMode,
     /// Of packets whose next hop is not resolved.
     pub budget: Rate,
 }
@@ -257,22 +257,22 @@ mod tests {
 
     #[test]
     fn values_are_read_as_the_help_says() {
-        let limit = |text: &str| text.parse::<For<Limit>>();
-        let expected = For { glob: "cali*".into(), value: Limit { mode: Mode::Drop, entries: 100 } };
+        let limit = |text: &str| text.parse::<For<EntryLimit>>();
+        let expected = For { glob: "cali*".into(), value: EntryLimit { mode: DropMode::Drop, entries: 100 } };
         assert_eq!(limit("cali*=drop:100"), Ok(expected));
-        assert_eq!(limit("eth0=count").unwrap().value, Limit { mode: Mode::Count, entries: 64 });
+        assert_eq!(limit("eth0=count").unwrap().value, EntryLimit { mode: DropMode::Count, entries: 64 });
         let budgets = "v0=drop:100/10".parse::<For<Budgets>>().unwrap().value;
         assert_eq!(budgets.learn, Rate { interval: 10_000_000, depth: 100_000_000 });
         assert_eq!(budgets.other, Rate { interval: 20_000_000, depth: 2_560_000_000 }, "the default");
         let binding = |text: &str| text.parse::<For<Binding>>().map(|of| of.value);
-        assert_eq!(binding("v0=count"), Ok(Binding { mode: Mode::Count, kind: Kind::Learn }));
-        assert_eq!(binding("v0=drop:strict"), Ok(Binding { mode: Mode::Drop, kind: Kind::Strict }));
+        assert_eq!(binding("v0=count"), Ok(Binding { mode: DropMode::Count, kind: BindingKind::Learn }));
+        assert_eq!(binding("v0=drop:strict"), Ok(Binding { mode: DropMode::Drop, kind: BindingKind::Strict }));
         assert!(binding("v0=drop:always").unwrap_err().contains("learn, fixed and strict"));
         let unresolved = |text: &str| text.parse::<For<Unresolved>>().map(|of| of.value);
         let budget = Rate { interval: 100_000_000, depth: 2_000_000_000 };
-        assert_eq!(unresolved("v*=drop:10/20"), Ok(Unresolved { mode: Mode::Drop, budget }));
+        assert_eq!(unresolved("v*=drop:10/20"), Ok(Unresolved { mode: DropMode::Drop, budget }));
         let budget = Rate { interval: 33_333_333, depth: 10_666_666_560 };
-        assert_eq!(unresolved("v*=count"), Ok(Unresolved { mode: Mode::Count, budget }), "the default");
+        assert_eq!(unresolved("v*=count"), Ok(Unresolved { mode: DropMode::Count, budget }), "the default");
         let allowed = "v0=10.8.0.0/24=02:00:00:00:00:01".parse::<For<Allowed>>().unwrap().value;
         assert_eq!(allowed.prefix, Prefix::new([10, 8, 0, 0], 24));
         assert_eq!(allowed.lladdr, Some(Lladdr::new([2, 0, 0, 0, 0, 1])));
@@ -287,9 +287,9 @@ mod tests {
         assert!(refused("v0=10.8.0/24").contains("`10.8.0`"));
         assert!(refused("10.8.0.0/24").contains("`=`"));
         assert!(refused("v0=10.8.0.0/24=ff:ff:ff:ff:ff:ff").contains("no sender"));
-        assert!("v0=drop:0".parse::<For<Limit>>().unwrap_err().contains("`0`"));
-        assert!("v0=on".parse::<For<OnlyMode>>().unwrap_err().contains("off, count and drop"));
-        assert!("=drop".parse::<For<OnlyMode>>().unwrap_err().contains("missing"));
+        assert!("v0=drop:0".parse::<For<EntryLimit>>().unwrap_err().contains("`0`"));
+        assert!("v0=on".parse::<For<SenderGuardOption>>().unwrap_err().contains("off, count and drop"));
+        assert!("=drop".parse::<For<SenderGuardOption>>().unwrap_err().contains("missing"));
         for bad in ["v0=drop:50", "v0=drop:0/1", "v0=drop:1/0", "v0=drop:1/1,1", "v0=drop:2000000/1"] {
             assert!(bad.parse::<For<Budgets>>().is_err(), "{bad}");
         }

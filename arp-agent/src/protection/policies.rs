@@ -4,9 +4,9 @@
 use super::lists::NumberedLists;
 use super::options::{Allowed, For, ProtectionOptions};
 use super::patterns::{Fault, Patterns, contradictions};
-use crate::dataplane::bpf::guards::Configured;
+use crate::dataplane::bpf::guards::GuardConfig;
 use crate::prefix::Prefix;
-use arp_common::guard::{MAX_ALLOWED, Mode, Policy, Rate};
+use arp_common::guard::{DropMode, MAX_ALLOWED, Policy, Rate};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -22,9 +22,9 @@ pub struct Policies {
 
 /// What holds for an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct InterfaceProtection {
     /// For the dataplane.
-    pub configured: Configured,
+    pub configured: GuardConfig,
     /// Each policy that is on, in words.
     pub words: Vec<String>,
     /// The sender-guard drops.
@@ -56,8 +56,8 @@ impl Policies {
         contradictions("budget", rated(), &mut faults);
         contradictions("binding", bound(), &mut faults);
         contradictions("unresolved-budget", charged(), &mut faults);
-        let is_of_use = sender_guard.iter().any(|of| of.value.0 != Mode::Off)
-            || binding.iter().any(|of| of.value.mode != Mode::Off);
+        let is_of_use = sender_guard.iter().any(|of| of.value.0 != DropMode::Off)
+            || binding.iter().any(|of| of.value.mode != DropMode::Off);
         if !sender_allow.is_empty() && !is_of_use {
             let why =
                 "stands there without sender-guard and binding: there is nothing to allow; add sender-guard GLOB=count";
@@ -92,11 +92,11 @@ impl Policies {
     pub fn on(&self) -> Vec<&'static str> {
         let ProtectionOptions { sender_guard, entry_limit, budget, binding, unresolved_budget, .. } = &self.options;
         let each = [
-            ("sender-guard", sender_guard.iter().any(|of| of.value.0 != Mode::Off)),
-            ("entry-limit", entry_limit.iter().any(|of| of.value.mode != Mode::Off)),
-            ("budget", budget.iter().any(|of| of.value.mode != Mode::Off)),
-            ("binding", binding.iter().any(|of| of.value.mode != Mode::Off)),
-            ("unresolved-budget", unresolved_budget.iter().any(|of| of.value.mode != Mode::Off)),
+            ("sender-guard", sender_guard.iter().any(|of| of.value.0 != DropMode::Off)),
+            ("entry-limit", entry_limit.iter().any(|of| of.value.mode != DropMode::Off)),
+            ("budget", budget.iter().any(|of| of.value.mode != DropMode::Off)),
+            ("binding", binding.iter().any(|of| of.value.mode != DropMode::Off)),
+            ("unresolved-budget", unresolved_budget.iter().any(|of| of.value.mode != DropMode::Off)),
         ];
         each.into_iter().filter(|(_, is_on)| *is_on).map(|(name, _)| name).collect()
     }
@@ -117,21 +117,21 @@ impl Policies {
     }
 
     /// What holds for the interface of that name; `None` if no policy is on.
-    pub fn of(&mut self, name: &str) -> Option<Held> {
-        let sender = self.last(&self.options.sender_guard, name).map_or(Mode::Off, |value| value.0);
-        let limit = self.last(&self.options.entry_limit, name).filter(|limit| limit.mode != Mode::Off);
-        let budgets = self.last(&self.options.budget, name).filter(|budgets| budgets.mode != Mode::Off);
-        let unresolved = self.last(&self.options.unresolved_budget, name).filter(|of| of.mode != Mode::Off);
-        let binding = self.last(&self.options.binding, name).filter(|of| of.mode != Mode::Off);
+    pub fn of(&mut self, name: &str) -> Option<InterfaceProtection> {
+        let sender = self.last(&self.options.sender_guard, name).map_or(DropMode::Off, |value| value.0);
+        let limit = self.last(&self.options.entry_limit, name).filter(|limit| limit.mode != DropMode::Off);
+        let budgets = self.last(&self.options.budget, name).filter(|budgets| budgets.mode != DropMode::Off);
+        let unresolved = self.last(&self.options.unresolved_budget, name).filter(|of| of.mode != DropMode::Off);
+        let binding = self.last(&self.options.binding, name).filter(|of| of.mode != DropMode::Off);
         let modes = [
             ("sender-guard", sender),
-            ("entry-limit", limit.map_or(Mode::Off, |limit| limit.mode)),
-            ("budget", budgets.map_or(Mode::Off, |budgets| budgets.mode)),
-            ("binding", binding.map_or(Mode::Off, |of| of.mode)),
-            ("unresolved-budget", unresolved.map_or(Mode::Off, |of| of.mode)),
+            ("entry-limit", limit.map_or(DropMode::Off, |limit| limit.mode)),
+            ("budget", budgets.map_or(DropMode::Off, |budgets| budgets.mode)),
+            ("binding", binding.map_or(DropMode::Off, |of| of.mode)),
+            ("unresolved-budget", unresolved.map_or(DropMode::Off, |of| of.mode)),
         ];
-        let words = modes.iter().filter(|(_, mode)| *mode != Mode::Off).map(|(policy, mode)| match mode {
-            Mode::Drop => format!("{policy}: drop"),
+        let words = modes.iter().filter(|(_, mode)| *mode != DropMode::Off).map(|(policy, mode)| match mode {
+            DropMode::Drop => format!("{policy}: drop"),
             _ => format!("{policy}: count"),
         });
         let words: Vec<String> = words.collect();
@@ -141,15 +141,15 @@ impl Policies {
         let [(_, sender), (_, entries), (_, budget), (_, bound), (_, of_unresolved)] = modes;
         let modes = Policy::with_unresolved(Policy::modes_of(sender, entries, budget), of_unresolved);
         let kind = binding.map(|of| of.kind).unwrap_or_default();
-        let configured = Configured {
+        let configured = GuardConfig {
             modes: Policy::with_binding(modes, bound, kind),
-            list: if sender == Mode::Off && bound == Mode::Off { 0 } else { self.list(name) },
+            list: if sender == DropMode::Off && bound == DropMode::Off { 0 } else { self.list(name) },
             limit: limit.map_or(0, |limit| limit.entries),
             learn: budgets.map(|budgets| budgets.learn).unwrap_or_default(),
             other: budgets.map(|budgets| budgets.other).unwrap_or_default(),
             unresolved: unresolved.map(|of| of.budget).unwrap_or_default(),
         };
-        Some(Held { configured, words, drops_senders: sender == Mode::Drop })
+        Some(InterfaceProtection { configured, words, drops_senders: sender == DropMode::Drop })
     }
 
     /// The lists of allowed senders.
@@ -182,7 +182,7 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arp_common::guard::Mode::{Count, Drop, Off};
+    use arp_common::guard::DropMode::{Count, Drop, Off};
     use clap::Parser;
 
     #[derive(Parser)]

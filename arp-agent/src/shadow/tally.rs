@@ -42,7 +42,7 @@ impl Disagreement {
 
 /// The counts of one verdict.
 #[derive(Clone, Copy, Debug, Default)]
-struct Counts {
+struct VerdictCounts {
     /// The kernel answered, as we would if we would.
     answered: u64,
     /// It answered with other bytes than we would.
@@ -59,7 +59,7 @@ struct Counts {
 #[derive(Debug, Default)]
 pub struct Tally {
     /// By the reason for a pass; `None` is a reply.
-    by_verdict: BTreeMap<Option<Reason>, Counts>,
+    by_verdict: BTreeMap<Option<Reason>, VerdictCounts>,
 }
 
 impl Tally {

@@ -1,6 +1,6 @@
 //! Which frames a trace shows.
 
-use super::Verdict;
+use super::FrameVerdict;
 use crate::prefix::Prefix;
 use anyhow::{Context as _, bail};
 use arp_common::Reason;
@@ -21,14 +21,14 @@ pub struct Filter {
     /// Where `tpa` lies.
     pub target: Option<Prefix>,
     /// What became of the frame.
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<FrameVerdict>,
     /// Names of reasons, one of which fits.
     pub reasons: Vec<String>,
 }
 
 /// A filter whose patterns and names have been found right.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct CheckedFilter {
     interfaces: Option<GlobSet>,
     sender: Option<Prefix>,
     target: Option<Prefix>,
@@ -40,14 +40,14 @@ impl Filter {
     ///
     /// # Errors
     /// A pattern is no glob, there is no reason of a name, or nothing could ever fit.
-    pub fn check(&self) -> anyhow::Result<Wanted> {
+    pub fn check(&self) -> anyhow::Result<CheckedFilter> {
         let mut globs = GlobSetBuilder::new();
         for pattern in &self.interfaces {
             globs.add(Glob::new(pattern).with_context(|| {
                 format!("--interface {pattern}: not a glob (try a name, or a pattern such as `cali*`)")
             })?);
         }
-        Ok(Wanted {
+        Ok(CheckedFilter {
             interfaces: (!self.interfaces.is_empty()).then(|| globs.build()).transpose()?,
             sender: self.sender,
             target: self.target,
@@ -59,8 +59,8 @@ impl Filter {
         const ANSWERS: u64 = 1 << ANSWERED;
         let verdict = match self.verdict {
             None => u64::MAX,
-            Some(Verdict::Answered) => ANSWERS,
-            Some(Verdict::Passed) => !ANSWERS,
+            Some(FrameVerdict::Answered) => ANSWERS,
+            Some(FrameVerdict::Passed) => !ANSWERS,
         };
         if self.reasons.is_empty() {
             return Ok(verdict);
@@ -76,7 +76,7 @@ impl Filter {
     }
 }
 
-impl Wanted {
+impl CheckedFilter {
     /// A bit for each counter that frames are wanted of ([`arp_common::trace::TraceControl::mask`]).
     pub fn mask(&self) -> u64 {
         self.mask
@@ -158,11 +158,15 @@ mod tests {
             ..Filter::default()
         };
         let no_route = Some(Reason::NO_ROUTE);
-        assert!(fits(of(Some(Verdict::Answered), &[]), None) && !fits(of(Some(Verdict::Answered), &[]), no_route));
-        assert!(!fits(of(Some(Verdict::Passed), &[]), None) && fits(of(Some(Verdict::Passed), &[]), no_route));
+        assert!(
+            fits(of(Some(FrameVerdict::Answered), &[]), None) && !fits(of(Some(FrameVerdict::Answered), &[]), no_route)
+        );
+        assert!(
+            !fits(of(Some(FrameVerdict::Passed), &[]), None) && fits(of(Some(FrameVerdict::Passed), &[]), no_route)
+        );
         let two = of(None, &["no_route", "shadow"]);
         assert!(fits(two.clone(), no_route) && !fits(two.clone(), Some(Reason::BAD_HEADER)) && !fits(two, None));
-        let never = of(Some(Verdict::Answered), &["no_route"]).check().unwrap_err().to_string();
+        let never = of(Some(FrameVerdict::Answered), &["no_route"]).check().unwrap_err().to_string();
         assert_eq!(never, "--verdict answered --reason no_route: a frame that is answered has no reason");
         let unknown = of(None, &["no_rout"]).check().unwrap_err().to_string();
         assert!(unknown.contains("the nearest is no_route"), "{unknown}");

@@ -20,7 +20,7 @@ pub struct Shown {
     /// The interface's index.
     pub ifindex: u32,
     /// What became of it.
-    pub verdict: Verdict,
+    pub verdict: FrameVerdict,
     /// The name of the reason for a pass; `null` of an answer.
     pub reason: Option<String>,
     /// The policy that answered what the kernel would not, or not at once; else `null`.
@@ -42,7 +42,7 @@ pub struct Shown {
 /// What becomes of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
-pub enum Verdict {
+pub enum FrameVerdict {
     /// It was answered.
     Answered,
     /// It was left to the kernel.
@@ -60,7 +60,7 @@ impl Shown {
             time: micros as f64 / 1e6,
             interface: interface.to_owned(),
             ifindex: told.ifindex,
-            verdict: if reason.is_none() { Verdict::Answered } else { Verdict::Passed },
+            verdict: if reason.is_none() { FrameVerdict::Answered } else { FrameVerdict::Passed },
             reason: reason.map(|reason| reason.name().to_owned()),
             policy: policy(told.policy.into()),
             operation: operation(&frame).map(str::to_owned),

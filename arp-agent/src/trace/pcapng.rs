@@ -1,6 +1,6 @@
 //! A trace as a capture: what came in, and what the program sent, which no other capture on the node can see.
 
-use super::{Shown, Verdict};
+use super::{FrameVerdict, Shown};
 use anyhow::Context as _;
 use arp_common::PackedArp;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -51,7 +51,7 @@ impl<W: Write> Capture<W> {
         let interface = self.interface(&shown.interface)?;
         let at = Duration::from_micros((shown.time * 1e6).round() as u64);
         self.packet(interface, at, &frame, INBOUND, shown.became())?;
-        if let (Verdict::Answered, Some(mac)) = (shown.verdict, shown.answer) {
+        if let (FrameVerdict::Answered, Some(mac)) = (shown.verdict, shown.answer) {
             self.packet(interface, at, &frame.reply(mac), OUTBOUND, "the fast path's reply".to_owned())?;
         }
         Ok(())

@@ -28,7 +28,7 @@ struct World {
     gateways: BTreeSet<IfaceAddr>,
     proxies_confirmed: bool,
     asked_for_proxies: Cell<bool>,
-    configured: Configured,
+    configured: DeviationConfig,
 }
 
 impl Tables for World {
@@ -99,7 +99,7 @@ fn world() -> World {
         gateways: BTreeSet::from([IfaceAddr { ifindex: LIST, addr: GATEWAY }]),
         proxies_confirmed: false,
         asked_for_proxies: Cell::new(false),
-        configured: Configured::new(Mode::Answer, Mode::Answer, LIST),
+        configured: DeviationConfig::new(AnswerMode::Answer, AnswerMode::Answer, LIST),
     }
 }
 
@@ -124,7 +124,7 @@ fn a_listed_address_without_a_route_is_answered() {
 #[test]
 fn no_other_address_is_answered_and_no_other_list_counts() {
     assert_eq!(asked(&world(), [169, 254, 1, 2]), (Some(Reason::NO_ROUTE), None));
-    let other = World { configured: Configured::new(Mode::Answer, Mode::Answer, LIST + 1), ..world() };
+    let other = World { configured: DeviationConfig::new(AnswerMode::Answer, AnswerMode::Answer, LIST + 1), ..world() };
     assert_eq!(asked(&other, GATEWAY), (Some(Reason::NO_ROUTE), None));
 }
 
@@ -202,11 +202,15 @@ fn where_static_proxy_entries_may_allow_it_they_must_be_confirmed() {
 fn what_is_off_does_nothing() {
     let mut world = world();
     world.iface.flags |= Iface::DELAYED;
-    for (gateway, no_delay) in [(Mode::Off, Mode::Off), (Mode::Count, Mode::Off), (Mode::Off, Mode::Answer)] {
-        world.configured = Configured::new(gateway, no_delay, LIST);
+    for (gateway, no_delay) in [
+        (AnswerMode::Off, AnswerMode::Off),
+        (AnswerMode::Count, AnswerMode::Off),
+        (AnswerMode::Off, AnswerMode::Answer),
+    ] {
+        world.configured = DeviationConfig::new(gateway, no_delay, LIST);
         assert_eq!(world.configured.mode(Deviation::Gateway), gateway);
         assert_eq!(world.configured.mode(Deviation::NoDelay), no_delay);
-        assert_eq!(asked(&world, GATEWAY).1.is_some(), gateway != Mode::Off);
-        assert_eq!(asked(&world, BEHIND_UPLINK).1.is_some(), no_delay != Mode::Off);
+        assert_eq!(asked(&world, GATEWAY).1.is_some(), gateway != AnswerMode::Off);
+        assert_eq!(asked(&world, BEHIND_UPLINK).1.is_some(), no_delay != AnswerMode::Off);
     }
 }

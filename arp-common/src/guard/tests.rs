@@ -34,7 +34,7 @@ struct World {
     allowed: BTreeMap<[u8; 4], u64>,
     policy: Policy,
     grace: Cell<u64>,
-    state: Cell<State>,
+    state: Cell<GuardState>,
     now: Cell<u64>,
     would: RefCell<Vec<DropReason>>,
     claims: RefCell<BTreeMap<[u8; 4], binding::Claim>>,
@@ -85,7 +85,7 @@ impl Tables for World {
 }
 
 impl World {
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut GuardState)) {
         let mut state = self.state.get();
         change(&mut state);
         self.state.set(state);
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-impl Memory for World {
+impl GuardMemory for World {
     fn common_view(&self) -> u16 {
         self.view
     }
@@ -104,13 +104,13 @@ impl Memory for World {
         assert_eq!(list, 1);
         self.allowed.get(&spa).copied()
     }
-    fn take(&self, class: Class, rate: &Rate) -> bool {
+    fn take(&self, class: BudgetClass, rate: &Rate) -> bool {
         let mut taken = None;
         self.change(|state| {
             let word = match class {
-                Class::Learn => &mut state.learn,
-                Class::Other => &mut state.other,
-                Class::Doubt => &mut state.doubt,
+                BudgetClass::Learn => &mut state.learn,
+                BudgetClass::Other => &mut state.other,
+                BudgetClass::Doubt => &mut state.doubt,
             };
             taken = take(*word, self.now.get(), rate);
             *word = taken.unwrap_or(*word);
@@ -138,18 +138,18 @@ impl Memory for World {
         let claim = claims.entry(of.addr).or_default();
         let (key, _) = binding::place_of(of);
         let next = claim.next(key, self.now.get());
-        if next == binding::Next::Ask {
+        if next == binding::ClaimFate::Ask {
             *claim = binding::Claim { key, asked: self.now.get(), seen: 0 };
             self.asked.borrow_mut().push(owner);
         }
-        next == binding::Next::Cede
+        next == binding::ClaimFate::Cede
     }
     fn would_drop(&self, reason: DropReason) {
         self.would.borrow_mut().push(reason);
     }
 }
 
-fn world(sender: Mode, entries: Mode, budget: Mode) -> World {
+fn world(sender: DropMode, entries: DropMode, budget: DropMode) -> World {
     let rate = Rate { interval: SECOND / 50, depth: SECOND / 50 * 4 };
     World {
         sequence: Vec::new().into(),
@@ -209,7 +209,7 @@ const WRITTEN: u64 = sequence::ended(WRITING, true);
 
 #[test]
 fn senders_that_are_routed_elsewhere_are_dropped() {
-    let world = world(Mode::Drop, Mode::Off, Mode::Off);
+    let world = world(DropMode::Drop, DropMode::Off, DropMode::Off);
     let dropped = Some(DropReason::SenderElsewhere);
     for (what, frame, expected) in [
         ("a known sender", from(POD), None),
@@ -231,15 +231,15 @@ fn senders_that_are_routed_elsewhere_are_dropped() {
     ] {
         assert_eq!(world.judge(&frame), expected, "{what}");
     }
-    let count = self::world(Mode::Count, Mode::Off, Mode::Off);
+    let count = self::world(DropMode::Count, DropMode::Off, DropMode::Off);
     assert_eq!(count.judge(&from(STRANGER)), None);
     assert_eq!(*count.would.borrow(), [DropReason::SenderElsewhere]);
-    assert_eq!(self::world(Mode::Off, Mode::Off, Mode::Off).judge(&from(STRANGER)), None);
+    assert_eq!(self::world(DropMode::Off, DropMode::Off, DropMode::Off).judge(&from(STRANGER)), None);
 }
 
 #[test]
 fn in_doubt_the_sender_guard_lets_up() {
-    let drop = || world(Mode::Drop, Mode::Off, Mode::Off);
+    let drop = || world(DropMode::Drop, DropMode::Off, DropMode::Off);
     for (what, world) in [
         ("no lease", World { lease: false, ..drop() }),
         ("the agent writes", World { sequence: std::vec![WRITING, WRITING].into(), ..drop() }),
@@ -261,8 +261,8 @@ fn in_doubt_the_sender_guard_lets_up() {
 #[test]
 fn while_the_agent_writes_few_frames_pass() {
     let writing = || std::vec![WRITING; 100].into();
-    let senders = World { sequence: writing(), ..world(Mode::Drop, Mode::Off, Mode::Off) };
-    let mut entries = World { sequence: writing(), ..world(Mode::Off, Mode::Drop, Mode::Off) };
+    let senders = World { sequence: writing(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
+    let mut entries = World { sequence: writing(), ..world(DropMode::Off, DropMode::Drop, DropMode::Off) };
     entries.policy.limit = 128;
     entries.change(|state| state.let_up = 112);
     for (world, reason) in [(senders, DropReason::SenderElsewhere), (entries, DropReason::EntryLimit)] {
@@ -280,7 +280,7 @@ fn while_the_agent_writes_few_frames_pass() {
 #[test]
 fn while_the_agent_writes_neighbours_no_stranger_passes() {
     for sequence in [std::vec![3, 3], std::vec![3, 2], std::vec![4, 2]] {
-        let world = World { sequence: sequence.clone().into(), ..world(Mode::Drop, Mode::Off, Mode::Off) };
+        let world = World { sequence: sequence.clone().into(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
         assert_eq!(world.judge(&from(STRANGER)), Some(DropReason::SenderElsewhere), "{sequence:?}");
     }
 }
@@ -291,7 +291,7 @@ fn blocked(reason: Reason) -> Iface {
 
 #[test]
 fn allowed_senders_and_the_first_frames_of_a_new_link_pass() {
-    let mut world = world(Mode::Drop, Mode::Off, Mode::Off);
+    let mut world = world(DropMode::Drop, DropMode::Off, DropMode::Off);
     let vip = [198, 18, 0, 2];
     world.allowed = BTreeMap::from([(STRANGER, 0), (vip, Lladdr::new(OTHER_MAC).word())]);
     assert_eq!(world.judge(&from(STRANGER)), Some(DropReason::SenderElsewhere), "it has no list");
@@ -306,7 +306,7 @@ fn allowed_senders_and_the_first_frames_of_a_new_link_pass() {
 
 #[test]
 fn unknown_senders_are_limited_and_nothing_else() {
-    let mut world = world(Mode::Off, Mode::Drop, Mode::Off);
+    let mut world = world(DropMode::Off, DropMode::Drop, DropMode::Off);
     world.policy.entries = 2;
     let unknown = |last: u8| from([10, 5, 1, last]);
     assert_eq!(world.judge(&unknown(1)), None);
@@ -327,7 +327,7 @@ fn unknown_senders_are_limited_and_nothing_else() {
 
 #[test]
 fn the_last_eighth_of_the_entries_is_for_requests_that_come_while_the_agent_writes() {
-    let mut world = world(Mode::Off, Mode::Drop, Mode::Off);
+    let mut world = world(DropMode::Off, DropMode::Drop, DropMode::Off);
     (world.policy.limit, world.policy.entries) = (16, 14);
     let unknown = |last: u8| from([10, 5, 1, last]);
     let dropped = Some(DropReason::EntryLimit);
@@ -344,7 +344,7 @@ fn the_last_eighth_of_the_entries_is_for_requests_that_come_while_the_agent_writ
 
 #[test]
 fn a_budget_is_for_what_the_kernel_may_learn_from() {
-    let world = world(Mode::Off, Mode::Off, Mode::Drop);
+    let world = world(DropMode::Off, DropMode::Off, DropMode::Drop);
     for number in 0..20 {
         assert_eq!(world.judge(&from(POD)), None, "known senders are free");
         assert_eq!(world.judge(&reply(POD, POD_MAC)), None, "so are their replies");
@@ -367,7 +367,7 @@ fn a_budget_is_for_what_the_kernel_may_learn_from() {
 
 #[test]
 fn a_budget_goes_on_without_a_lease() {
-    let world = World { lease: false, ..world(Mode::Drop, Mode::Drop, Mode::Drop) };
+    let world = World { lease: false, ..world(DropMode::Drop, DropMode::Drop, DropMode::Drop) };
     let judged: Vec<_> = (0..6).map(|_| world.judge(&from(STRANGER))).collect();
     assert_eq!(judged[..4], [None; 4], "the guard is open");
     assert_eq!(judged[4..], [Some(DropReason::LearnBudget); 2]);
@@ -375,7 +375,7 @@ fn a_budget_goes_on_without_a_lease() {
 
 #[test]
 fn counting_changes_nothing_for_later_frames() {
-    let world = world(Mode::Count, Mode::Count, Mode::Count);
+    let world = world(DropMode::Count, DropMode::Count, DropMode::Count);
     for _ in 0..6 {
         assert_eq!(world.judge(&from(STRANGER)), None);
     }
@@ -413,8 +413,8 @@ fn counters_of_drops_and_passes_are_apart() {
 }
 
 /// One policy, the binding.
-fn bound(mode: Mode, kind: binding::Kind) -> World {
-    let mut world = world(Mode::Off, Mode::Off, Mode::Off);
+fn bound(mode: DropMode, kind: binding::BindingKind) -> World {
+    let mut world = world(DropMode::Off, DropMode::Off, DropMode::Off);
     world.policy.modes = Policy::with_binding(0, mode, kind);
     world
 }
@@ -426,7 +426,7 @@ fn claim() -> ArpFrame {
 #[test]
 fn an_address_stays_its_owner_s_until_that_one_is_silent() {
     let other = Some(DropReason::OtherOwner);
-    let world = bound(Mode::Drop, binding::Kind::Learn);
+    let world = bound(DropMode::Drop, binding::BindingKind::Learn);
     for frame in [claim(), reply(POD, OTHER_MAC), ArpFrame::request(OTHER_MAC, POD, POD)] {
         assert_eq!(world.judge(&frame), other, "{frame:?}");
     }
@@ -446,8 +446,8 @@ fn an_address_stays_its_owner_s_until_that_one_is_silent() {
 #[test]
 fn a_fixed_binding_asks_nobody_and_a_strict_one_looks_at_the_ethernet_source() {
     let other = Some(DropReason::OtherOwner);
-    for kind in [binding::Kind::Fixed, binding::Kind::Strict] {
-        let world = bound(Mode::Drop, kind);
+    for kind in [binding::BindingKind::Fixed, binding::BindingKind::Strict] {
+        let world = bound(DropMode::Drop, kind);
         for _ in 0..3 {
             assert_eq!(world.judge(&claim()), other, "{kind:?}");
             world.now.set(world.now.get() + 20 * SECOND);
@@ -455,17 +455,17 @@ fn a_fixed_binding_asks_nobody_and_a_strict_one_looks_at_the_ethernet_source() {
         assert!(world.asked.borrow().is_empty());
         assert_eq!(world.judge(&from(POD)), None, "{kind:?}");
         let disguised = ArpFrame { src: OTHER_MAC, ..from(POD) };
-        assert_eq!(world.judge(&disguised), other.filter(|_| kind == binding::Kind::Strict), "{kind:?}");
+        assert_eq!(world.judge(&disguised), other.filter(|_| kind == binding::BindingKind::Strict), "{kind:?}");
     }
 }
 
 #[test]
 fn a_binding_that_counts_asks_nobody_and_one_without_a_lease_is_open() {
-    let world = bound(Mode::Count, binding::Kind::Learn);
+    let world = bound(DropMode::Count, binding::BindingKind::Learn);
     assert_eq!(world.judge(&claim()), None);
     assert_eq!(*world.would.borrow(), [DropReason::OtherOwner]);
     assert!(world.asked.borrow().is_empty());
-    let mut world = bound(Mode::Drop, binding::Kind::Learn);
+    let mut world = bound(DropMode::Drop, binding::BindingKind::Learn);
     world.lease = false;
     assert_eq!(world.judge(&claim()), None);
     world.lease = true;
@@ -475,8 +475,8 @@ fn a_binding_that_counts_asks_nobody_and_one_without_a_lease_is_open() {
 
 #[test]
 fn an_address_of_the_allow_list_moves_without_a_question() {
-    for kind in [binding::Kind::Learn, binding::Kind::Fixed] {
-        let mut world = bound(Mode::Drop, kind);
+    for kind in [binding::BindingKind::Learn, binding::BindingKind::Fixed] {
+        let mut world = bound(DropMode::Drop, kind);
         let claim = ArpFrame::request(OTHER_MAC, POD, GATEWAY);
         world.policy.list = 1;
         assert_eq!(world.judge(&claim), Some(DropReason::OtherOwner), "{kind:?}: it is on no list");

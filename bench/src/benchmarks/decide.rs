@@ -21,8 +21,8 @@ use lab::OnCore;
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::programs::{Programs, Runs, Targets, run as run_program};
-use crate::report::Bound;
+use crate::programs::{LoadedPrograms, Runs, Targets, run as run_program};
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
 
 /// `lo`, the first interface of every namespace.
@@ -85,7 +85,7 @@ struct DecisionTables {
     layout: Layout,
     bpf: Bpf,
     program: ProgramFd,
-    own: Programs,
+    own: LoadedPrograms,
 }
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
@@ -133,13 +133,13 @@ fn judge(sizes: &[u64], findings: &mut Findings) -> Result<()> {
     let per_frame = |targets, case, routes| key(PER_FRAME, targets, case, routes);
     let ratios = findings.samples.ratios(&per_frame(Targets::Same, FULL, 1), &per_frame(Targets::Same, NULL, 1))?;
     let what = "fast path against the null program";
-    findings.goal("P1", [what, "1 route, same target"], Bound::AtMost(2.5), "×", &ratios);
+    findings.goal("P1", [what, "1 route, same target"], GoalBound::AtMost(2.5), "×", &ratios);
     let most = *sizes.last().context("no sizes")?;
     let ratios = findings.samples.ratios(&per_frame(Targets::All, FULL, most), &per_frame(Targets::All, FULL, 1))?;
     let case = format!("{} routes against 1", bench::units::grouped(most));
-    findings.goal("P2", ["fast path, random targets", &case], Bound::AtMost(1.25), "×", &ratios);
+    findings.goal("P2", ["fast path, random targets", &case], GoalBound::AtMost(1.25), "×", &ratios);
     let values = findings.samples.values(&Key::new(NOT_ARP, FULL)).to_vec();
-    findings.goal("P8", [NOT_ARP, FULL], Bound::AtMost(3.0), "ns", &values);
+    findings.goal("P8", [NOT_ARP, FULL], GoalBound::AtMost(3.0), "ns", &values);
     Ok(())
 }
 
@@ -172,7 +172,8 @@ impl DecisionTables {
             Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, ..Iface::default() })),
         ];
         // A node of the FIB for each /24 of 10.0.0.0/8: what a million routes there need.
-        let mut own = if routes == WALL_ROUTES { Programs::load_with_blocks(65_536)? } else { Programs::load()? };
+        let mut own =
+            if routes == WALL_ROUTES { LoadedPrograms::load_with_blocks(65_536)? } else { LoadedPrograms::load()? };
         // One route is the default route, which random targets all fall to.
         let to_hosts = if routes == 1 { Vec::new() } else { targets.clone() };
         changes.push(Change::Insert(VIEW, Prefix::new([0; 4], 0), Entry::unicast(TO_UPLINK)));

@@ -1,6 +1,6 @@
 //! How far the maps are behind the kernel: a single change, all routes at once, and after the worst.
 //!
-//! The program itself shows a change ([`Watch`]): it answers a request with the change and passes it without. So lease
+//! The program itself shows a change ([`ProgramWatch`]): it answers a request with the change and passes it without. So lease
 //! and sequence count as well.
 
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use arp_common::{ArpFrame, Lladdr};
 use bench::quantile;
-use lab::netlink::{Change, Netlink};
+use lab::netlink::{KernelChange, Netlink};
 use lab::{Agent, Lab, Namespace, OnCore};
 use nix::sys::signal::Signal;
 
@@ -17,9 +17,9 @@ use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::process::{Process, started};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
-use crate::watch::Watch;
+use crate::watch::ProgramWatch;
 
 const CHANGE: [(&str, f64); 3] =
     [("change → decision, p50", 0.5), ("change → decision, p99", 0.99), ("change → decision, max", 1.0)];
@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
             findings.goal(
                 "P10",
                 ["routes into an empty mirror, beyond the kernel's own dump", &case],
-                Bound::AtMost(bound),
+                GoalBound::AtMost(bound),
                 "ms",
                 &values,
             );
@@ -134,8 +134,8 @@ impl Node {
     }
 }
 
-fn watch(agent: &Agent) -> Result<Watch> {
-    let mut watch = Watch::on(agent)?;
+fn watch(agent: &Agent) -> Result<ProgramWatch> {
+    let mut watch = ProgramWatch::on(agent)?;
     watch.about(&ArpFrame::request(POD_MAC.bytes(), POD_IP, TARGET))?;
     Ok(watch)
 }
@@ -178,7 +178,7 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
     for kind in CHANGES {
         let (p99, _) = CHANGE[1];
         let values = findings.samples.values(&Key::new(p99, kind)).to_vec();
-        findings.goal("P9", [p99, kind], Bound::AtMost(1000.0), "µs", &values);
+        findings.goal("P9", [p99, kind], GoalBound::AtMost(1000.0), "µs", &values);
     }
     findings.note(format!(
         "Change → decision: {rounds} rounds of {changes} changes of each kind (of the link {LINK_CHANGES}), half of them undone; from before the message is sent, or the \
@@ -191,19 +191,19 @@ fn single_changes(context: &Context, findings: &mut Findings) -> Result<()> {
 
 fn make(node: &Node, kernel: &mut Netlink, kind: &str, present: bool) -> Result<()> {
     match (kind, present) {
-        ("route", true) => kernel.change(Change::add_route(TARGET, node.uplink)),
-        ("route", false) => kernel.change(Change::delete_route(TARGET, node.uplink)),
-        ("neighbour", true) => kernel.change(Change::set_neighbour(POD_IP, node.pod, POD_MAC)),
-        ("neighbour", false) => kernel.change(Change::delete_neighbour(POD_IP, node.pod)),
+        ("route", true) => kernel.change(KernelChange::add_route(TARGET, node.uplink)),
+        ("route", false) => kernel.change(KernelChange::delete_route(TARGET, node.uplink)),
+        ("neighbour", true) => kernel.change(KernelChange::set_neighbour(POD_IP, node.pod, POD_MAC)),
+        ("neighbour", false) => kernel.change(KernelChange::delete_neighbour(POD_IP, node.pod)),
         ("proxy_arp", _) => {
             // The thread is in the node's namespace.
             std::fs::write(format!("/proc/sys/net/ipv4/conf/{POD}/proxy_arp"), if present { "1" } else { "0" })
                 .context("writing proxy_arp")
         }
         (_, present) => {
-            kernel.change(Change::set_up(node.uplink, present))?;
+            kernel.change(KernelChange::set_up(node.uplink, present))?;
             // The route went with the link.
-            if present { kernel.change(Change::add_route(TARGET, node.uplink)) } else { Ok(()) }
+            if present { kernel.change(KernelChange::add_route(TARGET, node.uplink)) } else { Ok(()) }
         }
     }
 }
@@ -220,8 +220,8 @@ fn many(context: &Context, size: u32, findings: &mut Findings) -> Result<()> {
     let node = Node::new()?;
     let mut kernel = Netlink::open(node.namespace())?;
     let hosts = || (0..size).map(|number| (0x1000_0000 + 7 * number).to_be_bytes());
-    let add = || hosts().map(|to| Change::add_route(to, node.uplink));
-    let delete = || hosts().map(|to| Change::delete_route(to, node.uplink));
+    let add = || hosts().map(|to| KernelChange::add_route(to, node.uplink));
+    let delete = || hosts().map(|to| KernelChange::delete_route(to, node.uplink));
     kernel.change_all(add())?;
 
     for _ in 0..rounds {
@@ -298,7 +298,7 @@ fn settled(node: &Node, agent: &Agent, last: [u8; 4]) -> Result<()> {
     }
     // In step, it has the route; should somebody on this machine have written a setting, frames pass a little longer.
     node.namespace().run(|| -> Result<()> {
-        let mut watch = Watch::on(agent)?;
+        let mut watch = ProgramWatch::on(agent)?;
         watch.about(&ArpFrame::request(POD_MAC.bytes(), POD_IP, last))?;
         watch.until(node.pod, true, begin, PATIENCE)?;
         Ok(())

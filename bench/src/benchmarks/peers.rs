@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::samples::{Key, order};
-use others::Peer;
+use others::OtherResponder;
 
 const SHARE: &str = "share of a storm's requests that got a reply";
 
@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// Waits until a peer answers: daemons look for the owner of an address first.
-fn awake(peer: Peer) -> Result<Peer> {
+fn awake(peer: OtherResponder) -> Result<OtherResponder> {
     const TRIES: usize = 20;
     for attempt in 1..=TRIES {
         match peer.subject.requester().and_then(|requester| requester.one_at_a_time(peer.subject.target, 1)) {
@@ -119,7 +119,7 @@ fn ours(
 }
 
 fn theirs(
-    peer: &Peer,
+    peer: &OtherResponder,
     requests: usize,
     window: Duration,
     floor: f64,

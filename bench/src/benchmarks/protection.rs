@@ -19,13 +19,13 @@ use bench::quantile;
 use lab::netlink::{self, Notices};
 use lab::{Agent, AgentOptions, Alone, Lab, topology, wait_until};
 
-use self::attacks::{ATTACKS, Attack, Attacker, CHANGES, Kind, Sent};
+use self::attacks::{ATTACKS, Attack, AttackKind, AttackSent, Attacker, CHANGES};
 use self::results::{AGENT, CHANGED, ENTRIES, HANDLED, UNRESOLVED};
 use self::victim::{CONNECT, Felt, REPLY, TRIES, Victim};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::process::Process;
-use crate::programs::{Programs, Tc};
+use crate::programs::{LoadedPrograms, Tc};
 use crate::samples::{Key, order};
 
 pub(crate) use self::results::TABLES;
@@ -77,13 +77,13 @@ const ALL_DROP: &[&str] = &[
 ];
 
 /// A pair of pods, number `2 * case` and the next.
-struct Pair<'a> {
+struct PodPair<'a> {
     case: &'a Case,
     attacker: u8,
     victim: u8,
     agent: Option<Agent>,
     /// Attached as long as it is held.
-    _floor: Option<Programs>,
+    _floor: Option<LoadedPrograms>,
 }
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
@@ -91,7 +91,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, window) = context.either((5, 600), (1, 200));
     let window = Duration::from_millis(window);
     let lab = build()?;
-    let pairs: Vec<Pair<'_>> = CASES
+    let pairs: Vec<PodPair<'_>> = CASES
         .iter()
         .zip(0..)
         .map(|(case, number)| pair(&lab, case, number * 2, number * 2 + 1))
@@ -100,7 +100,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         for attack in ATTACKS {
             for index in order(round, pairs.len()) {
                 context.check()?;
-                Turn { lab: &lab, pair: &pairs[index], attack, window, context, round }.measure(findings)?;
+                AttackTurn { lab: &lab, pair: &pairs[index], attack, window, context, round }.measure(findings)?;
             }
         }
     }
@@ -130,7 +130,7 @@ fn build() -> Result<Lab> {
     Ok(lab)
 }
 
-fn pair<'a>(lab: &Lab, case: &'a Case, attacker: u8, victim: u8) -> Result<Pair<'a>> {
+fn pair<'a>(lab: &Lab, case: &'a Case, attacker: u8, victim: u8) -> Result<PodPair<'a>> {
     for pod in [attacker, victim] {
         lab.node().sysctl(&format!("net.ipv4.conf.cali{pod}.rp_filter"), case.rp_filter)?;
     }
@@ -147,13 +147,13 @@ fn pair<'a>(lab: &Lab, case: &'a Case, attacker: u8, victim: u8) -> Result<Pair<
             nft_guard(lab, victim)?;
         }
         By::Floor => {
-            let mut programs = Programs::load()?;
+            let mut programs = LoadedPrograms::load()?;
             programs.attach_tc("discard_arp_tc", lab.node(), &format!("cali{attacker}"), Tc::Tcx)?;
             floor = Some(programs);
         }
         By::Agent(policies) => agent = Some(start(lab, policies, [attacker, victim])?),
     }
-    Ok(Pair { case, attacker, victim, agent, _floor: floor })
+    Ok(PodPair { case, attacker, victim, agent, _floor: floor })
 }
 
 /// What an administrator could write: a chain for a pod that lets its own senders through alone.
@@ -188,9 +188,9 @@ fn await_guard(agent: &Agent, names: &[&str], policies: &[&str]) -> Result<()> {
 }
 
 /// One attack on one case.
-struct Turn<'a> {
+struct AttackTurn<'a> {
     lab: &'a Lab,
-    pair: &'a Pair<'a>,
+    pair: &'a PodPair<'a>,
     attack: Attack,
     window: Duration,
     context: &'a Context,
@@ -208,16 +208,16 @@ impl Drop for EndOnDrop<'_> {
 
 /// What a turn came to, apart from what the victim felt.
 struct Effort {
-    sent: Sent,
+    sent: AttackSent,
     /// Changes of the entries on the attacker's interface that were notified, if they were watched.
     changed: Option<u64>,
     /// The agent's share of a core, in %.
     agent: Option<f64>,
 }
 
-impl Turn<'_> {
+impl AttackTurn<'_> {
     fn measure(&self, findings: &mut Findings) -> Result<()> {
-        let Turn { lab, pair, attack, .. } = *self;
+        let AttackTurn { lab, pair, attack, .. } = *self;
         let key = |what: &str| Key::new(&format!("{what}: {}", attack.name), pair.case.name);
         flush(lab)?;
         // Known senders, as in a node that has run for a while.
@@ -237,7 +237,7 @@ impl Turn<'_> {
                 findings.push(key(&format!("{what}, p99")), "µs", quantile(&answers.micros, 0.99));
             }
         }
-        if !attack.at_once && attack.kind != Kind::Nothing {
+        if !attack.at_once && attack.kind != AttackKind::Nothing {
             ensure!(effort.sent.count > 0, "{}: nothing was sent", attack.name);
             let rate = effort.sent.count as f64 / effort.sent.elapsed.as_secs_f64();
             findings.push(key(HANDLED), "/s", rate);
@@ -248,7 +248,7 @@ impl Turn<'_> {
             if let Some(changed) = effort.changed {
                 findings.push(key(CHANGED), "changes", changed as f64);
             }
-            if matches!(attack.kind, Kind::Scan(_)) {
+            if matches!(attack.kind, AttackKind::Scan(_)) {
                 findings.push(key(UNRESOLVED), "entries", unresolved as f64);
             }
         }
@@ -257,7 +257,7 @@ impl Turn<'_> {
 
     /// The attack, and beside it the victim.
     fn play(&self) -> Result<(Effort, Felt)> {
-        let Turn { lab, pair, attack, context, .. } = *self;
+        let AttackTurn { lab, pair, attack, context, .. } = *self;
         let namespace = lab.host(&format!("p{}", pair.attacker)).namespace();
         let attacker = Attacker { namespace, pod: pair.attacker, core: context.cores[0] };
         let victim =

@@ -9,7 +9,7 @@ use lab::topology;
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
 
 /// How many requests the delayed kernel has in flight: all that its queue takes (`proxy_qlen`).
@@ -53,7 +53,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for (who, bound) in [(Responder::Tcx, 0.80), (Responder::Skb, 0.87)] {
         for (measure, bound) in [("p50", bound), ("p99", 1.0)] {
             let what = format!("{measure} of a reply, {}", who.name());
-            judge("P3", [&what, "against the kernel"], measure, who, Bound::AtMost(bound), findings);
+            judge("P3", [&what, "against the kernel"], measure, who, GoalBound::AtMost(bound), findings);
         }
     }
     modes.retain(|mode| !mode.is_empty());
@@ -68,7 +68,14 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// Judges a measure by its ratio to the kernel's; clsact stands beside tcx.
-pub(crate) fn judge(id: &str, what: [&str; 2], measure: &str, who: Responder, bound: Bound, findings: &mut Findings) {
+pub(crate) fn judge(
+    id: &str,
+    what: [&str; 2],
+    measure: &str,
+    who: Responder,
+    bound: GoalBound,
+    findings: &mut Findings,
+) {
     let ratios = |findings: &Findings, who: Responder| {
         // Nothing to compare is a goal not met.
         findings.samples.ratios(&Key::new(measure, who.name()), &Key::new(measure, KERNEL)).unwrap_or_default()

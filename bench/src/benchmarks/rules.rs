@@ -21,7 +21,7 @@ use lab::OnCore;
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::Key;
 
 const TIME: &str = "time until the maps hold it";
@@ -52,7 +52,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let attached: BTreeSet<u32> = (POD..POD + PODS).collect();
     for _ in 0..rounds {
         context.check()?;
-        let mut node = Node::new(attached.clone())?;
+        let mut node = MirroredNode::new(attached.clone())?;
         let dump = node_of_amazon(rules(PODS));
         findings.push(Key::new(TIME, ALL), "ms", node.took(|mirror, attached| mirror.resync(attached, dump))?);
         findings.push(Key::new(MEMORY, ALL), "KiB", f64::from(node.bpf.fib_nodes()));
@@ -69,16 +69,16 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
             node.took(|mirror, attached| mirror.apply(attached, [changed]).changes)?,
         );
     }
-    let mut node = Node::new(attached)?;
+    let mut node = MirroredNode::new(attached)?;
     let dump = many_routes();
     findings.push(Key::new(TIME, MANY), "ms", node.took(|mirror, attached| mirror.resync(attached, dump))?);
     findings.push(Key::new(MEMORY, MANY), "KiB", f64::from(node.bpf.fib_nodes()));
     for (goal, case, bound) in CASES {
         let values = findings.samples.values(&Key::new(TIME, case)).to_vec();
-        findings.goal(goal, ["a node of Amazon's VPC CNI", case], Bound::AtMost(bound), "ms", &values);
+        findings.goal(goal, ["a node of Amazon's VPC CNI", case], GoalBound::AtMost(bound), "ms", &values);
     }
     let values = findings.samples.values(&Key::new(MEMORY, MANY)).to_vec();
-    findings.goal("V4", [MEMORY, MANY], Bound::AtMost(2048.0), "KiB", &values);
+    findings.goal("V4", [MEMORY, MANY], GoalBound::AtMost(2048.0), "KiB", &values);
     findings.note(format!(
         "{} rules, {INTERFACES} interfaces, {PODS} pods: computed from events that are there already, and written into BPF maps.",
         rules(PODS).len()
@@ -87,15 +87,15 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// An agent's mirror and maps.
-struct Node {
+struct MirroredNode {
     mirror: Mirror,
     bpf: Bpf,
     attached: BTreeSet<u32>,
 }
 
-impl Node {
+impl MirroredNode {
     fn new(attached: BTreeSet<u32>) -> Result<Self> {
-        Ok(Node { mirror: Mirror::default(), bpf: Bpf::load()?, attached })
+        Ok(MirroredNode { mirror: Mirror::default(), bpf: Bpf::load()?, attached })
     }
 
     /// How long it takes to compute changes and to write them, in milliseconds.

@@ -1,6 +1,6 @@
 //! Many interfaces: how soon a new one is answered on, and what an agent costs that has nothing to do, or all too much.
 //!
-//! The program itself shows whether an interface is answered on ([`Watch`]): it gets a probe (RFC 5227) for an address
+//! The program itself shows whether an interface is answered on ([`ProgramWatch`]): it gets a probe (RFC 5227) for an address
 //! of the node, which needs neither a route nor a neighbour entry of the pod.
 
 use std::env;
@@ -19,9 +19,9 @@ use crate::crowd::{Crowd, Ip, NODE};
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::process::{self, Process, started};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::Key;
-use crate::watch::Watch;
+use crate::watch::ProgramWatch;
 use bench::units::grouped;
 
 const SIZE: &str = "interfaces";
@@ -201,15 +201,15 @@ fn all_answering(crowd: &Crowd, agent: &Agent, last: u32, size: u32) -> Result<(
     }
 }
 
-fn probing(agent: &Agent) -> Result<Watch> {
-    let mut watch = Watch::on(agent)?;
+fn probing(agent: &Agent) -> Result<ProgramWatch> {
+    let mut watch = ProgramWatch::on(agent)?;
     watch.about(&ArpFrame::request(POD_MAC, [0; 4], NODE))?;
     Ok(watch)
 }
 
 /// Milliseconds until interfaces were answered on.
 #[derive(Default)]
-struct Times {
+struct AnsweredAfter {
     up: Vec<f64>,
     created: Vec<f64>,
 }
@@ -221,8 +221,8 @@ struct Ips {
 }
 
 /// One interface after the other is created, set up, and deleted again. To be called in the node's namespace.
-fn link_up(crowd: &Crowd, agent: &Agent, ips: &mut Ips, numbers: Range<u32>) -> Result<Times> {
-    let mut times = Times::default();
+fn link_up(crowd: &Crowd, agent: &Agent, ips: &mut Ips, numbers: Range<u32>) -> Result<AnsweredAfter> {
+    let mut times = AnsweredAfter::default();
     let mut watch = probing(agent)?;
     for number in numbers {
         // An index of its own, so that no entry of another interface can be taken for it.
@@ -316,13 +316,13 @@ fn judge(sizes: &[u32], findings: &mut Findings) {
     };
     let of = |size: u32| format!("{} {SIZE}", grouped(size.into()));
     let p99 = values(findings, UP, "p99", most);
-    findings.goal("P11", [&format!("{UP}, p99"), &format!("beside {}", of(most))], Bound::AtMost(10.0), "ms", &p99);
+    findings.goal("P11", [&format!("{UP}, p99"), &format!("beside {}", of(most))], GoalBound::AtMost(10.0), "ms", &p99);
     for (measure, bound) in [(START, 20_000.0), (CREATED_ALL, 20_000.0), (RESTART, 2_000.0)] {
         let taken = values(findings, measure, "agent", most);
-        findings.goal("P11", [measure, &of(most)], Bound::AtMost(bound), "ms", &taken);
+        findings.goal("P11", [measure, &of(most)], GoalBound::AtMost(bound), "ms", &taken);
     }
     let cpu = values(findings, REST, "agent", at_rest);
-    findings.goal("P12", [REST, &of(at_rest)], Bound::AtMost(0.1), "%", &cpu);
+    findings.goal("P12", [REST, &of(at_rest)], GoalBound::AtMost(0.1), "%", &cpu);
     let memory = values(findings, REST_MEMORY, "agent", at_rest);
-    findings.goal("P12", [REST_MEMORY, &of(at_rest)], Bound::AtMost(16.0), "MiB", &memory);
+    findings.goal("P12", [REST_MEMORY, &of(at_rest)], GoalBound::AtMost(16.0), "MiB", &memory);
 }

@@ -16,8 +16,8 @@ use super::{reply, spoof};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::programs::{Programs, Tc, live};
-use crate::report::Bound;
+use crate::programs::{LoadedPrograms, Tc, live};
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
 
 pub(crate) const RATE: &str = "replies a second, AF_PACKET";
@@ -71,7 +71,7 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
     for (pod, (name, program, by)) in (Responder::ALL.len() + 1..).zip(NULLS) {
         let host = lab.host(&format!("p{pod}"));
         host.close_sockets();
-        let mut programs = Programs::load()?;
+        let mut programs = LoadedPrograms::load()?;
         match by {
             Null::Skb => programs.attach(program, lab.node(), host.node_end(), XdpMode::Skb)?,
             Null::Tc(by) => programs.attach_tc(program, lab.node(), host.node_end(), by)?,
@@ -116,8 +116,8 @@ fn packets(context: &Context, findings: &mut Findings) -> Result<()> {
         findings.compare(measure, KERNEL);
     }
     for (id, measure, goals) in [
-        ("P4", RATE, [(Responder::Tcx, Bound::AtLeast(1.55)), (Responder::Skb, Bound::AtLeast(1.3))]),
-        ("P5", COST, [(Responder::Tcx, Bound::AtMost(0.22)), (Responder::Skb, Bound::AtMost(0.5))]),
+        ("P4", RATE, [(Responder::Tcx, GoalBound::AtLeast(1.55)), (Responder::Skb, GoalBound::AtLeast(1.3))]),
+        ("P5", COST, [(Responder::Tcx, GoalBound::AtMost(0.22)), (Responder::Skb, GoalBound::AtMost(0.5))]),
     ] {
         for (who, bound) in goals {
             let what = format!("{measure}, {}", who.name());
@@ -174,14 +174,14 @@ pub(crate) fn send(subject: &Subject, window: Duration, core: usize, settle: boo
 /// A pod whose requests a program drops at the node's end.
 pub(crate) struct Dropped {
     subject: Subject,
-    programs: Programs,
+    programs: LoadedPrograms,
 }
 
 impl Dropped {
     pub(crate) fn on(lab: &Lab, pod: usize, context: &Context) -> Result<Self> {
         let host = lab.host(&format!("p{pod}"));
         host.close_sockets();
-        let mut programs = Programs::load()?;
+        let mut programs = LoadedPrograms::load()?;
         programs.attach("discard", lab.node(), host.node_end(), XdpMode::Skb)?;
         Ok(Dropped { subject: Subject::new(DROP, host, topology::CALICO_GATEWAY, context.core), programs })
     }
@@ -203,11 +203,11 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
     let all = [Responder::Kernel, Responder::Skb, Responder::Driver];
     let lab = topology::calico(all.len() as u8 + 2)?;
     let _core = OnCore::enter(context.core)?;
-    let mut generator = Programs::load()?;
+    let mut generator = LoadedPrograms::load()?;
     let [drop, null] = [(DROP, "discard"), (NULL, "reflect")].map(|(name, program)| -> Result<_> {
         let host = lab.host(&format!("p{}", all.len() + usize::from(name == NULL)));
         host.close_sockets();
-        let mut programs = Programs::load()?;
+        let mut programs = LoadedPrograms::load()?;
         gro(host.namespace(), "eth0", true)?;
         programs.attach(program, lab.node(), host.node_end(), XdpMode::Driver)?;
         Ok((Subject::new(name, host, topology::CALICO_GATEWAY, context.core), programs))
@@ -227,7 +227,7 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
         let subjects: Vec<&Subject> = stands.iter().map(|stand| &stand.subject).chain([&drop.0, &null.0]).collect();
         let mut ends = Vec::new();
         for subject in &subjects {
-            let mut end = Programs::load()?;
+            let mut end = LoadedPrograms::load()?;
             end.attach("discard", &subject.namespace, "eth0", XdpMode::Driver)?;
             ends.push(end);
         }
@@ -276,7 +276,7 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
         findings.goal(
             "P6",
             [&what, &format!("against {base}")],
-            Bound::AtLeast(bound),
+            GoalBound::AtLeast(bound),
             "×",
             &ratios.unwrap_or_default(),
         );
@@ -288,7 +288,7 @@ fn live_frames(context: &Context, findings: &mut Findings) -> Result<()> {
 }
 
 /// Live frames out of a pod, at whose `eth0` the program `discard` of `end` counts the replies.
-fn live_storm(subject: &Subject, end: &Programs, generator: &mut Programs, frames: u32) -> Result<Storm> {
+fn live_storm(subject: &Subject, end: &LoadedPrograms, generator: &mut LoadedPrograms, frames: u32) -> Result<Storm> {
     let before = end.discarded()?;
     let program = generator.xdp("generate")?;
     let elapsed = subject.namespace.run(|| live(program, "eth0", frames))??;

@@ -17,7 +17,7 @@ use crate::findings::Findings;
 use crate::layout::{Columns, Table};
 use crate::loads::{Cores, Path};
 use crate::process::started;
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
 
 const NOTHING: &str = "nothing attached";
@@ -113,7 +113,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         };
         for case in [TCX, SKB] {
             let values = ratios(findings, case);
-            findings.goal("P7", [&format!("{case} against {NOTHING}"), load], Bound::AtLeast(0.97), "×", &values);
+            findings.goal("P7", [&format!("{case} against {NOTHING}"), load], GoalBound::AtLeast(0.97), "×", &values);
             if case == TCX {
                 let values = ratios(findings, CLSACT);
                 findings.beside("clsact", &values);

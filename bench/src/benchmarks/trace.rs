@@ -19,8 +19,8 @@ use super::decide::{INGRESS, MAC, MINUTE, POD, POD_MAC, TO_POD, TO_UPLINK, VIEW,
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::Table;
-use crate::programs::{Programs, Targets};
-use crate::report::Bound;
+use crate::programs::{LoadedPrograms, Targets};
+use crate::report::GoalBound;
 use crate::samples::{Key, order};
 
 const TARGET: [u8; 4] = [10, 20, 30, 40];
@@ -56,7 +56,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let plain = bpf.xdp()?.fd()?.try_clone()?;
     let mut reader = bpf.start_trace(ANSWERS)?;
     let telling = bpf.xdp()?.fd()?.try_clone()?;
-    let mut own = Programs::load()?;
+    let mut own = LoadedPrograms::load()?;
     own.set_request(&ArpFrame::request(POD_MAC, POD, TARGET), &[TARGET])?;
     own.choose(Targets::Same)?;
     for round in 0..rounds {
@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         }
     }
     let added = findings.samples.values(&Key::new(ADDED, SHOWN)).to_vec();
-    findings.goal("P14", ["added to a frame by a trace", "the frame is shown"], Bound::AtMost(80.0), "ns", &added);
+    findings.goal("P14", ["added to a frame by a trace", "the frame is shown"], GoalBound::AtMost(80.0), "ns", &added);
     findings.note(format!(
         "CPU time of {AT_ONCE} runs in one BPF_PROG_TEST_RUN, {turns} times a case and round, on core {}; writing the request \
          is included. The ring is emptied on the same core in between.",
@@ -91,7 +91,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 /// What a frame took in ns. Each must be answered, and so many told.
 fn turn(
     bpf: &mut Bpf,
-    own: &mut Programs,
+    own: &mut LoadedPrograms,
     program: &ProgramFd,
     reader: &mut TraceReader,
     expected: u32,

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use lab::netlink::{Change, change, index};
+use lab::netlink::{KernelChange, change, index};
 use lab::stream::{Stream, until_fast};
 use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET};
 use lab::{Agent, AgentOptions, Lab, ioctl};
@@ -15,7 +15,7 @@ use lab::{Agent, AgentOptions, Lab, ioctl};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::Key;
 
 /// A target of a route of its own.
@@ -27,7 +27,7 @@ const AFTER: Duration = Duration::from_millis(350);
 const CASES: [&str; 3] = ["kernel alone", "fast path", "fast path without the sysctl hook"];
 
 /// A change that makes the kernel silent about a target, and how to undo it. Run in the node's namespace.
-struct Case {
+struct Silencing {
     what: &'static str,
     tpa: [u8; 4],
     make: fn() -> Result<()>,
@@ -40,7 +40,7 @@ struct Case {
 }
 
 /// What most cases have.
-const CASE: Case = Case {
+const CASE: Silencing = Silencing {
     what: "",
     tpa: ROUTED_TARGET,
     make: || Ok(()),
@@ -50,26 +50,26 @@ const CASE: Case = Case {
     finish: || Ok(()),
 };
 
-const CHANGES: [Case; 6] = [
-    Case {
+const CHANGES: [Silencing; 6] = [
+    Silencing {
         what: "route removed",
         tpa: TARGET,
-        make: || change(Change::delete_route(TARGET, index("u0")?)),
-        undo: || change(Change::add_route(TARGET, index("u0")?)),
+        make: || change(KernelChange::delete_route(TARGET, index("u0")?)),
+        undo: || change(KernelChange::add_route(TARGET, index("u0")?)),
         ..CASE
     },
-    Case {
+    Silencing {
         what: "link down",
-        make: || change(Change::set_up(index("u0")?, false)),
+        make: || change(KernelChange::set_up(index("u0")?, false)),
         undo: || {
-            change(Change::set_up(index("u0")?, true))?;
+            change(KernelChange::set_up(index("u0")?, true))?;
             // The route went with the link.
-            change(Change::add_route(TARGET, index("u0")?))
+            change(KernelChange::add_route(TARGET, index("u0")?))
         },
         ..CASE
     },
-    Case { what: "proxy_arp written", make: || write("proxy_arp", "0"), undo: || write("proxy_arp", "1"), ..CASE },
-    Case {
+    Silencing { what: "proxy_arp written", make: || write("proxy_arp", "0"), undo: || write("proxy_arp", "1"), ..CASE },
+    Silencing {
         what: "arp_ignore written",
         tpa: LOCAL_TARGET,
         make: || write("arp_ignore", "8"),
@@ -77,15 +77,15 @@ const CHANGES: [Case; 6] = [
         silent: true,
         ..CASE
     },
-    Case {
+    Silencing {
         what: "RTM_SETLINK of arp_ignore",
         tpa: LOCAL_TARGET,
-        make: || change(Change::set_link_setting(index("v0")?, 19, 8)),
-        undo: || change(Change::set_link_setting(index("v0")?, 19, 0)),
+        make: || change(KernelChange::set_link_setting(index("v0")?, 19, 8)),
+        undo: || change(KernelChange::set_link_setting(index("v0")?, 19, 0)),
         ..CASE
     },
     // Nobody is told; the agent reads the entries while requests need one.
-    Case {
+    Silencing {
         what: "static proxy entry removed",
         make: || ioctl::unpublish(ROUTED_TARGET, [255; 4], "v0"),
         undo: || ioctl::publish(ROUTED_TARGET, "v0"),
@@ -148,7 +148,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     for case in &CASES[1..] {
         let values =
             findings.samples.values(&Key::new(PROXY_P99, case)).iter().map(|micros| micros / 1e3).collect::<Vec<_>>();
-        findings.goal("P13", [PROXY_P99, case], Bound::AtMost(20.0), "ms", &values);
+        findings.goal("P13", [PROXY_P99, case], GoalBound::AtMost(20.0), "ms", &values);
     }
     let silent: Vec<&str> = CHANGES.iter().filter(|change| change.silent).map(|change| change.what).collect();
     findings.note(format!(
@@ -163,7 +163,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
 fn node(case: usize) -> Result<(Option<Agent>, Lab)> {
     let lab = topology::matrix()?;
     lab.node().ip("route del default")?;
-    lab.node().run(|| change(Change::add_route(TARGET, index("u0")?)))??;
+    lab.node().run(|| change(KernelChange::add_route(TARGET, index("u0")?)))??;
     let options = AgentOptions::new(&["v0"]);
     let agent = match case {
         0 => None,
@@ -174,7 +174,7 @@ fn node(case: usize) -> Result<(Option<Agent>, Lab)> {
 }
 
 /// Makes a change and undoes it. Gives the microseconds until the last answer.
-fn turn(agent: Option<&Agent>, lab: &Lab, change: &Case) -> Result<f64> {
+fn turn(agent: Option<&Agent>, lab: &Lab, change: &Silencing) -> Result<f64> {
     let p0 = lab.host("p0");
     match agent {
         Some(agent) => until_fast(agent, p0, change.tpa)?,

@@ -1,6 +1,6 @@
 //! Ports, carriers, and devices beside the ports.
 
-use crate::pair::Step;
+use crate::pair::ScriptStep;
 use arp_common::Lladdr;
 
 use crate::plan::Plan;
@@ -46,22 +46,22 @@ pub(super) fn stacked(plan: &mut Plan) {
     crate::pair::stillness("br0").for_each(|step| plan.step(step, None));
     plan.ip("link set br0 up");
     plan.ip(format!("link set v{port} master br0"));
-    plan.step(Step::Settle, None);
+    plan.step(ScriptStep::Settle, None);
 }
 
 pub(super) fn carrier(plan: &mut Plan) {
     let port = plan.port();
-    let undo = Some(Step::Peer(format!("link set p{port} up")));
-    plan.step(Step::Peer(format!("link set p{port} down")), undo);
+    let undo = Some(ScriptStep::Peer(format!("link set p{port} up")));
+    plan.step(ScriptStep::Peer(format!("link set p{port} down")), undo);
 }
 
 /// What goes with the carrier does not come back with it. In between the kernel gets the time to see that it is gone:
 /// whether it would otherwise is a matter of luck.
 pub(super) fn carrier_flap(plan: &mut Plan) {
     let port = plan.port();
-    plan.step(Step::Peer(format!("link set p{port} down")), None);
-    plan.step(Step::Settle, None);
-    plan.step(Step::Peer(format!("link set p{port} up")), None);
+    plan.step(ScriptStep::Peer(format!("link set p{port} down")), None);
+    plan.step(ScriptStep::Settle, None);
+    plan.step(ScriptStep::Peer(format!("link set p{port} up")), None);
 }
 
 /// What does not matter to ARP, but is told like what does.

@@ -1,6 +1,6 @@
 //! What may filter ARP: chains of several families, and the table that Calico's Felix writes.
 
-use crate::pair::Step;
+use crate::pair::ScriptStep;
 
 use crate::plan::Plan;
 
@@ -84,9 +84,9 @@ pub(super) fn calico(plan: &mut Plan) {
 }
 
 fn table(plan: &mut Plan, table: &str) {
-    plan.step(Step::Nft(format!("add table {table}")), Some(Step::Nft("flush ruleset".to_owned())));
+    plan.step(ScriptStep::Nft(format!("add table {table}")), Some(ScriptStep::Nft("flush ruleset".to_owned())));
 }
 
 fn step(plan: &mut Plan, command: &str) {
-    plan.step(Step::Nft(command.to_owned()), None);
+    plan.step(ScriptStep::Nft(command.to_owned()), None);
 }

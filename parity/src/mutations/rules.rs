@@ -1,7 +1,7 @@
 //! Routing rules: selectors, actions, order. Once there has been one, a namespace is never what it was: only some
 //! generations of scenarios have them.
 
-use crate::pair::Step;
+use crate::pair::ScriptStep;
 use crate::plan::Plan;
 
 use super::tables;
@@ -83,10 +83,10 @@ pub(super) fn add(plan: &mut Plan, rule: &str) {
 fn restored(plan: &mut Plan) {
     if !std::mem::replace(&mut plan.restores_rules, true) {
         for (table, priority) in FIRST {
-            plan.undone_by(Step::Ip(format!("rule add lookup {table} priority {priority}")));
+            plan.undone_by(ScriptStep::Ip(format!("rule add lookup {table} priority {priority}")));
         }
-        plan.undone_by(Step::Ip("rule del lookup local priority 0".to_owned()));
-        plan.undone_by(Step::Ip("rule flush".to_owned()));
+        plan.undone_by(ScriptStep::Ip("rule del lookup local priority 0".to_owned()));
+        plan.undone_by(ScriptStep::Ip("rule flush".to_owned()));
     }
 }
 

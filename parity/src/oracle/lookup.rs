@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use crate::state::{Action, DEFAULT, Kind, LOCAL, Leg, MAIN, Rule, State};
+use crate::state::{DEFAULT, KernelRule, LOCAL, Leg, MAIN, NodeState, RouteType, RuleEffect};
 
 use super::contains;
 
 /// Where a lookup ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum End {
+pub(super) enum LookupEnd {
     /// Behind the last rule.
     Nothing,
     /// At a rule or a route that refuses.
@@ -42,13 +42,13 @@ pub(super) struct Flow {
 }
 
 /// All ends that the lookup may have.
-pub(super) fn ends(state: &State, flow: &Flow) -> BTreeSet<End> {
+pub(super) fn ends(state: &NodeState, flow: &Flow) -> BTreeSet<LookupEnd> {
     if state.merged {
         let end = search(state, &[LOCAL, MAIN], flow.to).or_else(|| search(state, &[DEFAULT], flow.to));
-        return BTreeSet::from([end.unwrap_or(End::Nothing)]);
+        return BTreeSet::from([end.unwrap_or(LookupEnd::Nothing)]);
     }
     // From the last rule to the first, so that what a `goto` leads to is known.
-    let mut from: Vec<BTreeSet<End>> = vec![BTreeSet::from([End::Nothing])];
+    let mut from: Vec<BTreeSet<LookupEnd>> = vec![BTreeSet::from([LookupEnd::Nothing])];
     let count = state.rules.len();
     for (at, rule) in state.rules.iter().enumerate().rev() {
         let next = &from[count - at - 1];
@@ -56,15 +56,15 @@ pub(super) fn ends(state: &State, flow: &Flow) -> BTreeSet<End> {
             Some(false) => next.clone(),
             certain => {
                 let mut ends = match rule.action {
-                    Action::Nothing => next.clone(),
-                    Action::End => BTreeSet::from([End::Refusal]),
-                    Action::Goto(priority) => {
+                    RuleEffect::Nothing => next.clone(),
+                    RuleEffect::End => BTreeSet::from([LookupEnd::Refusal]),
+                    RuleEffect::Goto(priority) => {
                         match state.rules.iter().position(|rule| rule.priority == priority).filter(|&to| to > at) {
                             Some(to) => from[count - to].clone(),
                             None => next.clone(),
                         }
                     }
-                    Action::Lookup { .. } => match in_table(state, rule, flow) {
+                    RuleEffect::Lookup { .. } => match in_table(state, rule, flow) {
                         Some(end) => BTreeSet::from([end]),
                         None => next.clone(),
                     },
@@ -81,7 +81,7 @@ pub(super) fn ends(state: &State, flow: &Flow) -> BTreeSet<End> {
 }
 
 /// Whether a rule matches; `None` if that is not known.
-fn matches(state: &State, rule: &Rule, flow: &Flow) -> Option<bool> {
+fn matches(state: &NodeState, rule: &KernelRule, flow: &Flow) -> Option<bool> {
     let from = rule.from.map_or(Some(true), |(prefix, len)| match flow.from {
         Known::Is(from) => Some(contains(prefix, len, from)),
         Known::Not => None,
@@ -107,7 +107,7 @@ fn matches(state: &State, rule: &Rule, flow: &Flow) -> Option<bool> {
 }
 
 /// Whether a rule's interface is that of the lookup.
-fn iif(state: &State, name: &str, detached: bool, iif: Known<u32>) -> Option<bool> {
+fn iif(state: &NodeState, name: &str, detached: bool, iif: Known<u32>) -> Option<bool> {
     if detached {
         return Some(false);
     }
@@ -123,16 +123,18 @@ fn iif(state: &State, name: &str, detached: bool, iif: Known<u32>) -> Option<boo
 }
 
 /// What the table of a rule says of an address, unless the rule suppresses it: `None` if the next rule is asked.
-fn in_table(state: &State, rule: &Rule, flow: &Flow) -> Option<End> {
-    let Action::Lookup { table, suppressed_len, suppressed_group } = rule.action else { return Some(End::Unknown) };
+fn in_table(state: &NodeState, rule: &KernelRule, flow: &Flow) -> Option<LookupEnd> {
+    let RuleEffect::Lookup { table, suppressed_len, suppressed_group } = rule.action else {
+        return Some(LookupEnd::Unknown);
+    };
     let table = match (table, flow.vrf) {
         (Some(table), _) => table,
         (None, Known::Is(Some(table))) if !rule.inverted => table,
         // `not l3mdev` looks up another table than it says.
-        _ => return Some(End::Unknown),
+        _ => return Some(LookupEnd::Unknown),
     };
     let end = search(state, &[table], flow.to)?;
-    if let End::Route(at) = end {
+    if let LookupEnd::Route(at) = end {
         let route = &state.routes[at];
         let by_group = |group| {
             let link = route.legs.first().and_then(|leg| state.links.get(&leg.ifindex));
@@ -147,7 +149,7 @@ fn in_table(state: &State, rule: &Rule, flow: &Flow) -> Option<End> {
             let is_alone =
                 others.filter(|other| other.len <= route.len && contains(other.prefix, other.len, flow.to)).count()
                     == 1;
-            return if is_alone { None } else { Some(End::Unknown) };
+            return if is_alone { None } else { Some(LookupEnd::Unknown) };
         }
     }
     Some(end)
@@ -155,7 +157,7 @@ fn in_table(state: &State, rule: &Rule, flow: &Flow) -> Option<End> {
 
 /// The route of the longest prefix in tables that are searched as one; those of the first table come first. `None` if
 /// there is none, or one that says `throw`.
-pub(super) fn search(state: &State, tables: &[u32], addr: Ipv4Addr) -> Option<End> {
+pub(super) fn search(state: &NodeState, tables: &[u32], addr: Ipv4Addr) -> Option<LookupEnd> {
     for len in (0..=32).rev() {
         for &table in tables {
             let of_prefix = state.routes.iter().enumerate().filter(|(_, route)| {
@@ -163,9 +165,9 @@ pub(super) fn search(state: &State, tables: &[u32], addr: Ipv4Addr) -> Option<En
             });
             for (at, route) in of_prefix {
                 match route.kind {
-                    Kind::Throw => return None,
-                    Kind::Error => return Some(End::Refusal),
-                    _ if route.legs.iter().any(|leg| is_usable(state, leg)) => return Some(End::Route(at)),
+                    RouteType::Throw => return None,
+                    RouteType::Error => return Some(LookupEnd::Refusal),
+                    _ if route.legs.iter().any(|leg| is_usable(state, leg)) => return Some(LookupEnd::Route(at)),
                     // The others of this prefix are not asked.
                     _ if route.object.is_some() => break,
                     _ => {}
@@ -176,7 +178,7 @@ pub(super) fn search(state: &State, tables: &[u32], addr: Ipv4Addr) -> Option<En
     None
 }
 
-fn is_usable(state: &State, leg: &Leg) -> bool {
+fn is_usable(state: &NodeState, leg: &Leg) -> bool {
     let ignored = || {
         let scopes = ["all", state.links.get(&leg.ifindex).map_or("", |link| &link.name)];
         scopes.iter().any(|scope| state.setting(scope, "ignore_routes_with_linkdown") != 0)

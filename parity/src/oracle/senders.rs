@@ -7,14 +7,14 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use crate::state::{Kind, Link, State};
+use crate::state::{Interface, NodeState, RouteType};
 
 use super::contains;
-use super::lookup::{End, Flow, Known, ends};
+use super::lookup::{Flow, Known, LookupEnd, ends};
 
 /// What the reverse lookup ends in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Outcome {
+enum ReverseOutcome {
     /// A unicast route by the ingress interface.
     Via,
     /// Another unicast route.
@@ -27,7 +27,7 @@ enum Outcome {
 
 /// Whether a request of `spa` that comes in on `ingress` for `tpa` passes; `legs` are the interfaces that it may be
 /// forwarded by, none for one to the node itself.
-pub(super) fn is_accepted(state: &State, ingress: u32, spa: Ipv4Addr, tpa: Ipv4Addr, legs: &BTreeSet<u32>) -> bool {
+pub(super) fn is_accepted(state: &NodeState, ingress: u32, spa: Ipv4Addr, tpa: Ipv4Addr, legs: &BTreeSet<u32>) -> bool {
     let vrf = state.vrf(ingress).and_then(|vrf| vrf.vrf_table);
     let any_vrf = state.links.values().any(|link| link.vrf_table.is_some());
     let always = Flow {
@@ -42,7 +42,7 @@ pub(super) fn is_accepted(state: &State, ingress: u32, spa: Ipv4Addr, tpa: Ipv4A
 }
 
 /// Whether some rule that may match on the way back names the target, or the way that it leaves by.
-fn differs(state: &State, ingress: u32, tpa: Ipv4Addr, legs: &BTreeSet<u32>) -> bool {
+fn differs(state: &NodeState, ingress: u32, tpa: Ipv4Addr, legs: &BTreeSet<u32>) -> bool {
     let lo = BTreeSet::from([state.ifindex("lo")]);
     let legs = if legs.is_empty() { &lo } else { legs };
     let live = state.rules.iter().filter(|rule| rule.others != Some(false));
@@ -59,40 +59,42 @@ fn differs(state: &State, ingress: u32, tpa: Ipv4Addr, legs: &BTreeSet<u32>) -> 
 }
 
 /// Whether each of these ends is accepted.
-fn accepts(state: &State, ingress: u32, spa: Ipv4Addr, ends: &BTreeSet<End>) -> bool {
+fn accepts(state: &NodeState, ingress: u32, spa: Ipv4Addr, ends: &BTreeSet<LookupEnd>) -> bool {
     if state.default_rules && state.is_own(spa) {
         return false;
     }
     let Some(link) = state.links.get(&ingress) else { return false };
-    let outcomes: BTreeSet<Outcome> = ends.iter().flat_map(|end| outcomes(state, ingress, link, end)).collect();
-    let allowed: &[Outcome] = match effective(state, link, "rp_filter") {
+    let outcomes: BTreeSet<ReverseOutcome> = ends.iter().flat_map(|end| outcomes(state, ingress, link, end)).collect();
+    let allowed: &[ReverseOutcome] = match effective(state, link, "rp_filter") {
         // The answer of `arp_filter` rests on one route that leads back.
-        _ if effective(state, link, "arp_filter") != 0 => &[Outcome::Via],
-        0 => &[Outcome::Via, Outcome::Elsewhere, Outcome::Nothing],
-        2 if !link.addresses.is_empty() => &[Outcome::Via, Outcome::Elsewhere],
-        _ => &[Outcome::Via],
+        _ if effective(state, link, "arp_filter") != 0 => &[ReverseOutcome::Via],
+        0 => &[ReverseOutcome::Via, ReverseOutcome::Elsewhere, ReverseOutcome::Nothing],
+        2 if !link.addresses.is_empty() => &[ReverseOutcome::Via, ReverseOutcome::Elsewhere],
+        _ => &[ReverseOutcome::Via],
     };
     outcomes.iter().all(|outcome| allowed.contains(outcome))
 }
 
-fn outcomes(state: &State, ingress: u32, link: &Link, end: &End) -> Vec<Outcome> {
+fn outcomes(state: &NodeState, ingress: u32, link: &Interface, end: &LookupEnd) -> Vec<ReverseOutcome> {
     let at = match end {
-        End::Nothing | End::Refusal => return vec![Outcome::Nothing],
-        End::Unknown => return vec![Outcome::Via, Outcome::Elsewhere, Outcome::Nothing, Outcome::Bad],
-        End::Route(at) => *at,
+        LookupEnd::Nothing | LookupEnd::Refusal => return vec![ReverseOutcome::Nothing],
+        LookupEnd::Unknown => {
+            return vec![ReverseOutcome::Via, ReverseOutcome::Elsewhere, ReverseOutcome::Nothing, ReverseOutcome::Bad];
+        }
+        LookupEnd::Route(at) => *at,
     };
     let route = &state.routes[at];
     let legs = route.interfaces();
     let strict = effective(state, link, "arp_filter") != 0;
     vec![match route.kind {
-        Kind::Unicast if strict && (legs.len() > 1 || route.len == 0) => Outcome::Elsewhere,
-        Kind::Unicast if legs.contains(&ingress) => Outcome::Via,
-        Kind::Unicast => Outcome::Elsewhere,
-        _ => Outcome::Bad,
+        RouteType::Unicast if strict && (legs.len() > 1 || route.len == 0) => ReverseOutcome::Elsewhere,
+        RouteType::Unicast if legs.contains(&ingress) => ReverseOutcome::Via,
+        RouteType::Unicast => ReverseOutcome::Elsewhere,
+        _ => ReverseOutcome::Bad,
     }]
 }
 
 /// The larger one of a setting's values.
-pub(super) fn effective(state: &State, link: &Link, key: &'static str) -> i64 {
+pub(super) fn effective(state: &NodeState, link: &Interface, key: &'static str) -> i64 {
     state.setting("all", key).max(state.setting(&link.name, key))
 }

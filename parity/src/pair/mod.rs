@@ -12,6 +12,6 @@ mod script;
 mod side;
 
 pub use frames::Frame;
-pub use play::{Batch, Divergence, FastPath, Pair, Seen};
-pub use script::{Script, Step};
+pub use play::{Divergence, FastPath, FrameBatch, Pair, Seen};
+pub use script::{Script, ScriptStep};
 pub use side::{NODE_MAC, PORTS, stillness};

@@ -10,10 +10,10 @@ use arp_common::{ArpFrame, Lladdr, Reason};
 use serde_json::Value;
 
 use super::frames::Frame;
-use super::script::Step;
-use super::side::{Seen as SideSeen, Side, Tapped};
+use super::script::ScriptStep;
+use super::side::{NodeSaw, Side, Tapped};
 use lab::packet::hex;
-use lab::{Agent, AgentOptions, Class, Hook, Namespace, Neighbours, OnCore};
+use lab::{Agent, AgentOptions, Class, Namespace, Neighbours, OnCore, TestHook};
 
 /// How many frames are sent together, whatever they change.
 const MIXED: usize = 64;
@@ -42,7 +42,7 @@ const COUNTED: [&str; 12] = [
 #[derive(Clone, Copy, Debug)]
 pub struct FastPath {
     /// Where it answers.
-    pub hook: Hook,
+    pub hook: TestHook,
     /// Every policy is in `count`.
     pub count_policies: bool,
 }
@@ -55,7 +55,7 @@ pub struct Pair {
     alone: Side,
     beside: Side,
     core: usize,
-    hook: Hook,
+    hook: TestHook,
     fast_path: Option<FastPath>,
     /// Ports whose way out the agent could not test in good time.
     given_up: BTreeSet<u32>,
@@ -68,7 +68,7 @@ pub struct Pair {
 
 /// Frames that were sent together, and what the kernel alone knew before.
 #[derive(Debug)]
-pub struct Batch<'a> {
+pub struct FrameBatch<'a> {
     /// The neighbour table of the kernel alone before the first of the frames. No frame changes what the verdict on
     /// another depends on.
     pub neighbours: &'a Neighbours,
@@ -159,7 +159,7 @@ impl Pair {
     }
 
     /// Does steps of configuration to both, and gives the number of those that the kernel refused.
-    pub fn apply(&mut self, steps: &[Step]) -> Result<usize> {
+    pub fn apply(&mut self, steps: &[ScriptStep]) -> Result<usize> {
         let mut refused = 0;
         let start = Instant::now();
         for group in steps.chunk_by(|one, other| std::mem::discriminant(one) == std::mem::discriminant(other)) {
@@ -176,7 +176,7 @@ impl Pair {
             refused += one.lines().filter(complaint).count();
         }
         self.spend("steps", start);
-        if steps.contains(&Step::Restart)
+        if steps.contains(&ScriptStep::Restart)
             && let (Some(mut agent), Some(fast_path)) = (self.agent.take(), self.fast_path)
         {
             let start = Instant::now();
@@ -186,7 +186,7 @@ impl Pair {
             self.spend("restarts", start);
         }
         let mut realms = !self.realms.is_empty();
-        for (verb, route) in steps.iter().filter_map(Step::realm) {
+        for (verb, route) in steps.iter().filter_map(ScriptStep::realm) {
             realms = true;
             match self.realms.iter().position(|known| known == route) {
                 Some(known) if verb == "del" => drop(self.realms.swap_remove(known)),
@@ -242,7 +242,7 @@ impl Pair {
     /// Sends frames to both, in batches, the agent in sync before each: first so that no two in a batch are about one
     /// neighbour entry if one of them may change it, which is told to `each`; then all of them again in their order,
     /// whatever they change. Stops at the first difference.
-    pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
+    pub fn exchange(&mut self, frames: &[Frame], mut each: impl FnMut(&FrameBatch<'_>)) -> Result<Option<Divergence>> {
         if let Some(divergence) = self.exchange_apart(frames, &mut each)? {
             return Ok(Some(divergence));
         }
@@ -277,7 +277,11 @@ impl Pair {
         Ok(None)
     }
 
-    fn exchange_apart(&mut self, frames: &[Frame], mut each: impl FnMut(&Batch<'_>)) -> Result<Option<Divergence>> {
+    fn exchange_apart(
+        &mut self,
+        frames: &[Frame],
+        mut each: impl FnMut(&FrameBatch<'_>),
+    ) -> Result<Option<Divergence>> {
         let mut waiting: Vec<&Frame> = frames.iter().collect();
         while !waiting.is_empty() {
             let start = Instant::now();
@@ -308,7 +312,13 @@ impl Pair {
                 .map(|((&frame, answered), taken)| Seen { frame, answered, taken })
                 .collect();
             *self.spent.entry("frames").or_default() += start.elapsed();
-            each(&Batch { neighbours: &table, seen: &seen, agent: self.agent.as_ref(), before: &before, collected });
+            each(&FrameBatch {
+                neighbours: &table,
+                seen: &seen,
+                agent: self.agent.as_ref(),
+                before: &before,
+                collected,
+            });
         }
         Ok(None)
     }
@@ -324,9 +334,9 @@ impl Pair {
     }
 
     /// Does steps and sends frames in their order, up to the first divergence.
-    pub fn play(&mut self, steps: &[Step]) -> Result<Option<Divergence>> {
+    pub fn play(&mut self, steps: &[ScriptStep]) -> Result<Option<Divergence>> {
         for part in steps.chunk_by(|one, other| one.frame().is_some() == other.frame().is_some()) {
-            let frames: Vec<Frame> = part.iter().filter_map(Step::frame).cloned().collect();
+            let frames: Vec<Frame> = part.iter().filter_map(ScriptStep::frame).cloned().collect();
             if frames.is_empty() {
                 self.apply(part)?;
             } else if let Some(divergence) = self.exchange(&frames, |_| {})? {
@@ -389,7 +399,7 @@ fn garbage_collections() -> Vec<String> {
 
 /// Which of the frames were answered. A reply comes right after its request, or, if the kernel was busy, later: then
 /// it is that of the first request which has none yet and asks for what it says.
-fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &SideSeen) -> Vec<bool> {
+fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &NodeSaw) -> Vec<bool> {
     let mut answered = vec![false; frames.len()];
     for (latest, reply) in &seen.replies {
         let Some(reply_arp) = ArpFrame::from_bytes(&reply.bytes).filter(ArpFrame::is_arp) else { continue };
@@ -411,10 +421,10 @@ fn answered(frames: &[&Frame], ifindex: impl Fn(u8) -> u32, seen: &SideSeen) -> 
 /// must be what those of the other node see, byte by byte, without the frames that were taken.
 fn taken(
     frames: &[&Frame],
-    hook: Hook,
+    hook: TestHook,
     ifindex: impl Fn(u8) -> u32,
-    alone: &SideSeen,
-    beside: &SideSeen,
+    alone: &NodeSaw,
+    beside: &NodeSaw,
 ) -> Result<Vec<Option<bool>>, String> {
     let mut passed = beside.passed.iter().peekable();
     let arrived = alone.passed.iter().map(|tapped| (tapped, passed.next_if(|&other| other == tapped).is_none()));
@@ -432,8 +442,8 @@ fn taken(
     Ok(taken.collect())
 }
 
-fn difference(alone: &SideSeen, beside: &SideSeen, tables: &[Neighbours; 2]) -> Option<String> {
-    let by_interface = |seen: &SideSeen| {
+fn difference(alone: &NodeSaw, beside: &NodeSaw, tables: &[Neighbours; 2]) -> Option<String> {
+    let by_interface = |seen: &NodeSaw| {
         let mut replies: Vec<Tapped> = seen.replies.iter().map(|(_, reply)| reply.clone()).collect();
         // In order on each interface; between interfaces there is none.
         replies.sort_by_key(|reply| reply.ifindex);

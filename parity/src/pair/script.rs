@@ -22,7 +22,7 @@ use lab::packet::hex;
 
 /// One step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum ScriptStep {
     /// An `ip` command on the node.
     Ip(String),
     /// An `ip` command in the peers' namespace.
@@ -46,11 +46,11 @@ pub enum Step {
     Frame(Frame),
 }
 
-impl Step {
+impl ScriptStep {
     /// The frame, if the step is one.
     pub fn frame(&self) -> Option<&Frame> {
         match self {
-            Step::Frame(frame) => Some(frame),
+            ScriptStep::Frame(frame) => Some(frame),
             _ => None,
         }
     }
@@ -58,23 +58,23 @@ impl Step {
     /// The command and the route, if the step changes a route with a realm.
     pub(super) fn realm(&self) -> Option<(&str, &str)> {
         match self {
-            Step::Ip(command) if command.contains(" realm ") => command.strip_prefix("route ")?.split_once(' '),
+            ScriptStep::Ip(command) if command.contains(" realm ") => command.strip_prefix("route ")?.split_once(' '),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ScriptStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Step::Ip(command) => write!(f, "ip {command}"),
-            Step::Peer(command) => write!(f, "peer {command}"),
-            Step::Sysctl(path, value) => write!(f, "sysctl {path} {value}"),
-            Step::Nft(command) => write!(f, "nft {command}"),
-            Step::AnyProxy { add, ip } => write!(f, "proxy {} {ip}", if *add { "add" } else { "del" }),
-            Step::Settle => f.write_str("settle"),
-            Step::Restart => f.write_str("restart"),
-            Step::Frame(Frame { port, bytes }) => {
+            ScriptStep::Ip(command) => write!(f, "ip {command}"),
+            ScriptStep::Peer(command) => write!(f, "peer {command}"),
+            ScriptStep::Sysctl(path, value) => write!(f, "sysctl {path} {value}"),
+            ScriptStep::Nft(command) => write!(f, "nft {command}"),
+            ScriptStep::AnyProxy { add, ip } => write!(f, "proxy {} {ip}", if *add { "add" } else { "del" }),
+            ScriptStep::Settle => f.write_str("settle"),
+            ScriptStep::Restart => f.write_str("restart"),
+            ScriptStep::Frame(Frame { port, bytes }) => {
                 let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
                 write!(f, "frame v{port} {}", hex(&bytes[..end]))?;
                 if end < bytes.len() { write!(f, "*{}", bytes.len() - end) } else { Ok(()) }
@@ -83,31 +83,34 @@ impl fmt::Display for Step {
     }
 }
 
-impl FromStr for Step {
+impl FromStr for ScriptStep {
     type Err = anyhow::Error;
 
     fn from_str(line: &str) -> Result<Self> {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.trim();
         Ok(match verb {
-            "ip" => Step::Ip(rest.to_owned()),
-            "peer" => Step::Peer(rest.to_owned()),
-            "nft" => Step::Nft(rest.to_owned()),
+            "ip" => ScriptStep::Ip(rest.to_owned()),
+            "peer" => ScriptStep::Peer(rest.to_owned()),
+            "nft" => ScriptStep::Nft(rest.to_owned()),
             "proxy" => match rest.split_once(' ') {
-                Some(("add", ip)) => Step::AnyProxy { add: true, ip: ip.trim().parse()? },
-                Some(("del", ip)) => Step::AnyProxy { add: false, ip: ip.trim().parse()? },
+                Some(("add", ip)) => ScriptStep::AnyProxy { add: true, ip: ip.trim().parse()? },
+                Some(("del", ip)) => ScriptStep::AnyProxy { add: false, ip: ip.trim().parse()? },
                 _ => bail!("a proxy entry is added or deleted: {rest:?}"),
             },
-            "settle" => Step::Settle,
-            "restart" => Step::Restart,
+            "settle" => ScriptStep::Settle,
+            "restart" => ScriptStep::Restart,
             "sysctl" => {
                 let (path, value) = rest.split_once(' ').context("a sysctl without a value")?;
-                Step::Sysctl(path.to_owned(), value.trim().to_owned())
+                ScriptStep::Sysctl(path.to_owned(), value.trim().to_owned())
             }
             "frame" => {
                 let (port, bytes) = rest.split_once(' ').context("a frame without bytes")?;
                 let port = port.strip_prefix('v').and_then(|number| number.parse().ok());
-                Step::Frame(Frame { port: port.context("a frame's port is v0, v1 …")?, bytes: unhex(bytes.trim())? })
+                ScriptStep::Frame(Frame {
+                    port: port.context("a frame's port is v0, v1 …")?,
+                    bytes: unhex(bytes.trim())?,
+                })
             }
             _ => bail!("no such step: {verb:?}"),
         })
@@ -116,7 +119,7 @@ impl FromStr for Step {
 
 /// Steps in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Script(pub Vec<Step>);
+pub struct Script(pub Vec<ScriptStep>);
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

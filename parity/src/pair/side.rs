@@ -13,11 +13,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, sendto, setsockopt, sockopt};
 
 use super::frames::Frame;
-use super::script::Step;
+use super::script::ScriptStep;
 use arp_common::Lladdr;
-use lab::netlink::{Change, Netlink, index};
+use lab::netlink::{KernelChange, Netlink, index};
 use lab::packet::{EVERY_FRAME, MARKER, Wire, link_address, marker};
-use lab::{Hook, Lab, Namespace, Neighbours, wait_until};
+use lab::{Lab, Namespace, Neighbours, TestHook, wait_until};
 
 /// How many ports each node has: its `v0`, `v1` … lead to `p0`, `p1` … of the peers.
 pub const PORTS: u8 = 6;
@@ -55,13 +55,13 @@ pub(super) struct Side {
     peers: Namespace,
     netlink: Netlink,
     peers_netlink: Netlink,
-    hook: Hook,
-    node_tap: Tap,
+    hook: TestHook,
+    node_tap: FrameSocket,
     /// The tap at which the markers arrive, if the node's tap does not see them.
-    node_markers: Option<Tap>,
-    peer_tap: Tap,
+    node_markers: Option<FrameSocket>,
+    peer_tap: FrameSocket,
     /// The socket that frames are sent through: a tap does not see what was sent through itself.
-    sender: Tap,
+    sender: FrameSocket,
     first_peer: u32,
     marker_link: (u32, u32),
 }
@@ -75,7 +75,7 @@ pub(super) struct Tapped {
 
 /// What a node did with frames.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct NodeSaw {
     /// Frames that came in on the node, except those that XDP took.
     pub(super) passed: Vec<Tapped>,
     /// Frames that came back, each with the index of the last frame that had been sent by then.
@@ -83,7 +83,7 @@ pub(super) struct Seen {
 }
 
 impl Side {
-    pub(super) fn new(hook: Hook) -> Result<Self> {
+    pub(super) fn new(hook: TestHook) -> Result<Self> {
         let mut lab = Lab::new()?;
         let peers = lab.namespace("peers")?;
         let ends = (0..PORTS).map(|port| (format!("v{port}"), format!("p{port}"), NODE_MAC(port)));
@@ -114,15 +114,15 @@ impl Side {
         }
         Ok(Side {
             hook,
-            node_tap: Tap::open(lab.node(), hook.tapped())?,
+            node_tap: FrameSocket::open(lab.node(), hook.tapped())?,
             node_markers: match hook.tapped() {
                 EVERY_FRAME => None,
-                _ => Some(Tap::open(lab.node(), MARKER)?),
+                _ => Some(FrameSocket::open(lab.node(), MARKER)?),
             },
             netlink: Netlink::open(lab.node())?,
             peers_netlink: Netlink::open(&peers)?,
-            peer_tap: Tap::open(&peers, EVERY_FRAME)?,
-            sender: Tap::open(&peers, 0)?,
+            peer_tap: FrameSocket::open(&peers, EVERY_FRAME)?,
+            sender: FrameSocket::open(&peers, 0)?,
             first_peer,
             marker_link,
             lab,
@@ -151,7 +151,7 @@ impl Side {
     }
 
     /// Starts steps of one kind, none of them a frame.
-    pub(super) fn begin(&mut self, steps: &[Step]) -> Result<Doing> {
+    pub(super) fn begin(&mut self, steps: &[ScriptStep]) -> Result<Doing> {
         let node = self.lab.node();
         let batch = |program: &str, arguments: &[&str], namespace: &Namespace| {
             let lines: String = steps.iter().map(command_line).collect();
@@ -164,34 +164,34 @@ impl Side {
             Ok(Doing::Child(child))
         };
         match steps.first() {
-            Some(Step::Ip(_)) => batch("ip", &["-force", "-batch", "-"], node),
-            Some(Step::Peer(_)) => batch("ip", &["-force", "-batch", "-"], &self.peers),
+            Some(ScriptStep::Ip(_)) => batch("ip", &["-force", "-batch", "-"], node),
+            Some(ScriptStep::Peer(_)) => batch("ip", &["-force", "-batch", "-"], &self.peers),
             // One at a time: nft gives up a whole file for one bad line. There are few.
-            Some(Step::Nft(_)) => batch("sh", &["-c", "while read -r line; do nft \"$line\"; done"], node),
-            Some(Step::Sysctl(..)) => node.run(|| {
+            Some(ScriptStep::Nft(_)) => batch("sh", &["-c", "while read -r line; do nft \"$line\"; done"], node),
+            Some(ScriptStep::Sysctl(..)) => node.run(|| {
                 let refused = steps.iter().filter(|step| match step {
-                    Step::Sysctl(path, value) => fs::write(format!("/proc/sys/{path}"), value).is_err(),
+                    ScriptStep::Sysctl(path, value) => fs::write(format!("/proc/sys/{path}"), value).is_err(),
                     _ => false,
                 });
                 Ok(Doing::Done(refused.map(|step| format!("{step}\n")).collect()))
             })?,
-            Some(Step::Frame(_)) => bail!("a frame is no step of configuration"),
-            Some(Step::AnyProxy { .. }) => {
+            Some(ScriptStep::Frame(_)) => bail!("a frame is no step of configuration"),
+            Some(ScriptStep::AnyProxy { .. }) => {
                 let mut complaints = String::new();
                 for step in steps {
-                    let Step::AnyProxy { add, ip } = step else { continue };
-                    let change = if *add { Change::add_proxy } else { Change::delete_proxy };
+                    let ScriptStep::AnyProxy { add, ip } = step else { continue };
+                    let change = if *add { KernelChange::add_proxy } else { KernelChange::delete_proxy };
                     if self.netlink.change(change(ip.octets(), 0)).is_err() {
                         complaints += &format!("{step}\n");
                     }
                 }
                 Ok(Doing::Done(complaints))
             }
-            Some(Step::Settle) => {
+            Some(ScriptStep::Settle) => {
                 thread::sleep(BRIDGE_TIMER);
                 Ok(Doing::Done(String::new()))
             }
-            Some(Step::Restart) | None => Ok(Doing::Done(String::new())),
+            Some(ScriptStep::Restart) | None => Ok(Doing::Done(String::new())),
         }
     }
 
@@ -213,8 +213,8 @@ impl Side {
 
     /// Sends frames, and gives what came of them. To be called on one core: then frames and answers go through its
     /// queue in order, and everything is done when a marker that was sent after them is back.
-    pub(super) fn send(&mut self, frames: &[Frame]) -> Result<Seen> {
-        let mut seen = Seen::default();
+    pub(super) fn send(&mut self, frames: &[Frame]) -> Result<NodeSaw> {
+        let mut seen = NodeSaw::default();
         if !self.hook.queues_by_link() {
             self.send_some(0, frames, &[self.marker_link], &mut seen)?;
             return Ok(seen);
@@ -231,7 +231,7 @@ impl Side {
     }
 
     /// Sends frames, the first of which has the number `first`, then a marker there and back on each of `links`.
-    fn send_some(&mut self, first: usize, frames: &[Frame], links: &[(u32, u32)], seen: &mut Seen) -> Result<()> {
+    fn send_some(&mut self, first: usize, frames: &[Frame], links: &[(u32, u32)], seen: &mut NodeSaw) -> Result<()> {
         for frame in frames {
             self.sender.send(self.first_peer + u32::from(frame.port), &frame.bytes)?;
         }
@@ -304,16 +304,16 @@ fn is_request_of_the_node(tapped: &Tapped) -> bool {
 
 /// The steps that keep an interface's timers from changing anything, for an interface that a scenario adds. Otherwise
 /// it has the settings of the machine's own namespace, where a proxied answer is delayed by a random time.
-pub fn stillness(interface: &str) -> impl Iterator<Item = Step> {
+pub fn stillness(interface: &str) -> impl Iterator<Item = ScriptStep> {
     STILL
         .into_iter()
-        .map(move |(key, value)| Step::Sysctl(format!("net/ipv4/neigh/{interface}/{key}"), value.to_owned()))
+        .map(move |(key, value)| ScriptStep::Sysctl(format!("net/ipv4/neigh/{interface}/{key}"), value.to_owned()))
 }
 
 fn still() -> Result<()> {
     let interfaces = (0..PORTS).map(|port| format!("v{port}")).chain(["lo".to_owned(), MARKER_LINK.0.to_owned()]);
     for step in interfaces.flat_map(|interface| stillness(&interface).collect::<Vec<_>>()) {
-        if let Step::Sysctl(path, value) = step {
+        if let ScriptStep::Sysctl(path, value) = step {
             fs::write(format!("/proc/sys/{path}"), &value).with_context(|| format!("writing {value} to {path}"))?;
         }
     }
@@ -333,10 +333,14 @@ fn queue_by_link(node: &Namespace, peers: &Namespace) -> Result<()> {
     Ok(())
 }
 
-fn command_line(step: &Step) -> String {
+fn command_line(step: &ScriptStep) -> String {
     match step {
-        Step::Ip(command) | Step::Peer(command) | Step::Nft(command) => format!("{command}\n"),
-        Step::Sysctl(..) | Step::AnyProxy { .. } | Step::Settle | Step::Restart | Step::Frame(_) => String::new(),
+        ScriptStep::Ip(command) | ScriptStep::Peer(command) | ScriptStep::Nft(command) => format!("{command}\n"),
+        ScriptStep::Sysctl(..)
+        | ScriptStep::AnyProxy { .. }
+        | ScriptStep::Settle
+        | ScriptStep::Restart
+        | ScriptStep::Frame(_) => String::new(),
     }
 }
 
@@ -369,17 +373,17 @@ impl Doing {
 
 /// A packet socket on all interfaces of a namespace.
 #[derive(Debug)]
-struct Tap {
+struct FrameSocket {
     wire: Wire,
     buffer: Vec<u8>,
 }
 
-impl Tap {
+impl FrameSocket {
     /// A tap for one EtherType; 0: a socket that receives nothing. A tap does not see what was sent through itself.
     fn open(namespace: &Namespace, ethertype: u16) -> Result<Self> {
         let wire = Wire::open_for(namespace, None, ethertype)?;
         setsockopt(wire.socket(), sockopt::RcvBufForce, &RECEIVE_BUFFER).context("setting SO_RCVBUFFORCE")?;
-        Ok(Tap { wire, buffer: vec![0; 65_536] })
+        Ok(FrameSocket { wire, buffer: vec![0; 65_536] })
     }
 
     /// Sends a frame, unless the interface does not take it: an end is down, or the frame is too short or too long.

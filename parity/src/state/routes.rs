@@ -9,13 +9,13 @@ use super::{DEFAULT, LOCAL, MAIN, has_flag, text};
 
 /// A route of any table.
 #[derive(Debug)]
-pub(crate) struct Route {
+pub(crate) struct KernelRoute {
     pub(crate) table: u32,
     pub(crate) prefix: Ipv4Addr,
     pub(crate) len: u8,
     /// For packets with a type of service only, which ARP has not.
     pub(crate) tos: bool,
-    pub(crate) kind: Kind,
+    pub(crate) kind: RouteType,
     pub(crate) legs: Vec<Leg>,
     /// The nexthop object or group that it uses.
     pub(crate) object: Option<u64>,
@@ -23,7 +23,7 @@ pub(crate) struct Route {
 
 /// The types of routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
+pub(crate) enum RouteType {
     Unicast,
     Local,
     Throw,
@@ -44,7 +44,7 @@ pub(crate) struct Leg {
     pub(crate) linkdown: bool,
 }
 
-impl Route {
+impl KernelRoute {
     /// From a row of `ip -4 -j route show table all`.
     pub(super) fn of(row: &Value, ifindex: impl Fn(&str) -> u32) -> Option<Self> {
         let destination = text(row, "dst");
@@ -54,12 +54,12 @@ impl Route {
             None => (destination.parse().ok()?, 32),
         };
         let kind = match row["type"].as_str() {
-            None | Some("unicast") => Kind::Unicast,
-            Some("local") => Kind::Local,
-            Some("throw") => Kind::Throw,
-            Some("unreachable" | "blackhole" | "prohibit") => Kind::Error,
-            Some("broadcast") => Kind::Broadcast,
-            Some(_) => Kind::Other,
+            None | Some("unicast") => RouteType::Unicast,
+            Some("local") => RouteType::Local,
+            Some("throw") => RouteType::Throw,
+            Some("unreachable" | "blackhole" | "prohibit") => RouteType::Error,
+            Some("broadcast") => RouteType::Broadcast,
+            Some(_) => RouteType::Other,
         };
         let leg = |row: &Value| Leg {
             ifindex: ifindex(&text(row, "dev")),
@@ -68,7 +68,7 @@ impl Route {
         };
         let legs = row["nexthops"].as_array().map_or_else(|| vec![leg(row)], |legs| legs.iter().map(leg).collect());
         let (table, tos) = (number_of_table(row["table"].as_str()), !row["tos"].is_null());
-        Some(Route { table, prefix, len, tos, kind, legs, object: row["nhid"].as_u64() })
+        Some(KernelRoute { table, prefix, len, tos, kind, legs, object: row["nhid"].as_u64() })
     }
 
     /// The interfaces that it leads to.
@@ -90,7 +90,7 @@ pub(super) fn number_of_table(name: Option<&str>) -> u32 {
 /// The objects whose routes may be answered in more than one way: resilient groups, whose buckets show that a packet
 /// came by, and those that are shared by routes of different types, of which the first decides for all. `rows` are those
 /// of `ip -j nexthop`.
-pub(super) fn opaque_objects(rows: &[Value], routes: &[Route]) -> BTreeSet<u64> {
+pub(super) fn opaque_objects(rows: &[Value], routes: &[KernelRoute]) -> BTreeSet<u64> {
     let mut groups: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
     let mut opaque = BTreeSet::new();
     for row in rows {
@@ -102,7 +102,7 @@ pub(super) fn opaque_objects(rows: &[Value], routes: &[Route]) -> BTreeSet<u64> 
         }
         groups.insert(id, if members.is_empty() { BTreeSet::from([id]) } else { members });
     }
-    let mut kinds: BTreeMap<u64, BTreeSet<Kind>> = BTreeMap::new();
+    let mut kinds: BTreeMap<u64, BTreeSet<RouteType>> = BTreeMap::new();
     for route in routes {
         let members = route.object.and_then(|id| groups.get(&id)).into_iter().flatten();
         members.for_each(|&member| kinds.entry(member).or_default().extend([route.kind]));

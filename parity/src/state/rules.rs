@@ -9,7 +9,7 @@ use super::{group, text};
 
 /// A rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct KernelRule {
     pub(crate) priority: u32,
     /// It matches what its selectors do not match.
     pub(crate) inverted: bool,
@@ -21,12 +21,12 @@ pub(crate) struct Rule {
     /// What all other selectors say of an ARP request, which has no mark, no port and no protocol; `None` if there is one
     /// that is not known here.
     pub(crate) others: Option<bool>,
-    pub(crate) action: Action,
+    pub(crate) action: RuleEffect,
 }
 
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum RuleEffect {
     Lookup {
         /// `None`: the table of the VRF.
         table: Option<u32>,
@@ -41,13 +41,13 @@ pub(crate) enum Action {
     End,
 }
 
-impl Rule {
+impl KernelRule {
     /// The rule from a row of `ip -4 -j rule`.
     pub(super) fn of(row: &Value) -> Self {
         let has = |key: &str| row.get(key).is_some();
         let number = |key: &str| row[key].as_u64().and_then(|number| u32::try_from(number).ok());
         let iif = row["iif"].as_str().map(|name| (name.to_owned(), has("iif_detached")));
-        Rule {
+        KernelRule {
             priority: number("priority").unwrap_or_default(),
             inverted: has("not"),
             from: prefix(row, "src", "srclen"),
@@ -56,14 +56,14 @@ impl Rule {
             l3mdev: has("l3mdev"),
             others: others(row),
             action: match () {
-                () if has("goto") => Action::Goto(number("goto").unwrap_or_default()),
-                () if has("nop") => Action::Nothing,
-                () if has("table") || has("l3mdev") => Action::Lookup {
+                () if has("goto") => RuleEffect::Goto(number("goto").unwrap_or_default()),
+                () if has("nop") => RuleEffect::Nothing,
+                () if has("table") || has("l3mdev") => RuleEffect::Lookup {
                     table: (!has("l3mdev")).then(|| number_of_table(row["table"].as_str())),
                     suppressed_len: number("suppress_prefixlen").and_then(|len| len.try_into().ok()),
                     suppressed_group: row["suppress_ifgroup"].as_str().map(group),
                 },
-                () => Action::End,
+                () => RuleEffect::End,
             },
         }
     }
@@ -129,8 +129,8 @@ fn hexadecimal(text: &str) -> u32 {
 }
 
 /// Whether the rules are the three that every namespace begins with.
-pub(super) fn are_default(rules: &[Rule]) -> bool {
-    let plain = |priority: u32, table: u32| Rule {
+pub(super) fn are_default(rules: &[KernelRule]) -> bool {
+    let plain = |priority: u32, table: u32| KernelRule {
         priority,
         inverted: false,
         from: None,
@@ -138,7 +138,7 @@ pub(super) fn are_default(rules: &[Rule]) -> bool {
         iif: None,
         l3mdev: false,
         others: Some(true),
-        action: Action::Lookup { table: Some(table), suppressed_len: None, suppressed_group: None },
+        action: RuleEffect::Lookup { table: Some(table), suppressed_len: None, suppressed_group: None },
     };
     rules == [plain(0, super::LOCAL), plain(32766, super::MAIN), plain(32767, super::DEFAULT)]
 }
@@ -147,8 +147,8 @@ pub(super) fn are_default(rules: &[Rule]) -> bool {
 mod tests {
     use super::*;
 
-    fn rule(text: &str) -> Rule {
-        Rule::of(&serde_json::from_str(text).unwrap())
+    fn rule(text: &str) -> KernelRule {
+        KernelRule::of(&serde_json::from_str(text).unwrap())
     }
 
     /// As iproute2 6.1 prints them.
@@ -164,15 +164,15 @@ mod tests {
         let goto = rule(
             r#"{"priority":101,"not":null,"src":"10.0.0.0","srclen":24,"dst":"10.2.0.0","dstlen":16,"goto":200,"unresolved":null}"#,
         );
-        assert!(goto.inverted && goto.action == Action::Goto(200));
+        assert!(goto.inverted && goto.action == RuleEffect::Goto(200));
         assert_eq!(goto.from, Some((Ipv4Addr::new(10, 0, 0, 0), 24)));
         let suppressing =
             rule(r#"{"priority":9,"src":"all","iif":"x","iif_detached":null,"table":"main","suppress_prefixlen":0}"#);
         assert_eq!(suppressing.iif, Some(("x".to_owned(), true)));
         assert_eq!(
             suppressing.action,
-            Action::Lookup { table: Some(254), suppressed_len: Some(0), suppressed_group: None }
+            RuleEffect::Lookup { table: Some(254), suppressed_len: Some(0), suppressed_group: None }
         );
-        assert_eq!(rule(r#"{"priority":9,"src":"all","action":"prohibit"}"#).action, Action::End);
+        assert_eq!(rule(r#"{"priority":9,"src":"all","action":"prohibit"}"#).action, RuleEffect::End);
     }
 }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::netlink::{Change, Netlink, index};
+use lab::netlink::{KernelChange, Netlink, index};
 use lab::{AgentOptions, Lab, NAMES, Namespace, needs_root};
 
 /// What LXC's router mode adds to the node's end.
@@ -56,12 +56,12 @@ fn keeps_entry(node: &Namespace, container: &Namespace, number: u32, pause: Dura
     let interface = format!("lxc{number}");
     let other = File::open(Path::new(NAMES).join(container.name()))?;
     let [mut netlink, mut others] = [Netlink::open(node)?, Netlink::open(container)?];
-    netlink.change(Change::add_veth(&interface, &other))?;
+    netlink.change(KernelChange::add_veth(&interface, &other))?;
     let [ours, eth0] = [node.run(|| index(&interface))??, container.run(|| index("eth0"))??];
-    netlink.change(Change::set_up(ours, true))?;
-    netlink.change(Change::add_proxy(GATEWAY, ours))?;
+    netlink.change(KernelChange::set_up(ours, true))?;
+    netlink.change(KernelChange::add_proxy(GATEWAY, ours))?;
     thread::sleep(pause);
-    others.change(Change::set_up(eth0, true))?;
+    others.change(KernelChange::set_up(eth0, true))?;
     // With its carrier, the interface keeps what it has by then.
     thread::sleep(Duration::from_millis(20));
     let entries = node.ip(&format!("neigh show proxy dev {interface}"))?;

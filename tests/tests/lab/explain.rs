@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use arp_common::Lladdr;
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{Agent, AgentOptions, Hook, Lab, needs_root, stretched};
+use lab::{Agent, AgentOptions, Lab, TestHook, needs_root, stretched};
 use serde_json::Value;
 
 use crate::matrix::run_all;
@@ -56,10 +56,10 @@ fn explain_says_who_answers_and_the_loaded_program_agrees() -> Result<()> {
     let known = json(&known)?;
     assert_eq!((&known["verdict"], &known["tables"]), (&"reply".into(), &"agent".into()));
     assert_eq!(known["reply_mac"], "ee:ee:ee:ee:ee:ee");
-    let action = match Hook::chosen()? {
-        Hook::XdpSkb => "agrees: xdp action 3",
-        Hook::XdpDriver => "agrees: xdp action 4",
-        Hook::Tc => "agrees: tc action 7",
+    let action = match TestHook::chosen()? {
+        TestHook::XdpSkb => "agrees: xdp action 3",
+        TestHook::XdpDriver => "agrees: xdp action 4",
+        TestHook::Tc => "agrees: tc action 7",
     };
     assert!(known["program"].as_str().is_some_and(|program| program.starts_with(action)), "{known}");
     assert_eq!(counted(&known).as_deref(), Some("answered"), "{known}");

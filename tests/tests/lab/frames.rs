@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 use lab::topology::{self, CALICO_GATEWAY};
-use lab::{SideBySide, Status, needs_root};
+use lab::{AgentStatus, SideBySide, needs_root};
 
 /// All of an interface's counters together.
-fn counted(status: &Status, interface: &str) -> u64 {
+fn counted(status: &AgentStatus, interface: &str) -> u64 {
     status.answered(interface) + status.passed(interface).values().sum::<u64>()
 }
 

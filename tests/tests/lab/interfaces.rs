@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use aya::programs::TcAttachType;
 use lab::topology::{self, CALICO_GATEWAY, add_calico_pod};
-use lab::{Agent, AgentOptions, Answerer, Hook, Lab, SideBySide, kernel_is_since, needs_root};
+use lab::{Agent, AgentOptions, Answerer, Lab, SideBySide, TestHook, kernel_is_since, needs_root};
 use serde_json::{Value, json};
 
 use crate::foreign::{Does, TcProgram};
@@ -24,11 +24,11 @@ fn status_names_each_matching_interface_and_no_other() -> Result<()> {
     assert_eq!(names, ["cali0", "cali1"], "not eth0, not lo");
     for name in names {
         let interface = status.interface(name);
-        let (hook, mode) = match Hook::chosen()? {
-            Hook::XdpSkb => ("xdp", "skb"),
-            Hook::XdpDriver => ("xdp", "driver"),
-            Hook::Tc if kernel_is_since(6, 6) => ("tc", "tcx"),
-            Hook::Tc => ("tc", "clsact"),
+        let (hook, mode) = match TestHook::chosen()? {
+            TestHook::XdpSkb => ("xdp", "skb"),
+            TestHook::XdpDriver => ("xdp", "driver"),
+            TestHook::Tc if kernel_is_since(6, 6) => ("tc", "tcx"),
+            TestHook::Tc => ("tc", "clsact"),
         };
         assert_eq!(interface["hook"], hook, "{interface}");
         assert_eq!(interface["mode"], mode, "{interface}");

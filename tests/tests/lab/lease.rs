@@ -8,8 +8,8 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use lab::stream::{Stream, answered, until_fast};
 use lab::topology::{self, CALICO_GATEWAY, CALICO_MAC, ROUTED_TARGET};
 use lab::{
-    AgentOptions, Answerer, Hook, Lab, STATUS_NOT_RUNNING, SideBySide, needs_kernel, needs_root, reply_bytes, slack,
-    stretched, wait_until,
+    AgentOptions, Answerer, Lab, STATUS_NOT_RUNNING, SideBySide, TestHook, needs_kernel, needs_root, reply_bytes,
+    slack, stretched, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -49,7 +49,7 @@ fn under_traffic(signal: Signal) -> Result<()> {
     assert!(asked > 50 / slack(), "the kernel alone answers them all: {asked}");
 
     let mut options = AgentOptions::new(&["cali*"]);
-    if Hook::chosen()? == Hook::Tc {
+    if TestHook::chosen()? == TestHook::Tc {
         needs_kernel!(6, 6, "tcx");
         // While a clsact is added, the kernel loses what is sent out of the interface (`qdisc_graft`,
         // net/sched/sch_api.c), and it stays afterwards. tcx needs none.

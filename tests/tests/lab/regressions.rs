@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use lab::{Hook, needs_root};
+use lab::{TestHook, needs_root};
 use parity::pair::{FastPath, Pair, Script};
 
 #[test]
@@ -23,7 +23,7 @@ fn the_regression_corpus_shows_no_difference() -> Result<()> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
         let Script(steps) = text.parse().with_context(|| format!("{name}"))?;
-        let fast_path = FastPath { hook: Hook::chosen()?, count_policies: false };
+        let fast_path = FastPath { hook: TestHook::chosen()?, count_policies: false };
         let divergence = Pair::new(Some(fast_path), 0)?.play(&steps).with_context(|| format!("{name}"))?;
         ensure!(divergence.is_none(), "{name}: {}", divergence.map(|found| found.to_string()).unwrap_or_default());
     }

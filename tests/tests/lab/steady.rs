@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use lab::topology::{self, CALICO_GATEWAY, FAR_HOST, UPLINK_IP};
-use lab::{AgentOptions, Lab, Status, needs_root, slack};
+use lab::{AgentOptions, AgentStatus, Lab, needs_root, slack};
 
 const PODS: u8 = 6;
 /// Twenty re-reads at the agent's default interval.
@@ -53,6 +53,6 @@ fn the_fast_path_answers_999_of_1000_requests() -> Result<()> {
     Ok(())
 }
 
-fn total(lab: &Lab, status: &Status) -> u64 {
+fn total(lab: &Lab, status: &AgentStatus) -> u64 {
     lab.hosts().map(|host| status.answered(host.node_end())).sum()
 }

@@ -3,11 +3,11 @@
 use crate::tables::{INGRESS, LOCAL, MAC, NEXT_POD, POD, POD_MAC, ProgramTables, VIEW};
 use anyhow::ensure;
 use arp_agent::dataplane::HookKind;
-use arp_agent::dataplane::bpf::deviations::Counts;
+use arp_agent::dataplane::bpf::deviations::PolicyReplies;
 use arp_agent::dataplane::bpf::programs::actions;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
-use arp_common::deviation::{Configured, Deviation, Mode, ROOM};
+use arp_common::deviation::{AnswerMode, Deviation, DeviationConfig, ROOM};
 use arp_common::fib::Entry;
 use arp_common::maps::Iface;
 use arp_common::reason::ANSWERED;
@@ -20,19 +20,19 @@ const FAR: [u8; 4] = [10, 20, 0, 1];
 const LIST: u32 = 1;
 
 /// A node without a default route, with a list of one gateway.
-fn tables(gateway: Mode, no_delay: Mode) -> anyhow::Result<ProgramTables> {
+fn tables(gateway: AnswerMode, no_delay: AnswerMode) -> anyhow::Result<ProgramTables> {
     let mut tables = ProgramTables::deviating()?;
     tables.apply(&[
         Change::CommonView(Some(VIEW)),
         Change::Remove { view: VIEW, prefix: Prefix::new([0; 4], 0), cover: Entry::NONE, cover_len: 0 },
     ])?;
     tables.bpf.add_gateway(LIST, GATEWAY)?;
-    ensure!(tables.bpf.configure_deviations(INGRESS, Configured::new(gateway, no_delay, LIST)), "lo has no entry");
+    ensure!(tables.bpf.configure_deviations(INGRESS, DeviationConfig::new(gateway, no_delay, LIST)), "lo has no entry");
     Ok(tables)
 }
 
 /// With a route to everywhere and a delay.
-fn delayed(gateway: Mode, no_delay: Mode) -> anyhow::Result<ProgramTables> {
+fn delayed(gateway: AnswerMode, no_delay: AnswerMode) -> anyhow::Result<ProgramTables> {
     let mut tables = tables(gateway, no_delay)?;
     let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS | Iface::DELAYED;
     tables.apply(&[
@@ -86,11 +86,11 @@ fn a_gateway_is_answered_or_counted_or_neither() -> anyhow::Result<()> {
     let (gateway, no_route) = (Some(Deviation::Gateway), Reason::NO_ROUTE);
     for how in HOOKS {
         for (mode, known, unknown) in [
-            (Mode::Off, Came::Pass(no_route, None), Came::Pass(Reason::NEIGHBOUR_UNKNOWN, None)),
-            (Mode::Count, Came::Pass(no_route, gateway), Came::Pass(Reason::NEIGHBOUR_UNKNOWN, gateway)),
-            (Mode::Answer, Came::Reply(gateway), Came::Reply(gateway)),
+            (AnswerMode::Off, Came::Pass(no_route, None), Came::Pass(Reason::NEIGHBOUR_UNKNOWN, None)),
+            (AnswerMode::Count, Came::Pass(no_route, gateway), Came::Pass(Reason::NEIGHBOUR_UNKNOWN, gateway)),
+            (AnswerMode::Answer, Came::Reply(gateway), Came::Reply(gateway)),
         ] {
-            let mut tables = tables(mode, Mode::Off)?;
+            let mut tables = tables(mode, AnswerMode::Off)?;
             assert_eq!(asked(&mut tables, how, POD, GATEWAY)?, known, "{how:?} {mode:?}");
             assert_eq!(asked(&mut tables, how, NEXT_POD, GATEWAY)?, unknown, "{how:?} {mode:?}");
             assert_eq!(asked(&mut tables, how, POD, FAR)?, Came::Pass(no_route, None), "{how:?}: not listed");
@@ -108,11 +108,11 @@ fn what_is_delayed_is_answered_or_counted_or_neither() -> anyhow::Result<()> {
     let (no_delay, delay) = (Some(Deviation::NoDelay), Reason::PROXY_DELAY);
     for how in HOOKS {
         for (mode, expected) in [
-            (Mode::Off, Came::Pass(delay, None)),
-            (Mode::Count, Came::Pass(delay, no_delay)),
-            (Mode::Answer, Came::Reply(no_delay)),
+            (AnswerMode::Off, Came::Pass(delay, None)),
+            (AnswerMode::Count, Came::Pass(delay, no_delay)),
+            (AnswerMode::Answer, Came::Reply(no_delay)),
         ] {
-            let mut tables = delayed(Mode::Answer, mode)?;
+            let mut tables = delayed(AnswerMode::Answer, mode)?;
             assert_eq!(asked(&mut tables, how, POD, FAR)?, expected, "{how:?} {mode:?}");
             assert_eq!(asked(&mut tables, how, POD, GATEWAY)?, expected, "{how:?} {mode:?}: it has a route");
         }
@@ -123,7 +123,7 @@ fn what_is_delayed_is_answered_or_counted_or_neither() -> anyhow::Result<()> {
 #[test]
 fn no_policy_answers_without_a_lease_or_while_a_batch_is_written() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Answer, Mode::Answer)?;
+    let mut tables = tables(AnswerMode::Answer, AnswerMode::Answer)?;
     tables.set_lease(false)?;
     assert_eq!(asked(&mut tables, HookKind::XdpSkb, POD, GATEWAY)?, Came::Pass(Reason::LEASE_EXPIRED, None));
     tables.set_lease(true)?;
@@ -134,10 +134,10 @@ fn no_policy_answers_without_a_lease_or_while_a_batch_is_written() -> anyhow::Re
 #[test]
 fn counts_of_an_interface_that_is_gone_stay_in_the_total() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Answer, Mode::Off)?;
+    let mut tables = tables(AnswerMode::Answer, AnswerMode::Off)?;
     asked(&mut tables, HookKind::XdpSkb, POD, GATEWAY)?;
     tables.apply(&[Change::Iface(INGRESS, None)])?;
-    assert_eq!(tables.bpf.answers_by_policy(INGRESS), Counts::default());
+    assert_eq!(tables.bpf.answers_by_policy(INGRESS), PolicyReplies::default());
     assert_eq!(tables.bpf.all_answers_by_policy().answered[Deviation::Gateway as usize], 1);
     let flags = Iface::PROXY_ARP | Iface::FORWARDING;
     tables.apply(&[Change::Iface(INGRESS, Some(Iface { mac: MAC, flags, ..Iface::default() }))])?;

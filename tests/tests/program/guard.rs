@@ -2,11 +2,11 @@
 
 use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables};
 use anyhow::ensure;
-use arp_agent::dataplane::bpf::guards::Configured;
+use arp_agent::dataplane::bpf::guards::GuardConfig;
 use arp_agent::dataplane::bpf::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
-use arp_common::guard::{Class, DropReason, Memory, Mode, Policy, Rate, judge};
+use arp_common::guard::{BudgetClass, DropMode, DropReason, GuardMemory, Policy, Rate, judge};
 use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Tables as _};
 use lab::needs_root;
@@ -23,7 +23,7 @@ fn tables(modes: u32) -> anyhow::Result<ProgramTables> {
     tables.apply(&[Change::CommonView(Some(VIEW))])?;
     // One frame in a thousand seconds.
     let rate = Rate { interval: 1_000_000_000_000, depth: 3_000_000_000_000 };
-    let configured = Configured { modes, list: 1, limit: 4, learn: rate, other: rate, ..Configured::default() };
+    let configured = GuardConfig { modes, list: 1, limit: 4, learn: rate, other: rate, ..GuardConfig::default() };
     ensure!(tables.bpf.configure_guard(INGRESS, &configured), "lo has no entry");
     Ok(tables)
 }
@@ -47,11 +47,11 @@ fn the_guard_drops_counts_or_does_nothing() -> anyhow::Result<()> {
     needs_root!();
     let reason = DropReason::SenderElsewhere;
     for (mode, expected) in [
-        (Mode::Off, (false, vec![])),
-        (Mode::Count, (false, vec![reason.would_drop()])),
-        (Mode::Drop, (true, vec![reason.dropped()])),
+        (DropMode::Off, (false, vec![])),
+        (DropMode::Count, (false, vec![reason.would_drop()])),
+        (DropMode::Drop, (true, vec![reason.dropped()])),
     ] {
-        let mut tables = tables(Policy::modes_of(mode, Mode::Off, Mode::Off))?;
+        let mut tables = tables(Policy::modes_of(mode, DropMode::Off, DropMode::Off))?;
         assert_eq!(guarded(&mut tables, &from(STRANGER))?, expected, "{mode:?}");
         assert_eq!(guarded(&mut tables, &from(POD))?, (false, vec![]), "{mode:?}");
         assert_eq!(guarded(&mut tables, &from(NEXT_POD))?, (false, vec![]), "{mode:?}");
@@ -64,7 +64,7 @@ fn the_guard_drops_counts_or_does_nothing() -> anyhow::Result<()> {
 #[test]
 fn lists_limits_graces_and_budgets_are_kept_in_the_kernel() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Policy::modes_of(Mode::Drop, Mode::Drop, Mode::Drop))?;
+    let mut tables = tables(Policy::modes_of(DropMode::Drop, DropMode::Drop, DropMode::Drop))?;
     let dropped = |reason: DropReason| (true, vec![reason.dropped()]);
     // The longest prefix decides.
     tables.bpf.allow(1, Prefix::new([198, 18, 0, 0], 16), Some(Lladdr::new(OTHER_MAC)))?;
@@ -95,7 +95,7 @@ fn lists_limits_graces_and_budgets_are_kept_in_the_kernel() -> anyhow::Result<()
 #[test]
 fn a_grace_is_for_eight_frames() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Policy::modes_of(Mode::Drop, Mode::Off, Mode::Off))?;
+    let mut tables = tables(Policy::modes_of(DropMode::Drop, DropMode::Off, DropMode::Off))?;
     tables.bpf.set_grace(INGRESS, arp_agent::clock::monotonic_ns() + 600_000_000_000);
     let mut dropped = Vec::new();
     for _ in 0..10 {
@@ -110,14 +110,14 @@ fn a_grace_is_for_eight_frames() -> anyhow::Result<()> {
 /// What a guard without budget, list and grace remembers: nothing.
 struct Nothing;
 
-impl Memory for Nothing {
+impl GuardMemory for Nothing {
     fn common_view(&self) -> u16 {
         VIEW
     }
     fn allowed(&self, _: u32, _: [u8; 4]) -> Option<u64> {
         None
     }
-    fn take(&self, _: Class, _: &Rate) -> bool {
+    fn take(&self, _: BudgetClass, _: &Rate) -> bool {
         true
     }
     fn has_grace(&self, _: &Policy) -> bool {
@@ -137,7 +137,7 @@ impl Memory for Nothing {
 #[test]
 fn the_loaded_guard_judges_as_userspace_does() -> anyhow::Result<()> {
     needs_root!();
-    let modes = Policy::modes_of(Mode::Drop, Mode::Off, Mode::Off);
+    let modes = Policy::modes_of(DropMode::Drop, DropMode::Off, DropMode::Off);
     let mut tables = tables(modes)?;
     let policy = Policy { modes, ..Policy::default() };
     let mut random = fastrand::Rng::with_seed(1);

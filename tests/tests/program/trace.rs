@@ -8,7 +8,7 @@ use arp_agent::dataplane::bpf::programs::{ProgramRun, actions};
 use arp_agent::dataplane::bpf::trace::TraceReader;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
-use arp_common::deviation::{Configured, Deviation, Mode};
+use arp_common::deviation::{AnswerMode, Deviation, DeviationConfig};
 use arp_common::fib::Entry;
 use arp_common::maps::Counters;
 use arp_common::trace::{RING_LEN, Told};
@@ -116,7 +116,7 @@ fn an_answer_by_policy_names_the_policy() -> anyhow::Result<()> {
             Change::Remove { view: VIEW, prefix: Prefix::new([0; 4], 0), cover: Entry::NONE, cover_len: 0 },
         ])?;
         tables.bpf.add_gateway(1, GATEWAY)?;
-        ensure!(tables.bpf.configure_deviations(INGRESS, Configured::new(Mode::Answer, Mode::Off, 1)));
+        ensure!(tables.bpf.configure_deviations(INGRESS, DeviationConfig::new(AnswerMode::Answer, AnswerMode::Off, 1)));
         let mut reader = tables.bpf.start_trace(ALL)?;
         let (came, _) = run(&mut tables, how, &request(POD, GATEWAY))?;
         assert_eq!(came.action, actions(how).1, "{how:?}");

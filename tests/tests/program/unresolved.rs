@@ -3,10 +3,10 @@
 use crate::tables::{INGRESS, MAC, POD_MAC, ProgramTables};
 use anyhow::ensure;
 use arp_agent::clock::monotonic_ns;
-use arp_agent::dataplane::bpf::guards::Configured;
-use arp_agent::dataplane::bpf::pressure::Seen;
+use arp_agent::dataplane::bpf::guards::GuardConfig;
+use arp_agent::dataplane::bpf::pressure::SeenPressure;
 use arp_agent::dataplane::bpf::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
-use arp_common::guard::{DropReason, Mode, Policy, Rate};
+use arp_common::guard::{DropMode, DropReason, Policy, Rate};
 use lab::needs_root;
 use std::process::Command;
 
@@ -22,7 +22,7 @@ fn unresolved(last: u8) -> [u8; 4] {
 }
 
 /// A node that forwards to a subnet behind `d0`.
-fn tables(mode: Mode) -> anyhow::Result<ProgramTables> {
+fn tables(mode: DropMode) -> anyhow::Result<ProgramTables> {
     let mut tables = ProgramTables::guarded_with_ip()?;
     for command in [
         "link set lo up",
@@ -38,13 +38,13 @@ fn tables(mode: Mode) -> anyhow::Result<ProgramTables> {
     }
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
     let modes = Policy::with_unresolved(0, mode);
-    ensure!(tables.bpf.configure_guard(INGRESS, &Configured { modes, unresolved: BUDGET, ..Configured::default() }));
+    ensure!(tables.bpf.configure_guard(INGRESS, &GuardConfig { modes, unresolved: BUDGET, ..GuardConfig::default() }));
     Ok(tables)
 }
 
 fn press(tables: &mut ProgramTables, entries: u64, ends_in: i64) {
     let judged_until = monotonic_ns().wrapping_add_signed(ends_in);
-    tables.bpf.pretend_pressure(Seen { entries, most: 1024, judged_until });
+    tables.bpf.pretend_pressure(SeenPressure { entries, most: 1024, judged_until });
 }
 
 /// A UDP packet of the pod's.
@@ -74,7 +74,7 @@ const PASSES: (bool, u64, u64) = (false, 0, 0);
 #[test]
 fn packets_are_charged_only_under_pressure_and_only_if_nobody_has_their_next_hop() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Drop)?;
+    let mut tables = tables(DropMode::Drop)?;
     for last in 10..40 {
         assert_eq!(judged(&mut tables, unresolved(last))?, PASSES, "no pressure");
     }
@@ -98,7 +98,7 @@ fn packets_are_charged_only_under_pressure_and_only_if_nobody_has_their_next_hop
 #[test]
 fn count_drops_nothing() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Count)?;
+    let mut tables = tables(DropMode::Count)?;
     press(&mut tables, 300, 60 * SECOND as i64);
     for last in 10..18 {
         assert_eq!(judged(&mut tables, unresolved(last))?, PASSES);
@@ -110,7 +110,7 @@ fn count_drops_nothing() -> anyhow::Result<()> {
 #[test]
 fn in_a_tight_table_half_of_a_budget_is_left() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Drop)?;
+    let mut tables = tables(DropMode::Drop)?;
     press(&mut tables, 500, 60 * SECOND as i64);
     for last in 10..14 {
         assert_eq!(judged(&mut tables, unresolved(last))?, PASSES, "number {last}");
@@ -122,7 +122,7 @@ fn in_a_tight_table_half_of_a_budget_is_left() -> anyhow::Result<()> {
 #[test]
 fn an_interface_without_the_policy_is_not_charged() -> anyhow::Result<()> {
     needs_root!();
-    let mut tables = tables(Mode::Off)?;
+    let mut tables = tables(DropMode::Off)?;
     press(&mut tables, 500, 60 * SECOND as i64);
     for last in 10..40 {
         assert_eq!(judged(&mut tables, unresolved(last))?, PASSES);

@@ -6,22 +6,22 @@ use std::iter::Sum;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct TestCounts {
     pub(crate) passed: usize,
     pub(crate) failed: usize,
     pub(crate) skipped: usize,
 }
 
 /// The line that scripts read.
-impl fmt::Display for Counts {
+impl fmt::Display for TestCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
 }
 
-impl Sum for Counts {
-    fn sum<I: Iterator<Item = Counts>>(counts: I) -> Counts {
-        counts.fold(Counts::default(), |sum, Counts { passed, failed, skipped }| Counts {
+impl Sum for TestCounts {
+    fn sum<I: Iterator<Item = TestCounts>>(counts: I) -> TestCounts {
+        counts.fold(TestCounts::default(), |sum, TestCounts { passed, failed, skipped }| TestCounts {
             passed: sum.passed + passed,
             failed: sum.failed + failed,
             skipped: sum.skipped + skipped,
@@ -53,22 +53,22 @@ impl Skip {
 
 /// What became of one tier.
 #[derive(Debug)]
-pub(crate) struct Outcome {
+pub(crate) struct TierOutcome {
     tier: String,
-    pub(crate) counts: Counts,
+    pub(crate) counts: TestCounts,
     pub(crate) took: Duration,
     pub(crate) failures: Vec<String>,
     pub(crate) skips: Vec<Skip>,
 }
 
-impl Outcome {
+impl TierOutcome {
     /// This machine cannot run the tier, which has that many tests, if that is known.
-    pub(crate) fn not_run(tier: &str, tests: Option<usize>, why: String) -> Outcome {
+    pub(crate) fn not_run(tier: &str, tests: Option<usize>, why: String) -> TierOutcome {
         // Unknown how many, but not none: a tier that vanishes must not look like one without tests.
-        let counts = Counts { skipped: tests.unwrap_or(1), ..Counts::default() };
+        let counts = TestCounts { skipped: tests.unwrap_or(1), ..TestCounts::default() };
         let what = tests.map_or("the whole tier".to_owned(), |tests| format!("the whole tier ({tests} tests)"));
         let skips = vec![Skip::new(&what, &why)];
-        Outcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: Vec::new(), skips }
+        TierOutcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: Vec::new(), skips }
     }
 
     pub(crate) fn has_skips(&self) -> bool {
@@ -76,15 +76,15 @@ impl Outcome {
     }
 
     /// Something that is one test by itself, and passed.
-    pub(crate) fn passed(tier: &str, took: Duration) -> Outcome {
-        let counts = Counts { passed: 1, ..Counts::default() };
-        Outcome { tier: tier.to_owned(), counts, took, failures: Vec::new(), skips: Vec::new() }
+    pub(crate) fn passed(tier: &str, took: Duration) -> TierOutcome {
+        let counts = TestCounts { passed: 1, ..TestCounts::default() };
+        TierOutcome { tier: tier.to_owned(), counts, took, failures: Vec::new(), skips: Vec::new() }
     }
 
     /// The tier should have run and could not.
-    pub(crate) fn broken(tier: &str, why: String) -> Outcome {
-        let counts = Counts { failed: 1, ..Counts::default() };
-        Outcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: vec![why], skips: Vec::new() }
+    pub(crate) fn broken(tier: &str, why: String) -> TierOutcome {
+        let counts = TestCounts { failed: 1, ..TestCounts::default() };
+        TierOutcome { tier: tier.to_owned(), counts, took: Duration::ZERO, failures: vec![why], skips: Vec::new() }
     }
 }
 
@@ -116,7 +116,7 @@ impl Libtest {
     }
 
     /// The tier's outcome, given what its tests wrote and whether cargo was content.
-    pub(crate) fn outcome(self, tier: &str, written: Vec<Skip>, success: bool, took: Duration) -> Outcome {
+    pub(crate) fn outcome(self, tier: &str, written: Vec<Skip>, success: bool, took: Duration) -> TierOutcome {
         let Libtest { passed, mut failed, ignored, mut failures, ignored_tests } = self;
         // libtest counts a test that gave up as passed. One that gave up and then failed has failed.
         let gave_up: BTreeSet<&str> =
@@ -127,9 +127,9 @@ impl Libtest {
             failures
                 .push("cargo test failed without a failed test: it does not build, or a test program died".to_owned());
         }
-        let counts = Counts { passed: passed - gave_up, failed, skipped: ignored + gave_up };
+        let counts = TestCounts { passed: passed - gave_up, failed, skipped: ignored + gave_up };
         let skips = written.into_iter().chain(ignored_tests).collect();
-        Outcome { tier: tier.to_owned(), counts, took, failures, skips }
+        TierOutcome { tier: tier.to_owned(), counts, took, failures, skips }
     }
 }
 
@@ -155,7 +155,7 @@ pub(crate) fn count_listed(list: &str) -> usize {
 }
 
 /// Why the whole is not a success, if it is not.
-pub(crate) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option<&'static str> {
+pub(crate) fn verdict(total: TestCounts, anything_skipped: bool, ci: bool) -> Option<&'static str> {
     if total.failed > 0 {
         Some("Tests failed.")
     } else if total.passed == 0 {
@@ -168,10 +168,10 @@ pub(crate) fn verdict(total: Counts, anything_skipped: bool, ci: bool) -> Option
 }
 
 /// The table, the failures and what could not run: by `who` could not.
-pub(crate) fn summary(outcomes: &[Outcome], who: &str) -> String {
+pub(crate) fn summary(outcomes: &[TierOutcome], who: &str) -> String {
     let width = outcomes.iter().map(|outcome| outcome.tier.len() + 2).max().unwrap_or_default().max(10);
     let mut text = format!("\n{:<width$}{:>8}{:>8}{:>9}{:>9}\n", "tier", "passed", "failed", "skipped", "seconds");
-    for Outcome { tier, counts: Counts { passed, failed, skipped }, took, .. } in outcomes {
+    for TierOutcome { tier, counts: TestCounts { passed, failed, skipped }, took, .. } in outcomes {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{tier:<width$}{passed:>8}{failed:>8}{skipped:>9}{:>9.1}", took.as_secs_f32());
     }
@@ -205,8 +205,8 @@ mod tests {
         libtest
     }
 
-    fn counts(passed: usize, failed: usize, skipped: usize) -> Counts {
-        Counts { passed, failed, skipped }
+    fn counts(passed: usize, failed: usize, skipped: usize) -> TestCounts {
+        TestCounts { passed, failed, skipped }
     }
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
     fn the_summary_names_failures_and_reasons() {
         let outcomes = [
             read(OUTPUT).outcome("unit", Vec::new(), false, Duration::from_millis(1240)),
-            Outcome::not_run("lab", Some(40), "not root".to_owned()),
+            TierOutcome::not_run("lab", Some(40), "not root".to_owned()),
         ];
         let expected = "
 tier        passed  failed  skipped  seconds

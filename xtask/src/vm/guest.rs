@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::arch::Arch;
-use crate::test::report::{Libtest, Outcome, Skip};
+use crate::test::report::{Libtest, Skip, TierOutcome};
 use crate::test::{HOOK, Tier};
 
 /// Where the agent is in the guest.
@@ -54,7 +54,7 @@ pub(super) fn line_modules(arch: Arch) -> &'static [&'static str] {
 }
 
 /// What a guest is to do.
-pub(super) struct Plan<'a> {
+pub(super) struct GuestPlan<'a> {
     pub(super) arch: Arch,
     pub(super) tiers: Vec<Tier>,
     pub(super) filters: &'a [String],
@@ -66,7 +66,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// What came out of a guest.
-pub(super) struct Output {
+pub(super) struct GuestOutput {
     /// What the tests printed.
     pub(super) tests: Vec<String>,
     /// What became of them.
@@ -114,7 +114,7 @@ const SKIP: &str = "skip ";
 /// The exit code of a tier's tests, and the hundredths of a second at their start and end.
 const DONE: &str = "done ";
 
-impl Plan<'_> {
+impl GuestPlan<'_> {
     /// The guest's init.
     pub(super) fn script(&self) -> String {
         let [tests, results] = lines(self.arch);
@@ -195,15 +195,15 @@ pub(super) fn came_to_its_end(results: &str) -> bool {
 }
 
 /// What became of each tier.
-pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &Output) -> Vec<Outcome> {
-    let Output { tests, results, cut_short } = output;
+pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &GuestOutput) -> Vec<TierOutcome> {
+    let GuestOutput { tests, results, cut_short } = output;
     tiers
         .iter()
         .map(|tier| {
             let label = format!("{release} {}", tier.name());
             let Some(result) = TierResult::find(results, tier.name()) else {
                 let why = cut_short.clone().unwrap_or_else(|| "the guest says nothing about it".to_owned());
-                return Outcome::broken(&label, why);
+                return TierOutcome::broken(&label, why);
             };
             let mut libtest = Libtest::default();
             section(tests, tier.name()).for_each(|line| libtest.line(line));
@@ -213,17 +213,17 @@ pub(super) fn outcomes(release: &str, tiers: &[Tier], output: &Output) -> Vec<Ou
 }
 
 /// The last line of the random scenarios, which says how many there were, and in how many frames the fast path differed.
-pub(super) fn scenarios(output: &Output) -> Option<String> {
+pub(super) fn scenarios(output: &GuestOutput) -> Option<String> {
     section(&output.tests, PARITY_WORD).filter(|line| line.starts_with("parity: ")).last().map(str::to_owned)
 }
 
 /// What became of the random scenarios: one test, as the report counts.
-pub(super) fn parity_outcome(release: &str, output: &Output) -> Outcome {
+pub(super) fn parity_outcome(release: &str, output: &GuestOutput) -> TierOutcome {
     let label = format!("{release} {PARITY_WORD}");
     match TierResult::find(&output.results, PARITY_WORD) {
-        Some(TierResult { success: true, took, .. }) => Outcome::passed(&label, took),
-        Some(_) => Outcome::broken(&label, "scenarios differ, see above".to_owned()),
-        None => Outcome::broken(&label, output.cut_short.clone().unwrap_or_else(|| "it did not end".to_owned())),
+        Some(TierResult { success: true, took, .. }) => TierOutcome::passed(&label, took),
+        Some(_) => TierOutcome::broken(&label, "scenarios differ, see above".to_owned()),
+        None => TierOutcome::broken(&label, output.cut_short.clone().unwrap_or_else(|| "it did not end".to_owned())),
     }
 }
 
@@ -265,7 +265,7 @@ impl TierResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test::report::Counts;
+    use crate::test::report::TestCounts;
 
     const RESULTS: &str = "tier program\ndone 0 210 1210\ntier lab\nskip a\tno vrf\ndone 101 1220 31220\nend\n";
 
@@ -284,20 +284,20 @@ mod tests {
     fn a_guest_cut_short_fails_what_it_left() {
         let tests =
             "== program\ntest a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n\n== lab\ntest b ... ok";
-        let output = Output {
+        let output = GuestOutput {
             tests: tests.lines().map(str::to_owned).collect(),
             results: "tier program\ndone 0 1 2\ntier lab\n".to_owned(),
             cut_short: Some("too slow".to_owned()),
         };
         let outcomes = outcomes("6.1.0-1", &[Tier::Program, Tier::Lab], &output);
-        let counts: Vec<Counts> = outcomes.iter().map(|outcome| outcome.counts).collect();
+        let counts: Vec<TestCounts> = outcomes.iter().map(|outcome| outcome.counts).collect();
         assert_eq!(counts.iter().map(|counts| (counts.passed, counts.failed)).collect::<Vec<_>>(), [(1, 0), (0, 1)]);
     }
 
     #[test]
     fn random_scenarios_are_one_test_and_one_line() {
         let tests = "== parity\nseed 7\nparity: scenarios=3 frames=9 divergences=0\n";
-        let mut output = Output {
+        let mut output = GuestOutput {
             tests: tests.lines().map(str::to_owned).collect(),
             results: "tier parity\ndone 0 100 6100\nend\n".to_owned(),
             cut_short: None,
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn the_init_runs_the_plan_and_ends_the_guest() {
         let filters = ["it's".to_owned(), "k02".to_owned()];
-        let plan = |arch| Plan {
+        let plan = |arch| GuestPlan {
             arch,
             tiers: vec![Tier::Program, Tier::Lab, Tier::LabSkb],
             filters: &filters,

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::cpio::Archive;
-use super::kernel::{Kernel, Modules};
+use super::kernel::{Modules, UnpackedKernel};
 use super::userland::Userland;
-use super::{Programs, file_name, guest};
+use super::{GuestPrograms, file_name, guest};
 use crate::paths;
 
 /// What the guest's init and the tests run.
@@ -24,11 +24,11 @@ const OPTIONAL_PROGRAMS: [&str; 3] = ["arptables-legacy", "ovs-vsctl", "teamd"];
 /// Writes the initramfs.
 pub(super) fn write(
     path: &Path,
-    kernel: &Kernel,
+    kernel: &UnpackedKernel,
     modules: &Modules,
-    programs: &Programs,
+    programs: &GuestPrograms,
     userland: &Userland,
-    plan: &guest::Plan,
+    plan: &guest::GuestPlan,
 ) -> Result<()> {
     let file = File::create(path).context("cannot create it")?;
     let mut archive = Archive::new(BufWriter::new(file));

@@ -76,7 +76,7 @@ impl fmt::Display for Version {
 }
 
 /// An unpacked kernel.
-pub(super) struct Kernel {
+pub(super) struct UnpackedKernel {
     /// As `uname -r` will say.
     pub(super) release: String,
     /// The package's name and version.
@@ -99,7 +99,7 @@ pub(super) struct Modules {
 }
 
 /// The newest kernel of that version that apt can fetch; an older one from an earlier fetch if apt knows none.
-pub(super) fn fetch(version: &Version, arch: Arch) -> Result<Kernel> {
+pub(super) fn fetch(version: &Version, arch: Arch) -> Result<UnpackedKernel> {
     let kernels = paths::tools().join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
     let apt = Apt::of(arch)?;
@@ -128,7 +128,7 @@ pub(super) fn fetch(version: &Version, arch: Arch) -> Result<Kernel> {
     let archive = archive.with_context(|| format!("{package} has left no archive"))?.path();
     let version = process::output(Command::new("dpkg-deb").arg("-f").arg(archive).arg("Version"))?;
     let image = folder.join(format!("boot/vmlinuz-{release}"));
-    Ok(Kernel { package: format!("{package} {}", version.trim()), image, release, folder })
+    Ok(UnpackedKernel { package: format!("{package} {}", version.trim()), image, release, folder })
 }
 
 /// The names of the packages that apt knows and can fetch.
@@ -160,7 +160,7 @@ fn newest(version: Version, arch: Arch, packages: Vec<String>) -> Option<String>
     packages.into_iter().filter(|package| rank(package).is_some()).max_by_key(rank)
 }
 
-impl Kernel {
+impl UnpackedKernel {
     /// A file beside the unpacked kernel. The release has dots: this is not its extension.
     pub(super) fn beside(&self, what: &str) -> PathBuf {
         let mut path = self.folder.clone().into_os_string();

@@ -18,7 +18,7 @@ use crate::setup;
 /// The last lines of the kernel's console that are shown when a guest did not come to its end.
 const CONSOLE_LINES: usize = 40;
 
-pub(super) struct Machine<'a> {
+pub(super) struct VirtualMachine<'a> {
     pub(super) arch: Arch,
     pub(super) kernel: &'a Path,
     pub(super) initramfs: &'a Path,
@@ -26,7 +26,7 @@ pub(super) struct Machine<'a> {
     pub(super) cpus: usize,
 }
 
-impl Machine<'_> {
+impl VirtualMachine<'_> {
     /// The command line. The first line is the kernel's console, the second what the tests print, the third what
     /// became of them (guest.rs has their names in the guest).
     fn command(&self, console: &Path, results: &Path) -> Result<Command> {
@@ -77,7 +77,7 @@ impl Machine<'_> {
     }
 
     /// Boots the guest, passes on what its tests print, and ends it if it takes longer than `limit`.
-    pub(super) fn run(&self, console: &Path, results: &Path, limit: Duration) -> Result<guest::Output> {
+    pub(super) fn run(&self, console: &Path, results: &Path, limit: Duration) -> Result<guest::GuestOutput> {
         for file in [console, results] {
             File::create(file).with_context(|| format!("cannot create {}", file.display()))?;
         }
@@ -124,7 +124,7 @@ impl Machine<'_> {
         if cut_short.is_some() {
             show_console(console);
         }
-        Ok(guest::Output { tests, results, cut_short })
+        Ok(guest::GuestOutput { tests, results, cut_short })
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_guest_has_no_network_and_the_three_lines() {
         let (kernel, initramfs) = (Path::new("/k"), Path::new("/i"));
-        let machine = |arch| Machine { arch, kernel, initramfs, accel: "tcg", cpus: 2 };
+        let machine = |arch| VirtualMachine { arch, kernel, initramfs, accel: "tcg", cpus: 2 };
         let described = |arch| {
             let command = machine(arch).command(Path::new("/a,b/console"), Path::new("/re,sults"));
             command.ok().map(|command| process::describe(&command))

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::guest;
 use crate::arch::Arch;
 use crate::test::Tier;
-use crate::test::report::{Outcome, Skip};
+use crate::test::report::{Skip, TierOutcome};
 use crate::{paths, process};
 
 /// Tests about kinds of devices: each is a row of the second table. They are in these modules.
@@ -22,7 +22,7 @@ const DEVICES: [&str; 4] = ["matrix::cards::", "matrix::devices::", "matrix::kin
 const MARKS: [[&str; 2]; 2] = [["<!-- runs -->", "<!-- /runs -->"], ["<!-- devices -->", "<!-- /devices -->"]];
 
 /// One tier in one guest.
-pub(super) struct Run<'a> {
+pub(super) struct TierRun<'a> {
     /// As it was asked for.
     pub(super) kernel: String,
     pub(super) arch: Arch,
@@ -32,7 +32,7 @@ pub(super) struct Run<'a> {
     pub(super) accel: &'a str,
     pub(super) tier: &'a str,
     pub(super) filters: &'a [String],
-    pub(super) outcome: &'a Outcome,
+    pub(super) outcome: &'a TierOutcome,
     /// What it printed last, of random scenarios.
     pub(super) line: Option<&'a str>,
     /// The tests about devices, and what became of them.
@@ -40,7 +40,7 @@ pub(super) struct Run<'a> {
 }
 
 /// What became of a tier's tests about devices.
-pub(super) fn devices(output: &guest::Output, tier: Tier, skips: &[Skip]) -> BTreeMap<String, String> {
+pub(super) fn devices(output: &guest::GuestOutput, tier: Tier, skips: &[Skip]) -> BTreeMap<String, String> {
     words(guest::section(&output.tests, tier.name()), skips)
 }
 
@@ -62,9 +62,9 @@ fn words<'a>(lines: impl Iterator<Item = &'a str>, skips: &[Skip]) -> BTreeMap<S
         .collect()
 }
 
-impl Run<'_> {
+impl TierRun<'_> {
     fn value(&self, commit: &str, date: &str) -> Value {
-        let Outcome { counts, took, failures, skips, .. } = self.outcome;
+        let TierOutcome { counts, took, failures, skips, .. } = self.outcome;
         let mut skipped: Vec<String> = skips.iter().map(|skip| format!("{}: {}", skip.name, skip.reason)).collect();
         skipped.sort();
         json!({
@@ -103,7 +103,7 @@ pub(super) fn commit() -> Result<String> {
 }
 
 /// Adds runs of what was built at `commit` to the file, and writes the page's tables anew.
-pub(super) fn keep(runs: &[Run], commit: &str) -> Result<()> {
+pub(super) fn keep(runs: &[TierRun], commit: &str) -> Result<()> {
     let date = process::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?.trim().to_owned();
     let mut kept = kept()?;
     for run in runs {

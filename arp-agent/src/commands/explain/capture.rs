@@ -2,7 +2,7 @@
 
 use super::super::Exit;
 use crate::cli;
-use crate::explain::capture::{Captured, Judge, Line, PATIENCE, frames};
+use crate::explain::capture::{CaptureJudge, Captured, Line, PATIENCE, frames};
 use crate::explain::state::State;
 use crate::kernel::Tap;
 use anyhow::{Context as _, Result};
@@ -17,7 +17,7 @@ const LISTEN: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_millis(200);
 
 /// The requests of a capture.
-pub(super) fn file(arguments: &cli::Explain, state: &State, path: &Path) -> Result<Exit> {
+pub(super) fn file(arguments: &cli::ExplainArgs, state: &State, path: &Path) -> Result<Exit> {
     let shown = path.display();
     let (frames, read) = if path == Path::new("-") {
         frames(stdin().lock())
@@ -27,7 +27,7 @@ pub(super) fn file(arguments: &cli::Explain, state: &State, path: &Path) -> Resu
     let given = arguments.interface().ok();
     // A name that is wrong is wrong for all frames.
     given.map(|name| state.on(name).map(drop)).transpose()?;
-    for line in Judge::new(state, given).lines(&frames) {
+    for line in CaptureJudge::new(state, given).lines(&frames) {
         print(arguments, &line)?;
     }
     let tagged = frames.iter().filter(|captured| captured.is_tagged_arp()).count();
@@ -41,7 +41,7 @@ pub(super) fn file(arguments: &cli::Explain, state: &State, path: &Path) -> Resu
 }
 
 /// The requests on the wire, until the time is over.
-pub(super) fn listen(arguments: &cli::Explain, name: &str) -> Result<Exit> {
+pub(super) fn listen(arguments: &cli::ExplainArgs, name: &str) -> Result<Exit> {
     let mut state = State::read()?;
     let tap = Tap::open(state.on(name)?.link().ifindex)?;
     let begin = Instant::now();
@@ -59,7 +59,7 @@ pub(super) fn listen(arguments: &cli::Explain, name: &str) -> Result<Exit> {
                     (state, read) = (State::read()?, now);
                 }
                 let captured = Captured { at: now - begin, interface: None, bytes };
-                open.extend(Judge::new(&state, Some(name)).line(&captured).map(|line| (now, line)));
+                open.extend(CaptureJudge::new(&state, Some(name)).line(&captured).map(|line| (now, line)));
             }
         }
         let is_over = |(asked, line): &(Instant, Line)| line.replies > 0 || now - *asked > PATIENCE;
@@ -70,7 +70,7 @@ pub(super) fn listen(arguments: &cli::Explain, name: &str) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn print(arguments: &cli::Explain, line: &Line) -> Result<()> {
+fn print(arguments: &cli::ExplainArgs, line: &Line) -> Result<()> {
     if arguments.json {
         anstream::println!("{}", serde_json::to_string(line)?);
     } else {

@@ -3,7 +3,7 @@
 use super::Bpf;
 use crate::dataplane::memory::Words;
 use anyhow::Context as _;
-use arp_common::deviation::{Configured, Deviation, Deviations, Lists, Mode, ROOM, deviation};
+use arp_common::deviation::{AnswerMode, Deviation, DeviationConfig, InterfaceDeviations, Lists, ROOM, deviation};
 use arp_common::maps::IfaceAddr;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Reason, Tables as _};
 use aya::maps::{HashMap, Map, MapData};
@@ -13,15 +13,15 @@ use zerocopy::transmute;
 
 /// How many frames policies have answered, by [`Deviation`], and how many they would have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct PolicyReplies {
     /// By those that answer.
     pub answered: [u64; ROOM],
     /// By those that only count.
     pub would_answer: [u64; ROOM],
 }
 
-impl Counts {
-    fn add(&mut self, other: &Counts) {
+impl PolicyReplies {
+    fn add(&mut self, other: &PolicyReplies) {
         for at in 0..ROOM {
             self.answered[at] += other.answered[at];
             self.would_answer[at] += other.would_answer[at];
@@ -36,7 +36,7 @@ pub(super) struct DeviationMaps {
     len: u32,
     gateways: HashMap<MapData, [u8; 8], [u8; 4]>,
     /// What was counted on interfaces that are gone.
-    gone: Counts,
+    gone: PolicyReplies,
 }
 
 impl DeviationMaps {
@@ -45,15 +45,15 @@ impl DeviationMaps {
     /// # Errors
     /// The kernel refuses the mapping.
     pub(super) fn new(deviations: MapData, len: u32, gateways: Map) -> anyhow::Result<Self> {
-        let words = Words::new(deviations, size_of::<Deviations>())?;
-        Ok(DeviationMaps { words, len, gateways: HashMap::try_from(gateways)?, gone: Counts::default() })
+        let words = Words::new(deviations, size_of::<InterfaceDeviations>())?;
+        Ok(DeviationMaps { words, len, gateways: HashMap::try_from(gateways)?, gone: PolicyReplies::default() })
     }
 
     /// Forgets all of a place; what was counted there stays in the total.
     pub(super) fn clear(&mut self, index: u32) {
         let counted = self.counts(index);
         self.gone.add(&counted);
-        for offset in (0..size_of::<Deviations>()).step_by(size_of::<u64>()) {
+        for offset in (0..size_of::<InterfaceDeviations>()).step_by(size_of::<u64>()) {
             self.word(index, offset, |word| word.store(0, Ordering::Relaxed));
         }
     }
@@ -63,16 +63,16 @@ impl DeviationMaps {
         if index >= self.len {
             return T::default();
         }
-        with(self.words.long((index as usize * size_of::<Deviations>() + offset) / size_of::<u64>()))
+        with(self.words.long((index as usize * size_of::<InterfaceDeviations>() + offset) / size_of::<u64>()))
     }
 
-    fn counts(&self, index: u32) -> Counts {
+    fn counts(&self, index: u32) -> PolicyReplies {
         let at = |first: usize, number: usize| {
             self.word(index, first + number * size_of::<u64>(), |word| word.load(Ordering::Relaxed))
         };
-        Counts {
-            answered: std::array::from_fn(|number| at(offset_of!(Deviations, answered), number)),
-            would_answer: std::array::from_fn(|number| at(offset_of!(Deviations, would_answer), number)),
+        PolicyReplies {
+            answered: std::array::from_fn(|number| at(offset_of!(InterfaceDeviations, answered), number)),
+            would_answer: std::array::from_fn(|number| at(offset_of!(InterfaceDeviations, would_answer), number)),
         }
     }
 }
@@ -97,20 +97,21 @@ impl Bpf {
     }
 
     /// Sets the policies that answer on an interface that has an entry; says whether it has.
-    pub fn configure_deviations(&mut self, ifindex: u32, configured: Configured) -> bool {
+    pub fn configure_deviations(&mut self, ifindex: u32, configured: DeviationConfig) -> bool {
         let Some(index) = self.counters.index(ifindex) else { return false };
         let word: u64 = transmute!(configured);
-        self.deviations.word(index, offset_of!(Deviations, configured), |at| at.store(word, Ordering::Release));
+        self.deviations
+            .word(index, offset_of!(InterfaceDeviations, configured), |at| at.store(word, Ordering::Release));
         true
     }
 
     /// What policies have answered on an interface.
-    pub fn answers_by_policy(&self, ifindex: u32) -> Counts {
+    pub fn answers_by_policy(&self, ifindex: u32) -> PolicyReplies {
         self.counters.index(ifindex).map(|index| self.deviations.counts(index)).unwrap_or_default()
     }
 
     /// The same on all interfaces, those that are gone included.
-    pub fn all_answers_by_policy(&self) -> Counts {
+    pub fn all_answers_by_policy(&self) -> PolicyReplies {
         let mut total = self.deviations.gone;
         for index in self.counters.indexes() {
             total.add(&self.deviations.counts(index));
@@ -118,12 +119,13 @@ impl Bpf {
         total
     }
 
-    /// Which policy answers a frame that came in on an interface and is passed for this reason, with which link-layer address; with [`Mode::Count`] it
+    /// Which policy answers a frame that came in on an interface and is passed for this reason, with which link-layer address; with [`AnswerMode::Count`] it
     /// only would.
-    pub fn deviates(&self, ifindex: u32, frame: &ArpFrame, reason: Reason) -> Option<(Deviation, Mode, Lladdr)> {
+    pub fn deviates(&self, ifindex: u32, frame: &ArpFrame, reason: Reason) -> Option<(Deviation, AnswerMode, Lladdr)> {
         let index = self.counters.index(ifindex)?;
-        let word = self.deviations.word(index, offset_of!(Deviations, configured), |at| at.load(Ordering::Acquire));
-        let configured: Configured = transmute!(word);
+        let word =
+            self.deviations.word(index, offset_of!(InterfaceDeviations, configured), |at| at.load(Ordering::Acquire));
+        let configured: DeviationConfig = transmute!(word);
         let frame = PackedArp::from(frame);
         let found = deviation(&frame, ifindex, reason, &configured, self, self)?;
         Some((found, configured.mode(found), self.iface(ifindex)?.lladdr()))

@@ -1,13 +1,13 @@
 //! The guard's policies in the kernel, by interface ([`arp_common::guard`]).
 
 use super::Bpf;
-use super::programs::{Entry, ProgramRun, run_tc};
+use super::programs::{EntryProgram, ProgramRun, run_tc};
 use crate::dataplane::memory::Words;
 use crate::dataplane::refusal;
 use crate::prefix::Prefix;
 use anyhow::Context as _;
 use arp_common::Lladdr;
-use arp_common::guard::{Guard, ListedPrefix, Policy, Rate, SETTLED_AFTER, State, names};
+use arp_common::guard::{Guard, GuardState, ListedPrefix, Policy, Rate, SETTLED_AFTER, names};
 use arp_common::unresolved;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
@@ -19,7 +19,7 @@ use zerocopy::transmute;
 
 /// What is configured for an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Configured {
+pub struct GuardConfig {
     /// [`Policy::modes_of`].
     pub modes: u32,
     /// The list of allowed senders; 0 for none.
@@ -57,7 +57,7 @@ impl Guarding {
 }
 
 /// The maps of the guard.
-pub(super) struct Guards {
+pub(super) struct GuardMaps {
     words: Words,
     /// How many interfaces there is room for; 1, which no interface has, where nothing is to be guarded.
     len: u32,
@@ -65,14 +65,14 @@ pub(super) struct Guards {
     guarding: Guarding,
 }
 
-impl Guards {
+impl GuardMaps {
     /// In these maps, which are new.
     ///
     /// # Errors
     /// The kernel refuses the mapping.
     pub(super) fn new(guarding: Guarding, guards: MapData, len: u32, allowed: Map) -> anyhow::Result<Self> {
         let words = Words::new(guards, size_of::<Guard>())?;
-        Ok(Guards { words, len, allowed: LpmTrie::try_from(allowed)?, guarding })
+        Ok(GuardMaps { words, len, allowed: LpmTrie::try_from(allowed)?, guarding })
     }
 
     /// Forgets all of a place.
@@ -112,14 +112,14 @@ impl Bpf {
     ///
     /// # Errors
     /// The verifier refuses.
-    pub fn guard(&mut self) -> anyhow::Result<Entry> {
+    pub fn guard(&mut self) -> anyhow::Result<EntryProgram> {
         let name = self.guards.guarding.program();
         let program: &mut SchedClassifier = self.program(name)?.try_into()?;
         if program.fd().is_err() {
             program.load().map_err(|error| refusal::of_program(name, &error))?;
         }
         let (fd, id) = (program.fd()?.try_clone()?, program.info()?.id());
-        Ok(Entry { program: Arc::new(fd), id })
+        Ok(EntryProgram { program: Arc::new(fd), id })
     }
 
     /// The identifier of the guard's program, if it is loaded.
@@ -141,9 +141,9 @@ impl Bpf {
     }
 
     /// Sets the policies of an interface that has an entry; says whether it has.
-    pub fn configure_guard(&mut self, ifindex: u32, configured: &Configured) -> bool {
+    pub fn configure_guard(&mut self, ifindex: u32, configured: &GuardConfig) -> bool {
         let Some(index) = self.counters.index(ifindex) else { return false };
-        let Configured { modes, list, limit, learn, other, unresolved } = *configured;
+        let GuardConfig { modes, list, limit, learn, other, unresolved } = *configured;
         let set = |offset, value| self.guards.set(index, POLICY + offset, value);
         // Nothing is dropped by values that are half written.
         set(offset_of!(Policy, modes), 0);
@@ -164,12 +164,12 @@ impl Bpf {
     }
 
     /// Has the budgets of an interface begin whole whose numbers are others now than before.
-    pub fn refill_changed(&mut self, ifindex: u32, before: &Configured, now: &Configured) {
+    pub fn refill_changed(&mut self, ifindex: u32, before: &GuardConfig, now: &GuardConfig) {
         let Some(index) = self.counters.index(ifindex) else { return };
         for (at, is_changed) in [
-            (offset_of!(State, learn), before.learn != now.learn),
-            (offset_of!(State, other), before.other != now.other),
-            (offset_of!(State, unresolved), before.unresolved != now.unresolved),
+            (offset_of!(GuardState, learn), before.learn != now.learn),
+            (offset_of!(GuardState, other), before.other != now.other),
+            (offset_of!(GuardState, unresolved), before.unresolved != now.unresolved),
         ] {
             if is_changed {
                 self.guards.set(index, STATE + at, 0);
@@ -180,14 +180,14 @@ impl Bpf {
     /// Lets some frames of senders without a route back pass until then, in ns of CLOCK_MONOTONIC.
     pub fn set_grace(&mut self, ifindex: u32, until: u64) {
         let Some(index) = self.counters.index(ifindex) else { return };
-        let graced = self.guards.get(index, STATE + offset_of!(State, graced));
+        let graced = self.guards.get(index, STATE + offset_of!(GuardState, graced));
         self.guards.set(index, POLICY + offset_of!(Policy, graced_before), graced);
         self.guards.set(index, POLICY + offset_of!(Policy, grace_until), until);
     }
 
     /// How many unknown senders the guard has let up on an interface.
     pub fn let_up(&self, ifindex: u32) -> u64 {
-        self.counters.index(ifindex).map_or(0, |index| self.guards.get(index, STATE + offset_of!(State, let_up)))
+        self.counters.index(ifindex).map_or(0, |index| self.guards.get(index, STATE + offset_of!(GuardState, let_up)))
     }
 
     /// How many of these were let up long enough before `now`, in ns of CLOCK_MONOTONIC, that whatever the kernel has made of
@@ -196,11 +196,11 @@ impl Bpf {
         let Some(index) = self.counters.index(ifindex) else { return 0 };
         let state = |offset| self.guards.get(index, STATE + offset);
         // In this order: if the last one is old by now, so are all that were counted before.
-        let let_up = state(offset_of!(State, let_up));
-        if state(offset_of!(State, let_up_at)) + SETTLED_AFTER <= now {
+        let let_up = state(offset_of!(GuardState, let_up));
+        if state(offset_of!(GuardState, let_up_at)) + SETTLED_AFTER <= now {
             return let_up;
         }
-        state(offset_of!(State, let_up_before))
+        state(offset_of!(GuardState, let_up_before))
     }
 
     /// Tells the guard how many entries an interface has, with those that came of the first `settled` unknown senders.

@@ -17,7 +17,7 @@ use zerocopy::FromBytes as _;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The maps of notices.
-pub(super) struct Notices {
+pub(super) struct NoticeMaps {
     control: Words,
     marks: Words,
     /// How many interfaces have marks; 1, which no interface has, where nothing is guarded.
@@ -27,14 +27,14 @@ pub(super) struct Notices {
     ring: Option<AsyncFd<RingBuf<MapData>>>,
 }
 
-impl Notices {
+impl NoticeMaps {
     /// In these maps, which are new.
     ///
     /// # Errors
     /// The kernel refuses a mapping.
     pub(super) fn new(control: MapData, marks: MapData, len: u32, rings: ArrayOfMaps<MapData>) -> anyhow::Result<Self> {
         let control = Words::new(control, size_of::<NoticeControl>())?;
-        Ok(Notices { control, marks: Words::new(marks, size_of::<Marks>())?, len, rings, ring: None })
+        Ok(NoticeMaps { control, marks: Words::new(marks, size_of::<Marks>())?, len, rings, ring: None })
     }
 
     /// Forgets what is remembered of a place.

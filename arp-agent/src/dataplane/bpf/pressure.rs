@@ -22,7 +22,7 @@ const COUNTING: usize = offset_of!(Pressure, counting) / 8;
 
 /// How full the neighbour table of the machine was when the last entry was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenPressure {
     /// Entries that count.
     pub entries: u64,
     /// How many there may be (`gc_thresh3`).
@@ -65,14 +65,14 @@ impl Bpf {
     }
 
     /// What was seen of the table; `None` before the first entry, and where it is not watched.
-    pub fn pressure(&self) -> Option<Seen> {
+    pub fn pressure(&self) -> Option<SeenPressure> {
         let [entries, most, judged_until] =
             [ENTRIES, MOST, JUDGED_UNTIL].map(|word| self.pressure.long(word).load(Ordering::Relaxed));
-        (most != 0).then_some(Seen { entries, most, judged_until })
+        (most != 0).then_some(SeenPressure { entries, most, judged_until })
     }
 
     /// Says that the table has so many entries: for tests of the program, and for those who measure it.
-    pub fn pretend_pressure(&mut self, seen: Seen) {
+    pub fn pretend_pressure(&mut self, seen: SeenPressure) {
         let words = [(ENTRIES, seen.entries), (MOST, seen.most), (JUDGED_UNTIL, seen.judged_until)];
         words.into_iter().for_each(|(word, value)| self.pressure.long(word).store(value, Ordering::Relaxed));
     }

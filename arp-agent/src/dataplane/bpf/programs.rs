@@ -96,7 +96,7 @@ impl Manner {
 
 /// What is attached for a hook: a stub, whose jump leads to the program proper.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct EntryProgram {
     /// The stub.
     pub program: Arc<ProgramFd>,
     /// Its identifier.
@@ -108,7 +108,7 @@ pub struct Entry {
 #[derive(Default)]
 pub(super) struct Stubs {
     arrays: BTreeMap<&'static str, ProgramArray<MapData>>,
-    entries: BTreeMap<&'static str, Entry>,
+    entries: BTreeMap<&'static str, EntryProgram>,
 }
 
 impl Bpf {
@@ -116,7 +116,7 @@ impl Bpf {
     ///
     /// # Errors
     /// The verifier refuses.
-    pub fn entry(&mut self, how: HookKind) -> anyhow::Result<Entry> {
+    pub fn entry(&mut self, how: HookKind) -> anyhow::Result<EntryProgram> {
         let (stub, array) = stub_and_jump(how, self.knows_frags());
         if let Some(entry) = self.stubs.entries.get(stub) {
             return Ok(entry.clone());
@@ -129,7 +129,7 @@ impl Bpf {
             Program::SchedClassifier(tc) => tc.load().map_err(refused).and_then(|()| Ok(tc.info()?))?,
             _ => return Err(anyhow!("the eBPF object has another kind of program {stub}")),
         };
-        let entry = Entry { program: Arc::new(program.fd()?.try_clone()?), id: info.id() };
+        let entry = EntryProgram { program: Arc::new(program.fd()?.try_clone()?), id: info.id() };
         if !self.stubs.arrays.contains_key(array) {
             let map = self.ebpf_mut().take_map(array).ok_or_else(|| anyhow!("the eBPF object has no map {array}"))?;
             self.stubs.arrays.insert(array, ProgramArray::try_from(map)?);

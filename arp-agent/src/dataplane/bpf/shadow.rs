@@ -4,7 +4,7 @@ use super::Bpf;
 use crate::dataplane::memory::Words;
 use crate::dataplane::refusal;
 use anyhow::Context as _;
-use arp_common::shadow::{Asked, Sample, asked, names};
+use arp_common::shadow::{Sample, ShadowRequest, asked, names};
 use arp_common::{ArpFrame, PackedArp};
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::SchedClassifier;
@@ -13,7 +13,7 @@ use zerocopy::transmute;
 
 /// The maps of the comparison.
 pub(super) struct ShadowMaps {
-    samples: HashMap<MapData, [u8; size_of::<Asked>()], [u8; size_of::<Sample>()]>,
+    samples: HashMap<MapData, [u8; size_of::<ShadowRequest>()], [u8; size_of::<Sample>()]>,
     not_sampled: Words,
 }
 
@@ -44,7 +44,7 @@ impl Bpf {
     ///
     /// # Errors
     /// The kernel does not tell.
-    pub fn samples(&self) -> anyhow::Result<Vec<(Asked, Sample)>> {
+    pub fn samples(&self) -> anyhow::Result<Vec<(ShadowRequest, Sample)>> {
         let each = |entry| {
             let (asked, sample): ([u8; 20], [u8; 32]) = entry?;
             Ok((transmute!(asked), transmute!(sample)))
@@ -58,7 +58,7 @@ impl Bpf {
     }
 
     /// Compares a request no more.
-    pub fn forget_sample(&mut self, asked: Asked) {
+    pub fn forget_sample(&mut self, asked: ShadowRequest) {
         // It may have gone already.
         let _ = self.shadow.samples.remove(&transmute!(asked));
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::dataplane::fake::Fib;
-use arp_common::fib::Kind;
+use arp_common::fib::LeafKind;
 use arp_common::maps::{Iface, IfaceAddr, Neighbour, Oif};
 use arp_common::tables::lookup;
 use proptest::prelude::*;
@@ -238,6 +238,6 @@ proptest! {
 
 #[test]
 fn an_entry_that_no_version_wrote_is_opaque() {
-    assert_eq!(Entry::from_raw(0x7000_0000).kind(), Kind::Opaque);
+    assert_eq!(Entry::from_raw(0x7000_0000).kind(), LeafKind::Opaque);
     assert_eq!(Entry::node(3).node_index(), Some(3));
 }

@@ -1,7 +1,7 @@
 //! Targets that are the node's own: `arp_ignore` and `arp_filter` (net/ipv4/arp.c, 6.18).
 
 use super::settings::Setting;
-use super::{Answer, Cause, Destination, Kernel, Verdict, answers, open, silent};
+use super::{Answer, Cause, Destination, Kernel, KernelVerdict, answers, open, silent};
 use crate::event::{Address, Link, LocalAndMain, Route, RouteKind};
 use crate::kernel::LookedUp;
 use crate::mirror::routes::TABLE_LOCAL;
@@ -19,7 +19,7 @@ impl Kernel<'_> {
         target: Ipv4Addr,
         sender: Ipv4Addr,
         destination: &Destination<'_>,
-    ) -> Verdict {
+    ) -> KernelVerdict {
         if let Some(verdict) = self.ignored(link, target, sender) {
             return verdict;
         }
@@ -61,7 +61,7 @@ impl Kernel<'_> {
     }
 
     /// `arp_ignore`, if it lets the interface not answer.
-    fn ignored(&self, link: &Link, target: Ipv4Addr, sender: Ipv4Addr) -> Option<Verdict> {
+    fn ignored(&self, link: &Link, target: Ipv4Addr, sender: Ipv4Addr) -> Option<KernelVerdict> {
         let ignore = Setting::of(self.snapshot, link, names::ARP_IGNORE);
         let no = |so: String| Some(silent(Reason::ARP_IGNORE, ignore.cause(&so)));
         let name = &link.name;
@@ -122,7 +122,7 @@ impl Kernel<'_> {
         sender: Ipv4Addr,
         filter: &Setting<'_>,
         route: Option<&Route>,
-    ) -> Option<Verdict> {
+    ) -> Option<KernelVerdict> {
         let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
         let is_address = self.snapshot.addresses.iter().any(|address| address.local == target);
         if !is_address && route.is_some_and(|route| route.table != TABLE_LOCAL) {
@@ -147,7 +147,7 @@ impl Kernel<'_> {
     }
 
     /// What `arp_filter` refuses because of the route back to the sender.
-    fn leads_back(&self, link: &Link, sender: Ipv4Addr, filter: &Setting<'_>, back: &Route) -> Option<Verdict> {
+    fn leads_back(&self, link: &Link, sender: Ipv4Addr, filter: &Setting<'_>, back: &Route) -> Option<KernelVerdict> {
         let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
         let perhaps = |so: &str| Some(open(Reason::ARP_FILTER, filter.cause(so)));
         if self.is_one_of_several_defaults(back) {
@@ -170,7 +170,7 @@ impl Kernel<'_> {
                     "and the route back to {sender} has several next hops, of which the kernel picks one"
                 ));
                 let mac = link.mac.map(Lladdr::new);
-                Some(Verdict { answer: Answer::Sometimes, mac, ..open(Reason::ARP_FILTER, cause) })
+                Some(KernelVerdict { answer: Answer::Sometimes, mac, ..open(Reason::ARP_FILTER, cause) })
             }
             (RouteKind::Local, _) => no(format!("and {sender} is not routed back by {}", link.name)),
             // What leaves by the interface itself passes, also by a route of such a type.

@@ -1,7 +1,7 @@
 //! What comes before and after `arp_process`: chains of netfilter, programs of others.
 
-use super::{Answer, Cause, Kernel, Question, Verdict, open, silent};
-use crate::arp_rules::Hook;
+use super::{Answer, Cause, Kernel, KernelVerdict, Question, open, silent};
+use crate::arp_rules::ChainHook;
 use crate::arp_rules::frame::Ruling;
 use crate::event::{ForeignTc, Link};
 use arp_common::{PackedArp, Reason};
@@ -11,7 +11,7 @@ const ETHERNET: usize = 14;
 
 impl Kernel<'_> {
     /// The verdict, with what chains and programs make of the request and the reply.
-    pub(super) fn filtered(&self, link: &Link, question: &Question, verdict: Verdict) -> Verdict {
+    pub(super) fn filtered(&self, link: &Link, question: &Question, verdict: KernelVerdict) -> KernelVerdict {
         let rules = &self.snapshot.arp_netfilter;
         if verdict.answer == Answer::Silent {
             return self.unless_marked(link, question, verdict);
@@ -19,7 +19,7 @@ impl Kernel<'_> {
         let frame = PackedArp::from(&question.frame());
         let reply = verdict.mac.map(|mac| frame.reply(mac).to_bytes());
         let request = question.frame().to_bytes();
-        let passages = [(Hook::Input, "the request", Some(request)), (Hook::Output, "the reply", reply)];
+        let passages = [(ChainHook::Input, "the request", Some(request)), (ChainHook::Output, "the reply", reply)];
         let mut unknown = None;
         for (hook, what, bytes) in passages {
             let Some(bytes) = bytes else { continue };
@@ -64,9 +64,9 @@ impl Kernel<'_> {
 
 impl Kernel<'_> {
     /// The verdict of a bridge, with what its own family of chains, and its ports, may make of it.
-    pub(super) fn bridged(&self, link: &Link, verdict: Verdict) -> Verdict {
+    pub(super) fn bridged(&self, link: &Link, verdict: KernelVerdict) -> KernelVerdict {
         let name = &link.name;
-        let without = |verdict: &Verdict| match verdict.answer {
+        let without = |verdict: &KernelVerdict| match verdict.answer {
             Answer::Undecided => String::new(),
             Answer::Silent => format!("; else it stays silent, because {}", verdict.cause.what),
             _ => format!("; else it answers, because {}", verdict.cause.what),
@@ -97,12 +97,12 @@ impl Kernel<'_> {
 
 impl Kernel<'_> {
     /// Silence, unless something may mark the request, and a routing rule asks for marks.
-    fn unless_marked(&self, link: &Link, question: &Question, silence: Verdict) -> Verdict {
+    fn unless_marked(&self, link: &Link, question: &Question, silence: KernelVerdict) -> KernelVerdict {
         if !self.snapshot.rules.list().any(|rule| rule.mark.is_some()) {
             return silence;
         }
         let request = question.frame().to_bytes();
-        if let Ruling::Unknown(why) = self.snapshot.arp_netfilter.ruling(Hook::Input, link, &request[ETHERNET..]) {
+        if let Ruling::Unknown(why) = self.snapshot.arp_netfilter.ruling(ChainHook::Input, link, &request[ETHERNET..]) {
             let what = format!(
                 "{why}, as mark the frame, and a routing rule asks for marks; without a mark, {}",
                 silence.cause.what

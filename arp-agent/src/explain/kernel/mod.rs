@@ -3,7 +3,7 @@
 //!
 //! The program needs less: where anything is in doubt it passes, and the kernel decides. Here the doubt itself is looked
 //! into: a sender that the kernel has not learnt, delays, source validation, several next hops, what a chain does to this
-//! very frame. Where the mirrored state does not suffice, the kernel is asked for its own lookup ([`Lookup`]); only what that
+//! very frame. Where the mirrored state does not suffice, the kernel is asked for its own lookup ([`KernelLookup`]); only what that
 //! does not tell either stays open, with the reason.
 
 mod addresses;
@@ -38,7 +38,7 @@ const TAKING: [&str; 3] = ["bridge", "bond", "team"];
 pub(super) const MAX_NESTED: usize = 8;
 
 /// Asks the kernel for its own lookup. A state from a file has no kernel to ask.
-pub trait Lookup {
+pub trait KernelLookup {
     /// A packet that comes in by the interface; `None` if nobody can be asked.
     fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
     /// A packet that the node sends, in the VRF if there is one (its device's number).
@@ -47,7 +47,7 @@ pub trait Lookup {
     fn next_hops(&self, object: u32) -> Option<Vec<u32>>;
 }
 
-impl Lookup for () {
+impl KernelLookup for () {
     fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         None
     }
@@ -62,9 +62,9 @@ impl Lookup for () {
 }
 
 /// For a copy of a state, in which other things are changed: only the nexthop objects are still the kernel's.
-pub struct ObjectsOf<'a>(pub &'a dyn Lookup);
+pub struct ObjectsOf<'a>(pub &'a dyn KernelLookup);
 
-impl Lookup for ObjectsOf<'_> {
+impl KernelLookup for ObjectsOf<'_> {
     fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         None
     }
@@ -78,7 +78,7 @@ impl Lookup for ObjectsOf<'_> {
     }
 }
 
-impl Lookup for std::cell::RefCell<crate::kernel::Lookups> {
+impl KernelLookup for std::cell::RefCell<crate::kernel::Lookups> {
     fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp> {
         self.borrow_mut().input(iif, from, to).ok()
     }
@@ -107,7 +107,7 @@ pub struct Beyond {
 
 /// The kernel's verdict.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct KernelVerdict {
     /// What it does.
     pub answer: Answer,
     /// The reason of the fast path that comes nearest; `None` for an answer at once.
@@ -127,7 +127,7 @@ pub struct Kernel<'a> {
     /// The rest.
     pub beyond: &'a Beyond,
     /// Whom to ask where both end.
-    pub lookup: &'a dyn Lookup,
+    pub lookup: &'a dyn KernelLookup,
 }
 
 /// What a route is to a request.
@@ -140,7 +140,7 @@ struct Destination<'a> {
 
 impl Kernel<'_> {
     /// What the kernel does with the request.
-    pub fn verdict(&self, question: &Question) -> Verdict {
+    pub fn verdict(&self, question: &Question) -> KernelVerdict {
         let Some(link) = self.snapshot.links.get(&question.ifindex) else {
             return silent(Reason::INTERFACE_DOWN, Cause::new("link", format!("{} is gone", question.interface)));
         };
@@ -153,7 +153,7 @@ impl Kernel<'_> {
     }
 
     /// What the interface itself decides.
-    fn interface(&self, link: &Link, question: &Question) -> Option<Verdict> {
+    fn interface(&self, link: &Link, question: &Question) -> Option<KernelVerdict> {
         let name = &link.name;
         let shown = format!("ip link show {name}");
         if link.flags & IFF_UP == 0 {
@@ -185,7 +185,7 @@ impl Kernel<'_> {
     }
 
     /// The frame of a port is its master's.
-    fn port(&self, link: &Link, master: u32, question: &Question) -> Verdict {
+    fn port(&self, link: &Link, master: u32, question: &Question) -> KernelVerdict {
         let of = interface(self.snapshot, master);
         let what = format!("{} is a port of {of}, which takes its frames", link.name);
         let port = Cause::new("link", what.clone()).at(format!("ip link show {}", link.name));
@@ -240,7 +240,7 @@ impl Kernel<'_> {
         verdict
     }
 
-    fn process(&self, link: &Link, question: &Question) -> Verdict {
+    fn process(&self, link: &Link, question: &Question) -> KernelVerdict {
         let (target, sender) = (question.target, question.sender);
         let of = |key| Setting::of(self.snapshot, link, key);
         if target.is_multicast() || target.is_broadcast() {
@@ -274,7 +274,7 @@ impl Kernel<'_> {
     }
 
     /// A request from 0.0.0.0: only own addresses are answered for, whatever rules and source validation say.
-    fn probe(&self, link: &Link, target: Ipv4Addr) -> Verdict {
+    fn probe(&self, link: &Link, target: Ipv4Addr) -> KernelVerdict {
         match self.snapshot.walk_probe(link.ifindex, target) {
             None => {
                 let what =
@@ -295,7 +295,7 @@ impl Kernel<'_> {
     }
 
     /// The way to the target.
-    fn routed(&self, link: &Link, question: &Question) -> Verdict {
+    fn routed(&self, link: &Link, question: &Question) -> KernelVerdict {
         let Question { ifindex, target, sender, .. } = *question;
         let end = self.snapshot.walk(ifindex, sender, target);
         let (rule, route) = match end {
@@ -380,7 +380,7 @@ impl Kernel<'_> {
     }
 
     /// Where the mirror's knowledge ends: the kernel's own lookup.
-    fn asked(&self, link: &Link, question: &Question, why: Cause) -> Verdict {
+    fn asked(&self, link: &Link, question: &Question, why: Cause) -> KernelVerdict {
         let reason = if why.kind == "rule" { Reason::OPAQUE_RULE } else { Reason::OPAQUE_ROUTE };
         let never = |rule: &RoutingRule| {
             rule.never.iter().any(|selector| selector.starts_with("ipproto") || selector.contains("port"))
@@ -463,18 +463,18 @@ pub(super) fn on_master(snapshot: &Snapshot, question: &Question) -> Option<Ques
 }
 
 /// It gives no answer.
-fn silent(reason: Reason, cause: Cause) -> Verdict {
-    Verdict { answer: Answer::Silent, reason: Some(reason), within_ms: None, mac: None, cause }
+fn silent(reason: Reason, cause: Cause) -> KernelVerdict {
+    KernelVerdict { answer: Answer::Silent, reason: Some(reason), within_ms: None, mac: None, cause }
 }
 
 /// Nobody can say.
-fn open(reason: Reason, cause: Cause) -> Verdict {
-    Verdict { answer: Answer::Undecided, reason: Some(reason), within_ms: None, mac: None, cause }
+fn open(reason: Reason, cause: Cause) -> KernelVerdict {
+    KernelVerdict { answer: Answer::Undecided, reason: Some(reason), within_ms: None, mac: None, cause }
 }
 
 /// It answers at once.
-fn answers(link: &Link, cause: Cause) -> Verdict {
-    Verdict { answer: Answer::Answers, reason: None, within_ms: None, mac: link.mac.map(Lladdr::new), cause }
+fn answers(link: &Link, cause: Cause) -> KernelVerdict {
+    KernelVerdict { answer: Answer::Answers, reason: None, within_ms: None, mac: link.mac.map(Lladdr::new), cause }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use super::sender::Accepted;
 use super::settings::Setting;
-use super::{Answer, Cause, Destination, Kernel, Question, Verdict, answers, interface, open, silent};
+use super::{Answer, Cause, Destination, Kernel, KernelVerdict, Question, answers, interface, open, silent};
 use crate::event::{Link, Settings};
 use crate::explain::words::describe_route;
 use arp_common::maps::IfaceAddr;
@@ -19,10 +19,10 @@ impl Kernel<'_> {
         question: &Question,
         legs: &[u32],
         destination: &Destination<'_>,
-    ) -> Verdict {
+    ) -> KernelVerdict {
         let legs: BTreeSet<u32> = legs.iter().copied().collect();
         let usable: BTreeSet<u32> = legs.iter().copied().filter(|&leg| self.snapshot.carries(leg)).collect();
-        let verdicts: Vec<(u32, Verdict)> =
+        let verdicts: Vec<(u32, KernelVerdict)> =
             usable.iter().map(|&leg| (leg, self.by(link, question, leg, destination))).collect();
         let Some((_, first)) = verdicts.first() else {
             let cause = Cause::new("route", format!("no interface of the route to {} is up", question.target));
@@ -49,7 +49,7 @@ impl Kernel<'_> {
         );
         let answering = verdicts.iter().find(|(_, verdict)| verdict.answer != Answer::Silent);
         let one = answering.map_or(first, |(_, verdict)| verdict);
-        Verdict {
+        KernelVerdict {
             answer: Answer::Sometimes,
             reason: Some(Reason::OPAQUE_ROUTE),
             within_ms: one.within_ms,
@@ -59,7 +59,7 @@ impl Kernel<'_> {
     }
 
     /// What becomes of it by one interface.
-    fn by(&self, link: &Link, question: &Question, oif: u32, destination: &Destination<'_>) -> Verdict {
+    fn by(&self, link: &Link, question: &Question, oif: u32, destination: &Destination<'_>) -> KernelVerdict {
         let (name, target, sender) = (&link.name, question.target, question.sender);
         let out = interface(self.snapshot, oif);
         let Some(settings) = self.snapshot.links.get(&oif).and_then(|link| link.settings) else {
@@ -117,14 +117,14 @@ impl Kernel<'_> {
     }
 
     /// It answers: at once, or later.
-    fn delayed(&self, link: &Link, question: &Question, cause: Cause) -> Verdict {
+    fn delayed(&self, link: &Link, question: &Question, cause: Cause) -> KernelVerdict {
         let verdict = answers(link, cause);
         if question.destination.is_some_and(|to| !to.is_group()) {
             return verdict;
         }
         match self.snapshot.proxy_delays.get(&link.ifindex) {
             Some(0) => verdict,
-            Some(&delay) => Verdict {
+            Some(&delay) => KernelVerdict {
                 answer: Answer::AnswersAfterDelay,
                 reason: Some(Reason::PROXY_DELAY),
                 within_ms: Some(delay),

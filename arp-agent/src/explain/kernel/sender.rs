@@ -17,7 +17,7 @@ pub(super) enum Accepted {
 }
 
 /// What the walk back to the sender comes to.
-enum Back {
+enum ReverseLookup {
     /// A unicast route, one next hop of which leaves by the ingress interface.
     Via,
     /// A unicast route by others: which, in words.
@@ -40,18 +40,19 @@ impl Kernel<'_> {
                     self.rule_cause(rule, &format!("it is not known whether it applies to the way back to {sender}")),
                 );
             }
-            End::NoRoute => Back::Nothing(format!("there is no route back to {sender}")),
+            End::NoRoute => ReverseLookup::Nothing(format!("there is no route back to {sender}")),
             End::Refused(rule, None) => {
-                Back::Nothing(format!("the routing rule `{}` refuses {sender}", describe_rule(rule)))
+                ReverseLookup::Nothing(format!("the routing rule `{}` refuses {sender}", describe_rule(rule)))
             }
-            End::Refused(_, Some(route)) => {
-                Back::Nothing(format!("the route back to {sender} is `{}`", describe_route(self.snapshot, route)))
-            }
+            End::Refused(_, Some(route)) => ReverseLookup::Nothing(format!(
+                "the route back to {sender} is `{}`",
+                describe_route(self.snapshot, route)
+            )),
             End::Route(_, route) => {
                 let what = format!("the route back to {sender} is `{}`", describe_route(self.snapshot, route));
                 match (route.kind, self.legs(route)) {
-                    (RouteKind::Unicast, Some(legs)) if legs.contains(&link.ifindex) => Back::Via,
-                    (RouteKind::Unicast, Some(_)) => Back::Else(format!("{what}, not by {}", link.name)),
+                    (RouteKind::Unicast, Some(legs)) if legs.contains(&link.ifindex) => ReverseLookup::Via,
+                    (RouteKind::Unicast, Some(_)) => ReverseLookup::Else(format!("{what}, not by {}", link.name)),
                     (RouteKind::Unicast, None) => {
                         return Accepted::Unknown(self.route_cause(
                             None,
@@ -60,11 +61,13 @@ impl Kernel<'_> {
                         ));
                     }
                     // Then own addresses are as good as others.
-                    (RouteKind::Local, Some(legs)) if accept_local.is_on() && legs.contains(&link.ifindex) => Back::Via,
-                    (RouteKind::Local, _) if accept_local.is_on() => {
-                        Back::Else(format!("{what}, not by {}", link.name))
+                    (RouteKind::Local, Some(legs)) if accept_local.is_on() && legs.contains(&link.ifindex) => {
+                        ReverseLookup::Via
                     }
-                    (kind, _) => Back::Other { what, local: kind == RouteKind::Local },
+                    (RouteKind::Local, _) if accept_local.is_on() => {
+                        ReverseLookup::Else(format!("{what}, not by {}", link.name))
+                    }
+                    (kind, _) => ReverseLookup::Other { what, local: kind == RouteKind::Local },
                 }
             }
         };
@@ -85,7 +88,7 @@ impl Kernel<'_> {
         Accepted::Unknown(accept_local.cause(&format!("and {so}, {history}")))
     }
 
-    fn judge(&self, link: &Link, question: &Question, back: Back) -> Accepted {
+    fn judge(&self, link: &Link, question: &Question, back: ReverseLookup) -> Accepted {
         let of = |key| Setting::of(self.snapshot, link, key);
         let rp_filter = of(names::RP_FILTER);
         let numbered = self.snapshot.is_numbered(link.ifindex);
@@ -95,10 +98,10 @@ impl Kernel<'_> {
             _ => format!("and {what}"),
         };
         match (rp_filter.value(), back) {
-            (_, Back::Via) | (0, Back::Else(_) | Back::Nothing(_)) => Accepted::Yes,
-            (2.., Back::Else(_)) if numbered => Accepted::Yes,
-            (_, Back::Else(what) | Back::Nothing(what)) => refused(&strict(&what)),
-            (r, Back::Other { what, local }) => {
+            (_, ReverseLookup::Via) | (0, ReverseLookup::Else(_) | ReverseLookup::Nothing(_)) => Accepted::Yes,
+            (2.., ReverseLookup::Else(_)) if numbered => Accepted::Yes,
+            (_, ReverseLookup::Else(what) | ReverseLookup::Nothing(what)) => refused(&strict(&what)),
+            (r, ReverseLookup::Other { what, local }) => {
                 let accept_local = of(names::ACCEPT_LOCAL);
                 if !accept_local.is_on()
                     && (r != 0 || !self.snapshot.rules.are_default() || local && self.is_own(question))

@@ -27,18 +27,18 @@ fn after(events: impl IntoIterator<Item = Event>) -> Snapshot {
 
 fn verdict_with(
     beyond: &Beyond,
-    lookup: &dyn Lookup,
+    lookup: &dyn KernelLookup,
     events: impl IntoIterator<Item = Event>,
     of: &Question,
-) -> Verdict {
+) -> KernelVerdict {
     Kernel { snapshot: &after(events), beyond, lookup }.verdict(of)
 }
 
-fn verdict(events: impl IntoIterator<Item = Event>, of: &Question) -> Verdict {
+fn verdict(events: impl IntoIterator<Item = Event>, of: &Question) -> KernelVerdict {
     verdict_with(&Beyond::default(), &(), events, of)
 }
 
-fn short(verdict: &Verdict) -> (Answer, Option<&'static str>) {
+fn short(verdict: &KernelVerdict) -> (Answer, Option<&'static str>) {
     (verdict.answer, verdict.reason.map(Reason::name))
 }
 
@@ -91,7 +91,7 @@ fn an_own_address_without_its_local_route_is_left_open_as_a_sender() {
 /// A kernel that says the same of every packet, and of no nexthop object.
 struct Says(LookedUp);
 
-impl Lookup for Says {
+impl KernelLookup for Says {
     fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         Some(self.0.clone())
     }
@@ -108,7 +108,7 @@ impl Lookup for Says {
 /// A kernel that tells nothing but what a nexthop object leads to.
 struct Leads(Vec<u32>);
 
-impl Lookup for Leads {
+impl KernelLookup for Leads {
     fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
         None
     }

@@ -27,7 +27,7 @@ const ANSWER: Lladdr = Lladdr::new([0xee; 6]);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One of the other responders, ready to measure.
-pub(super) struct Peer {
+pub(super) struct OtherResponder {
     pub(super) subject: Subject,
     /// Its name and version.
     pub(super) version: String,
@@ -42,7 +42,7 @@ pub(super) struct Peer {
     daemons: Vec<Daemon>,
 }
 
-type Start = fn(&mut Lab, &str, usize) -> Result<Peer>;
+type Start = fn(&mut Lab, &str, usize) -> Result<OtherResponder>;
 
 pub(super) const ALL: [(&str, Start); 3] = [
     ("ebtables arpreply on a bridge", ebtables),
@@ -50,7 +50,7 @@ pub(super) const ALL: [(&str, Start); 3] = [
     ("parprouted", parprouted),
 ];
 
-impl Peer {
+impl OtherResponder {
     pub(super) fn answered(&self) -> Result<Option<u64>> {
         self.counter.as_ref().map(|counter| counter()).transpose()
     }
@@ -103,8 +103,8 @@ fn pod(lab: &mut Lab, label: &str, name: &str, core: usize) -> Result<(Namespace
     Ok((responder, Subject { name, namespace, mac: POD_MAC, ip: POD, target: TARGET, core }))
 }
 
-fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
-    let tool = Tool::find("xtables-nft-multi")?;
+fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<OtherResponder> {
+    let tool = PeerProgram::find("xtables-nft-multi")?;
     let (node, subject) = pod(lab, "ebt", name, core)?;
     // No forwarding delay, no snooping: it carries frames as soon as it is up.
     node.ip_each(
@@ -120,7 +120,7 @@ fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
         let listed = tool.run(&node, "ebtables -t nat -L PREROUTING --Lc")?;
         number_after(&listed, "pcnt = ").with_context(|| format!("no counter in {listed:?}"))
     };
-    Ok(Peer {
+    Ok(OtherResponder {
         subject,
         version: version.trim().to_owned(),
         shares_the_core: true,
@@ -131,9 +131,9 @@ fn ebtables(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
     })
 }
 
-fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
+fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<OtherResponder> {
     let [create, database, switch, control, flows] =
-        ["ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl"].map(Tool::find);
+        ["ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-ofctl"].map(PeerProgram::find);
     let (create, database, switch, control, flows) = (create?, database?, switch?, control?, flows?);
     let (node, subject) = pod(lab, "ovs", name, core)?;
     let scratch = tempfile::Builder::new().prefix("arp-bench-").tempdir().context("making a folder")?;
@@ -168,7 +168,7 @@ fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
         last._scratch = Some(scratch);
     }
     daemons.reverse();
-    Ok(Peer {
+    Ok(OtherResponder {
         subject,
         version: version.lines().next().unwrap_or_default().to_owned(),
         shares_the_core: false,
@@ -181,8 +181,8 @@ fn open_vswitch(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
 
 /// It answers for what it has seen on its other interface: a host there has the address. (Debian's other daemon, farpd,
 /// sends its replies to the broadcast or zero address that the request carries as `tha`: no pod receives them.)
-fn parprouted(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
-    let tool = Tool::find("parprouted")?;
+fn parprouted(lab: &mut Lab, name: &str, core: usize) -> Result<OtherResponder> {
+    let tool = PeerProgram::find("parprouted")?;
     let (node, subject) = pod(lab, "parp", name, core)?;
     let owner = lab.namespace("parp-host")?;
     node.ip_each(&format!("link add other type veth peer name eth0 netns {}\n link set other up", owner.name()))?;
@@ -193,7 +193,7 @@ fn parprouted(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
     let scratch = tempfile::Builder::new().prefix("arp-bench-").tempdir().context("making a folder")?;
     let mut daemon = tool.daemon(&node, "-d port other", scratch.path())?;
     daemon._scratch = Some(scratch);
-    Ok(Peer {
+    Ok(OtherResponder {
         subject,
         version: "Debian's 0.70, which has no counter, nor proxy_arp beside it; requests wait for one another, so a storm is \
                   its latency again"
@@ -207,12 +207,12 @@ fn parprouted(lab: &mut Lab, name: &str, core: usize) -> Result<Peer> {
 }
 
 /// A program, unpacked or installed.
-struct Tool {
+struct PeerProgram {
     path: PathBuf,
     root: Option<PathBuf>,
 }
 
-impl Tool {
+impl PeerProgram {
     fn find(name: &str) -> Result<Self> {
         const FOLDERS: [&str; 3] = ["usr/sbin", "usr/bin", "usr/lib/openvswitch-switch"];
         let roots = env::var_os(FOLDER).map(PathBuf::from).into_iter().map(Some).chain([None]);
@@ -221,7 +221,7 @@ impl Tool {
             if let Some(path) =
                 FOLDERS.map(|folder| base.join(folder).join(name)).into_iter().find(|path| path.is_file())
             {
-                return Ok(Tool { path, root });
+                return Ok(PeerProgram { path, root });
             }
         }
         bail!("this machine has no {name}, and it could not be unpacked from Debian's packages")

@@ -13,7 +13,7 @@ use lab::{Namespace, OnCore};
 
 /// The kind of an attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum AttackKind {
     Nothing,
     /// ARP frames, as fast as they go.
     Flood,
@@ -25,7 +25,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attack {
     pub(super) name: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: AttackKind,
     /// The victim contacts many hosts at once, and nothing else: what it did before would count as its own use of the node.
     pub(super) at_once: bool,
 }
@@ -41,20 +41,20 @@ pub(super) const CHANGES: [&str; 2] = [FLIPS, ANNOUNCEMENTS];
 pub(super) const SCANS: [&str; 2] = ["UDP scan, 10,000 a second", "UDP scan, as fast as it goes"];
 
 pub(super) const ATTACKS: [Attack; 11] = [
-    attack(CALM, Kind::Nothing),
-    attack(SPOOFED[0], Kind::Flood),
-    attack(SPOOFED[1], Kind::Flood),
-    attack(SPOOFED[2], Kind::Flood),
-    attack(OWN_ROUTE, Kind::Flood),
-    attack(FLIPS, Kind::Flood),
-    attack(ANNOUNCEMENTS, Kind::Flood),
-    attack(SCANS[0], Kind::Scan(Some(10_000))),
-    attack(SCANS[1], Kind::Scan(None)),
-    Attack { at_once: true, ..attack(SCANS[0], Kind::Scan(Some(10_000))) },
-    Attack { at_once: true, ..attack(SCANS[1], Kind::Scan(None)) },
+    attack(CALM, AttackKind::Nothing),
+    attack(SPOOFED[0], AttackKind::Flood),
+    attack(SPOOFED[1], AttackKind::Flood),
+    attack(SPOOFED[2], AttackKind::Flood),
+    attack(OWN_ROUTE, AttackKind::Flood),
+    attack(FLIPS, AttackKind::Flood),
+    attack(ANNOUNCEMENTS, AttackKind::Flood),
+    attack(SCANS[0], AttackKind::Scan(Some(10_000))),
+    attack(SCANS[1], AttackKind::Scan(None)),
+    Attack { at_once: true, ..attack(SCANS[0], AttackKind::Scan(Some(10_000))) },
+    Attack { at_once: true, ..attack(SCANS[1], AttackKind::Scan(None)) },
 ];
 
-const fn attack(name: &'static str, kind: Kind) -> Attack {
+const fn attack(name: &'static str, kind: AttackKind) -> Attack {
     Attack { name, kind, at_once: false }
 }
 
@@ -73,31 +73,31 @@ pub(super) struct Attacker<'a> {
 }
 
 /// What the attacker has sent.
-pub(super) struct Sent {
+pub(super) struct AttackSent {
     pub(super) count: u64,
     pub(super) elapsed: Duration,
 }
 
 impl Attacker<'_> {
     /// Attacks until the victim is done. `round` is the seed of what is random.
-    pub(super) fn attack_until(&self, done: &AtomicBool, attack: Attack, round: usize) -> Result<Sent> {
+    pub(super) fn attack_until(&self, done: &AtomicBool, attack: Attack, round: usize) -> Result<AttackSent> {
         match attack.kind {
-            Kind::Nothing => {
+            AttackKind::Nothing => {
                 while !done.load(Ordering::Relaxed) {
                     thread::sleep(Duration::from_millis(5));
                 }
-                Ok(Sent { count: 0, elapsed: Duration::ZERO })
+                Ok(AttackSent { count: 0, elapsed: Duration::ZERO })
             }
-            Kind::Flood => {
+            AttackKind::Flood => {
                 let frames = frames(attack.name, self.pod, round);
                 let flood = Flood::on(self.namespace, self.core)?;
                 let flooded = flood.run_while(&frames, || !done.load(Ordering::Relaxed))?;
-                Ok(Sent { count: flooded.requests, elapsed: flooded.elapsed })
+                Ok(AttackSent { count: flooded.requests, elapsed: flooded.elapsed })
             }
-            Kind::Scan(rate) => {
+            AttackKind::Scan(rate) => {
                 let _core = OnCore::enter(self.core)?;
                 let scanned = scan(self.namespace, DEAD, DEAD_HOSTS, rate, done)?;
-                Ok(Sent { count: scanned.sent, elapsed: scanned.elapsed })
+                Ok(AttackSent { count: scanned.sent, elapsed: scanned.elapsed })
             }
         }
     }

@@ -5,7 +5,7 @@ use super::victim::{FIRST, FRESH, MANY, OWN};
 use super::{FLOOR, KERNEL, POLICIES};
 use crate::findings::Findings;
 use crate::layout::{Columns, Table};
-use crate::report::Bound;
+use crate::report::GoalBound;
 use crate::samples::Key;
 
 pub(super) const HANDLED: &str = "frames handled";
@@ -69,7 +69,7 @@ const CHANGED_AT_MOST: f64 = 512.0 + 2.0 * 50.0;
 
 /// Judges what the policies reach (docs/kernel-arp.md, §13).
 pub(super) fn judge(findings: &mut Findings) {
-    let mut goal = |id: &str, measure: &str, attack: &str, bound: Bound, unit: &str| {
+    let mut goal = |id: &str, measure: &str, attack: &str, bound: GoalBound, unit: &str| {
         let key = Key::new(&format!("{measure}: {attack}"), POLICIES);
         let [values, beside] = [&key, &key.clone().of(KERNEL)].map(|key| findings.samples.values(key).to_vec());
         findings.goal(id, [measure, attack], bound, unit, &values);
@@ -77,42 +77,42 @@ pub(super) fn judge(findings: &mut Findings) {
     };
     let floods = || SPOOFED.into_iter().chain([OWN_ROUTE]);
     for attack in floods().chain(CHANGES) {
-        goal("G1", HANDLED, attack, Bound::AtLeast(LEAST_HANDLED), "/s");
+        goal("G1", HANDLED, attack, GoalBound::AtLeast(LEAST_HANDLED), "/s");
     }
     for attack in SPOOFED {
-        goal("G2", ENTRIES, attack, Bound::AtMost(ITS_OWN), "");
+        goal("G2", ENTRIES, attack, GoalBound::AtMost(ITS_OWN), "");
     }
-    goal("G2", ENTRIES, OWN_ROUTE, Bound::AtMost(LIMIT), "");
+    goal("G2", ENTRIES, OWN_ROUTE, GoalBound::AtMost(LIMIT), "");
     for lost in [FRESH, FIRST, OWN] {
         for attack in floods().chain(CHANGES).chain(SCANS) {
-            goal("G3", &format!("{lost} lost"), attack, Bound::AtMost(0.0), "%");
+            goal("G3", &format!("{lost} lost"), attack, GoalBound::AtMost(0.0), "%");
         }
     }
     for attack in SCANS {
-        goal("G3", &format!("{MANY} lost"), attack, Bound::AtMost(0.0), "%");
+        goal("G3", &format!("{MANY} lost"), attack, GoalBound::AtMost(0.0), "%");
     }
     for attack in floods() {
-        goal("G4", &format!("{FIRST}, p99"), attack, Bound::AtMost(1000.0), "µs");
+        goal("G4", &format!("{FIRST}, p99"), attack, GoalBound::AtMost(1000.0), "µs");
     }
     for attack in SCANS {
-        goal("G5", UNRESOLVED, attack, Bound::AtMost(UNRESOLVED_AT_MOST), "");
+        goal("G5", UNRESOLVED, attack, GoalBound::AtMost(UNRESOLVED_AT_MOST), "");
     }
     for attack in [FLIPS, ANNOUNCEMENTS] {
-        goal("G6", CHANGED, attack, Bound::AtMost(CHANGED_AT_MOST), "");
-        goal("G6", AGENT, attack, Bound::AtMost(2.0), "%");
+        goal("G6", CHANGED, attack, GoalBound::AtMost(CHANGED_AT_MOST), "");
+        goal("G6", AGENT, attack, GoalBound::AtMost(2.0), "%");
     }
     // Round by round, because what slows the machine slows both.
     for attack in floods() {
         let p99 = |attack: &str| Key::new(&format!("{FIRST}, p99: {attack}"), POLICIES);
         let ratios = findings.samples.ratios(&p99(attack), &p99(CALM)).unwrap_or_default();
-        findings.goal("G4", [&format!("{FIRST}, p99, against calm"), attack], Bound::AtMost(1.5), "×", &ratios);
+        findings.goal("G4", [&format!("{FIRST}, p99, against calm"), attack], GoalBound::AtMost(1.5), "×", &ratios);
     }
     let handled = |case: &str| Key::new(&format!("{HANDLED}: {}", SPOOFED[0]), case);
     let slower = findings.samples.ratios(&handled(FLOOR), &handled(POLICIES)).unwrap_or_default();
     findings.goal(
         "G7",
         ["a dropped frame, against a program that drops all ARP", SPOOFED[0]],
-        Bound::AtMost(1.1),
+        GoalBound::AtMost(1.1),
         "×",
         &slower,
     );
@@ -125,7 +125,7 @@ pub(super) fn judge(findings: &mut Findings) {
             findings.goal(
                 "G7",
                 [&format!("all policies against none, {table}"), load],
-                Bound::AtLeast(least),
+                GoalBound::AtLeast(least),
                 "×",
                 &ratios,
             );

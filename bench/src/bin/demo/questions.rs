@@ -19,27 +19,27 @@ const DELAYED: Duration = Duration::from_millis(200);
 /// What the kernel alone sent back to each request.
 pub(crate) type Replies = Vec<Vec<Vec<u8>>>;
 
-struct Question {
+struct DemoQuestion {
     pod: &'static str,
-    kind: Kind,
+    kind: QuestionKind,
     target: [u8; 4],
     target_is: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum QuestionKind {
     WhoHas,
     Probe,
 }
 
 /// The first requests of p0 and p1: the kernel learns from them.
-fn first_requests() -> [Question; 2] {
-    let first = |pod, target_is| Question { pod, kind: Kind::WhoHas, target: CALICO_GATEWAY, target_is };
+fn first_requests() -> [DemoQuestion; 2] {
+    let first = |pod, target_is| DemoQuestion { pod, kind: QuestionKind::WhoHas, target: CALICO_GATEWAY, target_is };
     [first("p0", "its gateway, for the first time"), first("p1", "its gateway, for the first time")]
 }
 
-fn further_requests(lab: &Lab) -> Vec<Question> {
-    use Kind::{Probe, WhoHas};
+fn further_requests(lab: &Lab) -> Vec<DemoQuestion> {
+    use QuestionKind::{Probe, WhoHas};
     let ip = |pod| lab.host(pod).ip();
     let rows = [
         ("p0", WhoHas, CALICO_GATEWAY, "its gateway again"),
@@ -53,7 +53,7 @@ fn further_requests(lab: &Lab) -> Vec<Question> {
         ("p0", Probe, UPLINK_IP, "the node itself"),
         ("p2", WhoHas, CALICO_GATEWAY, "its gateway, with a proxy_delay"),
     ];
-    rows.map(|(pod, kind, target, target_is)| Question { pod, kind, target, target_is }).into()
+    rows.map(|(pod, kind, target, target_is)| DemoQuestion { pod, kind, target, target_is }).into()
 }
 
 /// A Calico node with four pods; p2's requests are answered with a delay, p3 is there for the benchmark.
@@ -119,17 +119,17 @@ pub(crate) fn ask_with_agent(lab: &Lab, agent: &mut Agent, alone: &Replies, stop
     Ok(())
 }
 
-impl Question {
+impl DemoQuestion {
     fn ask(&self, pod: &Host) -> Result<Vec<Vec<u8>>> {
         let frame = match self.kind {
-            Kind::WhoHas => pod.who_has(self.target),
-            Kind::Probe => pod.probe(self.target),
+            QuestionKind::WhoHas => pod.who_has(self.target),
+            QuestionKind::Probe => pod.probe(self.target),
         };
         if self.pod == "p2" { pod.ask_within(&frame, DELAYED) } else { pod.ask(&frame) }
     }
 
     fn print(&self, alone: &[Vec<u8>], by: &Answerer) {
-        let kind = if self.kind == Kind::WhoHas { "who-has" } else { "probe" };
+        let kind = if self.kind == QuestionKind::WhoHas { "who-has" } else { "probe" };
         let asks = format!("{kind:<7} {}", Ipv4Addr::from(self.target));
         let alone = if alone.is_empty() { "silent" } else { "answers" };
         let (who, why) = match by {

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result, ensure};
 use lab::topology::{CALICO_GATEWAY, FAR_HOST};
-use lab::{Agent, Counted, Host, Lab, Status};
+use lab::{Agent, AgentStatus, Counted, Host, Lab};
 
 /// Runs the clients and shows the line of each that matters, with what the fast path counted meanwhile.
 pub(crate) fn walk(lab: &Lab, agent: &Agent) -> Result<()> {
@@ -54,7 +54,7 @@ impl Show<'_> {
 }
 
 /// What a pod's stack asked between two looks at the counters, and who answered; `None` if nothing.
-fn describe(pod: &Host, before: &Status, after: &Status) -> Option<String> {
+fn describe(pod: &Host, before: &AgentStatus, after: &AgentStatus) -> Option<String> {
     let Counted { answered, mut passed } = Counted::between(before, after, pod.node_end());
     // The pod's replies to the node.
     passed.remove("not_request");

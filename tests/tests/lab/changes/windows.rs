@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::netlink::{Change, Netlink, index};
+use lab::netlink::{KernelChange, Netlink, index};
 use lab::stream::{Stream, until_fast};
 use lab::topology::{self, LOCAL_TARGET, ROUTED_TARGET, SAME_INTERFACE_TARGET};
 use lab::{Agent, AgentOptions, Lab, ioctl, needs_root, stretched};
@@ -246,9 +246,9 @@ fn settings_that_rtm_setlink_writes_are_followed() -> Result<()> {
         ("proxy_arp_pvlan", PROXY_ARP_PVLAN, 1, 0, SAME_INTERFACE_TARGET),
     ] {
         case.silenced_by(&format!("RTM_SETLINK of {what}"), tpa, |_| {
-            netlink.change(Change::set_link_setting(v0, key, off))
+            netlink.change(KernelChange::set_link_setting(v0, key, off))
         })?;
-        netlink.change(Change::set_link_setting(v0, key, on))?;
+        netlink.change(KernelChange::set_link_setting(v0, key, on))?;
         case.again(tpa)?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use aya::programs::tc::TcAttachType::{Egress, Ingress};
 use lab::stream::{Stream, until_fast};
-use lab::{AgentOptions, Answerer, Hook, Host, LOST, Lab, SideBySide, needs_root, topology};
+use lab::{AgentOptions, Answerer, Host, LOST, Lab, SideBySide, TestHook, needs_root, topology};
 
 use super::Ask::For;
 use super::Expect::{Fast, Kernel, Silent};
@@ -173,7 +173,7 @@ fn k137_a_netdev_chain_drops_what_comes_in() -> Result<()> {
 
 /// With tc as our hook, a foreign program of tc's may be first, and ours never sees the frame.
 fn takes_it_from_tc() -> bool {
-    Hook::chosen().is_ok_and(|hook| hook == Hook::Tc)
+    TestHook::chosen().is_ok_and(|hook| hook == TestHook::Tc)
 }
 
 /// Such a program: nobody answers while it is there.
@@ -326,7 +326,7 @@ fn k025_a_tag_beside_the_frame() -> Result<()> {
     let [alone, fast] = answers(&mut parity, Duration::ZERO, |p0| p0.who_has(L).to_vec())?;
     assert_eq!(alone, [[0; 0]; 0], "id 100, without a device for it: nobody answers");
     // The known exception (docs/semantics.md): XDP cannot see the tag. The other hook can.
-    let seen = Hook::chosen()? == Hook::Tc;
+    let seen = TestHook::chosen()? == TestHook::Tc;
     assert_eq!(fast.len(), usize::from(!seen), "{fast:02x?}");
     // The remedy that the documentation names: the tag is in the frame then.
     parity.change(|lab| lab.host("p0").namespace().exec("ethtool -K eth0 tx-vlan-offload off").map(drop))?;

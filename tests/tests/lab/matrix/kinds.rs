@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use arp_common::{ArpFrame, Lladdr};
-use lab::netlink::{Change, Netlink};
+use lab::netlink::{KernelChange, Netlink};
 use lab::{Answerer, Lab, Namespace, SideBySide, stretched, topology};
 
 use super::devices::needs_devices;
@@ -87,7 +87,7 @@ fn a_netkit_device() -> Result<()> {
         let mut lab = topology::matrix()?;
         let namespace = lab.namespace("t0")?;
         let host = namespace.run(|| std::fs::File::open("/proc/thread-self/ns/net"))??;
-        Netlink::open(lab.node())?.change(Change::add_netkit(DEVICE, &host))?;
+        Netlink::open(lab.node())?.change(KernelChange::add_netkit(DEVICE, &host))?;
         lab.node().ip(&format!("link set {DEVICE} address {NODE_MAC}"))?;
         joined(lab, namespace)
     })

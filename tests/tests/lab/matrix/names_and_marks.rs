@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use arp_common::Lladdr;
-use lab::{AgentOptions, Answerer, Hook, Lab, SideBySide, needs_root, stretched, topology};
+use lab::{AgentOptions, Answerer, Lab, SideBySide, TestHook, needs_root, stretched, topology};
 
 use super::Ask::{For, From};
 use super::Expect::{Fast, Kernel, Silent};
@@ -107,7 +107,7 @@ fn k300_a_mark_within_one_namespace() -> Result<()> {
     parity.change(|lab| lab.host("own").mark(7))?;
     check(&mut parity, "own", REQUEST, Silent("opaque_rule"))?;
     // No rule for marks is asked before the one for local addresses. XDP sees no mark.
-    let marked = if Hook::chosen()? == Hook::Tc { Kernel("frame_marked") } else { Fast };
+    let marked = if TestHook::chosen()? == TestHook::Tc { Kernel("frame_marked") } else { Fast };
     check(&mut parity, "own", From([10, 5, 0, 20], L), marked)
 }
 

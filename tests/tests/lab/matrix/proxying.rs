@@ -1,7 +1,7 @@
 //! §12.4: proxying. K096 and K098 to K100, about the proxy queue, are in `delays`; K101 is in `flood`.
 
 use anyhow::{Result, ensure};
-use lab::netlink::{Change, Netlink};
+use lab::netlink::{KernelChange, Netlink};
 use lab::{Answerer, SideBySide, needs_root};
 
 use super::Ask::{For, From, Unicast};
@@ -73,10 +73,10 @@ fn k093_a_static_proxy_without_a_device() -> Result<()> {
     parity.node_sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
     let asks = |parity: &mut SideBySide| Ok::<_, anyhow::Error>(parity.ask("p0", |p0| p0.who_has(X))?.by);
     assert_eq!(asks(&mut parity)?, Answerer::nobody("proxy_arp_off"));
-    parity.change(|lab| Netlink::open(lab.node())?.change(Change::add_proxy(X, 0)))?;
+    parity.change(|lab| Netlink::open(lab.node())?.change(KernelChange::add_proxy(X, 0)))?;
     let by = asks(&mut parity);
     // Before anything can fail: it would outlive the lab.
-    parity.change(|lab| Netlink::open(lab.node())?.change(Change::delete_proxy(X, 0)))?;
+    parity.change(|lab| Netlink::open(lab.node())?.change(KernelChange::delete_proxy(X, 0)))?;
     let by = by?;
     ensure!(by == Answerer::FastPath, "{by:?}");
     assert_eq!(asks(&mut parity)?, Answerer::nobody("proxy_arp_off"), "it is gone");

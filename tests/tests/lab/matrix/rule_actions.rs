@@ -1,7 +1,7 @@
 //! §12.7: what a rule does.
 
 use anyhow::{Context, Result, ensure};
-use lab::netlink::{Change, Netlink, Rule};
+use lab::netlink::{KernelChange, Netlink, Rule};
 use lab::{Answerer, needs_root};
 
 use super::Ask::For;
@@ -90,7 +90,7 @@ fn k311_actions_that_are_none() -> Result<()> {
         parity.change(|lab| {
             let rule = Rule { priority: 40, to: Some(Z), action, ..Rule::default() };
             Netlink::open(lab.node())?
-                .change(Change::add_rule(&rule))
+                .change(KernelChange::add_rule(&rule))
                 .with_context(|| format!("a rule with action {action}"))
         })?;
         let by = parity.ask("p0", |p0| p0.who_has(Z))?.by;

@@ -1,7 +1,7 @@
 //! §12.7: what a rule selects by. For ARP most of it is decided beforehand: no mark, no TOS, no port, no way out.
 
 use anyhow::Result;
-use lab::netlink::{Change, Netlink, Rule};
+use lab::netlink::{KernelChange, Netlink, Rule};
 use lab::{Answerer, Lab, SideBySide, kernel_is_since, needs_root};
 
 use super::Ask::For;
@@ -129,7 +129,7 @@ fn ask_after(parity: &mut SideBySide, attributes: &[(u16, &[u8])]) -> Result<Ans
     parity.change(|lab| {
         run_all(lab, &["rule flush pref 50", "route replace unreachable default table 100"])?;
         let rule = Rule { priority: 50, action: FR_ACT_TO_TBL, attributes: &attributes, ..Rule::default() };
-        Netlink::open(lab.node())?.change(Change::add_rule(&rule))
+        Netlink::open(lab.node())?.change(KernelChange::add_rule(&rule))
     })?;
     Ok(parity.ask("p0", |p0| p0.who_has(Z))?.by)
 }
@@ -158,7 +158,7 @@ fn k310_l3mdev_where_there_is_no_vrf() -> Result<()> {
     let l3mdev = |priority, inverted| {
         let attributes: &[(u16, &[u8])] = &[(FRA_L3MDEV, &[1])];
         let rule = Rule { priority, inverted, action: FR_ACT_TO_TBL, attributes, ..Rule::default() };
-        move |lab: &Lab| Netlink::open(lab.node())?.change(Change::add_rule(&rule))
+        move |lab: &Lab| Netlink::open(lab.node())?.change(KernelChange::add_rule(&rule))
     };
     assert_eq!(after(&l3mdev(50, false))?, Answerer::FastPath);
     assert_eq!(after(&|lab| run_all(lab, &["rule del prio 32766"]))?, Answerer::nobody("no_route"));
