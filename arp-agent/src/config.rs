@@ -4,8 +4,8 @@
 
 #[cfg(test)]
 mod document;
-pub mod file;
-pub mod reload;
+mod file;
+pub(crate) mod reload;
 pub mod sources;
 
 use crate::deviations::options::DeviationOptions;

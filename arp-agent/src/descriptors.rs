@@ -16,7 +16,7 @@ const PART: u64 = 4;
 const CONNECTIONS: u64 = 32;
 
 /// Raises the soft limit to the hard one. systemd's soft limit is 1,024 by default, its hard one 524,288.
-pub fn raise_limit() {
+pub(crate) fn raise_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
     if let Err(error) = raised {
@@ -25,12 +25,12 @@ pub fn raise_limit() {
 }
 
 /// How many clients of the control socket there may be at once.
-pub fn connections() -> usize {
+pub(crate) fn connections() -> usize {
     CONNECTIONS.min(reserve(limit()) / 2).max(1) as usize
 }
 
 /// Why no interface may take another one, if so.
-pub fn too_few() -> Option<String> {
+pub(crate) fn too_few() -> Option<String> {
     let limit = limit();
     // The kernel gives the lowest number that is free.
     let next = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());

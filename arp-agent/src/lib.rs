@@ -5,7 +5,7 @@
 //! [`control`] socket. Imports point the same way down: nothing below `commands` knows `cli`, and `kernel` writes nothing.
 #![warn(missing_docs, clippy::print_stdout, clippy::print_stderr)]
 
-pub mod agent;
+mod agent;
 pub mod arp_rules;
 mod capabilities;
 #[cfg(test)]
@@ -14,26 +14,26 @@ pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
-pub mod control;
+mod control;
 pub mod dataplane;
-pub mod descriptors;
-pub mod deviations;
+mod descriptors;
+mod deviations;
 pub mod event;
-pub mod events;
-pub mod explain;
-pub mod hooks;
-pub mod interval;
+mod events;
+mod explain;
+mod hooks;
+mod interval;
 pub mod kernel;
-pub mod link;
+mod link;
 pub mod logging;
-pub mod metrics;
+mod metrics;
 pub mod mirror;
 mod netlink;
 pub mod prefix;
-pub mod preflight;
-pub mod protection;
-pub mod shadow;
-pub mod trace;
+mod preflight;
+mod protection;
+mod shadow;
+mod trace;
 
 /// Version of the JSON documents that commands print: raised when a field changes its meaning or goes, not when one is
 /// added.

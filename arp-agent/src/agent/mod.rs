@@ -76,7 +76,7 @@ const AWAKE: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(60);
 
 /// The agent.
-pub struct Agent {
+pub(crate) struct Agent {
     settings: SourcedSettings,
     /// What the settings are read from again.
     sources: Sources,
@@ -130,7 +130,7 @@ impl Agent {
     ///
     /// # Errors
     /// Missing capabilities, a kernel that is too old, or netlink that does not answer.
-    pub fn start(settings: SourcedSettings, sources: Sources) -> anyhow::Result<Self> {
+    pub(crate) fn start(settings: SourcedSettings, sources: Sources) -> anyhow::Result<Self> {
         let options = &settings.options;
         // Whoever read the settings has told their faults; here there is none.
         let policies = Policies::new(&options.protection, &options.interface).map_err(patterns::error)?;
@@ -210,7 +210,7 @@ impl Agent {
     }
 
     /// Tells whether the agent's loop turns.
-    pub fn pulse(&self) -> Pulse {
+    pub(crate) fn pulse(&self) -> Pulse {
         self.pulse.clone()
     }
 
@@ -218,7 +218,7 @@ impl Agent {
     ///
     /// # Errors
     /// The maps refused a batch: what they hold is no longer known, and the agent must end.
-    pub async fn run(
+    pub(crate) async fn run(
         &mut self,
         mut requests: tokio::sync::mpsc::Receiver<(Request, tokio::sync::oneshot::Sender<Response>)>,
         stop: impl Future<Output = ()>,
@@ -352,7 +352,7 @@ impl Agent {
     }
 
     /// Withdraws the lease: every frame passes from here on.
-    pub fn withdraw(&mut self) {
+    pub(crate) fn withdraw(&mut self) {
         self.lease.withdraw(monotonic_ns());
         self.bpf.withdraw_lease();
     }

@@ -5,7 +5,7 @@ use anyhow::bail;
 
 /// The settings that a running agent takes over; all others need a restart. Of policies some may need a program that is
 /// not loaded: the agent refuses those.
-pub const LIVE: [&str; 16] = [
+pub(crate) const LIVE: [&str; 16] = [
     "interface",
     "reread-interval",
     "lease",
@@ -28,7 +28,7 @@ pub const LIVE: [&str; 16] = [
 ///
 /// # Errors
 /// A setting differs that cannot change while the agent runs.
-pub fn changes(old: &SourcedSettings, new: &SourcedSettings) -> anyhow::Result<Vec<String>> {
+pub(crate) fn changes(old: &SourcedSettings, new: &SourcedSettings) -> anyhow::Result<Vec<String>> {
     let differs = |(old, new): &(&super::sources::Setting, &super::sources::Setting)| old.value != new.value;
     let changed: Vec<_> = old.each.iter().zip(&new.each).filter(differs).map(|(_, new)| new).collect();
     let fixed: Vec<&str> =

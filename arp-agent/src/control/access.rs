@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 
 /// The group whose members may ask for the state, such as users that monitor the node. If the machine has no such
 /// group, nobody else may.
-pub const GROUP: &str = "arp-agent";
+pub(crate) const GROUP: &str = "arp-agent";
 
 /// What a client may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The outcome of a request.
 #[derive(Debug)]
-pub enum AgentAnswer {
+pub(crate) enum AgentAnswer {
     /// Nobody listens: no agent runs.
     NotRunning,
     /// An agent runs, but does not answer: it is stopped or overloaded, and its lease has run out or soon will.
@@ -23,12 +23,12 @@ pub enum AgentAnswer {
 ///
 /// # Errors
 /// The directory cannot be read, or what listens there is no agent of this version.
-pub fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<AgentAnswer> {
+pub(crate) fn ask(run_dir: &Path, request: &Request) -> anyhow::Result<AgentAnswer> {
     Ok(follow(run_dir, request)?.0)
 }
 
 /// The lines that follow an answer that goes on.
-pub struct Lines {
+pub(crate) struct Lines {
     from: BufReader<UnixStream>,
 }
 
@@ -37,7 +37,7 @@ impl Lines {
     ///
     /// # Errors
     /// The connection fails.
-    pub fn next(&mut self, into: &mut String, wait: Option<Duration>) -> anyhow::Result<NextLine> {
+    pub(crate) fn next(&mut self, into: &mut String, wait: Option<Duration>) -> anyhow::Result<NextLine> {
         // What has come of a line that is not whole yet stays in `into`.
         if wait.is_some_and(|wait| wait.is_zero()) {
             return Ok(NextLine::Nothing);
@@ -54,14 +54,14 @@ impl Lines {
 
 impl Lines {
     /// Whether a line is here already.
-    pub fn is_there_more(&self) -> bool {
+    pub(crate) fn is_there_more(&self) -> bool {
         self.from.buffer().contains(&b'\n')
     }
 }
 
 /// What came next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NextLine {
+pub(crate) enum NextLine {
     /// A line.
     Line,
     /// Nothing, within the time.
@@ -74,7 +74,7 @@ pub enum NextLine {
 ///
 /// # Errors
 /// As [`ask`].
-pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(AgentAnswer, Option<Lines>)> {
+pub(crate) fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(AgentAnswer, Option<Lines>)> {
     let path = socket_path(run_dir);
     let mut stream = match UnixStream::connect(&path) {
         Ok(stream) => stream,
@@ -115,7 +115,7 @@ pub fn follow(run_dir: &Path, request: &Request) -> anyhow::Result<(AgentAnswer,
 }
 
 /// What to tell people when an agent is [`AgentAnswer::Silent`].
-pub fn silent(run_dir: &Path) -> String {
+pub(crate) fn silent(run_dir: &Path) -> String {
     format!(
         "{}: an agent runs, but did not answer within {PATIENCE:?}: it is stopped or overloaded; without its heartbeat \
          every frame passes to the kernel",

@@ -10,7 +10,7 @@ const WAITING: usize = 256;
 
 /// What a client is sent.
 #[derive(Debug)]
-pub struct Feed {
+pub(crate) struct Feed {
     /// The answer proper.
     pub first: Box<Response>,
     /// The lines.
@@ -19,37 +19,37 @@ pub struct Feed {
 
 /// The line that stands for those that were left out, because the client does not read fast enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LostLines {
+pub(crate) struct LostLines {
     /// How many.
     pub lost: u64,
 }
 
 /// The agent's end of a [`Feed`].
 #[derive(Debug)]
-pub struct Follower {
+pub(crate) struct Follower {
     lines: mpsc::Sender<String>,
     lost: u64,
 }
 
 impl Follower {
     /// A follower, and what its client is sent.
-    pub fn new(first: Response) -> (Self, Feed) {
+    pub(crate) fn new(first: Response) -> (Self, Feed) {
         let (sender, lines) = mpsc::channel(WAITING);
         (Follower { lines: sender, lost: 0 }, Feed { first: Box::new(first), lines })
     }
 
     /// Sends a line, or counts it as lost. Says whether the client is there still.
-    pub fn send(&mut self, line: &str) -> bool {
+    pub(crate) fn send(&mut self, line: &str) -> bool {
         self.send_many(line, 1)
     }
 
     /// Counts lines as lost that could not even be made. They are told before the next that is sent.
-    pub fn lose(&mut self, count: u64) {
+    pub(crate) fn lose(&mut self, count: u64) {
         self.lost += count;
     }
 
     /// Tells what was lost, if there is room. Says whether the client is there still.
-    pub fn tell_lost(&mut self) -> bool {
+    pub(crate) fn tell_lost(&mut self) -> bool {
         if self.lost == 0 {
             return !self.is_gone();
         }
@@ -64,7 +64,7 @@ impl Follower {
 
     /// Sends `count` lines at once, with a line break between each two, or counts all of them as lost. Says whether the
     /// client is there still.
-    pub fn send_many(&mut self, lines: &str, count: u64) -> bool {
+    pub(crate) fn send_many(&mut self, lines: &str, count: u64) -> bool {
         if !self.tell_lost() {
             return false;
         }
@@ -84,7 +84,7 @@ impl Follower {
     }
 
     /// Whether its client has gone.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.lines.is_closed()
     }
 }

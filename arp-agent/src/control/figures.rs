@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// Figures of a running agent. Fields that another version does not know keep their default.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Figures {
+pub(crate) struct Figures {
     /// The agent's version.
     pub version: String,
     /// Its process.
@@ -85,7 +85,7 @@ pub struct Figures {
 /// What came of the requests that `--shadow` has compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct ShadowFigures {
+pub(crate) struct ShadowFigures {
     /// Requests that the fast path would have answered, and that the kernel answered with the same bytes.
     pub would_have_answered: u64,
     /// Those that it would have answered, and that the kernel did not, or with other bytes.
@@ -100,7 +100,7 @@ pub struct ShadowFigures {
 
 /// What the kernel did with the requests of one verdict.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct VerdictFigures {
+pub(crate) struct VerdictFigures {
     /// `answer`, or the name of the reason for a pass.
     pub verdict: String,
     /// Requests that the kernel answered.
@@ -113,7 +113,7 @@ pub struct VerdictFigures {
 
 /// Interfaces that share a state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct InterfaceGroup {
+pub(crate) struct InterfaceGroup {
     /// As in a `Status`.
     pub hook: String,
     /// As in a `Status`.
@@ -128,7 +128,7 @@ pub struct InterfaceGroup {
 
 /// The counts of one interface.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct InterfaceCounts {
+pub(crate) struct InterfaceCounts {
     /// Its name.
     pub name: String,
     /// Requests answered.

@@ -1,11 +1,11 @@
 //! The control socket: one JSON line asks, one JSON document answers. `status`, `stats` and `explain` are its clients.
 
-pub mod access;
-pub mod client;
-pub mod feed;
-pub mod figures;
-pub mod run_dir;
-pub mod server;
+pub(crate) mod access;
+pub(crate) mod client;
+pub(crate) mod feed;
+pub(crate) mod figures;
+pub(crate) mod run_dir;
+pub(crate) mod server;
 
 use crate::events::RaisedEvent;
 use crate::explain::{Explanation, Question};
@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// How long either side waits for the other. A resync of a million routes takes about as long.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a client asks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {
+pub(crate) enum Request {
     /// A [`Status`].
     Status,
     /// A [`Status`] that includes every change made in the kernel before the request: the agent first applies all
@@ -53,7 +53,7 @@ pub enum Request {
 /// What the agent answers.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Response {
+pub(crate) enum Response {
     /// The answer to [`Request::Status`] and [`Request::Sync`].
     Status(Box<Status>),
     /// The answer to [`Request::Explain`].
@@ -248,7 +248,7 @@ pub struct InterfaceStatus {
 }
 
 /// How many hosts are named of an interface.
-pub const HOSTS_SHOWN: usize = 4;
+pub(crate) const HOSTS_SHOWN: usize = 4;
 
 fn yes() -> bool {
     true
@@ -267,6 +267,6 @@ pub struct Peer {
 }
 
 /// The socket in a run directory.
-pub fn socket_path(run_dir: &Path) -> PathBuf {
+pub(crate) fn socket_path(run_dir: &Path) -> PathBuf {
     run_dir.join("control.sock")
 }

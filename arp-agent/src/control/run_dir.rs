@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// A run directory that this agent has locked. Dropping it removes the socket.
 #[derive(Debug)]
-pub struct RunDir {
+pub(crate) struct RunDir {
     path: PathBuf,
     _lock: File,
 }
@@ -23,7 +23,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The directory cannot be made or written, other users may write in it, or another agent has locked it.
-    pub fn take(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
         let dumped = path.display();
         let is_new = !path.exists();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -62,7 +62,7 @@ impl RunDir {
     }
 
     /// The socket to listen on.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         socket_path(&self.path)
     }
 }

@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// The queue of requests to the agent, each with the channel on which its answer goes back.
-pub type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
+pub(crate) type Requests = mpsc::Sender<(Request, oneshot::Sender<Response>)>;
 
 /// Listens on a path, for this user and the group of [`super::access`].
 ///
 /// # Errors
 /// The socket cannot be made there.
-pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+pub(crate) fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let listener =
         UnixListener::bind(socket).with_context(|| format!("{}: cannot listen on this socket", socket.display()))?;
     restrict(socket, 0o600, 0o660)?;
@@ -30,7 +30,7 @@ pub fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
 
 /// Accepts clients. If there are as many as may be, a new one replaces the oldest: so idle clients can neither shut
 /// others out nor use up the descriptors that the agent needs.
-pub async fn accept(listener: UnixListener, requests: Requests) {
+pub(crate) async fn accept(listener: UnixListener, requests: Requests) {
     let most = descriptors::connections();
     let mut clients: VecDeque<JoinHandle<()>> = VecDeque::new();
     let mut told = false;

@@ -2,10 +2,10 @@
 
 pub mod deviations;
 pub mod guards;
-pub mod notices;
+mod notices;
 pub mod pressure;
 pub mod programs;
-pub mod shadow;
+mod shadow;
 pub mod trace;
 
 use super::Dataplane;

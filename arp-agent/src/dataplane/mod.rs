@@ -12,7 +12,7 @@ mod memory;
 pub(crate) mod refusal;
 #[cfg(test)]
 mod stack;
-pub mod trie;
+mod trie;
 
 use crate::mirror::Change;
 use arp_common::Tables;

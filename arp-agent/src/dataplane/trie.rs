@@ -6,7 +6,7 @@ use anyhow::bail;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, MAX_VIEWS};
 
 /// The memory that holds the entries: the mapped BPF arrays, or plain vectors in tests.
-pub trait Entries {
+pub(super) trait Entries {
     /// An entry of a view's root.
     fn root(&self, view: u16, index: u32) -> Entry;
     /// Sets it.
@@ -26,7 +26,7 @@ const BITS: u32 = 8;
 
 /// What the entries do not say: the length of the prefix that each leaf came from.
 #[derive(Debug)]
-pub struct Trie {
+pub(super) struct Trie {
     roots: Vec<[u8; 256]>,
     nodes: Vec<[u8; 256]>,
     free: Vec<u32>,
@@ -57,7 +57,7 @@ enum NodeWrite {
 
 impl Trie {
     /// Nodes in use.
-    pub fn nodes(&self) -> u32 {
+    pub(super) fn nodes(&self) -> u32 {
         self.used - self.free.len() as u32
     }
 
@@ -65,12 +65,18 @@ impl Trie {
     ///
     /// # Errors
     /// No more nodes: the pool is at its end, or memory is. The prefix is then stored in part.
-    pub fn insert(&mut self, memory: &mut impl Entries, view: u16, prefix: Prefix, leaf: Entry) -> anyhow::Result<()> {
+    pub(super) fn insert(
+        &mut self,
+        memory: &mut impl Entries,
+        view: u16,
+        prefix: Prefix,
+        leaf: Entry,
+    ) -> anyhow::Result<()> {
         self.write(memory, TriePlace::Root(view), 0, prefix, NodeWrite::Insert, leaf, prefix.len)
     }
 
     /// Takes all prefixes of a view away.
-    pub fn forget(&mut self, memory: &mut impl Entries, view: u16) {
+    pub(super) fn forget(&mut self, memory: &mut impl Entries, view: u16) {
         for index in 0..256 {
             if let Some(node) = memory.root(view, index).node_index() {
                 self.free_below(memory, node);
@@ -93,7 +99,7 @@ impl Trie {
     ///
     /// # Errors
     /// As [`Trie::insert`].
-    pub fn remove(
+    pub(super) fn remove(
         &mut self,
         memory: &mut impl Entries,
         view: u16,

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 
 /// The policies that were asked for.
 #[derive(Debug)]
-pub struct DeviationPolicies {
+pub(crate) struct DeviationPolicies {
     options: DeviationOptions,
     patterns: Patterns,
     lists: NumberedLists<Ipv4Addr>,
@@ -20,7 +20,7 @@ pub struct DeviationPolicies {
 
 /// What holds for an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InterfaceAnswers {
+pub(crate) struct InterfaceAnswers {
     /// For the dataplane.
     pub configured: DeviationConfig,
     /// Each policy that is on, in words.
@@ -32,7 +32,7 @@ impl DeviationPolicies {
     ///
     /// # Errors
     /// A pattern is not a glob, matches no interface of the agent's, or two values contradict each other: each fault.
-    pub fn new(options: &DeviationOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
+    pub(crate) fn new(options: &DeviationOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
         let (mut patterns, mut faults) = (Patterns::default(), Vec::new());
         let DeviationOptions { gateway, no_delay } = options;
         let with_gateways = || gateway.iter().map(|of| &of.glob);
@@ -60,12 +60,12 @@ impl DeviationPolicies {
     }
 
     /// Whether none is asked for: then the programs are those that answer as the kernel.
-    pub fn are_off(&self) -> bool {
+    pub(crate) fn are_off(&self) -> bool {
         self.on().is_empty()
     }
 
     /// The names of those that are on somewhere.
-    pub fn on(&self) -> Vec<&'static str> {
+    pub(crate) fn on(&self) -> Vec<&'static str> {
         let DeviationOptions { gateway, no_delay } = &self.options;
         let each = [
             ("gateway", gateway.iter().any(|of| of.value.mode != AnswerMode::Off)),
@@ -75,17 +75,17 @@ impl DeviationPolicies {
     }
 
     /// The lists of gateways.
-    pub fn lists(&mut self) -> &mut NumberedLists<Ipv4Addr> {
+    pub(crate) fn lists(&mut self) -> &mut NumberedLists<Ipv4Addr> {
         &mut self.lists
     }
 
     /// The numbers of those that are given now.
-    pub fn numbers(&self) -> &[u32] {
+    pub(crate) fn numbers(&self) -> &[u32] {
         &self.numbers
     }
 
     /// Lets equal lists have the numbers that they had in these policies.
-    pub fn keep_lists_of(&mut self, before: &DeviationPolicies) {
+    pub(crate) fn keep_lists_of(&mut self, before: &DeviationPolicies) {
         self.lists = before.lists.clone();
         self.number_lists();
     }
@@ -96,7 +96,7 @@ impl DeviationPolicies {
     }
 
     /// What holds for an interface; `None` if nothing does.
-    pub fn of(&self, name: &str) -> Option<InterfaceAnswers> {
+    pub(crate) fn of(&self, name: &str) -> Option<InterfaceAnswers> {
         let gateways = self.last(&self.options.gateway, name).filter(|(_, of)| of.mode != AnswerMode::Off);
         let no_delay = self.last(&self.options.no_delay, name).map_or(AnswerMode::Off, |(_, of)| of.0);
         let (gateway, list) = gateways.map_or((AnswerMode::Off, 0), |(place, of)| (of.mode, self.numbers[place]));

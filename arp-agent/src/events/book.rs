@@ -13,11 +13,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LOG_PAUSE: Duration = Duration::from_secs(10);
 
 /// What happens of one kind on one interface (0: on none).
-pub type EventKey = (u32, EventKind);
+pub(crate) type EventKey = (u32, EventKind);
 
 /// How often something has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Times {
+pub(crate) enum Times {
     /// Once more.
     Once,
     /// So often since the interface came: somebody else counts.
@@ -40,7 +40,7 @@ struct Series {
 
 /// Keeps events, and counts them.
 #[derive(Debug, Default)]
-pub struct Book {
+pub(crate) struct Book {
     kept: VecDeque<RaisedEvent>,
     number: u64,
     series: BTreeMap<EventKey, Series>,
@@ -49,7 +49,7 @@ pub struct Book {
 
 /// What comes of it that something has happened.
 #[derive(Debug, Default, PartialEq)]
-pub struct Recorded {
+pub(crate) struct Recorded {
     /// The event, if it is told now.
     pub event: Option<RaisedEvent>,
     /// A line for the log, if it is to have one.
@@ -58,7 +58,7 @@ pub struct Recorded {
 
 impl Book {
     /// Something has happened. `event` needs no number, and no count.
-    pub fn happened(&mut self, key: EventKey, event: RaisedEvent, times: Times, now: Instant) -> Recorded {
+    pub(crate) fn happened(&mut self, key: EventKey, event: RaisedEvent, times: Times, now: Instant) -> Recorded {
         let new = || Series { total: 0, told: 0, until: None, last: event.clone(), log_at: now, unlogged: 0 };
         let series = self.series.entry(key).or_insert_with(new);
         series.total = match times {
@@ -73,12 +73,12 @@ impl Book {
     }
 
     /// When the next pause ends, if there is one.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.series.values().filter_map(|series| series.until).min()
     }
 
     /// Tells what happened in the pauses that have ended. `total`: how often by now, where somebody else counts.
-    pub fn tell_due(&mut self, now: Instant, total: impl Fn(EventKey) -> Option<u64>) -> Vec<Recorded> {
+    pub(crate) fn tell_due(&mut self, now: Instant, total: impl Fn(EventKey) -> Option<u64>) -> Vec<Recorded> {
         let is_due = |series: &Series| series.until.is_some_and(|until| until <= now);
         let due: Vec<EventKey> = self.series.iter().filter(|(_, series)| is_due(series)).map(|(&key, _)| key).collect();
         let mut told = Vec::new();
@@ -114,17 +114,17 @@ impl Book {
     }
 
     /// An interface is gone: another one may get its index, whose counts begin anew.
-    pub fn gone(&mut self, ifindex: u32) {
+    pub(crate) fn gone(&mut self, ifindex: u32) {
         self.series.retain(|(of, _), _| *of != ifindex);
     }
 
     /// The events of the last time, the oldest first.
-    pub fn kept(&self) -> Vec<RaisedEvent> {
+    pub(crate) fn kept(&self) -> Vec<RaisedEvent> {
         self.kept.iter().cloned().collect()
     }
 
     /// How often each kind has happened.
-    pub fn counts(&self) -> impl Iterator<Item = (EventKind, u64)> {
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (EventKind, u64)> {
         EventKind::ALL.into_iter().map(|kind| (kind, self.counts[kind as usize]))
     }
 }

@@ -1,9 +1,9 @@
 //! What happens on the node that an operator should know of: addresses that move, senders that claim what is not theirs,
 //! a neighbour table that fills (docs/adr/0016-events-and-trace.md). Pure: the agent says what it sees, and when.
 
-pub mod book;
-pub mod places;
-pub mod pressure;
+pub(crate) mod book;
+pub(crate) mod places;
+pub(crate) mod pressure;
 
 use arp_common::Lladdr;
 use arp_common::guard::DropReason;
@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 /// What kind of event it is. Names are a promise, as reasons are: never used for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// A neighbour has another link-layer address, or is on another interface, than before.
     Moved,
     /// An address moves again and again, or an interface changes too often to be followed.
@@ -34,7 +34,7 @@ pub enum EventKind {
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [EventKind; 8] = [
+    pub(crate) const ALL: [EventKind; 8] = [
         EventKind::Moved,
         EventKind::Flapping,
         EventKind::ClaimsNode,
@@ -46,7 +46,7 @@ impl EventKind {
     ];
 
     /// The name that metrics and `--json` use.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             EventKind::Moved => "moved",
             EventKind::Flapping => "flapping",
@@ -59,8 +59,9 @@ impl EventKind {
         }
     }
 
-    /// What it means, for people.
-    pub const fn why(self) -> &'static str {
+    /// What it means, as docs/operations.md says it.
+    #[cfg(test)]
+    pub(crate) const fn why(self) -> &'static str {
         match self {
             EventKind::Moved => "a neighbour has another link-layer address, or is on another interface, than before",
             EventKind::Flapping => {
@@ -80,7 +81,7 @@ impl EventKind {
     }
 
     /// The kind of what the guard tells.
-    pub const fn of(code: EventCode) -> Self {
+    pub(crate) const fn of(code: EventCode) -> Self {
         match code {
             EventCode::ClaimsNode => EventKind::ClaimsNode,
             EventCode::ClaimsNeighbour => EventKind::ClaimsNeighbour,
@@ -97,7 +98,7 @@ impl EventKind {
 /// An event, as `events --json` prints it. What an agent of another version leaves out is empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct RaisedEvent {
+pub(crate) struct RaisedEvent {
     /// Its number since the agent's start, from 1 on.
     pub number: u64,
     /// When it was, in seconds since 1970.
@@ -125,7 +126,7 @@ pub struct RaisedEvent {
 
 impl RaisedEvent {
     /// A line for people: with what it is about, and how many there were.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let more = if self.count > 1 { format!(" ({} since the last such event)", self.count) } else { String::new() };
         let on = self.interface.as_deref().map(|name| format!("{name}: ")).unwrap_or_default();
         format!("{}: {on}{}{more}", self.kind, self.text)

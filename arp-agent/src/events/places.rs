@@ -14,7 +14,7 @@ const MOST: usize = 65_536;
 
 /// Where an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The interface.
     pub ifindex: u32,
     /// The link-layer address.
@@ -30,7 +30,7 @@ struct SeenAt {
 
 /// A move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Move {
+pub(crate) struct Move {
     /// Where it was.
     pub from: Place,
     /// It has moved too often of late, and that was not told before.
@@ -39,14 +39,20 @@ pub struct Move {
 
 /// Where the neighbours are.
 #[derive(Debug, Default)]
-pub struct NeighbourPlaces {
+pub(crate) struct NeighbourPlaces {
     seen: HashMap<Ipv4Addr, SeenAt>,
 }
 
 impl NeighbourPlaces {
     /// A neighbour is there now. Says whether it was elsewhere before. `is_still`: whether an entry elsewhere is valid still:
     /// one address may be in use on two interfaces.
-    pub fn is(&mut self, addr: Ipv4Addr, place: Place, now: Instant, is_still: impl Fn(Place) -> bool) -> Option<Move> {
+    pub(crate) fn is(
+        &mut self,
+        addr: Ipv4Addr,
+        place: Place,
+        now: Instant,
+        is_still: impl Fn(Place) -> bool,
+    ) -> Option<Move> {
         let Some(seen) = self.seen.get_mut(&addr) else {
             if self.seen.len() < MOST {
                 self.seen.insert(addr, SeenAt { place, moves: 0, since: now });
@@ -66,22 +72,17 @@ impl NeighbourPlaces {
     }
 
     /// Where an address is, as far as is known.
-    pub fn of(&self, addr: Ipv4Addr) -> Option<Place> {
+    pub(crate) fn of(&self, addr: Ipv4Addr) -> Option<Place> {
         self.seen.get(&addr).map(|seen| seen.place)
     }
 
     /// How many addresses are remembered.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.seen.len()
     }
 
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.seen.is_empty()
-    }
-
     /// Forgets those that are not there any more, and did not move of late.
-    pub fn keep(&mut self, now: Instant, is_there: impl Fn(Ipv4Addr, Place) -> bool) {
+    pub(crate) fn keep(&mut self, now: Instant, is_there: impl Fn(Ipv4Addr, Place) -> bool) {
         self.seen
             .retain(|&addr, seen| now.saturating_duration_since(seen.since) <= FLAP_TIME || is_there(addr, seen.place));
     }
@@ -132,6 +133,6 @@ mod tests {
         places.keep(now + FLAP_TIME * 2, |_, _| true);
         assert_eq!(places.len(), 1);
         places.keep(now + FLAP_TIME * 2, |_, _| false);
-        assert!(places.is_empty());
+        assert_eq!(places.len(), 0);
     }
 }

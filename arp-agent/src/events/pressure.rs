@@ -8,13 +8,13 @@ const BACK: u64 = 10;
 
 /// Remembers which marks have been passed.
 #[derive(Debug, Default)]
-pub struct Gauge {
+pub(crate) struct Gauge {
     passed: usize,
 }
 
 impl Gauge {
     /// The table holds `entries` of `most`. Gives the highest mark that it has reached since, in words.
-    pub fn reads(&mut self, entries: u64, most: u64) -> Option<&'static str> {
+    pub(crate) fn reads(&mut self, entries: u64, most: u64) -> Option<&'static str> {
         if most == 0 {
             return None;
         }

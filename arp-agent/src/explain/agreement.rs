@@ -17,7 +17,7 @@ use arp_common::{PackedArp, Reason};
 ///
 /// # Errors
 /// It is not what was decided here.
-pub fn agree(
+pub(crate) fn agree(
     how: HookKind,
     question: &Question,
     explanation: &Explanation,

@@ -14,24 +14,24 @@ const LINK_LOCAL: u32 = 0xa9fe_0000;
 const KEPT: u32 = 8;
 
 /// One way to replace addresses.
-pub struct Anonymiser {
+pub(crate) struct Anonymiser {
     key: u64,
     addresses: BTreeMap<Ipv4Addr, Ipv4Addr>,
 }
 
 impl Anonymiser {
     /// By a key: another key is another way.
-    pub fn new(key: u64) -> Self {
+    pub(crate) fn new(key: u64) -> Self {
         Anonymiser { key, addresses: BTreeMap::new() }
     }
 
     /// The addresses that were replaced so far, and by which.
-    pub fn known(self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
+    pub(crate) fn known(self) -> BTreeMap<Ipv4Addr, Ipv4Addr> {
         self.addresses
     }
 
     /// Another address for this one.
-    pub fn address(&mut self, addr: Ipv4Addr) -> Ipv4Addr {
+    pub(crate) fn address(&mut self, addr: Ipv4Addr) -> Ipv4Addr {
         let other = Ipv4Addr::from(self.bits(addr.into(), 32));
         self.addresses.insert(addr, other);
         other
@@ -85,7 +85,7 @@ impl Anonymiser {
     }
 
     /// Replaces the addresses in what the kernel said.
-    pub fn event(&mut self, event: &mut Event) {
+    pub(crate) fn event(&mut self, event: &mut Event) {
         match event {
             Event::Link(link) => link.mac = link.mac.map(|mac| self.lladdr(mac)),
             Event::Address(address) | Event::AddressGone(address) => {

@@ -20,13 +20,13 @@ use std::time::Duration;
 /// How a pcapng file begins: its section header block.
 const PCAPNG: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 /// A reply that comes later than this is for another request. `proxy_delay` is below it by default.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 const REPLY: [u8; 2] = [0, 2];
 const REQUEST: [u8; 2] = [0, 1];
 
 /// A frame of a capture.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Captured {
+pub(crate) struct Captured {
     /// When, in the capture's own time.
     pub at: Duration,
     /// The interface that it was captured on, if the file says so.
@@ -37,7 +37,7 @@ pub struct Captured {
 
 impl Captured {
     /// Whether it is ARP behind one VLAN tag or more (802.1Q, 802.1ad).
-    pub fn is_tagged_arp(&self) -> bool {
+    pub(crate) fn is_tagged_arp(&self) -> bool {
         const TAG_LEN: usize = 4;
         let mut types = self.bytes.get(12..).unwrap_or_default();
         let mut is_tagged = false;
@@ -51,7 +51,7 @@ impl Captured {
 
 /// A request, what is said of it, and what was seen.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Line {
+pub(crate) struct Line {
     /// When it was seen, in seconds: of the capture's time, or since the beginning.
     pub at_s: f64,
     /// The interface that it is taken to come in by.
@@ -75,7 +75,7 @@ pub struct Line {
 }
 
 /// The frames of a pcap or pcapng file. What is cut off at the end is an error beside what came before.
-pub fn frames(mut file: impl Read) -> (Vec<Captured>, Result<()>) {
+pub(crate) fn frames(mut file: impl Read) -> (Vec<Captured>, Result<()>) {
     let mut bytes = Vec::new();
     if let Err(error) = file.read_to_end(&mut bytes) {
         return (Vec::new(), Err(error).context("it cannot be read"));
@@ -157,7 +157,7 @@ fn arp(bytes: &[u8], oper: [u8; 2]) -> Option<ArpFrame> {
 }
 
 /// What is said of requests over one state.
-pub struct CaptureJudge<'a> {
+pub(crate) struct CaptureJudge<'a> {
     state: &'a State,
     /// The interface that all frames are taken to come in by, if one was named.
     given: Option<String>,
@@ -166,12 +166,12 @@ pub struct CaptureJudge<'a> {
 
 impl<'a> CaptureJudge<'a> {
     /// Over a state.
-    pub fn new(state: &'a State, given: Option<&str>) -> Self {
+    pub(crate) fn new(state: &'a State, given: Option<&str>) -> Self {
         CaptureJudge { state, given: given.map(str::to_owned), known: BTreeMap::new() }
     }
 
     /// All requests of a capture.
-    pub fn lines(&mut self, frames: &[Captured]) -> Vec<Line> {
+    pub(crate) fn lines(&mut self, frames: &[Captured]) -> Vec<Line> {
         let mut lines = Vec::new();
         for (at, captured) in frames.iter().enumerate() {
             let Some(mut line) = self.line(captured) else { continue };
@@ -188,7 +188,7 @@ impl<'a> CaptureJudge<'a> {
     }
 
     /// What is said of a frame, if it is a request.
-    pub fn line(&mut self, captured: &Captured) -> Option<Line> {
+    pub(crate) fn line(&mut self, captured: &Captured) -> Option<Line> {
         let frame = arp(&captured.bytes, REQUEST)?;
         let (target, sender) = (Ipv4Addr::from(frame.arp.tpa), Ipv4Addr::from(frame.arp.spa));
         let sender_mac = Lladdr::new(frame.arp.sha);
@@ -240,7 +240,7 @@ impl<'a> CaptureJudge<'a> {
 
 impl Line {
     /// A later frame: counts it if it is a reply to this request.
-    pub fn seen(&mut self, bytes: &[u8], after: Duration) {
+    pub(crate) fn seen(&mut self, bytes: &[u8], after: Duration) {
         let Some(reply) = arp(bytes, REPLY) else { return };
         let is_it = Ipv4Addr::from(reply.arp.spa) == self.target
             && Ipv4Addr::from(reply.arp.tpa) == self.sender
@@ -252,7 +252,7 @@ impl Line {
     }
 
     /// For people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let interface = self.interface.as_deref().unwrap_or("?");
         let seen = match (self.replies, self.after_ms) {
             (0, _) | (_, None) => "no reply seen".to_owned(),

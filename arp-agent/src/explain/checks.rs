@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// One check of a decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Check {
+pub(crate) struct Check {
     /// What must be so, in words.
     pub check: String,
     /// The reason to pass if it is not.
@@ -62,7 +62,7 @@ const CONFIRMED: CheckedFor =
 const DELAY: CheckedFor = (Reason::PROXY_DELAY, "it is sent to the interface's own address, or proxy_delay is 0");
 
 /// The checks up to the one that decided, in the order of `decide`.
-pub fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Verdict) -> Vec<Check> {
+pub(crate) fn checks(frame: &ArpFrame, ingress: u32, tables: &impl Tables, verdict: Verdict) -> Vec<Check> {
     let mut asked = FIRST.to_vec();
     let failed = match verdict {
         Verdict::Reply(_) => None,

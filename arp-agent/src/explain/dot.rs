@@ -7,7 +7,7 @@ use super::Explanation;
 const WIDTH: usize = 48;
 
 /// The graph, for `dot -Tsvg`.
-pub fn dot(explanation: &Explanation) -> String {
+pub(crate) fn dot(explanation: &Explanation) -> String {
     let question = &explanation.question;
     let title = format!("who-has {} tell {} on {}", question.target, question.sender, question.interface);
     let mut lines = vec![

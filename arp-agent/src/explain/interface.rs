@@ -21,7 +21,7 @@ const MOST: usize = 40;
 
 /// What `explain IF` prints.
 #[derive(Debug, Serialize)]
-pub struct InterfaceTable {
+pub(crate) struct InterfaceTable {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The interface.
@@ -40,7 +40,7 @@ pub struct InterfaceTable {
 
 /// Addresses that are treated alike.
 #[derive(Debug, PartialEq, Serialize)]
-pub struct AddressRow {
+pub(crate) struct AddressRow {
     /// A prefix, or one address: those in it, and in no longer prefix of a route.
     pub addresses: String,
     /// What the kernel does.
@@ -53,7 +53,7 @@ pub struct AddressRow {
 const SOMEBODY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// What the interface answers for, if this sender asks; without one, a neighbour or another likely one.
-pub fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> InterfaceTable {
+pub(crate) fn table(on: &OnInterface<'_>, sender: Option<Ipv4Addr>) -> InterfaceTable {
     let link = on.link();
     let snapshot = on.snapshot();
     let sender = sender.unwrap_or_else(|| on.sender().unwrap_or(SOMEBODY));
@@ -155,7 +155,7 @@ fn back(snapshot: &Snapshot, ifindex: u32) -> String {
 
 impl InterfaceTable {
     /// For people.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let mut builder = Builder::default();
         for row in &self.rows {
             let answer = match row.answer {

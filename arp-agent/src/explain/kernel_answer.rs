@@ -13,7 +13,7 @@ const NUD_FIXED: u16 = libc::NUD_PERMANENT | libc::NUD_NOARP;
 impl KernelView {
     /// What this node's kernel does. `agents`: why the running agent passes the frame, which may know of a program that is not
     /// seen here.
-    pub fn kernel_answer(
+    pub(crate) fn kernel_answer(
         &self,
         question: &Question,
         beyond: &Beyond,
@@ -60,7 +60,7 @@ impl KernelView {
 }
 
 /// The verdict in a few words.
-pub fn headline(verdict: &KernelVerdict) -> String {
+pub(crate) fn headline(verdict: &KernelVerdict) -> String {
     let mac = verdict.mac.map(|mac| format!(" with {mac}")).unwrap_or_default();
     match verdict.answer {
         Answer::Answers => format!("answers at once{mac}"),

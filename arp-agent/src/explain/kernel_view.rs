@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 /// The kernel's state, and the tables that an agent would make of it.
-pub struct KernelView {
+pub(crate) struct KernelView {
     mirror: Mirror,
     tables: Fake,
     attached: BTreeSet<u32>,
@@ -32,7 +32,7 @@ impl KernelView {
     ///
     /// # Errors
     /// The FIB has more routes than fit.
-    pub fn new(dump: Vec<Event>, ifindex: u32) -> anyhow::Result<Self> {
+    pub(crate) fn new(dump: Vec<Event>, ifindex: u32) -> anyhow::Result<Self> {
         let mut world =
             KernelView { mirror: Mirror::default(), tables: Fake::default(), attached: BTreeSet::from([ifindex]) };
         let changes = world.mirror.resync(&world.attached, dump);
@@ -42,12 +42,12 @@ impl KernelView {
     }
 
     /// The decision that these tables lead to.
-    pub fn explain(&self, question: &Question) -> Explanation {
+    pub(crate) fn explain(&self, question: &Question) -> Explanation {
         explain(question, &self.tables, TablesFrom::Kernel)
     }
 
     /// What the kernel says of everything that the decision may depend on.
-    pub fn facts(&self, question: &Question) -> Vec<Fact> {
+    pub(crate) fn facts(&self, question: &Question) -> Vec<Fact> {
         let snapshot = self.mirror.snapshot();
         let name = &question.interface;
         let mut facts = Vec::new();
@@ -119,7 +119,7 @@ impl KernelView {
     ///
     /// # Errors
     /// The FIB has more routes than fit.
-    pub fn would_answer_if(&mut self, question: &Question) -> anyhow::Result<Vec<String>> {
+    pub(crate) fn would_answer_if(&mut self, question: &Question) -> anyhow::Result<Vec<String>> {
         let mut found = self.try_candidates(question)?;
         if found.is_empty() {
             // The kernel answers nothing, and so has never learnt the sender: that alone would not help.
@@ -147,7 +147,7 @@ impl KernelView {
     }
 
     /// The kernel's state.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Snapshot {
         self.mirror.snapshot()
     }
 

@@ -1,21 +1,21 @@
 //! One decision, laid open: the same `decide` as the program's, over tables that write down what was read of them;
 //! [`kernel_view`] has the kernel's state behind it.
 
-pub mod agreement;
-pub mod anonymise;
-pub mod capture;
-pub mod checks;
-pub mod dot;
-pub mod interface;
-pub mod kernel;
-pub mod kernel_answer;
-pub mod kernel_view;
-pub mod oddities;
-pub mod remedies;
-pub mod render;
-pub mod snapshot;
-pub mod state;
-pub mod words;
+pub(crate) mod agreement;
+pub(crate) mod anonymise;
+pub(crate) mod capture;
+pub(crate) mod checks;
+pub(crate) mod dot;
+pub(crate) mod interface;
+pub(crate) mod kernel;
+pub(crate) mod kernel_answer;
+pub(crate) mod kernel_view;
+pub(crate) mod oddities;
+pub(crate) mod remedies;
+pub(crate) mod render;
+pub(crate) mod snapshot;
+pub(crate) mod state;
+pub(crate) mod words;
 
 use arp_common::deviation::{AnswerMode, Deviation};
 use arp_common::fib::{Entry, LeafKind};
@@ -28,7 +28,7 @@ use std::net::Ipv4Addr;
 
 /// Who asks for whom, on which interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Question {
+pub(crate) struct Question {
     /// Name of the ingress interface.
     pub interface: String,
     /// Its index.
@@ -46,7 +46,7 @@ pub struct Question {
 
 /// What was decided, from what, and why: what `explain --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The question.
@@ -99,7 +99,7 @@ pub struct Explanation {
 
 /// A policy that answers, or would.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PolicyAnswer {
+pub(crate) struct PolicyAnswer {
     /// Its name, such as `gateway`.
     pub name: String,
     /// Whether it answers; else it only counts.
@@ -110,7 +110,7 @@ pub struct PolicyAnswer {
 
 impl Explanation {
     /// Of an agent that answers nothing.
-    pub fn shadow(&mut self) {
+    pub(crate) fn shadow(&mut self) {
         if self.reason.is_none() {
             self.verdict = "pass".to_owned();
             self.reply_mac = None;
@@ -120,7 +120,7 @@ impl Explanation {
     }
 
     /// Takes over what a policy makes of a pass.
-    pub fn deviate(&mut self, by: Deviation, mode: AnswerMode, mac: Lladdr) {
+    pub(crate) fn deviate(&mut self, by: Deviation, mode: AnswerMode, mac: Lladdr) {
         let answers = mode == AnswerMode::Answer;
         self.policy = Some(PolicyAnswer { name: by.name().to_owned(), answers, why: by.why().to_owned() });
         if answers {
@@ -134,7 +134,7 @@ impl Explanation {
 
 /// What this node's kernel does with a request. Others on the wire may answer too, and nothing is said of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct KernelAnswer {
+pub(crate) struct KernelAnswer {
     /// Whether it answers.
     pub answer: Answer,
     /// The name of the reason for anything but an answer at once.
@@ -155,7 +155,7 @@ pub struct KernelAnswer {
 /// Whether this node's kernel answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Answer {
+pub(crate) enum Answer {
     /// It answers at once.
     Answers,
     /// It answers after a random delay (proxy_delay).
@@ -170,7 +170,7 @@ pub enum Answer {
 
 /// The one thing that decides.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cause {
+pub(crate) struct Cause {
     /// `sysctl`, `route`, `rule`, `address`, `neighbour`, `static_proxy`, `chain`, `program`, `link`, `frame` or `unread`.
     pub kind: String,
     /// What it is, and what it says.
@@ -194,7 +194,7 @@ impl Cause {
 
 /// A change after which the kernel does something else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Remedy {
+pub(crate) struct Remedy {
     /// What to type, as root.
     pub command: String,
     /// What the kernel does then.
@@ -206,7 +206,7 @@ pub struct Remedy {
 /// Whether there is an agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum AgentIs {
+pub(crate) enum AgentIs {
     /// None runs, as far as can be seen.
     #[default]
     None,
@@ -219,7 +219,7 @@ pub enum AgentIs {
 /// Where an explanation's tables came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TablesFrom {
+pub(crate) enum TablesFrom {
     /// The running agent's maps: what the program sees.
     Agent,
     /// The kernel's state, read just now: what an agent would write into its maps.
@@ -228,7 +228,7 @@ pub enum TablesFrom {
 
 /// One thing that was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fact {
+pub(crate) struct Fact {
     /// What was asked for.
     pub what: String,
     /// What was found.
@@ -243,14 +243,14 @@ impl Fact {
 
 impl Question {
     /// The frame that the asker would send.
-    pub fn frame(&self) -> ArpFrame {
+    pub(crate) fn frame(&self) -> ArpFrame {
         let frame = ArpFrame::request(self.sender_mac.bytes(), self.sender.octets(), self.target.octets());
         ArpFrame { dst: self.destination.map_or(frame.dst, Lladdr::bytes), ..frame }
     }
 }
 
 /// Decides, and says how.
-pub fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> Explanation {
+pub(crate) fn explain(question: &Question, tables: &impl Tables, from: TablesFrom) -> Explanation {
     let recorder = Recorder { tables, inputs: RefCell::default() };
     let verdict = decide(&(&question.frame()).into(), question.ifindex, &recorder);
     let (name, reply_mac, reason, why) = match verdict {

@@ -16,7 +16,12 @@ use std::net::Ipv4Addr;
 const HOST: u8 = 32;
 
 /// What is odd; nothing is changed, and nothing of it needs to be wrong.
-pub fn oddities(snapshot: &Snapshot, ifindex: u32, arp_accept: Option<i32>, size: Option<TableSize>) -> Vec<String> {
+pub(crate) fn oddities(
+    snapshot: &Snapshot,
+    ifindex: u32,
+    arp_accept: Option<i32>,
+    size: Option<TableSize>,
+) -> Vec<String> {
     let Some(link) = snapshot.links.get(&ifindex) else { return Vec::new() };
     let mut odd = Vec::new();
     let is_on = |key| Setting::of(snapshot, link, key).is_on();

@@ -45,7 +45,7 @@ impl Trial {
 
 /// The changes after which the kernel does something else with the request: single ones, or pairs where no single one makes
 /// it answer.
-pub fn remedies(
+pub(crate) fn remedies(
     snapshot: &Snapshot,
     beyond: &Beyond,
     lookup: &dyn KernelLookup,

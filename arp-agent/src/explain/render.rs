@@ -15,7 +15,7 @@ const OPEN: Style = AnsiColor::Yellow.on_default().bold();
 const QUIET: Style = Style::new().dimmed();
 
 /// The ten lines; with `verbose`, facts and checks as well.
-pub fn text(explanation: &Explanation, verbose: bool) -> String {
+pub(crate) fn text(explanation: &Explanation, verbose: bool) -> String {
     let mut lines = vec![verdict(explanation)];
     if let Some(kernel) = &explanation.kernel {
         let place = kernel.decided_by.place.as_ref().map(|place| format!(" {QUIET}[{place}]{QUIET:#}"));

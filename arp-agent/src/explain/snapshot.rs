@@ -12,11 +12,11 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// Of the file: raised when it changes so that an older `explain` would read it wrongly.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The file's only object.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct SnapshotFile {
+pub(crate) struct SnapshotFile {
     /// [`FORMAT`].
     pub arp_agent_snapshot: u32,
     /// The version of the `arp-agent` that wrote it.
@@ -45,7 +45,7 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// The kernel gives no answer.
-    pub fn of(state: State) -> Result<Self> {
+    pub(crate) fn of(state: State) -> Result<Self> {
         let kernel = nix::sys::utsname::uname().context("uname")?;
         Ok(SnapshotFile {
             arp_agent_snapshot: FORMAT,
@@ -65,7 +65,7 @@ impl SnapshotFile {
     ///
     /// # Errors
     /// It cannot be read, or is no snapshot of this format.
-    pub fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let shown = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
         let value: serde_json::Value = serde_json::from_str(&text)
@@ -85,7 +85,7 @@ impl SnapshotFile {
     }
 
     /// The same with other addresses, and what became of those that people may ask about.
-    pub fn anonymised(mut self, key: u64) -> (Self, BTreeMap<Ipv4Addr, Ipv4Addr>) {
+    pub(crate) fn anonymised(mut self, key: u64) -> (Self, BTreeMap<Ipv4Addr, Ipv4Addr>) {
         let mut anonymiser = Anonymiser::new(key);
         self.events.iter_mut().for_each(|event| anonymiser.event(event));
         for (_, addr) in &mut self.host_addresses {
@@ -95,7 +95,7 @@ impl SnapshotFile {
     }
 
     /// The state to explain over; nobody can be asked any more.
-    pub fn into_state(self) -> State {
+    pub(crate) fn into_state(self) -> State {
         State {
             dump: self.events,
             lookups: None,

@@ -32,7 +32,7 @@ const TRANSIENT: [Reason; 8] = [
 ];
 
 /// The state, as it was read.
-pub struct State {
+pub(crate) struct State {
     pub(super) dump: Vec<Event>,
     /// The kernel to ask; none for a state from a file.
     pub(super) lookups: Option<RefCell<Lookups>>,
@@ -47,7 +47,7 @@ pub struct State {
 }
 
 /// What is left of it for one interface.
-pub struct OnInterface<'a> {
+pub(crate) struct OnInterface<'a> {
     state: &'a State,
     /// The kernel's state, and what an agent would make of it.
     pub view: KernelView,
@@ -60,7 +60,7 @@ impl State {
     ///
     /// # Errors
     /// The kernel gives no answer.
-    pub fn read() -> Result<Self> {
+    pub(crate) fn read() -> Result<Self> {
         let mut reader = Reader::for_any_user()?;
         let dump = reader.everything()?;
         let bridge_chains = reader.bridge_chains();
@@ -126,7 +126,7 @@ impl State {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn on(&self, name: &str) -> Result<OnInterface<'_>> {
+    pub(crate) fn on(&self, name: &str) -> Result<OnInterface<'_>> {
         let is_it = |link: &&Link| link.name == name || link.altnames.iter().any(|other| other == name);
         let link = self.links().find(is_it).cloned();
         let link = link
@@ -158,22 +158,22 @@ fn program(link: &Link) -> Result<Option<String>> {
 
 impl OnInterface<'_> {
     /// The interface.
-    pub fn link(&self) -> &Link {
+    pub(crate) fn link(&self) -> &Link {
         &self.link
     }
 
     /// The kernel's state.
-    pub fn snapshot(&self) -> &Snapshot {
+    pub(crate) fn snapshot(&self) -> &Snapshot {
         self.view.snapshot()
     }
 
     /// What counts beside it.
-    pub fn beyond(&self) -> &Beyond {
+    pub(crate) fn beyond(&self) -> &Beyond {
         &self.beyond
     }
 
     /// The kernel to ask.
-    pub fn lookup(&self) -> &dyn KernelLookup {
+    pub(crate) fn lookup(&self) -> &dyn KernelLookup {
         match &self.state.lookups {
             Some(lookups) => lookups,
             None => &(),
@@ -185,7 +185,7 @@ impl OnInterface<'_> {
     ///
     /// # Errors
     /// There is nobody to take.
-    pub fn sender(&self) -> Result<Ipv4Addr> {
+    pub(crate) fn sender(&self) -> Result<Ipv4Addr> {
         let ifindex = self.link.ifindex;
         let snapshot = self.snapshot();
         let neighbour =
@@ -208,14 +208,14 @@ impl OnInterface<'_> {
     }
 
     /// The link-layer address that a sender is known by, or one that nobody has.
-    pub fn sender_mac(&self, sender: Ipv4Addr) -> Lladdr {
+    pub(crate) fn sender_mac(&self, sender: Ipv4Addr) -> Lladdr {
         let key = arp_common::maps::IfaceAddr { ifindex: self.link.ifindex, addr: sender.octets() };
         let known = self.snapshot().neighbours.get(&key).and_then(|entry| entry.lladdr);
         known.map_or(Lladdr::new([2, 0, 0, 0, 0, 1]), Lladdr::new)
     }
 
     /// The explanation over the kernel's state alone, as an agent here would decide.
-    pub fn without_agent(&self, question: &Question) -> Explanation {
+    pub(crate) fn without_agent(&self, question: &Question) -> Explanation {
         self.view.explain(question)
     }
 
@@ -224,7 +224,7 @@ impl OnInterface<'_> {
     ///
     /// # Errors
     /// The FIB has more routes than fit.
-    pub fn complete(&mut self, question: &Question, explanation: &mut Explanation) -> Result<()> {
+    pub(crate) fn complete(&mut self, question: &Question, explanation: &mut Explanation) -> Result<()> {
         let of_agent = explanation.tables == TablesFrom::Agent;
         let agents = explanation.reason.as_deref().filter(|_| of_agent).and_then(Reason::from_name);
         let here = self.view.explain(question);
@@ -250,7 +250,7 @@ impl OnInterface<'_> {
     }
 
     /// What is odd about the interface.
-    pub fn oddities(&self) -> Vec<String> {
+    pub(crate) fn oddities(&self) -> Vec<String> {
         // Not in the mirror: it never changes an answer.
         let read = |scope: &str| {
             let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{scope}/arp_accept")).ok()?;
@@ -281,7 +281,7 @@ impl OnInterface<'_> {
 }
 
 /// Whether an agent's explanation says that it serves the interface.
-pub fn agent_is(explanation: &Explanation) -> AgentIs {
+pub(crate) fn agent_is(explanation: &Explanation) -> AgentIs {
     let is_unknown = explanation.reason.as_deref() == Some(Reason::INTERFACE_UNKNOWN.name());
     if is_unknown { AgentIs::Elsewhere } else { AgentIs::Here }
 }

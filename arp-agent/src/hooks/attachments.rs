@@ -22,7 +22,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
 
 /// The interfaces that match, and the state of each.
-pub struct Attachments {
+pub(crate) struct Attachments {
     patterns: Vec<String>,
     wanted: GlobSet,
     hook_config: HookConfig,
@@ -50,7 +50,7 @@ pub struct Attachments {
 
 /// The state of an interface that matches.
 #[derive(Debug)]
-pub enum Attachment {
+pub(crate) enum Attachment {
     /// The program runs on it.
     Attached(Attached),
     /// The program is being attached, or will be when its turn comes. Until then the kernel answers alone.
@@ -61,7 +61,7 @@ pub enum Attachment {
 
 /// The program runs on an interface.
 #[derive(Debug)]
-pub struct Attached {
+pub(crate) struct Attached {
     /// By which hook, and why by that one.
     pub candidate: Candidate,
     name: String,
@@ -72,7 +72,7 @@ pub struct Attached {
 
 /// An attachment in progress.
 #[derive(Debug)]
-pub struct Waiting {
+pub(crate) struct Waiting {
     number: u64,
     /// The one that is tried, and those to try next.
     candidates: VecDeque<Candidate>,
@@ -108,7 +108,7 @@ impl Attachments {
     ///
     /// # Errors
     /// A pattern is not a glob, or no netlink socket or thread can be created.
-    pub fn new(patterns: &[String], hook_config: HookConfig, bpffs: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(patterns: &[String], hook_config: HookConfig, bpffs: &Path) -> anyhow::Result<Self> {
         let wanted = globs(patterns)?;
         let filters = Filters::new()?;
         let pins = Pins::open(bpffs, filters.name()).unwrap_or_else(|error| {
@@ -140,19 +140,19 @@ impl Attachments {
     ///
     /// # Errors
     /// A pattern is not a glob; the old ones stay.
-    pub fn set_patterns(&mut self, patterns: &[String]) -> anyhow::Result<()> {
+    pub(crate) fn set_patterns(&mut self, patterns: &[String]) -> anyhow::Result<()> {
         self.wanted = globs(patterns)?;
         self.patterns = patterns.to_vec();
         Ok(())
     }
 
     /// Notes the guard's program: it comes before ours, and is no program of others.
-    pub fn know_guard(&mut self, id: u32) {
+    pub(crate) fn know_guard(&mut self, id: u32) {
         self.guard = Some(id);
     }
 
     /// Notes the tap's program: it looks at what leaves, and is no program of others.
-    pub fn know_tap(&mut self, id: u32) {
+    pub(crate) fn know_tap(&mut self, id: u32) {
         self.tap = Some(id);
     }
 
@@ -162,12 +162,12 @@ impl Attachments {
     }
 
     /// Notes that the kernel says whether a veth's other end takes XDP frames: so driver mode is possible on veths.
-    pub fn watch_peers(&mut self) {
+    pub(crate) fn watch_peers(&mut self) {
         self.watches_peers = true;
     }
 
     /// The agent's name, which its filters bear.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.filters.name()
     }
 
@@ -175,13 +175,13 @@ impl Attachments {
     ///
     /// # Errors
     /// The socket has none.
-    pub fn port(&self) -> anyhow::Result<u32> {
+    pub(crate) fn port(&self) -> anyhow::Result<u32> {
         self.filters.port()
     }
 
     /// Finds what dead agents left: [`Attachments::reconcile`] takes it over, [`Attachments::clear_left`] removes the
     /// rest.
-    pub fn look_for_left(&mut self) {
+    pub(crate) fn look_for_left(&mut self) {
         match self.filters.find() {
             Ok(found) => self.left_filters = found.left,
             Err(error) => log::warn!("cannot look for tc filters of dead agents: {error:#}"),
@@ -193,7 +193,7 @@ impl Attachments {
     }
 
     /// Removes what dead agents left, except where it waits to be taken over.
-    pub fn clear_left(&mut self) {
+    pub(crate) fn clear_left(&mut self) {
         let is_waiting = |ifindex: u32| matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(_)));
         let (wait, go) = std::mem::take(&mut self.left_filters)
             .into_iter()
@@ -206,12 +206,12 @@ impl Attachments {
     }
 
     /// Whether interfaces that were there at the start have not been attached to yet.
-    pub fn is_starting(&self) -> bool {
+    pub(crate) fn is_starting(&self) -> bool {
         self.first_round.as_ref().is_none_or(|first| !first.is_empty())
     }
 
     /// From now on new interfaces are attached before those that wait.
-    pub fn serve(&mut self) {
+    pub(crate) fn serve(&mut self) {
         self.serving = true;
         self.first_round.get_or_insert_default();
     }
@@ -223,7 +223,7 @@ impl Attachments {
     }
 
     /// How many of the links match each pattern.
-    pub fn matches(&self, links: &BTreeMap<u32, Link>) -> BTreeMap<String, usize> {
+    pub(crate) fn matches(&self, links: &BTreeMap<u32, Link>) -> BTreeMap<String, usize> {
         let mut matches: BTreeMap<String, usize> = self.patterns.iter().map(|pattern| (pattern.clone(), 0)).collect();
         for link in links.values() {
             for which in self.wanted.matches(&link.name) {
@@ -234,17 +234,17 @@ impl Attachments {
     }
 
     /// The state of each interface that matches.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Attachment)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Attachment)> {
         self.by_ifindex.iter().map(|(&ifindex, attachment)| (ifindex, attachment))
     }
 
     /// The interfaces that the program runs on.
-    pub fn attached(&self) -> &BTreeSet<u32> {
+    pub(crate) fn attached(&self) -> &BTreeSet<u32> {
         &self.attached
     }
 
     /// The interfaces with an XDP program of ours, and its identifier.
-    pub fn xdp_programs(&self) -> impl Iterator<Item = (u32, u32)> {
+    pub(crate) fn xdp_programs(&self) -> impl Iterator<Item = (u32, u32)> {
         self.by_ifindex.iter().filter_map(|(&ifindex, attachment)| match attachment {
             Attachment::Attached(Attached { candidate, handle: Handle::Link { program, .. }, .. })
                 if candidate.how.is_xdp() =>
@@ -256,7 +256,7 @@ impl Attachments {
     }
 
     /// How the program is attached to an interface.
-    pub fn how(&self, ifindex: u32) -> Option<HookKind> {
+    pub(crate) fn how(&self, ifindex: u32) -> Option<HookKind> {
         match self.by_ifindex.get(&ifindex) {
             Some(Attachment::Attached(attached)) => Some(attached.candidate.how),
             _ => None,
@@ -267,7 +267,7 @@ impl Attachments {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<OtherFilters>> {
+    pub(crate) fn beside(&mut self, ifindex: u32) -> anyhow::Result<Option<OtherFilters>> {
         let Some(Attachment::Attached(Attached { handle, .. })) = self.by_ifindex.get(&ifindex) else {
             return Ok(None);
         };
@@ -283,7 +283,7 @@ impl Attachments {
     ///
     /// # Errors
     /// The program cannot be had.
-    pub fn move_to_end(&mut self, bpf: &mut Bpf, ifindex: u32) -> anyhow::Result<bool> {
+    pub(crate) fn move_to_end(&mut self, bpf: &mut Bpf, ifindex: u32) -> anyhow::Result<bool> {
         if self.how(ifindex) != Some(HookKind::Tcx) {
             return Ok(false);
         }
@@ -304,7 +304,7 @@ impl Attachments {
     }
 
     /// Whether another hook than the one that it has suits an interface by now, with these filters of others.
-    pub fn is_better_elsewhere(&self, link: &Link, filters: Places) -> bool {
+    pub(crate) fn is_better_elsewhere(&self, link: &Link, filters: Places) -> bool {
         let Some(Attachment::Attached(Attached { candidate, .. })) = self.by_ifindex.get(&link.ifindex) else {
             return false;
         };
@@ -314,7 +314,7 @@ impl Attachments {
     }
 
     /// Lets go of an interface, and waits until nothing of ours is on it.
-    pub fn let_go(&mut self, ifindex: u32) {
+    pub(crate) fn let_go(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
         if let Some(Attachment::Attached(Attached { name, handle, .. })) = self.by_ifindex.remove(&ifindex) {
             let done = match handle {
@@ -351,7 +351,7 @@ impl Attachments {
 
     /// Forgets an interface that vanished, so that another with its index is attached to; or one from which somebody
     /// removed our program, so that it is attached to again.
-    pub fn forget(&mut self, ifindex: u32) {
+    pub(crate) fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
         if let Some(first) = &mut self.first_round {
             first.remove(&ifindex);
@@ -363,7 +363,7 @@ impl Attachments {
 
     /// Of these interfaces, attaches to those that match and detaches from those that no longer do. `takes_xdp`: a
     /// veth's other end takes XDP frames in driver mode.
-    pub fn reconcile(
+    pub(crate) fn reconcile(
         &mut self,
         bpf: &mut Bpf,
         links: &BTreeMap<u32, Link>,
@@ -421,12 +421,12 @@ impl Attachments {
     }
 
     /// How often an interface has refused, each cause once in a row.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
     /// The interfaces that match, and that the program cannot be attached to.
-    pub fn refused(&self) -> impl Iterator<Item = u32> {
+    pub(crate) fn refused(&self) -> impl Iterator<Item = u32> {
         let any = self.by_ifindex.len() > self.attached.len();
         let all = any.then(|| self.by_ifindex.iter()).into_iter().flatten();
         all.filter(|(_, attachment)| matches!(attachment, Attachment::Refused(_))).map(|(&ifindex, _)| ifindex)

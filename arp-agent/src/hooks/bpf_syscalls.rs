@@ -20,7 +20,7 @@ const MOST: usize = 64;
 /// A BPF link: it ties a program to an interface. Dropping it closes the descriptor. Unless the link is pinned, that
 /// detaches the program; with tcx this waits a grace period under the RTNL lock.
 #[derive(Debug)]
-pub struct HookLink(OwnedFd);
+pub(crate) struct HookLink(OwnedFd);
 
 /// The program and the interface of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -68,7 +68,7 @@ const HANDLE: u32 = 1;
 
 /// A filter that this agent has set. Dropping it removes nothing: [`Filters::remove`] does.
 #[derive(Debug)]
-pub struct OwnFilter {
+pub(crate) struct OwnFilter {
     ifindex: u32,
     /// Priority in the upper half, protocol in the lower, as in `tcm_info`.
     info: u32,
@@ -76,21 +76,21 @@ pub struct OwnFilter {
 
 /// A filter whose agent no longer lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LeftFilter {
+pub(crate) struct LeftFilter {
     ifindex: u32,
     dumped: DumpedFilter,
 }
 
 impl LeftFilter {
     /// The interface that it is on.
-    pub fn ifindex(&self) -> u32 {
+    pub(crate) fn ifindex(&self) -> u32 {
         self.ifindex
     }
 }
 
 /// What agents have on the queueing disciplines of this network namespace.
 #[derive(Debug, Default)]
-pub struct FoundFilters {
+pub(crate) struct FoundFilters {
     /// Filters whose agents no longer live.
     pub left: Vec<LeftFilter>,
     /// The interfaces with filters of agents that live, and the names of those agents.
@@ -100,7 +100,7 @@ pub struct FoundFilters {
 }
 
 /// Sets and removes filters in the network namespace in which it was made.
-pub struct Filters {
+pub(crate) struct Filters {
     socket: NetlinkSocket,
     name: String,
     /// Listens on [`Filters::name`] in the network namespace's abstract socket namespace: as long as it does, the agent
@@ -110,7 +110,7 @@ pub struct Filters {
 
 /// Which filters an interface has besides ours; also where our program is attached by another hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OtherFilters {
+pub(crate) enum OtherFilters {
     /// Where there are other filters that may see ARP.
     Found(Places),
     /// Somebody removed ours.
@@ -149,7 +149,7 @@ impl DumpedFilter {
 
 impl Filters {
     /// Takes a name that no other agent in this network namespace has.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         // The last part is whose socket listens on it: the name of a filter takes CAP_NET_ADMIN to set, a socket takes
         // nothing (`is_alive`). No dots: names on a bpffs have none.
         let name = format!("{}-{:x}-{}", process::id(), monotonic_ns(), geteuid());
@@ -162,18 +162,18 @@ impl Filters {
     ///
     /// # Errors
     /// No socket can be had.
-    pub fn another(&self) -> Result<Self> {
+    pub(crate) fn another(&self) -> Result<Self> {
         let (socket, alive) = (NetlinkSocket::new(NETLINK_ROUTE)?, self.alive.try_clone()?);
         Ok(Filters { socket, name: self.name.clone(), alive })
     }
 
     /// The agent's own name.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
     /// The port in the notifications that this socket's requests cause.
-    pub fn port(&self) -> Result<u32> {
+    pub(crate) fn port(&self) -> Result<u32> {
         self.socket.port()
     }
 
@@ -182,7 +182,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses; then nothing is left that was not there before.
-    pub fn set(&mut self, ifindex: u32, program: i32, left: &[LeftFilter]) -> Result<OwnFilter> {
+    pub(crate) fn set(&mut self, ifindex: u32, program: i32, left: &[LeftFilter]) -> Result<OwnFilter> {
         // There may be a guard's filter, too.
         if let Some(left) = left.iter().find(|left| (left.dumped.info, left.dumped.handle) == (LAST, HANDLE)) {
             let info = left.dumped.info;
@@ -208,7 +208,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses, or the first place is taken; then nothing is left that was not there before.
-    pub fn set_first(&mut self, ifindex: u32, program: i32, for_all: bool) -> Result<OwnFilter> {
+    pub(crate) fn set_first(&mut self, ifindex: u32, program: i32, for_all: bool) -> Result<OwnFilter> {
         let first = if for_all { FIRST_OF_ALL } else { FIRST };
         self.set_new(ifindex, |filters| filters.add_filter(ifindex, program, first, NLM_F_CREATE | NLM_F_EXCL))
             .context("setting a tc filter with priority 1 failed (others may have one)")
@@ -234,7 +234,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses. That it is gone already, perhaps with its interface, is no error.
-    pub fn remove(&mut self, filter: &OwnFilter) -> Result<()> {
+    pub(crate) fn remove(&mut self, filter: &OwnFilter) -> Result<()> {
         let name = format!("{PREFIX}{}", self.name);
         let dumped = DumpedFilter { info: filter.info, handle: HANDLE, chain: 0, name: Some(name) };
         self.remove_shown(filter.ifindex, &dumped).map(drop)
@@ -244,7 +244,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn remove_left(&mut self, left: &LeftFilter) -> Result<bool> {
+    pub(crate) fn remove_left(&mut self, left: &LeftFilter) -> Result<bool> {
         self.remove_shown(left.ifindex, &left.dumped)
     }
 
@@ -254,7 +254,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn remove_made_qdisc(&mut self, ifindex: u32, was_made: bool, only_look: bool) -> Result<bool> {
+    pub(crate) fn remove_made_qdisc(&mut self, ifindex: u32, was_made: bool, only_look: bool) -> Result<bool> {
         let empty = self.dumped(ifindex, INGRESS)?.is_empty() && self.dumped(ifindex, EGRESS)?.is_empty();
         // The mark last: whoever puts another queueing discipline in its place has none.
         if !empty || !(was_made || self.is_marked(ifindex)) {
@@ -268,7 +268,7 @@ impl Filters {
 
     /// Whether the filter of an interface that a version up to 0.1 left says that its agent made the queueing
     /// discipline, or the mark says so.
-    pub fn was_made_here(&mut self, left: &LeftFilter) -> bool {
+    pub(crate) fn was_made_here(&mut self, left: &LeftFilter) -> bool {
         left.dumped.name.as_deref().is_some_and(|name| name.ends_with(MADE_QDISC)) || self.is_marked(left.ifindex)
     }
 
@@ -277,7 +277,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel does not answer.
-    pub fn beside(&mut self, ifindex: u32, filter: Option<&OwnFilter>) -> Result<OtherFilters> {
+    pub(crate) fn beside(&mut self, ifindex: u32, filter: Option<&OwnFilter>) -> Result<OtherFilters> {
         let own = format!("{PREFIX}{}", self.name);
         let is_own = |dumped: &DumpedFilter| dumped.name.as_deref() == Some(&*own);
         let incoming = self.dumped(ifindex, INGRESS)?;
@@ -296,7 +296,7 @@ impl Filters {
     ///
     /// # Errors
     /// The kernel does not answer. For a single interface that is only logged.
-    pub fn find(&mut self) -> Result<FoundFilters> {
+    pub(crate) fn find(&mut self) -> Result<FoundFilters> {
         // Who asks whether we live leaves a connection behind each time.
         while self.alive.accept().is_ok() {}
         let request = NetlinkRequest::new(libc::RTM_GETQDISC, &[0; TC_LEN]);
@@ -384,7 +384,7 @@ impl Filters {
 ///
 /// # Errors
 /// The kernel does not answer.
-pub fn filters_of_others(ifindex: u32, own: &str) -> Result<Vec<String>> {
+pub(crate) fn filters_of_others(ifindex: u32, own: &str) -> Result<Vec<String>> {
     let mut socket = NetlinkSocket::new(NETLINK_ROUTE)?;
     let is_own = |dumped: &DumpedFilter| dumped.owner() == Some(own);
     let mut names: Vec<String> = Vec::new();
@@ -459,7 +459,7 @@ fn claim(name: &str) -> io::Result<UnixListener> {
 ///
 /// # Errors
 /// There is no socket to be had.
-pub fn is_alive(name: &str) -> io::Result<bool> {
+pub(crate) fn is_alive(name: &str) -> io::Result<bool> {
     let address = UnixAddr::new_abstract(format!("{PREFIX}{name}").as_bytes())?;
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let asking = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;

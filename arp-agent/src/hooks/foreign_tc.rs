@@ -21,7 +21,7 @@ const MOST_IN_TURNS: usize = 240;
 
 /// Which interfaces are next, and what was found on each.
 #[derive(Debug, Default)]
-pub struct ForeignPrograms {
+pub(crate) struct ForeignPrograms {
     last_asked: u32,
     /// The newest BPF link that was seen.
     newest_link: u32,
@@ -30,7 +30,7 @@ pub struct ForeignPrograms {
 
 /// Where programs of others stand that may see ARP, as seen from ours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Places {
+pub(crate) struct Places {
     /// On ingress, before ours: it sees what they let through, as they leave it.
     pub before: bool,
     /// On ingress, after ours, or not known to be before it.
@@ -41,10 +41,10 @@ pub struct Places {
 
 impl Places {
     /// There may be some in every place: an answer of the kernel's that is not understood.
-    pub const UNKNOWN: Places = Places { before: true, after: true, egress: true };
+    pub(crate) const UNKNOWN: Places = Places { before: true, after: true, egress: true };
 
     /// The places of both.
-    pub fn or(self, other: Places) -> Places {
+    pub(crate) fn or(self, other: Places) -> Places {
         Places {
             before: self.before || other.before,
             after: self.after || other.after,
@@ -53,7 +53,7 @@ impl Places {
     }
 
     /// What that means where ours is attached so. A reply by XDP goes past what is on egress.
-    pub fn judge(self, how: HookKind) -> ForeignTc {
+    pub(crate) fn judge(self, how: HookKind) -> ForeignTc {
         match self {
             Places { after: true, .. } => ForeignTc::After,
             Places { egress: true, .. } if how.is_xdp() => ForeignTc::After,
@@ -72,7 +72,7 @@ struct Found {
 
 /// What came of asking.
 #[derive(Debug, Default)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// What is news.
     pub news: Vec<Event>,
     /// The interfaces from which our own program has gone.
@@ -85,18 +85,18 @@ pub struct Asked {
 
 impl ForeignPrograms {
     /// Forgets what was found: the next results all count as changes.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.found.clear();
     }
 
     /// Forgets what was found on an interface that vanished (another may get its index), or that may have changed.
-    pub fn forget_one(&mut self, ifindex: u32) {
+    pub(crate) fn forget_one(&mut self, ifindex: u32) {
         self.found.remove(&ifindex);
     }
 
     /// How many interfaces to query this time: all of them if a BPF link was created since the last time.
     /// `all_are_asked`: all are queried from time to time anyway.
-    pub fn turn(&mut self, all_are_asked: bool) -> usize {
+    pub(crate) fn turn(&mut self, all_are_asked: bool) -> usize {
         let before = self.newest_link;
         while let Some(next) = link_after(self.newest_link) {
             self.newest_link = next;
@@ -112,7 +112,7 @@ impl ForeignPrograms {
     }
 
     /// Of these interfaces, the attached ones that were never queried. Those that are not attached are forgotten.
-    pub fn new_among(&mut self, interfaces: &BTreeSet<u32>, attached: &BTreeSet<u32>) -> Vec<u32> {
+    pub(crate) fn new_among(&mut self, interfaces: &BTreeSet<u32>, attached: &BTreeSet<u32>) -> Vec<u32> {
         let mut new = Vec::new();
         for ifindex in interfaces {
             if !attached.contains(ifindex) {
@@ -125,7 +125,7 @@ impl ForeignPrograms {
     }
 
     /// The next `turn` of the interfaces that were queried before.
-    pub fn next(&mut self, turn: usize) -> Vec<u32> {
+    pub(crate) fn next(&mut self, turn: usize) -> Vec<u32> {
         let (before, after) = (self.found.range(..=self.last_asked), self.found.range(self.last_asked + 1..));
         let next: Vec<u32> = after.chain(before).map(|(&ifindex, _)| ifindex).take(turn).collect();
         self.last_asked = next.last().copied().unwrap_or_default();
@@ -135,7 +135,7 @@ impl ForeignPrograms {
     /// Asks interfaces. `how` says how our own program is attached, `own` its identifier, `guard` and `tap` those of the
     /// guard and of what looks at egress; `beside` says where there are filters beside ours, which is notified and so asked only
     /// of interfaces that are new, or were forgotten.
-    pub fn ask(
+    pub(crate) fn ask(
         &mut self,
         interfaces: Vec<u32>,
         how: impl Fn(u32) -> Option<HookKind>,
@@ -210,7 +210,7 @@ fn without(programs: io::Result<Vec<u32>>, ours: Option<u32>) -> io::Result<Vec<
 }
 
 /// Where tcx programs stand that are neither this one nor the guard nor the tap, whatever ours is attached to.
-pub fn tcx_around(ifindex: u32, guard: Option<u32>, tap: Option<u32>) -> Places {
+pub(crate) fn tcx_around(ifindex: u32, guard: Option<u32>, tap: Option<u32>) -> Places {
     let incoming = without(tcx_programs(ifindex, BPF_TCX_INGRESS), guard);
     places(incoming, without(tcx_programs(ifindex, BPF_TCX_EGRESS), tap), HookKind::Tcx, None)
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The interfaces that are guarded.
-pub struct Guards {
+pub(crate) struct Guards {
     program: EntryProgram,
     worker: Worker,
     filters: Filters,
@@ -47,7 +47,7 @@ impl Guards {
     ///
     /// # Errors
     /// The verifier refuses the program, or no thread or socket can be had.
-    pub fn new(bpf: &mut Bpf, filters: &Filters) -> anyhow::Result<Self> {
+    pub(crate) fn new(bpf: &mut Bpf, filters: &Filters) -> anyhow::Result<Self> {
         Ok(Guards {
             program: bpf.guard()?,
             worker: Worker::start(HookLink::attach_first).context("starting a thread failed")?,
@@ -60,17 +60,17 @@ impl Guards {
     }
 
     /// How often an interface has refused.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
     /// The identifier of the program.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.program.id
     }
 
     /// Guards an interface, unless it is guarded already.
-    pub fn guard(&mut self, ifindex: u32) {
+    pub(crate) fn guard(&mut self, ifindex: u32) {
         if let Some(AttachedGuard {
             handle: GuardHandle::Waiting(_) | GuardHandle::Tcx(_) | GuardHandle::Filter(_),
             ..
@@ -97,7 +97,7 @@ impl Guards {
     }
 
     /// Guards an interface no more, or forgets one that is gone.
-    pub fn forget(&mut self, ifindex: u32) {
+    pub(crate) fn forget(&mut self, ifindex: u32) {
         match self.by_ifindex.remove(&ifindex).map(|guard| guard.handle) {
             Some(GuardHandle::Tcx(link)) => self.worker.detach_from(link),
             Some(GuardHandle::Filter(filter)) => {
@@ -134,7 +134,7 @@ impl Guards {
 
     /// Notes at which place of an interface's tcx programs the guard is, `None` if at none. Where it is not the first, it is
     /// attached again: at most once a minute, because others may want to be the first, too.
-    pub fn note_place(&mut self, ifindex: u32, place: Option<usize>) {
+    pub(crate) fn note_place(&mut self, ifindex: u32, place: Option<usize>) {
         let Some(guard) = self.by_ifindex.get_mut(&ifindex) else { return };
         if !matches!(guard.handle, GuardHandle::Tcx(_)) || place == Some(0) {
             guard.is_late = false;
@@ -154,7 +154,7 @@ impl Guards {
     }
 
     /// What there is on an interface, for people; `None` if nothing is wanted there.
-    pub fn state(&self, ifindex: u32) -> Option<String> {
+    pub(crate) fn state(&self, ifindex: u32) -> Option<String> {
         let guard = self.by_ifindex.get(&ifindex)?;
         Some(match &guard.handle {
             GuardHandle::Waiting(_) => "waiting to be attached".to_owned(),

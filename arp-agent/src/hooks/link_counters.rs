@@ -14,7 +14,7 @@ const IFLA_STATS_LINK_64: u16 = raw::IFLA_STATS_LINK_64 as u16;
 
 /// What an interface has sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Transmitted {
+pub(crate) struct Transmitted {
     /// Frames.
     pub frames: u64,
     /// Their bytes.
@@ -22,14 +22,14 @@ pub struct Transmitted {
 }
 
 /// Reads transmit counters.
-pub struct LinkCounters(NetlinkSocket);
+pub(crate) struct LinkCounters(NetlinkSocket);
 
 impl LinkCounters {
     /// A reader for the calling thread's network namespace.
     ///
     /// # Errors
     /// No socket can be opened.
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(LinkCounters(NetlinkSocket::new(NETLINK_ROUTE)?))
     }
 
@@ -38,7 +38,7 @@ impl LinkCounters {
     ///
     /// # Errors
     /// The interface is gone, or the kernel does not answer.
-    pub fn transmitted(&mut self, ifindex: u32) -> Result<Transmitted> {
+    pub(crate) fn transmitted(&mut self, ifindex: u32) -> Result<Transmitted> {
         // struct if_stats_msg: family, padding, ifindex, filter_mask.
         let mut header = [0; 12];
         header[4..8].copy_from_slice(&ifindex.to_ne_bytes());

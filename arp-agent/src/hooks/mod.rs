@@ -3,21 +3,21 @@
 
 use nix::net::if_::if_indextoname;
 
-pub mod attachments;
+pub(crate) mod attachments;
 pub(crate) mod bpf_syscalls;
 pub(crate) mod cgroup;
-pub mod clsact;
-pub mod foreign_tc;
-pub mod guards;
-pub mod link_counters;
-pub mod moves;
-pub mod owners;
-pub mod pins;
-pub mod policy;
-pub mod self_test;
-pub mod sysctl;
-pub mod sysctl_writes;
-pub mod taps;
+pub(crate) mod clsact;
+pub(crate) mod foreign_tc;
+pub(crate) mod guards;
+pub(crate) mod link_counters;
+pub(crate) mod moves;
+pub(crate) mod owners;
+pub(crate) mod pins;
+pub(crate) mod policy;
+pub(crate) mod self_test;
+pub(crate) mod sysctl;
+pub(crate) mod sysctl_writes;
+pub(crate) mod taps;
 pub(crate) mod worker;
 
 /// The name of an interface, or its number if it is gone.

@@ -10,11 +10,11 @@ const DOUBLINGS: u32 = 8;
 
 /// The interfaces on which it was moved lately: how often, and when last.
 #[derive(Debug, Default)]
-pub struct Moves(BTreeMap<u32, (u32, Instant)>);
+pub(crate) struct Moves(BTreeMap<u32, (u32, Instant)>);
 
 impl Moves {
     /// Whether the program may be moved on an interface now; notes that it is.
-    pub fn may_move(&mut self, ifindex: u32, now: Instant) -> bool {
+    pub(crate) fn may_move(&mut self, ifindex: u32, now: Instant) -> bool {
         let Some((times, last)) = self.0.get_mut(&ifindex) else {
             self.0.insert(ifindex, (0, now));
             return true;
@@ -30,7 +30,7 @@ impl Moves {
     }
 
     /// Forgets an interface that is gone.
-    pub fn forget(&mut self, ifindex: u32) {
+    pub(crate) fn forget(&mut self, ifindex: u32) {
         self.0.remove(&ifindex);
     }
 }

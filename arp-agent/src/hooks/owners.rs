@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// The names of the programs that are loaded, read when one is asked for.
 #[derive(Debug, Default)]
-pub struct Programs(OnceCell<BTreeMap<u32, String>>);
+pub(crate) struct Programs(OnceCell<BTreeMap<u32, String>>);
 
 impl Programs {
     /// A program's name. `None` if there is no such program, or if the kernel does not tell (it takes CAP_SYS_ADMIN).
@@ -23,12 +23,12 @@ impl Programs {
     }
 
     /// Whether a program is an `arp-agent`'s, as far as the kernel tells.
-    pub fn is_of_an_arp_agent(&self, id: u32) -> bool {
+    pub(crate) fn is_of_an_arp_agent(&self, id: u32) -> bool {
         self.name(id).is_some_and(is_of_an_arp_agent)
     }
 
     /// A program that is not ours, for people: whose it is, its name and its number, as far as the kernel tells.
-    pub fn describe(&self, id: u32) -> String {
+    pub(crate) fn describe(&self, id: u32) -> String {
         match self.name(id) {
             Some(name) if is_of_an_arp_agent(name) => format!("another arp-agent (its program `{name}`, id {id})"),
             Some(name) => format!("program `{name}` (id {id})"),
@@ -37,20 +37,20 @@ impl Programs {
     }
 
     /// Whether the tcx programs after `own` on an interface's ingress are all of agents.
-    pub fn only_agents_follow(&self, ifindex: u32, own: Option<u32>) -> bool {
+    pub(crate) fn only_agents_follow(&self, ifindex: u32, own: Option<u32>) -> bool {
         let incoming = tcx_programs(ifindex, BPF_TCX_INGRESS).unwrap_or_default();
         let mut following = incoming.into_iter().skip_while(|id| Some(*id) != own).skip(1);
         following.all(|id| self.is_of_an_arp_agent(id))
     }
 
     /// The tcx programs of an interface besides `own`, for people.
-    pub fn tcx_besides(&self, ifindex: u32, own: &[Option<u32>]) -> Vec<String> {
+    pub(crate) fn tcx_besides(&self, ifindex: u32, own: &[Option<u32>]) -> Vec<String> {
         tcx(ifindex).filter(|id| !own.contains(&Some(*id))).map(|id| self.describe(id)).collect()
     }
 
     /// A program that sees the frames of an interface before the kernel does, or the kernel's replies, and that is no
     /// `arp-agent`'s: one of tcx, or the XDP program `xdp`.
-    pub fn foreign(&self, ifindex: u32, xdp: Option<u32>) -> Option<String> {
+    pub(crate) fn foreign(&self, ifindex: u32, xdp: Option<u32>) -> Option<String> {
         tcx(ifindex).chain(xdp).find(|id| !self.is_of_an_arp_agent(*id)).map(|id| self.describe(id))
     }
 }

@@ -16,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// The pinned links of one network namespace.
-pub struct Pins {
+pub(crate) struct Pins {
     /// The directory of all agents of this network namespace.
     all: PathBuf,
     /// This agent's directory.
@@ -25,7 +25,7 @@ pub struct Pins {
 
 /// A pinned link whose agent no longer runs.
 #[derive(Debug)]
-pub struct LeftLink {
+pub(crate) struct LeftLink {
     /// The interface, as the file's name says.
     pub ifindex: u32,
     /// The hook.
@@ -38,7 +38,7 @@ pub struct LeftLink {
 
 /// The agents' pinned links that were found.
 #[derive(Debug, Default)]
-pub struct FoundLinks {
+pub(crate) struct FoundLinks {
     /// Links whose agents no longer run. Their interfaces may be gone by now, or in another namespace.
     pub left: Vec<LeftLink>,
     /// The interfaces with links of running agents, and the names of those agents.
@@ -50,7 +50,7 @@ impl Pins {
     ///
     /// # Errors
     /// The kernel does not tell which namespace this is.
-    pub fn open(bpffs: &Path, agent: &str) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn open(bpffs: &Path, agent: &str) -> anyhow::Result<Option<Self>> {
         match statfs(bpffs) {
             Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => {}
             _ => return Ok(None),
@@ -64,7 +64,7 @@ impl Pins {
     ///
     /// # Errors
     /// The directory cannot be made or written.
-    pub fn keep(&self, link: &HookLink, ifindex: u32, how: HookKind) -> io::Result<PathBuf> {
+    pub(crate) fn keep(&self, link: &HookLink, ifindex: u32, how: HookKind) -> io::Result<PathBuf> {
         let path = self.own_path(ifindex, how)?;
         link.pin(&path)?;
         Ok(path)
@@ -74,7 +74,7 @@ impl Pins {
     ///
     /// # Errors
     /// The interface is gone. The pin is removed then.
-    pub fn adopt(&self, left: LeftLink, program: BorrowedFd<'_>) -> io::Result<(HookLink, PathBuf)> {
+    pub(crate) fn adopt(&self, left: LeftLink, program: BorrowedFd<'_>) -> io::Result<(HookLink, PathBuf)> {
         let adopted = self.own_path(left.ifindex, left.how).and_then(|path| {
             left.link.update(program)?;
             fs::rename(&left.path, &path)?;
@@ -93,7 +93,7 @@ impl Pins {
     ///
     /// # Errors
     /// A directory cannot be read.
-    pub fn find(&self) -> io::Result<FoundLinks> {
+    pub(crate) fn find(&self) -> io::Result<FoundLinks> {
         let mut found = FoundLinks::default();
         for agent in names(&self.all)? {
             let directory = self.all.join(&agent);
@@ -122,7 +122,7 @@ impl Pins {
     }
 
     /// Removes the agent's directory and those above it, as far as they are empty.
-    pub fn tidy(&self) {
+    pub(crate) fn tidy(&self) {
         for directory in self.own.ancestors().take(4) {
             if fs::remove_dir(directory).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
                 return;
@@ -141,12 +141,12 @@ impl LeftLink {
     ///
     /// # Errors
     /// The kernel does not say.
-    pub fn is_tied(&self) -> io::Result<bool> {
+    pub(crate) fn is_tied(&self) -> io::Result<bool> {
         Ok(self.link.tied()?.ifindex == self.ifindex)
     }
 
     /// Where it is pinned.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
@@ -154,7 +154,7 @@ impl LeftLink {
     ///
     /// # Errors
     /// The file cannot be removed.
-    pub fn unpin(self) -> io::Result<HookLink> {
+    pub(crate) fn unpin(self) -> io::Result<HookLink> {
         fs::remove_file(&self.path)?;
         if let Some(directory) = self.path.parent() {
             // If it was the last one.

@@ -6,7 +6,7 @@ use crate::event::Link;
 
 /// A hook to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Which.
     pub how: HookKind,
     /// Why this one, for people.
@@ -15,7 +15,7 @@ pub struct Candidate {
 
 /// What else decides which hook suits an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     /// The kernel has tcx.
     pub knows_tcx: bool,
     /// Others have tc programs on it, which would miss what XDP answers.
@@ -26,7 +26,7 @@ pub struct Surroundings {
 
 /// The hooks to try on an interface, best first; the next one is for when one cannot be had. What was asked for by
 /// name has no next one, unless that was asked for by name, too.
-pub fn candidates(hook_config: HookConfig, link: &Link, around: Surroundings) -> Vec<Candidate> {
+pub(crate) fn candidates(hook_config: HookConfig, link: &Link, around: Surroundings) -> Vec<Candidate> {
     match (hook_config.hook, hook_config.xdp_mode, hook_config.tc_attach) {
         (Hook::Xdp, mode, _) => xdp(mode, link),
         (Hook::Tc, _, attach) => tc(attach, "requested", around),

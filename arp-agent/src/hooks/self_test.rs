@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How many frames a test sends.
-pub const FRAMES: u32 = 3;
+pub(crate) const FRAMES: u32 = 3;
 /// Their length in bytes: longer than ARP frames and other small packets.
 const LEN: usize = 251;
 /// Their length in bytes after a failure: it fits the smallest MTU that IPv4 allows, 68.
@@ -32,7 +32,7 @@ const LAST_RETRY: Duration = Duration::from_secs(60);
 const HEADER: [u8; 14] = [2, 0xa7, 0x9f, 0x0b, 0x0e, 0xfe, 2, 0xa7, 0x9f, 0x0b, 0x0e, 0xff, 0x88, 0xb5];
 
 /// The frame of a test, `len` bytes long.
-pub fn frame(len: usize) -> Vec<u8> {
+pub(crate) fn frame(len: usize) -> Vec<u8> {
     let mut frame = vec![0; len];
     frame[..HEADER.len()].copy_from_slice(&HEADER);
     frame
@@ -41,7 +41,7 @@ pub fn frame(len: usize) -> Vec<u8> {
 /// What the caller does next for an interface; it then reports the result.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SelfTestAction {
+pub(crate) enum SelfTestAction {
     /// Nothing: [`SelfTests::blocked`] says what is known.
     Nothing,
     /// Read the counters, then send [`FRAMES`] frames of this length, then call [`SelfTests::sent`].
@@ -56,7 +56,7 @@ pub enum SelfTestAction {
 /// What is known of the interfaces' reply paths. Nothing here waits: the caller asks again when a test's next step is
 /// due.
 #[derive(Debug, Default)]
-pub struct SelfTests {
+pub(crate) struct SelfTests {
     by_ifindex: BTreeMap<u32, SelfTest>,
     /// The interfaces whose test goes on at a set time.
     pending: BTreeSet<u32>,
@@ -161,7 +161,7 @@ impl TestState {
 
 impl SelfTests {
     /// Forgets an interface.
-    pub fn forget(&mut self, ifindex: u32) {
+    pub(crate) fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
         self.pending.remove(&ifindex);
     }
@@ -169,7 +169,7 @@ impl SelfTests {
     /// What to do to learn whether replies arrive by this hook. An interface is tested if it never was, if its carrier
     /// or its other end has changed since, or if the last test failed long enough ago. `takes_xdp`: its other end takes
     /// XDP frames in driver mode.
-    pub fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> SelfTestAction {
+    pub(crate) fn check(&mut self, link: &Link, how: HookKind, takes_xdp: bool, now: Instant) -> SelfTestAction {
         let Link { ifindex, carrier_changes, .. } = *link;
         if link.kind.as_deref() != Some("veth") {
             // There is no other end to be asked, and what is sent would be on somebody's wire.
@@ -193,7 +193,7 @@ impl SelfTests {
     }
 
     /// Notes that the frames were sent. On most devices they have arrived by then.
-    pub fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> SelfTestAction {
+    pub(crate) fn sent(&mut self, ifindex: u32, before: Transmitted, now: Instant) -> SelfTestAction {
         match self.state(ifindex) {
             Some(TestState::Sending { failures }) => {
                 self.enter(ifindex, TestState::Sent(Sent { at: now, len: len(failures), before, failures, next: None }))
@@ -203,7 +203,7 @@ impl SelfTests {
     }
 
     /// Notes what the interface has transmitted so far.
-    pub fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> SelfTestAction {
+    pub(crate) fn counted(&mut self, ifindex: u32, counted: Transmitted, now: Instant) -> SelfTestAction {
         let Some(TestState::Sent(sent)) = self.state(ifindex) else { return SelfTestAction::Nothing };
         let state = match sent.arrival(counted, now) {
             Arrival::Arrived => TestState::Proven,
@@ -216,30 +216,30 @@ impl SelfTests {
     }
 
     /// Notes that the frames could not be sent, or the counters not be read.
-    pub fn failed(&mut self, ifindex: u32, now: Instant) {
+    pub(crate) fn failed(&mut self, ifindex: u32, now: Instant) {
         if let Some(state) = self.state(ifindex) {
             let _ = self.enter(ifindex, TestState::failed(state.failures(), now));
         }
     }
 
     /// Why the interface must not answer by its hook, if its reply path is the reason.
-    pub fn blocked(&self, ifindex: u32) -> Option<Reason> {
+    pub(crate) fn blocked(&self, ifindex: u32) -> Option<Reason> {
         self.state(ifindex)?.blocked()
     }
 
     /// How often in a row the test of an interface has failed.
-    pub fn failures(&self, ifindex: u32) -> u32 {
+    pub(crate) fn failures(&self, ifindex: u32) -> u32 {
         self.state(ifindex).map_or(0, |state| state.failures())
     }
 
     /// The interfaces whose next step is due at `now`.
-    pub fn pending(&self, now: Instant) -> BTreeSet<u32> {
+    pub(crate) fn pending(&self, now: Instant) -> BTreeSet<u32> {
         let is_due = |ifindex: &u32| self.due_of(*ifindex).is_some_and(|due| due <= now);
         self.pending.iter().copied().filter(is_due).collect()
     }
 
     /// When the next step of any interface is due.
-    pub fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Instant> {
         self.pending.iter().filter_map(|&ifindex| self.due_of(ifindex)).min()
     }
 

@@ -33,7 +33,7 @@ const REST: u32 = 4;
 const ATTEMPTS: usize = 16;
 
 /// The hook, attached or not. Dropping it detaches.
-pub struct SysctlHook {
+pub(crate) struct SysctlHook {
     ring: Result<AsyncFd<RingBuf<MapData>>, String>,
     /// Why writes of other network namespaces count as well, if they do.
     counts_all: Option<String>,
@@ -51,7 +51,7 @@ pub struct SysctlHook {
 
 impl SysctlHook {
     /// Attaches the hook if it is `wanted` and possible.
-    pub fn start(wanted: bool, bpf: &mut Bpf) -> Self {
+    pub(crate) fn start(wanted: bool, bpf: &mut Bpf) -> Self {
         let attached = match wanted {
             true => attach(bpf).map_err(|error| format!("{error:#}")),
             false => Err("off".to_owned()),
@@ -82,12 +82,12 @@ impl SysctlHook {
     }
 
     /// Whether writes are noticed before they take effect.
-    pub fn is_attached(&self) -> bool {
+    pub(crate) fn is_attached(&self) -> bool {
         self.ring.is_ok() && self.rest.is_none()
     }
 
     /// `attached`; `attached: ` and why writes in other network namespaces count too; or why writes are not noticed.
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         match (&self.ring, self.rest, &self.counts_all) {
             (Err(why), _, _) => why.clone(),
             (Ok(_), None, None) => "attached".to_owned(),
@@ -103,7 +103,7 @@ impl SysctlHook {
 
     /// To be called at each poll. Says whether the hook's pause has just ended: then everything must be polled once
     /// more.
-    pub fn came_back(&mut self, bpf: &Bpf) -> bool {
+    pub(crate) fn came_back(&mut self, bpf: &Bpf) -> bool {
         let Some(rest) = &mut self.rest else { return false };
         let now = Instant::now();
         match rest.next(now, bpf.written_elsewhere()) {
@@ -123,13 +123,13 @@ impl SysctlHook {
 
     /// Whether a setting changed after the agent had stopped waiting for the write: the writer was kept from its CPU
     /// for longer than that. `is_link`: as for [`SysctlHook::look`].
-    pub fn has_late_ones(&mut self, is_link: impl Fn(&str) -> bool) -> bool {
+    pub(crate) fn has_late_ones(&mut self, is_link: impl Fn(&str) -> bool) -> bool {
         self.writes.late_ones(Instant::now(), |name| read(name, &is_link))
     }
 
     /// Waits until it is time to check whether writes have taken effect; for ever without the hook. May be dropped
     /// while it waits.
-    pub async fn wait(&mut self, bpf_in_doubt: bool) {
+    pub(crate) async fn wait(&mut self, bpf_in_doubt: bool) {
         let Ok(ring) = &self.ring else { return pending().await };
         if !bpf_in_doubt {
             match ring.readable().await {
@@ -148,7 +148,7 @@ impl SysctlHook {
     /// Checks whether everything written so far has taken effect. If so, gives the count of those writes, for
     /// [`SysctlHook::settled`] once [`SysctlHook::stale`] has been read again. `is_link`: whether the mirror knows an
     /// interface of that name.
-    pub fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
+    pub(crate) fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
         let now = Instant::now();
         // In this order: if they are equal, no announcement up to `written` is still being made.
@@ -196,19 +196,19 @@ impl SysctlHook {
     }
 
     /// The settings that were written and must be read again.
-    pub fn stale(&self) -> &StaleSettings {
+    pub(crate) fn stale(&self) -> &StaleSettings {
         &self.stale
     }
 
     /// Notes that all writes up to this count are in the tables.
-    pub fn settled(&mut self, bpf: &mut Bpf, written: u64) {
+    pub(crate) fn settled(&mut self, bpf: &mut Bpf, written: u64) {
         self.stale = StaleSettings::default();
         bpf.set_settings_read(written);
         self.budget.note(Instant::now(), false);
     }
 
     /// Notes that reading the kernel again took from `start` until now.
-    pub fn rest_since(&mut self, start: Instant) {
+    pub(crate) fn rest_since(&mut self, start: Instant) {
         self.next_look = Instant::now() + start.elapsed() * REST;
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// How long a write may take from the moment its announcement is seen until it has taken effect or failed. Nothing in
 /// between waits; a writer can only be kept from its CPU, in kernels that preempt system calls. The announcement is
 /// older than the moment it is seen, so the write really has longer than this.
-pub const SETTLE_LIMIT: Duration = Duration::from_millis(250);
+pub(crate) const SETTLE_LIMIT: Duration = Duration::from_millis(250);
 
 /// How long a setting is watched after its write was given up: a writer can be kept from its CPU, for example by a
 /// cgroup limit. And how many settings are watched at most.
@@ -22,7 +22,7 @@ const REMEMBERED: usize = 1024;
 
 /// An announced write; `None` stands for unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotedWrite {
+pub(crate) struct NotedWrite {
     /// The path below /proc/sys.
     pub name: Option<String>,
     /// The value before.
@@ -33,7 +33,7 @@ pub struct NotedWrite {
 
 /// What must be read again because of writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StaleSettings {
+pub(crate) enum StaleSettings {
     /// The settings of interfaces of these names.
     Interfaces(BTreeSet<String>),
     /// Everything.
@@ -52,7 +52,7 @@ impl StaleSettings {
 
     /// Adds a setting by its path below /proc/sys: `net/ipv4/conf/NAME/…` and `net/ipv4/neigh/NAME/…` are an
     /// interface's, the others concern all, as do those that are not known.
-    pub fn add(&mut self, name: Option<&str>) {
+    pub(crate) fn add(&mut self, name: Option<&str>) {
         let StaleSettings::Interfaces(interfaces) = self else { return };
         match name.and_then(interface_of) {
             Some(interface) if interfaces.len() < Self::MOST || interfaces.contains(interface) => {
@@ -72,7 +72,7 @@ fn interface_of(name: &str) -> Option<&str> {
 
 /// The present value of a setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
+pub(crate) enum Value {
     /// It can be read.
     Is(i32),
     /// It cannot be read.
@@ -84,7 +84,7 @@ pub enum Value {
 
 /// Writes that may not have taken effect yet.
 #[derive(Debug, Default)]
-pub struct Writes {
+pub(crate) struct Writes {
     by_name: BTreeMap<String, Vec<Announced>>,
     count: usize,
     /// Until when there are writes that are too little known to check them.
@@ -112,7 +112,7 @@ impl Announced {
 
 impl Writes {
     /// Notes an announcement.
-    pub fn announced(&mut self, write: NotedWrite, now: Instant) {
+    pub(crate) fn announced(&mut self, write: NotedWrite, now: Instant) {
         let until = now + SETTLE_LIMIT;
         let known = write.name.clone().filter(|_| self.count < REMEMBERED);
         let Some(name) = known else {
@@ -132,12 +132,12 @@ impl Writes {
     }
 
     /// Notes that announcements were lost.
-    pub fn lost(&mut self, now: Instant) {
+    pub(crate) fn lost(&mut self, now: Instant) {
         self.unknown_until = Some(now + SETTLE_LIMIT);
     }
 
     /// Whether all announced writes have taken effect, or never will. `read` gives the present value of a setting.
-    pub fn are_done(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
+    pub(crate) fn are_done(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
         self.unknown_until = self.unknown_until.filter(|&until| now < until);
         let mut done = self.unknown_until.is_none();
         let late = &mut self.late;
@@ -167,7 +167,7 @@ impl Writes {
     }
 
     /// Whether a setting has changed since its write was given up. `read` gives the present value of a setting.
-    pub fn late_ones(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
+    pub(crate) fn late_ones(&mut self, now: Instant, mut read: impl FnMut(&str) -> Value) -> bool {
         let mut any = false;
         self.late.retain(|name, (value, until)| {
             let is = read(name);
@@ -181,7 +181,7 @@ impl Writes {
 /// How much time may be spent waiting for writes: for long, no more than a quarter of it. Time saved at one moment may
 /// be spent at another.
 #[derive(Debug)]
-pub struct Budget {
+pub(crate) struct Budget {
     /// The time spent beyond that quarter.
     above: Duration,
     noted: Instant,
@@ -193,12 +193,12 @@ impl Budget {
     const MOST: Duration = Duration::from_millis(2500);
 
     /// A budget that starts now.
-    pub fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Budget { above: Duration::ZERO, noted: now, in_doubt: false }
     }
 
     /// Notes whether a write is being waited for from now on.
-    pub fn note(&mut self, now: Instant, in_doubt: bool) {
+    pub(crate) fn note(&mut self, now: Instant, in_doubt: bool) {
         let elapsed = now.saturating_duration_since(self.noted);
         self.above = match self.in_doubt {
             true => self.above + elapsed * 3 / 4,
@@ -208,7 +208,7 @@ impl Budget {
     }
 
     /// Whether too much time was spent.
-    pub fn is_spent(&self) -> bool {
+    pub(crate) fn is_spent(&self) -> bool {
         self.above >= Self::MOST
     }
 }
@@ -221,7 +221,7 @@ fn cascades(name: &str) -> bool {
 
 /// The hook's pause: no writes count, because too many came that could not be told apart.
 #[derive(Clone, Copy, Debug)]
-pub enum Rest {
+pub(crate) enum Rest {
     /// Paused since this moment; the count of writes then.
     Since(Instant, u64),
     /// Writes count again; by this moment those made before have taken effect.
@@ -230,7 +230,7 @@ pub enum Rest {
 
 /// The next step of a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PauseStep {
+pub(crate) enum PauseStep {
     /// It goes on.
     Rest,
     /// Writes must count again.
@@ -245,7 +245,7 @@ impl Rest {
     const QUIET: Duration = Duration::from_secs(10);
 
     /// The next step, given the count of writes so far.
-    pub fn next(&mut self, now: Instant, written: u64) -> PauseStep {
+    pub(crate) fn next(&mut self, now: Instant, written: u64) -> PauseStep {
         match *self {
             Rest::Since(since, before) if now.saturating_duration_since(since) >= Self::QUIET => {
                 if written - before < Self::FEW {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 /// The interfaces that are looked at.
 #[derive(Debug)]
-pub struct Taps {
+pub(crate) struct Taps {
     id: u32,
     by_ifindex: BTreeMap<u32, Result<SchedClassifierLink, String>>,
     failures: u64,
@@ -21,7 +21,7 @@ impl Taps {
     ///
     /// # Errors
     /// The kernel has no tcx, or the verifier refuses the program.
-    pub fn new(bpf: &mut Bpf) -> anyhow::Result<Self> {
+    pub(crate) fn new(bpf: &mut Bpf) -> anyhow::Result<Self> {
         if !knows_tcx() {
             bail!(
                 "shadow needs tcx (Linux 6.6), to see what the kernel answers: run the agent without it, or on a newer kernel"
@@ -32,17 +32,17 @@ impl Taps {
     }
 
     /// How often an interface has refused.
-    pub fn failures(&self) -> u64 {
+    pub(crate) fn failures(&self) -> u64 {
         self.failures
     }
 
     /// The identifier of the program.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
 
     /// Looks at an interface, unless it is looked at already.
-    pub fn attach(&mut self, bpf: &mut Bpf, ifindex: u32, name: &str) {
+    pub(crate) fn attach(&mut self, bpf: &mut Bpf, ifindex: u32, name: &str) {
         if self.is_on(ifindex) {
             return;
         }
@@ -60,17 +60,17 @@ impl Taps {
     }
 
     /// Looks at an interface no more, or forgets one that is gone.
-    pub fn forget(&mut self, ifindex: u32) {
+    pub(crate) fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
     }
 
     /// Whether an interface is looked at.
-    pub fn is_on(&self, ifindex: u32) -> bool {
+    pub(crate) fn is_on(&self, ifindex: u32) -> bool {
         self.by_ifindex.get(&ifindex).is_some_and(Result::is_ok)
     }
 
     /// The interfaces that cannot be looked at, and why.
-    pub fn refused(&self) -> impl Iterator<Item = (u32, &str)> {
+    pub(crate) fn refused(&self) -> impl Iterator<Item = (u32, &str)> {
         self.by_ifindex.iter().filter_map(|(&ifindex, tap)| Some((ifindex, tap.as_ref().err()?.as_str())))
     }
 }

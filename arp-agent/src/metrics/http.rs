@@ -40,7 +40,7 @@ const REQUEST: usize = 8192;
 
 /// When the agent's loop last turned.
 #[derive(Clone, Debug)]
-pub struct Pulse(Arc<AtomicU64>);
+pub(crate) struct Pulse(Arc<AtomicU64>);
 
 impl Default for Pulse {
     fn default() -> Self {
@@ -50,7 +50,7 @@ impl Default for Pulse {
 
 impl Pulse {
     /// It turns now.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.0.store(monotonic_ns(), Ordering::Relaxed);
     }
 
@@ -63,7 +63,7 @@ impl Pulse {
 ///
 /// # Errors
 /// An address is not this machine's, or its port is in use.
-pub fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
+pub(crate) fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
     let bind = |address: &SocketAddr| {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -79,7 +79,7 @@ pub fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>> {
 ///
 /// # Errors
 /// No thread can be started.
-pub fn serve(listeners: Vec<TcpListener>, requests: Requests, pulse: Pulse) -> anyhow::Result<()> {
+pub(crate) fn serve(listeners: Vec<TcpListener>, requests: Requests, pulse: Pulse) -> anyhow::Result<()> {
     if listeners.is_empty() {
         return Ok(());
     }

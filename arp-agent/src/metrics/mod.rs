@@ -2,7 +2,7 @@
 //!
 //! Names and labels are a promise, as reasons are: never used for something else.
 
-pub mod http;
+pub(crate) mod http;
 
 use crate::control::figures::{Figures, InterfaceGroup, ShadowFigures};
 use prometheus::process_collector::ProcessCollector;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// What one scrape is made of.
 #[derive(Debug, Default)]
-pub struct Scrape {
+pub(crate) struct Scrape {
     /// The agent's figures; `None`: it does not answer.
     pub figures: Option<Figures>,
     /// Since the agent's loop last turned, in seconds, where it is known.
@@ -301,7 +301,7 @@ fn number(yes: bool) -> f64 {
 ///
 /// # Errors
 /// A name is not one that Prometheus takes.
-pub fn text(scrape: &Scrape) -> anyhow::Result<String> {
+pub(crate) fn text(scrape: &Scrape) -> anyhow::Result<String> {
     let registry = Registry::new();
     for MetricFamily { name, kind, labels, help, samples } in FAMILIES {
         let options = Opts::new(*name, *help);

@@ -26,7 +26,7 @@ const NUD_VALID: u16 = NUD_FIXED | libc::NUD_REACHABLE | libc::NUD_PROBE | libc:
 const TUNNELS: [&str; 8] = ["vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "bareudp", "gtp"];
 
 /// Everything but neighbours and leaves, as far as it is about these interfaces; 0 stands for what is about any.
-pub fn interface_tables(
+pub(crate) fn interface_tables(
     snapshot: &Snapshot,
     attached: &BTreeSet<u32>,
     slots: &Slots,
@@ -191,7 +191,7 @@ pub(super) fn oif(snapshot: &Snapshot, legs: &Legs) -> Oif {
 }
 
 /// The neighbour entry, if the kernel would leave it as it is; without what is decided about the sender.
-pub fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
+pub(crate) fn neighbour(snapshot: &Snapshot, key: &IfaceAddr) -> Option<Neighbour> {
     let entry = snapshot.neighbours.get(key)?;
     if snapshot.flapping_neighbours.contains(key) {
         return None;

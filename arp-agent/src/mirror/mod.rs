@@ -3,18 +3,18 @@
 //! Events are folded into a [`snapshot`]; [`desired`], `senders` and `views` say what the maps must hold for it; the
 //! difference to what they hold comes out as [`Change`]s, for the dataplane to apply as one batch.
 
-pub mod desired;
+pub(crate) mod desired;
 mod followed;
-pub mod objects;
+pub(crate) mod objects;
 mod outcome;
-pub mod routes;
-pub mod rules;
+pub(crate) mod routes;
+pub(crate) mod rules;
 mod senders;
-pub mod slots;
-pub mod snapshot;
+pub(crate) mod slots;
+pub(crate) mod snapshot;
 mod sweep;
 mod views;
-pub mod walk;
+pub(crate) mod walk;
 
 use crate::event::{Event, IfSet, Link, Route};
 use crate::prefix::Prefix;

@@ -15,11 +15,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 /// `RT_TABLE_LOCAL`.
-pub const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
+pub(crate) const TABLE_LOCAL: u32 = libc::RT_TABLE_LOCAL as u32;
 /// `RT_TABLE_MAIN`.
-pub const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
+pub(crate) const TABLE_MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 /// `RT_TABLE_DEFAULT`.
-pub const TABLE_DEFAULT: u32 = libc::RT_TABLE_DEFAULT as u32;
+pub(crate) const TABLE_DEFAULT: u32 = libc::RT_TABLE_DEFAULT as u32;
 
 /// All routing tables.
 #[derive(Clone, Debug, Default)]

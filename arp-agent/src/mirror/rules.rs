@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// The tables local and main while the kernel keeps them in one trie. No table has this number.
-pub const TABLE_LOCAL_AND_MAIN: u32 = 0;
+pub(crate) const TABLE_LOCAL_AND_MAIN: u32 = 0;
 /// What the kernel's user who owns a network namespace is, seen from inside.
 const OWNER: u32 = 0;
 

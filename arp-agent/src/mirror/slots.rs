@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// The interfaces of a route's next hops: which of several the kernel takes, nobody can tell from the request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Legs {
+pub(crate) enum Legs {
     /// One, however often it is named.
     One(u32),
     /// Several, in order, each once.
@@ -15,7 +15,7 @@ pub enum Legs {
 
 impl Legs {
     /// Those of a route; `None` if it has none, or if they are not told.
-    pub fn of(route: &Route) -> Option<Self> {
+    pub(crate) fn of(route: &Route) -> Option<Self> {
         match *route.legs() {
             [] => None,
             [one] => Some(Legs::One(one)),
@@ -29,7 +29,7 @@ impl Legs {
     }
 
     /// The interfaces.
-    pub fn interfaces(&self) -> &[u32] {
+    pub(crate) fn interfaces(&self) -> &[u32] {
         match self {
             Legs::One(one) => std::slice::from_ref(one),
             Legs::Several(several) => several,
@@ -39,7 +39,7 @@ impl Legs {
 
 /// The slots, each with how many leaves name it.
 #[derive(Debug, Default)]
-pub struct Slots {
+pub(crate) struct Slots {
     of: HashMap<Legs, u16>,
     /// By slot.
     taken: Vec<Option<(Legs, usize)>>,

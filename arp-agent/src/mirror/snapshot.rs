@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 /// IFF_UP.
-pub const IFF_UP: u32 = libc::IFF_UP as u32;
+pub(crate) const IFF_UP: u32 = libc::IFF_UP as u32;
 
 /// Kinds whose IFLA_LINK is their other end, not a device below them.
 const PAIRS: [&str; 3] = ["veth", "netkit", "vxcan"];

@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 /// Of the rule that looks up table main, while the rules are the default ones.
 const MAIN_PRIORITY: u32 = 32766;
 /// `LOOPBACK_IFINDEX` (include/net/net_namespace.h).
-pub const LOOPBACK: u32 = 1;
+pub(crate) const LOOPBACK: u32 = 1;
 const IFF_RUNNING: u32 = libc::IFF_RUNNING as u32;
 
 /// Where a walk ends.

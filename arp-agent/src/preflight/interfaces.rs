@@ -23,7 +23,7 @@ const XDP_BASIC: u64 = 1;
 
 /// What `run` would make of an interface.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Foreseen {
+pub(crate) struct Foreseen {
     /// Its name.
     pub name: String,
     /// Its index.
@@ -46,7 +46,7 @@ pub struct Foreseen {
 
 /// A kind of requests that would not be answered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Unanswered {
+pub(crate) struct Unanswered {
     /// The name of the reason.
     pub reason_id: String,
     /// Which requests, and why.
@@ -57,7 +57,7 @@ pub struct Unanswered {
 
 impl Foreseen {
     /// Whether the fast path would answer on it.
-    pub fn is_answering(&self) -> bool {
+    pub(crate) fn is_answering(&self) -> bool {
         self.state == "answering"
     }
 }

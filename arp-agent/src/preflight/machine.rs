@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Something that was looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct MachineCheck {
+pub(crate) struct MachineCheck {
     /// Its name.
     pub check: String,
     /// Whether it is as it should be.

@@ -4,8 +4,8 @@
 //! of each interface, by the same policy and the same mirror. Only the self-test of a reply's way needs an attached
 //! program, so its result is not foretold.
 
-pub mod interfaces;
-pub mod machine;
+pub(crate) mod interfaces;
+pub(crate) mod machine;
 
 use crate::config::HookConfig;
 use crate::hooks::owners::Programs;
@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// What `preflight --json` prints.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Preflight {
+pub(crate) struct Preflight {
     /// [`crate::DOCUMENT_VERSION`].
     pub version: u32,
     /// The version of the agent that was asked.
@@ -38,7 +38,7 @@ pub struct Preflight {
 }
 
 /// What to look at.
-pub struct PreflightOptions<'a> {
+pub(crate) struct PreflightOptions<'a> {
     /// `--interface`.
     pub patterns: &'a [String],
     /// Which hooks may be had.
@@ -52,7 +52,7 @@ impl Preflight {
     ///
     /// # Errors
     /// A pattern is not a glob.
-    pub fn new(wanted: &PreflightOptions) -> anyhow::Result<Self> {
+    pub(crate) fn new(wanted: &PreflightOptions) -> anyhow::Result<Self> {
         let globs = globs(wanted.patterns)?;
         let programs = Programs::default();
         let mut machine = ThisMachine::look(wanted.bpffs);
@@ -82,7 +82,7 @@ impl Preflight {
     }
 
     /// Whether every request that the kernel answers at once on these interfaces would be answered, and there is one.
-    pub fn answers_all(&self) -> bool {
+    pub(crate) fn answers_all(&self) -> bool {
         let answers =
             |interface: &Foreseen| interface.is_answering() && interface.limits.iter().all(|limit| !limit.passes);
         self.can_run && !self.interfaces.is_empty() && self.interfaces.iter().all(answers)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Lists by their numbers, from 1 on. Equal lists share one; 0 is the empty list. A number is never given again.
 #[derive(Clone, Debug)]
-pub struct NumberedLists<T> {
+pub(crate) struct NumberedLists<T> {
     by_number: BTreeMap<u32, Vec<T>>,
     last: u32,
 }
@@ -18,7 +18,7 @@ impl<T> Default for NumberedLists<T> {
 
 impl<T: Clone + PartialEq> NumberedLists<T> {
     /// The number of a list, which is a new one unless there is an equal list.
-    pub fn number(&mut self, list: Vec<T>) -> u32 {
+    pub(crate) fn number(&mut self, list: Vec<T>) -> u32 {
         if list.is_empty() {
             return 0;
         }
@@ -31,18 +31,18 @@ impl<T: Clone + PartialEq> NumberedLists<T> {
     }
 
     /// The last number that was given; 0 if none was.
-    pub fn last(&self) -> u32 {
+    pub(crate) fn last(&self) -> u32 {
         self.last
     }
 
     /// Each item of the lists that were numbered after this one, with its list's number.
-    pub fn after(&self, number: u32) -> Vec<(u32, T)> {
+    pub(crate) fn after(&self, number: u32) -> Vec<(u32, T)> {
         let lists = self.by_number.range(number + 1..);
         lists.flat_map(|(&number, list)| list.iter().map(move |item| (number, item.clone()))).collect()
     }
 
     /// Forgets the lists of which no number is here. Gives each of their items, with its list's number.
-    pub fn keep(&mut self, used: &BTreeSet<u32>) -> Vec<(u32, T)> {
+    pub(crate) fn keep(&mut self, used: &BTreeSet<u32>) -> Vec<(u32, T)> {
         let gone: Vec<u32> = self.by_number.keys().filter(|number| !used.contains(number)).copied().collect();
         let lists = gone.into_iter().filter_map(|number| Some((number, self.by_number.remove(&number)?)));
         lists.flat_map(|(number, list)| list.into_iter().map(move |item| (number, item))).collect()

@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// Most patterns of one policy: a node has fewer kinds of interfaces.
-pub const MAX_PATTERNS: usize = 1_024;
+pub(crate) const MAX_PATTERNS: usize = 1_024;
 
 /// What makes a name a pattern.
 const SPECIAL: [char; 5] = ['*', '?', '[', '{', '\\'];
 
 /// What is wrong with a setting.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// The setting's name.
     pub setting: &'static str,
     /// The pattern, and what is wrong.
@@ -27,20 +27,20 @@ impl fmt::Display for Fault {
 }
 
 /// All faults in one error.
-pub fn error(faults: Vec<Fault>) -> anyhow::Error {
+pub(crate) fn error(faults: Vec<Fault>) -> anyhow::Error {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     anyhow::anyhow!(lines.join("\n"))
 }
 
 /// The patterns that were given, ready to match.
 #[derive(Debug, Default)]
-pub struct Patterns {
+pub(crate) struct Patterns {
     matchers: BTreeMap<String, GlobMatcher>,
 }
 
 impl Patterns {
     /// Adds the patterns of a setting. `interfaces`: those of the interfaces that the agent attaches to.
-    pub fn add<'a>(
+    pub(crate) fn add<'a>(
         &mut self,
         setting: &'static str,
         globs: impl IntoIterator<Item = &'a String>,
@@ -72,13 +72,17 @@ impl Patterns {
     }
 
     /// Whether a pattern that was added matches a name.
-    pub fn match_name(&self, glob: &str, name: &str) -> bool {
+    pub(crate) fn match_name(&self, glob: &str, name: &str) -> bool {
         self.matchers.get(glob).is_some_and(|matcher| matcher.is_match(name))
     }
 }
 
 /// What contradicts itself where the last pattern that matches counts: one that is given twice, or one that never counts.
-pub fn contradictions<'a>(setting: &'static str, globs: impl IntoIterator<Item = &'a String>, faults: &mut Vec<Fault>) {
+pub(crate) fn contradictions<'a>(
+    setting: &'static str,
+    globs: impl IntoIterator<Item = &'a String>,
+    faults: &mut Vec<Fault>,
+) {
     let globs: Vec<&String> = globs.into_iter().collect();
     if globs.len() > MAX_PATTERNS {
         let why = format!("has {} patterns, and there is room for {MAX_PATTERNS}: use wider ones", globs.len());

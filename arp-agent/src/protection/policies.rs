@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// The policies that were asked for.
 #[derive(Debug)]
-pub struct Policies {
+pub(crate) struct Policies {
     options: ProtectionOptions,
     patterns: Patterns,
     /// The lists of allowed senders that interfaces have.
@@ -22,7 +22,7 @@ pub struct Policies {
 
 /// What holds for an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InterfaceProtection {
+pub(crate) struct InterfaceProtection {
     /// For the dataplane.
     pub configured: GuardConfig,
     /// Each policy that is on, in words.
@@ -36,7 +36,7 @@ impl Policies {
     ///
     /// # Errors
     /// A pattern is not a glob, matches no interface of the agent's, or two values contradict each other: each fault.
-    pub fn new(options: &ProtectionOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
+    pub(crate) fn new(options: &ProtectionOptions, interfaces: &[String]) -> Result<Self, Vec<Fault>> {
         let (mut patterns, mut faults) = (Patterns::default(), Vec::new());
         let ProtectionOptions { sender_guard, sender_allow, entry_limit, budget, binding, unresolved_budget, .. } =
             options;
@@ -84,12 +84,12 @@ impl Policies {
     }
 
     /// Whether none is asked for: then nothing is loaded, nor attached.
-    pub fn are_off(&self) -> bool {
+    pub(crate) fn are_off(&self) -> bool {
         self.on().is_empty()
     }
 
     /// The names of those that are on somewhere.
-    pub fn on(&self) -> Vec<&'static str> {
+    pub(crate) fn on(&self) -> Vec<&'static str> {
         let ProtectionOptions { sender_guard, entry_limit, budget, binding, unresolved_budget, .. } = &self.options;
         let each = [
             ("sender-guard", sender_guard.iter().any(|of| of.value.0 != DropMode::Off)),
@@ -102,22 +102,22 @@ impl Policies {
     }
 
     /// Whether an unresolved-budget is on: the only policy that looks at IP packets.
-    pub fn judge_ip(&self) -> bool {
+    pub(crate) fn judge_ip(&self) -> bool {
         self.on().contains(&"unresolved-budget")
     }
 
     /// What all interfaces with an unresolved-budget may have together.
-    pub fn unresolved_of_the_node(&self) -> Rate {
+    pub(crate) fn unresolved_of_the_node(&self) -> Rate {
         self.options.unresolved_node
     }
 
     /// How long the grace is.
-    pub fn grace(&self) -> Duration {
+    pub(crate) fn grace(&self) -> Duration {
         self.options.sender_grace.duration()
     }
 
     /// What holds for the interface of that name; `None` if no policy is on.
-    pub fn of(&mut self, name: &str) -> Option<InterfaceProtection> {
+    pub(crate) fn of(&mut self, name: &str) -> Option<InterfaceProtection> {
         let sender = self.last(&self.options.sender_guard, name).map_or(DropMode::Off, |value| value.0);
         let limit = self.last(&self.options.entry_limit, name).filter(|limit| limit.mode != DropMode::Off);
         let budgets = self.last(&self.options.budget, name).filter(|budgets| budgets.mode != DropMode::Off);
@@ -153,12 +153,12 @@ impl Policies {
     }
 
     /// The lists of allowed senders.
-    pub fn lists(&mut self) -> &mut NumberedLists<Allowed> {
+    pub(crate) fn lists(&mut self) -> &mut NumberedLists<Allowed> {
         &mut self.lists
     }
 
     /// Lets equal lists have the numbers that they had in these policies. To be called before [`Policies::of`].
-    pub fn keep_lists_of(&mut self, before: &Policies) {
+    pub(crate) fn keep_lists_of(&mut self, before: &Policies) {
         self.lists = before.lists.clone();
     }
 

@@ -1,3 +1,3 @@
 //! Shadow: what the fast path would do, held against what the kernel does ([`tally`]). docs/operations.md is for operators.
 
-pub mod tally;
+pub(crate) mod tally;

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long the kernel may take: longer than its longest default delay (`proxy_delay`, 0.8 s).
-pub const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What came of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It is not known yet.
     Waiting,
     /// The fast path would have done nothing that the kernel does not.
@@ -23,7 +23,7 @@ pub enum Fate {
 
 /// In what they disagree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Disagreement {
+pub(crate) enum Disagreement {
     /// The kernel has not answered in [`PATIENCE`].
     Silent,
     /// The kernel's answer had other bytes.
@@ -32,7 +32,7 @@ pub enum Disagreement {
 
 impl Disagreement {
     /// In words: the kernel …
-    pub fn in_words(self) -> &'static str {
+    pub(crate) fn in_words(self) -> &'static str {
         match self {
             Disagreement::Silent => "did not answer within 3 s",
             Disagreement::Otherwise => "answered with other bytes",
@@ -57,14 +57,14 @@ struct VerdictCounts {
 
 /// The counts of all verdicts.
 #[derive(Debug, Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     /// By the reason for a pass; `None` is a reply.
     by_verdict: BTreeMap<Option<Reason>, VerdictCounts>,
 }
 
 impl Tally {
     /// Counts a request of which it is known at `now` (ns of CLOCK_MONOTONIC) what came of it.
-    pub fn take(&mut self, sample: &Sample, now: u64) -> Fate {
+    pub(crate) fn take(&mut self, sample: &Sample, now: u64) -> Fate {
         let is_answered = sample.answered_at != 0;
         if !is_answered && now.saturating_sub(sample.asked_at) < PATIENCE.as_nanos() as u64 {
             return Fate::Waiting;
@@ -86,7 +86,7 @@ impl Tally {
     }
 
     /// All of it for metrics, every verdict from the start: a rate needs a 0 first.
-    pub fn figures(&self, not_compared: u64, not_seen: usize) -> ShadowFigures {
+    pub(crate) fn figures(&self, not_compared: u64, not_seen: usize) -> ShadowFigures {
         let verdicts = std::iter::once(None).chain(Reason::ALL.iter().copied().map(Some));
         let verdicts = verdicts.map(|verdict| {
             let counts = self.by_verdict.get(&verdict).copied().unwrap_or_default();
@@ -108,7 +108,12 @@ impl Tally {
     }
 
     /// All of it, for people and programs.
-    pub fn status(&self, not_compared: u64, not_seen: Vec<String>, last_disagreement: Option<String>) -> ShadowStatus {
+    pub(crate) fn status(
+        &self,
+        not_compared: u64,
+        not_seen: Vec<String>,
+        last_disagreement: Option<String>,
+    ) -> ShadowStatus {
         let verdicts = self.by_verdict.iter().map(|(reason, counts)| {
             let answers = counts.answered + counts.otherwise;
             let us = |ns: u64| ns as f64 / 1000.0;

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 /// What a client wants to see: each part that is not empty must fit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// Patterns of interfaces' names, one of which fits.
     pub interfaces: Vec<String>,
     /// Where `spa` lies.
@@ -28,7 +28,7 @@ pub struct Filter {
 
 /// A filter whose patterns and names have been found right.
 #[derive(Debug)]
-pub struct CheckedFilter {
+pub(crate) struct CheckedFilter {
     interfaces: Option<GlobSet>,
     sender: Option<Prefix>,
     target: Option<Prefix>,
@@ -40,7 +40,7 @@ impl Filter {
     ///
     /// # Errors
     /// A pattern is no glob, there is no reason of a name, or nothing could ever fit.
-    pub fn check(&self) -> anyhow::Result<CheckedFilter> {
+    pub(crate) fn check(&self) -> anyhow::Result<CheckedFilter> {
         let mut globs = GlobSetBuilder::new();
         for pattern in &self.interfaces {
             globs.add(Glob::new(pattern).with_context(|| {
@@ -78,17 +78,17 @@ impl Filter {
 
 impl CheckedFilter {
     /// A bit for each counter that frames are wanted of ([`arp_common::trace::TraceControl::mask`]).
-    pub fn mask(&self) -> u64 {
+    pub(crate) fn mask(&self) -> u64 {
         self.mask
     }
 
     /// Whether frames of an interface are wanted.
-    pub fn has_interface(&self, name: &str) -> bool {
+    pub(crate) fn has_interface(&self, name: &str) -> bool {
         self.interfaces.as_ref().is_none_or(|globs| globs.is_match(name))
     }
 
     /// Whether a frame is wanted that came in on an interface of this name.
-    pub fn has(&self, told: &Told, interface: &str) -> bool {
+    pub(crate) fn has(&self, told: &Told, interface: &str) -> bool {
         let frame = told.frame();
         let lies = |prefix: Option<Prefix>, addr| prefix.is_none_or(|prefix| prefix.contains(u32::from_be_bytes(addr)));
         arp_common::trace::TraceControl::is_told(self.mask, told.reason.into())
@@ -102,7 +102,7 @@ impl CheckedFilter {
 ///
 /// # Errors
 /// There is none; the nearest is named.
-pub fn reason(name: &str) -> Result<Reason, String> {
+pub(crate) fn reason(name: &str) -> Result<Reason, String> {
     Reason::from_name(name).ok_or_else(|| {
         let distance = |reason: &&Reason| strsim::damerau_levenshtein(reason.name(), name);
         let nearest = Reason::ALL.iter().min_by_key(distance).map_or("no_route", |reason| reason.name());
@@ -114,7 +114,7 @@ pub fn reason(name: &str) -> Result<Reason, String> {
 ///
 /// # Errors
 /// It is neither.
-pub fn prefix(text: &str) -> Result<Prefix, String> {
+pub(crate) fn prefix(text: &str) -> Result<Prefix, String> {
     let (addr, len) = text.split_once('/').unwrap_or((text, "32"));
     let addr: Ipv4Addr = addr.parse().map_err(|_| format!("`{addr}` is no IPv4 address"))?;
     let len: u8 = len.parse().ok().filter(|len| *len <= 32).ok_or_else(|| format!("`{len}` is no prefix length"))?;

@@ -1,7 +1,7 @@
 //! What a trace shows: each frame that reached the program, and what became of it (docs/adr/0020-trace.md).
 
-pub mod filter;
-pub mod pcapng;
+pub(crate) mod filter;
+pub(crate) mod pcapng;
 
 use arp_common::deviation::Deviation;
 use arp_common::trace::Told;
@@ -12,7 +12,7 @@ use std::net::Ipv4Addr;
 
 /// A frame, as `trace --json` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Shown {
+pub(crate) struct Shown {
     /// When its verdict was known, in seconds since 1970, to the microsecond.
     pub time: f64,
     /// The interface that it came in on; its number, if it has gone.
@@ -51,7 +51,7 @@ pub enum FrameVerdict {
 
 impl Shown {
     /// A frame that a program has told of. `wall`: what the wall clock is ahead of CLOCK_MONOTONIC, in ns.
-    pub fn new(told: &Told, interface: &str, wall: i128) -> Self {
+    pub(crate) fn new(told: &Told, interface: &str, wall: i128) -> Self {
         let frame = told.frame();
         let micros = (i128::from(told.time) + wall + 500).div_euclid(1000);
         let reason = (told.reason != 0).then(|| Reason::from_raw(told.reason.into()));
@@ -73,12 +73,12 @@ impl Shown {
     }
 
     /// The frame, if its digits are whole.
-    pub fn packed(&self) -> Option<PackedArp> {
+    pub(crate) fn packed(&self) -> Option<PackedArp> {
         Some(PackedArp::from(&ArpFrame::from_bytes(&hex::decode(&self.frame).ok()?)?))
     }
 
     /// As people read it.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let time = Timestamp::from_microsecond((self.time * 1e6).round() as i64).unwrap_or_default();
         let time = time.strftime("%H:%M:%S%.6f");
         let Shown { interface, sender, sender_lladdr, target, .. } = self;
@@ -94,7 +94,7 @@ impl Shown {
     }
 
     /// What became of it, in words.
-    pub fn became(&self) -> String {
+    pub(crate) fn became(&self) -> String {
         let mac = self.answer.map(|mac| mac.to_string()).unwrap_or_default();
         match (&self.reason, &self.policy) {
             (None, None) => format!("answered, {mac}"),

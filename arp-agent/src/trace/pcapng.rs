@@ -19,7 +19,7 @@ const OUTBOUND: u32 = 2;
 const NANOSECONDS: u8 = 9;
 
 /// Writes a capture.
-pub struct Capture<W: Write> {
+pub(crate) struct Capture<W: Write> {
     writer: PcapNgWriter<W>,
     /// The numbers of interfaces in the file, by name.
     interfaces: BTreeMap<String, u32>,
@@ -32,13 +32,13 @@ impl<W: Write> Capture<W> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn new(into: W) -> io::Result<Self> {
+    pub(crate) fn new(into: W) -> io::Result<Self> {
         let writer = PcapNgWriter::new(into).map_err(cause)?;
         Ok(Capture { writer, interfaces: BTreeMap::new(), lost: 0 })
     }
 
     /// Notes that frames were left out; the next one says so.
-    pub fn lost(&mut self, count: u64) {
+    pub(crate) fn lost(&mut self, count: u64) {
         self.lost += count;
     }
 
@@ -46,7 +46,7 @@ impl<W: Write> Capture<W> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&mut self, shown: &Shown) -> anyhow::Result<()> {
+    pub(crate) fn write(&mut self, shown: &Shown) -> anyhow::Result<()> {
         let frame = shown.packed().context("the agent has sent a frame that is not whole; is it another version?")?;
         let interface = self.interface(&shown.interface)?;
         let at = Duration::from_micros((shown.time * 1e6).round() as u64);
@@ -61,7 +61,7 @@ impl<W: Write> Capture<W> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.writer.get_mut().flush()
     }
 

@@ -38,7 +38,7 @@ const TAKING: [&str; 3] = ["bridge", "bond", "team"];
 pub(super) const MAX_NESTED: usize = 8;
 
 /// Asks the kernel for its own lookup. A state from a file has no kernel to ask.
-pub trait KernelLookup {
+pub(crate) trait KernelLookup {
     /// A packet that comes in by the interface; `None` if nobody can be asked.
     fn input(&self, iif: u32, from: Ipv4Addr, to: Ipv4Addr) -> Option<LookedUp>;
     /// A packet that the node sends, in the VRF if there is one (its device's number).
@@ -62,7 +62,7 @@ impl KernelLookup for () {
 }
 
 /// For a copy of a state, in which other things are changed: only the nexthop objects are still the kernel's.
-pub struct ObjectsOf<'a>(pub &'a dyn KernelLookup);
+pub(crate) struct ObjectsOf<'a>(pub &'a dyn KernelLookup);
 
 impl KernelLookup for ObjectsOf<'_> {
     fn input(&self, _: u32, _: Ipv4Addr, _: Ipv4Addr) -> Option<LookedUp> {
@@ -94,7 +94,7 @@ impl KernelLookup for std::cell::RefCell<crate::kernel::Lookups> {
 
 /// What counts, and is not in the mirror.
 #[derive(Clone, Debug, Default)]
-pub struct Beyond {
+pub(crate) struct Beyond {
     /// Addresses of scope host, by interface: `arp_ignore` 3 leaves them out.
     pub host_addresses: BTreeSet<(u32, Ipv4Addr)>,
     /// A program of others that sees the frames of the interface before the kernel does, or the kernel's replies.
@@ -107,7 +107,7 @@ pub struct Beyond {
 
 /// The kernel's verdict.
 #[derive(Clone, Debug, PartialEq)]
-pub struct KernelVerdict {
+pub(crate) struct KernelVerdict {
     /// What it does.
     pub answer: Answer,
     /// The reason of the fast path that comes nearest; `None` for an answer at once.
@@ -121,7 +121,7 @@ pub struct KernelVerdict {
 }
 
 /// A state to judge requests in.
-pub struct Kernel<'a> {
+pub(crate) struct Kernel<'a> {
     /// The mirrored state.
     pub snapshot: &'a Snapshot,
     /// The rest.
@@ -140,7 +140,7 @@ struct Destination<'a> {
 
 impl Kernel<'_> {
     /// What the kernel does with the request.
-    pub fn verdict(&self, question: &Question) -> KernelVerdict {
+    pub(crate) fn verdict(&self, question: &Question) -> KernelVerdict {
         let Some(link) = self.snapshot.links.get(&question.ifindex) else {
             return silent(Reason::INTERFACE_DOWN, Cause::new("link", format!("{} is gone", question.interface)));
         };
