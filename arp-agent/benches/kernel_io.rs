@@ -12,11 +12,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::time::{ClockId, clock_gettime};
 
 fn main() {
-    looking_for_unnotified_changes();
+    poll_for_unnotified_changes();
     reading_100_000_routes();
 }
 
-fn looking_for_unnotified_changes() {
+fn poll_for_unnotified_changes() {
     for pairs in [1, 100, 500] {
         in_namespace(move || {
             let lines: String = (0..pairs)

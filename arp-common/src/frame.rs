@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stack_s_request_is_what_request_builds() {
+    fn a_request_of_the_stack_is_what_request_builds() {
         let built = ArpFrame::request([2, 0, 0, 0, 0, 2], [10, 244, 235, 132], [169, 254, 1, 1]);
         assert_eq!(built.to_bytes(), REQUEST);
     }

@@ -312,7 +312,7 @@ pub fn judge(
     if policy.modes == 0 {
         return None;
     }
-    if !is_the_interface_s_own(iface) {
+    if !has_arp_of_its_own(iface) {
         return None;
     }
     let sequence = tables.sequence();
@@ -393,7 +393,7 @@ pub fn judge(
 
 /// Whether what comes in on the interface is for its own ARP, and not for a device that it is part of, or that is on top.
 #[inline(always)]
-pub fn is_the_interface_s_own(iface: &Iface) -> bool {
+pub fn has_arp_of_its_own(iface: &Iface) -> bool {
     let blocked = Reason::from_raw(iface.blocked as u32);
     blocked != Reason::INTERFACE_HAS_MASTER
         && blocked != Reason::INTERFACE_HAS_UPPER

@@ -5,7 +5,7 @@ use crate::guard::{GUARDS, TC_ACT_SHOT, exchange, guard};
 use crate::skb::TC_ACT_UNSPEC;
 use crate::tables::Maps;
 use crate::time::now;
-use arp_common::guard::{DropReason, Guard, Rate, is_the_interface_s_own, take};
+use arp_common::guard::{DropReason, Guard, Rate, has_arp_of_its_own, take};
 use arp_common::maps::IfaceAddr;
 use arp_common::unresolved::{
     ADMITTED as ADMITTED_LEN, JUDGED_FOR, Pressure, TABLE_WAY, UnresolvedMemory, is_fresh, is_pressed,
@@ -115,7 +115,7 @@ fn is_refused_under_pressure(ctx: &TcContext, pressure: *mut Pressure, now: u64)
     // mapping, and each word is good for itself.
     let policy = unsafe { &(*guard).policy };
     let (is_on, drops) = policy.unresolved_mode();
-    if !is_on || !is_the_interface_s_own(&entry.iface) {
+    if !is_on || !has_arp_of_its_own(&entry.iface) {
         return false;
     }
     let Some(hop) = unresolved_hop(ctx, ingress) else { return false };

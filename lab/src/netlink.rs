@@ -234,7 +234,7 @@ pub struct Notices {
 impl Notices {
     /// From now on.
     pub fn of_neighbours(namespace: &Namespace) -> Result<Self> {
-        /// Room for what comes between two looks.
+        /// Room for what comes between two readings.
         const ROOM: usize = 64 << 20;
         let socket = namespace.run(|| {
             let mut socket = Socket::new(NETLINK_ROUTE).context("opening a netlink socket")?;
@@ -246,7 +246,7 @@ impl Notices {
         Ok(Notices { socket, buffer: Vec::with_capacity(RECEIVE_LEN) })
     }
 
-    /// How many new or changed entries on an interface were notified since the last look.
+    /// How many new or changed entries on an interface were notified since the last reading.
     ///
     /// # Errors
     /// More came than the socket had room for: how many is not known.

@@ -52,7 +52,7 @@ impl Scraper {
             while stopped.recv_timeout(EACH) == Err(RecvTimeoutError::Timeout) {
                 // While the agent starts, and once it has ended, there is nobody.
                 if let Err(error) = scrape(address)
-                    && !error.chain().any(|cause| is_refusal(cause))
+                    && !error.chain().any(is_refusal)
                 {
                     eprintln!("scraping {address}: {error:#}");
                 }

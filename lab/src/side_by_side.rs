@@ -209,7 +209,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    /// Between two looks at the agent's status.
+    /// Between two readings of the agent's status.
     pub fn between(before: &AgentStatus, after: &AgentStatus, interface: &str) -> Self {
         let old = before.passed(interface);
         let mut passed = after.passed(interface);

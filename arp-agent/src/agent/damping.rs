@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_is_let_go_at_once() {
+    fn what_is_gone_is_forgotten_at_once() {
         let mut damper = Damper::default();
         let now = Instant::now();
         let neighbour = Who::Neighbour(IfaceAddr { ifindex: 7, addr: [10, 5, 0, 5] });

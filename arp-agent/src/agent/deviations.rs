@@ -56,7 +56,7 @@ impl Deviations {
         Ok(policies)
     }
 
-    /// Lets go of policies that were prepared.
+    /// Drops policies that were prepared.
     pub(super) fn discard(&self, mut policies: DeviationPolicies, bpf: &mut Bpf) {
         for (list, address) in policies.lists().after(self.lists) {
             bpf.remove_gateway(list, address.octets());

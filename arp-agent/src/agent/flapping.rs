@@ -4,7 +4,7 @@
 use super::Agent;
 use super::damping::{CHANGE, EVERYTHING, FLIP, NOTICE, Who};
 use crate::event::{Event, IfSet};
-use crate::kernel::{Batch, Deaf};
+use crate::kernel::{Batch, Muted};
 use arp_common::maps::IfaceAddr;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -79,15 +79,15 @@ impl Agent {
     }
 
     /// Those who are held back are told of no more, all others are.
-    pub(super) fn be_deaf_to_held(&mut self) {
-        let mut deaf = Deaf::default();
+    pub(super) fn mute_flapping(&mut self) {
+        let mut muted = Muted::default();
         for who in self.damper.held() {
             match who {
-                Who::Interface(ifindex) => deaf.interfaces.push(ifindex),
-                Who::Neighbour(IfaceAddr { ifindex, addr }) => deaf.neighbours.push((ifindex, Ipv4Addr::from(addr))),
+                Who::Interface(ifindex) => muted.interfaces.push(ifindex),
+                Who::Neighbour(IfaceAddr { ifindex, addr }) => muted.neighbours.push((ifindex, Ipv4Addr::from(addr))),
             }
         }
-        if let Err(error) = self.notifications.be_deaf_to(&deaf) {
+        if let Err(error) = self.notifications.mute(&muted) {
             // They are told, and folded: it costs more, and is as right.
             log::debug!("{error:#}");
         }
@@ -105,7 +105,7 @@ impl Agent {
             return Ok(());
         }
         // First they are told again, then they are read: nothing is missed in between.
-        self.be_deaf_to_held();
+        self.mute_flapping();
         for who in released {
             log::debug!("{}: following its changes again", self.name(who));
             let events = match self.read_released(who) {

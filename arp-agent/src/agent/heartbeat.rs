@@ -1,4 +1,4 @@
-//! When the agent wakes up by itself: to keep the lease alive, and to look for what changes silently.
+//! When the agent wakes up by itself: to keep the lease alive, and to poll for changes without notification.
 
 use anyhow::Context as _;
 use rustix::io::Errno;
@@ -14,8 +14,8 @@ use tokio::io::{Interest, unix::AsyncFd};
 pub(super) struct Heartbeat {
     timer: AsyncFd<OwnedFd>,
     period: Duration,
-    beats_per_look: u64,
-    beats: u64,
+    ticks_per_poll: u64,
+    ticks: u64,
 }
 
 /// What to do at a beat.
@@ -28,11 +28,11 @@ pub(super) enum Tick {
 }
 
 impl Heartbeat {
-    /// A look each `reread_interval`; between them as many beats as it takes for four to each `lease` at least. None of
+    /// A poll each `reread_interval`; between them as many ticks as it takes for four to each `lease` at least. None of
     /// the two is zero.
     pub(super) fn start(lease: Duration, reread_interval: Duration) -> anyhow::Result<Self> {
-        let beats_per_look = beats_per_look(lease, reread_interval);
-        let period = reread_interval / beats_per_look;
+        let ticks_per_poll = ticks_per_poll(lease, reread_interval);
+        let period = reread_interval / ticks_per_poll;
         let spec = Timespec { tv_sec: period.as_secs().cast_signed(), tv_nsec: period.subsec_nanos().into() };
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags).context("creating a timer failed")?;
@@ -40,10 +40,10 @@ impl Heartbeat {
         timerfd_settime(&timer, TimerfdTimerFlags::empty(), &both).context("setting a timer failed")?;
         // SAFETY: the timer owns its descriptor, and neither replaces nor closes it while it lives.
         let timer = unsafe { AsyncFd::register_with_interest(timer, Interest::READABLE) }?;
-        Ok(Heartbeat { timer, period, beats_per_look: beats_per_look.into(), beats: 0 })
+        Ok(Heartbeat { timer, period, ticks_per_poll: ticks_per_poll.into(), ticks: 0 })
     }
 
-    /// The time between two beats.
+    /// The time between two ticks.
     pub(super) fn period(&self) -> Duration {
         self.period
     }
@@ -57,11 +57,11 @@ impl Heartbeat {
             let mut expired = [0; 8];
             match rustix::io::read(&self.timer, &mut expired) {
                 Ok(_) => {
-                    self.beats += u64::from_ne_bytes(expired);
-                    if self.beats < self.beats_per_look {
+                    self.ticks += u64::from_ne_bytes(expired);
+                    if self.ticks < self.ticks_per_poll {
                         return Ok(Tick::Lease);
                     }
-                    self.beats = 0;
+                    self.ticks = 0;
                     return Ok(Tick::Poll);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -71,9 +71,9 @@ impl Heartbeat {
     }
 }
 
-fn beats_per_look(lease: Duration, reread_interval: Duration) -> u32 {
-    let beats = reread_interval.as_nanos().div_ceil((lease / 4).as_nanos());
-    u32::try_from(beats).unwrap_or(u32::MAX)
+fn ticks_per_poll(lease: Duration, reread_interval: Duration) -> u32 {
+    let ticks = reread_interval.as_nanos().div_ceil((lease / 4).as_nanos());
+    u32::try_from(ticks).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -82,13 +82,13 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_lease_has_four_beats_at_least_and_a_look_comes_after_a_whole_number_of_them() {
-        let beats = |lease, reread| beats_per_look(Duration::from_millis(lease), Duration::from_millis(reread));
-        assert_eq!([beats(1000, 250), beats(1000, 251), beats(1000, 10), beats(50, 60_000)], [1, 2, 1, 4800]);
+    fn a_lease_has_four_ticks_and_polls_come_after_whole_numbers_of_them() {
+        let ticks = |lease, reread| ticks_per_poll(Duration::from_millis(lease), Duration::from_millis(reread));
+        assert_eq!([ticks(1000, 250), ticks(1000, 251), ticks(1000, 10), ticks(50, 60_000)], [1, 2, 1, 4800]);
     }
 
     #[tokio::test]
-    async fn a_look_is_every_third_beat_and_a_stall_costs_no_look() {
+    async fn every_third_tick_polls_and_a_stall_costs_no_poll() {
         let ms = Duration::from_millis;
         let start = Instant::now();
         let mut heartbeat = Heartbeat::start(ms(80), ms(60)).unwrap();

@@ -15,8 +15,8 @@ pub(super) struct Lease {
     until: u64,
     /// When the last check began.
     checked: u64,
-    /// When changes without a notification were looked for last.
-    looked: u64,
+    /// When the agent last polled for changes without notification.
+    polled_at: u64,
     /// Since when it has not been valid, if it was withdrawn.
     withdrawn: Option<u64>,
     /// For how long it was not valid, all in all.
@@ -24,10 +24,10 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Withdrawn. Changes without a notification were looked for at `now`.
+    /// Withdrawn. The agent polled for changes without notification at `now`.
     pub(super) fn new(length: Duration, reread_interval: Duration, now: u64) -> Self {
         let [length, reread_interval] = [length, reread_interval].map(|time| time.as_nanos() as u64);
-        Lease { length, reread_interval, until: 0, checked: now, looked: now, withdrawn: Some(now), without: 0 }
+        Lease { length, reread_interval, until: 0, checked: now, polled_at: now, withdrawn: Some(now), without: 0 }
     }
 
     /// The settings have changed. A lease that was given keeps its end.
@@ -67,9 +67,9 @@ impl Lease {
         self.until = 0;
     }
 
-    /// Changes without a notification are looked for from `now` on.
-    pub(super) fn looked(&mut self, now: u64) {
-        self.looked = now;
+    /// A poll for changes without notification begins at `now`.
+    pub(super) fn polled(&mut self, now: u64) {
+        self.polled_at = now;
     }
 
     /// Whether frames may be answered at `now`.
@@ -79,10 +79,10 @@ impl Lease {
 
     /// Whether, when the check began, the agent had not run, or not renewed the lease, for longer than the lease lasts.
     pub(super) fn was_stopped(&self) -> bool {
-        let since_the_look = self.checked.saturating_sub(self.looked);
-        // One that is withdrawn has not run out: a link that comes between two looks far apart withdraws it, too.
-        let ran_out = self.until != 0 || since_the_look > self.reread_interval;
-        ran_out && self.checked > self.until && since_the_look > self.length
+        let since_the_poll = self.checked.saturating_sub(self.polled_at);
+        // One that is withdrawn has not run out: a link that comes between two polls far apart withdraws it, too.
+        let ran_out = self.until != 0 || since_the_poll > self.reread_interval;
+        ran_out && self.checked > self.until && since_the_poll > self.length
     }
 }
 
@@ -208,13 +208,13 @@ mod tests {
         lease.renew();
         lease.check(6_000);
         assert!(lease.was_stopped());
-        lease.looked(6_000);
+        lease.polled(6_000);
         assert!(!lease.was_stopped());
         assert_eq!(lease.renew(), 6_000 + LENGTH);
     }
 
     #[test]
-    fn a_withdrawn_lease_has_not_run_out_until_a_look_is_due() {
+    fn a_withdrawn_lease_has_not_run_out_until_a_poll_is_due() {
         let mut lease = Lease::new(Duration::from_nanos(100), Duration::from_nanos(REREAD), 0);
         lease.check(200);
         assert!(!lease.was_stopped());

@@ -41,7 +41,7 @@ use crate::hooks::moves::Moves;
 use crate::hooks::self_test::SelfTests;
 use crate::hooks::sysctl::SysctlHook;
 use crate::kernel::{Batch, Lost, Notifications, Reader, Reread};
-use crate::metrics::http::Pulse;
+use crate::metrics::http::LoopActivity;
 use crate::mirror::snapshot::IFF_UP;
 use crate::mirror::{Change, Mirror};
 use crate::protection::patterns;
@@ -95,7 +95,7 @@ pub(crate) struct Agent {
     self_tests: SelfTests,
     link_counters: LinkCounters,
     /// Interfaces from which somebody removed what we had attached, and those that refused and where something has
-    /// changed: to be attached to at the next look.
+    /// changed: to be attached to at the next poll.
     again: BTreeSet<u32>,
     /// When what dead agents left is looked for next.
     sweep_at: Instant,
@@ -121,7 +121,7 @@ pub(crate) struct Agent {
     started: Instant,
     /// The last reload was refused.
     config_stale: bool,
-    pulse: Pulse,
+    activity: LoopActivity,
     supervisor: Supervisor,
 }
 
@@ -152,7 +152,7 @@ impl Agent {
         if protection.is_on() || manner == Manner::ByPolicy {
             mirror.want_common_view();
         }
-        attachments.look_for_left();
+        attachments.find_left();
         // Both before the first dump: what changes during it is told as well.
         let sysctl_hook = SysctlHook::start(options.sysctl_hook == UseSysctlHook::Auto, &mut bpf);
         let mut notifications =
@@ -200,7 +200,7 @@ impl Agent {
             overruns: 0,
             started: Instant::now(),
             config_stale: false,
-            pulse: Pulse::default(),
+            activity: LoopActivity::default(),
             supervisor: Supervisor::from_environment(),
         };
         agent.resync("start")?;
@@ -210,8 +210,8 @@ impl Agent {
     }
 
     /// Tells whether the agent's loop turns.
-    pub(crate) fn pulse(&self) -> Pulse {
-        self.pulse.clone()
+    pub(crate) fn activity(&self) -> LoopActivity {
+        self.activity.clone()
     }
 
     /// Follows the kernel until `stop` is ready.
@@ -226,7 +226,7 @@ impl Agent {
         let mut heartbeat = self.heartbeat()?;
         tokio::pin!(stop);
         loop {
-            self.pulse.beat();
+            self.activity.turned();
             self.supervisor.turned(self.in_sync.is_ok(), Instant::now());
             let is_slow = self.in_sync.is_err() || heartbeat.period() > AWAKE;
             let awake = self.supervisor.awake(AWAKE);
@@ -243,7 +243,7 @@ impl Agent {
                 }
                 beat = heartbeat.next(), if self.in_sync.is_ok() => {
                     if beat? == Tick::Poll {
-                        self.look()?;
+                        self.poll()?;
                     }
                     self.renew_lease()?;
                     self.note_proxies_asked();
@@ -283,7 +283,7 @@ impl Agent {
                     self.renew_lease()?;
                 }
                 done = self.protection.done() => self.protection.complete(done),
-                () = next_look(&mut self.shadow) => self.compare(),
+                () = next_comparison(&mut self.shadow) => self.compare(),
                 () = self.traces.tick() => self.tend_traces(),
                 () = self.sysctl_hook.wait(!self.bpf.settings_are_read()), if self.in_sync.is_ok() => {
                     self.settle_writes()?;
@@ -420,7 +420,7 @@ impl Agent {
         self.note_arrivals(arrivals);
         if some_are_held {
             // Not before their frames pass.
-            self.be_deaf_to_held();
+            self.mute_flapping();
         }
         if routes { self.reread_routes() } else { Ok(()) }
     }
@@ -582,7 +582,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Of these interfaces, attaches to what has come, lets go of what has gone.
+    /// Of these interfaces, attaches to what has come, detaches from what has gone.
     fn attach(&mut self, interfaces: BTreeSet<u32>) -> anyhow::Result<()> {
         let snapshot = self.mirror.snapshot();
         self.attachments.reconcile(&mut self.bpf, &snapshot.links, &interfaces, |ifindex| snapshot.takes_xdp(ifindex));
@@ -654,7 +654,7 @@ impl Agent {
         self.withdraw();
         // What is still queued is older than the dump that follows.
         let _ = self.notifications.drain();
-        self.lease.looked(monotonic_ns());
+        self.lease.polled(monotonic_ns());
         let mut dump = match self.reader.everything() {
             Ok(dump) => dump,
             Err(error) => {
@@ -699,7 +699,7 @@ async fn at(when: Instant) {
 }
 
 /// Waits until it is time to look what came of requests; for ever where nothing is compared.
-async fn next_look(shadow: &mut Option<Shadow>) {
+async fn next_comparison(shadow: &mut Option<Shadow>) {
     match shadow {
         Some(shadow) => shadow.tick().await,
         None => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! What the kernel tells nobody, and is looked for: settings, foreign programs.
+//! Polls for what changes without notification: settings, foreign programs.
 
 use super::shadow::Shadow;
 use super::{Agent, SWEEP};
@@ -15,11 +15,10 @@ use arp_common::{Reason, Tables as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Where writes of settings are hooked, all is looked at so rarely that it takes at most this part of the time, and at
-/// least so often.
+/// With the sysctl hook, full polls take at most this part of the time, and come at least so often.
 const PART_OF_THE_TIME: u32 = 10_000;
 const RARELY: Duration = Duration::from_secs(60);
-/// How long after a write has settled all is looked at once more.
+/// How long after a write has settled the agent polls fully once more.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 impl Agent {
@@ -30,7 +29,7 @@ impl Agent {
         }
         let links = &self.mirror.snapshot().links;
         let is_link = |name: &str| links.values().any(|link| link.name == name);
-        let Some(written) = self.sysctl_hook.look(&self.bpf, is_link) else { return Ok(()) };
+        let Some(written) = self.sysctl_hook.poll(&self.bpf, is_link) else { return Ok(()) };
         let start = Instant::now();
         match self.interfaces_written() {
             Some(interfaces) => self.read_settings_of(interfaces)?,
@@ -84,26 +83,26 @@ impl Agent {
         if all_are { Ok(()) } else { self.poll_fully() }
     }
 
-    /// One poll, each interval of re-reading. Writes of settings that are hooked need not be looked for, and those are
-    /// nearly all; what is left costs the same however many interfaces there are, and from time to time all is looked
-    /// at, in case that something goes other ways (docs/adr/0008-polling.md).
-    pub(super) fn look(&mut self) -> anyhow::Result<()> {
+    /// One poll, each interval of re-reading. Writes of settings that are hooked need no poll, and those are nearly
+    /// all. The rest costs the same however many interfaces there are. From time to time everything is polled, in case
+    /// something changes in another way (docs/adr/0008-polling.md).
+    pub(super) fn poll(&mut self) -> anyhow::Result<()> {
         self.lease.check(monotonic_ns());
         let links = &self.mirror.snapshot().links;
         let late = self.sysctl_hook.has_late_ones(|name| links.values().any(|link| link.name == name));
         if self.sysctl_hook.came_back(&self.bpf) || late {
             self.poll_fully()
         } else if self.sysctl_hook.is_attached() && Instant::now() < self.full_poll_at && !self.lease.was_stopped() {
-            self.look_at(Poll::Cheap)
+            self.poll_for(Poll::Cheap)
         } else {
             self.poll_fully()
         }
     }
 
-    /// Looks for everything that changes silently.
+    /// Polls for everything that changes without notification.
     pub(super) fn poll_fully(&mut self) -> anyhow::Result<()> {
         let start = Instant::now();
-        self.look_at(Poll::All)?;
+        self.poll_for(Poll::Full)?;
         self.take_in()?;
         let pause = (start.elapsed() * PART_OF_THE_TIME).min(RARELY);
         self.full_poll_at = Instant::now() + pause.max(self.options().reread_interval.duration());
@@ -118,34 +117,34 @@ impl Agent {
         self.apply(&again)
     }
 
-    fn look_at(&mut self, look: Poll) -> anyhow::Result<()> {
-        self.lease.looked(monotonic_ns());
+    fn poll_for(&mut self, poll: Poll) -> anyhow::Result<()> {
+        self.lease.polled(monotonic_ns());
         self.sweep();
-        let is_turn = matches!(look, Poll::Cheap) && self.is_turn_of_rarer_ones();
-        let events = match look {
+        let is_turn = matches!(poll, Poll::Cheap) && self.is_turn_of_rarer_ones();
+        let events = match poll {
             Poll::Cheap if is_turn => self.reader.unnotified_changes_of_the_node().and_then(|mut events| {
                 events.extend(self.reader.changed_proxies()?);
                 Ok(events)
             }),
             Poll::Cheap => self.reader.unnotified_changes_of_the_node(),
-            Poll::All => self.reader.unnotified_changes(),
+            Poll::Full => self.reader.unnotified_changes(),
         };
         let routes = match events {
             Ok(mut events) => {
-                let some_looks_are_rare = self.sysctl_hook.is_attached();
-                let turn = self.tcx.turn(some_looks_are_rare);
-                let is_rare = matches!(look, Poll::All) && some_looks_are_rare;
+                let some_polls_are_rare = self.sysctl_hook.is_attached();
+                let turn = self.tcx.turn(some_polls_are_rare);
+                let is_rare = matches!(poll, Poll::Full) && some_polls_are_rare;
                 let interfaces = self.tcx.next(if is_rare { usize::MAX } else { turn });
-                // A look at all has asked for these already.
+                // A full poll has asked for these already.
                 if is_turn {
                     events.extend(self.uppers_news(&interfaces));
                 }
                 events.extend(self.ask_for_tc(interfaces));
-                if matches!(look, Poll::All) {
+                if matches!(poll, Poll::Full) {
                     events.extend(self.lost_xdp());
                 }
                 let routes = self.fold(events)?;
-                self.detach_from_the_deaf();
+                self.detach_where_the_peer_drops_xdp();
                 let again = std::mem::take(&mut self.again);
                 if !again.is_empty() {
                     self.attach(again)?;
@@ -160,24 +159,24 @@ impl Agent {
         if routes { self.reread_routes() } else { Ok(()) }
     }
 
-    /// Looks for what agents left that died meanwhile, if it is time.
+    /// Searches for what agents left that died meanwhile, if it is time.
     fn sweep(&mut self) {
         if Instant::now() >= self.sweep_at {
             self.sweep_at = Instant::now() + SWEEP;
-            self.attachments.look_for_left();
+            self.attachments.find_left();
             self.attachments.clear_left();
         }
     }
 
-    /// Driver mode takes a pod's segmentation offload even while it only passes, so it goes where it cannot answer. At a
-    /// look, not at once: a pod that switches its GRO all the time has it attached so often at most.
-    fn detach_from_the_deaf(&mut self) {
-        let deaf = |(ifindex, reason): (&u32, &Reason)| (*reason == Reason::PEER_DROPS_XDP).then_some(*ifindex);
+    /// Driver mode takes a pod's segmentation offload even while it only passes, so it is detached where it cannot answer. At
+    /// a poll, not at once: however often a pod switches its GRO, it is attached once a poll at most.
+    fn detach_where_the_peer_drops_xdp(&mut self) {
+        let dropping = |(ifindex, reason): (&u32, &Reason)| (*reason == Reason::PEER_DROPS_XDP).then_some(*ifindex);
         let attached = self.attachments.attached();
         // At rest nothing is blocked, while all interfaces are attached to.
         let blocked = self.mirror.snapshot().blocked.iter();
-        let deaf: Vec<u32> = blocked.filter_map(deaf).filter(|ifindex| attached.contains(ifindex)).collect();
-        for ifindex in deaf {
+        let dropping: Vec<u32> = blocked.filter_map(dropping).filter(|ifindex| attached.contains(ifindex)).collect();
+        for ifindex in dropping {
             self.attachments.forget(ifindex);
             self.again.insert(ifindex);
         }
@@ -248,7 +247,7 @@ impl Agent {
         }
         log::debug!("{}: a tc program of others comes after ours, which is moved behind it", link.name);
         if is_better_elsewhere {
-            self.attachments.let_go(ifindex);
+            self.attachments.detach_from(ifindex);
             self.again.insert(ifindex);
         } else if let Err(error) = self.attachments.move_to_end(&mut self.bpf, ifindex) {
             log::warn!("{}: cannot be moved behind other programs: {error:#}", link.name);
@@ -275,7 +274,7 @@ impl Agent {
         })
     }
 
-    /// Lets go of the interfaces on which the links that were read last show another XDP program than ours, or none:
+    /// Detaches from the interfaces on which the links that were read last show another XDP program than ours, or none:
     /// somebody took it away, or it is another interface of the same index. Gives these links.
     pub(super) fn lost_xdp(&mut self) -> Vec<Event> {
         let mut lost = Vec::new();
@@ -293,11 +292,11 @@ impl Agent {
     }
 }
 
-/// How much is looked at.
+/// How much is polled.
 #[derive(Clone, Copy)]
 enum Poll {
     /// What no hook sees, but for what is asked of each interface.
     Cheap,
     /// Everything.
-    All,
+    Full,
 }

@@ -130,7 +130,7 @@ impl Protection {
         Ok(policies)
     }
 
-    /// Lets go of policies that were prepared.
+    /// Drops policies that were prepared.
     pub(super) fn discard(&self, mut policies: Policies, bpf: &mut Bpf) {
         for (list, allowed) in policies.lists().after(self.lists) {
             bpf.disallow(list, allowed.prefix);

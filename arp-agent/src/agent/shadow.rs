@@ -1,4 +1,4 @@
-//! With `--shadow`: looks what came of the requests that the programs have noted, and tells.
+//! With `--shadow`: finds what came of the requests that the programs have noted, and tells.
 
 use super::Agent;
 use crate::clock::monotonic_ns;
@@ -16,8 +16,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// How often what came of requests is looked for.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the agent reads what came of requests.
+const INTERVAL: Duration = Duration::from_millis(250);
 /// How often a disagreement is told in the log at the most.
 const TELL: Duration = Duration::from_secs(60);
 
@@ -25,7 +25,7 @@ const TELL: Duration = Duration::from_secs(60);
 pub(super) struct Shadow {
     taps: Taps,
     tally: Tally,
-    looks: tokio::time::Interval,
+    due: tokio::time::Interval,
     last_disagreement: Option<String>,
     told_at: Option<Instant>,
 }
@@ -38,9 +38,9 @@ impl Shadow {
     pub(super) fn start(bpf: &mut Bpf, attachments: &mut Attachments) -> anyhow::Result<Self> {
         let taps = Taps::new(bpf)?;
         attachments.know_tap(taps.id());
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Shadow { taps, tally: Tally::default(), looks, last_disagreement: None, told_at: None })
+        let mut due = interval(INTERVAL);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Shadow { taps, tally: Tally::default(), due, last_disagreement: None, told_at: None })
     }
 
     /// How often the tap could not be attached.
@@ -53,17 +53,17 @@ impl Shadow {
         self.taps.id()
     }
 
-    /// Waits until it is time to look. May be dropped while it waits.
+    /// Waits until it is time to compare. May be dropped while it waits.
     pub(super) async fn tick(&mut self) {
-        self.looks.tick().await;
+        self.due.tick().await;
     }
 
     /// Counts what has come of the requests so far.
-    fn look(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>) {
+    fn compare(&mut self, bpf: &mut Bpf, links: &BTreeMap<u32, Link>) {
         let samples = match bpf.samples() {
             Ok(samples) => samples,
             Err(error) => {
-                // The next look tries again: programs write there all the time.
+                // The next comparison tries again: programs write there all the time.
                 log::debug!("shadow: {error:#}");
                 return;
             }
@@ -105,10 +105,10 @@ impl Shadow {
 }
 
 impl Agent {
-    /// See [`Shadow::look`].
+    /// See [`Shadow::compare`].
     pub(super) fn compare(&mut self) {
         if let Some(shadow) = &mut self.shadow {
-            shadow.look(&mut self.bpf, &self.mirror.snapshot().links);
+            shadow.compare(&mut self.bpf, &self.mirror.snapshot().links);
         }
     }
 

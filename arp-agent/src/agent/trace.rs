@@ -23,8 +23,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 const MOST: usize = 4;
 /// How often the ring is read.
 const PAUSE: Duration = Duration::from_millis(20);
-/// How often it is looked whether clients have gone.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the agent checks whether clients have gone.
+const INTERVAL: Duration = Duration::from_millis(100);
 /// How many frames are sent at once at most.
 const AT_ONCE: u64 = 32;
 /// How long an interface's name is good for.
@@ -36,7 +36,7 @@ pub(super) struct Traces {
     clients: Vec<Present>,
     /// To the thread that reads; `None` while there is none.
     thread: Option<Sender<TraceClient>>,
-    look: Option<Interval>,
+    due: Option<Interval>,
 }
 
 /// A client, as the agent's loop knows it.
@@ -62,8 +62,8 @@ impl Traces {
 
     /// Waits until it is time for [`Agent::tend_traces`]; for ever while nobody traces. May be dropped while it waits.
     pub(super) async fn tick(&mut self) {
-        match &mut self.look {
-            Some(look) => drop(look.tick().await),
+        match &mut self.due {
+            Some(due) => drop(due.tick().await),
             None => std::future::pending().await,
         }
     }
@@ -100,9 +100,9 @@ impl Agent {
                 }
                 let _ = sender.send(client);
                 self.traces.thread = Some(sender);
-                let mut look = interval(LOOK);
-                look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                self.traces.look = Some(look);
+                let mut due = interval(INTERVAL);
+                due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                self.traces.due = Some(due);
                 log::info!("a trace begins: while it runs, the program tells of each frame");
             }
         }
@@ -111,7 +111,7 @@ impl Agent {
         Ok(Response::Feed(feed))
     }
 
-    /// Lets go of clients that have gone; of the programs, too, if none is left.
+    /// Forgets clients that have gone, and unloads the programs if none is left.
     pub(super) fn tend_traces(&mut self) {
         let before = self.traces.clients.len();
         self.traces.clients.retain(|client| !client.has_gone.load(Ordering::Relaxed));
@@ -125,13 +125,13 @@ impl Agent {
         }
         // The thread ends with this.
         self.traces.thread = None;
-        self.traces.look = None;
+        self.traces.due = None;
         self.bpf.stop_trace();
         log::info!("the trace has ended");
     }
 }
 
-/// Reads what the programs tell, and passes it on, until the agent lets go of `clients`.
+/// Reads what the programs tell, and passes it on, until the agent drops `clients`.
 fn read(mut reader: TraceReader, arriving: Receiver<TraceClient>) {
     let mut clients: Vec<TraceClient> = Vec::new();
     let mut names = Names::default();

@@ -46,7 +46,7 @@ async fn serve(settings: SourcedSettings, sources: Sources) -> anyhow::Result<()
     let mut agent = Agent::start(settings, sources)?;
     let (requests, receiver) = mpsc::channel(8);
     tokio::spawn(server::accept(listener, requests.clone()));
-    http::serve(http, requests.clone(), agent.pulse())?;
+    http::serve(http, requests.clone(), agent.activity())?;
     let stop = async move {
         let reload = || {
             log::info!("SIGHUP received: the agent reads its configuration again");

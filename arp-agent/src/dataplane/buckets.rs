@@ -158,7 +158,7 @@ mod tests {
 
     /// The layout is the one that the program reads: the same bytes, looked at as a bucket.
     #[test]
-    fn the_program_s_bucket_is_what_was_written() {
+    fn the_program_reads_the_bucket_that_was_written() {
         let mut table = table(1);
         for key in 1..=NEIGHBOUR_PLACES as u64 {
             table.insert(key, [key * 10]).unwrap();

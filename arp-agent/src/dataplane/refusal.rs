@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_verifier_s_log_the_last_lines_are_told() {
+    fn the_last_lines_of_the_verifier_log_are_told() {
         let log: String = (0..1000).map(|line| format!("{line}: (79) r8 = *(u64 *)(r10 -96)\n\n")).collect();
         let refused =
             ProgramError::LoadError { io_error: errno(Errno::EACCES), verifier_log: VerifierLog::new(log.clone()) };

@@ -181,7 +181,7 @@ impl Attachments {
 
     /// Finds what dead agents left: [`Attachments::reconcile`] takes it over, [`Attachments::clear_left`] removes the
     /// rest.
-    pub(crate) fn look_for_left(&mut self) {
+    pub(crate) fn find_left(&mut self) {
         match self.filters.find() {
             Ok(found) => self.left_filters = found.left,
             Err(error) => log::warn!("cannot look for tc filters of dead agents: {error:#}"),
@@ -313,8 +313,8 @@ impl Attachments {
         best.is_some_and(|best| best.how != candidate.how && !best.how.is_xdp())
     }
 
-    /// Lets go of an interface, and waits until nothing of ours is on it.
-    pub(crate) fn let_go(&mut self, ifindex: u32) {
+    /// Detaches from an interface, and waits until nothing of ours is on it.
+    pub(crate) fn detach_from(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
         if let Some(Attachment::Attached(Attached { name, handle, .. })) = self.by_ifindex.remove(&ifindex) {
             let done = match handle {
@@ -357,7 +357,7 @@ impl Attachments {
             first.remove(&ifindex);
         }
         if let Some(Attachment::Attached(attached)) = self.by_ifindex.remove(&ifindex) {
-            self.detach_from(ifindex, attached);
+            self.detach_one(ifindex, attached);
         }
     }
 
@@ -628,7 +628,7 @@ impl Attachments {
         }
     }
 
-    fn detach_from(&mut self, ifindex: u32, Attached { candidate, name, handle, .. }: Attached) {
+    fn detach_one(&mut self, ifindex: u32, Attached { candidate, name, handle, .. }: Attached) {
         let done = match handle {
             Handle::Link { link, pin, .. } => {
                 let unpinned = pin.as_deref().map_or(Ok(()), unpin);

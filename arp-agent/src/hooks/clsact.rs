@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_s_name_says_whose_it_is() {
+    fn filter_names_say_whose_they_are() {
         assert_eq!(filter(1, 1, Some("arp-agent:9.ab+qdisc")).owner(), Some("9.ab"));
         assert_eq!(filter(1, 1, Some("arp-agent:9-ab-0")).owner(), Some("9-ab-0"));
         assert_eq!(filter(1, 1, Some("cil_from_container")).owner(), None);

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_s_name_says_interface_and_hook() {
+    fn pin_names_say_interface_and_hook() {
         for how in [HookKind::Tcx, HookKind::XdpSkb, HookKind::XdpDriver, HookKind::XdpVeth] {
             assert_eq!(parse(&name(17, how)), Some((17, how)));
             // Names with dots are reserved on a bpffs.

@@ -42,7 +42,7 @@ pub(crate) struct SysctlHook {
     stale: StaleSettings,
     lost: u64,
     pause: Duration,
-    next_look: Instant,
+    next_poll: Instant,
     /// How much time has recently been spent waiting for writes.
     budget: Budget,
     /// While this is set, no writes count.
@@ -75,7 +75,7 @@ impl SysctlHook {
             stale: StaleSettings::default(),
             lost: 0,
             pause: PAUSES[0],
-            next_look: Instant::now(),
+            next_poll: Instant::now(),
             budget: Budget::new(Instant::now()),
             rest: None,
         }
@@ -137,18 +137,18 @@ impl SysctlHook {
                 Ok(mut ready) => ready.clear_ready(),
                 Err(error) => {
                     log::warn!("waiting for writes of sysctls failed: {error}");
-                    self.next_look = Instant::now() + PAUSES[1];
+                    self.next_poll = Instant::now() + PAUSES[1];
                 }
             }
         }
-        let pause = self.next_look.saturating_duration_since(Instant::now());
-        if pause < TIMER { std::thread::sleep(pause) } else { sleep_until(self.next_look.into()).await }
+        let pause = self.next_poll.saturating_duration_since(Instant::now());
+        if pause < TIMER { std::thread::sleep(pause) } else { sleep_until(self.next_poll.into()).await }
     }
 
     /// Checks whether everything written so far has taken effect. If so, gives the count of those writes, for
     /// [`SysctlHook::settled`] once [`SysctlHook::stale`] has been read again. `is_link`: whether the mirror knows an
     /// interface of that name.
-    pub(crate) fn look(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
+    pub(crate) fn poll(&mut self, bpf: &Bpf, is_link: impl Fn(&str) -> bool) -> Option<u64> {
         let ring = self.ring.as_mut().ok()?;
         let now = Instant::now();
         // In this order: if they are equal, no announcement up to `written` is still being made.
@@ -190,7 +190,7 @@ impl SysctlHook {
             self.stale = StaleSettings::Everything;
             return Some(bpf.settings_written());
         }
-        self.next_look = now + self.pause;
+        self.next_poll = now + self.pause;
         self.pause = PAUSES[1].min(self.pause * 2);
         None
     }
@@ -209,7 +209,7 @@ impl SysctlHook {
 
     /// Notes that reading the kernel again took from `start` until now.
     pub(crate) fn rest_since(&mut self, start: Instant) {
-        self.next_look = Instant::now() + start.elapsed() * REST;
+        self.next_poll = Instant::now() + start.elapsed() * REST;
     }
 }
 

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_one_interface_s_is_read_for_it_alone() {
+    fn settings_of_one_interface_are_read_for_it_alone() {
         let mut stale = StaleSettings::default();
         stale.add(Some(FLAG));
         stale.add(Some("net/ipv4/neigh/v1.5/proxy_delay"));

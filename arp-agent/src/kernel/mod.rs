@@ -22,12 +22,12 @@ mod arptables;
 mod captured;
 #[cfg(test)]
 mod captured_arp;
-mod deaf;
 mod features;
 pub(crate) mod ingress;
 mod link;
 mod listeners;
 mod lookups;
+mod muted;
 mod namespaces;
 mod neighbour;
 mod netfilter;
@@ -42,10 +42,10 @@ mod tap;
 #[cfg(test)]
 mod tests;
 
-pub use deaf::Deaf;
 pub use features::Features;
 pub use listeners::{Listener, listeners};
 pub use lookups::{LookedUp, Lookups, TableSize};
+pub use muted::Muted;
 pub use namespaces::namespace_names;
 pub use notifications::Notifications;
 pub use procfs::has_settings;

@@ -19,7 +19,7 @@ use nix::{
 use socket2::{SockFilter, SockRef};
 
 use super::{
-    Batch, Deaf, Lost,
+    Batch, Lost, Muted,
     features::{self, Features},
     ingress, link, neighbour, route,
 };
@@ -98,10 +98,10 @@ impl Notifications {
     ///
     /// # Errors
     /// The kernel takes no filter: all is told as before.
-    pub fn be_deaf_to(&mut self, deaf: &Deaf) -> Result<()> {
-        self.route.filter(deaf, Deaf::of_routes)?;
+    pub fn mute(&mut self, muted: &Muted) -> Result<()> {
+        self.route.filter(muted, Muted::of_routes)?;
         if let Some(features) = &self.features {
-            features.filter(deaf, Deaf::of_features)?;
+            features.filter(muted, Muted::of_features)?;
         }
         Ok(())
     }
@@ -289,10 +289,10 @@ impl Subscription {
         Ok(Self { socket, buffer: Vec::with_capacity(RECEIVE_LEN), filled: false, failed: None })
     }
 
-    fn filter(&self, deaf: &Deaf, program: impl FnOnce(&Deaf) -> Vec<SockFilter>) -> Result<()> {
+    fn filter(&self, muted: &Muted, program: impl FnOnce(&Muted) -> Vec<SockFilter>) -> Result<()> {
         let socket = SockRef::from(self.socket.socket_ref());
-        if !deaf.is_empty() {
-            return socket.attach_filter(&program(deaf)).context("setting a filter on a netlink socket");
+        if !muted.is_empty() {
+            return socket.attach_filter(&program(muted)).context("setting a filter on a netlink socket");
         }
         match socket.detach_filter() {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -40,17 +40,17 @@ const REQUEST: usize = 8192;
 
 /// When the agent's loop last turned.
 #[derive(Clone, Debug)]
-pub(crate) struct Pulse(Arc<AtomicU64>);
+pub(crate) struct LoopActivity(Arc<AtomicU64>);
 
-impl Default for Pulse {
+impl Default for LoopActivity {
     fn default() -> Self {
-        Pulse(Arc::new(AtomicU64::new(monotonic_ns())))
+        LoopActivity(Arc::new(AtomicU64::new(monotonic_ns())))
     }
 }
 
-impl Pulse {
+impl LoopActivity {
     /// It turns now.
-    pub(crate) fn beat(&self) {
+    pub(crate) fn turned(&self) {
         self.0.store(monotonic_ns(), Ordering::Relaxed);
     }
 
@@ -79,12 +79,12 @@ pub(crate) fn bind(addresses: &[SocketAddr]) -> anyhow::Result<Vec<TcpListener>>
 ///
 /// # Errors
 /// No thread can be started.
-pub(crate) fn serve(listeners: Vec<TcpListener>, requests: Requests, pulse: Pulse) -> anyhow::Result<()> {
+pub(crate) fn serve(listeners: Vec<TcpListener>, requests: Requests, activity: LoopActivity) -> anyhow::Result<()> {
     if listeners.is_empty() {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let source = Arc::new(Source { requests, pulse, last: Mutex::new(None) });
+    let source = Arc::new(Source { requests, activity, last: Mutex::new(None) });
     let serve = move || {
         runtime.block_on(async {
             let accepting = listeners.into_iter().map(|listener| tokio::spawn(accept(listener, Arc::clone(&source))));
@@ -142,7 +142,7 @@ async fn converse(stream: TcpStream, source: Arc<Source>) {
 /// Where answers come from.
 struct Source {
     requests: Requests,
-    pulse: Pulse,
+    activity: LoopActivity,
     /// The figures that were asked for last. Locked while the agent is asked: all who wait take one answer.
     last: Mutex<Option<(Instant, Option<Figures>)>>,
 }
@@ -163,7 +163,7 @@ impl Source {
     }
 
     fn live(&self) -> Response<Full<Bytes>> {
-        let age = self.pulse.age();
+        let age = self.activity.age();
         if age < STANDSTILL {
             return plain(StatusCode::OK, "ok\n".to_owned());
         }
@@ -181,7 +181,7 @@ impl Source {
     }
 
     async fn metrics(&self) -> Response<Full<Bytes>> {
-        let scrape = Scrape { figures: self.figures().await, heartbeat_age: Some(self.pulse.age().as_secs_f64()) };
+        let scrape = Scrape { figures: self.figures().await, heartbeat_age: Some(self.activity.age().as_secs_f64()) };
         match super::text(&scrape) {
             Ok(text) => {
                 let mut response = plain(StatusCode::OK, text);

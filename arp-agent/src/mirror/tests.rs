@@ -208,7 +208,7 @@ fn arp_ignore_is_the_greater_of_the_two() {
 }
 
 #[test]
-fn arp_ignore_1_lets_the_interface_s_own_addresses_be_answered() {
+fn arp_ignore_1_lets_own_addresses_of_the_interface_be_answered() {
     let address = |local: &str, peer: &str, prefix_len| {
         Event::Address(Address {
             ifindex: CALI,

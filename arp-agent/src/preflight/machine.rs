@@ -12,7 +12,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use serde::Serialize;
 use std::path::Path;
 
-/// Something that was looked at.
+/// Something that was checked.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct MachineCheck {
     /// Its name.
@@ -49,7 +49,7 @@ impl HooksHere {
 }
 
 impl ThisMachine {
-    pub(super) fn look(bpffs: &Path) -> Self {
+    pub(super) fn examine(bpffs: &Path) -> Self {
         let mut machine = ThisMachine { checks: Vec::new(), knows_tcx: true, refused: Vec::new() };
         let may_load = machine.capabilities();
         if may_load {

@@ -29,7 +29,7 @@ pub(crate) struct Preflight {
     pub kernel: String,
     /// Whether `run` would start.
     pub can_run: bool,
-    /// What was looked at, in order.
+    /// What was checked, in order.
     pub checks: Vec<MachineCheck>,
     /// The patterns, and how many interfaces match each.
     pub patterns: BTreeMap<String, usize>,
@@ -48,14 +48,14 @@ pub(crate) struct PreflightOptions<'a> {
 }
 
 impl Preflight {
-    /// Looks at this machine and at the interfaces that match.
+    /// Checks this machine and at the interfaces that match.
     ///
     /// # Errors
     /// A pattern is not a glob.
     pub(crate) fn new(wanted: &PreflightOptions) -> anyhow::Result<Self> {
         let globs = globs(wanted.patterns)?;
         let programs = Programs::default();
-        let mut machine = ThisMachine::look(wanted.bpffs);
+        let mut machine = ThisMachine::examine(wanted.bpffs);
         let state = Reader::new().and_then(|mut reader| {
             let dump = reader.everything()?;
             Ok((dump, reader.knows_features()))

@@ -8,7 +8,7 @@ use std::{
 
 use arp_agent::{
     event::{Event, IfSet, LocalAndMain, Placement, Route},
-    kernel::{Batch, Deaf, Notifications, Reader, Reread},
+    kernel::{Batch, Muted, Notifications, Reader, Reread},
 };
 
 use tokio::runtime::{Builder, Runtime};
@@ -269,7 +269,7 @@ fn who_is_held_back_is_not_told_of_but_that_it_is_down_or_gone() {
     subscribed(|notifications| {
         let (v0, u0) = (index("v0"), index("u0"));
         let addr = Ipv4Addr::new(10, 9, 0, 7);
-        notifications.be_deaf_to(&Deaf { interfaces: vec![v0], neighbours: vec![(u0, addr)] }).unwrap();
+        notifications.mute(&Muted { interfaces: vec![v0], neighbours: vec![(u0, addr)] }).unwrap();
         let told = |notifications: &mut Notifications, command: &str| after(notifications, command).events.len();
         assert_eq!(told(notifications, "ip link set v0 mtu 1400"), 0);
         assert_ne!(told(notifications, "ip link set u0 mtu 1400"), 0);
@@ -279,9 +279,9 @@ fn who_is_held_back_is_not_told_of_but_that_it_is_down_or_gone() {
         assert_ne!(told(notifications, "ip route add 10.3.0.0/16 dev v0"), 0);
         let down = after(notifications, "ip link set v0 down").events;
         assert!(down.contains(&Event::RoutesDoubted { ifindex: v0, carrier: false }), "{down:?}");
-        notifications.be_deaf_to(&Deaf::default()).unwrap();
+        notifications.mute(&Muted::default()).unwrap();
         assert_ne!(told(notifications, "ip link set v0 mtu 1500"), 0);
-        notifications.be_deaf_to(&Deaf { interfaces: vec![v0], neighbours: Vec::new() }).unwrap();
+        notifications.mute(&Muted { interfaces: vec![v0], neighbours: Vec::new() }).unwrap();
         assert!(after(notifications, "ip link del v0").events.contains(&Event::LinkGone(v0)));
     });
 }

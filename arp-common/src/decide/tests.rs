@@ -249,7 +249,7 @@ fn source_validation_must_be_sure_to_accept_the_sender() {
 }
 
 #[test]
-fn the_sender_s_view_decides() {
+fn the_view_of_the_sender_decides() {
     let other = when(LOCAL, |world| {
         world.neighbours.get_mut(&at(CALI, POD)).unwrap().flags = Neighbour::ALWAYS | 5 << Neighbour::VIEW_SHIFT;
         world.hosts.insert((5, LOCAL), Entry::OPAQUE_RULE);

@@ -424,7 +424,7 @@ fn claim() -> ArpFrame {
 }
 
 #[test]
-fn an_address_stays_its_owner_s_until_that_one_is_silent() {
+fn an_address_stays_with_its_owner_until_it_is_silent() {
     let other = Some(DropReason::OtherOwner);
     let world = bound(DropMode::Drop, binding::BindingKind::Learn);
     for frame in [claim(), reply(POD, OTHER_MAC), ArpFrame::request(OTHER_MAC, POD, POD)] {

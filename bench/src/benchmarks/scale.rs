@@ -288,7 +288,7 @@ fn churn(
         ip.tell(&format!("link del cali{}", first + gone))?;
     }
     ip.settle()?;
-    // Until the agent has let go of the last.
+    // Until the agent has detached from the last.
     let deadline = Instant::now() + PATIENCE;
     while process.descriptors()? != descriptors && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));

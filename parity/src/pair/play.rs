@@ -57,7 +57,7 @@ pub struct Pair {
     core: usize,
     hook: TestHook,
     fast_path: Option<FastPath>,
-    /// Ports whose way out the agent could not test in good time.
+    /// Ports whose reply path the agent could not test in good time.
     given_up: BTreeSet<u32>,
     /// How often the kernel had cleared the neighbour table when the two nodes' tables were last read.
     collections: Vec<String>,

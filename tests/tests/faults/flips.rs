@@ -84,7 +84,7 @@ fn flip(parity: &mut SideBySide, times: usize, known: bool, sent: &[Sent]) -> Re
 fn an_address_that_flips_is_learnt_as_by_the_kernel() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
-    // The default interval: nothing is to depend on looks.
+    // The default interval: nothing is to depend on polls.
     let options = AgentOptions::new(&["cali*"]).default_reread();
     let mut parity = SideBySide::start_with(|| topology::calico(1), options)?;
     // So that no unanswered frame is ignored because it comes too soon.

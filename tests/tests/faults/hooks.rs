@@ -144,7 +144,7 @@ fn after_a_kill_every_frame_passes() -> Result<()> {
 
 /// The program goes along with its interface, until the agent hears of that.
 #[test]
-fn a_node_end_that_moves_away_is_let_go() -> Result<()> {
+fn a_node_end_that_moves_away_is_detached_from() -> Result<()> {
     needs_root!();
     let _turn = super::turn();
     for hook in [CLSACT, TCX, SKB].into_iter().filter(|&hook| is_there(hook)) {
@@ -162,8 +162,10 @@ fn a_node_end_that_moves_away_is_let_go() -> Result<()> {
             }
             // There it has no address, and that kernel is silent.
             ensure!(replies == 0, "{hook:?}, round {round}: {replies} replies where the interface has moved to");
-            let is_let_go = || Ok(!elsewhere.ip("-details link show v0")?.contains("prog/xdp"));
-            wait_until(Duration::from_secs(5), is_let_go, || format!("{hook:?}: let go; the log:\n{}", agent.log()))?;
+            let is_detached = || Ok(!elsewhere.ip("-details link show v0")?.contains("prog/xdp"));
+            wait_until(Duration::from_secs(5), is_detached, || {
+                format!("{hook:?}: detached from; the log:\n{}", agent.log())
+            })?;
         }
     }
     Ok(())

@@ -186,7 +186,7 @@ fn without_btf_the_sysctl_hook_rests_under_many_writes() -> Result<()> {
     let log = agent.log();
     assert_eq!(log.lines().filter(|line| line.contains("sysctl hook paused")).count(), 1, "{log}");
 
-    // What is written here is followed all the same, at the next look.
+    // What is written here is followed all the same, at the next poll.
     until_fast(&agent, p0, ROUTED_TARGET)?;
     lab.node().sysctl("net.ipv4.conf.v0.proxy_arp", 0)?;
     agent.ask(r#""sync""#)?;

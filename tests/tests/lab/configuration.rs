@@ -92,7 +92,7 @@ fn a_reload_takes_other_interfaces_and_keeps_what_stays() -> Result<()> {
     fs::write(&path, "interface = \"cali1\"\nlease = 700\nreread-interval = 60\n")?;
     agent.signal(Signal::SIGHUP)?;
     let is_alone = || Ok(states(&agent)? == [("cali1".to_owned(), "answering".to_owned())]);
-    wait_until(Duration::from_secs(5), is_alone, || format!("cali0 is let go of: {}", agent.log()))?;
+    wait_until(Duration::from_secs(5), is_alone, || format!("cali0 is detached from: {}", agent.log()))?;
     assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 0);
     assert_eq!(answered_of_ten(&mut agent, lab.host("p1"), CALICO_GATEWAY)?, 10);
     agent.wait_for_line(&["read again", "interface = cali1"])?;

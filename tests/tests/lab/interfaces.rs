@@ -86,7 +86,7 @@ fn a_pattern_that_matches_nothing_is_in_status() -> Result<()> {
 }
 
 #[test]
-fn interfaces_are_taken_and_let_go_while_it_runs() -> Result<()> {
+fn interfaces_are_attached_and_detached_while_it_runs() -> Result<()> {
     needs_root!();
     let mut parity = SideBySide::start(|| topology::calico(1), &["cali*"])?;
     parity.both(|lab| add_calico_pod(lab, 1).map(drop))?;

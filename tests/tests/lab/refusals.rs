@@ -116,7 +116,7 @@ fn a_run_directory_it_may_not_enter_is_refused() -> Result<()> {
 }
 
 #[test]
-fn without_the_kernel_s_types_the_unresolved_budget_is_refused() -> Result<()> {
+fn without_kernel_types_the_unresolved_budget_is_refused() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     let scratch = tempfile::tempdir()?;

@@ -279,7 +279,7 @@ fn subscribe() -> Result<Socket> {
     Ok(socket)
 }
 
-/// The message with a sequence and a port of 0, and without what is different at each look (counters, ages, references),
+/// The message with a sequence and a port of 0, and without what differs at each reading (counters, ages, references),
 /// nor the settings of IPv6, which are long.
 fn without_figures(message: &[u8]) -> Vec<u8> {
     // NDTA_CONFIG, NDTA_STATS; of NDTA_PARMS, NDTPA_REFCNT and NDTPA_REACHABLE_TIME (include/uapi/linux/neighbour.h).

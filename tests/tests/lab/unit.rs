@@ -194,7 +194,7 @@ fn a_real_systemd_runs_reloads_and_restarts_the_unit() -> Result<()> {
 }
 
 #[test]
-fn the_drop_in_of_the_installation_s_page_is_taken() -> Result<()> {
+fn the_drop_in_of_the_installation_page_is_taken() -> Result<()> {
     needs_root!();
     if !Path::new(SYSTEMD).exists() {
         skip("there is no systemd");
@@ -215,7 +215,7 @@ fn the_drop_in_of_the_installation_s_page_is_taken() -> Result<()> {
 }
 
 #[test]
-fn the_group_s_drop_in_needs_the_group() -> Result<()> {
+fn the_drop_in_for_the_group_needs_the_group() -> Result<()> {
     needs_root!();
     if !Path::new(SYSTEMD).exists() {
         skip("there is no systemd");

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_s_test_passes_fails_or_is_skipped() {
+    fn a_device_test_passes_fails_or_is_skipped() {
         let lines = ["test matrix::devices::a ... ok", "test matrix::vrf::b ... FAILED", "test other::c ... ok"];
         let lines = lines.into_iter().chain(["test matrix::devices::d ... ok", "test result: ok. 1 passed"]);
         let lines = lines.chain(["test matrix::devices::e ... ignored, known exception"]);

@@ -53,7 +53,7 @@ impl Show<'_> {
     }
 }
 
-/// What a pod's stack asked between two looks at the counters, and who answered; `None` if nothing.
+/// What a pod's stack asked between two readings of the counters, and who answered; `None` if nothing.
 fn describe(pod: &Host, before: &AgentStatus, after: &AgentStatus) -> Option<String> {
     let Counted { answered, mut passed } = Counted::between(before, after, pod.node_end());
     // The pod's replies to the node.

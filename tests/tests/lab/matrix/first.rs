@@ -123,7 +123,7 @@ fn k135_arptables_drops_what_comes_in() -> Result<()> {
     Ok(())
 }
 
-/// Also by the little looks, which are all that an agent with the hook on sysctls takes for a minute.
+/// Also by cheap polls, the only ones for a minute where the sysctl hook is attached.
 #[test]
 fn arptables_rules_are_seen_coming_and_going() -> Result<()> {
     needs_root!();

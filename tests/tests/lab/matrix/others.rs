@@ -134,7 +134,7 @@ impl Case {
         Ok(())
     }
 
-    /// Has the agent look at everything. What it then lets go of is attached to at the next look.
+    /// Has the agent poll fully. What it then detaches from is attached to at the next poll.
     fn notice(&mut self) -> Result<()> {
         (0..2).try_for_each(|_| self.parity.agent().ask("\"sync\"").map(drop))
     }

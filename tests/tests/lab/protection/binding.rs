@@ -56,7 +56,7 @@ fn steal(
 }
 
 #[test]
-fn nobody_takes_a_client_s_address_where_the_binding_drops() -> Result<()> {
+fn nobody_takes_a_client_address_where_the_binding_drops() -> Result<()> {
     needs_root!();
     let owner = |lab: &Lab| lab.host("c2").mac();
     for (policy, is_safe) in
@@ -84,7 +84,7 @@ fn nobody_takes_a_client_s_address_where_the_binding_drops() -> Result<()> {
 }
 
 #[test]
-fn nobody_takes_the_gateway_s_address_on_the_uplink() -> Result<()> {
+fn nobody_takes_the_gateway_address_on_the_uplink() -> Result<()> {
     needs_root!();
     let lab = topology::private_vlan()?;
     let agent = start(&lab, "u0=drop:fixed")?;

@@ -143,7 +143,7 @@ fn without_policies_nothing_more_is_attached() -> Result<()> {
 }
 
 #[test]
-fn by_clsact_the_guard_s_filter_is_the_first() -> Result<()> {
+fn the_guard_filter_is_the_first_by_clsact() -> Result<()> {
     needs_root!();
     let lab = open()?;
     // As on a kernel without tcx, for the answering program; the guard takes what the kernel has.

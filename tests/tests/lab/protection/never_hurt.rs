@@ -212,7 +212,7 @@ fn replies_that_the_node_waits_for_are_never_charged() -> Result<()> {
 }
 
 #[test]
-fn a_bridge_s_port_is_not_guarded() -> Result<()> {
+fn a_bridge_port_is_not_guarded() -> Result<()> {
     needs_root!();
     let lab = topology::calico(1)?;
     lab.node().sysctl("net.ipv4.conf.cali0.rp_filter", 0)?;

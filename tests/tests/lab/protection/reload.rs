@@ -166,7 +166,7 @@ fn a_limit_counts_the_entries_that_were_there_before_it() -> Result<()> {
 }
 
 #[test]
-fn the_binding_holds_from_a_reload_on_and_lets_go_by_another() -> Result<()> {
+fn the_binding_holds_from_one_reload_to_the_next() -> Result<()> {
     needs_root!();
     const NODE: [u8; 4] = [192, 168, 0, 1];
     const C2: [u8; 4] = [192, 168, 0, 2];

@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 /// Which notifications to drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Deaf {
+pub struct Muted {
     /// Those about these interfaces while they are up, about their neighbours, and about their XDP features.
     pub interfaces: Vec<u32>,
     /// Those about these neighbour entries.
@@ -66,7 +66,7 @@ fn unless(code: u16, value: u32, skip: u8) -> SockFilter {
     SockFilter::new(code, 0, skip, value)
 }
 
-impl Deaf {
+impl Muted {
     /// Whether nothing is dropped.
     pub fn is_empty(&self) -> bool {
         self.interfaces.is_empty() && self.neighbours.is_empty()
