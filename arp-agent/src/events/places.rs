@@ -11,6 +11,8 @@ const FLAPS: u32 = 5;
 const FLAP_TIME: Duration = Duration::from_secs(180);
 /// How many addresses are remembered; of one more nothing is.
 const MOST: usize = 65_536;
+/// How often those that are gone are looked for at most: it takes a look at each.
+const KEEP_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where an address is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(crate) struct Move {
 #[derive(Debug, Default)]
 pub(crate) struct NeighbourPlaces {
     seen: HashMap<Ipv4Addr, SeenAt>,
+    /// When those that are gone were looked for last.
+    kept_at: Option<Instant>,
 }
 
 impl NeighbourPlaces {
@@ -81,8 +85,12 @@ impl NeighbourPlaces {
         self.seen.len()
     }
 
-    /// Forgets those that are not there any more, and did not move of late.
+    /// Forgets those that are not there any more, and did not move of late; not if that was done a moment ago.
     pub(crate) fn keep(&mut self, now: Instant, is_there: impl Fn(Ipv4Addr, Place) -> bool) {
+        if self.kept_at.is_some_and(|kept_at| now < kept_at + KEEP_PAUSE) {
+            return;
+        }
+        self.kept_at = Some(now);
         self.seen
             .retain(|&addr, seen| now.saturating_duration_since(seen.since) <= FLAP_TIME || is_there(addr, seen.place));
     }
@@ -130,9 +138,13 @@ mod tests {
         places.is(ADDR, place(7, 1), now, |_| false);
         places.keep(now, |_, _| false);
         assert_eq!(places.len(), 1);
-        places.keep(now + FLAP_TIME * 2, |_, _| true);
+        let late = now + FLAP_TIME * 2;
+        places.keep(late, |_, _| true);
         assert_eq!(places.len(), 1);
-        places.keep(now + FLAP_TIME * 2, |_, _| false);
+        places.keep(late + KEEP_PAUSE / 2, |_, _| {
+            panic!("a flood of new neighbours would have each looked at each time")
+        });
+        places.keep(late + KEEP_PAUSE, |_, _| false);
         assert_eq!(places.len(), 0);
     }
 }
