@@ -96,44 +96,6 @@ pub(crate) fn assert_generated(name: &str, text: &str) {
     assert!(fs::read_to_string(&path).is_ok_and(|is| is == text), "{name} is not up to date: run `cargo xtask docs`");
 }
 
-/// Which other rooms a room of the agent imports from: a room is a file or a folder below `src`. Tests may look anywhere.
-fn imports() -> BTreeMap<String, BTreeSet<String>> {
-    const TESTS: [&str; 7] = ["claims", "captured", "captured_arp", "document", "incremental", "sessions", "stack"];
-    let room = |word: &str| word.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>();
-    let mut imports: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for path in files(&[".rs"]) {
-        let Ok(inside) = path.strip_prefix("arp-agent/src") else { continue };
-        let stem = inside.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        if stem == "tests" || TESTS.contains(&stem.as_str()) {
-            continue;
-        }
-        let of = inside.components().next().unwrap().as_os_str().to_string_lossy().trim_end_matches(".rs").to_owned();
-        let text = fs::read_to_string(root().join(&path)).unwrap();
-        let code = ["mod tests {", "pub(crate) mod tests {"].iter().fold(text.as_str(), |code, begin| {
-            code.split(&format!("#[cfg(test)]\n{begin}")).next().unwrap_or_default()
-        });
-        let of_comment = |line: &&str| line.trim_start().starts_with("//");
-        let lines = code.lines().filter(|line| !of_comment(line));
-        let named = lines.flat_map(|line| line.split("crate::").skip(1).map(room).collect::<Vec<_>>());
-        imports.entry(of.clone()).or_default().extend(named.filter(|other| *other != of));
-    }
-    let rooms: BTreeSet<String> = imports.keys().cloned().collect();
-    imports.values_mut().for_each(|others| others.retain(|other| rooms.contains(other)));
-    imports
-}
-
-#[test]
-fn no_two_rooms_of_the_agent_import_each_other() {
-    let mut imports = imports();
-    assert!(imports["agent"].contains("mirror") && imports["explain"].contains("kernel"), "{imports:?}");
-    // What imports from nobody that is left is above no room.
-    while let Some(leaf) = imports.iter().find(|(_, others)| others.is_empty()).map(|(room, _)| room.clone()) {
-        imports.remove(&leaf);
-        imports.values_mut().for_each(|others| others.retain(|other| *other != leaf));
-    }
-    assert_eq!(imports, BTreeMap::new(), "these rooms import each other, or from such");
-}
-
 #[test]
 fn architecture_lists_the_files_with_unsafe_code() {
     let starts = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];

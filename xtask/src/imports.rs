@@ -1,9 +1,9 @@
 //! No two files of a crate import from each other, directly or by way of others: each can be read after those that it
-//! imports from.
+//! imports from. Nor do two rooms of the agent.
 //!
 //! A file imports from another if it names an item that is defined there, in a `use` or by a path. Re-exports are
 //! followed to the definition, and are no imports themselves unless the file also uses the name. `mod` alone imports
-//! nothing. Hence `mod.rs` may import from its children, or they from it, but not both. Tests may import from anywhere.
+//! nothing, and a file may use what a module above it defines: it is a part of that. Tests may import from anywhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -338,6 +338,25 @@ fn no_two_files_of_a_crate_import_each_other() -> Result<()> {
         }
     }
     assert!(found.is_empty(), "these files import each other:\n{}", found.join("\n"));
+    Ok(())
+}
+
+/// A room of the agent is a file or a folder directly below its `src`.
+#[test]
+fn no_two_rooms_of_the_agent_import_each_other() -> Result<()> {
+    let room = |file: &str| file.split("::").next().unwrap_or_default().to_owned();
+    let mut rooms = Imports::new();
+    for ((of, from), names) in Crate::read(&rows::files(".rs")?, "arp-agent/src").imports() {
+        let pair = (room(&of), room(&from));
+        if pair.0 != pair.1 {
+            rooms.entry(pair).or_default().extend(names);
+        }
+    }
+    for (of, from) in [("agent", "mirror"), ("explain", "kernel")] {
+        assert!(rooms.contains_key(&(of.to_owned(), from.to_owned())), "{rooms:?}");
+    }
+    let found: Vec<_> = cycles(&rooms).collect();
+    assert!(found.is_empty(), "these rooms import each other: {found:#?}");
     Ok(())
 }
 

@@ -9,6 +9,8 @@ mod faults;
 mod imports;
 mod lint;
 mod machine;
+#[cfg(test)]
+mod names;
 mod package;
 mod paths;
 mod process;

@@ -145,13 +145,13 @@ fn differences(rows: &BTreeMap<String, Vec<String>>, tests: &BTreeSet<String>) -
 }
 
 /// Where references lead.
-struct Targets {
+struct References {
     sections: BTreeSet<String>,
     rows: BTreeSet<String>,
     goals: BTreeSet<String>,
 }
 
-impl Targets {
+impl References {
     fn read() -> Result<Self> {
         let (page, rows_page) = (read(PAGE)?, read(ROWS)?);
         let mut sections = BTreeSet::new();
@@ -161,7 +161,7 @@ impl Targets {
             }
         }
         let goals = goals(&page).into_keys().collect();
-        Ok(Targets { sections, rows: rows(&rows_page)?.into_keys().collect(), goals })
+        Ok(References { sections, rows: rows(&rows_page)?.into_keys().collect(), goals })
     }
 
     /// The references of a text that lead nowhere. In Rust a goal is a whole string or stands in a comment, since `P1`
@@ -235,7 +235,7 @@ fn every_row_has_a_test() -> Result<()> {
 
 #[test]
 fn every_reference_leads_somewhere() -> Result<()> {
-    let targets = Targets::read()?;
+    let targets = References::read()?;
     let mut texts = files(".rs")?;
     texts.extend(files(".md")?);
     let read_in = |path: &str| texts.iter().any(|(other, _)| other == path);
@@ -297,7 +297,7 @@ fn rows_and_tests_are_compared_in_both_directions() {
 #[test]
 fn references_that_lead_nowhere_are_found() {
     let set = |things: &[&str]| things.iter().map(|&thing| thing.to_owned()).collect();
-    let targets = Targets { sections: set(&["5", "5.3"]), rows: set(&["K043", "K151a"]), goals: set(&["P3"]) };
+    let targets = References { sections: set(&["5", "5.3"]), rows: set(&["K043", "K151a"]), goals: set(&["P3"]) };
     for good in ["§5.3. RFC 5227 §2.1, (RFC 826 §9)", "K043–K151a, K8s, KiB, 64 K", "P3, P1a, MP3, cali.P"] {
         assert_eq!(targets.astray("a.md", good), [""; 0], "{good}");
     }
