@@ -14,7 +14,7 @@ const HERE: &str = "xtask/src/faults.rs";
 /// Begins the last cell of a row without a test; what follows says why.
 const WITHOUT: &str = "none:";
 /// How many faults of each letter there are. None of them may lose its row.
-const FAULTS: [(char, u32); 7] = [('A', 4), ('B', 3), ('C', 3), ('D', 4), ('E', 7), ('F', 14), ('O', 12)];
+const FAULTS: [(char, u32); 7] = [('A', 4), ('B', 3), ('C', 3), ('D', 4), ('E', 7), ('F', 15), ('O', 12)];
 
 /// The rows of the page: id and names of tests, none where the row says why.
 fn rows(page: &str) -> Result<BTreeMap<String, Vec<String>>> {

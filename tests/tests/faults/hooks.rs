@@ -90,14 +90,14 @@ fn restarts_where_it_is_there(hook: &[&str], is_pinned: bool, terms: usize, kill
     restarts(hook, is_pinned, terms, kills)
 }
 
-/// For each hook a fifth of 20 ends and 50 kills, and on demand all of them.
+/// For each hook half of 20 ends and 50 kills, and on demand all of them.
 macro_rules! lose_nobody_a_frame {
     ($($hook:ident: $few:ident, $many:ident, $is_pinned:literal;)*) => {$(
         #[test]
         fn $few() -> Result<()> {
             needs_root!();
             let _turn = super::turn();
-            restarts_where_it_is_there($hook, $is_pinned, 4, 10)
+            restarts_where_it_is_there($hook, $is_pinned, 10, 25)
         }
 
         #[test]
