@@ -4,7 +4,8 @@
 //! must have reached the neighbour table, and the kernel has notified the change, if it made one. Once the agent has
 //! applied all notifications up to then, the entries are right again.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,8 +26,12 @@ pub(super) type DoubtCounts<'a> = [&'a AtomicU64; 2];
 #[derive(Debug, Default)]
 pub(super) struct DoubtedBuckets {
     waiting: BTreeMap<u32, DoubtedBucket>,
+    /// The same by when they may be trusted.
+    by_due: BTreeSet<(Instant, u32)>,
     /// The buckets that were trusted again: when, and after which pause.
     trusted: BTreeMap<u32, (Instant, Duration)>,
+    /// When some of those were forgotten last.
+    forgotten_at: Option<Instant>,
 }
 
 /// A bucket in doubt.
@@ -40,6 +45,13 @@ struct DoubtedBucket {
     pause: Duration,
 }
 
+impl DoubtedBucket {
+    /// When it may be trusted.
+    fn due(&self) -> Instant {
+        self.since + self.pause
+    }
+}
+
 impl DoubtedBuckets {
     /// Notes that a bucket is in doubt.
     pub(super) fn note(&mut self, bucket: u32, [doubts, settled]: DoubtCounts<'_>, now: Instant) {
@@ -50,7 +62,8 @@ impl DoubtedBuckets {
         }
         let again = self.trusted.remove(&bucket).filter(|(trusted, _)| now.saturating_duration_since(*trusted) < SOON);
         let pause = again.map_or(PAUSE, |(_, pause)| longer(pause));
-        place.insert(DoubtedBucket { doubts, since: now, pause });
+        let waiting = place.insert(DoubtedBucket { doubts, since: now, pause });
+        self.by_due.insert((waiting.due(), bucket));
     }
 
     /// Trusts the buckets again that had been in doubt for their pause at the moment `since_drained`: everything that the
@@ -61,12 +74,19 @@ impl DoubtedBuckets {
         at_least: Option<Duration>,
         counts: impl Fn(u32) -> DoubtCounts<'a>,
     ) {
-        let trusted = &mut self.trusted;
-        self.waiting.retain(|&bucket, waiting| {
-            let pause = at_least.unwrap_or(waiting.pause);
-            if since_drained.saturating_duration_since(waiting.since) < pause {
-                return true;
+        let due = match at_least {
+            // Under a flood very many wait, and nearly all of them for later.
+            None => {
+                let later = self.by_due.split_off(&(since_drained, u32::MAX));
+                mem::replace(&mut self.by_due, later)
             }
+            Some(pause) => {
+                let is_due = |waiting: &DoubtedBucket| waiting.since + pause <= since_drained;
+                self.by_due.extract_if(.., |(_, bucket)| self.waiting.get(bucket).is_some_and(is_due)).collect()
+            }
+        };
+        for (_, bucket) in due {
+            let Some(waiting) = self.waiting.get_mut(&bucket) else { continue };
             let [doubts, settled] = counts(bucket);
             if doubts.load(Ordering::SeqCst) == waiting.doubts {
                 settled.store(waiting.doubts, Ordering::SeqCst);
@@ -74,20 +94,28 @@ impl DoubtedBuckets {
             // After the store: the program notes a bucket only if it has found it settled.
             let doubts = doubts.load(Ordering::SeqCst);
             if doubts == settled.load(Ordering::SeqCst) {
-                trusted.insert(bucket, (since_drained, waiting.pause));
-                return false;
+                self.trusted.insert(bucket, (since_drained, waiting.pause));
+                self.waiting.remove(&bucket);
+                continue;
             }
             *waiting = DoubtedBucket { doubts, since: Instant::now(), pause: longer(waiting.pause) };
-            true
-        });
-        if self.trusted.len() > REMEMBERED {
-            self.trusted.retain(|_, (trusted, _)| since_drained.saturating_duration_since(*trusted) < SOON);
+            self.by_due.insert((waiting.due(), bucket));
+        }
+        self.forget_trusted(since_drained);
+    }
+
+    /// Forgets those that were trusted long ago, if there are many. Where all of them are recent, it is not tried again at
+    /// once: that takes a look at each.
+    fn forget_trusted(&mut self, now: Instant) {
+        if self.trusted.len() > REMEMBERED && self.forgotten_at.is_none_or(|at| now >= at + SOON) {
+            self.forgotten_at = Some(now);
+            self.trusted.retain(|_, (trusted, _)| now.saturating_duration_since(*trusted) < SOON);
         }
     }
 
     /// When the next bucket may be trusted, if one is in doubt.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.waiting.values().map(|waiting| waiting.since + waiting.pause).min()
+        self.by_due.first().map(|(due, _)| *due)
     }
 }
 
@@ -173,6 +201,45 @@ mod tests {
         world.doubt();
         world.note(now + 1_000);
         assert_eq!(world.known.due(), Some(world.start + Duration::from_millis(now + 1_005)), "after some rest");
+    }
+
+    #[test]
+    fn whoever_asks_for_all_waits_for_each_only_as_long_as_is_said() {
+        let mut world = TestBucket::new();
+        for now in [0, 5] {
+            world.doubt();
+            world.note(now);
+            assert!(now == 5 || world.is_trusted_at(5));
+        }
+        let at = |ms: u64| world.start + Duration::from_millis(ms);
+        // Its own pause is 10 ms by now.
+        world.known.settle(at(9), Some(PAUSE), |_| [&world.doubts, &world.settled]);
+        assert_eq!(world.known.due(), Some(at(15)));
+        world.known.settle(at(10), Some(PAUSE), |_| [&world.doubts, &world.settled]);
+        assert_eq!(world.known.due(), None);
+        assert_eq!(world.settled.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn of_many_buckets_each_is_trusted_in_its_turn() {
+        const MANY: u32 = 6_000;
+        let counts: Vec<[AtomicU64; 2]> = (0..MANY).map(|_| [AtomicU64::new(1), AtomicU64::new(0)]).collect();
+        let of = |bucket: u32| counts[bucket as usize].each_ref();
+        let (mut known, start) = (DoubtedBuckets::default(), Instant::now());
+        for bucket in 0..MANY {
+            known.note(bucket, of(bucket), start + Duration::from_micros(bucket.into()));
+        }
+        assert_eq!(known.due(), Some(start + PAUSE));
+        let settled = || counts.iter().filter(|[_, settled]| settled.load(Ordering::SeqCst) == 1).count();
+        known.settle(start + PAUSE + Duration::from_micros(99), None, of);
+        assert_eq!(settled(), 100);
+        known.settle(start + 2 * PAUSE, None, of);
+        assert_eq!(settled(), 5_001);
+        known.settle(start + SOON, None, of);
+        assert_eq!((settled(), known.due()), (6_000, None));
+        assert_eq!(known.trusted.len(), 6_000, "they were looked at less than a second ago");
+        known.settle(start + SOON * 3 / 2, None, of);
+        assert_eq!(known.trusted.len(), 999, "the others were trusted more than a second ago");
     }
 
     #[test]
