@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use arp_common::Lladdr;
+use linux_raw_sys::netlink as raw;
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::net::if_::if_nametoindex;
@@ -22,10 +23,8 @@ const RECEIVE_LEN: usize = 1 << 16;
 /// `struct nlmsghdr`, `struct nlattr` (include/uapi/linux/netlink.h).
 const HEADER_LEN: usize = 16;
 const ATTRIBUTE_LEN: usize = 4;
-/// Attributes of rules (include/uapi/linux/fib_rules.h).
-const FRA_DST: u16 = 1;
-const FRA_PRIORITY: u16 = 6;
-const FIB_RULE_INVERT: u32 = 2;
+const FRA_DST: u16 = raw::FRA_DST as u16;
+const FRA_PRIORITY: u16 = raw::FRA_PRIORITY as u16;
 
 /// A change that the kernel can be asked for.
 #[derive(Clone, Debug)]
@@ -314,7 +313,7 @@ impl KernelChange {
         // `struct fib_rule_hdr` (include/uapi/linux/fib_rules.h).
         let dst_len = if rule.to.is_some() { 32 } else { 0 };
         let mut body = vec![libc::AF_INET as u8, dst_len, 0, 0, 0, 0, 0, rule.action];
-        body.extend(if rule.inverted { FIB_RULE_INVERT } else { 0 }.to_ne_bytes());
+        body.extend(if rule.inverted { raw::FIB_RULE_INVERT } else { 0 }.to_ne_bytes());
         body.extend(attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes()));
         body.extend(rule.to.map(|to| attribute(FRA_DST, &to)).unwrap_or_default());
         body.extend(rule.attributes.iter().flat_map(|(kind, value)| attribute(*kind, value)));
@@ -333,7 +332,7 @@ impl KernelChange {
 
     /// An interface's `IPV4_DEVCONF_*` set (RTM_SETLINK, IFLA_INET_CONF).
     pub fn set_link_setting(ifindex: u32, key: u16, value: i32) -> Self {
-        const IFLA_INET_CONF: u16 = 1;
+        const IFLA_INET_CONF: u16 = raw::IFLA_INET_CONF as u16;
         let settings = attribute(IFLA_INET_CONF, &attribute(key, &value.to_ne_bytes()));
         let mut body = ifinfomsg(ifindex, 0, 0);
         body.extend(attribute(libc::IFLA_AF_SPEC, &attribute(libc::AF_INET as u16, &settings)));
@@ -349,10 +348,9 @@ impl KernelChange {
     /// A netkit pair for Ethernet frames (mode `l2`), the same way; this is the primary end. `ip` before 6.7 has no words
     /// for the mode, and the kernel makes pairs for IP alone without it.
     pub fn add_netkit(interface: &str, other: &File) -> Self {
-        // include/uapi/linux/if_link.h
-        const IFLA_NETKIT_PEER_INFO: u16 = 1;
-        const IFLA_NETKIT_MODE: u16 = 5;
-        const NETKIT_L2: u32 = 0;
+        const IFLA_NETKIT_PEER_INFO: u16 = raw::IFLA_NETKIT_PEER_INFO as u16;
+        const IFLA_NETKIT_MODE: u16 = raw::IFLA_NETKIT_MODE as u16;
+        const NETKIT_L2: u32 = raw::netkit_mode::NETKIT_L2 as u32;
         let mut data = attribute(IFLA_NETKIT_PEER_INFO, &other_end(other));
         data.extend(attribute(IFLA_NETKIT_MODE, &NETKIT_L2.to_ne_bytes()));
         KernelChange::add_pair("netkit", interface, &data)

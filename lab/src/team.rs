@@ -7,11 +7,10 @@ use anyhow::{Context as _, Result};
 use crate::namespace::Namespace;
 use crate::netlink::{self, KernelChange, Netlink, attribute};
 
-/// `GENL_ID_CTRL`, its command that lists families, and what is told of each (include/uapi/linux/genetlink.h).
-const CONTROLLER: u16 = 16;
-const LIST_FAMILIES: [u8; 4] = [3, 1, 0, 0];
-const FAMILY_ID: u16 = 1;
-const FAMILY_NAME: u16 = 2;
+const CONTROLLER: u16 = libc::GENL_ID_CTRL as u16;
+const LIST_FAMILIES: [u8; 4] = [libc::CTRL_CMD_GETFAMILY as u8, 1, 0, 0];
+const FAMILY_ID: u16 = libc::CTRL_ATTR_FAMILY_ID as u16;
+const FAMILY_NAME: u16 = libc::CTRL_ATTR_FAMILY_NAME as u16;
 /// `TEAM_CMD_OPTIONS_SET`, in version 1 of `struct genlmsghdr`.
 const SET_OPTIONS: [u8; 4] = [1, 1, 0, 0];
 const TEAM_IFINDEX: u16 = 1;

@@ -21,8 +21,8 @@ const IFLA_INET_CONF: u16 = raw::IFLA_INET_CONF as u16;
 const IFLA_XDP_ATTACHED: u16 = raw::IFLA_XDP_ATTACHED as u16;
 const IFLA_XDP_PROG_ID: u16 = raw::IFLA_XDP_PROG_ID as u16;
 const IFLA_XDP_HW_PROG_ID: u16 = raw::IFLA_XDP_HW_PROG_ID as u16;
-/// Of a VRF, in IFLA_INFO_DATA (include/uapi/linux/if_link.h).
-const IFLA_VRF_TABLE: u16 = 1;
+/// Of a VRF, in IFLA_INFO_DATA.
+const IFLA_VRF_TABLE: u16 = raw::IFLA_VRF_TABLE as u16;
 const XDP_ATTACHED_MULTI: u8 = raw::XDP_ATTACHED_MULTI as u8;
 
 /// include/uapi/linux/if_bridge.h, include/uapi/linux/if_bonding.h.

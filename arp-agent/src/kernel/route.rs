@@ -43,11 +43,11 @@ const FRA_PROTOCOL: u16 = raw::FRA_PROTOCOL as u16;
 const FRA_IP_PROTO: u16 = raw::FRA_IP_PROTO as u16;
 const FRA_SPORT_RANGE: u16 = raw::FRA_SPORT_RANGE as u16;
 const FRA_DPORT_RANGE: u16 = raw::FRA_DPORT_RANGE as u16;
-/// Since 6.12, 6.15 and 6.15 (include/uapi/linux/fib_rules.h); masks come with each port since.
-const FRA_DSCP: u16 = 25;
-const FRA_SPORT_MASK: u16 = 28;
-const FRA_DPORT_MASK: u16 = 29;
-const FRA_DSCP_MASK: u16 = 30;
+/// Since 6.12, 6.15 and 6.15; masks come with each port since.
+const FRA_DSCP: u16 = raw::FRA_DSCP as u16;
+const FRA_SPORT_MASK: u16 = raw::FRA_SPORT_MASK as u16;
+const FRA_DPORT_MASK: u16 = raw::FRA_DPORT_MASK as u16;
+const FRA_DSCP_MASK: u16 = raw::FRA_DSCP_MASK as u16;
 const FR_ACT_TO_TBL: u8 = raw::FR_ACT_TO_TBL as u8;
 const FR_ACT_GOTO: u8 = raw::FR_ACT_GOTO as u8;
 const FR_ACT_NOP: u8 = raw::FR_ACT_NOP as u8;
