@@ -45,7 +45,7 @@ pub enum Command {
     /// Show the counters: requests answered, and frames passed by reason. Exit code 0, 1 failed, 3 no response, 4 not
     /// running.
     Stats(StatsArgs),
-    /// Show what each interface does in a second, the busiest first, until the agent ends. Exit code 0, 1 failed, 3 no
+    /// Show replies, passes and drops of each interface per second, the busiest first, until the agent ends. Exit code 0, 1 failed, 3 no
     /// response, 4 not running.
     Top(TopArgs),
     /// Show what has happened on the node: addresses that moved or are claimed by others, what policies refused, a neighbour
@@ -76,7 +76,7 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct PreflightArgs {
-    /// Interfaces to look at: names or patterns such as `cali*`.
+    /// Interfaces to check: names or patterns such as `cali*`.
     #[arg(long = "interface", value_name = "GLOB", num_args = 1.., required = true)]
     pub interfaces: Vec<String>,
     /// Which hook to use.
@@ -210,8 +210,8 @@ impl ExplainArgs {
 
 #[derive(Debug, Args)]
 pub struct SnapshotArgs {
-    /// Replace addresses, the same by the same: prefixes stay prefixes, and the first byte stays. What stands for what goes
-    /// to stderr.
+    /// Replace addresses, the same by the same: prefixes stay prefixes, and the first byte stays. The
+    /// replacements are listed on stderr.
     #[arg(long)]
     pub anonymise: bool,
 }
@@ -221,11 +221,11 @@ pub struct StatsArgs {
     /// Only this interface.
     #[arg(long, value_name = "IF")]
     pub interface: Option<String>,
-    /// Print again every so many seconds, with the rates since the last time.
+    /// Print again every this many seconds, with the rates since the last time.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub watch: Option<u64>,
-    /// End after so many times.
+    /// End after printing this many times.
     #[arg(long, value_name = "N", requires = "watch")]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -238,25 +238,25 @@ pub struct StatsArgs {
 
 #[derive(Debug, Args)]
 pub struct TopArgs {
-    /// What comes first.
+    /// Order of the interfaces.
     #[arg(long, value_enum, default_value_t)]
     pub sort: Sort,
-    /// Seconds between two turns.
+    /// Seconds between updates.
     #[arg(long, value_name = "SECONDS", default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub interval: u64,
     /// How many interfaces are shown [default: as many as the screen has room for, all where there is none].
     #[arg(short = 'n', long, value_name = "N")]
     pub lines: Option<usize>,
-    /// Print one turn, and end.
+    /// Print once, and end.
     #[arg(long, conflicts_with = "count")]
     pub once: bool,
-    /// End after so many turns.
+    /// End after this many updates.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     #[command(flatten)]
     pub run_dir: RunDirArgs,
-    /// Print a JSON document each turn, one a line.
+    /// Print a JSON document for each update, one a line.
     #[arg(long)]
     pub json: bool,
 }
@@ -304,10 +304,10 @@ pub struct TraceArgs {
     /// Only frames that are passed for one of these reasons, named as `stats` does.
     #[arg(long = "reason", value_name = "NAME", num_args = 1.., value_parser = filter::reason)]
     pub reasons: Vec<Reason>,
-    /// End after so many frames.
+    /// End after this many frames.
     #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
-    /// End after so many seconds.
+    /// End after this many seconds.
     #[arg(long = "for", id = "for_seconds", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Option<Duration>,
     #[command(flatten)]

@@ -26,10 +26,10 @@ pub fn stretched(bound: Duration) -> Duration {
     bound * slack()
 }
 
-/// Waits until `done`, for `within` at most, which is stretched.
+/// Waits until `done`, at most for `within`, which slow machines stretch.
 ///
 /// # Errors
-/// That of `done`; or it took too long: then `what` says what did not come about.
+/// That of `done`. After the deadline, an error that names what it waited for, by `what`.
 pub fn wait_until(
     within: Duration,
     mut done: impl FnMut() -> Result<bool>,

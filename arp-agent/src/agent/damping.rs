@@ -22,12 +22,12 @@ impl Who {
     }
 }
 
-/// What a notice of an interface weighs that changes nothing, and one of a change: of its carrier, or of what it offers to XDP.
+/// Weight of a notification of an interface that changes nothing, and of one that changes its carrier or XDP features.
 pub(super) const NOTICE: u32 = 10;
 pub(super) const CHANGE: u32 = 40;
-/// What a change of a neighbour's link-layer address weighs: it is followed at less cost.
+/// Weight of a change of a neighbour's link-layer address, which costs less to follow.
 pub(super) const FLIP: u32 = 1;
-/// What may come at once: an interface that is being set up has about twenty notices and two changes.
+/// The weight that may come at once: an interface that is being set up has about twenty notices and two changes.
 const BURST: u32 = 1000;
 /// So much at once is too much.
 pub(super) const EVERYTHING: u32 = BURST + 1;

@@ -215,7 +215,7 @@ impl Agent {
         self.events.happened((notice.ifindex, kind), event, Times::Total(total));
     }
 
-    /// How often the guard has seen what a series is about, if it is the guard that counts it.
+    /// How many events of a series the guard has counted; `None` if the guard does not count them.
     fn guard_counts(&self, (ifindex, kind): EventKey) -> Option<u64> {
         let codes = codes(kind);
         (!codes.is_empty()).then(|| codes.iter().map(|&code| self.bpf.events_of(ifindex, code)).sum())

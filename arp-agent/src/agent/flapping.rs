@@ -93,7 +93,7 @@ impl Agent {
         }
     }
 
-    /// That those are held back who are: what a mirror must know that was filled anew.
+    /// Events that tell a newly filled mirror which interfaces and neighbours are flapping.
     pub(super) fn held_back(&self) -> Vec<Event> {
         self.damper.held().map(|who| flapping(who, true)).collect()
     }

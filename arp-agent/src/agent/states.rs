@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long after a change it is told: by then a new interface has been tested, and what changes back is not told.
+/// How long a change waits before it is logged: by then a new interface has been tested, and a change back cancels it.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How many interfaces are told one by one; more are told in groups.
 const ONE_BY_ONE: usize = 5;

@@ -8,7 +8,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{LinkOrder, TcAttachType};
 use std::collections::BTreeMap;
 
-/// The interfaces that are looked at.
+/// The interfaces that have a tap.
 #[derive(Debug)]
 pub(crate) struct Taps {
     id: u32,
@@ -41,7 +41,7 @@ impl Taps {
         self.id
     }
 
-    /// Looks at an interface, unless it is looked at already.
+    /// Attaches a tap to an interface, unless it has one.
     pub(crate) fn attach(&mut self, bpf: &mut Bpf, ifindex: u32, name: &str) {
         if self.is_on(ifindex) {
             return;
@@ -59,17 +59,17 @@ impl Taps {
         self.by_ifindex.insert(ifindex, attached);
     }
 
-    /// Looks at an interface no more, or forgets one that is gone.
+    /// Detaches the tap of an interface, or forgets an interface that is gone.
     pub(crate) fn forget(&mut self, ifindex: u32) {
         self.by_ifindex.remove(&ifindex);
     }
 
-    /// Whether an interface is looked at.
+    /// Whether an interface has a tap.
     pub(crate) fn is_on(&self, ifindex: u32) -> bool {
         self.by_ifindex.get(&ifindex).is_some_and(Result::is_ok)
     }
 
-    /// The interfaces that cannot be looked at, and why.
+    /// The interfaces to which no tap could be attached, and why.
     pub(crate) fn refused(&self) -> impl Iterator<Item = (u32, &str)> {
         self.by_ifindex.iter().filter_map(|(&ifindex, tap)| Some((ifindex, tap.as_ref().err()?.as_str())))
     }

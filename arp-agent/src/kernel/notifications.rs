@@ -360,7 +360,7 @@ impl Subscription {
         Ok(())
     }
 
-    /// Whether what was received is to be read: from port 0, which only the kernel has, and not just a signal.
+    /// Whether a datagram came from the kernel, which alone has port 0. `false`, too, if a signal interrupted the wait.
     fn is_from_kernel(&self, sender: io::Result<SocketAddr>) -> io::Result<bool> {
         match sender {
             Ok(sender) => Ok(sender.port_number() == 0),

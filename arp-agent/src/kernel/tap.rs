@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// Longer than any ARP frame.
 const LONGEST: usize = 2048;
 
-/// Looks on at one interface.
+/// Sees the ARP frames of one interface.
 pub struct Tap {
     socket: OwnedFd,
     ifindex: u32,

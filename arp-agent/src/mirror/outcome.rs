@@ -94,7 +94,7 @@ pub(super) fn refuses(route: &Route) -> bool {
     matches!(route.kind, RouteKind::Blackhole | RouteKind::Unreachable | RouteKind::Prohibit)
 }
 
-/// What becomes of the addresses that are in `prefix`, and in no longer one that the steps know.
+/// What becomes of the addresses in `prefix` that no longer prefix of the steps covers.
 pub(super) fn outcome<'a>(tables: &impl RoutingTables<'a>, steps: &[LookupStep], prefix: Prefix) -> Outcome {
     let mut at = 0;
     while let Some(step) = steps.get(at) {

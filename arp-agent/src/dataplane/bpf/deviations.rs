@@ -119,8 +119,8 @@ impl Bpf {
         total
     }
 
-    /// Which policy answers a frame that came in on an interface and is passed for this reason, with which link-layer address; with [`AnswerMode::Count`] it
-    /// only would.
+    /// The policy that answers a frame which came in on an interface and would pass for this reason, and with which
+    /// link-layer address. With [`AnswerMode::Count`] it only counts.
     pub fn deviates(&self, ifindex: u32, frame: &ArpFrame, reason: Reason) -> Option<(Deviation, AnswerMode, Lladdr)> {
         let index = self.counters.index(ifindex)?;
         let word =
