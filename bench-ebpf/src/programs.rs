@@ -68,6 +68,13 @@ pub(crate) fn empty(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// The same by tc.
+#[classifier]
+pub(crate) fn empty_tc(_ctx: TcContext) -> i32 {
+    const TC_ACT_UNSPEC: i32 = -1;
+    TC_ACT_UNSPEC
+}
+
 /// Swap and send: what any responder must do.
 #[xdp(frags)]
 pub(crate) fn null(ctx: XdpContext) -> u32 {

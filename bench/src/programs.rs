@@ -12,7 +12,7 @@ use aya::programs::links::LinkOrder;
 use aya::programs::tc::{NlOptions, TcAttachOptions, qdisc_add_clsact};
 use aya::programs::xdp::XdpMode;
 use aya::programs::{
-    Program, ProgramFd, SchedClassifier, TcAttachType, TestRun as _, TestRunAttrs, TestRunOptions, Xdp,
+    Program, ProgramFd, SchedClassifier, TcAttachType, TestRun, TestRunAttrs, TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfLoader};
 use nix::net::if_::if_nametoindex;
@@ -99,6 +99,12 @@ impl LoadedPrograms {
         Ok(program.try_into()?)
     }
 
+    /// The tc program of that name.
+    pub(crate) fn tc(&mut self, name: &str) -> Result<&mut SchedClassifier> {
+        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+        Ok(program.try_into()?)
+    }
+
     /// Sets the request that `feed` writes. Its target is one of `targets`, which are repeated as often as needed.
     pub(crate) fn set_request(&mut self, frame: &ArpFrame, targets: &[[u8; 4]]) -> Result<()> {
         ensure!(!targets.is_empty(), "a request needs a target");
@@ -134,8 +140,7 @@ impl LoadedPrograms {
 
     /// The same with a tc program, on ingress; by clsact the filter is for every protocol.
     pub(crate) fn attach_tc(&mut self, name: &str, on: &Namespace, interface: &str, by: Tc) -> Result<()> {
-        let program = self.ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
-        let program: &mut SchedClassifier = program.try_into()?;
+        let program = self.tc(name)?;
         let attached = on.run(|| -> Result<()> {
             let options = match by {
                 Tc::Clsact => {
@@ -194,11 +199,25 @@ impl LoadedPrograms {
 /// Runs a program `repeat` times on one frame (BPF_PROG_TEST_RUN). From the second run on, the frame is what the
 /// program has made of it.
 pub(crate) fn run(program: &Xdp, ingress: u32, frame: &[u8], repeat: u32) -> Result<Runs> {
+    run_in(program, Some(&xdp_md(ingress, frame.len())), frame, repeat)
+}
+
+/// The same with a tc program, on a frame that came in on `lo`.
+pub(crate) fn run_tc(program: &SchedClassifier, frame: &[u8], repeat: u32) -> Result<Runs> {
+    run_in(program, None, frame, repeat)
+}
+
+fn run_in(
+    program: &impl for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+    context: Option<&[u8]>,
+    frame: &[u8],
+    repeat: u32,
+) -> Result<Runs> {
     let mut out = vec![0; frame.len()];
     let options = TestRunOptions {
         data_in: Some(frame),
         data_out: Some(&mut out),
-        ctx_in: Some(&xdp_md(ingress, frame.len())),
+        ctx_in: context,
         repeat,
         ..TestRunOptions::default()
     };

@@ -65,6 +65,9 @@ const LOADS: [(&str, Way, &str, Load); 6] = [
     ("UDP of 64 bytes, pod → node", Way::PodToNode, "/s", |path, cores, time| path.udp_small(cores, time)),
 ];
 
+/// So many of them, the first, are bulk: they vary by more from one time to the next than what is judged.
+const BULKS: usize = 3;
+
 #[derive(Clone, Copy, Debug)]
 enum Way {
     PodToNode,
@@ -74,6 +77,7 @@ enum Way {
 
 pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, duration) = context.either((21, Duration::from_millis(150)), (2, Duration::from_millis(30)));
+    let times_of_bulk = context.either(3, 1);
     let cores = Cores(context.core, context.cores[0]);
     let lab = calico(2 * CASES.len() as u8)?;
     let pods: Vec<&Host> = (0..2 * CASES.len()).map(|pod| lab.host(&format!("p{pod}"))).collect();
@@ -89,8 +93,9 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         };
         let agents: Vec<Option<Agent>> =
             cases.iter().map(|&case| attach(&lab, pair(case), case)).collect::<Result<_>>()?;
-        for (load, way, unit, run) in LOADS {
-            for place in order(round, cases.len()) {
+        for (number, (load, way, unit, run)) in LOADS.into_iter().enumerate() {
+            let times = if number < BULKS { times_of_bulk } else { 1 };
+            for place in (0..times).flat_map(|time| order(round + time, cases.len())) {
                 context.check()?;
                 let case = cases[place];
                 let rate = run(&path(&lab, pair(case), way), cores, duration)
@@ -121,7 +126,7 @@ pub(crate) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
         }
     }
     findings.note(format!(
-        "{rounds} rounds; {duration:?} each, after a warm-up, over new sockets. The sender, and with it what is attached, on core {}, \
+        "{rounds} rounds, of TCP bulk {times_of_bulk} times in each; {duration:?} each, after a warm-up, over new sockets. The sender, and with it what is attached, on core {}, \
          the receiver on core {}; requests and responses both on the sender's.",
         cores.0, cores.1
     ));

@@ -134,10 +134,17 @@ impl Bpf {
     /// # Errors
     /// The verifier or the kernel refuses.
     pub fn run_guard(&mut self, ingress: u32, frame: &[u8]) -> anyhow::Result<ProgramRun> {
+        run_tc(self.guard_program()?, ingress, frame)
+    }
+
+    /// The guard's program itself, loaded.
+    ///
+    /// # Errors
+    /// The verifier refuses.
+    pub fn guard_program(&mut self) -> anyhow::Result<&mut SchedClassifier> {
         self.guard()?;
         let name = self.guards.guarding.program();
-        let program: &mut SchedClassifier = self.program(name)?.try_into()?;
-        run_tc(program, ingress, frame)
+        Ok(self.program(name)?.try_into()?)
     }
 
     /// Sets the policies of an interface that has an entry; says whether it has.

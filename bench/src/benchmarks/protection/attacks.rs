@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use arp_common::ArpFrame;
@@ -54,6 +54,9 @@ pub(super) const ATTACKS: [Attack; 11] = [
     Attack { at_once: true, ..attack(SCANS[1], AttackKind::Scan(None)) },
 ];
 
+/// Random senders alone.
+pub(super) const SPOOFED_REQUESTS: Attack = attack(SPOOFED[0], AttackKind::Flood);
+
 const fn attack(name: &'static str, kind: AttackKind) -> Attack {
     Attack { name, kind, at_once: false }
 }
@@ -88,18 +91,25 @@ impl Attacker<'_> {
                 }
                 Ok(AttackSent { count: 0, elapsed: Duration::ZERO })
             }
-            AttackKind::Flood => {
-                let frames = frames(attack.name, self.pod, round);
-                let flood = Flood::on(self.namespace, self.core)?;
-                let flooded = flood.run_while(&frames, || !done.load(Ordering::Relaxed))?;
-                Ok(AttackSent { count: flooded.requests, elapsed: flooded.elapsed })
-            }
+            AttackKind::Flood => self.flood_while(attack, round, || !done.load(Ordering::Relaxed)),
             AttackKind::Scan(rate) => {
                 let _core = OnCore::enter(self.core)?;
                 let scanned = scan(self.namespace, DEAD, DEAD_HOSTS, rate, done)?;
                 Ok(AttackSent { count: scanned.sent, elapsed: scanned.elapsed })
             }
         }
+    }
+
+    /// Floods for so long.
+    pub(super) fn flood_for(&self, duration: Duration, attack: Attack, round: usize) -> Result<AttackSent> {
+        let begin = Instant::now();
+        self.flood_while(attack, round, || begin.elapsed() < duration)
+    }
+
+    fn flood_while(&self, attack: Attack, round: usize, goes_on: impl Fn() -> bool) -> Result<AttackSent> {
+        let frames = frames(attack.name, self.pod, round);
+        let flooded = Flood::on(self.namespace, self.core)?.run_while(&frames, goes_on)?;
+        Ok(AttackSent { count: flooded.requests, elapsed: flooded.elapsed })
     }
 }
 

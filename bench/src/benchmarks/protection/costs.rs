@@ -10,21 +10,31 @@ use anyhow::Result;
 use lab::topology::{UPLINK_IP, calico};
 use lab::{Agent, AgentOptions, Host, Lab, wait_until};
 
-use super::results::{CALM_TABLE, FILLING_TABLE, GUARDED, LOADS, UNGUARDED};
+use super::FLOOR;
+use super::attacks::{Attacker, SPOOFED_REQUESTS};
+use super::results::{CALM_TABLE, DROPPED, FILLING_TABLE, GUARDED, LOADS, UNGUARDED};
 use crate::context::Context;
 use crate::findings::Findings;
 use crate::loads::{Cores, Path};
+use crate::programs::{LoadedPrograms, Tc};
 use crate::samples::{Key, order};
 
 /// More than a quarter of what the table has room for, from which on the budget is at work.
 const ENTRIES: u16 = 300;
+/// Floods of each kind in a round.
+const FLOODS: usize = 4;
 /// For how long it is at work after the last new entry.
 const AT_WORK: Duration = Duration::from_secs(5);
 
 pub(super) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let (rounds, duration) = context.either((15, Duration::from_millis(250)), (2, Duration::from_millis(30)));
+    let flood = context.either(Duration::from_millis(100), Duration::from_millis(20));
     let cores = Cores(context.core, context.cores[0]);
-    let lab = calico(4)?;
+    let lab = calico(6)?;
+    // Whoever asks from an address of somebody else is dropped before its sender is judged.
+    lab.hosts().for_each(|host| host.close_sockets());
+    let mut floor = LoadedPrograms::load()?;
+    floor.attach_tc("discard_arp_tc", lab.node(), "cali4", Tc::Tcx)?;
     for round in 0..rounds {
         let pods = |case: usize| {
             let first = 2 * ((case + round) % 2);
@@ -52,13 +62,24 @@ pub(super) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
                 }
             }
         }
+        let guarded = 2 * ((1 + round) % 2) as u8;
+        for turn in order(round, FLOODS * 2) {
+            context.check()?;
+            let (name, pod) = if turn % 2 == 0 { (FLOOR, 4) } else { (GUARDED, guarded) };
+            let namespace = lab.host(&format!("p{pod}")).namespace();
+            let sent = Attacker { namespace, pod, core: cores.0 }.flood_for(flood, SPOOFED_REQUESTS, round)?;
+            findings.push(Key::new(DROPPED, name), "/s", sent.count as f64 / sent.elapsed.as_secs_f64());
+        }
         agents.iter_mut().try_for_each(|agent| agent.stop().map(drop))?;
         lab.node().ip("neigh flush all")?;
         if round + 1 < rounds {
             thread::sleep(Duration::from_millis(200));
         }
     }
-    findings.note(format!("What it costs: {rounds} rounds, {duration:?} each."));
+    findings.note(format!(
+        "What it costs: {rounds} rounds, {duration:?} each; of the floods that are dropped {FLOODS} in each round, {flood:?} \
+         each, the two in turn, with nobody else."
+    ));
     Ok(())
 }
 

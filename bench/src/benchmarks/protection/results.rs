@@ -14,6 +14,9 @@ pub(super) const UNRESOLVED: &str = "entries of the uplink without an address";
 pub(super) const CHANGED: &str = "changes of entries notified";
 pub(super) const AGENT: &str = "the agent's share of a core";
 
+/// Of a flood of random senders, all of which are dropped.
+pub(super) const DROPPED: &str = "frames dropped, and nobody else at work";
+
 /// What the two loads are called, and the state of the neighbour table.
 pub(super) const LOADS: [&str; 2] = ["TCP bulk, pod → node", "TCP requests, pod → node"];
 pub(super) const CALM_TABLE: &str = "table calm";
@@ -53,6 +56,7 @@ pub(crate) const TABLES: &[Table] = &[
         ("TCP bulk, pod → node, table filling", "TCP bulk, pod → node, table filling"),
         ("TCP requests, pod → node, table calm", "TCP requests, pod → node, table calm"),
         ("TCP requests, pod → node, table filling", "TCP requests, pod → node, table filling"),
+        ("frames dropped, and nobody else at work", "frames dropped, and nobody else at work"),
     ]),
 ];
 
@@ -107,8 +111,9 @@ pub(super) fn judge(findings: &mut Findings) {
         let ratios = findings.samples.ratios(&p99(attack), &p99(CALM)).unwrap_or_default();
         findings.goal("G4", [&format!("{FIRST}, p99, against calm"), attack], GoalBound::AtMost(1.5), "×", &ratios);
     }
-    let handled = |case: &str| Key::new(&format!("{HANDLED}: {}", SPOOFED[0]), case);
-    let slower = findings.samples.ratios(&handled(FLOOR), &handled(POLICIES)).unwrap_or_default();
+    findings.compare(DROPPED, FLOOR);
+    let dropped = |case: &str| Key::new(DROPPED, case);
+    let slower = findings.samples.ratios(&dropped(FLOOR), &dropped(GUARDED)).unwrap_or_default();
     findings.goal(
         "G7",
         ["a dropped frame, against a program that drops all ARP", SPOOFED[0]],
