@@ -20,7 +20,7 @@ const LIST: u32 = 4;
 const VIEW: u16 = 3;
 const ACCEPTED: u16 = Neighbour::ALWAYS | VIEW << Neighbour::VIEW_SHIFT;
 
-struct World {
+struct DeviationTables {
     iface: Iface,
     neighbours: BTreeMap<[u8; 4], Neighbour>,
     routes: BTreeMap<[u8; 4], Entry>,
@@ -31,7 +31,7 @@ struct World {
     configured: DeviationConfig,
 }
 
-impl Tables for World {
+impl Tables for DeviationTables {
     fn sequence(&self) -> u64 {
         2
     }
@@ -75,7 +75,7 @@ impl Tables for World {
     }
 }
 
-impl Lists for World {
+impl Lists for DeviationTables {
     fn common_view(&self) -> u16 {
         self.common_view
     }
@@ -84,9 +84,9 @@ impl Lists for World {
     }
 }
 
-fn world() -> World {
+fn world() -> DeviationTables {
     let flags = Iface::PROXY_ARP | Iface::FORWARDING | Iface::LOCAL_ALWAYS;
-    World {
+    DeviationTables {
         iface: Iface { mac: [0xee; 6], flags, ..Iface::default() },
         neighbours: BTreeMap::from([(POD, Neighbour { lladdr: POD_MAC, flags: ACCEPTED })]),
         routes: BTreeMap::from([
@@ -104,7 +104,7 @@ fn world() -> World {
 }
 
 /// What `decide` says, and which policy may answer all the same.
-fn asked_by(world: &World, spa: [u8; 4], tpa: [u8; 4]) -> (Option<Reason>, Option<Deviation>) {
+fn asked_by(world: &DeviationTables, spa: [u8; 4], tpa: [u8; 4]) -> (Option<Reason>, Option<Deviation>) {
     let frame = PackedArp::from(&ArpFrame::request(POD_MAC, spa, tpa));
     match decide(&frame, CALI, world) {
         Verdict::Reply(_) => (None, None),
@@ -112,7 +112,7 @@ fn asked_by(world: &World, spa: [u8; 4], tpa: [u8; 4]) -> (Option<Reason>, Optio
     }
 }
 
-fn asked(world: &World, tpa: [u8; 4]) -> (Option<Reason>, Option<Deviation>) {
+fn asked(world: &DeviationTables, tpa: [u8; 4]) -> (Option<Reason>, Option<Deviation>) {
     asked_by(world, POD, tpa)
 }
 
@@ -124,7 +124,10 @@ fn a_listed_address_without_a_route_is_answered() {
 #[test]
 fn no_other_address_is_answered_and_no_other_list_counts() {
     assert_eq!(asked(&world(), [169, 254, 1, 2]), (Some(Reason::NO_ROUTE), None));
-    let other = World { configured: DeviationConfig::new(AnswerMode::Answer, AnswerMode::Answer, LIST + 1), ..world() };
+    let other = DeviationTables {
+        configured: DeviationConfig::new(AnswerMode::Answer, AnswerMode::Answer, LIST + 1),
+        ..world()
+    };
     assert_eq!(asked(&other, GATEWAY), (Some(Reason::NO_ROUTE), None));
 }
 
@@ -159,7 +162,7 @@ fn an_unknown_sender_is_answered_if_it_is_surely_routed_back() {
     for elsewhere in [BEHIND_UPLINK, NODE, [198, 18, 0, 1]] {
         assert_eq!(asked_by(&world(), elsewhere, GATEWAY), (unknown, None), "{elsewhere:?}");
     }
-    let rules = World { common_view: u16::MAX, ..world() };
+    let rules = DeviationTables { common_view: u16::MAX, ..world() };
     assert_eq!(asked_by(&rules, NEW, GATEWAY), (unknown, None), "nobody knows by which rules");
     let mut unfollowed = world();
     unfollowed.routes.insert(NEW, Entry::unicast(2));

@@ -23,7 +23,7 @@ const NODE: [u8; 4] = [10, 77, 0, 1];
 const GATEWAY: [u8; 4] = [169, 254, 1, 1];
 const SECOND: u64 = 1_000_000_000;
 
-struct World {
+struct GuardTables {
     sequence: RefCell<Vec<u64>>,
     lease: bool,
     iface: Iface,
@@ -41,7 +41,7 @@ struct World {
     asked: RefCell<Vec<Lladdr>>,
 }
 
-impl Tables for World {
+impl Tables for GuardTables {
     fn sequence(&self) -> u64 {
         self.sequence.borrow_mut().pop().unwrap_or(2)
     }
@@ -84,7 +84,7 @@ impl Tables for World {
     }
 }
 
-impl World {
+impl GuardTables {
     fn change(&self, change: impl FnOnce(&mut GuardState)) {
         let mut state = self.state.get();
         change(&mut state);
@@ -96,7 +96,7 @@ impl World {
     }
 }
 
-impl GuardMemory for World {
+impl GuardMemory for GuardTables {
     fn common_view(&self) -> u16 {
         self.view
     }
@@ -149,9 +149,9 @@ impl GuardMemory for World {
     }
 }
 
-fn world(sender: DropMode, entries: DropMode, budget: DropMode) -> World {
+fn world(sender: DropMode, entries: DropMode, budget: DropMode) -> GuardTables {
     let rate = Rate { interval: SECOND / 50, depth: SECOND / 50 * 4 };
-    World {
+    GuardTables {
         sequence: Vec::new().into(),
         lease: true,
         iface: Iface { mac: IFACE_MAC, flags: Iface::LOCAL_ALWAYS, ..Iface::default() },
@@ -241,18 +241,18 @@ fn senders_that_are_routed_elsewhere_are_dropped() {
 fn in_doubt_the_sender_guard_lets_up() {
     let drop = || world(DropMode::Drop, DropMode::Off, DropMode::Off);
     for (what, world) in [
-        ("no lease", World { lease: false, ..drop() }),
-        ("the agent writes", World { sequence: std::vec![WRITING, WRITING].into(), ..drop() }),
-        ("the agent has written meanwhile", World { sequence: std::vec![WRITTEN, 2].into(), ..drop() }),
-        ("no common view", World { view: u16::MAX, ..drop() }),
-        ("a route in change", World { oifs: [Oif::default(); 3], ..drop() }),
-        ("a port of a bridge", World { iface: blocked(Reason::INTERFACE_HAS_MASTER), ..drop() }),
-        ("a VLAN on top", World { iface: blocked(Reason::INTERFACE_HAS_UPPER), ..drop() }),
+        ("no lease", GuardTables { lease: false, ..drop() }),
+        ("the agent writes", GuardTables { sequence: std::vec![WRITING, WRITING].into(), ..drop() }),
+        ("the agent has written meanwhile", GuardTables { sequence: std::vec![WRITTEN, 2].into(), ..drop() }),
+        ("no common view", GuardTables { view: u16::MAX, ..drop() }),
+        ("a route in change", GuardTables { oifs: [Oif::default(); 3], ..drop() }),
+        ("a port of a bridge", GuardTables { iface: blocked(Reason::INTERFACE_HAS_MASTER), ..drop() }),
+        ("a VLAN on top", GuardTables { iface: blocked(Reason::INTERFACE_HAS_UPPER), ..drop() }),
     ] {
         assert_eq!(world.judge(&from(STRANGER)), None, "{what}");
     }
     for reason in [Reason::INGRESS_HOOK, Reason::ARP_NETFILTER, Reason::INTERFACE_FLAPPING, Reason::SELF_TEST_PENDING] {
-        let world = World { iface: blocked(reason), ..drop() };
+        let world = GuardTables { iface: blocked(reason), ..drop() };
         assert_eq!(world.judge(&from(STRANGER)), Some(DropReason::SenderElsewhere), "{reason:?} is about answers");
     }
 }
@@ -261,8 +261,8 @@ fn in_doubt_the_sender_guard_lets_up() {
 #[test]
 fn while_the_agent_writes_few_frames_pass() {
     let writing = || std::vec![WRITING; 100].into();
-    let senders = World { sequence: writing(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
-    let mut entries = World { sequence: writing(), ..world(DropMode::Off, DropMode::Drop, DropMode::Off) };
+    let senders = GuardTables { sequence: writing(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
+    let mut entries = GuardTables { sequence: writing(), ..world(DropMode::Off, DropMode::Drop, DropMode::Off) };
     entries.policy.limit = 128;
     entries.change(|state| state.let_up = 112);
     for (world, reason) in [(senders, DropReason::SenderElsewhere), (entries, DropReason::EntryLimit)] {
@@ -280,7 +280,8 @@ fn while_the_agent_writes_few_frames_pass() {
 #[test]
 fn while_the_agent_writes_neighbours_no_stranger_passes() {
     for sequence in [std::vec![3, 3], std::vec![3, 2], std::vec![4, 2]] {
-        let world = World { sequence: sequence.clone().into(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
+        let world =
+            GuardTables { sequence: sequence.clone().into(), ..world(DropMode::Drop, DropMode::Off, DropMode::Off) };
         assert_eq!(world.judge(&from(STRANGER)), Some(DropReason::SenderElsewhere), "{sequence:?}");
     }
 }
@@ -367,7 +368,7 @@ fn a_budget_is_for_what_the_kernel_may_learn_from() {
 
 #[test]
 fn a_budget_goes_on_without_a_lease() {
-    let world = World { lease: false, ..world(DropMode::Drop, DropMode::Drop, DropMode::Drop) };
+    let world = GuardTables { lease: false, ..world(DropMode::Drop, DropMode::Drop, DropMode::Drop) };
     let judged: Vec<_> = (0..6).map(|_| world.judge(&from(STRANGER))).collect();
     assert_eq!(judged[..4], [None; 4], "the guard is open");
     assert_eq!(judged[4..], [Some(DropReason::LearnBudget); 2]);
@@ -413,7 +414,7 @@ fn counters_of_drops_and_passes_are_apart() {
 }
 
 /// One policy, the binding.
-fn bound(mode: DropMode, kind: binding::BindingKind) -> World {
+fn bound(mode: DropMode, kind: binding::BindingKind) -> GuardTables {
     let mut world = world(DropMode::Off, DropMode::Off, DropMode::Off);
     world.policy.modes = Policy::with_binding(0, mode, kind);
     world
