@@ -1,8 +1,8 @@
 //! The agent as a library: the binary, and the tests, are made of it.
 //!
 //! A change's way: `netlink` → [`kernel`] (reads) → [`event`] → [`mirror`] (pure) → [`dataplane`] (maps and program);
-//! [`hooks`] has the program attached, [`agent`] drives all of it. A command's way: [`cli`] → [`commands`] → the agent's
-//! [`control`] socket. Imports point the same way down: nothing below `commands` knows `cli`, and `kernel` writes nothing.
+//! `hooks` has the program attached, `agent` drives all of it. A command's way: [`cli`] → [`commands`] → the agent's
+//! `control` socket. Imports point the same way down: nothing below `commands` knows `cli`, and `kernel` writes nothing.
 #![warn(missing_docs, clippy::print_stdout, clippy::print_stderr)]
 
 mod agent;

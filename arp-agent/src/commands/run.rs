@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 /// Runs the agent until SIGTERM, SIGINT or another signal that ends programs.
 ///
 /// # Errors
-/// Those of [`Agent::start`] and [`Agent::run`]; the configuration is bad; the run directory cannot be used.
+/// Those of `Agent::start` and `Agent::run`; the configuration is bad; the run directory cannot be used.
 pub fn run(sources: Sources) -> anyhow::Result<Exit> {
     let settings = sources.read()?;
     if let Err(error) = settings.need_interfaces() {

@@ -33,9 +33,9 @@ pub fn status(arguments: &cli::StatusArgs) -> anyhow::Result<Exit> {
 pub enum Fetched {
     /// The agent's status.
     Status(Box<Status>),
-    /// No agent runs ([`AgentAnswer::NotRunning`]).
+    /// No agent runs (`AgentAnswer::NotRunning`).
     NotRunning,
-    /// The agent does not answer ([`AgentAnswer::Silent`]).
+    /// The agent does not answer (`AgentAnswer::Silent`).
     Silent,
 }
 

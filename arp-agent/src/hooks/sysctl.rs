@@ -122,7 +122,7 @@ impl SysctlHook {
     }
 
     /// Whether a setting changed after the agent had stopped waiting for the write: the writer was kept from its CPU
-    /// for longer than that. `is_link`: as for [`SysctlHook::look`].
+    /// for longer than that. `is_link`: as for [`SysctlHook::poll`].
     pub(crate) fn has_late_ones(&mut self, is_link: impl Fn(&str) -> bool) -> bool {
         self.writes.late_ones(Instant::now(), |name| read(name, &is_link))
     }

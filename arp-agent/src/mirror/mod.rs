@@ -1,6 +1,6 @@
 //! From what the kernel says to what the maps must hold. Pure: no sockets, no maps, no clock.
 //!
-//! Events are folded into a [`snapshot`]; [`desired`], `senders` and `views` say what the maps must hold for it; the
+//! Events are folded into a `snapshot`; `desired`, `senders` and `views` say what the maps must hold for it; the
 //! difference to what they hold comes out as [`Change`]s, for the dataplane to apply as one batch.
 
 pub(crate) mod desired;
