@@ -7,12 +7,15 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 archs=${1:-amd64,arm64}
+# Somebody may commit meanwhile.
+commit=$(git rev-parse HEAD)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # Paths of unlike lengths: one that gets into a file moves all that follows.
 one=$work/one another=$work/another/one/deeper
 for clone in "$one" "$another"; do
     git clone --quiet --no-hardlinks . "$clone"
+    git -C "$clone" checkout --quiet "$commit"
     # Programs that setup would build again, which are no part of what is compared.
     mkdir -p "$clone/.tools"
     for tool in bin bpf-toolchain; do

@@ -414,7 +414,8 @@ fn the_self_test_teaches_nobody_and_is_not_counted() -> Result<()> {
         let neighbours = || Ok::<_, anyhow::Error>((p0.ip("neigh show")?, lab.node().ip("neigh show")?));
         let before = neighbours()?;
         let agent = options("v0", hook).start(lab.node())?;
-        assert_eq!(agent.status()?.interface("v0")["state"], "answering", "{hook:?}");
+        // The self-test may end after the agent is ready.
+        agent.wait_for_interface("v0", |interface| interface["state"] == "answering")?;
         assert_eq!(neighbours()?, before, "{hook:?}");
         assert_eq!(agent.status()?.passed("v0").len(), 0, "{hook:?}: nothing came back");
         assert_eq!(lab.host("p0").ask(&lab.host("p0").who_has(L))?.len(), 1);
