@@ -17,6 +17,8 @@ mod process;
 #[cfg(test)]
 mod rows;
 mod setup;
+#[cfg(test)]
+mod syntax;
 mod test;
 mod tool;
 mod vm;

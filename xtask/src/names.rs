@@ -1,43 +1,45 @@
 //! One name for one type, in all crates: who reads of a `Verdict` need not look up whose.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
 use crate::rows;
+use crate::syntax::{CRATES, Crate};
 
 /// What each program has of its own: its command line; and the agent, which the lab runs.
 const OF_EACH_PROGRAM: [&str; 4] = ["Agent", "Args", "Arguments", "Cli"];
 /// A manner of the eBPF program, and what the agent does about it.
 const OF_BOTH_SIDES: [&str; 1] = ["Shadow"];
 
-/// The types that a file defines outside of its tests.
-fn types(source: &str) -> BTreeSet<&str> {
-    let code = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
-    let defined = code.lines().filter_map(|line| {
-        let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
-        let is_type = ["struct", "enum", "trait", "union"].contains(&words.next()?);
-        words.next().filter(|_| is_type)?.split(|c: char| !c.is_alphanumeric()).next()
-    });
-    defined.collect()
+/// Where each name of a type is defined, outside of tests.
+fn types(sources: &[(String, String)]) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for root in CRATES {
+        for (module, file) in Crate::read(sources, root)?.0 {
+            for name in file.types {
+                places.entry(name).or_default().push(format!("{root}: {}", module.join("::")));
+            }
+        }
+    }
+    Ok(places)
 }
 
 #[test]
 fn no_two_types_share_a_name() -> Result<()> {
-    let of_tests = ["tests.rs", "sessions.rs", "incremental.rs", "order.rs", "stack.rs", "imports.rs", "document.rs"];
-    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let sources = rows::files(".rs")?;
-    let is_of_tests = |path: &str| !path.contains("/src/") || of_tests.iter().any(|end| path.ends_with(end));
-    for (path, source) in sources.iter().filter(|(path, _)| !is_of_tests(path)) {
-        types(source).into_iter().for_each(|name| places.entry(name).or_default().push(path));
-    }
-    places.retain(|name, places| places.len() > 1 && !OF_EACH_PROGRAM.contains(name) && !OF_BOTH_SIDES.contains(name));
+    let mut places = types(&rows::files(".rs")?)?;
+    places.retain(|name, places| {
+        places.len() > 1 && ![&OF_EACH_PROGRAM[..], &OF_BOTH_SIDES].concat().contains(&name.as_str())
+    });
     assert!(places.is_empty(), "types of one name: {places:#?}");
     Ok(())
 }
 
 #[test]
-fn types_are_found_by_their_definition() {
-    let source = "pub(crate) struct One;\nenum Two {\n}\n// struct Not\nfn f() { let structure = 1; }\n    trait Three {}\n#[cfg(test)]\nmod tests {\n struct Four;";
-    assert_eq!(types(source), BTreeSet::from(["One", "Two", "Three"]));
+fn types_are_found_by_their_definition() -> Result<()> {
+    let source = "pub(crate) struct One;\nenum Two {\n}\n// struct Not\nfn f() { let structure = \"struct Nor\"; }\n\
+                  trait Three {}\n#[cfg(test)]\nmod tests {\n struct Four; }";
+    let found = types(&[("lab/src/lib.rs".to_owned(), source.to_owned())])?;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["One", "Three", "Two"]);
+    Ok(())
 }

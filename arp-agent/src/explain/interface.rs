@@ -1,7 +1,7 @@
 //! What an interface answers for, and for whom: one sample of each prefix that the routing tables know is asked about.
 
 use super::kernel::Kernel;
-use super::kernel::settings::Setting;
+use super::kernel::settings::InterfaceSetting;
 use super::state::OnInterface;
 use super::words::table_name;
 use super::{Answer, Question};
@@ -129,7 +129,7 @@ fn text(prefix: Prefix) -> String {
 /// Which senders source validation accepts, in a sentence.
 fn senders(on: &OnInterface<'_>) -> String {
     let (snapshot, link) = (on.snapshot(), on.link());
-    let rp_filter = Setting::of(snapshot, link, names::RP_FILTER);
+    let rp_filter = InterfaceSetting::of(snapshot, link, names::RP_FILTER);
     let name = &link.name;
     let strict = format!("those whose route leads back by {name}: {}", back(snapshot, link.ifindex));
     match rp_filter.value() {

@@ -1,7 +1,7 @@
 //! The kernel's state as one question sees it: the facts behind a decision, with where the kernel keeps them, and what
 //! would have to be otherwise for the answer to be one.
 
-use super::kernel::settings::Setting;
+use super::kernel::settings::InterfaceSetting;
 use super::words::{describe_link, describe_neighbour, describe_route, describe_rule, join, refusing, sysctl_name};
 use super::{Explanation, Fact, Question, TablesFrom, explain};
 use crate::arp_rules::ArpRules;
@@ -328,7 +328,7 @@ fn host_route(addr: Ipv4Addr, oif: u32) -> Route {
 /// Each setting with both values, and what comes of them (include/linux/inetdevice.h).
 fn settings(snapshot: &Snapshot, link: &Link) -> Vec<Fact> {
     let fact = |key: &'static str| {
-        let setting = Setting::of(snapshot, link, key);
+        let setting = InterfaceSetting::of(snapshot, link, key);
         Fact::new(format!("net.ipv4.conf.{}.{key}", sysctl_name(&link.name)), setting.to_string())
     };
     arp_common::settings::CONF.into_iter().map(fact).collect()

@@ -1,7 +1,7 @@
 //! What is odd about an interface that answers for others, or about the node: what people look for after they have asked in
 //! vain.
 
-use super::kernel::settings::Setting;
+use super::kernel::settings::InterfaceSetting;
 use super::words::interface;
 use crate::event::{Address, Link, Route, RouteKind};
 use crate::kernel::TableSize;
@@ -24,7 +24,7 @@ pub(crate) fn oddities(
 ) -> Vec<String> {
     let Some(link) = snapshot.links.get(&ifindex) else { return Vec::new() };
     let mut odd = Vec::new();
-    let is_on = |key| Setting::of(snapshot, link, key).is_on();
+    let is_on = |key| InterfaceSetting::of(snapshot, link, key).is_on();
     let proxies = is_on(names::PROXY_ARP) || is_on(names::PROXY_ARP_PVLAN);
     let name = &link.name;
     if proxies && !is_on(names::RP_FILTER) {
@@ -41,7 +41,7 @@ pub(crate) fn oddities(
     odd.extend(hidden(snapshot, link));
     odd.extend(flux(snapshot, link));
     odd.extend(wide_routes(snapshot, link));
-    if is_on(names::PROXY_ARP) && !Setting::of(snapshot, link, names::FORWARDING).is_on() {
+    if is_on(names::PROXY_ARP) && !InterfaceSetting::of(snapshot, link, names::FORWARDING).is_on() {
         odd.push(format!("proxy_arp is on for {name} without effect: forwarding is off there"));
     }
     if !link.carrier && link.flags & 1 != 0 {
@@ -72,7 +72,7 @@ fn fullness(snapshot: &Snapshot, size: TableSize) -> Option<String> {
 
 /// Addresses that `arp_ignore` keeps to the interfaces that hold them.
 fn hidden(snapshot: &Snapshot, link: &Link) -> Option<String> {
-    let ignore = Setting::of(snapshot, link, names::ARP_IGNORE);
+    let ignore = InterfaceSetting::of(snapshot, link, names::ARP_IGNORE);
     if !matches!(ignore.value(), 1 | 2) {
         return None;
     }
@@ -108,7 +108,7 @@ fn flux(snapshot: &Snapshot, link: &Link) -> Option<String> {
 
 /// A prefix that is routed elsewhere as a whole, beside hosts inside it that are routed to the interface.
 fn wide_routes(snapshot: &Snapshot, link: &Link) -> Option<String> {
-    if !Setting::of(snapshot, link, names::PROXY_ARP).is_on() {
+    if !InterfaceSetting::of(snapshot, link, names::PROXY_ARP).is_on() {
         return None;
     }
     let elsewhere = |route: &&Route| route.kind == RouteKind::Unicast && !route.legs().contains(&link.ifindex);

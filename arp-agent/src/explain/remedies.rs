@@ -1,6 +1,6 @@
 //! What would change the kernel's answer, both ways. Each change is tried on a copy of the state before it is named.
 
-use super::kernel::settings::{Setting, set, value as value_of};
+use super::kernel::settings::{InterfaceSetting, set, value as value_of};
 use super::kernel::{Beyond, Kernel, KernelLookup, MAX_NESTED, ObjectsOf, on_master};
 use super::words::{describe_route, describe_rule, sysctl_name, table_name};
 use super::{Answer, Question, Remedy};
@@ -150,7 +150,7 @@ impl TrialNode<'_> {
     /// Routes by interfaces without carrier count again.
     fn without_carrier(&self) -> impl Iterator<Item = Trial> {
         let ignores = |link: &&Link| {
-            !link.carrier && Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on()
+            !link.carrier && InterfaceSetting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on()
         };
         self.snapshot.links.values().filter(ignores).map(|link| {
             let (mut link, mut all, mut commands) = (link.clone(), self.snapshot.all, Vec::new());
@@ -200,7 +200,7 @@ impl TrialNode<'_> {
         let mut candidates = Vec::new();
         for (key, value, also) in values {
             let also = Some(also).filter(|also| !also.is_empty());
-            let now = Setting::of(self.snapshot, self.link, key);
+            let now = InterfaceSetting::of(self.snapshot, self.link, key);
             let own = self.link.settings.map(|settings| value_of(&settings, key));
             if own.is_some_and(|own| own != value) {
                 let command = format!("sysctl -w net.ipv4.conf.{}.{key}={value}", sysctl_name(name));

@@ -1,6 +1,6 @@
 //! Targets that are the node's own: `arp_ignore` and `arp_filter` (net/ipv4/arp.c, 6.18).
 
-use super::settings::Setting;
+use super::settings::InterfaceSetting;
 use super::{Answer, Cause, Destination, Kernel, KernelVerdict, answers, open, silent};
 use crate::event::{Address, Link, LocalAndMain, Route, RouteKind};
 use crate::kernel::LookedUp;
@@ -23,7 +23,7 @@ impl Kernel<'_> {
         if let Some(verdict) = self.ignored(link, target, sender) {
             return verdict;
         }
-        let filter = Setting::of(self.snapshot, link, names::ARP_FILTER);
+        let filter = InterfaceSetting::of(self.snapshot, link, names::ARP_FILTER);
         if !sender.is_unspecified()
             && filter.is_on()
             && let Some(verdict) = self.filters(link, target, sender, &filter, destination.route)
@@ -62,7 +62,7 @@ impl Kernel<'_> {
 
     /// `arp_ignore`, if it lets the interface not answer.
     fn ignored(&self, link: &Link, target: Ipv4Addr, sender: Ipv4Addr) -> Option<KernelVerdict> {
-        let ignore = Setting::of(self.snapshot, link, names::ARP_IGNORE);
+        let ignore = InterfaceSetting::of(self.snapshot, link, names::ARP_IGNORE);
         let no = |so: String| Some(silent(Reason::ARP_IGNORE, ignore.cause(&so)));
         let name = &link.name;
         let of = |ifindex: u32| {
@@ -95,11 +95,10 @@ impl Kernel<'_> {
             }
             3 => {
                 let counts = |address: &&Address| {
-                    let localnet = self
-                        .snapshot
-                        .links
-                        .get(&address.ifindex)
-                        .is_some_and(|link| Setting::of(self.snapshot, link, names::ROUTE_LOCALNET).is_on());
+                    let localnet =
+                        self.snapshot.links.get(&address.ifindex).is_some_and(|link| {
+                            InterfaceSetting::of(self.snapshot, link, names::ROUTE_LOCALNET).is_on()
+                        });
                     let is_wide = !self.beyond.host_addresses.contains(&(address.ifindex, address.local));
                     address.local == target
                         && (localnet || is_wide)
@@ -120,7 +119,7 @@ impl Kernel<'_> {
         link: &Link,
         target: Ipv4Addr,
         sender: Ipv4Addr,
-        filter: &Setting<'_>,
+        filter: &InterfaceSetting<'_>,
         route: Option<&Route>,
     ) -> Option<KernelVerdict> {
         let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
@@ -147,7 +146,13 @@ impl Kernel<'_> {
     }
 
     /// What `arp_filter` refuses because of the route back to the sender.
-    fn leads_back(&self, link: &Link, sender: Ipv4Addr, filter: &Setting<'_>, back: &Route) -> Option<KernelVerdict> {
+    fn leads_back(
+        &self,
+        link: &Link,
+        sender: Ipv4Addr,
+        filter: &InterfaceSetting<'_>,
+        back: &Route,
+    ) -> Option<KernelVerdict> {
         let no = |so: String| Some(silent(Reason::ARP_FILTER, filter.cause(&so)));
         let perhaps = |so: &str| Some(open(Reason::ARP_FILTER, filter.cause(so)));
         if self.is_one_of_several_defaults(back) {

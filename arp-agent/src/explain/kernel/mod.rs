@@ -23,7 +23,7 @@ use crate::prefix::Prefix;
 use arp_common::{Lladdr, Reason, settings as names};
 use nix::libc;
 use sender::Accepted;
-use settings::Setting;
+use settings::InterfaceSetting;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::iter::successors;
@@ -242,7 +242,7 @@ impl Kernel<'_> {
 
     fn process(&self, link: &Link, question: &Question) -> KernelVerdict {
         let (target, sender) = (question.target, question.sender);
-        let of = |key| Setting::of(self.snapshot, link, key);
+        let of = |key| InterfaceSetting::of(self.snapshot, link, key);
         if target.is_multicast() || target.is_broadcast() {
             let cause = Cause::new("frame", format!("the kernel never answers for {target}"));
             return silent(Reason::SPECIAL_TARGET, cause);
@@ -333,7 +333,7 @@ impl Kernel<'_> {
                 Accepted::Yes => self.local(link, target, sender, &destination),
             },
             RouteKind::Unicast => {
-                let forwarding = Setting::of(self.snapshot, link, names::FORWARDING);
+                let forwarding = InterfaceSetting::of(self.snapshot, link, names::FORWARDING);
                 if !forwarding.is_on() {
                     return silent(
                         Reason::FORWARDING_OFF,
@@ -366,7 +366,7 @@ impl Kernel<'_> {
         let routes = prefixes.flat_map(|prefix| self.snapshot.routes.at(TABLE_MAIN, prefix));
         let mut unicast = routes.filter(|route| route.kind == RouteKind::Unicast);
         let is_without = |link: &&Link| {
-            let ignores = Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on();
+            let ignores = InterfaceSetting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).is_on();
             link.flags & IFF_UP != 0 && !link.carrier && ignores
         };
         let by = |route: &Route| route.legs().iter().filter_map(|leg| self.snapshot.links.get(leg)).find(is_without);
@@ -376,7 +376,7 @@ impl Kernel<'_> {
             link.name,
             describe_route(self.snapshot, route)
         );
-        Some(Setting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).cause(&so))
+        Some(InterfaceSetting::of(self.snapshot, link, names::IGNORE_ROUTES_WITH_LINKDOWN).cause(&so))
     }
 
     /// Where the mirror's knowledge ends: the kernel's own lookup.

@@ -3,7 +3,7 @@
 //! certain if all of them lead to the same one.
 
 use super::sender::Accepted;
-use super::settings::Setting;
+use super::settings::InterfaceSetting;
 use super::{Answer, Cause, Destination, Kernel, KernelVerdict, Question, answers, interface, open, silent};
 use crate::event::{Link, Settings};
 use crate::explain::words::describe_route;
@@ -85,7 +85,7 @@ impl Kernel<'_> {
             None => format!("the kernel's route to {target}"),
         };
         if oif == link.ifindex {
-            let pvlan = Setting::of(self.snapshot, link, names::PROXY_ARP_PVLAN);
+            let pvlan = InterfaceSetting::of(self.snapshot, link, names::PROXY_ARP_PVLAN);
             let so = format!("and {route} leads back out of {name}");
             if !pvlan.is_on() {
                 return silent(Reason::PVLAN_OFF, pvlan.cause(&so));
@@ -96,7 +96,7 @@ impl Kernel<'_> {
             }
             return self.delayed(link, question, pvlan.cause(&so));
         }
-        let proxy_arp = Setting::of(self.snapshot, link, names::PROXY_ARP);
+        let proxy_arp = InterfaceSetting::of(self.snapshot, link, names::PROXY_ARP);
         let so = format!("and {route} leaves by another interface, {out}");
         let medium = medium_allows(link.settings, settings);
         if proxy_arp.is_on() && medium {
@@ -109,7 +109,7 @@ impl Kernel<'_> {
             return self.delayed(link, question, Cause::new("static_proxy", what).at("ip neigh show proxy"));
         }
         if proxy_arp.is_on() {
-            let medium = Setting::of(self.snapshot, link, names::MEDIUM_ID);
+            let medium = InterfaceSetting::of(self.snapshot, link, names::MEDIUM_ID);
             let so = format!("and that of {out} is {}: proxy_arp does not answer between them", settings.medium_id);
             return silent(Reason::MEDIUM_ID, medium.cause(&so));
         }

@@ -1,7 +1,7 @@
 //! Source validation: whether the kernel takes the sender for one that may ask here (`fib_validate_source` and
 //! `__fib_validate_source`, net/ipv4/fib_frontend.c, 6.18).
 
-use super::settings::Setting;
+use super::settings::InterfaceSetting;
 use super::{Cause, Kernel, Question};
 use crate::event::{Link, RouteKind};
 use crate::explain::words::{describe_route, describe_rule, interface};
@@ -32,7 +32,7 @@ impl Kernel<'_> {
     /// Whether the sender is accepted for a target behind `oif`.
     pub(super) fn source(&self, link: &Link, question: &Question, oif: u32) -> Accepted {
         let Question { target, sender, .. } = *question;
-        let of = |key| Setting::of(self.snapshot, link, key);
+        let of = |key| InterfaceSetting::of(self.snapshot, link, key);
         let accept_local = of(names::ACCEPT_LOCAL);
         let back = match self.snapshot.walk_back(link.ifindex, oif, target, sender) {
             End::Unknown(rule) => {
@@ -89,7 +89,7 @@ impl Kernel<'_> {
     }
 
     fn judge(&self, link: &Link, question: &Question, back: ReverseLookup) -> Accepted {
-        let of = |key| Setting::of(self.snapshot, link, key);
+        let of = |key| InterfaceSetting::of(self.snapshot, link, key);
         let rp_filter = of(names::RP_FILTER);
         let numbered = self.snapshot.is_numbered(link.ifindex);
         let refused = |so: &str| Accepted::No(Reason::SENDER_ROUTE, rp_filter.cause(so));

@@ -16,7 +16,7 @@ enum Combines {
 }
 
 /// A setting as it is effective for an interface.
-pub(in crate::explain) struct Setting<'a> {
+pub(in crate::explain) struct InterfaceSetting<'a> {
     name: &'a str,
     key: &'static str,
     combines: Combines,
@@ -24,7 +24,7 @@ pub(in crate::explain) struct Setting<'a> {
     all: i32,
 }
 
-impl<'a> Setting<'a> {
+impl<'a> InterfaceSetting<'a> {
     pub(in crate::explain) fn of(snapshot: &Snapshot, link: &'a Link, key: &'static str) -> Self {
         let combines = match key {
             names::FORWARDING | names::MEDIUM_ID => Combines::Own,
@@ -32,7 +32,7 @@ impl<'a> Setting<'a> {
             _ => Combines::Either,
         };
         let value = |settings: Option<Settings>| settings.map_or(0, |settings| value(&settings, key));
-        Setting { name: &link.name, key, combines, own: value(link.settings), all: value(snapshot.all) }
+        InterfaceSetting { name: &link.name, key, combines, own: value(link.settings), all: value(snapshot.all) }
     }
 
     /// The value that counts.
@@ -68,7 +68,7 @@ impl<'a> Setting<'a> {
 
     /// It decides: who says what, `so` what, and in which file.
     pub(in crate::explain) fn cause(&self, so: &str) -> Cause {
-        let Setting { name, key, own, all, combines } = *self;
+        let InterfaceSetting { name, key, own, all, combines } = *self;
         let value = if combines == Combines::Either && self.is_on() { own.max(all).max(1) } else { self.value() };
         let who = match (combines, self.is_own(), self.is_all()) {
             (Combines::Own, ..) => format!("on {name} (that of `all` does not count)"),
@@ -84,9 +84,9 @@ impl<'a> Setting<'a> {
     }
 }
 
-impl Display for Setting<'_> {
+impl Display for InterfaceSetting<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Setting { own, all, combines, .. } = *self;
+        let InterfaceSetting { own, all, combines, .. } = *self;
         match combines {
             Combines::Own => write!(f, "{own} (that of all does not count)"),
             Combines::Highest => write!(f, "{own}, all {all}: as {}", self.value()),

@@ -303,7 +303,7 @@ fn who_says_a_setting_is_named() {
         settings.proxy_arp = 0;
     })]);
     let link = &snapshot.links[&CALI];
-    let cause = |key| Setting::of(&snapshot, link, key).cause("");
+    let cause = |key| InterfaceSetting::of(&snapshot, link, key).cause("");
     assert_eq!(cause(names::RP_FILTER).what, "rp_filter is 1 on cali0 (`all` has 0)");
     assert_eq!(cause(names::RP_FILTER).place.as_deref(), Some("/proc/sys/net/ipv4/conf/cali0/rp_filter"));
     assert_eq!(cause(names::PROXY_ARP).what, "proxy_arp is 0 on cali0 and in `all`");

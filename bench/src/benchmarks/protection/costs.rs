@@ -31,7 +31,7 @@ pub(super) fn run(context: &Context, findings: &mut Findings) -> Result<()> {
     let flood = context.either(Duration::from_millis(100), Duration::from_millis(20));
     let cores = Cores(context.core, context.cores[0]);
     let lab = calico(6)?;
-    // Whoever asks from an address of somebody else is dropped before its sender is judged.
+    // A socket that nobody reads would take a copy of each frame.
     lab.hosts().for_each(|host| host.close_sockets());
     let mut floor = LoadedPrograms::load()?;
     floor.attach_tc("discard_arp_tc", lab.node(), "cali4", Tc::Tcx)?;
