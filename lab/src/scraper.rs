@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -49,14 +49,17 @@ impl Scraper {
         let (stop, stopped) = mpsc::channel();
         let node = node.clone();
         let scrape = move || {
+            let (begin, mut answers) = (Instant::now(), 0);
             while stopped.recv_timeout(EACH) == Err(RecvTimeoutError::Timeout) {
                 // While the agent starts, and once it has ended, there is nobody.
-                if let Err(error) = scrape(address)
-                    && !error.chain().any(is_refusal)
-                {
-                    eprintln!("scraping {address}: {error:#}");
+                match scrape(address) {
+                    Ok(()) => answers += 1,
+                    Err(error) if error.chain().any(is_refusal) => {}
+                    Err(error) => eprintln!("scraping {address}: {error:#}"),
                 }
             }
+            // What was measured meanwhile would be something else.
+            assert!(answers > 0 || begin.elapsed() < 2 * PATIENCE, "{address} never gave its metrics");
         };
         let in_node = move || {
             if let Err(error) = node.run(scrape) {
@@ -72,7 +75,10 @@ impl Drop for Scraper {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+            let ended = thread.join();
+            if !thread::panicking() {
+                ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
         }
     }
 }
