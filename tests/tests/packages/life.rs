@@ -187,7 +187,8 @@ fn look(machine: &Machine, lab: &Lab) -> Result<()> {
     // Scraped by HTTP: a setting that needs a restart.
     machine.sh(&format!("sed -i 's/^#* *listen-address = .*/listen-address = \"{METRICS}\"/' {SETTINGS}"))?;
     machine.sh(&format!("grep '^listen-address' {SETTINGS}")).context("the settings name no listen-address")?;
-    machine.sh("arp-agent check-config && systemctl restart arp-agent")?;
+    let why = "{ journalctl -u arp-agent --no-pager | tail -n 20 >&2; false; }";
+    machine.sh(&format!("arp-agent check-config && systemctl restart arp-agent || {why}"))?;
     until_answering(machine, "after the restart")?;
     let mut scraped = String::new();
     let is_counted = || {

@@ -23,6 +23,7 @@ pub(crate) struct Machine {
     /// Its first process, as seen from here.
     init: Pid,
     root: Root,
+    _cgroups: Cgroups,
 }
 
 impl Machine {
@@ -31,14 +32,15 @@ impl Machine {
         let root = Root::new(debian)?;
         let console = root.0.path().join("console");
         let log = File::create(&console)?;
-        let mut boot = Command::new("systemd-nspawn");
+        let cgroups = Cgroups::new(root.0.path())?;
+        let mut boot = cgroups.command("systemd-nspawn");
         boot.args(["-q", "--boot", "--register=no", "--keep-unit", "--console=pipe", "--system-call-filter=bpf"]);
         boot.args(["--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON", "-D"]).arg(root.path());
         boot.arg(format!("--network-namespace-path=/run/netns/{}", lab.node().name()));
         boot.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = boot.spawn().context("starting systemd-nspawn")?;
         let parent = child.id();
-        let mut machine = Machine { child, init: Pid::from_raw(0), root };
+        let mut machine = Machine { child, init: Pid::from_raw(0), root, _cgroups: cgroups };
         let said = || fs::read_to_string(&console).unwrap_or_default();
         let mut init = None;
         let is_there = || {
@@ -129,6 +131,58 @@ impl Drop for Root {
             let _ = Command::new("umount").arg("-l").arg(self.0.path().join(name)).stderr(Stdio::null()).status();
         }
     }
+}
+
+/// A machine's cgroups. Without them all machines would share those of this process, and each one's systemd would remove
+/// those that another has made.
+struct Cgroups(Vec<PathBuf>);
+
+impl Cgroups {
+    /// Makes them, with the name of the machine's folder, in the hierarchies that systemd-nspawn uses.
+    fn new(folder: &Path) -> Result<Self> {
+        let divided = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"].map(Path::new);
+        let mut trees: Vec<&Path> = divided.into_iter().filter(|tree| tree.is_dir()).collect();
+        if trees.is_empty() {
+            trees.push(Path::new("/sys/fs/cgroup"));
+        }
+        let name = folder.file_name().context("a folder without a name")?;
+        let mut made = Cgroups(Vec::new());
+        for cgroup in trees.into_iter().map(|tree| tree.join(name)) {
+            fs::create_dir(&cgroup).with_context(|| format!("making {}", cgroup.display()))?;
+            made.0.push(cgroup);
+        }
+        Ok(made)
+    }
+
+    /// A command that joins them before it becomes the program.
+    fn command(&self, program: &str) -> Command {
+        let join = r#"while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@""#;
+        let mut command = Command::new("sh");
+        command.args(["-c", join, "sh"]).args(&self.0).args(["--", program]);
+        command
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        for cgroup in &self.0 {
+            // The kernel may still be ending what ran there.
+            let is_gone = || Ok(remove_cgroup(cgroup).is_ok());
+            if let Err(error) = wait_until(Duration::from_secs(5), is_gone, || format!("{} goes", cgroup.display())) {
+                eprintln!("{error:#}");
+            }
+        }
+    }
+}
+
+/// Removes a cgroup and those in it.
+fn remove_cgroup(cgroup: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(cgroup)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(cgroup)
 }
 
 /// The child or grandchild of a process with that name.
