@@ -93,7 +93,7 @@ impl Agent {
             let (state, reason, _) = self.state(ifindex, attachment);
             let (hook, mode) = match attachment {
                 Attachment::Attached(Attached { candidate, .. }) => (candidate.how.hook(), candidate.how.mode()),
-                Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none"),
+                Attachment::Refused(_) | Attachment::Waiting(_) | Attachment::Arriving => ("none", "none"),
             };
             let reason = reason.map(|reason| reason.name()).unwrap_or_default();
             *groups.entry((hook, mode, state, reason)).or_insert(0) += 1;

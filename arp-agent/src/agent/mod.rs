@@ -334,11 +334,15 @@ impl Agent {
     fn due(&self) -> Option<Instant> {
         let redump =
             self.redump.due().map(|due| Instant::now() + Duration::from_nanos(due.saturating_sub(monotonic_ns())));
-        [self.self_tests.due(), self.damper.due(), redump].into_iter().flatten().min()
+        [self.self_tests.due(), self.damper.due(), self.attachments.due(), redump].into_iter().flatten().min()
     }
 
     fn do_what_is_due(&mut self) -> anyhow::Result<()> {
         self.go_on()?;
+        let arrived = self.attachments.that_are_due(Instant::now());
+        if !arrived.is_empty() {
+            self.attach(arrived)?;
+        }
         let to_test = self.self_tests.pending(Instant::now());
         if !to_test.is_empty() {
             let news = self.self_test_news(&to_test);

@@ -138,6 +138,9 @@ impl Agent {
         match (attachment, blocked.map(Reason::from_raw)) {
             (Attachment::Refused(why), _) => ("detached", None, Some(why.clone())),
             (Attachment::Waiting(_), _) => ("detached", None, Some("waiting to be attached".to_owned())),
+            (Attachment::Arriving, _) => {
+                ("detached", None, Some("waiting to be attached: it has just come, and has no carrier yet".to_owned()))
+            }
             (Attachment::Attached(_), Some(reason)) => ("passing", Some(reason), Some(reason.why().to_owned())),
             (Attachment::Attached(_), None) => match self.bpf.left_out().get(&ifindex) {
                 Some(why) => ("passing", None, Some(why.clone())),
@@ -204,7 +207,9 @@ impl Agent {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
                 (candidate.how.hook(), candidate.how.mode(), format!("{}{instead}", candidate.why))
             }
-            Attachment::Refused(_) | Attachment::Waiting(_) => ("none", "none", "detached".to_owned()),
+            Attachment::Refused(_) | Attachment::Waiting(_) | Attachment::Arriving => {
+                ("none", "none", "detached".to_owned())
+            }
         };
         let counters = self.bpf.counters(link.ifindex);
         let by_policy = self.bpf.answers_by_policy(link.ifindex);

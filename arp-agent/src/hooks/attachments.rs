@@ -1,5 +1,6 @@
 //! Which interfaces the program runs on, and why not on the others.
 
+use super::arrivals::Arrivals;
 use super::bpf_syscalls::{HookLink, knows_tcx, tcx_programs};
 use super::clsact::{Filters, LeftFilter, OtherFilters, OwnFilter};
 use super::foreign_tc::{Places, tcx_around};
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The interfaces that match, and the state of each.
 pub(crate) struct Attachments {
@@ -45,6 +47,7 @@ pub(crate) struct Attachments {
     /// The interfaces of the start whose turn has not come yet; `None` before the start.
     first_round: Option<BTreeSet<u32>>,
     serving: bool,
+    arrivals: Arrivals,
     failures: u64,
 }
 
@@ -55,6 +58,8 @@ pub(crate) enum Attachment {
     Attached(Attached),
     /// The program is being attached, or will be when its turn comes. Until then the kernel answers alone.
     Waiting(Waiting),
+    /// The interface has just come, and nobody may be held up by attaching: see [`Arrivals`].
+    Arriving,
     /// The program cannot be attached; why, for people.
     Refused(String),
 }
@@ -132,6 +137,7 @@ impl Attachments {
             left_links: Vec::new(),
             first_round: None,
             serving: false,
+            arrivals: Arrivals::default(),
             failures: 0,
         })
     }
@@ -353,6 +359,7 @@ impl Attachments {
     /// removed our program, so that it is attached to again.
     pub(crate) fn forget(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
+        self.arrivals.forget(ifindex);
         if let Some(first) = &mut self.first_round {
             first.remove(&ifindex);
         }
@@ -377,6 +384,11 @@ impl Attachments {
             };
             if self.attached.contains(&ifindex) || matches!(self.by_ifindex.get(&ifindex), Some(Attachment::Waiting(_)))
             {
+                continue;
+            }
+            let has_come = matches!(self.by_ifindex.get(&ifindex), None | Some(Attachment::Arriving));
+            if self.serving && has_come && !self.arrivals.may_attach(link, Instant::now()) {
+                self.settle(link, Attachment::Arriving);
                 continue;
             }
             let candidates = candidates(self.hook_config, link, self.surroundings(link)).into();
@@ -420,6 +432,16 @@ impl Attachments {
         self.settle(dumped, attachment);
     }
 
+    /// When an interface that has come may be attached to.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.arrivals.due()
+    }
+
+    /// Those that may be now, for [`Attachments::reconcile`].
+    pub(crate) fn that_are_due(&self, now: Instant) -> BTreeSet<u32> {
+        self.arrivals.that_are_due(now)
+    }
+
     /// How often an interface has refused, each cause once in a row.
     pub(crate) fn failures(&self) -> u64 {
         self.failures
@@ -440,7 +462,7 @@ impl Attachments {
                 let instead = if instead.is_empty() { String::new() } else { format!(" ({instead})") };
                 Some(format!("attached to {}: {} {}, {why}{instead}", link.name, how.hook(), how.mode()))
             }
-            (Attachment::Waiting(_), _) => None,
+            (Attachment::Waiting(_) | Attachment::Arriving, _) => None,
             (Attachment::Refused(why), Some(Attachment::Refused(before))) if why == before => None,
             (Attachment::Refused(why), _) => {
                 self.failures += 1;

@@ -3,6 +3,7 @@
 
 use nix::net::if_::if_indextoname;
 
+pub(crate) mod arrivals;
 pub(crate) mod attachments;
 pub(crate) mod bpf_syscalls;
 pub(crate) mod cgroup;
