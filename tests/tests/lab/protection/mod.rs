@@ -32,7 +32,12 @@ fn await_guard(agent: &Agent) -> Result<()> {
         let status = agent.status()?;
         let interfaces = status.0["interfaces"].as_array().cloned().unwrap_or_default();
         let is_attached = |guard: &serde_json::Value| guard.as_str().is_some_and(|guard| guard.starts_with("attached"));
-        Ok(interfaces.iter().all(|interface| interface["guard"].is_null() || is_attached(&interface["guard"])))
+        // Nothing is said of the guard where it is not wanted, or where the interface has not had its turn yet.
+        let waits = |why: &serde_json::Value| why.as_str().is_some_and(|why| why.starts_with("waiting"));
+        Ok(interfaces.iter().all(|interface| match &interface["guard"] {
+            serde_json::Value::Null => !waits(&interface["reason"]),
+            guard => is_attached(guard),
+        }))
     };
     wait_until(Duration::from_secs(5), is_guarded, || "the guard is attached".to_owned())
 }
