@@ -112,11 +112,13 @@ fn blocked(snapshot: &Snapshot, link: &Link) -> Option<Reason> {
         (Reason::INTERFACE_DOWN, link.flags & IFF_UP == 0),
         (Reason::INTERFACE_NOARP, link.flags & IFF_NOARP != 0),
         (Reason::INTERFACE_HAS_MASTER, link.master.is_some() && senders::vrf(snapshot, link).is_none()),
+        // Before devices on top: the addresses that a VXLAN device has learnt look like those of devices of other namespaces
+        // (NTF_SELF for both), and nobody who looked for these would find any.
+        (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (
             Reason::INTERFACE_HAS_UPPER,
             snapshot.is_below(link.ifindex) || snapshot.uppers_elsewhere.contains(&link.ifindex),
         ),
-        (Reason::INTERFACE_TUNNEL, kind.is_some_and(|kind| TUNNELS.contains(&kind))),
         (Reason::ARP_NETFILTER, snapshot.arp_netfilter.concern(link).is_some() || may_be_held_back(snapshot, link)),
         (Reason::INGRESS_HOOK, is_hooked(snapshot, link.ifindex)),
         (Reason::ARP_LISTENER, [0, link.ifindex].iter().any(|ifindex| snapshot.arp_listeners.contains(ifindex))),

@@ -243,6 +243,12 @@ fn what_could_see_the_frame_first_blocks_the_interface() {
     assert_eq!(blocked(Event::ArpListeners(vec![UPLINK])), REPLY);
     assert_eq!(blocked(Event::UppersElsewhere(vec![CALI])), pass(Reason::INTERFACE_HAS_UPPER));
     assert_eq!(blocked(Event::UppersElsewhere(vec![UPLINK])), REPLY);
+    let vxlan = cali(|link, _| link.kind = Some("vxlan".into()));
+    assert_eq!(
+        after([vxlan, Event::UppersElsewhere(vec![CALI])], "169.254.1.1"),
+        pass(Reason::INTERFACE_TUNNEL),
+        "it has learnt an address"
+    );
     let foreign = |ifindex, found| Event::ForeignTc { ifindex, found };
     assert_eq!(blocked(foreign(CALI, ForeignTc::After)), pass(Reason::INGRESS_HOOK));
     assert_eq!(blocked(foreign(CALI, ForeignTc::Around)), REPLY);
