@@ -3,13 +3,13 @@
 
 use crate::binding;
 use crate::decide::{Verdict, decide};
-use crate::fib::LeafKind;
+use crate::fib::{Entry, LeafKind};
 use crate::lladdr::Lladdr;
 use crate::maps::{Iface, IfaceAddr};
 use crate::packed::PackedArp;
 use crate::reason::{COUNTERS, Reason};
 use crate::sequence::{are_routes_certain, is_certain};
-use crate::tables::{Tables, lookup};
+use crate::tables::Tables;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Names of the guard's program and maps in the eBPF object.
@@ -248,8 +248,8 @@ impl Policy {
 
 /// What the program remembers of an interface, and what it asks for a judgement besides the tables.
 pub trait GuardMemory {
-    /// The number of the view that all senders share; one that does not exist if there is none.
-    fn common_view(&self) -> u16;
+    /// What the view that all senders share says of an address (wire order); an opaque leaf if there is none.
+    fn route(&self, addr: [u8; 4]) -> Entry;
     /// The link-layer address from which a list allows a sender, in a word; 0 for any.
     fn allowed(&self, list: u32, spa: [u8; 4]) -> Option<u64>;
     /// Takes a frame from a budget; says whether it was there.
@@ -455,7 +455,7 @@ fn is_elsewhere(
     memory: &impl GuardMemory,
 ) -> bool {
     let spa = frame.spa();
-    let route = lookup(tables, memory.common_view(), spa);
+    let route = memory.route(spa);
     let is_accepted = match route.kind() {
         LeafKind::Opaque | LeafKind::OpaqueRule | LeafKind::Fall => true,
         LeafKind::Unicast => match tables.oif(route.slot()) {

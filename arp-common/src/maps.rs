@@ -14,6 +14,9 @@ pub mod names {
     pub const IFACES: &str = "IFACES";
     /// `Array<NeighbourBucket>`, mmapable: valid neighbour entries of those interfaces.
     pub const NEIGHBOURS: &str = "NEIGHBOURS";
+    /// `Array<u64>`, mmapable: a bit for each bucket of neighbours that holds any. It is small enough to stay in a CPU's first
+    /// cache while a flood of strangers is looked up.
+    pub const OCCUPIED: &str = "OCCUPIED";
     /// `Array<u64>`, mmapable: [`DOUBTED`](super::DOUBTED) places for the buckets of neighbours that have come into
     /// doubt.
     pub const DOUBTED: &str = "DOUBTED";
@@ -82,6 +85,8 @@ pub const MAX_COUNTER_CHUNKS: u32 = 16;
 pub const IFACE_BUCKETS: u32 = 4_096;
 /// Buckets of neighbours: room for 98,304 at the most, of which three quarters can be counted on (2 MiB).
 pub const NEIGHBOUR_BUCKETS: u32 = 32_768;
+/// Words of the bits that say which buckets of neighbours hold any.
+pub const OCCUPIED: u32 = NEIGHBOUR_BUCKETS / u64::BITS;
 /// How many buckets may come into doubt before the agent must look through all of them.
 pub const DOUBTED: u32 = 1_024;
 /// Places where it is remembered who sent last for an address without a neighbour entry.

@@ -7,7 +7,7 @@ use crate::tables::{Maps, fetch_add_one, global_word};
 use crate::time::now;
 use crate::{binding, notices};
 use arp_common::binding::ClaimFate;
-use arp_common::fib::LeafKind;
+use arp_common::fib::{Entry, LeafKind};
 use arp_common::frame::ETHERTYPE_ARP;
 use arp_common::guard::{
     BudgetClass, DropReason, GRACE_FRAMES, Guard, GuardMemory, ListedPrefix, MAX_ALLOWED, MAX_GUARDS,
@@ -65,7 +65,7 @@ pub(crate) fn guard(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
-    let maps = Maps::new(ingress)?;
+    let maps = Maps::of_strangers(ingress)?;
     let entry = maps.entry()?;
     let guard = GUARDS.get_ptr_mut(entry.counters)?;
     pull(ctx, ArpFrame::LEN);
@@ -73,7 +73,8 @@ fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
     // SAFETY: an element of an array map lives as long as the program. The agent writes whole words of it through its own
     // mapping, and each word is good for itself.
     let policy = unsafe { &(*guard).policy };
-    let remembered = GuardRecord { maps: &maps, guard, asks: Cell::new(0), would_drop: Cell::new(NOTHING) };
+    let (asks, would_drop, route) = (Cell::new(0), Cell::new(NOTHING), Cell::new(Entry::OPAQUE));
+    let remembered = GuardRecord { maps: &maps, guard, asks, would_drop, route };
     let verdict = judge(&frame, ingress, &entry.iface, policy, &maps, &remembered);
     let (kind, reason) = match verdict {
         Some(reason) => {
@@ -84,7 +85,7 @@ fn judged(ctx: &TcContext, ingress: u32) -> Option<i32> {
         None => (Notice::WOULD_DROP, remembered.would_drop.get()),
     };
     if reason != NOTHING {
-        let code = code_of(reason, &frame, &maps, remembered.common_view());
+        let code = code_of(reason, &frame, &maps, remembered.route.get());
         notices::event(entry.counters, ingress, kind, code, &frame);
     }
     verdict?;
@@ -103,10 +104,9 @@ const NOTHING: u32 = u32::MAX;
 /// What the event is that a policy refuses a frame. A batch that is being written may make it the wrong one; it changes
 /// nothing but words.
 #[inline(always)]
-fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, view: u16) -> u16 {
+fn code_of(reason: u32, frame: &PackedArp, maps: &Maps, route: Entry) -> u16 {
     if reason == DropReason::SenderElsewhere as u32 {
         let addr = frame.spa();
-        let route = lookup(maps, view, addr);
         match route.kind() {
             LeafKind::Local => return EventCode::ClaimsNode.number(),
             LeafKind::Unicast => {
@@ -130,15 +130,19 @@ struct GuardRecord<'a> {
     asks: Cell<u64>,
     /// The first reason for which a policy that only counts would have dropped the frame, or [`NOTHING`].
     would_drop: Cell<u32>,
+    /// What was found of the sender's route.
+    route: Cell<Entry>,
 }
 
 impl GuardMemory for GuardRecord<'_> {
     #[inline(always)]
-    fn common_view(&self) -> u16 {
+    fn route(&self, addr: [u8; 4]) -> Entry {
         // SAFETY: it is a field of a live element; nothing is read or written here.
         let number = global_word(|global| unsafe { &raw mut (*global).common_view });
         // None of that number is looked up as what the mirror does not follow.
-        (number as u16).wrapping_sub(1)
+        let route = lookup(self.maps, (number as u16).wrapping_sub(1), addr);
+        self.route.set(route);
+        route
     }
 
     #[inline(always)]

@@ -6,8 +6,8 @@ use arp_common::buckets::choices;
 use arp_common::fib::{CHUNK_NODES, Entry, MAX_CHUNKS, MAX_VIEWS};
 use arp_common::maps::{
     CHUNK_COUNTERS, Counters, DOUBTED as DOUBTED_LEN, FibNode, Global, IFACE_BUCKETS, Iface, IfaceAddr, IfaceBucket,
-    IfaceEntry, MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket, Oif,
-    STRANGERS as STRANGERS_LEN, SettingWrite, UNKNOWN_INGRESS,
+    IfaceEntry, MAX_COUNTER_CHUNKS, MAX_IFACE_ADDRS, MAX_OIFS, NEIGHBOUR_BUCKETS, Neighbour, NeighbourBucket,
+    OCCUPIED as OCCUPIED_LEN, Oif, STRANGERS as STRANGERS_LEN, SettingWrite, UNKNOWN_INGRESS,
 };
 use arp_common::reason::ANSWERED;
 use arp_common::tables::Tables;
@@ -32,6 +32,8 @@ pub(crate) static SETTING_WRITES: RingBuf<SettingWrite, SETTING_WRITES_LEN> = Ri
 static IFACES: Array<IfaceBucket, { IFACE_BUCKETS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static NEIGHBOURS: Array<NeighbourBucket, { NEIGHBOUR_BUCKETS as usize }, MMAPABLE> = Array::new();
+#[btf_map]
+static OCCUPIED: Array<u64, { OCCUPIED_LEN as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 static DOUBTED: Array<u64, { DOUBTED_LEN as usize }, MMAPABLE> = Array::new();
 #[btf_map]
@@ -63,6 +65,8 @@ pub(crate) struct Maps {
     /// value would be stack that only one branch has written, which not every kernel lets a program read.
     counters: Cell<u32>,
     flags: Cell<u16>,
+    /// Most senders have no neighbour entry.
+    expects_strangers: bool,
 }
 
 impl Tables for Maps {
@@ -108,6 +112,9 @@ impl Tables for Maps {
     fn neighbour(&self, key: IfaceAddr) -> Option<Neighbour> {
         let key: u64 = transmute!(key);
         let [first, second] = choices(key, NEIGHBOUR_BUCKETS);
+        if self.expects_strangers && !is_occupied(first) && !is_occupied(second) {
+            return None;
+        }
         match NEIGHBOURS.get(first)?.find(key) {
             Some(found) => Some(found),
             None => NEIGHBOURS.get(second)?.find(key),
@@ -233,6 +240,15 @@ pub(crate) unsafe fn fetch_add_one(word: *mut u64) -> u64 {
     one
 }
 
+/// Whether a bucket of neighbours holds any.
+#[inline(always)]
+fn is_occupied(bucket: u32) -> bool {
+    let Some(bits) = OCCUPIED.get_ptr(bucket / u64::BITS) else { return true };
+    // SAFETY: an aligned word of an array's element, which lives as long as the program. The agent writes it through its own
+    // mapping, hence volatile.
+    unsafe { bits.read_volatile() >> (bucket % u64::BITS) & 1 != 0 }
+}
+
 /// Puts bucket `index` in doubt.
 #[inline(always)]
 fn put_in_doubt(index: u32) {
@@ -288,7 +304,14 @@ impl Maps {
     /// For the decision on a frame that came in on `ingress`; there always is one, which the verifier does not know.
     #[inline(always)]
     pub(crate) fn new(ingress: u32) -> Option<Self> {
-        Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters: Cell::new(NOT_READ), flags: Cell::new(0) })
+        let (counters, flags) = (Cell::new(NOT_READ), Cell::new(0));
+        Some(Maps { ingress, global: GLOBAL.get_ptr(0)?, counters, flags, expects_strangers: false })
+    }
+
+    /// The same, quicker where most senders have no neighbour entry, and slower for others.
+    #[inline(always)]
+    pub(crate) fn of_strangers(ingress: u32) -> Option<Self> {
+        Some(Maps { expects_strangers: true, ..Self::new(ingress)? })
     }
 
     /// The sequence, whatever is read around it.

@@ -199,6 +199,7 @@ impl Bpf {
         let fib = MappedFib::new(array(take(names::FIB_ROOT)?)?, ArrayOfMaps::try_from(take(names::FIB_NODES)?)?)?;
         let ifaces = Words::new(array(take(names::IFACES)?)?, size_of::<IfaceBucket>())?;
         let neighbours = Words::new(array(take(names::NEIGHBOURS)?)?, size_of::<NeighbourBucket>())?;
+        let occupied = Words::new(array(take(names::OCCUPIED)?)?, size_of::<u64>())?;
         let doubted = Words::new(array(take(names::DOUBTED)?)?, size_of::<u64>())?;
         let counters = ArrayOfMaps::try_from(take(names::COUNTERS)?)?;
         let counters = Chunks::new("interfaces' counters", counters, CHUNK_COUNTERS, size_of::<Counters>());
@@ -224,7 +225,7 @@ impl Bpf {
             global,
             oifs,
             ifaces: BucketTable::new(ifaces, IFACE_BUCKETS, PLACES),
-            neighbours: BucketTable::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES),
+            neighbours: BucketTable::new(neighbours, NEIGHBOUR_BUCKETS, NEIGHBOUR_PLACES).with_occupied(occupied),
             doubted,
             doubted_read: 0,
             doubts: DoubtedBuckets::default(),

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct BucketTable<const WORDS: usize> {
     words: Words,
+    /// A bit for each bucket that holds a key, if the program looks at that first.
+    occupied: Option<Words>,
     buckets: u32,
     /// In how many places of a bucket keys may lie.
     places: usize,
@@ -24,7 +26,12 @@ impl<const WORDS: usize> BucketTable<WORDS> {
     /// The table in this memory, which holds `buckets` buckets and nothing but zeros. Keys lie in the first `places`
     /// places of a bucket.
     pub(super) fn new(words: Words, buckets: u32, places: usize) -> Self {
-        BucketTable { words, buckets, places: places.min(PLACES), used: 0 }
+        BucketTable { words, occupied: None, buckets, places: places.min(PLACES), used: 0 }
+    }
+
+    /// The same with a bit for each bucket in this memory, which holds nothing but zeros.
+    pub(super) fn with_occupied(self, bits: Words) -> Self {
+        BucketTable { occupied: Some(bits), ..self }
     }
 
     /// How many keys there are, and how many places. Not every key finds a place in a table that is more than three
@@ -63,6 +70,10 @@ impl<const WORDS: usize> BucketTable<WORDS> {
         if let Some((bucket, place)) = self.find(key) {
             self.words.long(key_at::<WORDS>(bucket, place)).store(0, Ordering::Relaxed);
             self.used -= 1;
+            // After the key: whoever finds no bit would have found no key.
+            if (0..self.places).all(|place| self.key(bucket, place) == 0) {
+                self.occupy(bucket, false);
+            }
         }
     }
 
@@ -75,10 +86,23 @@ impl<const WORDS: usize> BucketTable<WORDS> {
     }
 
     fn put(&mut self, bucket: u32, place: usize, key: u64, value: [u64; WORDS]) {
+        // Before the key, for the same reason.
+        self.occupy(bucket, true);
         for (word, value) in value.into_iter().enumerate() {
             self.words.long(value_at::<WORDS>(bucket, place) + word).store(value, Ordering::Relaxed);
         }
         self.words.long(key_at::<WORDS>(bucket, place)).store(key, Ordering::Relaxed);
+    }
+
+    fn occupy(&self, bucket: u32, is_occupied: bool) {
+        if let Some(bits) = &self.occupied {
+            let (word, bit) = (bits.long((bucket / u64::BITS) as usize), 1 << (bucket % u64::BITS));
+            if is_occupied {
+                word.fetch_or(bit, Ordering::Relaxed);
+            } else {
+                word.fetch_and(!bit, Ordering::Relaxed);
+            }
+        }
     }
 
     fn find(&self, key: u64) -> Option<(u32, usize)> {
@@ -180,6 +204,32 @@ mod tests {
         assert_eq!(bucket.find(5).or(bucket.find(8)).or(bucket.find(9)), None);
         let settled = NeighbourBucket { settled: 8, ..bucket };
         assert_eq!(settled.find(1).map(|neighbour| neighbour.flags), Some(0));
+    }
+
+    /// A bucket's bit says whether it holds any key, also after keys were moved to make room.
+    #[test]
+    fn a_bit_is_set_for_each_bucket_that_holds_a_key_and_no_other() {
+        const BUCKETS: u32 = 128;
+        let bits = Words::anonymous(BUCKETS as usize / 8).unwrap();
+        let mut table = table(BUCKETS).with_occupied(bits);
+        let check = |table: &BucketTable<1>| {
+            for bucket in 0..BUCKETS {
+                let bits = table.occupied.as_ref().unwrap().long((bucket / 64) as usize).load(Ordering::Relaxed);
+                let holds_any = (0..NEIGHBOUR_PLACES).any(|place| table.key(bucket, place) != 0);
+                assert_eq!(bits >> (bucket % 64) & 1 != 0, holds_any, "bucket {bucket}");
+            }
+        };
+        let keys = 1..=u64::from(BUCKETS) * NEIGHBOUR_PLACES as u64;
+        let fit: Vec<u64> = keys.filter(|&key| table.insert(key, [key]).is_ok()).collect();
+        check(&table);
+        for (number, key) in fit.into_iter().enumerate() {
+            table.remove(key);
+            if number % 16 == 0 {
+                check(&table);
+            }
+        }
+        check(&table);
+        assert_eq!(table.size().0, 0);
     }
 
     /// Also those that were moved to make room are found afterwards.

@@ -3,9 +3,9 @@
 
 use super::*;
 use crate::ArpFrame;
-use crate::fib::Entry;
 use crate::maps::{Neighbour, Oif};
 use crate::sequence;
+use crate::tables::lookup;
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -97,8 +97,8 @@ impl GuardTables {
 }
 
 impl GuardMemory for GuardTables {
-    fn common_view(&self) -> u16 {
-        self.view
+    fn route(&self, addr: [u8; 4]) -> Entry {
+        lookup(self, self.view, addr)
     }
     fn allowed(&self, list: u32, spa: [u8; 4]) -> Option<u64> {
         assert_eq!(list, 1);
