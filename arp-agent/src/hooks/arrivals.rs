@@ -19,16 +19,16 @@ const CARRIER_HANDLED: Duration = Duration::from_millis(1200);
 
 /// The interfaces that wait.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals(BTreeMap<u32, Arrival>);
+pub(crate) struct Arrivals(BTreeMap<u32, NewLink>);
 
 #[derive(Debug)]
-struct Arrival {
+struct NewLink {
     is_up: bool,
     /// Since when it is so.
     since: Instant,
 }
 
-impl Arrival {
+impl NewLink {
     fn due(&self) -> Instant {
         self.since + if self.is_up { CARRIER_HANDLED } else { MADE }
     }
@@ -36,14 +36,14 @@ impl Arrival {
 
 impl Arrivals {
     /// Whether an interface may be attached to: with its carrier at once, without one when it has been up or down for a time.
-    /// If not, it waits until [`Arrivals::take_due`] gives it, or until it is asked again after a change.
+    /// If not, it waits until [`Arrivals::that_are_due`] gives it, or until it is asked again after a change.
     pub(crate) fn may_attach(&mut self, link: &Link, now: Instant) -> bool {
         let is_up = link.flags & IFF_UP != 0;
-        let arrival = self.0.entry(link.ifindex).or_insert(Arrival { is_up, since: now });
-        if arrival.is_up != is_up {
-            *arrival = Arrival { is_up, since: now };
+        let new = self.0.entry(link.ifindex).or_insert(NewLink { is_up, since: now });
+        if new.is_up != is_up {
+            *new = NewLink { is_up, since: now };
         }
-        let may = is_up && link.carrier || arrival.due() <= now;
+        let may = is_up && link.carrier || new.due() <= now;
         if may {
             self.0.remove(&link.ifindex);
         }
@@ -57,12 +57,12 @@ impl Arrivals {
 
     /// When the next one is due.
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.0.values().map(Arrival::due).min()
+        self.0.values().map(NewLink::due).min()
     }
 
     /// Those that are due. They wait on until they are asked about.
     pub(crate) fn that_are_due(&self, now: Instant) -> BTreeSet<u32> {
-        self.0.iter().filter(|(_, arrival)| arrival.due() <= now).map(|(&ifindex, _)| ifindex).collect()
+        self.0.iter().filter(|(_, new)| new.due() <= now).map(|(&ifindex, _)| ifindex).collect()
     }
 }
 
