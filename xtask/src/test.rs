@@ -140,7 +140,8 @@ pub(crate) const HOOK: &str = "ARP_TEST_HOOK";
 /// The exactness matrix in the lab.
 const MATRIX: &str = "matrix::";
 /// Rows about devices and actions of tc that this kernel may lack: `cargo xtask vm` runs them on other kernels.
-const ELSEWHERE: [&str; 5] = ["matrix::cards::", "matrix::devices::", "matrix::kinds::", "matrix::vrf::", "::k370_"];
+const ELSEWHERE: [&str; 6] =
+    ["lockdown::", "matrix::cards::", "matrix::devices::", "matrix::kinds::", "matrix::vrf::", "::k370_"];
 /// Faults that are tried for minutes.
 const LONG: &str = "::long_";
 /// The names of the tests that ran but could not do their work here, one `name<tab>reason` a line: the tests write it.
@@ -248,7 +249,8 @@ fn run_tier(
     if tier.target() == Tier::Lab.target() {
         let elsewhere = ELSEWHERE.join(", ");
         println!(
-            "without {elsewhere}: `cargo xtask vm` boots kernels that have the devices and network cards, and policing"
+            "without {elsewhere}: `cargo xtask vm` boots kernels that have the devices and network cards, and policing, \
+             and with --lockdown one that is locked down"
         );
     }
     command.args(tier.skipped().iter().flat_map(|elsewhere| ["--skip", elsewhere]));

@@ -60,6 +60,9 @@ pub(crate) struct Args {
     /// Processors of a guest [default: 1; for arm64, whose processors are emulated in parallel, 2]
     #[arg(long, value_name = "N")]
     cpus: Option<usize>,
+    /// Boot the guests locked down for confidentiality, as by `lockdown=confidentiality`
+    #[arg(long, conflicts_with = "record")]
+    lockdown: bool,
     /// Keep the results in docs/kernels.json, and write the tables of docs/kernels.md anew
     #[arg(long)]
     record: bool,
@@ -217,6 +220,7 @@ fn run_kernel(
         initramfs: &image,
         accel: &args.accel,
         cpus: args.cpus(),
+        lockdown: args.lockdown,
     };
     let (console, results) = (kernel.beside("console"), kernel.beside("results"));
     let output = machine.run(&console, &results, limit)?;

@@ -11,6 +11,10 @@ use std::io;
 /// How many lines of the verifier's log are shown: the last ones say what it does not accept.
 const LINES: usize = 20;
 
+/// Why a program that reads kernel memory is refused although it is a correct one.
+pub(crate) const LOCKDOWN: &str = "it is locked down for confidentiality (/sys/kernel/security/lockdown), and then lets no program \
+                        read its memory";
+
 /// The error for an eBPF object that cannot be loaded.
 pub(crate) fn of_object(error: &EbpfError) -> anyhow::Error {
     let errno = causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error());
@@ -27,11 +31,29 @@ pub(crate) fn of_program(name: &str, error: &ProgramError) -> anyhow::Error {
         let remedy = remedy(io_error.raw_os_error(), &status_of_this_process());
         return anyhow!("the kernel refused the program {name}: {io_error}{remedy}");
     }
+    if reads_kernel_memory_under_lockdown(&said) {
+        return anyhow!("the kernel refused the program {name}: {LOCKDOWN}");
+    }
     log::debug!("all that the kernel's verifier said of the program {name}:\n{said}");
     anyhow!(
         "the kernel's verifier refused the program {name}: {io_error}; it said (-v shows all of it):\n{}",
         last_lines(&said)
     )
+}
+
+/// Whether a program is refused because it reads kernel memory, and the kernel is locked down.
+pub(crate) fn is_for_lockdown(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::LoadError { verifier_log, .. }
+        if reads_kernel_memory_under_lockdown(&verifier_log.to_string()))
+}
+
+/// Whether the verifier's log says that lockdown has taken the helpers that read kernel memory (`bpf_base_func_proto`
+/// and `bpf_tracing_func_proto` give none of them then). Before 6.11 it is an unknown function.
+fn reads_kernel_memory_under_lockdown(said: &str) -> bool {
+    said.lines().any(|line| {
+        (line.contains("cannot use helper bpf_probe_read") || line.contains("unknown func bpf_probe_read"))
+            && line.contains('#')
+    })
 }
 
 /// Whether the kernel, or a seccomp filter before it, refused for lack of a privilege, not for the program's content.
@@ -106,6 +128,21 @@ mod tests {
         assert!(told.contains("\n980: ") && told.ends_with("999: (79) r8 = *(u64 *)(r10 -96)"), "{told}");
         assert!(!told.contains("\n979: "), "{told}");
         assert_eq!(told.lines().count(), 1 + LINES);
+    }
+
+    #[test]
+    fn helpers_that_lockdown_takes_are_told_as_that() {
+        // As 6.12 says it, and as 6.1 does.
+        for line in
+            ["program of this type cannot use helper bpf_probe_read#4", "unknown func bpf_probe_read_kernel#113"]
+        {
+            let log = format!("8: (b7) r2 = 4   ; R2_w=4\n9: (85) call bpf_probe_read#4\n{line}\nprocessed 9 insns\n");
+            let refused =
+                ProgramError::LoadError { io_error: errno(Errno::EINVAL), verifier_log: VerifierLog::new(log) };
+            let told = of_program("arp_pressure", &refused).to_string();
+            assert!(told.contains("arp_pressure") && told.contains("/sys/kernel/security/lockdown"), "{told}");
+            assert_eq!(told.lines().count(), 1, "{told}");
+        }
     }
 
     #[test]

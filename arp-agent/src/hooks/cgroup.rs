@@ -32,7 +32,7 @@ pub(crate) fn cgroup_root() -> Result<File> {
         None => "no cgroup2 mount is visible".to_owned(),
     })?;
     if own.metadata()?.ino() != ROOT_INODE {
-        bail!("only a part of the cgroup tree is visible (a cgroup namespace)");
+        bail!("only a part of the cgroup tree is visible (share the host's cgroup namespace)");
     }
     Ok(own)
 }
@@ -47,7 +47,10 @@ fn own_mount() -> Result<File> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&mount, ".", flags, rustix::fs::Mode::empty())?.into())
     };
-    mount().context("mounting cgroup2 failed")
+    mount().context(
+        "mounting one failed (it takes CAP_SYS_ADMIN; in a container, mount the host's /sys/fs/cgroup and share the host's \
+         cgroup namespace)",
+    )
 }
 
 /// Where a line of mountinfo (man 5 proc_pid_mountinfo) mounts cgroup2, if it does.

@@ -227,7 +227,7 @@ fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<St
         log::debug!("{error:?}");
         counts_all = Some(format!(
             "the kernel does not let the program read the network namespace of a setting: {}",
-            error.root_cause()
+            because(&error)
         ));
     }
     let name = if counts_all.is_none() { names::SYSCTL_PROGRAM } else { names::SYSCTL_ALL_PROGRAM };
@@ -247,6 +247,12 @@ fn attach(bpf: &mut Bpf) -> anyhow::Result<(AsyncFd<RingBuf<MapData>>, Option<St
         }
     }
     Ok((ring, counts_all))
+}
+
+/// Why it cannot be loaded, in few words: `status` shows them.
+fn because(error: &anyhow::Error) -> String {
+    let refused = error.downcast_ref().filter(|refused| refusal::is_for_lockdown(refused));
+    refused.map_or_else(|| error.root_cause().to_string(), |_| refusal::LOCKDOWN.to_owned())
 }
 
 /// A program of the hook; loads it if needed.

@@ -19,6 +19,7 @@ mod kernel;
 mod lan;
 mod lease;
 mod listeners;
+mod lockdown;
 mod matrix;
 mod metrics;
 mod preflight;

@@ -137,6 +137,28 @@ fn a_seccomp_filter_that_refuses_bpf_is_named() -> Result<()> {
     Ok(())
 }
 
+/// Without a cgroup2 mount, and without the capability to make one, settings are polled: that is told, with the remedy,
+/// and it is no refusal.
+#[test]
+fn without_a_cgroup2_mount_it_polls_and_says_so() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let scratch = tempfile::tempdir()?;
+    let script = scratch.path().join("without-cgroup2");
+    fs::write(&script, format!("#!/bin/sh\numount -l -a -t cgroup2\nexec {} \"$@\"\n", setpriv("")?))?;
+    fs::set_permissions(&script, Permissions::from_mode(0o700))?;
+    let wrapper = format!("unshare --mount --propagation private {}", script.display());
+    let mut agent = AgentOptions::new(&["cali*"]).sysctl_hook().through(&wrapper).start(lab.node())?;
+    let status = agent.status()?;
+    let hook = status.0["sysctl_hook"].as_str().unwrap_or_default();
+    assert!(hook.contains("no cgroup2 mount is visible"), "{hook}");
+    assert!(hook.contains("CAP_SYS_ADMIN") && hook.contains("/sys/fs/cgroup"), "the remedy: {hook}");
+    assert_eq!(agent.log().matches("no sysctl hook").count(), 1, "{}", agent.log());
+    assert_eq!(answered_of_ten(&mut agent, lab.host("p0"), CALICO_GATEWAY)?, 10);
+    assert_eq!(agent.stop()?.code(), Some(0));
+    Ok(())
+}
+
 /// Lets an agent fail to start, soon; gives what it wrote.
 fn refusal(lab: &Lab, run_dir: &Path) -> Result<String> {
     let mut agent = AgentOptions::new(&["cali*"]).run_dir(run_dir).spawn(lab.node())?;

@@ -24,6 +24,8 @@ pub(super) struct VirtualMachine<'a> {
     pub(super) initramfs: &'a Path,
     pub(super) accel: &'a str,
     pub(super) cpus: usize,
+    /// Whether the kernel keeps its memory from root, too.
+    pub(super) lockdown: bool,
 }
 
 impl VirtualMachine<'_> {
@@ -58,9 +60,10 @@ impl VirtualMachine<'_> {
         command.arg("-kernel").arg(self.kernel).arg("-initrd").arg(self.initramfs);
         let console_name = guest::console(self.arch);
         // Emulation is slow enough without the defences against a machine's other users, of whom there are none.
-        command
-            .arg("-append")
-            .arg(format!("console={console_name} quiet loglevel=4 panic=-1 mitigations=off nokaslr rdinit=/init"));
+        let lockdown = if self.lockdown { " lockdown=confidentiality" } else { "" };
+        command.arg("-append").arg(format!(
+            "console={console_name} quiet loglevel=4 panic=-1 mitigations=off nokaslr rdinit=/init{lockdown}"
+        ));
         command.arg("-serial").arg(file_backend(console)?);
         match self.arch {
             Arch::Amd64 => command.args(["-serial", "stdio"]).arg("-serial").arg(file_backend(results)?),
@@ -166,7 +169,7 @@ mod tests {
     #[test]
     fn the_guest_has_no_network_and_the_three_lines() {
         let (kernel, initramfs) = (Path::new("/k"), Path::new("/i"));
-        let machine = |arch| VirtualMachine { arch, kernel, initramfs, accel: "tcg", cpus: 2 };
+        let machine = |arch| VirtualMachine { arch, kernel, initramfs, accel: "tcg", cpus: 2, lockdown: false };
         let described = |arch| {
             let command = machine(arch).command(Path::new("/a,b/console"), Path::new("/re,sults"));
             command.ok().map(|command| process::describe(&command))

@@ -2,7 +2,7 @@
 
 use super::Bpf;
 use crate::dataplane::refusal;
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use arp_common::guard::Rate;
 use arp_common::unresolved::{Pressure, names};
 use aya::programs::RawTracePoint;
@@ -46,7 +46,9 @@ impl Bpf {
         self.set_budget_of_the_node(budget);
         let name = names::PRESSURE_PROGRAM;
         let program: &mut RawTracePoint = self.program(name)?.try_into()?;
-        program.load().map_err(|error| refusal::of_program(name, &error))?;
+        program
+            .load()
+            .map_err(|error| anyhow!("unresolved-budget: {}; {WITHOUT}", refusal::of_program(name, &error)))?;
         // The link goes with the program.
         program.attach(TRACEPOINT).map(drop).with_context(|| {
             format!("unresolved-budget: the kernel refuses to tell of new neighbour entries ({TRACEPOINT}); {WITHOUT}")
