@@ -38,7 +38,7 @@ impl Agent {
             .then(|| self.attachments.iter().filter_map(each));
         Figures {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
+            process: super::process::figures(self.started_at),
             ready,
             not_ready_because,
             answered: total[ANSWERED],

@@ -13,6 +13,7 @@ mod flapping;
 mod heartbeat;
 mod lease;
 mod polling;
+mod process;
 mod protection;
 mod proxies;
 mod reloading;
@@ -59,7 +60,7 @@ use proxies::ProxyReadings;
 use shadow::Shadow;
 use states::States;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use supervisor::Supervisor;
 use trace::Traces;
 
@@ -119,6 +120,8 @@ pub(crate) struct Agent {
     resync_time: Duration,
     overruns: u64,
     started: Instant,
+    /// The same by the clock on the wall.
+    started_at: SystemTime,
     /// The last reload was refused.
     config_stale: bool,
     activity: LoopActivity,
@@ -199,6 +202,7 @@ impl Agent {
             resync_time: Duration::ZERO,
             overruns: 0,
             started: Instant::now(),
+            started_at: SystemTime::now(),
             config_stale: false,
             activity: LoopActivity::default(),
             supervisor: Supervisor::from_environment(),

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 pub(crate) struct Figures {
     /// The agent's version.
     pub version: String,
-    /// Its process.
-    pub pid: u32,
+    /// Its process, where it can see it: an older agent tells nothing of it.
+    pub process: Option<ProcessFigures>,
     /// Whether the maps are in sync and trusted, and all interfaces of the start are attached.
     pub ready: bool,
     /// Why not; `None` if it is ready.
@@ -80,6 +80,26 @@ pub(crate) struct Figures {
     pub attach_failures: BTreeMap<String, u64>,
     /// The entries of each map, and the most that it may have.
     pub maps: BTreeMap<String, [u32; 2]>,
+}
+
+/// What the agent's process has taken. The agent reads it: who asks may be in another PID namespace, or have no right to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ProcessFigures {
+    /// Time on a CPU, in seconds.
+    pub cpu_seconds: f64,
+    /// File descriptors in use.
+    pub open_fds: u64,
+    /// The most that there may be; `None` if there is no limit.
+    pub max_fds: Option<u64>,
+    /// Memory that is resident, in bytes.
+    pub resident_bytes: u64,
+    /// Address space, in bytes.
+    pub virtual_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// When the agent started, in seconds since 1970.
+    pub started: f64,
 }
 
 /// What came of the requests that `--shadow` has compared.

@@ -230,13 +230,13 @@ impl Attachments {
 
     /// How many of the links match each pattern.
     pub(crate) fn matches(&self, links: &BTreeMap<u32, Link>) -> BTreeMap<String, usize> {
-        let mut matches: BTreeMap<String, usize> = self.patterns.iter().map(|pattern| (pattern.clone(), 0)).collect();
+        let mut counts = vec![0; self.patterns.len()];
+        let mut found = Vec::new();
         for link in links.values() {
-            for which in self.wanted.matches(&link.name) {
-                *matches.entry(self.patterns[which].clone()).or_default() += 1;
-            }
+            self.wanted.matches_into(&link.name, &mut found);
+            found.iter().for_each(|&which| counts[which] += 1);
         }
-        matches
+        self.patterns.iter().cloned().zip(counts).collect()
     }
 
     /// The state of each interface that matches.

@@ -1,6 +1,6 @@
 //! docs/metrics.md: made of the families, and compared with what is committed. `cargo xtask docs` writes it.
 
-use super::{FAMILIES, MetricFamily, MetricKind, tests::scrape, text};
+use super::{FAMILIES, MetricFamily, MetricKind};
 use std::fmt::Write as _;
 
 const INTRODUCTION: &str = "# Metrics, probes, alerts
@@ -43,15 +43,6 @@ fn markdown() -> String {
         let kind = if *kind == MetricKind::Counter { "counter" } else { "gauge" };
         let labels = labels.iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(", ");
         writeln!(markdown, "| `{name}` | {kind} | {labels} | {help} |").unwrap();
-    }
-    // Those of the process are the library's.
-    let text = text(&scrape()).unwrap();
-    let mut process: Vec<(&str, &str)> =
-        text.lines().filter_map(|line| line.strip_prefix("# HELP process_")?.split_once(' ')).collect();
-    process.sort_unstable();
-    for (name, help) in process {
-        let kind = if name.ends_with("_total") { "counter" } else { "gauge" };
-        writeln!(markdown, "| `process_{name}` | {kind} | | {help} |").unwrap();
     }
     markdown
 }

@@ -4,9 +4,9 @@
 
 pub(crate) mod http;
 
-use crate::control::figures::{Figures, InterfaceGroup, ShadowFigures};
-use prometheus::process_collector::ProcessCollector;
-use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
+use crate::control::figures::{Figures, InterfaceGroup, ProcessFigures, ShadowFigures};
+use prometheus::TextEncoder;
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricType};
 use std::collections::BTreeMap;
 
 /// What one scrape is made of.
@@ -58,6 +58,19 @@ macro_rules! shadow {
             labels: &[],
             help: $help,
             samples: |scrape| of_shadow(scrape, |$shadow| vec![(Vec::new(), $value)]),
+        }
+    };
+}
+
+/// The same from those of the agent's process.
+macro_rules! process {
+    ($kind:ident $name:literal, $help:literal, |$process:ident| $value:expr) => {
+        MetricFamily {
+            name: $name,
+            kind: MetricKind::$kind,
+            labels: &[],
+            help: $help,
+            samples: |scrape| of_process(scrape, |$process| $value),
         }
     };
 }
@@ -267,6 +280,13 @@ const FAMILIES: &[MetricFamily] = &[
             })
         },
     },
+    process!(Counter "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", |process| Some(process.cpu_seconds)),
+    process!(Gauge "process_max_fds", "Maximum number of open file descriptors.", |process| process.max_fds.map(|most| most as f64)),
+    process!(Gauge "process_open_fds", "Number of open file descriptors.", |process| Some(process.open_fds as f64)),
+    process!(Gauge "process_resident_memory_bytes", "Resident memory size in bytes.", |process| Some(process.resident_bytes as f64)),
+    process!(Gauge "process_start_time_seconds", "Start time of the process since unix epoch in seconds.", |process| Some(process.started)),
+    process!(Gauge "process_threads", "Number of OS threads in the process.", |process| Some(process.threads as f64)),
+    process!(Gauge "process_virtual_memory_bytes", "Virtual memory size in bytes.", |process| Some(process.virtual_bytes as f64)),
 ];
 
 fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<MetricSample>) -> Vec<MetricSample> {
@@ -275,6 +295,12 @@ fn of(scrape: &Scrape, samples: impl FnOnce(&Figures) -> Vec<MetricSample>) -> V
 
 fn of_shadow(scrape: &Scrape, samples: impl FnOnce(&ShadowFigures) -> Vec<MetricSample>) -> Vec<MetricSample> {
     of(scrape, |figures| figures.shadow.as_ref().map(samples).unwrap_or_default())
+}
+
+fn of_process(scrape: &Scrape, value: impl FnOnce(&ProcessFigures) -> Option<f64>) -> Vec<MetricSample> {
+    of(scrape, |figures| {
+        figures.process.as_ref().and_then(value).map(|value| (Vec::new(), value)).into_iter().collect()
+    })
 }
 
 fn by_map(maps: &BTreeMap<String, [u32; 2]>, which: usize) -> Vec<MetricSample> {
@@ -297,35 +323,56 @@ fn number(yes: bool) -> f64 {
     if yes { 1.0 } else { 0.0 }
 }
 
-/// The text that Prometheus scrapes. With figures, the agent's process is told too.
+/// The text that Prometheus scrapes.
 ///
 /// # Errors
 /// A name is not one that Prometheus takes.
 pub(crate) fn text(scrape: &Scrape) -> anyhow::Result<String> {
-    let registry = Registry::new();
-    for MetricFamily { name, kind, labels, help, samples } in FAMILIES {
-        let options = Opts::new(*name, *help);
-        match kind {
-            MetricKind::Counter => {
-                let family = CounterVec::new(options, labels)?;
-                for (values, value) in samples(scrape) {
-                    family.with_label_values(&values).inc_by(value);
+    // Not by the library's registry, whose families are made to be kept: each scrape would make them all anew, which
+    // takes longer than all the rest of it.
+    let mut families: Vec<prometheus::proto::MetricFamily> =
+        FAMILIES.iter().map(|family| family.filled(scrape)).filter(|family| !family.get_metric().is_empty()).collect();
+    families.sort_by(|one, other| one.name().cmp(other.name()));
+    Ok(TextEncoder::new().encode_to_string(&families)?)
+}
+
+impl MetricFamily {
+    /// The family with its samples, as the library writes them.
+    fn filled(&self, scrape: &Scrape) -> prometheus::proto::MetricFamily {
+        let label = |(name, value): (&&str, String)| {
+            let mut label = LabelPair::default();
+            label.set_name((*name).to_owned());
+            label.set_value(value);
+            label
+        };
+        let metric = |(values, value): MetricSample| {
+            let mut labels: Vec<LabelPair> = self.labels.iter().zip(values).map(label).collect();
+            labels.sort_by(|one, other| one.name().cmp(other.name()));
+            let mut metric = Metric::from_label(labels);
+            match self.kind {
+                MetricKind::Counter => {
+                    let mut counter = Counter::default();
+                    counter.set_value(value);
+                    metric.set_counter(counter);
                 }
-                registry.register(Box::new(family))?;
-            }
-            MetricKind::Gauge => {
-                let family = GaugeVec::new(options, labels)?;
-                for (values, value) in samples(scrape) {
-                    family.with_label_values(&values).set(value);
+                MetricKind::Gauge => {
+                    let mut gauge = Gauge::default();
+                    gauge.set_value(value);
+                    metric.set_gauge(gauge);
                 }
-                registry.register(Box::new(family))?;
             }
-        }
+            metric
+        };
+        let mut family = prometheus::proto::MetricFamily::default();
+        family.set_name(self.name.to_owned());
+        family.set_help(self.help.to_owned());
+        family.set_field_type(match self.kind {
+            MetricKind::Counter => MetricType::COUNTER,
+            MetricKind::Gauge => MetricType::GAUGE,
+        });
+        family.set_metric((self.samples)(scrape).into_iter().map(metric).collect());
+        family
     }
-    if let Some(pid) = scrape.figures.as_ref().and_then(|figures| i32::try_from(figures.pid).ok()) {
-        registry.register(Box::new(ProcessCollector::new(pid, "")))?;
-    }
-    Ok(TextEncoder::new().encode_to_string(&registry.gather())?)
 }
 
 #[cfg(test)]
@@ -341,7 +388,7 @@ pub(crate) mod tests {
         let passed = [("no_route".to_owned(), 3)];
         let figures = Figures {
             version: "1".into(),
-            pid: std::process::id(),
+            process: Some(ProcessFigures { open_fds: 17, max_fds: Some(1024), ..ProcessFigures::default() }),
             answered: 7,
             passed: passed.clone().into(),
             answered_by_policy: [("gateway".to_owned(), 2)].into(),
@@ -395,10 +442,19 @@ pub(crate) mod tests {
             "arp_agent_shadow_would_reply_total 11\n",
             "arp_agent_shadow_disagreements_total 1\n",
             "arp_agent_interface_passes_total{interface=\"cali0\",reason=\"no_route\"} 3\n",
-            "process_open_fds ",
+            "process_open_fds 17\n",
         ] {
             assert!(text.contains(line), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_tells_nothing_of_its_process_has_no_such_metrics() {
+        let Scrape { figures: Some(figures), heartbeat_age } = scrape() else { panic!("no figures") };
+        let without = |process| Scrape { figures: Some(Figures { process, ..figures.clone() }), heartbeat_age };
+        assert!(!text(&without(None)).unwrap().contains("process_"));
+        let unlimited = text(&without(Some(ProcessFigures::default()))).unwrap();
+        assert!(unlimited.contains("process_open_fds 0\n") && !unlimited.contains("process_max_fds"), "{unlimited}");
     }
 
     #[test]
