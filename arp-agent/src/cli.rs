@@ -192,7 +192,7 @@ pub struct ExplainArgs {
 fn seconds(text: &str) -> Result<Duration, String> {
     let number = text.strip_suffix('s').unwrap_or(text);
     let seconds: f64 = number.parse().map_err(|_| format!("{text}: is no number of seconds, such as 10s"))?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text}: is no time from 0s on that can be waited for"))
 }
 
 impl ExplainArgs {

@@ -8,7 +8,9 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let matches = Cli::command().try_get_matches().unwrap_or_else(|error| refuse(&error));
+    // So that a wrong number is told as one, and not as an option that does not exist.
+    let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
+    let matches = command.try_get_matches().unwrap_or_else(|error| refuse(&error));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| refuse(&error));
     // There -v is about what is printed.
     logging::start(if matches!(cli.command, Command::Explain(_)) { 0 } else { cli.verbose });
@@ -46,6 +48,14 @@ fn main() -> ExitCode {
 /// say.
 fn refuse(error: &clap::Error) -> ! {
     let text = error.to_string();
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        let unreadable: Vec<_> = std::env::args_os().filter(|argument| argument.to_str().is_none()).collect();
+        eprintln!(
+            "arp-agent: {unreadable:?}: is not UTF-8, and no argument may be anything else; a pattern such as `cali?` matches \
+             an interface whose name is not"
+        );
+        std::process::exit(error.exit_code());
+    }
     if error.kind() != ErrorKind::ValueValidation {
         error.exit();
     }

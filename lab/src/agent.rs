@@ -253,6 +253,15 @@ impl Agent {
         self.node.run(|| command.output())?.with_context(|| format!("running arp-agent {}", arguments.join(" ")))
     }
 
+    /// The same, with its standard output into a file.
+    pub fn command_into(&self, arguments: &[&str], out: File) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--run-dir").arg(&self.run_dir).stdin(Stdio::null()).stdout(out);
+        let child = self.node.run(|| command.stderr(Stdio::piped()).spawn())?;
+        let child = child.with_context(|| format!("running arp-agent {}", arguments.join(" ")))?;
+        Ok(child.wait_with_output()?)
+    }
+
     /// What `status --json` says.
     pub fn status(&self) -> Result<AgentStatus> {
         let output = self.command(&["status", "--json"])?;

@@ -1,6 +1,7 @@
 //! `arp-agent check-config`: the settings as `run` would read them.
 
 use super::Exit;
+use super::output::print_line;
 use crate::config::sources::{Setting, SourcedSettings, Sources};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -17,9 +18,9 @@ pub fn check_config(sources: &Sources, json: bool) -> anyhow::Result<Exit> {
     settings.need_interfaces()?;
     let document = document(settings);
     if json {
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        print_line(serde_json::to_string_pretty(&document)?)?;
     } else {
-        println!("{}", render(&document.settings));
+        print_line(render(&document.settings))?;
     }
     Ok(Exit::Ok)
 }

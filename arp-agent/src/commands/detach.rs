@@ -1,6 +1,7 @@
 //! `arp-agent detach`: removes what dead agents left.
 
 use super::Exit;
+use super::output::print_line;
 use crate::cli;
 use crate::control::Request;
 use crate::control::client::{AgentAnswer, ask};
@@ -17,7 +18,8 @@ use globset::{Glob, GlobSetBuilder};
 pub fn detach(arguments: &cli::DetachArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     let dry_run = arguments.dry_run;
-    if !dry_run && !matches!(ask(run_dir, &Request::Status)?, AgentAnswer::NotRunning) {
+    let runs = !matches!(ask(run_dir, &Request::Status)?, AgentAnswer::NotRunning);
+    if runs && !dry_run {
         bail!("an agent runs with run directory {}: end it first (systemctl stop, SIGTERM)", run_dir.display());
     }
     let mut wanted = GlobSetBuilder::new();
@@ -27,7 +29,7 @@ pub fn detach(arguments: &cli::DetachArgs) -> anyhow::Result<Exit> {
     let wanted = wanted.build()?;
     let is_wanted = |ifindex: u32| wanted.is_empty() || wanted.is_match(name(ifindex));
     let did = if dry_run { "would remove" } else { "removed" };
-    let mut outcome = Detached { done: 0, failed: 0 };
+    let mut outcome = Detached { done: 0, failed: 0, untold: None };
 
     let mut filters = Filters::new()?;
     let found = filters.find().context("looking for tc filters failed")?;
@@ -70,15 +72,26 @@ pub fn detach(arguments: &cli::DetachArgs) -> anyhow::Result<Exit> {
     if outcome.failed > 0 {
         bail!("{} of {} could not be removed", outcome.failed, outcome.done + outcome.failed);
     }
-    if outcome.done == 0 && living.is_empty() {
-        println!("nothing is left of any agent");
+    if let Some(error) = outcome.untold {
+        return Err(error.context("all is removed that could be, but it cannot be told"));
     }
-    Ok(if living.is_empty() { Exit::Ok } else { Exit::No })
+    if runs {
+        eprintln!(
+            "an agent runs with run directory {}: its programs are not counted here, and `detach` removes nothing before it \
+             has ended",
+            run_dir.display()
+        );
+    } else if outcome.done == 0 && living.is_empty() {
+        print_line("nothing is left of any agent")?;
+    }
+    Ok(if living.is_empty() && !runs { Exit::Ok } else { Exit::No })
 }
 
 struct Detached {
     done: usize,
     failed: usize,
+    /// Why it could not be told. The rest is removed all the same.
+    untold: Option<anyhow::Error>,
 }
 
 impl Detached {
@@ -88,7 +101,7 @@ impl Detached {
             Ok(false) => {}
             Ok(true) => {
                 self.done += 1;
-                println!("{}", what());
+                self.untold = self.untold.take().or(print_line(what()).err());
             }
             Err(error) => {
                 self.failed += 1;

@@ -1,6 +1,7 @@
 //! `arp-agent events`: what has happened on the node, and what happens.
 
 use super::Exit;
+use super::output::is_over;
 use super::status::{self, Fetched};
 use crate::cli;
 use crate::control::client::{AgentAnswer, Lines, NextLine, follow};
@@ -9,7 +10,7 @@ use crate::control::{Request, Response};
 use crate::events::RaisedEvent;
 use anyhow::bail;
 use jiff::Timestamp;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
 /// Prints the events of the last time; with `--follow` also those that come, until the agent ends.
@@ -78,18 +79,6 @@ pub(super) fn begin(run_dir: &Path, request: &Request, what: &str, json: bool) -
         }
         AgentAnswer::Response(Response::Error(error)) => bail!("the agent says: {error}"),
         AgentAnswer::Response(response) => Ok(Begun::Response(response, lines)),
-    }
-}
-
-/// Whether whoever reads the output has gone, as `head` does.
-///
-/// # Errors
-/// It cannot be written for another reason.
-pub(super) fn is_over(written: io::Result<()>) -> anyhow::Result<bool> {
-    match written {
-        Ok(()) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(true),
-        Err(error) => Err(error.into()),
     }
 }
 

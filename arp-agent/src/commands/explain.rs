@@ -3,6 +3,7 @@
 mod capture;
 
 use super::Exit;
+use super::output::{print, print_coloured, print_line};
 use super::status::not_running;
 use crate::cli;
 use crate::control::client::{AgentAnswer, ask, silent};
@@ -48,11 +49,11 @@ pub fn explain(arguments: &cli::ExplainArgs, verbose: bool) -> Result<Exit> {
     let question = question(arguments, &on, ipv4(target)?)?;
     let explanation = explanation(arguments, on, &question)?;
     if arguments.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&explanation)?);
+        print_line(serde_json::to_string_pretty(&explanation)?)?;
     } else if arguments.dot {
-        anstream::print!("{}", dot::dot(&explanation));
+        print(dot::dot(&explanation))?;
     } else {
-        anstream::print!("{}", render::text(&explanation, verbose));
+        print_coloured(render::text(&explanation, verbose))?;
     }
     Ok(if explanation.verdict == "reply" { Exit::Ok } else { Exit::No })
 }
@@ -138,9 +139,9 @@ fn sender(arguments: &cli::ExplainArgs) -> Option<Ipv4Addr> {
 fn table(arguments: &cli::ExplainArgs, on: &OnInterface<'_>) -> Result<Exit> {
     let table = interface::table(on, sender(arguments));
     if arguments.json {
-        anstream::println!("{}", serde_json::to_string_pretty(&table)?);
+        print_line(serde_json::to_string_pretty(&table)?)?;
     } else {
-        anstream::print!("{}", table.text());
+        print_coloured(table.text())?;
     }
     Ok(Exit::Ok)
 }

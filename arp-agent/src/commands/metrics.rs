@@ -1,6 +1,7 @@
 //! `arp-agent metrics`: what `/metrics` serves, without a port.
 
 use super::Exit;
+use super::output::print;
 use crate::cli;
 use crate::commands::status::not_running;
 use crate::control::client::{AgentAnswer, ask, silent};
@@ -27,6 +28,6 @@ pub fn metrics(arguments: &cli::MetricsArgs) -> anyhow::Result<Exit> {
             None
         }
     };
-    print!("{}", text(&Scrape { figures, heartbeat_age: None })?);
+    print(text(&Scrape { figures, heartbeat_age: None })?)?;
     Ok(Exit::Ok)
 }

@@ -1,11 +1,12 @@
 //! The commands: each has a file of its name.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "what commands print is their result")]
+#![expect(clippy::print_stderr, reason = "what commands say besides their result is for people")]
 
 pub mod check_config;
 pub mod detach;
 pub mod events;
 pub mod explain;
 pub mod metrics;
+mod output;
 pub mod preflight;
 pub mod reload;
 pub mod run;

@@ -1,6 +1,7 @@
 //! `arp-agent preflight`: what an agent would answer here, before it is installed.
 
 use super::Exit;
+use super::output::{print, print_line};
 use crate::cli;
 use crate::config::HookConfig;
 use crate::preflight::interfaces::Foreseen;
@@ -22,9 +23,9 @@ pub fn preflight(arguments: &cli::PreflightArgs) -> anyhow::Result<Exit> {
     let wanted = PreflightOptions { patterns: &arguments.interfaces, hooks, bpffs: &arguments.bpffs };
     let preflight = Preflight::new(&wanted)?;
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&preflight)?);
+        print_line(serde_json::to_string_pretty(&preflight)?)?;
     } else {
-        print!("{}", render(&preflight));
+        print(render(&preflight))?;
     }
     Ok(match (preflight.can_run, preflight.answers_all()) {
         (false, _) => Exit::Failed,

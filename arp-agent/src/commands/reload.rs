@@ -1,6 +1,7 @@
 //! `arp-agent reload`: the running agent reads its configuration again.
 
 use super::Exit;
+use super::output::{print, print_line};
 use super::status::not_running;
 use crate::cli;
 use crate::control::client::{AgentAnswer, ask, silent};
@@ -14,8 +15,10 @@ use anyhow::bail;
 pub fn reload(arguments: &cli::ReloadArgs) -> anyhow::Result<Exit> {
     let run_dir = &arguments.run_dir.path;
     match ask(run_dir, &Request::Reload)? {
-        AgentAnswer::Response(Response::Reloaded(changes)) if changes.is_empty() => println!("nothing has changed"),
-        AgentAnswer::Response(Response::Reloaded(changes)) => changes.iter().for_each(|change| println!("{change}")),
+        AgentAnswer::Response(Response::Reloaded(changes)) if changes.is_empty() => {
+            print_line("nothing has changed")?;
+        }
+        AgentAnswer::Response(Response::Reloaded(changes)) => print(changes.join("\n") + "\n").map(drop)?,
         AgentAnswer::Response(Response::Error(error)) => bail!("the agent keeps its old configuration: {error}"),
         AgentAnswer::Response(_) => bail!("the agent sent an unexpected answer"),
         AgentAnswer::Silent => bail!(silent(run_dir)),

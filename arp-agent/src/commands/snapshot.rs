@@ -1,6 +1,7 @@
 //! `arp-agent snapshot`: the node's state as a file, for `explain --state` on another machine.
 
 use super::Exit;
+use super::output::print_line;
 use crate::cli;
 use crate::explain::snapshot::SnapshotFile;
 use crate::explain::state::State;
@@ -20,6 +21,6 @@ pub fn snapshot(arguments: &cli::SnapshotArgs) -> Result<Exit> {
         eprintln!("keep this: which address stands for which in the snapshot");
         addresses.iter().filter(|(one, other)| one != other).for_each(|(one, other)| eprintln!("{one} is {other}"));
     }
-    println!("{}", serde_json::to_string(&snapshot)?);
+    print_line(serde_json::to_string(&snapshot)?)?;
     Ok(Exit::Ok)
 }

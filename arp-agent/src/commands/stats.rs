@@ -1,6 +1,7 @@
 //! `arp-agent stats`: requests answered, and frames passed by reason; once, or again and again with rates.
 
 use super::Exit;
+use super::output::print_line;
 use super::turns::{Turns, rate};
 use crate::cli;
 use crate::control::Status;
@@ -35,11 +36,14 @@ pub fn stats(arguments: &cli::StatsArgs) -> anyhow::Result<Exit> {
         {
             document.rate(&before, *passed);
         }
-        match (arguments.json, arguments.watch) {
-            (true, Some(_)) => println!("{}", serde_json::to_string(&document)?),
-            (true, None) => println!("{}", serde_json::to_string_pretty(&document)?),
+        let is_over = match (arguments.json, arguments.watch) {
+            (true, Some(_)) => print_line(serde_json::to_string(&document)?),
+            (true, None) => print_line(serde_json::to_string_pretty(&document)?),
             // A blank line between two turns, so that the output of a pipe can be read, too.
-            (false, _) => println!("{}{}", if is_first { "" } else { "\n" }, render(&document)),
+            (false, _) => print_line(format_args!("{}{}", if is_first { "" } else { "\n" }, render(&document))),
+        };
+        if is_over? {
+            return Ok(Exit::Ok);
         }
         is_first = false;
     }

@@ -1,6 +1,7 @@
 //! `arp-agent status`: where the agent answers, and why not elsewhere.
 
 use super::Exit;
+use super::output::{print, print_line};
 use crate::cli;
 use crate::control::client::{AgentAnswer, ask, silent};
 use crate::control::{InterfaceStatus, Request, Response, ShadowStatus, Status};
@@ -22,9 +23,9 @@ pub fn status(arguments: &cli::StatusArgs) -> anyhow::Result<Exit> {
         absent => return without(&absent, run_dir, arguments.json),
     };
     if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        print_line(serde_json::to_string_pretty(&status)?)?;
     } else {
-        print!("{}", render(&status));
+        print(render(&status))?;
     }
     Ok(exit(&status))
 }
@@ -69,7 +70,7 @@ pub(super) fn without(fetched: &Fetched, run_dir: &Path, json: bool) -> anyhow::
     };
     eprintln!("{why}");
     if json {
-        println!("{document}");
+        print_line(document)?;
     }
     Ok(exit)
 }

@@ -1,7 +1,7 @@
 //! `arp-agent top`: what each interface does in a second, the busiest first.
 
 use super::Exit;
-use super::events::is_over;
+use super::output::is_over;
 use super::turns::{Turn, Turns, rate};
 use crate::cli::{self, Sort};
 use crate::control::{InterfaceStatus, Status};

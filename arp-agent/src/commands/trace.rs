@@ -1,7 +1,8 @@
 //! `arp-agent trace`: each frame that reaches the program, and what becomes of it.
 
 use super::Exit;
-use super::events::{Begun, begin, is_over};
+use super::events::{Begun, begin};
+use super::output::is_over;
 use crate::cli;
 use crate::control::client::{Lines, NextLine};
 use crate::control::feed::LostLines;

@@ -12,7 +12,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::path::{Path, PathBuf};
 
 /// The file that is read if none is named, where there is one.
@@ -67,6 +68,16 @@ impl Setting {
     }
 }
 
+/// Bytes of a file: lists of senders are long, and a device may have no end.
+const LARGEST: u64 = 16 << 20;
+
+/// The text of a file, or what it begins with, if it is too large.
+fn text_of(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
 impl Sources {
     /// From the arguments of a command that takes the [`Options`], and `config`. `verbose`: how often `-v` is given,
     /// which is a log level unless one is given by name.
@@ -91,7 +102,12 @@ impl Sources {
     /// The file cannot be read, a key or a value is wrong, or settings contradict each other: a line for each fault.
     pub fn read(&self) -> anyhow::Result<SourcedSettings> {
         let path = self.file.as_deref().unwrap_or(Path::new(FILE));
-        let text = match std::fs::read_to_string(path) {
+        let text = match text_of(path) {
+            Ok(text) if text.len() as u64 > LARGEST => bail!(
+                "configuration file {}: it is larger than {} MiB; is it the right file?",
+                path.display(),
+                LARGEST >> 20
+            ),
             Ok(text) => Some(text),
             Err(error) if error.kind() == ErrorKind::NotFound && self.file.is_none() => None,
             Err(error) => {
@@ -362,6 +378,16 @@ pub(crate) mod tests {
         assert_eq!(read(&given, &environment, Some(file)).unwrap().options.interface, ["a*", "b"]);
         let none = read(&[], &[], None).unwrap();
         assert!(none.need_interfaces().is_err());
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused_by_name() {
+        let sources = Sources { given: Vec::new(), file: Some("/dev/zero".into()) };
+        let told = format!("{:#}", sources.read().unwrap_err());
+        assert_eq!(told, "configuration file /dev/zero: it is larger than 16 MiB; is it the right file?");
+        // A pipe and a device with an end are files as good as others.
+        let sources = Sources { given: Vec::new(), file: Some("/dev/null".into()) };
+        assert!(sources.read().is_ok());
     }
 
     #[test]

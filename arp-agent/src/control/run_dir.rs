@@ -10,6 +10,9 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+/// Of a socket (`sun_path`, include/uapi/linux/un.h), without the zero at its end.
+const LONGEST_SOCKET_PATH: usize = 107;
+
 /// A run directory that this agent has locked. Dropping it removes the socket.
 #[derive(Debug)]
 pub(crate) struct RunDir {
@@ -25,6 +28,13 @@ impl RunDir {
     /// The directory cannot be made or written, other users may write in it, or another agent has locked it.
     pub(crate) fn take(path: &Path) -> anyhow::Result<Self> {
         let dumped = path.display();
+        let bytes = socket_path(path).as_os_str().len();
+        if bytes > LONGEST_SOCKET_PATH {
+            bail!(
+                "run directory {dumped}: its path is too long: the socket in it would have {bytes} bytes, and the kernel \
+                 takes {LONGEST_SOCKET_PATH} at most; choose a shorter one with --run-dir"
+            );
+        }
         let is_new = !path.exists();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.with_context(|| format!("run directory {dumped}: cannot be made (choose another with --run-dir)"))?;

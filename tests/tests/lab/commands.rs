@@ -1,5 +1,11 @@
 //! Exit codes of the commands: a contract.
 
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::pipe;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -251,5 +257,112 @@ fn many_interfaces_are_one_line_in_the_log() -> Result<()> {
     lab.node().exec("nft add table arp t")?;
     lab.node().exec("nft add chain arp t c { type filter hook input priority 0 ; policy drop ; }")?;
     agent.wait_for_line(&["and 5 more interfaces: passing", "(arp_netfilter)"])?;
+    Ok(())
+}
+
+/// What writes a result to standard output, with an agent and without.
+const PRINTING: [&[&str]; 7] = [
+    &["status"],
+    &["status", "--json"],
+    &["stats"],
+    &["stats", "--json"],
+    &["metrics"],
+    &["explain", "cali0"],
+    &["explain", "--json", "cali0", "169.254.1.1"],
+];
+
+/// As of node_exporter's textfile collector, whose disk is full.
+#[test]
+fn a_full_disk_is_told_by_each_command() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    for arguments in PRINTING {
+        let told = agent.command_into(arguments, File::create("/dev/full")?)?;
+        let said = String::from_utf8_lossy(&told.stderr).into_owned();
+        assert_eq!(told.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("standard output cannot be written") && said.contains("No space left"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    }
+    Ok(())
+}
+
+/// As `head` goes once it has its lines.
+#[test]
+fn a_reader_who_has_gone_ends_each_command_in_silence() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    for arguments in PRINTING.into_iter().chain([&["stats", "--watch", "1"][..], &["top", "--count", "1"]]) {
+        let (reader, writer) = pipe()?;
+        drop(reader);
+        let begin = Instant::now();
+        let told = agent.command_into(arguments, File::from(OwnedFd::from(writer)))?;
+        assert!(begin.elapsed() < stretched(Duration::from_secs(5)), "{arguments:?} goes on for nobody");
+        assert!(told.stderr.is_empty(), "{arguments:?}: {}", String::from_utf8_lossy(&told.stderr));
+        assert!(matches!(told.status.code(), Some(0 | 3)), "{arguments:?}: {told:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_dry_detach_beside_an_agent_says_that_it_runs() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let mut agent = AgentOptions::new(&["cali*"]).start(lab.node())?;
+    let dry = ["detach", "--dry-run", "--bpffs", "off"];
+    let told = agent.command(&dry)?;
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(told.status.code(), Some(3), "{told:?}");
+    assert!(said.contains("an agent runs") && said.contains(&*agent.run_dir().to_string_lossy()), "{said}");
+    assert!(!String::from_utf8_lossy(&told.stdout).contains("nothing is left"), "{told:?}");
+    agent.stop()?;
+    assert_eq!(agent.command(&dry)?.status.code(), Some(0));
+    Ok(())
+}
+
+/// The argument itself is wrong, and that is what is told.
+#[test]
+fn odd_arguments_are_told_by_name_with_the_remedy() -> Result<()> {
+    needs_root!();
+    let lab = topology::calico(1)?;
+    let deep = format!("/run/{}", "a".repeat(120));
+    let said = |arguments: &[&OsStr]| -> Result<(Option<i32>, String)> {
+        let mut command = Command::new(agent_binary()?);
+        command.args(arguments);
+        let output = lab.node().run(|| command.output())??;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let cases: [(&[&OsStr], i32, &[&str]); 6] = [
+        (&["trace".as_ref(), "--for".as_ref(), "-1".as_ref()], 2, &["-1", "--for"]),
+        (&["trace".as_ref(), "--for".as_ref(), "1e400".as_ref()], 2, &["1e400", "--for", "time"]),
+        (
+            &["run".as_ref(), "--interface".as_ref(), "x".as_ref(), "--lease".as_ref(), "-1".as_ref()],
+            2,
+            &["-1", "--lease", "unit"],
+        ),
+        (&["explain".as_ref(), OsStr::from_bytes(b"cali\xff")], 2, &["\"cali\\xFF\"", "UTF-8", "cali?"]),
+        (&["check-config".as_ref(), "--interface".as_ref(), "".as_ref()], 1, &["no interface", "--interface 'cali*'"]),
+        (
+            &[
+                "run".as_ref(),
+                "--interface".as_ref(),
+                "x".as_ref(),
+                "--bpffs".as_ref(),
+                "off".as_ref(),
+                "--run-dir".as_ref(),
+                deep.as_ref(),
+            ],
+            1,
+            &[&deep, "too long", "107", "--run-dir"],
+        ),
+    ];
+    for (arguments, code, words) in cases {
+        let (exit, text) = said(arguments)?;
+        assert_eq!(exit, Some(code), "{arguments:?}: {text}");
+        words.iter().for_each(|word| assert!(text.contains(word), "{arguments:?}: {word}: {text}"));
+        assert!(!text.contains("unexpected argument"), "{text}");
+    }
+    assert!(!Path::new(&deep).exists(), "nothing is left");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `explain --pcap` and `explain --listen`: a line for each request.
 
 use super::super::Exit;
+use super::super::output::{print_coloured, print_line};
 use crate::cli;
 use crate::explain::capture::{CaptureJudge, Captured, Line, PATIENCE, frames};
 use crate::explain::state::State;
@@ -28,7 +29,9 @@ pub(super) fn file(arguments: &cli::ExplainArgs, state: &State, path: &Path) -> 
     // A name that is wrong is wrong for all frames.
     given.map(|name| state.on(name).map(drop)).transpose()?;
     for line in CaptureJudge::new(state, given).lines(&frames) {
-        print(arguments, &line)?;
+        if print(arguments, &line)? {
+            return Ok(Exit::Ok);
+        }
     }
     let tagged = frames.iter().filter(|captured| captured.is_tagged_arp()).count();
     if tagged > 0 {
@@ -64,17 +67,19 @@ pub(super) fn listen(arguments: &cli::ExplainArgs, name: &str) -> Result<Exit> {
         }
         let is_over = |(asked, line): &(Instant, Line)| line.replies > 0 || now - *asked > PATIENCE;
         while open.first().is_some_and(is_over) {
-            print(arguments, &open.remove(0).1)?;
+            if print(arguments, &open.remove(0).1)? {
+                return Ok(Exit::Ok);
+            }
         }
     }
     Ok(Exit::Ok)
 }
 
-fn print(arguments: &cli::ExplainArgs, line: &Line) -> Result<()> {
+/// Prints a line; says whether whoever reads has gone.
+fn print(arguments: &cli::ExplainArgs, line: &Line) -> Result<bool> {
     if arguments.json {
-        anstream::println!("{}", serde_json::to_string(line)?);
+        print_line(serde_json::to_string(line)?)
     } else {
-        anstream::println!("{}", line.text());
+        print_coloured(format_args!("{}\n", line.text()))
     }
-    Ok(())
 }
