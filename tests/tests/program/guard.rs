@@ -4,10 +4,13 @@ use crate::tables::{INGRESS, LOCAL, NEXT_POD, POD, POD_MAC, ProgramTables};
 use anyhow::ensure;
 use arp_agent::dataplane::bpf::guards::GuardConfig;
 use arp_agent::dataplane::bpf::programs::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use arp_agent::dataplane::fake::Fake;
 use arp_agent::mirror::Change;
 use arp_agent::prefix::Prefix;
+use arp_common::fib::Entry;
 use arp_common::guard::{BudgetClass, DropMode, DropReason, GuardMemory, Policy, Rate, judge};
 use arp_common::maps::IfaceAddr;
+use arp_common::tables::lookup;
 use arp_common::{ArpFrame, Lladdr, PackedArp, Tables as _};
 use lab::needs_root;
 
@@ -107,12 +110,12 @@ fn a_grace_is_for_eight_frames() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a guard without budget, list and grace remembers: nothing.
-struct Nothing;
+/// What a guard without budget, list and grace remembers: nothing but the tables that it asks.
+struct NothingBut<'a>(&'a Fake);
 
-impl GuardMemory for Nothing {
-    fn common_view(&self) -> u16 {
-        VIEW
+impl GuardMemory for NothingBut<'_> {
+    fn route(&self, addr: [u8; 4]) -> Entry {
+        lookup(self.0, VIEW, addr)
     }
     fn allowed(&self, _: u32, _: [u8; 4]) -> Option<u64> {
         None
@@ -150,7 +153,8 @@ fn the_loaded_guard_judges_as_userspace_does() -> anyhow::Result<()> {
         let mut frame = ArpFrame::request(sha, spa, tpa);
         frame.arp.oper = [0, [1, 1, 1, 2, 3][random.usize(..5)]];
         let iface = tables.fake.iface(INGRESS).ok_or_else(|| anyhow::anyhow!("lo has no entry"))?;
-        let expected = judge(&PackedArp::from(&frame), INGRESS, &iface, &policy, &tables.fake, &Nothing);
+        let expected =
+            judge(&PackedArp::from(&frame), INGRESS, &iface, &policy, &tables.fake, &NothingBut(&tables.fake));
         let counters: Vec<usize> = expected.map(DropReason::dropped).into_iter().collect();
         let judged = guarded(&mut tables, &frame)?;
         assert_eq!(judged, (expected.is_some(), counters), "frame {number}: {frame:?}");
