@@ -11,9 +11,9 @@ use crate::mirror::snapshot::IFF_UP;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// Whoever makes an interface mostly sets it up sooner than this. Long enough for netlink messages one after the other; short
-/// enough for the program to be there when a pod's interface comes up that is made in several steps.
-const MADE: Duration = Duration::from_millis(2);
+/// Whoever makes an interface mostly sets it up sooner than this. Long enough for a few netlink messages one after the other;
+/// short enough for the program to be there when a pod's interface comes up that is made in several steps (P11).
+const MADE: Duration = Duration::from_micros(500);
 /// By then the kernel has done what it does about a missing carrier.
 const CARRIER_HANDLED: Duration = Duration::from_millis(1200);
 
