@@ -432,12 +432,12 @@ impl Attachments {
         self.settle(dumped, attachment);
     }
 
-    /// When an interface that has come may be attached to.
+    /// When the next interface that has just come is to be attached to, if it gets no carrier before.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.arrivals.due()
     }
 
-    /// Those that may be now, for [`Attachments::reconcile`].
+    /// The interfaces whose time has come: pass them to [`Attachments::reconcile`].
     pub(crate) fn that_are_due(&self, now: Instant) -> BTreeSet<u32> {
         self.arrivals.that_are_due(now)
     }
